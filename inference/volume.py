@@ -1,0 +1,64 @@
+"""Volumes in patient space.
+
+Array axes are [slice, row, column]; space is the patient coordinate system of PS3.3 C.7.6.2.1.1 (LPS, mm).
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+Affine = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class FrameReference:
+    """Where one slice of a volume came from. `frame_number` counts from 1; None for a single-frame instance."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    frame_number: int | None
+    path: Path
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """A regular grid: `affine` @ (slice, row, column, 1) is the centre of that voxel in LPS mm.
+
+    `shape` is (slices, rows, columns). Columns of the affine are the steps along each array axis.
+    """
+
+    shape: tuple[int, int, int]
+    affine: Affine
+
+    @cached_property
+    def spacing(self) -> tuple[float, float, float]:
+        """Distance in mm between neighbouring voxel centres along (slice, row, column)."""
+        s, r, c = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(s), float(r), float(c)
+
+    @property
+    def voxel_volume(self) -> float:
+        """mm3."""
+        return float(abs(np.linalg.det(self.affine[:3, :3])))
+
+    def to_lps(self, indices: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(n, 3) array indices (slice, row, column) to (n, 3) LPS mm."""
+        return indices @ self.affine[:3, :3].T + self.affine[:3, 3]
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """One 3D image with exact geometry. `array` is float32 [slice, row, column], after the modality LUT
+    (rescale slope and intercept). `frames[k]` is where slice k came from."""
+
+    array: Array
+    geometry: Geometry
+    frames: tuple[FrameReference, ...]
+    study_instance_uid: str
+    series_instance_uid: str
+    frame_of_reference_uid: str
+    modality: str

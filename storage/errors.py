@@ -1,0 +1,35 @@
+"""The base of the error tree. The type of an error decides whether work is tried again, never its text.
+
+NodeError
+├── Retriable            the same work may succeed later: a peer is down, the database is busy
+│   └── StorageFull      no space left on the data directory's device
+└── Permanent            trying again changes nothing: bad input, refused geometry, wrong configuration
+    ├── InputRefused     the images cannot be used, and the message says why
+    └── ModelRefused     a model folder cannot be used, and the message says why
+
+Messages never hold a patient's name, ID, birth date or any other attribute of the patient.
+"""
+
+
+class NodeError(Exception):
+    """Any failure this project raises on purpose."""
+
+
+class Retriable(NodeError):
+    """The same work may succeed later."""
+
+
+class StorageFull(Retriable):
+    """The data directory's device has no space left."""
+
+
+class Permanent(NodeError):
+    """Trying the same work again changes nothing."""
+
+
+class InputRefused(Permanent):
+    """Images that cannot be used: broken geometry, several volumes in one series, no pixels."""
+
+
+class ModelRefused(Permanent):
+    """A model folder that cannot be used: no descriptor, unreadable weights, wrong labels."""

@@ -1,0 +1,210 @@
+"""Frozen values that pass between the stages. No SQL here, no DICOM encoding, no patient attributes.
+
+All times are timezone-aware UTC.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+
+class StudyState(StrEnum):
+    """State of one revision of a study."""
+
+    RECEIVING = "RECEIVING"  # instances still arrive, or may
+    COMPLETE = "COMPLETE"  # evidence says all of them are here; not routed yet
+    ROUTED = "ROUTED"  # jobs are enqueued, or the results of an earlier revision stand
+    IGNORED = "IGNORED"  # nothing applies; the reason says why
+
+
+class JobState(StrEnum):
+    """State of one application's run over one study revision."""
+
+    QUEUED = "QUEUED"  # waits for a worker
+    RUNNING = "RUNNING"  # a worker holds it and sends heartbeats
+    SUCCEEDED = "SUCCEEDED"  # objects are stored, deliveries enqueued
+    RETRYING = "RETRYING"  # failed, or its worker died; claimable again once run_after has passed
+    FAILED = "FAILED"  # dead letter: permanent error, or the last attempt failed; `retry` queues it again
+    CANCELLED = "CANCELLED"  # superseded by a newer revision before it ended
+
+
+class DeliveryState(StrEnum):
+    """State of one result object on its way to one destination."""
+
+    QUEUED = "QUEUED"  # waits for the dispatcher
+    SENDING = "SENDING"  # a dispatcher holds it
+    SENT = "SENT"  # the destination answered Success for this instance
+    COMMITTED = "COMMITTED"  # the destination took responsibility (storage commitment or read-back)
+    RETRYING = "RETRYING"  # failed; claimable again once run_after has passed
+    FAILED = "FAILED"  # dead letter: the last attempt failed; `retry` queues it again
+
+
+class AssociationEnd(StrEnum):
+    """How an association that fed instances ended."""
+
+    RELEASED = "RELEASED"
+    ABORTED = "ABORTED"  # by the peer, by us, by a lost connection, or because the receiver died
+
+
+class Stored(StrEnum):
+    """What became of one received instance."""
+
+    NEW = "NEW"  # stored, durable, indexed
+    DUPLICATE = "DUPLICATE"  # the same SOP Instance UID with the same bytes is already here; nothing stored twice
+    CONFLICT = "CONFLICT"  # the same SOP Instance UID with other bytes: kept beside, in quarantine, never instead
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One stored composite instance. `path` is a DICOM Part 10 file whose dataset bytes are as received."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    series_instance_uid: str
+    study_instance_uid: str
+    transfer_syntax_uid: str
+    modality: str
+    path: Path
+    size: int  # bytes of the file
+    sha256: str  # of the dataset's bytes as received, without the file meta information
+    received_at: datetime
+    revision: int  # the study revision this instance arrived in
+
+
+@dataclass(frozen=True)
+class ReceivedInstance:
+    """One C-STORE request as it came off the wire.
+
+    `dataset` holds the encoded bytes in `transfer_syntax_uid`, without preamble and file meta information.
+    """
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    series_instance_uid: str
+    study_instance_uid: str
+    transfer_syntax_uid: str
+    modality: str
+    dataset: bytes
+    association_id: int | None
+    source_ae_title: str
+
+
+@dataclass(frozen=True)
+class Series:
+    series_instance_uid: str
+    study_instance_uid: str
+    modality: str
+    instances: tuple[Instance, ...]
+
+
+@dataclass(frozen=True)
+class Study:
+    study_instance_uid: str
+    state: StudyState
+    revision: int  # 1 for the first; a late instance that can feed an input adds one
+    reason: str  # why it is in this state, readable: the completion evidence, or why nothing applies
+    instances: int  # number stored
+    first_received_at: datetime
+    last_received_at: datetime
+
+
+@dataclass(frozen=True)
+class StudyEvidence:
+    """What is known about a study in RECEIVING, for `dicom_node.completion` to decide on."""
+
+    study_instance_uid: str
+    revision: int
+    instances: int  # of all revisions
+    revision_started_at: datetime  # first instance of this revision
+    last_received_at: datetime
+    open_associations: int  # associations that fed this revision and have not ended
+    aborted_associations: int  # that fed this revision and were aborted
+    last_association_ended_at: datetime | None
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """A job to enqueue.
+
+    `inputs` maps each input name of the application to the series that feeds it. `fingerprint` names the exact
+    instances and the application's version: the same fingerprint means the same result.
+    """
+
+    study_instance_uid: str
+    revision: int
+    application: str  # the configured application's name
+    inputs: Mapping[str, str]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Job:
+    id: int
+    study_instance_uid: str
+    revision: int
+    application: str
+    inputs: Mapping[str, str]
+    fingerprint: str
+    state: JobState
+    attempts: int  # started so far, this one included while RUNNING
+    reason: str  # of the last failure or cancellation; empty otherwise
+    created_at: datetime
+    run_after: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    worker: str | None
+
+
+@dataclass(frozen=True)
+class NewObject:
+    """A result object whose file is already durable."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    series_instance_uid: str
+    study_instance_uid: str
+    kind: str  # "SEG", "SR"
+    path: Path
+
+
+@dataclass(frozen=True)
+class ResultObject:
+    id: int
+    job_id: int
+    sop_instance_uid: str
+    sop_class_uid: str
+    series_instance_uid: str
+    study_instance_uid: str
+    kind: str
+    path: Path
+    sequence: int  # order of delivery within its job, from 0
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class Delivery:
+    id: int
+    object: ResultObject
+    destination: str
+    state: DeliveryState
+    attempts: int
+    reason: str
+    created_at: datetime
+    run_after: datetime
+    sent_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line of a study's timeline."""
+
+    at: datetime
+    study_instance_uid: str
+    revision: int
+    stage: str  # received, complete, routed, queued, running, encoded, delivered, warning
+    text: str
+    job_id: int | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
