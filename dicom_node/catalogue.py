@@ -1,0 +1,20 @@
+"""The configured applications with their manifests. One that cannot be used does not stop the others."""
+
+from collections.abc import Sequence
+
+from dicom_node.routing import ConfiguredApplication
+from dicom_node.settings import ApplicationSettings
+from inference.manifest import load_manifest
+from storage.errors import ModelRefused
+
+
+def configured_applications(applications: Sequence[ApplicationSettings]) -> tuple[ConfiguredApplication, ...]:
+    return tuple(_configured(application) for application in applications)
+
+
+def _configured(application: ApplicationSettings) -> ConfiguredApplication:
+    try:
+        manifest = load_manifest(application.id, application.label, application.bundle)
+    except ModelRefused as error:
+        return ConfiguredApplication(application.label, application.destinations, None, str(error))
+    return ConfiguredApplication(application.label, application.destinations, manifest)

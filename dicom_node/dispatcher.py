@@ -1,0 +1,79 @@
+"""The `dispatch` role: every destination has a queue and a thread of its own, so a dead PACS delays nobody else."""
+
+import logging
+import threading
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from dicom_node.backoff import Backoff
+from dicom_node.destinations.base import Destination, SendResult
+from dicom_node.logs import fields
+from storage.deliveries import Deliveries
+from storage.errors import Retriable
+from storage.records import Delivery
+
+log = logging.getLogger(__name__)
+
+IDLE_SECONDS = 0.5
+
+
+class Dispatcher:
+    def __init__(
+        self, deliveries: Deliveries, destinations: Sequence[Destination], backoff: Backoff, name: str = "dispatch"
+    ) -> None:
+        self._deliveries = deliveries
+        self._destinations = destinations
+        self._backoff = backoff
+        self._name = name
+
+    def run(self, stop: threading.Event) -> None:
+        """Delivers until `stop` is set. What an earlier life of this dispatcher held is taken up again first."""
+        self._deliveries.release_dispatcher(self._name)
+        threads = [
+            threading.Thread(target=self._serve, args=(destination, stop), name=f"dispatch-{destination.name}")
+            for destination in self._destinations
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _serve(self, destination: Destination, stop: threading.Event) -> None:
+        while not stop.is_set():
+            try:
+                worked = self.deliver_one(destination)
+            except Retriable as error:
+                log.warning("Delivery is put off: %s", error, extra=fields("deliver", destination=destination.name))
+                worked = False
+            if not worked:
+                stop.wait(IDLE_SECONDS)
+
+    def deliver_one(self, destination: Destination) -> bool:
+        """Claims and sends the next due delivery of this destination. False when there is none."""
+        delivery = self._deliveries.claim(destination.name, self._name, datetime.now(UTC))
+        if delivery is None:
+            return False
+        result = self._send(destination, delivery)
+        now = datetime.now(UTC)
+        identifiers = {"delivery": delivery.id, "destination": destination.name, "kind": delivery.object.kind}
+        if result.ok:
+            self._deliveries.sent(delivery.id, self._name, now)
+            log.info("Delivered", extra=fields("deliver", study=delivery.object.study_instance_uid, **identifiers))
+            return True
+        retry_at = self._backoff.retry_at(delivery.attempts, now) if result.retriable else None
+        self._deliveries.fail(delivery.id, self._name, result.reason, retry_at, now)
+        if retry_at is None:
+            log.error("Delivery failed for good: %s", result.reason, extra=fields("deliver", **identifiers))
+        else:
+            log.warning("Delivery will be retried: %s", result.reason, extra=fields("deliver", **identifiers))
+        return True
+
+    def _send(self, destination: Destination, delivery: Delivery) -> SendResult:
+        """A failure nobody foresaw is one delivery's failure, said and retried; the queue goes on."""
+        sop_instance_uid = delivery.object.sop_instance_uid
+        try:
+            (result,) = destination.send([delivery.object.path])
+            return result
+        except Exception as error:
+            log.exception("Sending broke off", extra=fields("deliver", delivery=delivery.id))
+            return SendResult(sop_instance_uid, ok=False, retriable=True, reason=f"unexpected {type(error).__name__}")

@@ -1,0 +1,31 @@
+"""Log lines: a sentence, then `action` and identifiers as key=value. Never patient attributes."""
+
+import logging
+import sys
+from typing import Any
+
+_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = super().format(record)
+        fields = {k: v for k, v in record.__dict__.items() if k not in _STANDARD}
+        return f"{line} {' '.join(f'{k}={v}' for k, v in fields.items())}" if fields else line
+
+
+def configure(role: str, level: str = "INFO") -> None:
+    """Sends the logs of this process to standard error, where systemd and containers collect them."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter(f"%(asctime)s %(levelname)-7s {role}: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    # These describe datasets and association requests in full, patient attributes included.
+    for name in ("pynetdicom", "pydicom", "highdicom"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("apscheduler").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def fields(action: str, **identifiers: Any) -> dict[str, Any]:
+    """The `extra` of a log call: what is being done, and to which study, series, job or delivery."""
+    return {"action": action, **{k: v for k, v in identifiers.items() if v is not None}}

@@ -1,0 +1,102 @@
+"""Which applications apply to a completed study, and which series feeds which input: pure decisions."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from inference.binding import Binding, bind
+from inference.manifest import Manifest
+from inference.series import SeriesDescription
+from storage.records import NewJob, Series
+
+
+@dataclass(frozen=True)
+class ConfiguredApplication:
+    """One `[[applications]]` entry. `manifest` is None where its descriptor cannot be used, and `problem` says why."""
+
+    name: str
+    destinations: tuple[str, ...]
+    manifest: Manifest | None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Route:
+    """What becomes of a study. No jobs means that nothing applies, and `reason` says why."""
+
+    jobs: tuple[NewJob, ...]
+    reason: str
+    decisions: dict[str, Any] = field(default_factory=dict)  # JSON, for `dicom-node explain`
+
+
+def route(
+    study_instance_uid: str,
+    revision: int,
+    series: Sequence[Series],
+    recognised: Sequence[SeriesDescription],
+    applications: Sequence[ConfiguredApplication],
+) -> Route:
+    """Binds every configured application to the study's series and makes the jobs of those that apply."""
+    jobs = []
+    reasons = []
+    explained = []
+    by_uid = {s.series_instance_uid: s for s in series}
+    for application in applications:
+        if application.manifest is None:
+            reasons.append(f"{application.name}: {application.problem}")
+            explained.append({"application": application.name, "applies": False, "reason": application.problem})
+            continue
+        binding = bind(application.manifest.inputs, recognised)
+        explained.append(_explain(application.name, binding))
+        if not binding.accepted:
+            reasons.append(f"{application.name}: {binding.reason}")
+            continue
+        jobs.append(
+            NewJob(
+                study_instance_uid=study_instance_uid,
+                revision=revision,
+                application=application.name,
+                inputs=dict(binding.inputs),
+                fingerprint=fingerprint(application.manifest, binding.inputs, by_uid),
+            )
+        )
+    decisions = {"series": [_describe(s) for s in recognised], "applications": explained}
+    if jobs:
+        return Route(tuple(jobs), "applies: " + ", ".join(job.application for job in jobs), decisions)
+    if not applications:
+        return Route((), "nothing applies: no application is configured", decisions)
+    return Route((), "nothing applies: " + "; ".join(reasons), decisions)
+
+
+def fingerprint(manifest: Manifest, inputs: Mapping[str, str], series: Mapping[str, Series]) -> str:
+    """Names the exact instances and model of a job: the same fingerprint means the same result."""
+    digest = hashlib.sha256(f"{manifest.id}\n{manifest.name}\n{manifest.sha256}\n".encode())
+    for name, series_instance_uid in sorted(inputs.items()):
+        digest.update(f"{name}\n".encode())
+        for uid in sorted(i.sop_instance_uid for i in series[series_instance_uid].instances):
+            digest.update(f"{uid}\n".encode())
+    return digest.hexdigest()
+
+
+def _explain(name: str, binding: Binding) -> dict[str, Any]:
+    return {
+        "application": name,
+        "applies": binding.accepted,
+        "reason": binding.reason,
+        "inputs": dict(binding.inputs),
+        "decisions": [asdict(decision) for decision in binding.decisions],
+    }
+
+
+def _describe(series: SeriesDescription) -> dict[str, Any]:
+    return {
+        "series_instance_uid": series.series_instance_uid,
+        "modality": series.modality,
+        "kind": str(series.kind),
+        "plane": series.plane and str(series.plane),
+        "dimension": series.dimension,
+        "slices": series.slices,
+        "confidence": round(series.confidence, 2),
+        "reasons": list(series.reasons),
+    }

@@ -1,0 +1,204 @@
+"""One worker process: owns a device, keeps models warm, runs one job at a time.
+
+Started by module path (`python -m dicom_node.worker`), so that nothing else of the node ever loads torch.
+It may be killed at any moment: its heartbeat stops, the job is released and runs again, and because results are
+enqueued in the one transaction that ends the job, nothing is sent twice.
+"""
+
+import logging
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import typer
+
+from dicom_node.backoff import Backoff
+from dicom_node.logs import configure, fields
+from dicom_node.objects.build import ObjectContext, Predecessor, build_objects
+from dicom_node.process import announce_ready, die_with_parent, stop_on_signals
+from dicom_node.routing import ConfiguredApplication
+from inference.application import Application, SeriesInput, load_application
+from inference.engine import Engine
+from storage.errors import InputRefused, ModelRefused, NodeError, Permanent
+from storage.files import write_durable
+from storage.instances import InstanceStore
+from storage.jobs import Jobs
+from storage.records import Job, JobState, NewObject
+
+log = logging.getLogger(__name__)
+
+IDLE_SECONDS = 0.5
+EXIT_TIMED_OUT = 75  # EX_TEMPFAIL: the supervisor starts a fresh process
+
+
+class Worker:
+    def __init__(
+        self,
+        name: str,
+        engine: Engine,
+        jobs: Jobs,
+        instances: InstanceStore,
+        applications: Mapping[str, ConfiguredApplication],
+        objects_dir: Path,
+        ae_title: str,
+        backoff: Backoff,
+        heartbeat_seconds: float,
+        job_timeout_seconds: float,
+    ) -> None:
+        self._name = name
+        self._engine = engine
+        self._jobs = jobs
+        self._instances = instances
+        self._applications = applications
+        self._objects_dir = objects_dir
+        self._ae_title = ae_title
+        self._backoff = backoff
+        self._heartbeat_seconds = heartbeat_seconds
+        self._job_timeout_seconds = job_timeout_seconds
+        self._warm: dict[str, Application] = {}
+
+    def run(self, stop: threading.Event) -> None:
+        while not stop.is_set():
+            if not self.work_one():
+                stop.wait(IDLE_SECONDS)
+
+    def work_one(self) -> bool:
+        """Claims and runs the next job. False when there is none."""
+        try:
+            job = self._jobs.claim(self._name, datetime.now(UTC))
+        except NodeError as error:
+            log.warning("No job can be claimed: %s", error, extra=fields("claim"))
+            return False
+        if job is None:
+            return False
+        with self._heartbeat(job):
+            self._attempt(job)
+        return True
+
+    def _attempt(self, job: Job) -> None:
+        identifiers = {"job": job.id, "study": job.study_instance_uid, "application": job.application}
+        log.info("Job started, attempt %d", job.attempts, extra=fields("work", **identifiers))
+        started = time.monotonic()
+        try:
+            objects, data = self._compute(job)
+            kept = self._jobs.succeed(
+                job.id, self._name, objects, self._applications[job.application].destinations, data, datetime.now(UTC)
+            )
+        except Exception as error:
+            reason = _reason(error)
+            now = datetime.now(UTC)
+            retry_at = None if isinstance(error, Permanent) else self._backoff.retry_at(job.attempts, now)
+            state = self._jobs.fail(job.id, self._name, reason, retry_at, now)
+            level = logging.ERROR if state is JobState.FAILED else logging.WARNING
+            log.log(
+                level,
+                "Job failed (%s): %s",
+                state,
+                reason,
+                extra=fields("work", **identifiers),
+                exc_info=not isinstance(error, NodeError),
+            )
+            return
+        seconds = time.monotonic() - started
+        if kept:
+            log.info("Job succeeded in %.1f s", seconds, extra=fields("work", **identifiers))
+        else:
+            log.info("Job's result is superseded and not sent", extra=fields("work", **identifiers))
+
+    def _compute(self, job: Job) -> tuple[list[NewObject], dict[str, object]]:
+        """Images in, durable result files out."""
+        application = self._application(job.application)
+        series = {s.series_instance_uid: s for s in self._instances.series(job.study_instance_uid)}
+        inputs = {
+            name: SeriesInput(name, uid, tuple(i.path for i in series[uid].instances))
+            for name, uid in job.inputs.items()
+        }
+        started = time.monotonic()
+        findings = application.run(inputs, self._engine, _log_progress(job))
+        computed = time.monotonic()
+        predecessors = self._jobs.previous_sr(job.study_instance_uid, job.application, job.revision)
+        built = build_objects(
+            findings,
+            ObjectContext(
+                device_name=self._ae_title,
+                uid_seed=f"{job.id}/{job.fingerprint}",
+                revision=job.revision,
+                predecessors=tuple(
+                    Predecessor(p.sop_class_uid, p.sop_instance_uid, p.series_instance_uid)
+                    for p in predecessors
+                    if p.kind == "SR"
+                ),
+            ),
+        )
+        folder = self._objects_dir / job.study_instance_uid / str(job.id)
+        shutil.rmtree(folder, ignore_errors=True)  # what a killed attempt left behind
+        objects = [
+            NewObject(
+                sop_instance_uid=str(ds.SOPInstanceUID),
+                sop_class_uid=str(ds.SOPClassUID),
+                series_instance_uid=str(ds.SeriesInstanceUID),
+                study_instance_uid=str(ds.StudyInstanceUID),
+                kind=kind,
+                path=write_durable(folder / f"{kind.lower()}_{ds.SOPInstanceUID}.dcm", ds),
+            )
+            for kind, ds in built
+        ]
+        data: dict[str, object] = {
+            "structures": [segment.label for segment in findings.segments],
+            "device": str(self._engine.device),
+            "inference_seconds": round(computed - started, 2),
+            "encoding_seconds": round(time.monotonic() - computed, 2),
+        }
+        return objects, data
+
+    def _application(self, name: str) -> Application:
+        configured = self._applications.get(name)
+        if configured is None:
+            raise ModelRefused(f"application {name!r} is not configured any more; add it again or cancel the job")
+        if configured.manifest is None:
+            raise ModelRefused(configured.problem)
+        if name not in self._warm:
+            self._warm[name] = load_application(configured.manifest)
+        return self._warm[name]
+
+    @contextmanager
+    def _heartbeat(self, job: Job) -> Iterator[None]:
+        """Says every few seconds that the job is alive; ends this process when the job is lost or takes too long."""
+        done = threading.Event()
+
+        def beat() -> None:
+            deadline = time.monotonic() + self._job_timeout_seconds
+            while not done.wait(self._heartbeat_seconds):
+                if time.monotonic() > deadline:
+                    log.error("Job exceeds its time limit; this worker ends", extra=fields("work", job=job.id))
+                    now = datetime.now(UTC)
+                    limit = f"took longer than {self._job_timeout_seconds:g} s"
+                    self._jobs.fail(job.id, self._name, limit, self._backoff.retry_at(job.attempts, now), now)
+                    os._exit(EXIT_TIMED_OUT)
+                try:
+                    if not self._jobs.heartbeat(job.id, self._name, datetime.now(UTC)) and not done.is_set():
+                        log.warning("The job was given to someone else", extra=fields("work", job=job.id))
+                        return
+                except NodeError as error:
+                    log.warning("Heartbeat is late: %s", error, extra=fields("work", job=job.id))
+
+        thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+
+def _reason(error: Exception) -> str:
+    """What the operator and the timeline are told. Foreign exceptions may quote attributes of the patient."""
+    if isinstance(error, InputRefused | ModelRefused | NodeError):
+        return str(error)
+    return f"unexpected {type(error).__name__}; see the worker's log"

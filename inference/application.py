@@ -1,0 +1,41 @@
+"""What an application is to the node: inputs in, findings out."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol
+
+from inference.engine import Engine
+from inference.findings import Findings
+from inference.manifest import Manifest
+
+Progress = Callable[[str, float], None]
+"""Called with what is being done and the fraction done, 0..1."""
+
+
+@dataclass(frozen=True)
+class SeriesInput:
+    """The series bound to one input of the application: its files, in no particular order."""
+
+    name: str
+    series_instance_uid: str
+    paths: tuple[Path, ...]
+
+
+class Application(Protocol):
+    manifest: Manifest
+
+    def run(self, inputs: Mapping[str, SeriesInput], engine: Engine, progress: Progress) -> Findings:
+        """Computes the findings of one study revision.
+
+        Raises InputRefused when the images cannot be used, ModelRefused when the model cannot; both say why.
+        """
+        ...
+
+
+def load_application(manifest: Manifest) -> Application:
+    """The application that a manifest describes: `inference.applications.<id>.application.create(manifest)`."""
+    module = import_module(f"inference.applications.{manifest.id}.application")
+    application: Application = module.create(manifest)
+    return application
