@@ -1,0 +1,32 @@
+"""Tells systemd, or any supervisor that speaks sd_notify(3), how the process is doing. Without one it does nothing."""
+
+import os
+import socket
+from contextlib import suppress
+
+
+def notify(*states: str) -> bool:
+    """Sends `states`, such as "READY=1" or "STATUS=3 associations", to $NOTIFY_SOCKET. False where nobody listens."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
+        return False
+    if address.startswith("@"):  # Linux's abstract namespace
+        address = "\0" + address[1:]
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+        channel.settimeout(1.0)
+        channel.connect(address)
+        channel.sendall("\n".join(states).encode())
+        return True
+    return False
+
+
+def watchdog_interval() -> float | None:
+    """Seconds within which "WATCHDOG=1" must be sent, or None where this process is not watched."""
+    watched = os.environ.get("WATCHDOG_PID")
+    if watched not in (None, "", str(os.getpid())):
+        return None
+    try:
+        microseconds = int(os.environ.get("WATCHDOG_USEC", ""))
+    except ValueError:
+        return None
+    return microseconds / 1e6 if microseconds > 0 else None
