@@ -92,14 +92,21 @@ class Service(Protocol):
         """The connection is over, in whatever way. Called exactly once for each connection."""
 
 
-class AcceptedAssociation(Association):
+class QuietAssociation(Association):
+    """Binds only the intervention events: the others would describe every message to pynetdicom's log."""
+
+    def _bind_defaults(self) -> None:
+        for event in evt._INTERVENTION_EVENTS:
+            self.bind(event, evt.get_default_handler(event))
+
+
+class AcceptedAssociation(QuietAssociation):
     """An association that a peer requested of us."""
 
     def __init__(self, ae: AE, service: Service) -> None:
         super().__init__(ae, MODE_ACCEPTOR)
         self._service = service
         self.session: Any = None  # whatever the service keeps for this association
-        self.timed_out = False
         self.bind(evt.EVT_REQUESTED, self._requested)
 
     @property
@@ -127,11 +134,6 @@ class AcceptedAssociation(Association):
         except Exception:
             log.exception("An association request could not be judged", extra=fields("associate"))
             self.reject(0x02, 0x01, 0x01)
-
-    def _bind_defaults(self) -> None:
-        """Only the intervention events: the others would describe every message to pynetdicom's log."""
-        for event in evt._INTERVENTION_EVENTS:
-            self.bind(event, evt.get_default_handler(event))
 
     def _serve_request(self, msg: Any, context_id: int) -> None:
         """C-STORE of any SOP class goes to the service; pynetdicom aborts on those it does not know."""

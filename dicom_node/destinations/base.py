@@ -1,0 +1,37 @@
+"""What every kind of destination offers to the dispatcher."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class SendResult:
+    """What became of one instance. `reason` is a note where `ok`, and says what went wrong where not."""
+
+    sop_instance_uid: str  # empty where the file could not be read
+    ok: bool
+    retriable: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class EchoResult:
+    """Whether the other side answers. `reason` says why not."""
+
+    ok: bool
+    seconds: float
+    reason: str = ""
+
+
+class Destination(Protocol):
+    """A place results go to. Sending an instance again is harmless: its SOP Instance UID stays the same."""
+
+    @property
+    def name(self) -> str: ...
+
+    def send(self, paths: Sequence[Path]) -> list[SendResult]:
+        """One result for each file, in their order. Does not raise for what a peer, a disk or a file does."""
+
+    def echo(self) -> EchoResult: ...
