@@ -108,6 +108,7 @@ class AcceptedAssociation(QuietAssociation):
         self._service = service
         self.session: Any = None  # whatever the service keeps for this association
         self.bind(evt.EVT_REQUESTED, self._requested)
+        self.bind(evt.EVT_CONN_CLOSE, self._closed)
 
     @property
     def opening(self) -> bytes:
@@ -134,6 +135,11 @@ class AcceptedAssociation(QuietAssociation):
         except Exception:
             log.exception("An association request could not be judged", extra=fields("associate"))
             self.reject(0x02, 0x01, 0x01)
+
+    def _closed(self, event: evt.Event) -> None:
+        """Ends the wait for an association request, which pynetdicom keeps up after the connection is gone."""
+        if self.requestor.primitive is None:
+            self.dul.to_user_queue.put(None)
 
     def _serve_request(self, msg: Any, context_id: int) -> None:
         """C-STORE of any SOP class goes to the service; pynetdicom aborts on those it does not know."""

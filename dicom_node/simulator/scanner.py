@@ -1,4 +1,4 @@
-"""A scanner that pushes series to a node, the way modalities do: one association per series, in any order, at any rate."""
+"""A scanner that pushes series to a node as modalities do: one association per series, in any order, at any rate."""
 
 import random
 import threading

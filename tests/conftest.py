@@ -1,0 +1,27 @@
+"""Fixtures for every test."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+def _folder(variable: str, default: Path, what: str) -> Path:
+    folder = Path(os.environ.get(variable, default)).resolve()
+    if not folder.is_dir():
+        pytest.skip(f"{what} are not here: set {variable} to their folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """Public DICOM files, outside the repository."""
+    return _folder("DICOM_NODE_TEST_DATA", REPOSITORY.parent / "shared" / "data", "test images")
+
+
+@pytest.fixture(scope="session")
+def test_models() -> Path:
+    """Public models, outside the repository."""
+    return _folder("DICOM_NODE_TEST_MODELS", REPOSITORY.parent / "shared" / "models", "test models")

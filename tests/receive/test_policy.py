@@ -1,0 +1,105 @@
+import pytest
+from pynetdicom import build_context
+
+from dicom_node.scp import (
+    Peer,
+    ReceivePolicy,
+    Status,
+    describe_opening,
+    is_storage,
+    printable,
+    refuse,
+    response_to,
+    supported_contexts,
+)
+from storage.errors import Permanent, Retriable, StorageFull
+
+ANYONE = ReceivePolicy("NODE")
+CONFIGURED = ReceivePolicy("NODE", peers=(Peer("SCANNER1"), Peer("SCANNER2", "10.0.0.2"), Peer("SCANNER3", "mr3")))
+
+
+def diagnostic(policy: ReceivePolicy, calling: str, called: str, host: str) -> tuple[int, int, int] | None:
+    refusal = refuse(policy, calling, called, host, {"mr3": ["10.0.0.3", "fd00::3"]}.get)  # type: ignore[arg-type]
+    return None if refusal is None else (refusal.result, refusal.source, refusal.diagnostic)
+
+
+@pytest.mark.parametrize(
+    ("policy", "calling", "called", "host", "answer"),
+    [
+        (ANYONE, "WHOEVER", "WHATEVER", "192.0.2.1", None),
+        (CONFIGURED, "SCANNER1", "NODE", "192.0.2.1", None),
+        (CONFIGURED, "STRANGER", "NODE", "192.0.2.1", (0x01, 0x01, 0x03)),
+        (CONFIGURED, "SCANNER1", "OTHER", "192.0.2.1", (0x01, 0x01, 0x07)),
+        (CONFIGURED, "SCANNER2", "NODE", "10.0.0.2", None),
+        (CONFIGURED, "SCANNER3", "NODE", "10.0.0.3", None),
+        (CONFIGURED, "SCANNER3", "NODE", "::ffff:10.0.0.3", None),
+        (CONFIGURED, "SCANNER3", "NODE", "fd00:0:0::3", None),
+        (CONFIGURED, "SCANNER3", "NODE", "10.0.0.2", (0x01, 0x01, 0x03)),
+    ],
+)
+def test_who_is_admitted(
+    policy: ReceivePolicy, calling: str, called: str, host: str, answer: tuple[int, int, int] | None
+) -> None:
+    assert diagnostic(policy, calling, called, host) == answer
+
+
+@pytest.mark.parametrize(
+    ("uid", "expected"),
+    [
+        ("1.2.840.10008.5.1.4.1.1.4", True),  # MR Image
+        ("1.2.840.10008.5.1.4.1.1.66.7", True),  # Label Map Segmentation, newer than some dictionaries
+        ("1.2.840.10008.5.1.4.1.1.5", True),  # Nuclear Medicine Image, retired
+        ("1.2.276.0.7230010.3.1.0.1", True),  # private
+        ("1.2.840.10008.1.1", False),  # Verification
+        ("1.2.840.10008.1.20.1", False),  # Storage Commitment Push Model
+        ("1.2.840.10008.3.1.2.3.3", False),  # MPPS
+        ("1.2.840.10008.5.1.4.1.2.2.1", False),  # Study Root FIND
+        ("1.2.840.10008.5.1.1.9", False),  # Basic Grayscale Print Management Meta
+        ("1.2.840.10008.1.9", False),  # Basic Study Content Notification, retired
+        ("1.2.840.10008.1.2.1", False),  # a transfer syntax
+    ],
+)
+def test_what_is_stored(uid: str, expected: bool) -> None:
+    assert is_storage(uid) is expected
+
+
+def test_the_peers_first_transfer_syntax_is_preferred_and_contexts_of_one_class_are_merged() -> None:
+    mr = "1.2.840.10008.5.1.4.1.1.4"
+    jpeg_ls, implicit, private = "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2", "1.2.3.4"
+    proposed = [build_context(mr, [jpeg_ls, implicit]), build_context(mr, [private, implicit])]
+    (context,) = supported_contexts([*proposed, build_context("1.2.840.10008.1.20.1", [implicit])])
+    assert context.abstract_syntax == mr
+    assert [str(s) for s in context.transfer_syntax] == [jpeg_ls, implicit, private]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (StorageFull("full"), Status.OUT_OF_RESOURCES),
+        (Retriable("busy"), Status.OUT_OF_RESOURCES),
+        (Permanent("unusable"), Status.CANNOT_UNDERSTAND),
+        (RuntimeError("SECRET^PERSON"), Status.PROCESSING_FAILURE),
+    ],
+)
+def test_the_type_of_an_error_decides_the_status(error: Exception, status: Status) -> None:
+    response = response_to(error)
+    assert response.status is status
+    assert "SECRET" not in response.comment
+    assert len(response.comment) <= 64
+
+
+@pytest.mark.parametrize(
+    ("opening", "words"),
+    [
+        (b"", "nothing"),
+        (b"GET / ", "not DICOM"),
+        (b"\x16\x03\x01\x02\x00\x01", "not DICOM"),
+        (b"\x01\x00\x00\x00\x00\x10", "incomplete"),
+    ],
+)
+def test_a_failed_opening_is_explained(opening: bytes, words: str) -> None:
+    assert words in describe_opening(opening)
+
+
+def test_a_peers_text_cannot_forge_log_lines() -> None:
+    assert printable(" AE\nERROR x ") == "AE?ERROR x"

@@ -1,0 +1,476 @@
+"""Through real associations: DCMTK and pynetdicom on one side, a Receiver on the other."""
+
+import hashlib
+import logging
+import socket
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+from pydicom.uid import UID, generate_uid
+from pynetdicom import AE
+from pynetdicom.dsutils import split_dataset
+from pynetdicom.sop_class import CTImageStorage, MRImageStorage, StorageCommitmentPushModel, Verification
+
+from dicom_node import scu
+from dicom_node.receiver import Receiver
+from dicom_node.scp import Peer, ReceivePolicy
+from dicom_node.scu import StorageSCU, Target
+from storage.records import AssociationEnd, ReceivedInstance
+from tests.receive.conftest import MakeFile, Receive, disk_full, unusable
+from tests.receive.fake_store import FakeStore
+
+STORESCU, DCMSEND, ECHOSCU = "/usr/bin/storescu", "/usr/bin/dcmsend", "/usr/bin/echoscu"
+needs_dcmtk = pytest.mark.skipif(not Path(STORESCU).exists(), reason="DCMTK is not installed (Debian: dcmtk)")
+
+
+def run(*command: object, status: int = 0) -> str:
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=60)
+    output = done.stdout + done.stderr
+    assert done.returncode == status, output
+    return output
+
+
+def dataset_digest(path: Path) -> str:
+    _, offset = split_dataset(path)
+    return hashlib.sha256(path.read_bytes()[offset:]).hexdigest()
+
+
+def wait_until(condition: object, seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
+
+
+# -- what is received is what was sent ---------------------------------------------------------------------------------
+
+
+@needs_dcmtk
+def test_echo(receive: Receive) -> None:
+    _, target = receive()
+    run(ECHOSCU, "-aec", target.ae_title, target.host, target.port)
+
+
+@needs_dcmtk
+def test_storescu_bytes_arrive_as_sent_and_the_association_is_noted(
+    receive: Receive, store: FakeStore, make_file: MakeFile
+) -> None:
+    _, target = receive()
+    paths = [make_file() for _ in range(10)]
+    run(STORESCU, "-aet", "MR1", "-aec", "NODE", target.host, target.port, *paths)
+    assert set(store.digests().values()) == {dataset_digest(p) for p in paths}
+    assert {i.source_ae_title for i in store.instances.values()} == {"MR1"}
+    wait_until(lambda: store.ended)
+    assert store.ended == [(1, AssociationEnd.RELEASED)]
+
+
+REAL_FILES = [
+    "malformed/pydicom/MR_small.dcm",
+    "malformed/pydicom/MR_small_implicit.dcm",
+    "malformed/pydicom/MR_small_bigendian.dcm",
+    "malformed/pydicom/MR_small_jpeg_ls_lossless.dcm",
+    "malformed/pydicom/MR_small_jp2klossless.dcm",
+    "malformed/pydicom/MR_small_RLE.dcm",
+    "malformed/pydicom/image_dfl.dcm",
+    "malformed/pydicom/emri_small_jpeg_2k_lossless.dcm",
+    "malformed/pydicom/waveform_ecg.dcm",
+    "malformed/orthanc/UnknownSopClassUid.dcm",
+    "malformed/orthanc/2026-05-06-Deeply-Nested-Sequence.dcm",
+]
+
+
+@pytest.mark.parametrize("name", REAL_FILES)
+def test_real_files_arrive_byte_for_byte(receive: Receive, store: FakeStore, test_data: Path, name: str) -> None:
+    _, target = receive()
+    path = test_data / name
+    assert scu.send_files([path], "MR1", target)[0].ok
+    (instance,) = store.instances.values()
+    assert hashlib.sha256(instance.dataset).hexdigest() == dataset_digest(path)
+    assert instance.transfer_syntax_uid == str(split_dataset(path)[0].TransferSyntaxUID)
+
+
+@needs_dcmtk
+@pytest.mark.parametrize("name", [n for n in REAL_FILES[:7] if "bigendian" not in n])
+def test_dcmsend_delivers_every_transfer_syntax(receive: Receive, store: FakeStore, test_data: Path, name: str) -> None:
+    """DCMTK encodes padding, lengths and native syntaxes anew, so the pixels are what is compared."""
+    _, target = receive()
+    ds = dcmread(test_data / name)
+    run(DCMSEND, "--decompress-never", "-aec", "NODE", target.host, target.port, test_data / name)
+    (instance,) = store.instances.values()
+    if ds.file_meta.TransferSyntaxUID.is_compressed:
+        assert instance.transfer_syntax_uid == ds.file_meta.TransferSyntaxUID
+    dataset = instance.dataset
+    if UID(instance.transfer_syntax_uid).is_deflated:
+        dataset = zlib.decompress(dataset, wbits=-15)
+    assert ds.PixelData[-1000:].rstrip(b"\0") in dataset
+
+
+def test_private_classes_and_syntaxes_are_accepted(receive: Receive, store: FakeStore, make_file: MakeFile) -> None:
+    _, target = receive()
+    sop_class, syntax = generate_uid(), generate_uid()
+    path = make_file(SOPClassUID=sop_class)
+    instance = scu.Outgoing(path, sop_class, *_identity(path), syntax, _offset(path))
+    with StorageSCU("MR1", target, [(sop_class, syntax)], 5) as client:
+        assert client.store(instance).ok
+    (received,) = store.instances.values()
+    assert (received.sop_class_uid, received.transfer_syntax_uid) == (sop_class, syntax)
+
+
+def test_only_verification_and_storage_are_accepted(receive: Receive) -> None:
+    _, target = receive()
+    ae = AE()
+    for uid in (Verification, MRImageStorage, CTImageStorage, StorageCommitmentPushModel):
+        ae.add_requested_context(uid)
+    assoc = ae.associate(target.host, target.port)
+    try:
+        assert {c.abstract_syntax for c in assoc.accepted_contexts} == {Verification, MRImageStorage, CTImageStorage}
+        assert assoc.send_c_echo().Status == 0x0000
+    finally:
+        assoc.release()
+
+
+def test_a_large_instance_arrives_whole(receive: Receive, store: FakeStore, make_file: MakeFile) -> None:
+    _, target = receive()
+    path = make_file(pixels=8 * 2**20)
+    (result,) = scu.send_files([path], "MR1", target)
+    assert result.ok
+    assert set(store.digests().values()) == {dataset_digest(path)}
+
+
+# -- statuses ----------------------------------------------------------------------------------------------------------
+
+
+def status_of(target: Target, path: Path, **changed: str) -> int:
+    """The raw status of one C-STORE whose command may name something else than the dataset."""
+    sop_instance, sop_class = _identity(path)[0], str(MRImageStorage)
+    instance = scu.Outgoing(
+        path, changed.get("sop_class", sop_class), changed.get("sop_instance", sop_instance), EVR, _offset(path)
+    )
+    with StorageSCU("MR1", target, [(instance.sop_class_uid, EVR)], 5) as client:
+        return client._exchange(instance, 1, instance.encoded(EVR))
+
+
+EVR = "1.2.840.10008.1.2.1"
+
+
+def _identity(path: Path) -> tuple[str]:
+    return (str(dcmread(path, specific_tags=["SOPInstanceUID"]).get("SOPInstanceUID", "1.2.3")),)
+
+
+def _offset(path: Path) -> int:
+    return split_dataset(path)[1]
+
+
+@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"])
+def test_a_dataset_without_uids_is_not_understood(
+    receive: Receive, store: FakeStore, make_file: MakeFile, keyword: str
+) -> None:
+    _, target = receive()
+    assert status_of(target, make_file(**{keyword: None})) == 0xC000
+    assert not store.instances
+
+
+def test_garbage_as_dataset_is_not_understood_and_the_association_goes_on(
+    receive: Receive, store: FakeStore, make_file: MakeFile
+) -> None:
+    _, target = receive()
+    good = scu.Outgoing.from_file(make_file())
+    with StorageSCU("MR1", target, good.contexts(), 5) as client:
+        assert client._exchange(good, 1, b"\xff" * 5000) == 0xC000
+        assert client.store(good).ok
+
+
+def test_a_dataset_that_is_another_instance_is_refused(receive: Receive, store: FakeStore, make_file: MakeFile) -> None:
+    _, target = receive()
+    assert status_of(target, make_file(), sop_instance="1.2.3.4") == 0xA900
+    assert status_of(target, make_file(), sop_class=str(CTImageStorage)) == 0xA900
+    assert not store.instances
+
+
+def test_an_instance_again_is_success_whether_its_bytes_are_the_same_or_not(
+    receive: Receive, store: FakeStore, make_file: MakeFile
+) -> None:
+    _, target = receive()
+    uid = generate_uid()
+    first = make_file(SOPInstanceUID=uid)
+    assert status_of(target, first) == 0x0000
+    assert status_of(target, first) == 0x0000
+    assert status_of(target, make_file(SOPInstanceUID=uid)) == 0x0000  # other study and series
+    assert len(store.instances) == 1
+    assert len(store.quarantine) == 1
+
+
+def test_a_full_disk_is_out_of_resources_and_recovers(receive: Receive, store: FakeStore, make_file: MakeFile) -> None:
+    _, target = receive()
+    path = make_file()
+    store.before = disk_full
+    assert status_of(target, path) == 0xA700
+    store.before = lambda instance: None
+    assert status_of(target, path) == 0x0000
+
+
+def test_an_unusable_instance_is_refused_for_good(receive: Receive, store: FakeStore, make_file: MakeFile) -> None:
+    _, target = receive()
+    store.before = unusable
+    assert status_of(target, make_file()) == 0xC000
+
+
+def test_an_unexpected_failure_is_logged_and_answered(
+    receive: Receive, store: FakeStore, make_file: MakeFile, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, target = receive()
+
+    def broken(instance: ReceivedInstance) -> None:
+        raise RuntimeError("a defect")
+
+    store.before = broken
+    assert status_of(target, make_file()) == 0x0110
+    assert [r.message for r in caplog.records if r.levelno >= logging.ERROR] == ["Storing failed unexpectedly"]
+
+
+def test_success_comes_only_after_the_store_has_returned(
+    receive: Receive, store: FakeStore, make_file: MakeFile
+) -> None:
+    _, target = receive()
+    stored = threading.Event()
+    store.before = lambda instance: (time.sleep(0.3), stored.set())[0]  # type: ignore[func-returns-value]
+    path = make_file()
+    answered_early = []
+    thread = threading.Thread(target=lambda: (status_of(target, path), answered_early.append(not stored.is_set())))
+    thread.start()
+    thread.join(10)
+    assert answered_early == [False]
+
+
+# -- who may associate -------------------------------------------------------------------------------------------------
+
+
+def reject_reason(target: Target, calling: str, called: str) -> tuple[int, int, int] | None:
+    ae = AE(ae_title=calling)
+    ae.add_requested_context(Verification)
+    assoc = ae.associate(target.host, target.port, ae_title=called)
+    if assoc.is_established:
+        assoc.release()
+        return None
+    answer = assoc.acceptor.primitive
+    return answer.result, answer.result_source, answer.diagnostic
+
+
+def test_strangers_are_rejected_with_the_right_reason(receive: Receive) -> None:
+    _, target = receive(peers=(Peer("MR1"), Peer("MR2", "192.0.2.1"), Peer("MR3", "localhost")))
+    assert reject_reason(target, "MR1", "NODE") is None
+    assert reject_reason(target, "MR3", "NODE") is None
+    assert reject_reason(target, "MR2", "NODE") == (0x01, 0x01, 0x03)
+    assert reject_reason(target, "MR9", "NODE") == (0x01, 0x01, 0x03)
+    assert reject_reason(target, "MR1", "EDON") == (0x01, 0x01, 0x07)
+
+
+def test_one_association_too_many_is_rejected_for_now(receive: Receive) -> None:
+    receiver, target = receive(maximum_associations=2)
+    ae = AE()
+    ae.add_requested_context(Verification)
+    first, second = (ae.associate(target.host, target.port) for _ in range(2))
+    assert reject_reason(target, "MR1", "NODE") == (0x02, 0x03, 0x02)
+    first.release()
+    wait_until(lambda: receiver._service.established < 2)
+    assert reject_reason(target, "MR1", "NODE") is None
+    second.release()
+
+
+# -- peers that misbehave ----------------------------------------------------------------------------------------------
+
+
+def refusals(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.message for r in caplog.records if r.message.startswith("A connection ended")]
+
+
+@pytest.mark.parametrize(
+    ("sent", "words"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: node\r\n\r\n", "is not DICOM"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 200, "is not DICOM"),
+        (b"\x01\x00\xff\xff\xff\xff" + b"\0" * 100, "incomplete or unreadable"),
+        (b"\x01\x00\x00\x00\x00\x64" + b"\xff" * 100, "incomplete or unreadable"),
+        (b"", "sent nothing"),
+    ],
+)
+def test_a_port_scan_costs_one_line_and_nothing_else(
+    receive: Receive, store: FakeStore, make_file: MakeFile, caplog: pytest.LogCaptureFixture, sent: bytes, words: str
+) -> None:
+    _, target = receive()
+    with socket.create_connection((target.host, target.port)) as connection:
+        connection.sendall(sent)
+    wait_until(lambda: refusals(caplog))
+    time.sleep(0.05)
+    assert len(refusals(caplog)) == 1
+    assert words in refusals(caplog)[0]
+    assert scu.send_files([make_file()], "MR1", target)[0].ok
+
+
+def test_half_open_connections_block_nobody_and_are_dropped(receive: Receive, make_file: MakeFile) -> None:
+    receiver, target = receive(maximum_associations=2, request_timeout=0.5, network_timeout=1.0)
+    silent = [socket.create_connection((target.host, target.port)) for _ in range(3)]
+    silent += [socket.create_connection((target.host, target.port)) for _ in range(3)]
+    for connection in silent[3:]:
+        connection.sendall(b"\x01\x00\x00\x00\x01\x00half a request")
+    try:
+        assert scu.send_files([make_file()], "MR1", target)[0].ok
+        wait_until(lambda: not receiver._acceptor.connections, 10)  # type: ignore[union-attr]
+    finally:
+        for connection in silent:
+            connection.close()
+
+
+def test_connections_are_bounded(receive: Receive, make_file: MakeFile) -> None:
+    receiver, target = receive(maximum_associations=1, request_timeout=0.5)
+    held = [socket.create_connection((target.host, target.port)) for _ in range(10)]
+    wait_until(lambda: len(receiver._acceptor.connections) == 4)  # type: ignore[union-attr]
+    time.sleep(0.1)
+    assert len(receiver._acceptor.connections) <= 4  # type: ignore[union-attr]
+    for connection in held:
+        connection.close()
+    wait_until(lambda: not receiver._acceptor.connections)  # type: ignore[union-attr]
+    assert scu.send_files([make_file()], "MR1", target)[0].ok
+
+
+def test_a_peer_that_vanishes_leaves_an_aborted_association(
+    receive: Receive, store: FakeStore, make_file: MakeFile
+) -> None:
+    _, target = receive()
+    instance = scu.Outgoing.from_file(make_file())
+    client = StorageSCU("MR1", target, instance.contexts(), 5).__enter__()
+    assert client.store(instance).ok
+    assert client._assoc is not None
+    client._assoc.dul.socket._shutdown_socket()
+    wait_until(lambda: store.ended)
+    assert store.ended == [(1, AssociationEnd.ABORTED)]
+    assert not store.open_associations
+
+
+def test_an_idle_association_is_ended(receive: Receive, store: FakeStore, make_file: MakeFile) -> None:
+    _, target = receive(network_timeout=0.5)
+    instance = scu.Outgoing.from_file(make_file())
+    client = StorageSCU("MR1", target, instance.contexts(), 5).__enter__()
+    assert client.store(instance).ok
+    wait_until(lambda: store.ended)
+    assert store.ended == [(1, AssociationEnd.ABORTED)]
+
+
+def test_an_echo_leaves_no_row(receive: Receive, store: FakeStore) -> None:
+    _, target = receive()
+    assert scu.echo("MR1", target).ok
+    assert not store.ended
+    assert not store.open_associations
+
+
+# -- the process -------------------------------------------------------------------------------------------------------
+
+
+def test_stale_associations_are_aborted_at_the_start(receive: Receive, store: FakeStore) -> None:
+    receive()
+    assert store.aborted_for == ["receive-0"]
+
+
+def test_stop_cuts_what_does_not_end(store: FakeStore, make_file: MakeFile) -> None:
+    receiver = Receiver(ReceivePolicy("NODE", "127.0.0.1", 0), store, "receive-0")
+    receiver.start()
+    target = Target("NODE", "127.0.0.1", receiver.port)
+    instance = scu.Outgoing.from_file(make_file())
+    client = StorageSCU("MR1", target, instance.contexts(), 5).__enter__()
+    assert client.store(instance).ok
+    start = time.monotonic()
+    receiver.stop(grace=0.2)
+    assert time.monotonic() - start < 5
+    assert store.ended == [(1, AssociationEnd.ABORTED)]
+    assert not scu.echo("MR1", target, timeout=1).ok
+
+
+def test_run_ends_with_its_event(store: FakeStore) -> None:
+    receiver, stop = Receiver(ReceivePolicy("NODE", "127.0.0.1", 0), store, "receive-0"), threading.Event()
+    thread = threading.Thread(target=receiver.run, args=(stop,))
+    thread.start()
+    wait_until(lambda: receiver._acceptor is not None)
+    stop.set()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+CHILD = """
+import sys, threading
+from dicom_node.receiver import Receiver
+from dicom_node.scp import ReceivePolicy
+from tests.receive.fake_store import FakeStore
+store = FakeStore()
+receiver = Receiver(ReceivePolicy("NODE", "127.0.0.1", int(sys.argv[1])), store, sys.argv[2])
+receiver.start()
+loaded = sorted({name.split(".")[0] for name in sys.modules} & {"torch", "monai", "SimpleITK"})
+rss = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmRSS"))
+print(receiver.port, rss, ",".join(loaded), flush=True)
+sys.stdin.readline()
+receiver.stop(grace=2)
+print(len(store.instances), flush=True)
+"""
+
+
+def test_two_processes_share_a_port_and_are_small(make_file: MakeFile) -> None:
+    repository = Path(__file__).parents[2]
+    children: list[subprocess.Popen[str]] = []
+    port = "0"
+    try:
+        for name in ("receive-0", "receive-1"):
+            child = subprocess.Popen(
+                [sys.executable, "-c", CHILD, port, name],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                cwd=repository,
+            )
+            children.append(child)
+            assert child.stdout is not None
+            port, kilobytes, loaded = child.stdout.readline().rstrip("\n").split(" ")
+            assert loaded == ""
+            assert int(kilobytes) < 150_000
+        target = Target("NODE", "127.0.0.1", int(port))
+        paths = [make_file() for _ in range(24)]
+        assert all(scu.send_files([path], "MR1", target)[0].ok for path in paths)
+        counts = [int(child.communicate("\n", timeout=20)[0]) for child in children]
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+    assert sum(counts) == len(paths)
+    assert all(counts), counts
+
+
+# -- what the logs say -------------------------------------------------------------------------------------------------
+
+
+@needs_dcmtk
+def test_no_attribute_of_the_patient_reaches_a_log(
+    receive: Receive,
+    store: FakeStore,
+    make_file: MakeFile,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    for name in ("pynetdicom", "pydicom", "dicom_node"):
+        caplog.set_level(logging.DEBUG, logger=name)
+    _, target = receive()
+    uid = generate_uid()
+    paths = [make_file(SOPInstanceUID=uid), make_file(SOPInstanceUID=uid), make_file(StudyInstanceUID=None)]
+    scu.send_files(paths, "MR1", target)
+    store.before = disk_full
+    run(STORESCU, "-aec", "NODE", target.host, target.port, make_file(), status=0xA7)
+    status_of(target, paths[2])
+    wait_until(lambda: len([r for r in caplog.records if "released" in r.message]) >= 2)
+    said = caplog.text + "".join(str(vars(r)) for r in caplog.records) + "".join(capfd.readouterr())
+    assert "An instance came again with other bytes" in said
+    for secret in ("SECRET", "PERSON", "19010203"):
+        assert secret not in said
