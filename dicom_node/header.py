@@ -23,7 +23,7 @@ JPIP_HTJ2K_REFERENCED_DEFLATE = "1.2.840.10008.1.2.4.205"
 
 _IMPLICIT = frozenset({ImplicitVRLittleEndian, GE_PRIVATE_IMPLICIT})
 _DEFLATED = frozenset({DeflatedExplicitVRLittleEndian, JPIP_REFERENCED_DEFLATE, JPIP_HTJ2K_REFERENCED_DEFLATE})
-_LARGEST_INFLATED_HEADER = 16 * 2**20  # stops a small deflated dataset from filling the memory
+_LARGEST_INFLATED_HEADER = 4 * 2**20  # stops a small deflated dataset from filling the memory
 
 
 class UnreadableDataset(Permanent):

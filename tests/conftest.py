@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["tests.instances"]
+
 REPOSITORY = Path(__file__).parent.parent
 
 

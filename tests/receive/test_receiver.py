@@ -22,7 +22,8 @@ from dicom_node.receiver import Receiver
 from dicom_node.scp import Peer, ReceivePolicy
 from dicom_node.scu import StorageSCU, Target
 from storage.records import AssociationEnd, ReceivedInstance
-from tests.receive.conftest import MakeFile, Receive, disk_full, unusable
+from tests.instances import MakeFile
+from tests.receive.conftest import Receive, disk_full, unusable
 from tests.receive.fake_store import FakeStore
 
 STORESCU, DCMSEND, ECHOSCU = "/usr/bin/storescu", "/usr/bin/dcmsend", "/usr/bin/echoscu"
