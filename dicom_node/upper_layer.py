@@ -6,8 +6,11 @@ datasets. Everything here leans on the internals of the one version that pyproje
 """
 
 import logging
+import queue
+import select
 import socket
 import socketserver
+import struct
 import threading
 import time
 from contextlib import suppress
@@ -24,6 +27,7 @@ log = logging.getLogger(__name__)
 
 MAXIMUM_PDU_BYTES = 131072  # what we announce: the most that DCMTK sends
 LARGEST_PDU_BYTES = 4 * 2**20  # what we read, since not every peer keeps to what we announce
+POLL_SECONDS = 0.001  # between looks at pynetdicom's queues
 WAITING_CONNECTIONS = 128  # the kernel's queue while all threads are busy
 
 
@@ -42,8 +46,22 @@ class DeadlineSocket(AssociationSocket):
         super().__init__(assoc, **kwargs)
         self._timeout = timeout
         self.opening = b""  # the first bytes of the peer, which say whether it speaks DICOM
+        assoc.dul._run_loop_delay = 0  # `ready` waits instead, and wakes when something comes
         if self.socket is not None:
             self._configure(self.socket)
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is something to read. Waits a moment for it, which is how pynetdicom's thread can rest."""
+        if self.socket is None or not self._is_connected:
+            time.sleep(POLL_SECONDS)
+            return False
+        try:
+            readable, _, _ = select.select([self.socket], [], [], POLL_SECONDS)
+        except (OSError, ValueError):
+            self.event_queue.put("Evt17")  # transport connection closed (PS3.8 table 9-10)
+            return False
+        return bool(readable)
 
     def connect(self, primitive: Any) -> None:
         super().connect(primitive)
@@ -152,14 +170,64 @@ class AcceptedAssociation(QuietAssociation):
             self.abort()
             return
         status, comment = self._service.store(self, msg, str(context.transfer_syntax[0]))
-        response = C_STORE()
-        response.MessageID = response.MessageIDBeingRespondedTo = msg.MessageID
-        response.AffectedSOPClassUID = msg.AffectedSOPClassUID
-        response.AffectedSOPInstanceUID = msg.AffectedSOPInstanceUID
-        response.Status = status
-        if comment:
-            response.ErrorComment = comment
-        self.dimse.send_msg(response, context_id)
+        if self.is_established:
+            # Straight to the socket: the way through pynetdicom's queues costs more than storing the instance.
+            self.dul.socket.send(
+                encode_store_response(
+                    context_id,
+                    msg.MessageID,
+                    str(msg.AffectedSOPClassUID or ""),
+                    str(msg.AffectedSOPInstanceUID or ""),
+                    status,
+                    comment,
+                )
+            )
+
+    def _run_reactor(self) -> None:
+        """Serves requests until the association ends. Waits for messages, where the base class polls for them."""
+        while not self._kill:
+            try:
+                context_id, msg = self.dimse.msg_queue.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                context_id, msg = None, None
+            if msg is not None:
+                self._serve_request(msg, context_id)
+            elif self.is_established and self.acse.is_release_requested():
+                self.acse.send_release(is_response=True)
+                self.is_released = True
+                self.kill()
+            elif self.acse.is_aborted() or not self.dul.is_alive():
+                self.is_aborted = True
+                self.kill()
+            elif self.dul.idle_timer_expired():
+                self.abort()
+
+
+def encode_store_response(
+    context_id: int, message_id: int, sop_class_uid: str, sop_instance_uid: str, status: int, comment: str
+) -> bytes:
+    """A P-DATA-TF PDU (PS3.8 9.3.5) with one C-STORE-RSP command (PS3.7 9.3.1.2), implicit VR little endian."""
+    elements = _command_element(0x0002, _even(sop_class_uid, b"\0"))
+    elements += _command_element(0x0100, struct.pack("<H", 0x8001))  # Command Field: C-STORE-RSP
+    elements += _command_element(0x0120, struct.pack("<H", message_id))
+    elements += _command_element(0x0800, struct.pack("<H", 0x0101))  # Command Data Set Type: none
+    elements += _command_element(0x0900, struct.pack("<H", status))
+    if comment:
+        elements += _command_element(0x0902, _even(comment, b" "))
+    elements += _command_element(0x1000, _even(sop_instance_uid, b"\0"))
+    command = _command_element(0x0000, struct.pack("<I", len(elements))) + elements
+    # PDV: length, presentation context, and "a command, its last fragment" (PS3.8 E.2)
+    pdv = struct.pack(">IBB", len(command) + 2, context_id, 0x03) + command
+    return struct.pack(">BBI", 0x04, 0, len(pdv)) + pdv
+
+
+def _command_element(element: int, value: bytes) -> bytes:
+    return struct.pack("<HHI", 0x0000, element, len(value)) + value
+
+
+def _even(text: str, padding: bytes) -> bytes:
+    value = text.encode("ascii", "replace")
+    return value + padding * (len(value) % 2)
 
 
 class _Handler(RequestHandler):

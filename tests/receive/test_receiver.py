@@ -14,13 +14,17 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import UID, generate_uid
 from pynetdicom import AE
+from pynetdicom.dimse_messages import DIMSEMessage
+from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import split_dataset
+from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.sop_class import CTImageStorage, MRImageStorage, StorageCommitmentPushModel, Verification
 
 from dicom_node import scu
 from dicom_node.receiver import Receiver
 from dicom_node.scp import Peer, ReceivePolicy
 from dicom_node.scu import StorageSCU, Target
+from dicom_node.upper_layer import encode_store_response
 from storage.records import AssociationEnd, ReceivedInstance
 from tests.instances import MakeFile
 from tests.receive.conftest import Receive, disk_full, unusable
@@ -247,6 +251,30 @@ def test_success_comes_only_after_the_store_has_returned(
     thread.start()
     thread.join(10)
     assert answered_early == [False]
+
+
+@pytest.mark.parametrize("comment", ["", "odd", "SOP Class UID of dataset and request differ"])
+def test_a_response_is_what_the_standard_says(comment: str) -> None:
+    """pynetdicom's decoder is the judge."""
+    pdu = P_DATA_TF()
+    pdu.decode(encode_store_response(5, 77, "1.2.840.10008.5.1.4.1.1.4", "1.2.3", 0xA900, comment))
+    message = DIMSEMessage()
+    assert message.decode_msg(pdu.to_primitive())
+    response = message.message_to_primitive()
+    assert isinstance(response, C_STORE)
+    assert response.is_valid_response
+    assert (message.context_id, response.MessageIDBeingRespondedTo, response.Status) == (5, 77, 0xA900)
+    assert (response.AffectedSOPClassUID, response.AffectedSOPInstanceUID) == ("1.2.840.10008.5.1.4.1.1.4", "1.2.3")
+    assert (response.ErrorComment or "") == comment
+    assert message.command_set.CommandGroupLength == len(pdu.presentation_data_value_items[0].data) - 1 - 12
+
+
+def test_responses_do_not_wait_for_a_delayed_acknowledgement(receive: Receive, make_file: MakeFile) -> None:
+    receiver, target = receive()
+    instance = scu.Outgoing.from_file(make_file())
+    with StorageSCU("MR1", target, instance.contexts(), 5):
+        (assoc,) = receiver._acceptor.connections  # type: ignore[union-attr]
+        assert assoc.dul.socket.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 # -- who may associate -------------------------------------------------------------------------------------------------

@@ -1,0 +1,193 @@
+"""Classic MR Image objects (PS3.3 A.4) with headers that say truthfully how an image came to be."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sr.codedict import codes
+from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage
+
+from inference.volume import Affine
+
+LARGEST_STORED = 4095  # 12 bits, as scanners have
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a series is acquired. Times in ms, the flip angle in degrees. `attributes` may add or replace any other."""
+
+    description: str
+    repetition_time: float
+    echo_time: float
+    flip_angle: float
+    scanning_sequence: str
+    sequence_variant: str
+    echo_train_length: int
+    image_type: tuple[str, ...] = ("ORIGINAL", "PRIMARY", "M", "ND")
+    scan_options: str = ""
+    acquisition_type: str = "2D"
+    attributes: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """One volume of a series: `array` is [slice, row, column] in the unit of the quantity, None where it has none."""
+
+    array: NDArray[np.float32]
+    affine: Affine  # (slice, row, column, 1) to LPS mm
+    b_value: float | None = None  # s/mm2
+
+
+@dataclass(frozen=True)
+class Common:
+    """What all instances of a study share."""
+
+    study_instance_uid: str
+    frame_of_reference_uid: str
+    patient_id: str
+    patient_name: str
+    acquired_at: datetime
+    body_part: str
+    manufacturer: str
+    model_name: str
+    field_strength: float  # T
+    study_description: str
+
+
+def write_series(
+    folder: Path, common: Common, protocol: Protocol, number: int, series_instance_uid: str,
+    instance_uids: Sequence[str], stacks: Sequence[Stack], quantity: str | None = None,
+) -> list[Path]:  # fmt: skip
+    """Writes one file per slice and stack into `folder`, in the order of stacks and slices.
+
+    `quantity` "ADC" writes a map in um2/s with its real-world value mapping; otherwise intensities are arbitrary.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    slope = 1.0 if quantity else _slope(stacks)
+    uids = iter(instance_uids)
+    paths: list[Path] = []
+    for stack in stacks:
+        for k in range(stack.array.shape[0]):
+            ds = _instance(common, protocol, number, series_instance_uid, next(uids))
+            ds.InstanceNumber = len(paths) + 1
+            _describe_plane(ds, stack, k)
+            _describe_pixels(ds, stack.array[k] / slope)
+            if stack.b_value is not None:
+                ds.DiffusionBValue = float(stack.b_value)
+                ds.DiffusionDirectionality = "ISOTROPIC" if stack.b_value > 0 else "NONE"
+            if quantity == "ADC":
+                _describe_adc(ds)
+            path = folder / f"{len(paths) + 1:04d}.dcm"
+            ds.save_as(path, enforce_file_format=True)
+            paths.append(path)
+    return paths
+
+
+def _slope(stacks: Sequence[Stack]) -> float:
+    """One intensity scale for all stacks of a series: diffusion weightings must stay comparable."""
+    return max(float(max(stack.array.max() for stack in stacks)) / LARGEST_STORED, 1e-6)
+
+
+def _instance(common: Common, protocol: Protocol, number: int, series_uid: str, instance_uid: str) -> Dataset:
+    ds = Dataset()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = MRImageStorage
+    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = UID(instance_uid)
+    ds.SpecificCharacterSet = "ISO_IR 192"
+    ds.ImageType = list(protocol.image_type)
+    date, time = common.acquired_at.strftime("%Y%m%d"), common.acquired_at.strftime("%H%M%S")
+    ds.StudyDate = ds.SeriesDate = ds.AcquisitionDate = ds.ContentDate = date
+    ds.StudyTime = ds.SeriesTime = ds.AcquisitionTime = ds.ContentTime = time
+    ds.AccessionNumber = ""
+    ds.Modality = "MR"
+    ds.Manufacturer = common.manufacturer
+    ds.ManufacturerModelName = common.model_name
+    ds.ReferringPhysicianName = ""
+    ds.StudyDescription = common.study_description
+    ds.SeriesDescription = ds.ProtocolName = protocol.description
+    ds.PatientName = common.patient_name
+    ds.PatientID = common.patient_id
+    ds.PatientBirthDate = ""
+    ds.PatientSex = "O"
+    ds.BodyPartExamined = common.body_part
+    ds.ScanningSequence = protocol.scanning_sequence
+    ds.SequenceVariant = protocol.sequence_variant
+    ds.ScanOptions = protocol.scan_options or None
+    ds.MRAcquisitionType = protocol.acquisition_type
+    ds.RepetitionTime = protocol.repetition_time
+    ds.EchoTime = protocol.echo_time
+    ds.FlipAngle = protocol.flip_angle
+    ds.EchoTrainLength = protocol.echo_train_length
+    ds.MagneticFieldStrength = common.field_strength
+    ds.PatientPosition = "HFS"
+    ds.StudyInstanceUID = common.study_instance_uid
+    ds.SeriesInstanceUID = series_uid
+    ds.StudyID = "1"
+    ds.SeriesNumber = number
+    ds.AcquisitionNumber = 1
+    ds.Laterality = ""
+    ds.FrameOfReferenceUID = common.frame_of_reference_uid
+    ds.PositionReferenceIndicator = ""
+    for keyword, value in protocol.attributes.items():
+        setattr(ds, keyword, value)
+    return ds
+
+
+def _describe_plane(ds: Dataset, stack: Stack, k: int) -> None:
+    """Image Plane Module (PS3.3 C.7.6.2): positions and directions from the columns of the affine."""
+    steps, origin = stack.affine[:3, :3], stack.affine[:3, 3]
+    along_slice, along_row_index, along_column_index = (float(n) for n in np.linalg.norm(steps, axis=0))
+    # The first direction is that of increasing column index, the second of increasing row index.
+    across, down = steps[:, 2] / along_column_index, steps[:, 1] / along_row_index
+    ds.ImageOrientationPatient = [_decimal(v) for v in (*across, *down)]
+    ds.ImagePositionPatient = [_decimal(v) for v in origin + k * steps[:, 0]]
+    ds.PixelSpacing = [_decimal(along_row_index), _decimal(along_column_index)]
+    ds.SliceThickness = ds.SpacingBetweenSlices = _decimal(along_slice)
+    ds.SliceLocation = _decimal(float(np.dot(ds.ImagePositionPatient, np.cross(across, down))))
+
+
+def _describe_pixels(ds: Dataset, stored: NDArray[np.float32]) -> None:
+    pixels = np.clip(np.rint(stored), 0, 65535).astype("<u2")
+    ds.SamplesPerPixel = 1
+    ds.PhotometricInterpretation = "MONOCHROME2"
+    ds.Rows, ds.Columns = pixels.shape
+    ds.BitsAllocated = ds.BitsStored = 16
+    ds.HighBit = 15
+    ds.PixelRepresentation = 0
+    ds.WindowCenter = _decimal(float(pixels.max()) / 2)
+    ds.WindowWidth = _decimal(max(float(pixels.max()), 1.0))
+    ds.PixelData = pixels.tobytes()
+
+
+def _describe_adc(ds: Dataset) -> None:
+    """Stored values are um2/s: rescale for those who read that, a real-world value mapping for the rest."""
+    ds.RescaleSlope, ds.RescaleIntercept, ds.RescaleType = 1, 0, "um2/s"
+    mapping = Dataset()
+    mapping.RealWorldValueFirstValueMapped, mapping.RealWorldValueLastValueMapped = 0, 65535
+    mapping.RealWorldValueSlope, mapping.RealWorldValueIntercept = 1.0, 0.0
+    mapping.LUTExplanation = mapping.LUTLabel = "ADC"
+    mapping.MeasurementUnitsCodeSequence = [_code(codes.UCUM.SquareMicrometerPerSecond)]
+    quantity = Dataset()
+    quantity.ValueType = "CODE"
+    quantity.ConceptNameCodeSequence = [_code(codes.SCT.Quantity)]
+    quantity.ConceptCodeSequence = [_code(codes.DCM.ApparentDiffusionCoefficient)]
+    mapping.QuantityDefinitionSequence = [quantity]
+    ds.RealWorldValueMappingSequence = [mapping]
+
+
+def _code(code: Any) -> Dataset:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code.value, code.scheme_designator, code.meaning
+    return item
+
+
+def _decimal(value: float) -> float:
+    """As many digits as a decimal string of 16 characters always holds."""
+    return float(f"{value:.9g}") + 0.0
