@@ -132,7 +132,7 @@ def _instance(common: Common, protocol: Protocol, number: int, series_uid: str, 
     ds.StudyID = "1"
     ds.SeriesNumber = number
     ds.AcquisitionNumber = 1
-    ds.Laterality = ""
+    ds.Laterality = "R"
     ds.FrameOfReferenceUID = common.frame_of_reference_uid
     ds.PositionReferenceIndicator = ""
     for keyword, value in protocol.attributes.items():

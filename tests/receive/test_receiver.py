@@ -356,12 +356,11 @@ def test_half_open_connections_block_nobody_and_are_dropped(receive: Receive, ma
             connection.close()
 
 
-def test_connections_are_bounded(receive: Receive, make_file: MakeFile) -> None:
-    receiver, target = receive(maximum_associations=1, request_timeout=0.5)
+def test_connections_are_bounded(receive: Receive, make_file: MakeFile, caplog: pytest.LogCaptureFixture) -> None:
+    receiver, target = receive(maximum_associations=1)
     held = [socket.create_connection((target.host, target.port)) for _ in range(10)]
-    wait_until(lambda: len(receiver._acceptor.connections) == 4)  # type: ignore[union-attr]
-    time.sleep(0.1)
-    assert len(receiver._acceptor.connections) <= 4  # type: ignore[union-attr]
+    wait_until(lambda: len([r for r in caplog.records if r.message.startswith("Too many connections")]) == 6)
+    assert len(receiver._acceptor.connections) == 4  # type: ignore[union-attr]
     for connection in held:
         connection.close()
     wait_until(lambda: not receiver._acceptor.connections)  # type: ignore[union-attr]
