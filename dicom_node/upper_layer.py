@@ -27,7 +27,9 @@ log = logging.getLogger(__name__)
 
 MAXIMUM_PDU_BYTES = 131072  # what we announce: the most that DCMTK sends
 LARGEST_PDU_BYTES = 4 * 2**20  # what we read, since not every peer keeps to what we announce
-POLL_SECONDS = 0.001  # between looks at pynetdicom's queues
+POLL_SECONDS = 0.001  # between looks at pynetdicom's queue of what to send
+ESTABLISHED_POLL_SECONDS = 0.01  # the same while only answers to an echo, or an abort, can be in it
+LOOK_SECONDS = 0.1  # between looks for an association that has timed out
 WAITING_CONNECTIONS = 128  # the kernel's queue while all threads are busy
 
 
@@ -57,7 +59,9 @@ class DeadlineSocket(AssociationSocket):
             time.sleep(POLL_SECONDS)
             return False
         try:
-            readable, _, _ = select.select([self.socket], [], [], POLL_SECONDS)
+            established = self.assoc.is_acceptor and self.assoc.dul.state_machine.current_state == "Sta6"
+            wait = ESTABLISHED_POLL_SECONDS if established else POLL_SECONDS
+            readable, _, _ = select.select([self.socket], [], [], wait)
         except (OSError, ValueError):
             self.event_queue.put("Evt17")  # transport connection closed (PS3.8 table 9-10)
             return False
@@ -118,6 +122,18 @@ class QuietAssociation(Association):
             self.bind(event, evt.get_default_handler(event))
 
 
+class _WakingQueue(queue.Queue[Any]):
+    """Tells the thread that waits for messages that there is something else to look at."""
+
+    def __init__(self, messages: queue.Queue[Any]) -> None:
+        super().__init__()
+        self._messages = messages
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        super().put(item, block, timeout)
+        self._messages.put((None, None))
+
+
 class AcceptedAssociation(QuietAssociation):
     """An association that a peer requested of us."""
 
@@ -125,6 +141,7 @@ class AcceptedAssociation(QuietAssociation):
         super().__init__(ae, MODE_ACCEPTOR)
         self._service = service
         self.session: Any = None  # whatever the service keeps for this association
+        self.dul.to_user_queue = _WakingQueue(self.dimse.msg_queue)
         self.bind(evt.EVT_REQUESTED, self._requested)
         self.bind(evt.EVT_CONN_CLOSE, self._closed)
 
@@ -187,7 +204,7 @@ class AcceptedAssociation(QuietAssociation):
         """Serves requests until the association ends. Waits for messages, where the base class polls for them."""
         while not self._kill:
             try:
-                context_id, msg = self.dimse.msg_queue.get(timeout=POLL_SECONDS)
+                context_id, msg = self.dimse.msg_queue.get(timeout=LOOK_SECONDS)
             except queue.Empty:
                 context_id, msg = None, None
             if msg is not None:
