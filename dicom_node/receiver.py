@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 # Connections that have not been admitted yet may outnumber associations by this factor before new ones are closed.
 CONNECTIONS_PER_ASSOCIATION = 4
 GRACE_SECONDS = 5.0
+ABORT_SECONDS = 1.0  # for the peer to hear of it
 
 
 class Receiver:
@@ -85,9 +86,15 @@ class Receiver:
             time.sleep(0.05)
         remaining = acceptor.connections
         for assoc in remaining:
-            assoc.abort(block=False)
+            if assoc.is_established:
+                assoc.abort(block=False)
+        deadline = time.monotonic() + ABORT_SECONDS
         for assoc in remaining:
-            assoc.join(timeout=2.0)
+            if assoc.is_established:
+                assoc.join(timeout=max(0.0, deadline - time.monotonic()))
+            assoc.cut()
+        for assoc in remaining:
+            assoc.join(timeout=ABORT_SECONDS)
         if self._thread is not None:
             self._thread.join()
         log.info("Stopped listening; %d connections were cut", len(remaining), extra=fields("receive"))

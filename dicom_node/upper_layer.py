@@ -171,6 +171,13 @@ class AcceptedAssociation(QuietAssociation):
         self.acse.send_reject(result, source, diagnostic)
         self.kill()
 
+    def cut(self) -> None:
+        """Closes the connection under whatever the association is doing. Its thread ends soon after."""
+        connection = self.dul.socket.socket
+        if connection is not None:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
     def _requested(self, event: evt.Event) -> None:
         try:
             self._service.requested(self)

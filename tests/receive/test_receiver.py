@@ -419,6 +419,26 @@ def test_stop_cuts_what_does_not_end(store: FakeStore, make_file: MakeFile) -> N
     assert not scu.echo("MR1", target, timeout=1).ok
 
 
+def test_stop_is_not_held_up_by_half_a_pdu(store: FakeStore, make_file: MakeFile) -> None:
+    before = set(threading.enumerate())
+    receiver = Receiver(ReceivePolicy("NODE", "127.0.0.1", 0), store, "receive-0")
+    receiver.start()
+    target = Target("NODE", "127.0.0.1", receiver.port)
+    instance = scu.Outgoing.from_file(make_file())
+    client = StorageSCU("MR1", target, instance.contexts(), 5).__enter__()
+    assert client._assoc is not None
+    client._assoc.dul.socket.socket.sendall(b"\x04\x00\x00\x00\x40\x00half an image")
+    with socket.create_connection((target.host, target.port)) as half_open:
+        half_open.sendall(b"\x01\x00\x00\x00\x01\x00half a request")
+        wait_until(lambda: len(receiver._acceptor.connections) == 2)  # type: ignore[union-attr]
+        time.sleep(0.1)
+        start = time.monotonic()
+        receiver.stop(grace=0.1)
+        assert time.monotonic() - start < 4
+    client._assoc.abort()
+    wait_until(lambda: not set(threading.enumerate()) - before)
+
+
 def test_run_ends_with_its_event(store: FakeStore) -> None:
     receiver, stop = Receiver(ReceivePolicy("NODE", "127.0.0.1", 0), store, "receive-0"), threading.Event()
     thread = threading.Thread(target=receiver.run, args=(stop,))
