@@ -1,0 +1,50 @@
+"""SEG and SR of a synthetic oblique series: same UIDs on repetition, masks and names read back."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dicom_node.objects.build import ObjectContext, build_objects
+from dicom_node.objects.outline import outline
+from tests.objects.sources import findings, read, write_oblique
+
+
+def test_outline_is_exact_on_pixel_edges() -> None:
+    mask = np.zeros((5, 6), bool)
+    mask[1:3, 2:5] = True
+    assert outline(mask).tolist() == [[2, 1], [5, 1], [5, 3], [2, 3], [2, 1]]
+
+
+@pytest.mark.parametrize(
+    ("name", "charset"),
+    [("Müller^Änne", "ISO_IR 100"), ("Yamada^Tarou=山田^太郎", ["", "ISO 2022 IR 87"]), ("김^희중", "ISO_IR 192")],
+)
+def test_masks_and_names_read_back(tmp_path: Path, name: str, charset: str | list[str]) -> None:
+    found = findings(read(write_oblique(tmp_path, name, charset)))
+    context = ObjectContext("NODE", "seed")
+    (kind, seg), (_, sr) = build_objects(found, context)
+    assert kind == "SEG"
+    assert str(seg.PatientName) == str(sr.PatientName) == name
+    again = build_objects(found, context)
+    assert [ds.SOPInstanceUID for _, ds in again] == [seg.SOPInstanceUID, sr.SOPInstanceUID]
+    masks = np.zeros((len(found.segments), *found.source.array.shape), bool)
+    slices = {frame.sop_instance_uid: k for k, frame in enumerate(found.source.frames)}
+    for frame, pixels in zip(seg.PerFrameFunctionalGroupsSequence, seg.pixel_array, strict=True):
+        number = frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+        k = slices[frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID]
+        masks[number - 1, k] = pixels
+        position = np.array(frame.PlanePositionSequence[0].ImagePositionPatient, float)
+        assert np.allclose(position, found.source.geometry.to_lps(np.array([[k, 0, 0]], float))[0], atol=1e-3)
+    for mask, segment in zip(masks, found.segments, strict=True):
+        assert np.array_equal(mask, segment.mask)
+        assert not np.array_equal(mask[:, :, ::-1], segment.mask)
+
+
+def test_nothing_found_is_reported(tmp_path: Path) -> None:
+    found = findings(read(write_oblique(tmp_path, "A^B", "ISO_IR 100")), segments=())
+    ((kind, sr),) = build_objects(found, ObjectContext("NODE", "seed"))
+    assert kind == "SR"
+    texts = [item.TextValue for item in sr.ContentSequence if item.ValueType == "TEXT"]
+    assert texts[0] == "RESEARCH - not for diagnosis"
+    assert texts[1].startswith("No finding")
