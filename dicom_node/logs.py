@@ -2,12 +2,21 @@
 
 import logging
 import sys
+import traceback
 from typing import Any
+
+from storage.errors import NodeError
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 
 class _Formatter(logging.Formatter):
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - the name logging calls
+        """Frames and type, but the message only of our own errors: a library's may quote the patient's attributes."""
+        kind, error, trace = ei
+        message = str(error) if isinstance(error, NodeError) else "(message withheld)"
+        return "".join(traceback.format_tb(trace)) + f"{kind.__name__}: {message}"
+
     def format(self, record: logging.LogRecord) -> str:
         line = super().format(record)
         fields = {k: v for k, v in record.__dict__.items() if k not in _STANDARD}

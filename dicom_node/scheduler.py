@@ -21,6 +21,7 @@ from storage.studies import Studies
 log = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 1.0
+DELIVERY_STALLED_AFTER = timedelta(minutes=15)  # a claimed delivery sends no heartbeat
 
 
 class Scheduler:
@@ -98,7 +99,7 @@ class Scheduler:
         try:
             for job in self._jobs.release_stalled(now - self._stalled_after, self._maximum_job_attempts, now):
                 log.warning("A job's worker fell silent: %s", job.state, extra=fields("stalled", job=job.id))
-            self._deliveries.release_stalled(now - self._stalled_after, now)
+            self._deliveries.release_stalled(now - DELIVERY_STALLED_AFTER, now)
         except Retriable as error:
             log.warning("Stalled work is released later: %s", error, extra=fields("stalled"))
 

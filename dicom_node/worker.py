@@ -8,7 +8,8 @@ enqueued in the one transaction that ends the job, nothing is sent twice.
 import logging
 import os
 import shutil
-import signal
+import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -18,14 +19,17 @@ from pathlib import Path
 
 import typer
 
+from dicom_node.app import applications, objects_dir, open_stores
 from dicom_node.backoff import Backoff
 from dicom_node.logs import configure, fields
+from dicom_node.notify import notify
 from dicom_node.objects.build import ObjectContext, Predecessor, build_objects
-from dicom_node.process import announce_ready, die_with_parent, stop_on_signals
+from dicom_node.process import die_with_parent, hold, stop_on_signals
 from dicom_node.routing import ConfiguredApplication
-from inference.application import Application, SeriesInput, load_application
-from inference.engine import Engine
-from storage.errors import InputRefused, ModelRefused, NodeError, Permanent
+from dicom_node.settings import load
+from inference.application import Application, Progress, SeriesInput, load_application
+from inference.engine import Engine, resolve_devices
+from storage.errors import ModelRefused, NodeError, Permanent
 from storage.files import write_durable
 from storage.instances import InstanceStore
 from storage.jobs import Jobs
@@ -34,6 +38,7 @@ from storage.records import Job, JobState, NewObject
 log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 0.5
+RETRY_SECONDS = 5.0
 EXIT_TIMED_OUT = 75  # EX_TEMPFAIL: the supervisor starts a fresh process
 
 
@@ -199,6 +204,58 @@ class Worker:
 
 def _reason(error: Exception) -> str:
     """What the operator and the timeline are told. Foreign exceptions may quote attributes of the patient."""
-    if isinstance(error, InputRefused | ModelRefused | NodeError):
+    if isinstance(error, NodeError):
         return str(error)
     return f"unexpected {type(error).__name__}; see the worker's log"
+
+
+def _log_progress(job: Job) -> Progress:
+    def progress(what: str, fraction: float) -> None:
+        log.info("%s (%.0f %%)", what, 100 * fraction, extra=fields("work", job=job.id))
+
+    return progress
+
+
+def main(
+    device: str = typer.Option("cpu", help="The device this worker owns."),
+    config: Path | None = typer.Option(None, help="The node's TOML file."),
+    list_devices: str | None = typer.Option(None, help="Print the devices this setting means, and end."),
+) -> None:
+    """One worker process of the node. `dicom-node work` starts one for each device."""
+    if list_devices is not None:
+        try:
+            print(*resolve_devices(list_devices), sep="\n")
+        except NodeError as error:
+            print(error, file=sys.stderr)
+            raise typer.Exit(1) from None
+        return
+    configure(f"work-{device}")
+    settings = load(config)
+    stores = open_stores(settings)
+    name = f"{socket.gethostname()}/work-{device}"
+    stores.jobs.release_worker(name, "its worker was restarted", settings.work.maximum_attempts)
+    worker = Worker(
+        name=name,
+        engine=Engine(device),
+        jobs=stores.jobs,
+        instances=stores.instances,
+        applications={a.name: a for a in applications(settings)},
+        objects_dir=objects_dir(settings),
+        ae_title=settings.node.ae_title,
+        backoff=Backoff(RETRY_SECONDS, RETRY_SECONDS * 8, settings.work.maximum_attempts),
+        heartbeat_seconds=settings.work.heartbeat_seconds,
+        job_timeout_seconds=settings.work.job_timeout_seconds,
+    )
+    die_with_parent()
+    stop = stop_on_signals()
+    thread = threading.Thread(target=worker.run, args=(stop,), name="work", daemon=True)
+    thread.start()
+    notify("READY=1")
+    hold(stop, thread.is_alive)
+    # A job may have minutes to go inside torch, which no signal interrupts: give it back and end now.
+    stores.jobs.release_worker(name, "the node was stopped", settings.work.maximum_attempts)
+    os._exit(0 if stop.is_set() else 1)
+
+
+if __name__ == "__main__":
+    typer.run(main)

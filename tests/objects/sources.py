@@ -88,7 +88,7 @@ def blobs(volume: Volume) -> tuple[Segment, ...]:
                 tracking_id=f"Mass {n}",
                 tracking_uid=f"2.25.{1000 + n}",
                 measurements=(Measurement(VOLUME, cm3, CM3),),
-            )  # fmt: skip
+            )
         )
     return tuple(segments)
 

@@ -1,0 +1,162 @@
+"""The composition root: settings in, wired roles out. Everything that is built is built here (the worker's own part,
+which needs torch, in `dicom_node.worker`)."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from dicom_node.backoff import Backoff
+from dicom_node.catalogue import configured_applications
+from dicom_node.completion import CompletionRule
+from dicom_node.destinations.base import Destination
+from dicom_node.destinations.dimse import DimseDestination
+from dicom_node.dispatcher import Dispatcher
+from dicom_node.receiver import Receiver
+from dicom_node.routing import ConfiguredApplication
+from dicom_node.scheduler import Scheduler
+from dicom_node.scp import Peer, ReceivePolicy
+from dicom_node.settings import DestinationSettings, Settings
+from dicom_node.supervisor import Role
+from inference.binding import feeds_inputs
+from storage.database import Database
+from storage.deliveries import Deliveries
+from storage.instances import InstanceStore
+from storage.jobs import Jobs
+from storage.studies import Studies
+
+RELEASED_SHARE = 1 / 3  # of the quiet period, where `released_seconds` is not configured
+MISSED_HEARTBEATS = 6
+
+
+@dataclass(frozen=True)
+class Stores:
+    """What every role reads and writes."""
+
+    database: Database
+    instances: InstanceStore
+    studies: Studies
+    jobs: Jobs
+    deliveries: Deliveries
+
+
+def open_stores(settings: Settings, upgrade: bool = False) -> Stores:
+    """Opens the database and the folder of instances. Raises Permanent when the schema is older, unless `upgrade`."""
+    settings.node.data_dir.mkdir(parents=True, exist_ok=True)
+    database = Database(settings.database_url)
+    if upgrade:
+        database.upgrade()
+    else:
+        database.check_current()
+    return Stores(
+        database=database,
+        instances=InstanceStore(database, settings.node.data_dir / "instances", feeds_inputs),
+        studies=Studies(database),
+        jobs=Jobs(database),
+        deliveries=Deliveries(database),
+    )
+
+
+def objects_dir(settings: Settings) -> Path:
+    return settings.node.data_dir / "objects"
+
+
+def receive_policy(settings: Settings) -> ReceivePolicy:
+    return ReceivePolicy(
+        ae_title=settings.node.ae_title,
+        host=settings.receive.host,
+        port=settings.receive.port,
+        peers=tuple(Peer(p.ae_title, p.host) for p in settings.peers),
+        maximum_associations=settings.receive.maximum_associations,
+        network_timeout=settings.receive.network_timeout_seconds,
+    )
+
+
+def build_receiver(settings: Settings, stores: Stores, index: int) -> Receiver:
+    return Receiver(receive_policy(settings), stores.instances, f"receive-{index}")
+
+
+def completion_rule(settings: Settings) -> CompletionRule:
+    quiet = settings.completion.quiet_seconds
+    return CompletionRule(
+        quiet=quiet,
+        released=settings.completion.released_seconds or quiet * RELEASED_SHARE,
+        maximum_age=settings.completion.maximum_age_seconds,
+    )
+
+
+def build_scheduler(settings: Settings, stores: Stores) -> Scheduler:
+    return Scheduler(
+        studies=stores.studies,
+        instances=stores.instances,
+        jobs=stores.jobs,
+        deliveries=stores.deliveries,
+        rule=completion_rule(settings),
+        applications=applications(settings),
+        stalled_after=timedelta(seconds=settings.work.heartbeat_seconds * MISSED_HEARTBEATS),
+        maximum_job_attempts=settings.work.maximum_attempts,
+    )
+
+
+def build_dispatcher(settings: Settings, stores: Stores) -> Dispatcher:
+    return Dispatcher(
+        deliveries=stores.deliveries,
+        destinations=[build_destination(d, settings) for d in settings.destinations],
+        backoff=Backoff(
+            first=settings.dispatch.first_retry_seconds,
+            longest=settings.dispatch.longest_retry_seconds,
+            attempts=settings.dispatch.maximum_attempts,
+        ),
+    )
+
+
+def build_destination(destination: DestinationSettings, settings: Settings) -> Destination:
+    return DimseDestination(
+        name=destination.name,
+        calling_ae_title=settings.node.ae_title,
+        ae_title=destination.ae_title,
+        host=destination.host,
+        port=destination.port,
+        timeout=settings.dispatch.timeout_seconds,
+    )
+
+
+def applications(settings: Settings) -> tuple[ConfiguredApplication, ...]:
+    return configured_applications(settings.applications)
+
+
+def worker_roles(settings: Settings, config: Path | None) -> list[Role]:
+    """One worker process for each device. Asks a process of its own which there are, since that loads torch."""
+    listing = subprocess.run(
+        [sys.executable, "-m", "dicom_node.worker", "--list-devices", settings.work.devices],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if listing.returncode != 0:
+        from dicom_node.errors import ConfigurationError
+
+        raise ConfigurationError([f"work.devices = {settings.work.devices!r}: {listing.stderr.strip()}"])
+    return [
+        Role(f"work-{device}", ("dicom_node.worker", "--device", device, *_config_arguments(config)))
+        for device in listing.stdout.split()
+    ]
+
+
+def receive_roles(settings: Settings, config: Path | None) -> list[Role]:
+    return [
+        Role(f"receive-{i}", ("dicom_node.cli", "receive", "--index", str(i), *_config_arguments(config)))
+        for i in range(settings.receive.processes)
+    ]
+
+
+def all_roles(settings: Settings, config: Path | None) -> Sequence[Role]:
+    """In the order of starting: what takes work in comes last, and stops first."""
+    own = [Role(name, ("dicom_node.cli", name, *_config_arguments(config))) for name in ("dispatch", "schedule")]
+    return [own[0], *worker_roles(settings, config), own[1], *receive_roles(settings, config)]
+
+
+def _config_arguments(config: Path | None) -> tuple[str, ...]:
+    return () if config is None else ("--config", str(config.resolve()))

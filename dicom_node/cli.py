@@ -1,0 +1,266 @@
+"""The `dicom-node` command. Commands are thin: they read the settings, ask `app` for the parts, and print."""
+
+import json
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from dicom_node import app as wiring
+from dicom_node import views
+from dicom_node.errors import ConfigurationError
+from dicom_node.logs import configure
+from dicom_node.process import run_role
+from dicom_node.settings import Settings, find_config
+from dicom_node.settings import load as load_settings
+from dicom_node.supervisor import Role, Supervisor
+from storage.database import Database
+from storage.errors import NodeError
+from storage.records import Study, StudyState
+
+cli = typer.Typer(
+    name="dicom-node",
+    help="A DICOM-native AI node: scanners push studies, the PACS receives segmentations and structured reports.\n\n"
+    "Start with `dicom-node demo`, or write a node.toml, check it with `dicom-node check-config` and start "
+    "`dicom-node run`.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+database = typer.Typer(help="The database's schema.", no_args_is_help=True)
+cli.add_typer(database, name="db")
+console = Console()
+errors = Console(stderr=True)
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", "-c", help="The TOML file. Default: $DICOM_NODE_CONFIG, ./node.toml, config/node.toml, "
+        "/etc/dicom-node/node.toml, else built-in defaults."
+    ),
+]  # fmt: skip
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+StudyUID = Annotated[str, typer.Argument(help="Study Instance UID.")]
+
+NODE = "Node"
+OPERATE = "Operate"
+TRY = "Try out"
+
+
+def main() -> None:
+    """Entry point: errors of ours are one clear message, without a traceback."""
+    try:
+        cli()
+    except ConfigurationError as error:
+        errors.print("[bold red]The configuration cannot be used:[/]")
+        for mistake in error.mistakes:
+            errors.print(f"  • {escape(mistake)}", highlight=False)
+        sys.exit(2)
+    except NodeError as error:
+        errors.print(f"[bold red]{escape(str(error))}[/]", highlight=False)
+        sys.exit(1)
+
+
+def _load(config: Path | None) -> tuple[Settings, Path | None]:
+    path = config or find_config()
+    return load_settings(path), path
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _supervise(roles: Sequence[Role]) -> None:
+    raise typer.Exit(Supervisor(roles).run())
+
+
+# -- the node --------------------------------------------------------------------------------------------------------
+
+
+@cli.command(rich_help_panel=NODE)
+def run(config: Config = None) -> None:
+    """Run the whole node: receive, schedule, work and dispatch under one supervisor."""
+    settings, path = _load(config)
+    configure("run")
+    stores = wiring.open_stores(settings, upgrade=True)
+    stores.database.close()
+    _supervise(wiring.all_roles(settings, path))
+
+
+@cli.command(rich_help_panel=NODE)
+def receive(
+    config: Config = None,
+    index: Annotated[int | None, typer.Option(help="Run only this one of `receive.processes`.", hidden=True)] = None,
+) -> None:
+    """Listen for C-ECHO and C-STORE; store durably, then answer."""
+    settings, path = _load(config)
+    if index is None and settings.receive.processes > 1:
+        configure("receive")
+        _supervise(wiring.receive_roles(settings, path))
+    configure("receive")
+    stores = wiring.open_stores(settings, upgrade=index is None)
+    receiver = wiring.build_receiver(settings, stores, index or 0)
+
+    def prepare() -> None:
+        if not index:  # one process looks for what a crash left unindexed
+            stores.instances.reindex()
+        receiver.start()
+
+    raise typer.Exit(run_role(receiver.run, prepare))
+
+
+@cli.command(rich_help_panel=NODE)
+def schedule(config: Config = None) -> None:
+    """Decide which studies are complete and route them to the applications."""
+    settings, _ = _load(config)
+    configure("schedule")
+    raise typer.Exit(run_role(wiring.build_scheduler(settings, wiring.open_stores(settings)).run))
+
+
+@cli.command(rich_help_panel=NODE)
+def work(config: Config = None) -> None:
+    """Run the applications: one worker process for each device."""
+    settings, path = _load(config)
+    configure("work")
+    _supervise(wiring.worker_roles(settings, path))
+
+
+@cli.command(rich_help_panel=NODE)
+def dispatch(config: Config = None) -> None:
+    """Send the results to their destinations."""
+    settings, _ = _load(config)
+    configure("dispatch")
+    raise typer.Exit(run_role(wiring.build_dispatcher(settings, wiring.open_stores(settings)).run))
+
+
+# -- operate ---------------------------------------------------------------------------------------------------------
+
+
+@cli.command("check-config", rich_help_panel=OPERATE)
+def check_config(
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check the configuration and every model folder it names; report all mistakes together."""
+    settings, path = _load(config)
+    applications = wiring.applications(settings)
+    broken = [f"applications: {a.name}: {a.problem}" for a in applications if a.manifest is None]
+    if as_json:
+        _print_json({"file": path and str(path), "mistakes": broken, "settings": settings.model_dump(mode="json")})
+    if broken:
+        raise ConfigurationError(broken)
+    if as_json:
+        return
+    console.print(f"[green]The configuration is good:[/] {path or 'built-in defaults'}")
+    console.print(f"  listens as {settings.node.ae_title} on {settings.receive.host}:{settings.receive.port}")
+    console.print(f"  accepts {', '.join(p.ae_title for p in settings.peers) or 'any peer (no [[peers]] are named)'}")
+    for application in applications:
+        console.print(f"  {application.name} → {', '.join(application.destinations)}")
+    if not applications:
+        console.print("  [yellow]no application is configured: studies are stored and nothing is computed[/]")
+
+
+@cli.command(rich_help_panel=OPERATE)
+def studies(
+    config: Config = None,
+    as_json: AsJson = False,
+    state: Annotated[StudyState | None, typer.Option(help="Only studies in this state.")] = None,
+    limit: Annotated[int, typer.Option(help="At most this many, newest first.")] = 100,
+) -> None:
+    """List the studies: state, revision, and why."""
+    settings, _ = _load(config)
+    found = wiring.open_stores(settings).studies.list(state=state, limit=limit)
+    if as_json:
+        _print_json([views.plain(study) for study in found])
+    else:
+        console.print(views.studies_table(found))
+
+
+@cli.command(rich_help_panel=OPERATE)
+def study(uid: StudyUID, config: Config = None, as_json: AsJson = False) -> None:
+    """Show one study: its timeline with durations and reasons, its series, jobs, objects and deliveries."""
+    detail, _ = _detail(config, uid)
+    if as_json:
+        _print_json(detail)
+    else:
+        console.print(views.study_view(detail))
+
+
+@cli.command(rich_help_panel=OPERATE)
+def explain(uid: StudyUID, config: Config = None, as_json: AsJson = False) -> None:
+    """Say why a study is complete, what each series is, and which series fed which input or why not."""
+    detail, stores = _detail(config, uid)
+    routing = stores.studies.routing(uid)
+    if as_json:
+        keys = ("study_instance_uid", "state", "revision", "reason")
+        completion = [e for e in detail["timeline"] if e["stage"] == "complete"]
+        _print_json({**{k: detail[k] for k in keys}, "completion": completion, "routing": routing})
+    else:
+        console.print(views.explain_view(detail, routing))
+
+
+@cli.command(rich_help_panel=OPERATE)
+def jobs(
+    config: Config = None,
+    as_json: AsJson = False,
+    failed: Annotated[bool, typer.Option("--failed", help="Only what needs an operator: dead letters.")] = False,
+) -> None:
+    """List the jobs and their deliveries, dead letters included."""
+    settings, _ = _load(config)
+    stores = wiring.open_stores(settings)
+    listed = views.jobs_with_deliveries(stores.jobs.list(), stores.deliveries.list())
+    if failed:
+        listed = [j for j in listed if j["state"] == "FAILED" or any(d["state"] == "FAILED" for d in j["deliveries"])]
+    if as_json:
+        _print_json(listed)
+    else:
+        console.print(views.jobs_table(listed))
+
+
+@cli.command(rich_help_panel=OPERATE)
+def retry(
+    config: Config = None,
+    study: Annotated[str | None, typer.Option(help="Only this study; one that was ignored is routed again.")] = None,
+    job: Annotated[int | None, typer.Option(help="Only this job.")] = None,
+    delivery: Annotated[int | None, typer.Option(help="Only this delivery.")] = None,
+) -> None:
+    """Queue again what failed for good: jobs and deliveries, all of them or the named ones."""
+    settings, _ = _load(config)
+    stores = wiring.open_stores(settings)
+    if job is not None or delivery is not None:
+        chosen_jobs = [job] if job is not None else []
+        chosen_deliveries = [delivery] if delivery is not None else []
+    else:
+        chosen_jobs = [j.id for j in stores.jobs.list(study=study) if views.is_dead(j)]
+        chosen_deliveries = [d.id for d in stores.deliveries.list(study=study) if views.is_dead(d)]
+    queued = sum(stores.jobs.retry(i) for i in chosen_jobs)
+    sent = sum(stores.deliveries.retry(i) for i in chosen_deliveries)
+    routed = study is not None and stores.studies.reroute(study)
+    console.print(
+        f"Queued again: {queued} job(s), {sent} delivery(ies){'; the study is routed again' if routed else ''}"
+    )
+    if not (queued or sent or routed):
+        raise typer.Exit(1)
+
+
+@database.command("upgrade")
+def upgrade(config: Config = None) -> None:
+    """Bring the database's schema to this version."""
+    settings, _ = _load(config)
+    settings.node.data_dir.mkdir(parents=True, exist_ok=True)
+    Database(settings.database_url).upgrade()
+    console.print("The database is up to date")
+
+
+def _detail(config: Path | None, uid: str) -> tuple[views.Plain, wiring.Stores]:
+    settings, _ = _load(config)
+    stores = wiring.open_stores(settings)
+    found: Study | None = stores.studies.get(uid)
+    if found is None:
+        raise NodeError(f"There is no study {uid} here; `dicom-node studies` lists those there are")
+    return views.study_detail(found, stores.studies, stores.instances, stores.jobs, stores.deliveries), stores

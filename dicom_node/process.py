@@ -1,0 +1,66 @@
+"""How a role lives in a process of its own: signals, readiness, watchdog, and dying with its supervisor."""
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+
+from dicom_node.logs import fields
+from dicom_node.notify import notify, watchdog_interval
+
+log = logging.getLogger(__name__)
+
+SUPERVISOR_VARIABLE = "DICOM_NODE_SUPERVISOR"
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Asks Linux for SIGTERM when the supervisor ends, even by SIGKILL: no orphan may hold the port or a job."""
+    supervisor = os.environ.get(SUPERVISOR_VARIABLE)
+    if supervisor is None or not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != int(supervisor):  # it ended before the request was in place
+        sys.exit(1)
+
+
+def stop_on_signals() -> threading.Event:
+    """An event that SIGTERM and SIGINT set."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def run_role(work: Callable[[threading.Event], None], prepare: Callable[[], None] | None = None) -> int:
+    """Runs `work(stop)` in a thread until a signal comes. Returns the exit status: 1 when `work` ended by itself.
+
+    `prepare` runs first, and readiness is announced after it. The watchdog is fed only while `work` is alive.
+    """
+    die_with_parent()
+    stop = stop_on_signals()
+    if prepare is not None:
+        prepare()
+    thread = threading.Thread(target=work, args=(stop,), name="role")
+    thread.start()
+    notify("READY=1")
+    hold(stop, thread.is_alive)
+    died = not stop.is_set()
+    if died:
+        log.error("The role ended unexpectedly", extra=fields("role"))
+    stop.set()
+    notify("STOPPING=1")
+    thread.join()
+    return 1 if died else 0
+
+
+def hold(stop: threading.Event, alive: Callable[[], bool]) -> None:
+    """Waits for `stop`, feeding the watchdog, or returns as soon as `alive` says no."""
+    interval = watchdog_interval()
+    pause = min(1.0, interval / 2) if interval else 1.0
+    while alive() and not stop.wait(pause):
+        if interval:
+            notify("WATCHDOG=1")

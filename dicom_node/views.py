@@ -1,0 +1,188 @@
+"""What the operator sees of studies and jobs: one plain structure each, printed as JSON or drawn as tables."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from storage.deliveries import Deliveries
+from storage.instances import InstanceStore
+from storage.jobs import Jobs
+from storage.records import Delivery, DeliveryState, Job, JobState, Study
+from storage.studies import Studies
+
+Plain = dict[str, Any]
+
+_COLORS = {
+    **dict.fromkeys(("ROUTED", "SUCCEEDED", "SENT", "COMMITTED"), "green"),
+    **dict.fromkeys(("RECEIVING", "COMPLETE", "RUNNING", "SENDING", "QUEUED"), "cyan"),
+    **dict.fromkeys(("RETRYING", "IGNORED", "CANCELLED"), "yellow"),
+    "FAILED": "bold red",
+}
+
+
+def plain(value: Any) -> Any:
+    """Records to JSON values: times in ISO 8601, paths as text."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {k: plain(v) for k, v in asdict(value).items()}
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def study_detail(
+    study: Study, studies: Studies, instances: InstanceStore, jobs: Jobs, deliveries: Deliveries
+) -> Plain:
+    """Every instance, series, job, object and delivery of a study, and its timeline."""
+    uid = study.study_instance_uid
+    series = instances.series(uid)
+    return {
+        **plain(study),
+        "instances": [plain(i) for s in series for i in s.instances],
+        "series": [
+            {"series_instance_uid": s.series_instance_uid, "modality": s.modality, "instances": len(s.instances)}
+            for s in series
+        ],
+        "jobs": [plain(j) for j in jobs.list(study=uid)],
+        "objects": [plain(o) for o in jobs.objects(uid)],
+        "deliveries": [delivery_plain(d) for d in deliveries.list(study=uid)],
+        "timeline": [plain(e) for e in studies.events(uid)],
+    }
+
+
+def delivery_plain(delivery: Delivery) -> Plain:
+    result: Plain = plain(delivery)
+    target = result.pop("object")
+    return {
+        **result,
+        "job_id": target["job_id"],
+        "kind": target["kind"],
+        "study_instance_uid": target["study_instance_uid"],
+        "sop_instance_uid": target["sop_instance_uid"],
+    }
+
+
+def jobs_with_deliveries(jobs: Sequence[Job], deliveries: Sequence[Delivery]) -> list[Plain]:
+    by_job: dict[int, list[Plain]] = {}
+    for delivery in deliveries:
+        by_job.setdefault(delivery.object.job_id, []).append(delivery_plain(delivery))
+    return [{**plain(job), "deliveries": by_job.get(job.id, [])} for job in jobs]
+
+
+def state_text(state: str) -> Text:
+    return Text(state, style=_COLORS.get(state, ""))
+
+
+def studies_table(studies: Sequence[Study]) -> Table:
+    table = Table("Study Instance UID", "State", "Rev", "Instances", "Last received", "Reason", header_style="bold")
+    for study in studies:
+        table.add_row(
+            study.study_instance_uid,
+            state_text(study.state),
+            str(study.revision),
+            str(study.instances),
+            f"{study.last_received_at:%Y-%m-%d %H:%M:%S}",
+            study.reason,
+        )
+    return table
+
+
+def jobs_table(jobs: Sequence[Plain]) -> Table:
+    table = Table("Job", "Application", "Study Instance UID", "Rev", "State", "Attempts", "Why", header_style="bold")
+    for job in jobs:
+        table.add_row(
+            str(job["id"]),
+            job["application"],
+            job["study_instance_uid"],
+            str(job["revision"]),
+            state_text(job["state"]),
+            str(job["attempts"]),
+            job["reason"],
+        )
+        for delivery in job["deliveries"]:
+            table.add_row(
+                f"  ↳ {delivery['id']}",
+                f"{delivery['kind']} → {delivery['destination']}",
+                "",
+                "",
+                state_text(delivery["state"]),
+                str(delivery["attempts"]),
+                delivery["reason"],
+            )
+    return table
+
+
+def timeline_table(detail: Plain) -> Table:
+    """Each step with the time since the one before."""
+    table = Table("Time (UTC)", "+ s", "Rev", "Step", "What", header_style="bold", title="Timeline")
+    previous: datetime | None = None
+    for event in detail["timeline"]:
+        at = datetime.fromisoformat(event["at"])
+        since = "" if previous is None else f"{(at - previous).total_seconds():.1f}"
+        style = "yellow" if event["stage"] == "warning" else ""
+        table.add_row(f"{at:%H:%M:%S}", since, str(event["revision"]), event["stage"], event["text"], style=style)
+        previous = at
+    return table
+
+
+def study_view(detail: Plain) -> RenderableType:
+    series = Table("Series Instance UID", "Modality", "Instances", header_style="bold", title="Series")
+    for s in detail["series"]:
+        series.add_row(s["series_instance_uid"], s["modality"], str(s["instances"]))
+    objects = Table("Kind", "SOP Instance UID", "Destination", "State", "Why", header_style="bold", title="Results")
+    for delivery in detail["deliveries"]:
+        objects.add_row(
+            delivery["kind"],
+            delivery["sop_instance_uid"],
+            delivery["destination"],
+            state_text(delivery["state"]),
+            delivery["reason"],
+        )
+    head = Text.assemble(
+        ("Study ", "bold"), detail["study_instance_uid"], "  ", state_text(detail["state"]),
+        f"  revision {detail['revision']}\n{detail['reason']}",
+    )  # fmt: skip
+    return Group(head, timeline_table(detail), series, objects)
+
+
+def explain_view(detail: Plain, routing: Plain | None) -> Tree:
+    """Why the study is complete, what each series is, and which series fed which input or why not."""
+    tree = Tree(f"[bold]Study[/] {detail['study_instance_uid']}  revision {detail['revision']}")
+    tree.add(Text.assemble(("State: ", "bold"), state_text(detail["state"]), f"  {detail['reason']}"))
+    for event in detail["timeline"]:
+        if event["stage"] == "complete":
+            tree.add(Text.assemble(("Complete: ", "bold"), event["text"]))
+    if routing is None:
+        tree.add("Not routed yet")
+        return tree
+    series = tree.add("[bold]Series[/]")
+    for s in routing["series"]:
+        facts = [s["modality"], s["kind"], s["plane"], s["dimension"], f"{s['slices']} slices"]
+        facts = [f for f in facts if f]
+        node = series.add(Text(f"{s['series_instance_uid']}: {', '.join(facts)} (confidence {s['confidence']})"))
+        for reason in s["reasons"]:
+            node.add(Text(reason))
+    applications = tree.add("[bold]Applications[/]")
+    for a in routing["applications"]:
+        verdict = "applies" if a["applies"] else "does not apply"
+        node = applications.add(Text(f"{a['application']}: {verdict}. {a['reason']}"))
+        for d in a.get("decisions", ()):
+            mark = "taken" if d["taken"] else "not taken"
+            node.add(Text(f"input {d['input']}: {d['series_instance_uid']} {mark}: {d['reason']}"))
+    return tree
+
+
+def is_dead(record: Job | Delivery) -> bool:
+    return record.state in (JobState.FAILED, DeliveryState.FAILED)
