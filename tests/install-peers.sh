@@ -1,0 +1,59 @@
+#!/bin/bash
+# Installs the Debian packages that the tests drive as peers: a PACS, DICOM tools, a validator, a database.
+# Tests whose peer is missing skip and say so, hence a machine without apt or root is no error.
+set -euo pipefail
+
+# command -> package
+declare -A peers=([Orthanc]=orthanc [dcmsend]=dcmtk [dciodvfy]=dicom3tools [pg_ctlcluster]=postgresql)
+services=(orthanc postgresql)
+
+PATH="$PATH:/usr/sbin:/sbin"
+missing=()
+for command in "${!peers[@]}"; do
+    command -v "$command" >/dev/null || missing+=("${peers[$command]}")
+done
+((${#missing[@]})) || exit 0
+
+skip() {
+    echo "install-peers: $1" >&2
+    echo "install-peers: not installed: ${missing[*]}; tests that need them will skip" >&2
+    echo "install-peers: to have them: apt install ${missing[*]}" >&2
+    exit 0
+}
+
+command -v apt-get >/dev/null || skip "this system has no apt"
+if ((EUID)); then
+    if command -v sudo >/dev/null && { [[ -t 0 ]] || sudo -n true 2>/dev/null; }; then
+        exec sudo -- "$0" "$@"
+    fi
+    skip "root is needed to install packages"
+fi
+
+# Packages must not start their services, now or at the next boot: they would hold the ports of somebody's PACS or
+# database. While policy-rc.d says 101, maintainer scripts start nothing. A policy that is already there is obeyed.
+policy=/usr/sbin/policy-rc.d
+if [[ ! -e $policy ]]; then
+    trap 'rm -f "$policy"' EXIT
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+fi
+
+export DEBIAN_FRONTEND=noninteractive
+for package in "${missing[@]}"; do
+    if [[ -z $(apt-cache --quiet=2 policy "$package" 2>/dev/null | grep 'Candidate: [0-9]') ]]; then
+        apt-get update --quiet=2
+        break
+    fi
+done
+install=(apt-get install --quiet=2 --yes --no-install-recommends)
+"${install[@]}" "${missing[@]}" || {
+    apt-get update --quiet=2 # the lists may name versions that are gone
+    "${install[@]}" "${missing[@]}"
+}
+
+for service in "${services[@]}"; do
+    if [[ " ${missing[*]} " == *" $service "* ]] && command -v systemctl >/dev/null; then
+        systemctl disable --quiet "$service" 2>/dev/null || true
+    fi
+done
+echo "install-peers: installed ${missing[*]}"
