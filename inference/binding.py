@@ -1,0 +1,109 @@
+"""Which series feeds which input of an application, and why: pure decisions."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pydicom.uid import UID
+
+from inference.manifest import InputRule
+from inference.series import Kind, SeriesDescription
+
+IMAGE_MODALITIES = frozenset({"MR", "CT", "PT"})
+MINIMUM_CONFIDENCE = 0.3
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was decided about one series for one input."""
+
+    input: str
+    series_instance_uid: str
+    taken: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Binding:
+    """`accepted` when every required input has its series; otherwise `reason` says what is missing."""
+
+    inputs: Mapping[str, str]  # input name to SeriesInstanceUID
+    accepted: bool
+    decisions: tuple[Decision, ...]
+    reason: str
+
+
+def bind(rules: Sequence[InputRule], series: Sequence[SeriesDescription]) -> Binding:
+    """Gives every input the best matching series; a series feeds one input at most."""
+    inputs: dict[str, str] = {}
+    decisions: list[Decision] = []
+    missing: list[str] = []
+    for rule in rules:
+        refusals = {s.series_instance_uid: _refusal(rule, s, inputs) for s in series}
+        candidates = [s for s in series if not refusals[s.series_instance_uid]]
+        best = max(candidates, key=_merit, default=None)
+        for s in series:
+            reason = refusals[s.series_instance_uid]
+            if s is best:
+                reason = f"{_words(s)}: {'; '.join(s.reasons)}"
+            elif not reason and best is not None:
+                reason = f"fits, but series {best.series_instance_uid} fits better ({_words(best)})"
+            decisions.append(Decision(rule.name, s.series_instance_uid, s is best, reason))
+        if best is not None:
+            inputs[rule.name] = best.series_instance_uid
+        elif rule.required:
+            missing.append(_missing(rule, series, refusals))
+    if missing:
+        return Binding({}, False, tuple(decisions), "; ".join(missing))
+    chosen = ", ".join(f"{name} is series {uid}" for name, uid in inputs.items())
+    return Binding(inputs, True, tuple(decisions), chosen)
+
+
+def feeds_inputs(sop_class_uid: str, modality: str) -> bool:
+    """Whether a late instance of this kind could change an application's result: images can, reports cannot."""
+    name = UID(sop_class_uid).name
+    return modality in IMAGE_MODALITIES and "Image Storage" in name
+
+
+def _refusal(rule: InputRule, s: SeriesDescription, taken: Mapping[str, str]) -> str:
+    """Why this series cannot feed this input; empty where it can."""
+    if s.modality != rule.modality:
+        return f"modality is {s.modality or 'unknown'}, not {rule.modality}"
+    if rule.kind is not None and s.kind != rule.kind:
+        return f"is {s.kind}, not {rule.kind} ({'; '.join(s.reasons)})"
+    if rule.kind is not None and s.confidence < MINIMUM_CONFIDENCE:
+        return f"may be {s.kind}, but its images disagree ({'; '.join(s.reasons)})"
+    if s.problem and not (s.kind is Kind.DWI and s.volumes > 1):
+        return f"cannot be used: {s.problem}"
+    if rule.dimension is not None and s.dimension is not None and s.dimension != rule.dimension:
+        return f"was acquired in {s.dimension}, not {rule.dimension}"
+    if s.slices < rule.minimum_slices:
+        return f"has {s.slices} slices, fewer than {rule.minimum_slices}"
+    if rule.contrast is not None and s.contrast is not None and s.contrast != rule.contrast:
+        return "was acquired with contrast agent" if s.contrast else "was acquired without contrast agent"
+    if rule.fat_suppressed is not None and s.fat_suppressed is not None and s.fat_suppressed != rule.fat_suppressed:
+        return "is fat suppressed" if s.fat_suppressed else "is not fat suppressed"
+    if s.series_instance_uid in taken.values():
+        return "already feeds another input"
+    return ""
+
+
+def _merit(s: SeriesDescription) -> tuple[float, bool, int, str]:
+    """Sure of its kind, without contrast agent, with many slices; the UID makes the order total."""
+    return round(s.confidence, 1), not s.contrast, s.slices, s.series_instance_uid
+
+
+def _words(s: SeriesDescription) -> str:
+    return f"{s.kind}, {s.dimension or '2D or 3D'}, {s.plane or 'no plane'}, {s.slices} slices"
+
+
+def _missing(rule: InputRule, series: Sequence[SeriesDescription], refusals: Mapping[str, str]) -> str:
+    wanted = f"no series fits input {rule.name!r} ({_wanted(rule)})"
+    told = [f"series {s.series_instance_uid} {refusals[s.series_instance_uid]}" for s in series]
+    return f"{wanted}: {'; '.join(told)}" if told else f"{wanted}: the study holds no image"
+
+
+def _wanted(rule: InputRule) -> str:
+    parts = [rule.modality, rule.kind or "any kind", rule.dimension, f"at least {rule.minimum_slices} slices"]
+    parts.append({True: "with contrast agent", False: "without contrast agent", None: None}[rule.contrast])
+    parts.append({True: "fat suppressed", False: "not fat suppressed", None: None}[rule.fat_suppressed])
+    return ", ".join(p for p in parts if p)
