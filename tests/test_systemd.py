@@ -4,7 +4,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,13 +38,13 @@ def one(unit: Unit, key: str) -> str:
 
 
 @pytest.fixture
-def installed(tmp_path: Path) -> Iterator[Path]:
+def installed(tmp_path: Path) -> Path:
     """The units, with a program in them that exists: `verify` asks for it."""
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not here")
     for path in FOLDER.glob("dicom-node*.*"):
         (tmp_path / path.name).write_text(path.read_text().replace(PROGRAM, sys.executable))
-    yield tmp_path
+    return tmp_path
 
 
 def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
