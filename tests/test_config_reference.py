@@ -1,0 +1,79 @@
+"""config/node.toml is the reference: it knows every key, says the true defaults, and loads with or without them."""
+
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from dicom_node import settings
+from dicom_node.settings import Settings, load
+from tests.conftest import REPOSITORY
+
+REFERENCE = REPOSITORY / "config" / "node.toml"
+CONTAINER = REPOSITORY / "config" / "container" / "node.toml"
+# Keys whose example is not the default: there is none, or it depends on where the file lies.
+EXAMPLES = {"node.data_dir", "node.database_url", "completion.released_seconds"}
+
+
+def uncommented() -> str:
+    return re.sub(r"^#(?=[a-z_]+ = |\[\[)", "", REFERENCE.read_text(), flags=re.MULTILINE)
+
+
+def sections() -> Iterator[tuple[str, type[BaseModel], bool]]:
+    """(name, model, whether it is a list) of every section."""
+    for name, field in Settings.model_fields.items():
+        inner = [a for a in get_args(field.annotation) if isinstance(a, type)]
+        model = inner[0] if inner else field.annotation
+        assert isinstance(model, type)
+        assert issubclass(model, BaseModel)
+        yield name, model, bool(inner)
+
+
+@pytest.fixture(autouse=True)
+def known_applications(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reference must be right whichever applications a build carries."""
+    monkeypatch.setattr(settings, "known_applications", lambda: ("segmentation", "soft_tissue_mass"))
+
+
+def test_it_loads_as_it_is() -> None:
+    loaded = load(REFERENCE)
+    assert loaded.node.data_dir == REPOSITORY / "data"
+    assert loaded.applications == ()
+
+
+def test_it_loads_with_everything_uncommented(tmp_path: Path) -> None:
+    path = tmp_path / "config" / "node.toml"
+    path.parent.mkdir()
+    path.write_text(uncommented())
+    loaded = load(path)
+    assert [a.label for a in loaded.applications] == ["soft_tissue_mass", "brain"]
+    assert [p.ae_title for p in loaded.peers] == ["SCANNER1"]
+
+
+def test_it_has_every_key() -> None:
+    raw = tomllib.loads(uncommented())
+    assert set(raw) == set(Settings.model_fields)
+    for name, model, is_list in sections():
+        entries: list[dict[str, Any]] = raw[name] if is_list else [raw[name]]
+        assert {key for entry in entries for key in entry} == set(model.model_fields), name
+
+
+def test_what_it_calls_defaults_are_the_defaults() -> None:
+    raw = tomllib.loads(uncommented())
+    for name, model, is_list in sections():
+        if is_list:
+            continue
+        for key, field in model.model_fields.items():
+            if f"{name}.{key}" not in EXAMPLES and field.default is not PydanticUndefined:
+                assert raw[name][key] == field.default, f"{name}.{key}"
+
+
+def test_the_containers_configuration_loads() -> None:
+    loaded = load(CONTAINER)
+    assert loaded.node.data_dir == Path("/var/lib/dicom-node")
+    assert [d.host for d in loaded.destinations] == ["pacs"]
