@@ -40,7 +40,7 @@ fi
 
 export DEBIAN_FRONTEND=noninteractive
 for package in "${missing[@]}"; do
-    if [[ -z $(apt-cache --quiet=2 policy "$package" 2>/dev/null | grep 'Candidate: [0-9]') ]]; then
+    if ! LC_ALL=C apt-cache policy "$package" 2>/dev/null | grep -q 'Candidate: [0-9]'; then
         apt-get update --quiet=2
         break
     fi
