@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from dicom_node.routing import ConfiguredApplication
 from dicom_node.settings import ApplicationSettings
+from inference.bundle import read_bundle
 from inference.manifest import load_manifest
 from storage.errors import ModelRefused
 
@@ -15,6 +16,8 @@ def configured_applications(applications: Sequence[ApplicationSettings]) -> tupl
 def _configured(application: ApplicationSettings) -> ConfiguredApplication:
     try:
         manifest = load_manifest(application.id, application.label, application.bundle)
+        if application.bundle is not None:
+            read_bundle(manifest)  # a mistake in it is told now, not when a study waits
     except ModelRefused as error:
         return ConfiguredApplication(application.label, application.destinations, None, str(error))
     return ConfiguredApplication(application.label, application.destinations, manifest)

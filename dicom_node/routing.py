@@ -98,5 +98,5 @@ def _describe(series: SeriesDescription) -> dict[str, Any]:
         "dimension": series.dimension,
         "slices": series.slices,
         "confidence": round(series.confidence, 2),
-        "reasons": list(series.reasons),
+        "reasons": [*series.reasons, *([series.problem] if series.problem else [])],
     }

@@ -121,5 +121,6 @@ def recognise_series(series: Series) -> SeriesDescription:
             fat_suppressed=None,
             b_values=(),
             confidence=0.0,
-            reasons=(f"its headers cannot be read ({type(error).__name__})",),
+            reasons=(),
+            problem=f"its headers cannot be read ({type(error).__name__})",
         )

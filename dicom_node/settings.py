@@ -240,8 +240,7 @@ def _names_beside(location: tuple[str | int, ...]) -> list[str]:
         if isinstance(part, int):
             continue
         annotation = model.model_fields[part].annotation
-        inner = [a for a in get_args(annotation) if isinstance(a, type)] or [annotation]
-        model = inner[0]
+        model = next(a for a in (*get_args(annotation), annotation) if isinstance(a, type) and issubclass(a, BaseModel))
     return list(model.model_fields)
 
 

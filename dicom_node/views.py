@@ -42,9 +42,7 @@ def plain(value: Any) -> Any:
     return value
 
 
-def study_detail(
-    study: Study, studies: Studies, instances: InstanceStore, jobs: Jobs, deliveries: Deliveries
-) -> Plain:
+def study_detail(study: Study, studies: Studies, instances: InstanceStore, jobs: Jobs, deliveries: Deliveries) -> Plain:
     """Every instance, series, job, object and delivery of a study, and its timeline."""
     uid = study.study_instance_uid
     series = instances.series(uid)

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -217,9 +218,9 @@ def _log_progress(job: Job) -> Progress:
 
 
 def main(
-    device: str = typer.Option("cpu", help="The device this worker owns."),
-    config: Path | None = typer.Option(None, help="The node's TOML file."),
-    list_devices: str | None = typer.Option(None, help="Print the devices this setting means, and end."),
+    device: Annotated[str, typer.Option(help="The device this worker owns.")] = "cpu",
+    config: Annotated[Path | None, typer.Option(help="The node's TOML file.")] = None,
+    list_devices: Annotated[str | None, typer.Option(help="Print the devices this setting means, and end.")] = None,
 ) -> None:
     """One worker process of the node. `dicom-node work` starts one for each device."""
     if list_devices is not None:

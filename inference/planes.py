@@ -113,11 +113,7 @@ def _plane(
     directions = _vector(orientation, "ImageOrientationPatient", 6, where)
     spacing = _vector(measures, "PixelSpacing", 2, where)
     row, column = directions[:3], directions[3:]
-    if (
-        abs(np.linalg.norm(row) - 1) > 1e-3
-        or abs(np.linalg.norm(column) - 1) > 1e-3
-        or abs(float(row @ column)) > 1e-3
-    ):
+    if abs(np.linalg.norm(row) - 1) > 1e-3 or abs(np.linalg.norm(column) - 1) > 1e-3 or abs(float(row @ column)) > 1e-3:
         raise InputRefused(f"{where}: ImageOrientationPatient is not two perpendicular unit vectors")
     if not np.all(spacing > 0):
         raise InputRefused(f"{where}: PixelSpacing is not positive")
@@ -181,7 +177,7 @@ def _component(image_type: Any) -> str | None:
 
 
 def number(value: Any) -> float | None:
-    """A header's number, rounded so that rounding differences within a series do not split it; None if there is none."""
+    """A header's number, so rounded that the scanner's own rounding does not split a series; None if there is none."""
     try:
         return round(float(value), 2)
     except (TypeError, ValueError):

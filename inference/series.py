@@ -265,7 +265,12 @@ def _geometry(headers: Sequence[Dataset]) -> tuple[list[Plane], str, int, int]:
     except InputRefused as error:
         return planes, str(error), 0, len(planes)
     slices = len(stacks[0].planes)
-    return planes, (f"holds {len(stacks)} volumes: {differences(stacks)}" if len(stacks) > 1 else ""), len(stacks), slices
+    return (
+        planes,
+        (f"holds {len(stacks)} volumes: {differences(stacks)}" if len(stacks) > 1 else ""),
+        len(stacks),
+        slices,
+    )
 
 
 def _several_planes(planes: Sequence[Plane]) -> bool:

@@ -229,9 +229,7 @@ def _load(stack: Stack, header: Dataset) -> Volume:
     return Volume(
         array=array,
         geometry=stack.geometry,
-        frames=tuple(
-            FrameReference(p.sop_class_uid, p.sop_instance_uid, p.frame_number, p.path) for p in stack.planes
-        ),
+        frames=tuple(FrameReference(p.sop_class_uid, p.sop_instance_uid, p.frame_number, p.path) for p in stack.planes),
         study_instance_uid=str(header.StudyInstanceUID),
         series_instance_uid=str(header.SeriesInstanceUID),
         frame_of_reference_uid=first.frame_of_reference_uid,

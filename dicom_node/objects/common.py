@@ -68,9 +68,10 @@ def source_headers(volume: Volume, extra_text: str = "") -> list[Dataset]:
     """The headers, without pixels, of the instances of `volume`, each once, in slice order.
 
     Texts are decoded, so that the source's SpecificCharacterSet can be kept, or replaced by UTF-8: where `extra_text`
-    (what the node adds) is not ASCII, and where it is absent or has code extensions, which highdicom 0.28.2 refuses. Absent type 2 attributes of patient and study become empty.
+    (what the node adds) is not ASCII, and where it is absent or has code extensions, which highdicom 0.28.2 refuses.
+    Absent type 2 attributes of patient and study become empty.
     """
-    headers = []
+    headers: list[Dataset] = []
     for path in dict.fromkeys(frame.path for frame in volume.frames):
         ds = dcmread(path, stop_before_pixels=True)
         ds.decode()
