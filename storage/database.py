@@ -1,0 +1,202 @@
+"""The connection: SQLite in write-ahead mode by default, PostgreSQL through the same code."""
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.orm import Session
+
+from storage.errors import NodeError, Permanent, Retriable, StorageFull
+from storage.schema import REVISION, Base
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+BUSY_MILLISECONDS = 30_000
+UPGRADE_LOCK = 0x6469636F6D  # any number of our own, for PostgreSQL's advisory lock
+
+_POSTGRESQL_DISK_FULL = "53100"
+_SQLITE_TRANSIENT = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_PROTOCOL")
+_SQLITE_DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
+_POSTGRESQL_TRANSIENT = ("08", "40", "53", "55", "57", "58")  # classes of SQLSTATE; none when a connection broke
+
+
+def default_url(data_dir: Path) -> str:
+    """The embedded database of a data directory."""
+    return URL.create("sqlite", database=str(data_dir / "node.sqlite")).render_as_string()
+
+
+class Database:
+    """Hands out transactions. `url` is SQLAlchemy's, for sqlite or postgresql; raises Permanent for any other.
+
+    Errors never show the URL, which may hold a password.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._engine = _engine(url)
+        self._reading = self._engine.execution_options(node_begin="DEFERRED")
+        self._derivable = self._engine.execution_options(node_synchronous="NORMAL")
+        # SQLite has one writer. Threads that queue here are served in turn and at once, while those that meet in
+        # SQLite poll with growing pauses.
+        self._one_writer = threading.Lock() if self._engine.dialect.name == "sqlite" else nullcontext()
+
+    @property
+    def engine(self) -> Engine:
+        return self._engine
+
+    @contextmanager
+    def session(self, derivable: bool = False) -> Iterator[Session]:
+        """One writing transaction: committed at the end, rolled back by an exception.
+
+        Raises Retriable when the database is busy or gone, StorageFull when its disk is, and lets IntegrityError
+        through. Commits survive a loss of power, except `derivable` ones on SQLite: those may be lost from the end
+        backwards (never torn), and are for rows that `InstanceStore.reindex` makes anew from durable files.
+        """
+        # On PostgreSQL even derivable rows are flushed: its server can restart alone, and nobody would re-index then.
+        engine = self._derivable if derivable else self._engine
+        with self._one_writer, _translated(), Session(engine) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """One transaction that only reads: on SQLite it waits for no writer. Raises as `session` does."""
+        with _translated(), Session(self._reading) as session, session.begin():
+            yield session
+
+    def upgrade(self) -> None:
+        """Brings the schema to this version. Safe when several processes do it at once: one works, the rest wait.
+
+        Raises Permanent when the schema is newer than this version.
+        """
+        # Alembic costs memory that the other commands do not need.
+        from alembic import command
+        from alembic.config import Config
+
+        with _translated(), self._engine.begin() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": UPGRADE_LOCK})
+            found = _revision(connection)
+            if found == REVISION:
+                return
+            config = Config()
+            config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+            config.attributes["connection"] = connection
+            _refuse_newer(found)
+            command.upgrade(config, "head")
+
+    def check_current(self) -> None:
+        """Raises Permanent when the schema is not this version's, with the way out."""
+        with _translated(), self._reading.connect() as connection:
+            found = _revision(connection)
+        if found == REVISION:
+            return
+        _refuse_newer(found)
+        what = "has no schema yet" if found is None else f"has the older schema {found}"
+        raise Permanent(f"The database {what}; run `dicom-node db upgrade`")
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
+def insert_if_absent(session: Session, model: type[Base], values: Mapping[str, Any]) -> bool:
+    """Inserts a row unless one with the same key is there. Whether it was inserted."""
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(model.__table__).values(values).on_conflict_do_nothing()
+    return changed(session, statement) == 1
+
+
+def changed(session: Session, statement: Any) -> int:
+    """Executes an INSERT, UPDATE or DELETE; the number of rows it met. Transitions are won by who gets 1."""
+    result = session.execute(statement, execution_options={"synchronize_session": False})
+    return int(result.rowcount)  # type: ignore[attr-defined]
+
+
+def _engine(url: str) -> Engine:
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise Permanent(
+            "The database URL cannot be read; it looks like sqlite:///path or postgresql://host/name"
+        ) from None
+    backend = parsed.get_backend_name()
+    if backend == "sqlite":
+        engine = create_engine(parsed, hide_parameters=True, connect_args={"timeout": BUSY_MILLISECONDS / 1000})
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    if backend == "postgresql":
+        try:
+            return create_engine(parsed.set(drivername="postgresql+psycopg"), hide_parameters=True, pool_pre_ping=True)
+        except ModuleNotFoundError:
+            raise Permanent("PostgreSQL needs its driver: pip install 'dicom-node[postgresql]'") from None
+    raise Permanent(f"Databases of kind {backend!r} are not supported; use sqlite or postgresql")
+
+
+def _prepare_sqlite(connection: Any, record: object) -> None:
+    connection.isolation_level = None  # the driver begins nothing of its own; _begin_sqlite does
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """A transaction that reads first and writes later would fail, not wait, when another one writes in between."""
+    options = connection.get_execution_options()
+    connection.exec_driver_sql(f"PRAGMA synchronous = {options.get('node_synchronous', 'FULL')}")
+    connection.exec_driver_sql(f"BEGIN {options.get('node_begin', 'IMMEDIATE')}")
+
+
+def _revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+
+
+def _refuse_newer(found: str | None) -> None:
+    if found is not None and found > REVISION:  # revisions are numbered
+        raise Permanent(f"The database has schema {found}, made by a newer version of this node; install that version")
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Errors of the driver as errors of ours. Their texts are dropped: they may quote the URL or values."""
+    try:
+        yield
+    except IntegrityError:
+        raise
+    except PoolTimeoutError:
+        raise Retriable("All connections to the database are in use") from None
+    except DBAPIError as error:
+        translated = _translate(error)
+        if translated is None:
+            raise
+        raise translated from None
+
+
+def _translate(error: DBAPIError) -> NodeError | None:
+    """None for what can only be a mistake in our own statements."""
+    name = getattr(error.orig, "sqlite_errorname", None)
+    if name is not None:
+        if name.startswith("SQLITE_FULL"):
+            return StorageFull(f"No space left for the database ({name})")
+        if name.startswith(_SQLITE_TRANSIENT):
+            return Retriable(f"The database is busy or cannot be opened ({name})")
+        if name.startswith(_SQLITE_DAMAGED):
+            return Permanent(f"The database file is damaged ({name}); move it away, or restore it from a backup")
+        if name.startswith("SQLITE_READONLY"):
+            return Permanent(f"The database file cannot be written ({name}); check who owns it")
+        return None
+    state = getattr(error.orig, "sqlstate", None)
+    if state == _POSTGRESQL_DISK_FULL:
+        return StorageFull(f"No space left for the database (SQLSTATE {state})")
+    if state is not None and state.startswith(_POSTGRESQL_TRANSIENT):
+        return Retriable(f"The database is busy or going down (SQLSTATE {state})")
+    if type(error.orig).__name__ in ("OperationalError", "InterfaceError"):
+        return Retriable(f"The database cannot be reached ({state or type(error.orig).__name__})")
+    return None

@@ -1,0 +1,217 @@
+"""The queues of deliveries, one for each destination: QUEUED → SENDING → SENT → COMMITTED, RETRYING or FAILED.
+
+The objects of one job go to a destination in their order, a report after what it refers to: an object can be claimed
+once all earlier ones of its job are SENT or COMMITTED there. Where an earlier one FAILED, the later ones wait, listed
+as QUEUED, until `retry` queues the failed one again and it gets through.
+"""
+
+from collections.abc import Collection
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, or_, select, update
+from sqlalchemy.orm import Session, aliased
+
+from storage import schema
+from storage.database import Database
+from storage.errors import Permanent
+from storage.events import add_event
+from storage.jobs import object_record
+from storage.records import Delivery, DeliveryState
+
+_ARRIVED = (DeliveryState.SENT, DeliveryState.COMMITTED)
+
+
+class Deliveries:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # -- a dispatcher's side -------------------------------------------------------------------------------------------
+
+    def claim(self, destination: str, dispatcher: str, now: datetime) -> Delivery | None:
+        """Takes the oldest delivery to `destination` that is due and whose predecessors arrived. None without one."""
+        delivery, earlier = schema.Delivery, aliased(schema.Delivery)
+        waits = (
+            select(earlier.id)
+            .where(
+                earlier.job_id == delivery.job_id,
+                earlier.destination == delivery.destination,
+                earlier.sequence < delivery.sequence,
+                earlier.state.not_in(_ARRIVED),
+            )
+            .exists()
+        )
+        due = (
+            select(delivery.id)
+            .where(
+                delivery.destination == destination,
+                or_(
+                    delivery.state == DeliveryState.QUEUED,
+                    and_(delivery.state == DeliveryState.RETRYING, delivery.run_after <= now),
+                ),
+                ~waits,
+            )
+            .order_by(delivery.created_at, delivery.job_id, delivery.sequence)
+            .limit(1)
+        )
+        with self._database.reading() as session:
+            if session.scalar(due) is None:
+                return None
+        with self._database.session() as session:
+            locked = due.with_for_update(skip_locked=True, of=delivery)
+            rows = _move(
+                session,
+                delivery.id == locked.scalar_subquery(),
+                state=DeliveryState.SENDING,
+                dispatcher=dispatcher,
+                attempts=delivery.attempts + 1,
+                claimed_at=now,
+            )
+            return rows[0] if rows else None
+
+    def sent(self, delivery_id: int, dispatcher: str, now: datetime) -> bool:
+        """SENDING → SENT: the destination answered Success. False when this dispatcher does not hold it any more."""
+        with self._database.session() as session:
+            rows = _move(
+                session,
+                _held(delivery_id, dispatcher),
+                state=DeliveryState.SENT,
+                reason="",
+                sent_at=now,
+            )
+            _tell(session, rows, now, "delivered", "arrived")
+            return bool(rows)
+
+    def committed(self, delivery_id: int, now: datetime) -> bool:
+        """SENT → COMMITTED: the destination took responsibility. False in other states."""
+        delivery = schema.Delivery
+        with self._database.session() as session:
+            rows = _move(
+                session,
+                and_(delivery.id == delivery_id, delivery.state == DeliveryState.SENT),
+                state=DeliveryState.COMMITTED,
+                committed_at=now,
+            )
+            _tell(session, rows, now, "delivered", "storage committed")
+            return bool(rows)
+
+    def fail(
+        self, delivery_id: int, dispatcher: str, reason: str, retry_at: datetime | None, now: datetime
+    ) -> DeliveryState:
+        """SENDING → RETRYING at `retry_at`, or FAILED when that is None. The delivery's state afterwards.
+
+        Nothing changes when this dispatcher does not hold it any more. Raises Permanent when there is no such delivery.
+        """
+        with self._database.session() as session:
+            if retry_at is None:
+                rows = _move(session, _held(delivery_id, dispatcher), state=DeliveryState.FAILED, reason=reason)
+                _tell(session, rows, now, "warning", f"not delivered, for good: {reason}")
+            else:
+                rows = _move(
+                    session,
+                    _held(delivery_id, dispatcher),
+                    state=DeliveryState.RETRYING,
+                    reason=reason,
+                    run_after=retry_at,
+                )
+                _tell(session, rows, now, "warning", f"not delivered, will be tried again: {reason}")
+            state = session.scalar(select(schema.Delivery.state).where(schema.Delivery.id == delivery_id))
+        if state is None:
+            raise Permanent(f"There is no delivery {delivery_id}")
+        return state
+
+    # -- deliveries whose dispatcher is gone ---------------------------------------------------------------------------
+
+    def release_stalled(self, older_than: datetime, now: datetime) -> list[Delivery]:
+        """Deliveries claimed before `older_than` become due again. The peer knows an instance it gets twice."""
+        delivery = schema.Delivery
+        held = and_(delivery.state == DeliveryState.SENDING, delivery.claimed_at < older_than)
+        return self._release(held, "its dispatcher fell silent", now)
+
+    def release_dispatcher(self, dispatcher: str) -> list[Delivery]:
+        """What an earlier life of this dispatcher held becomes due again."""
+        delivery = schema.Delivery
+        held = and_(delivery.state == DeliveryState.SENDING, delivery.dispatcher == dispatcher)
+        return self._release(held, "its dispatcher was restarted", datetime.now(UTC))
+
+    def _release(self, held: ColumnElement[bool], reason: str, now: datetime) -> list[Delivery]:
+        with self._database.reading() as session:
+            if session.scalar(select(schema.Delivery.id).where(held).limit(1)) is None:
+                return []
+        with self._database.session() as session:
+            rows = _move(session, held, state=DeliveryState.RETRYING, reason=reason, run_after=now)
+            _tell(session, rows, now, "warning", f"delivery interrupted, will be tried again: {reason}")
+            return rows
+
+    # -- an operator's side --------------------------------------------------------------------------------------------
+
+    def retry(self, delivery_id: int) -> bool:
+        """FAILED → QUEUED, with all its attempts again. False in other states."""
+        delivery = schema.Delivery
+        now = datetime.now(UTC)
+        with self._database.session() as session:
+            rows = _move(
+                session,
+                and_(delivery.id == delivery_id, delivery.state == DeliveryState.FAILED),
+                state=DeliveryState.QUEUED,
+                attempts=0,
+                reason="",
+                run_after=now,
+            )
+            _tell(session, rows, now, "queued", "delivery queued again, as asked by the operator")
+            return bool(rows)
+
+    def list(
+        self,
+        states: Collection[DeliveryState] | None = None,
+        study: str | None = None,
+        destination: str | None = None,
+    ) -> list[Delivery]:
+        """Deliveries by job, destination, and order of sending."""
+        delivery, target = schema.Delivery, schema.ResultObject
+        statement = select(delivery, target).join(target, target.id == delivery.object_id)
+        if states is not None:
+            statement = statement.where(delivery.state.in_(states))
+        if study is not None:
+            statement = statement.where(target.study_instance_uid == study)
+        if destination is not None:
+            statement = statement.where(delivery.destination == destination)
+        ordered = statement.order_by(delivery.job_id, delivery.destination, delivery.sequence)
+        with self._database.reading() as session:
+            return [_record(row, target) for row, target in session.execute(ordered)]
+
+
+def _held(delivery_id: int, dispatcher: str) -> ColumnElement[bool]:
+    delivery = schema.Delivery
+    return and_(delivery.id == delivery_id, delivery.state == DeliveryState.SENDING, delivery.dispatcher == dispatcher)
+
+
+def _move(session: Session, where: ColumnElement[bool], **values: Any) -> list[Delivery]:
+    """One guarded transition; the deliveries that made it, as they are now."""
+    rows = session.scalars(
+        update(schema.Delivery).where(where).values(**values).returning(schema.Delivery),
+        execution_options={"synchronize_session": False},
+    ).all()
+    return [_record(row, session.get_one(schema.ResultObject, row.object_id)) for row in rows]
+
+
+def _tell(session: Session, deliveries: Collection[Delivery], now: datetime, stage: str, what: str) -> None:
+    for delivery in deliveries:
+        target = delivery.object
+        revision = session.get_one(schema.Job, target.job_id).revision
+        text = f"{target.kind} → {delivery.destination}: {what}"
+        add_event(session, now, target.study_instance_uid, revision, stage, text, target.job_id)
+
+
+def _record(row: schema.Delivery, target: schema.ResultObject) -> Delivery:
+    return Delivery(
+        id=row.id,
+        object=object_record(target),
+        destination=row.destination,
+        state=row.state,
+        attempts=row.attempts,
+        reason=row.reason,
+        created_at=row.created_at,
+        run_after=row.run_after,
+        sent_at=row.sent_at,
+    )

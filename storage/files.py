@@ -1,0 +1,182 @@
+"""Files that appear whole and stay: written beside, flushed, named, and the name flushed too."""
+
+import errno
+import hashlib
+import os
+import struct
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from pydicom.dataset import Dataset
+
+from storage.errors import Permanent, StorageFull
+
+IMPLEMENTATION_CLASS_UID = "2.25.183557818718648495613969241002425635108"
+IMPLEMENTATION_VERSION_NAME = "DICOM_NODE_0_1"  # SH, at most 16 characters
+
+PREAMBLE = bytes(128) + b"DICM"
+INCOMING = ".incoming"  # a folder of temporary files: what a crash leaves is all in one place
+STALE_SECONDS = 600.0  # writing one file takes less
+_FOLDERS_REMEMBERED = 10_000
+
+
+def write_durable(path: Path, ds: Dataset) -> Path:
+    """Writes `ds` as a Part 10 file (PS3.10 7.1), replacing what is at `path`; durable on return.
+
+    Raises StorageFull, and leaves nothing behind then.
+    """
+    with _space():
+        make_folder(path.parent)
+        with _temporary(path.parent) as (file, temporary):
+            ds.save_as(file, enforce_file_format=True)
+            _flush(file)
+            os.replace(temporary, path)
+            sync_folder(path.parent)
+    return path
+
+
+class DurableTree:
+    """The files below `root`. Nothing is ever replaced; several threads and processes may write at once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._durable_folders: set[Path] = set()
+
+    def write_new(self, path: Path, *parts: bytes) -> bool:
+        """Writes `parts` as a file that appears at `path` at once and whole; durable on return.
+
+        False, and nothing is changed, when there is a file already. Raises StorageFull.
+        """
+        with _space():
+            self._make(self.root / INCOMING)
+            with _temporary(self.root / INCOMING) as (file, temporary):
+                for part in parts:
+                    file.write(part)
+                _flush(file)
+                self._make(path.parent)
+                try:
+                    os.link(temporary, path)
+                except FileExistsError:
+                    return False
+                except FileNotFoundError:  # someone removed the folder since it was remembered
+                    self._durable_folders.discard(path.parent)
+                    self._make(path.parent)
+                    os.link(temporary, path)
+                sync_folder(path.parent)
+        return True
+
+    def settle(self, path: Path) -> None:
+        """Makes a file that someone else put at `path` durable: that one may not have got to it."""
+        with _space():
+            self._make(path.parent)
+            sync_folder(path.parent)
+
+    def remove_stale(self) -> int:
+        """Removes the temporary files of writers that died; their number."""
+        removed = 0
+        oldest = time.time() - STALE_SECONDS
+        for temporary in (self.root / INCOMING).glob("*"):
+            try:
+                if temporary.stat().st_mtime < oldest:
+                    temporary.unlink()
+                    removed += 1
+            except FileNotFoundError:  # its writer is alive after all
+                continue
+        return removed
+
+    def _make(self, folder: Path) -> None:
+        """Makes a folder and everything above it durable. That one exists does not say that its maker flushed it."""
+        if folder in self._durable_folders:
+            return
+        make_folder(self.root)
+        folder.mkdir(parents=True, exist_ok=True)
+        parent = folder.parent
+        while parent.is_relative_to(self.root):
+            sync_folder(parent)
+            parent = parent.parent
+        if len(self._durable_folders) >= _FOLDERS_REMEMBERED:
+            self._durable_folders.clear()
+        self._durable_folders.add(folder)
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder and its parents; durable where they are new."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def part10_header(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, source_ae_title: str) -> bytes:
+    """Preamble, prefix and file meta information (PS3.10 7.1), to stand before a dataset in `transfer_syntax_uid`."""
+    elements = b"".join(
+        (
+            struct.pack("<HH2sHL", 0x0002, 0x0001, b"OB", 0, 2) + b"\x00\x01",  # File Meta Information Version
+            _element(0x0002, b"UI", sop_class_uid, b"\0"),  # Media Storage SOP Class UID
+            _element(0x0003, b"UI", sop_instance_uid, b"\0"),  # Media Storage SOP Instance UID
+            _element(0x0010, b"UI", transfer_syntax_uid, b"\0"),
+            _element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID, b"\0"),
+            _element(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME, b" "),
+            _element(0x0016, b"AE", source_ae_title[:16], b" ") if source_ae_title else b"",
+        )
+    )
+    return PREAMBLE + struct.pack("<HH2sHL", 0x0002, 0x0000, b"UL", 4, len(elements)) + elements
+
+
+def dataset_sha256(path: Path) -> str:
+    """Of the bytes after the file meta information, in hexadecimal. Raises Permanent for what we have not written."""
+    with path.open("rb") as file:
+        start = file.read(len(PREAMBLE) + 12)
+        if len(start) < len(PREAMBLE) + 12 or start[128:140] != b"DICM\x02\x00\x00\x00UL\x04\x00":
+            raise Permanent("not a Part 10 file of this node")
+        (length,) = struct.unpack_from("<L", start, len(PREAMBLE) + 8)
+        file.seek(length, os.SEEK_CUR)
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _element(element: int, vr: bytes, value: str, padding: bytes) -> bytes:
+    encoded = value.encode("ascii", "replace")
+    if len(encoded) % 2:
+        encoded += padding
+    return struct.pack("<HH2sH", 0x0002, element, vr, len(encoded)) + encoded
+
+
+def _flush(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+@contextmanager
+def _temporary(folder: Path) -> Iterator[tuple[BinaryIO, Path]]:
+    """A file that is gone afterwards, unless it was renamed. Readable by the node's own user only."""
+    descriptor, name = tempfile.mkstemp(dir=folder)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file, temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _space() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFull("No space left in the data directory") from None
+        raise

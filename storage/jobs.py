@@ -1,0 +1,369 @@
+"""The queue of jobs, in the database: QUEUED → RUNNING → SUCCEEDED, RETRYING, FAILED or CANCELLED.
+
+A worker holds a job by its name and its heartbeat; what it says about a job counts only while it still holds it.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, or_, select, update
+from sqlalchemy.orm import Session, aliased
+
+from storage import schema
+from storage.database import Database, changed
+from storage.errors import Permanent
+from storage.events import add_event
+from storage.records import DeliveryState, Job, JobState, NewObject, ResultObject
+
+_WITHOUT_SYNC = {"synchronize_session": False}
+
+
+class Jobs:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # -- a worker's side -----------------------------------------------------------------------------------------------
+
+    def claim(self, worker: str, now: datetime) -> Job | None:
+        """Takes the oldest job that is due, for `worker` alone. None when there is none."""
+        job = schema.Job
+        due = (
+            select(job.id)
+            .where(or_(job.state == JobState.QUEUED, and_(job.state == JobState.RETRYING, job.run_after <= now)))
+            .order_by(job.created_at, job.id)
+            .limit(1)
+        )
+        with self._database.reading() as session:
+            if session.scalar(due) is None:  # idle workers keep no writer waiting
+                return None
+        with self._database.session() as session:
+            row = session.scalars(
+                update(job)
+                .where(job.id == due.with_for_update(skip_locked=True).scalar_subquery())
+                .values(
+                    state=JobState.RUNNING,
+                    worker=worker,
+                    attempts=job.attempts + 1,
+                    started_at=now,
+                    heartbeat_at=now,
+                    finished_at=None,
+                )
+                .returning(job),
+                execution_options=_WITHOUT_SYNC,
+            ).one_or_none()
+            if row is None:
+                return None
+            add_event(
+                session,
+                now,
+                row.study_instance_uid,
+                row.revision,
+                "running",
+                f"{row.application}: attempt {row.attempts} on {worker}",
+                row.id,
+            )
+            return _record(row)
+
+    def heartbeat(self, job_id: int, worker: str, now: datetime) -> bool:
+        """Says that the job is alive. False when its result is not wanted any more: superseded, or given away."""
+        job = schema.Job
+        statement = update(job).where(_held(job_id, worker), job.superseded.is_(False)).values(heartbeat_at=now)
+        with self._database.session(derivable=True) as session:  # a lost heartbeat is followed by another
+            return changed(session, statement) == 1
+
+    def succeed(
+        self,
+        job_id: int,
+        worker: str,
+        objects: Sequence[NewObject],
+        destinations: Sequence[str],
+        data: Mapping[str, Any],
+        now: datetime,
+    ) -> bool:
+        """RUNNING → SUCCEEDED, with the result objects and a delivery of each to every destination, in one transaction.
+
+        `objects` come in the order of delivery. False, with nothing enqueued, when this worker does not hold the job
+        any more; a superseded job is CANCELLED then. Raises Permanent when another job has an object's UID.
+        """
+        job = schema.Job
+        with self._database.session() as session:
+            row = session.scalars(
+                update(job)
+                .where(_held(job_id, worker), job.superseded.is_(False))
+                .values(state=JobState.SUCCEEDED, reason="", finished_at=now)
+                .returning(job),
+                execution_options=_WITHOUT_SYNC,
+            ).one_or_none()
+            if row is None:
+                _cancel_superseded(session, _held(job_id, worker), now)
+                return False
+            for sequence, new in enumerate(objects):
+                kept = _keep_object(session, job_id, sequence, new, now)
+                _enqueue_deliveries(session, kept, destinations, now)
+            kinds = ", ".join(new.kind for new in objects) or "no object"
+            text = f"{row.application}: {kinds}, for {', '.join(destinations) or 'no destination'}"
+            add_event(session, now, row.study_instance_uid, row.revision, "encoded", text, job_id, data)
+            return True
+
+    def fail(self, job_id: int, worker: str, reason: str, retry_at: datetime | None, now: datetime) -> JobState:
+        """RUNNING → RETRYING at `retry_at`, or FAILED when that is None. The job's state afterwards.
+
+        A superseded job is CANCELLED instead. Nothing changes when this worker does not hold the job any more.
+        Raises Permanent when there is no such job.
+        """
+        job = schema.Job
+        with self._database.session() as session:
+            if not _give_back(session, _held(job_id, worker), reason, retry_at, now):
+                _cancel_superseded(session, _held(job_id, worker), now)
+            state = session.scalar(select(job.state).where(job.id == job_id))
+        if state is None:
+            raise Permanent(f"There is no job {job_id}")
+        return state
+
+    # -- jobs whose worker is gone -------------------------------------------------------------------------------------
+
+    def release_stalled(self, older_than: datetime, max_attempts: int, now: datetime) -> list[Job]:
+        """Running jobs without a heartbeat since `older_than` become due again, or FAILED after `max_attempts`."""
+        job = schema.Job
+        held = and_(job.state == JobState.RUNNING, job.heartbeat_at < older_than)
+        with self._database.reading() as session:
+            if session.scalar(select(job.id).where(held).limit(1)) is None:
+                return []
+        with self._database.session() as session:
+            return _release(session, held, "its worker fell silent", max_attempts, True, now)
+
+    def release_worker(self, worker: str, reason: str, max_attempts: int, counts: bool = True) -> list[Job]:
+        """The jobs a worker held become due again, or FAILED after `max_attempts`.
+
+        With `counts` False the interrupted attempt is not counted: the worker was stopped on purpose. An attempt that
+        ended its worker's process does count, or a job that crashes its worker would do so for ever.
+        """
+        job = schema.Job
+        held = and_(job.state == JobState.RUNNING, job.worker == worker)
+        with self._database.session() as session:
+            return _release(session, held, reason, max_attempts, counts, datetime.now(UTC))
+
+    # -- an operator's side --------------------------------------------------------------------------------------------
+
+    def retry(self, job_id: int) -> bool:
+        """FAILED → QUEUED, with all its attempts again. False in other states, or when a newer job replaced it."""
+        now = datetime.now(UTC)
+        job, newer = schema.Job, aliased(schema.Job)
+        replaced = (
+            select(newer.id)
+            .where(
+                newer.study_instance_uid == job.study_instance_uid,
+                newer.application == job.application,
+                newer.id > job.id,
+            )
+            .exists()
+        )
+        with self._database.session() as session:
+            row = session.scalars(
+                update(job)
+                .where(job.id == job_id, job.state == JobState.FAILED, ~replaced)
+                .values(state=JobState.QUEUED, attempts=0, reason="", run_after=now, finished_at=None, worker=None)
+                .returning(job),
+                execution_options=_WITHOUT_SYNC,
+            ).one_or_none()
+            if row is None:
+                return False
+            text = f"{row.application}: job {job_id} queued again, as asked by the operator"
+            add_event(session, now, row.study_instance_uid, row.revision, "queued", text, job_id)
+            return True
+
+    def list(self, states: Collection[JobState] | None = None, study: str | None = None) -> list[Job]:
+        """Jobs in the order they were made."""
+        statement = select(schema.Job).order_by(schema.Job.id)
+        if states is not None:
+            statement = statement.where(schema.Job.state.in_(states))
+        if study is not None:
+            statement = statement.where(schema.Job.study_instance_uid == study)
+        with self._database.reading() as session:
+            return [_record(row) for row in session.scalars(statement)]
+
+    def get(self, job_id: int) -> Job | None:
+        with self._database.reading() as session:
+            row = session.get(schema.Job, job_id)
+            return None if row is None else _record(row)
+
+    # -- results -------------------------------------------------------------------------------------------------------
+
+    def objects(self, study_instance_uid: str) -> Sequence[ResultObject]:
+        """The result objects of a study, by job, in the order of delivery."""
+        statement = select(schema.ResultObject).where(schema.ResultObject.study_instance_uid == study_instance_uid)
+        return self._objects(statement)
+
+    def previous_sr(self, study_instance_uid: str, application: str, before_revision: int) -> Sequence[ResultObject]:
+        """The reports of the latest earlier revision this application has reported on: what a new one supersedes."""
+        job = schema.Job
+        latest = (
+            select(job.id)
+            .join(schema.ResultObject, schema.ResultObject.job_id == job.id)
+            .where(
+                job.study_instance_uid == study_instance_uid,
+                job.application == application,
+                job.revision < before_revision,
+                schema.ResultObject.kind == "SR",
+            )
+            .order_by(job.revision.desc(), job.id.desc())
+            .limit(1)
+            .scalar_subquery()
+        )
+        statement = select(schema.ResultObject).where(
+            schema.ResultObject.job_id == latest, schema.ResultObject.kind == "SR"
+        )
+        return self._objects(statement)
+
+    def is_own_object(self, sop_instance_uid: str) -> bool:
+        """Whether this node made the instance."""
+        statement = select(schema.ResultObject.id).where(schema.ResultObject.sop_instance_uid == sop_instance_uid)
+        with self._database.reading() as session:
+            return session.scalar(statement) is not None
+
+    def _objects(self, statement: Any) -> Sequence[ResultObject]:
+        ordered = statement.order_by(schema.ResultObject.job_id, schema.ResultObject.sequence)
+        with self._database.reading() as session:
+            return [object_record(row) for row in session.scalars(ordered)]
+
+
+def _held(job_id: int, worker: str) -> ColumnElement[bool]:
+    return and_(schema.Job.id == job_id, schema.Job.state == JobState.RUNNING, schema.Job.worker == worker)
+
+
+def _cancel_superseded(session: Session, held: ColumnElement[bool], now: datetime) -> Sequence[schema.Job]:
+    """RUNNING → CANCELLED for those that routing marked. Comes after the attempt to end them otherwise: that one waits
+    for a routing that is about to mark them, and this one then sees the mark."""
+    job = schema.Job
+    rows = session.scalars(
+        update(job)
+        .where(held, job.superseded.is_(True))
+        .values(state=JobState.CANCELLED, reason="superseded by a newer revision", finished_at=now)
+        .returning(job),
+        execution_options=_WITHOUT_SYNC,
+    ).all()
+    for row in rows:
+        text = f"{row.application}: job {row.id} cancelled, {row.reason}; its result is not sent"
+        add_event(session, now, row.study_instance_uid, row.revision, "running", text, row.id)
+    return rows
+
+
+def _give_back(
+    session: Session,
+    held: ColumnElement[bool],
+    reason: str,
+    retry_at: datetime | None,
+    now: datetime,
+    counts: bool = True,
+) -> Sequence[schema.Job]:
+    """RUNNING → RETRYING or FAILED, for those that are not superseded."""
+    job = schema.Job
+    values: dict[str, Any] = {"reason": reason, "worker": None}
+    if not counts:
+        values["attempts"] = job.attempts - 1
+    if retry_at is None:
+        values |= {"state": JobState.FAILED, "finished_at": now}
+    else:
+        values |= {"state": JobState.RETRYING, "run_after": retry_at}
+    rows = session.scalars(
+        update(job).where(held, job.superseded.is_(False)).values(**values).returning(job),
+        execution_options=_WITHOUT_SYNC,
+    ).all()
+    for row in rows:
+        what = "failed for good" if retry_at is None else "will run again"
+        text = f"{row.application}: job {row.id} {what}: {reason}"
+        add_event(session, now, row.study_instance_uid, row.revision, "warning", text, row.id)
+    return rows
+
+
+def _release(
+    session: Session, held: ColumnElement[bool], reason: str, max_attempts: int, counts: bool, now: datetime
+) -> list[Job]:
+    job = schema.Job
+    released: list[schema.Job] = []
+    if counts:
+        last = and_(held, job.attempts >= max_attempts)
+        released += _give_back(session, last, f"{reason}, at the last of {max_attempts} attempts", None, now)
+    released += _give_back(session, held, reason, now, now, counts)
+    released += _cancel_superseded(session, held, now)
+    return [_record(row) for row in released]
+
+
+def _keep_object(session: Session, job_id: int, sequence: int, new: NewObject, now: datetime) -> schema.ResultObject:
+    known = session.scalars(
+        select(schema.ResultObject).where(schema.ResultObject.sop_instance_uid == new.sop_instance_uid)
+    ).one_or_none()
+    if known is not None:
+        if known.job_id != job_id:
+            raise Permanent(f"The result object {new.sop_instance_uid} belongs to job {known.job_id}")
+        known.path = str(new.path)
+        return known
+    row = schema.ResultObject(
+        job_id=job_id,
+        sop_instance_uid=new.sop_instance_uid,
+        sop_class_uid=new.sop_class_uid,
+        series_instance_uid=new.series_instance_uid,
+        study_instance_uid=new.study_instance_uid,
+        kind=new.kind,
+        path=str(new.path),
+        sequence=sequence,
+        created_at=now,
+    )
+    session.add(row)
+    session.flush()
+    return row
+
+
+def _enqueue_deliveries(
+    session: Session, target: schema.ResultObject, destinations: Sequence[str], now: datetime
+) -> None:
+    session.add_all(
+        schema.Delivery(
+            object_id=target.id,
+            job_id=target.job_id,
+            sequence=target.sequence,
+            destination=destination,
+            state=DeliveryState.QUEUED,
+            attempts=0,
+            reason="",
+            created_at=now,
+            run_after=now,
+        )
+        for destination in destinations
+    )
+
+
+def object_record(row: schema.ResultObject) -> ResultObject:
+    return ResultObject(
+        id=row.id,
+        job_id=row.job_id,
+        sop_instance_uid=row.sop_instance_uid,
+        sop_class_uid=row.sop_class_uid,
+        series_instance_uid=row.series_instance_uid,
+        study_instance_uid=row.study_instance_uid,
+        kind=row.kind,
+        path=Path(row.path),
+        sequence=row.sequence,
+        created_at=row.created_at,
+    )
+
+
+def _record(row: schema.Job) -> Job:
+    return Job(
+        id=row.id,
+        study_instance_uid=row.study_instance_uid,
+        revision=row.revision,
+        application=row.application,
+        inputs=row.inputs,
+        fingerprint=row.fingerprint,
+        state=row.state,
+        attempts=row.attempts,
+        reason=row.reason,
+        created_at=row.created_at,
+        run_after=row.run_after,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        worker=row.worker,
+    )

@@ -1,0 +1,9 @@
+"""Run by `Database.upgrade`, which holds the transaction and the lock."""
+
+from alembic import context
+
+from storage.schema import Base
+
+context.configure(connection=context.config.attributes["connection"], target_metadata=Base.metadata)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,217 @@
+"""The tables. No column holds an attribute of a patient; the images themselves stay in their files.
+
+`REVISION` is the migration these classes correspond to, so that a role can compare without loading Alembic.
+"""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Enum, ForeignKey, Index, String, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+from storage.records import AssociationEnd, DeliveryState, JobState, StudyState
+
+REVISION = "0001"
+
+UID = String(64)  # PS3.5 table 6.2-1
+AE = String(16)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware time, in UTC on the way out. SQLite has no time zones: there the UTC digits are kept."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a time without time zone cannot be stored")
+        utc = value.astimezone(UTC)
+        return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _text(enumeration: type[StrEnum]) -> Enum:
+    """States are text, so that a new state needs no change of type on PostgreSQL."""
+    return Enum(enumeration, native_enum=False, length=16)
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = {  # noqa: RUF012 - declared so by SQLAlchemy
+        datetime: UtcDateTime(),
+        dict[str, Any]: JSON(),
+        dict[str, str]: JSON(),
+        StudyState: _text(StudyState),
+        JobState: _text(JobState),
+        DeliveryState: _text(DeliveryState),
+        AssociationEnd: _text(AssociationEnd),
+    }
+
+
+class Study(Base):
+    """A study in the state of its current revision; earlier revisions live on in events, routings and jobs."""
+
+    __tablename__ = "study"
+    __table_args__ = (Index("ix_study_state", "state"),)
+
+    study_instance_uid: Mapped[str] = mapped_column(UID, primary_key=True)
+    revision: Mapped[int]
+    state: Mapped[StudyState]
+    reason: Mapped[str]
+    instances: Mapped[int]
+    revision_started_at: Mapped[datetime]
+    first_received_at: Mapped[datetime]
+    last_received_at: Mapped[datetime]
+
+
+class Association(Base):
+    """An association that fed instances. `ended` is null while it is open."""
+
+    __tablename__ = "association"
+    __table_args__ = (Index("ix_association_receiver_ended", "receiver", "ended"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    calling_ae_title: Mapped[str] = mapped_column(AE)
+    called_ae_title: Mapped[str] = mapped_column(AE)
+    peer_host: Mapped[str] = mapped_column(String(255))
+    receiver: Mapped[str] = mapped_column(String(64))
+    opened_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+    ended: Mapped[AssociationEnd | None]
+
+
+class Feed(Base):
+    """Which association fed which revision of which study."""
+
+    __tablename__ = "feed"
+
+    study_instance_uid: Mapped[str] = mapped_column(UID, ForeignKey("study.study_instance_uid"), primary_key=True)
+    revision: Mapped[int] = mapped_column(primary_key=True)
+    association_id: Mapped[int] = mapped_column(ForeignKey("association.id"), primary_key=True, index=True)
+
+
+class Instance(Base):
+    """The index of the files. Series are derived from it, and so is the path of a file."""
+
+    __tablename__ = "instance"
+    __table_args__ = (Index("ix_instance_study_series", "study_instance_uid", "series_instance_uid"),)
+
+    sop_instance_uid: Mapped[str] = mapped_column(UID, primary_key=True)
+    sop_class_uid: Mapped[str] = mapped_column(UID)
+    series_instance_uid: Mapped[str] = mapped_column(UID)
+    study_instance_uid: Mapped[str] = mapped_column(UID, ForeignKey("study.study_instance_uid"))
+    transfer_syntax_uid: Mapped[str] = mapped_column(UID)
+    modality: Mapped[str] = mapped_column(String(16))
+    size: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(String(64))
+    received_at: Mapped[datetime]
+    revision: Mapped[int]
+
+
+class Routing(Base):
+    """What routing decided for one revision of a study, and why."""
+
+    __tablename__ = "routing"
+
+    study_instance_uid: Mapped[str] = mapped_column(UID, ForeignKey("study.study_instance_uid"), primary_key=True)
+    revision: Mapped[int] = mapped_column(primary_key=True)
+    decisions: Mapped[dict[str, Any]]
+    at: Mapped[datetime]
+
+
+class Job(Base):
+    """`superseded` marks a running job whose result must not be delivered any more."""
+
+    __tablename__ = "job"
+    __table_args__ = (
+        Index("ix_job_state_run_after", "state", "run_after"),
+        Index("ix_job_study_application", "study_instance_uid", "application"),
+        {"sqlite_autoincrement": True},  # the UIDs of results derive from the id: it must never be used twice
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_instance_uid: Mapped[str] = mapped_column(UID, ForeignKey("study.study_instance_uid"))
+    revision: Mapped[int]
+    application: Mapped[str]
+    inputs: Mapped[dict[str, str]]
+    fingerprint: Mapped[str]
+    state: Mapped[JobState]
+    superseded: Mapped[bool]
+    attempts: Mapped[int]
+    reason: Mapped[str]
+    created_at: Mapped[datetime]
+    run_after: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    heartbeat_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    worker: Mapped[str | None]
+
+
+class ResultObject(Base):
+    __tablename__ = "result_object"
+    __table_args__ = (
+        UniqueConstraint("sop_instance_uid", name="uq_result_object_sop_instance_uid"),
+        Index("ix_result_object_job", "job_id"),
+        Index("ix_result_object_study", "study_instance_uid"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("job.id"))
+    sop_instance_uid: Mapped[str] = mapped_column(UID)
+    sop_class_uid: Mapped[str] = mapped_column(UID)
+    series_instance_uid: Mapped[str] = mapped_column(UID)
+    study_instance_uid: Mapped[str] = mapped_column(UID)
+    kind: Mapped[str] = mapped_column(String(16))
+    path: Mapped[str]
+    sequence: Mapped[int]
+    created_at: Mapped[datetime]
+
+
+class Delivery(Base):
+    """`job_id` and `sequence` repeat those of the object: the order of delivery is asked for at every claim."""
+
+    __tablename__ = "delivery"
+    __table_args__ = (
+        UniqueConstraint("object_id", "destination", name="uq_delivery_object_destination"),
+        Index("ix_delivery_destination_state", "destination", "state", "run_after"),
+        Index("ix_delivery_job_destination", "job_id", "destination", "sequence"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    object_id: Mapped[int] = mapped_column(ForeignKey("result_object.id"))
+    job_id: Mapped[int] = mapped_column(ForeignKey("job.id"))
+    sequence: Mapped[int]
+    destination: Mapped[str]
+    state: Mapped[DeliveryState]
+    attempts: Mapped[int]
+    reason: Mapped[str]
+    created_at: Mapped[datetime]
+    run_after: Mapped[datetime]
+    claimed_at: Mapped[datetime | None]
+    sent_at: Mapped[datetime | None]
+    committed_at: Mapped[datetime | None]
+    dispatcher: Mapped[str | None]
+
+
+class Event(Base):
+    """The timeline. A warning may concern a study that has no row, so there is no foreign key."""
+
+    __tablename__ = "event"
+    __table_args__ = (Index("ix_event_study", "study_instance_uid"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime]
+    study_instance_uid: Mapped[str] = mapped_column(UID)
+    revision: Mapped[int]
+    stage: Mapped[str] = mapped_column(String(16))
+    text: Mapped[str]
+    job_id: Mapped[int | None]
+    data: Mapped[dict[str, Any]]
