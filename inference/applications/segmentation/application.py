@@ -10,14 +10,14 @@ from pydicom.uid import generate_uid
 from torch import Tensor, nn
 
 from inference.application import Progress, SeriesInput
-from inference.applications.segmentation.grid import foreground, model_grid, normalize
+from inference.applications.segmentation.grid import foreground, model_grid, normalize, to_source
 from inference.applications.segmentation.network import declared_network
 from inference.bundle import Bundle, Label, as_code, read_bundle
 from inference.engine import Engine
 from inference.findings import Algorithm, Code, Findings, Mask, Measurement, Segment
 from inference.manifest import Manifest, weights_path, weights_sha256
 from inference.measurements import largest_component, resample, volume_ml
-from inference.volume import Geometry, Volume, read_volume
+from inference.volume import Volume, read_volume
 from storage.errors import ModelRefused
 
 VOLUME = Code("118565006", "SCT", "Volume")
@@ -49,7 +49,7 @@ class Segmentation:
         progress("segmenting", 0.2)
         found = self._segment(image, engine)
         progress("measuring", 0.9)
-        masks = _on_source(self._cleaned(found), grid, volume.geometry)
+        masks = to_source(self._cleaned(found), grid, volume.geometry)
         return self._findings(volume, masks, started_at)
 
     def _segment(self, image: NDArray[np.float32], engine: Engine) -> list[Mask]:
@@ -127,14 +127,3 @@ class Segmentation:
             tracking_uid=str(generate_uid(entropy_srcs=[volume.series_instance_uid, self.manifest.name, label.name])),
             measurements=(Measurement(VOLUME, volume_ml(mask, volume.geometry), CM3),),
         )
-
-
-def _on_source(masks: Sequence[Mask], grid: Geometry, source: Geometry) -> list[Mask]:
-    """The masks on the grid of the source: the nearest voxel's value. Masks without overlap go together."""
-    numbers = np.zeros(grid.shape, np.uint8)
-    for number, mask in enumerate(masks, start=1):
-        if numbers[mask].any():
-            return [resample(m.astype(np.uint8), grid.affine, source.affine, source.shape, order=0) > 0 for m in masks]
-        numbers[mask] = number
-    moved = resample(numbers, grid.affine, source.affine, source.shape, order=0)
-    return [moved == number for number in range(1, len(masks) + 1)]
