@@ -3,7 +3,9 @@
 import json
 import sys
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -15,11 +17,12 @@ from dicom_node import views
 from dicom_node.errors import ConfigurationError
 from dicom_node.logs import configure
 from dicom_node.process import run_role
-from dicom_node.settings import Settings, find_config
+from dicom_node.scu import Target
+from dicom_node.settings import DestinationSettings, Settings, find_config
 from dicom_node.settings import load as load_settings
 from dicom_node.supervisor import Role, Supervisor
 from storage.database import Database
-from storage.errors import NodeError
+from storage.errors import NodeError, Permanent
 from storage.records import Study, StudyState
 
 cli = typer.Typer(
@@ -49,6 +52,14 @@ StudyUID = Annotated[str, typer.Argument(help="Study Instance UID.")]
 NODE = "Node"
 OPERATE = "Operate"
 TRY = "Try out"
+
+
+class Associations(StrEnum):
+    """How the simulated scanner divides what it sends."""
+
+    SERIES = "series"
+    INSTANCE = "instance"
+    STUDY = "study"
 
 
 def main() -> None:
@@ -263,3 +274,155 @@ def _detail(config: Path | None, uid: str) -> tuple[views.Plain, wiring.Stores]:
     if found is None:
         raise NodeError(f"There is no study {uid} here; `dicom-node studies` lists those there are")
     return views.study_detail(found, stores.studies, stores.instances, stores.jobs, stores.deliveries), stores
+
+
+# -- try out ---------------------------------------------------------------------------------------------------------
+
+To = Annotated[
+    str | None,
+    typer.Option(help="AET@host:port, or the name of a configured destination. Default: this node."),
+]
+Calling = Annotated[str | None, typer.Option(help="Our AE title in the association.")]
+
+
+@cli.command(rich_help_panel=TRY)
+def demo(
+    study: Annotated[Path | None, typer.Option(help="Push this folder of DICOM instead of a limb phantom.")] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="Run the model in this folder instead of the built-in one.")
+    ] = None,
+    folder: Annotated[Path, typer.Option(help="Where the demo keeps everything; nothing else is written.")] = Path(
+        "demo"
+    ),
+) -> None:
+    """Do the main job once on this machine: a PACS, the node, a scanner, and the result."""
+    from dicom_node.demo import run_demo
+
+    configure("demo", "ERROR")
+    if not run_demo(folder, study, bundle, console):
+        raise typer.Exit(1)
+
+
+@cli.command(rich_help_panel=TRY)
+def simulate(
+    folders: Annotated[list[Path] | None, typer.Argument(help="Studies to send. Default: limb phantoms.")] = None,
+    to: To = None,
+    config: Config = None,
+    calling: Calling = "SCANNER1",
+    patients: Annotated[
+        int, typer.Option(min=1, help="How many phantoms, each a patient, when no folder is named.")
+    ] = 1,
+    seed: Annotated[int, typer.Option(help="Names the first phantom, and the order of shuffling.")] = 1,
+    associations: Annotated[Associations, typer.Option(help="One association for each ...")] = Associations.SERIES,
+    concurrency: Annotated[int, typer.Option(min=1, help="Associations open at once.")] = 1,
+    shuffle: Annotated[bool, typer.Option(help="Send the images in random order.")] = False,
+    rate: Annotated[float | None, typer.Option(min=0.1, help="Images per second, all associations together.")] = None,
+) -> None:
+    """Send studies as a scanner does: several series, several associations, several patients."""
+    from dicom_node.simulator.limb import limb
+    from dicom_node.simulator.phantom_study import write_phantom_study
+    from dicom_node.simulator.scanner import push
+    from dicom_node.simulator.study import load_study
+
+    configure("simulate", "ERROR")
+    target = _target(to, config)
+    with TemporaryDirectory(prefix="dicom-node-") as temporary:
+        sources = folders or []
+        if not folders:
+            for n in range(seed, seed + patients):
+                sources.append(Path(temporary) / str(n))
+                written = write_phantom_study(sources[-1], limb(n), n)
+                console.print(f"Phantom {n}: study {written.study_instance_uid}", highlight=False)
+        series = list(load_study(sources).series.values())
+        report = push(
+            series,
+            target,
+            calling or "SCANNER1",
+            associations=associations.value,
+            shuffle=seed if shuffle else None,
+            rate=rate,
+            concurrency=concurrency,
+        )
+    console.print(
+        f"{len(report.acknowledged)} of {report.sent} images acknowledged by {target} in {report.seconds:.1f} s "
+        f"({report.images_per_second:.0f}/s)",
+        highlight=False,
+    )
+    _report_failures([(path.name, reason) for path, reason in report.failures])
+
+
+@cli.command(rich_help_panel=TRY)
+def send(
+    files: Annotated[list[Path], typer.Argument(help="Files, or folders of them.")],
+    to: To = None,
+    config: Config = None,
+    calling: Calling = None,
+) -> None:
+    """Send DICOM files with C-STORE and check every answer."""
+    from dicom_node.scu import find_files, send_files
+
+    configure("send", "ERROR")
+    settings, _ = _load(config)
+    target = _target(to, config)
+    paths = find_files(files)
+    results = send_files(paths, calling or settings.node.ae_title, target, settings.dispatch.timeout_seconds)
+    console.print(f"{sum(r.ok for r in results)} of {len(results)} accepted by {target}", highlight=False)
+    _report_failures([(p.name, r.reason) for p, r in zip(paths, results, strict=True) if not r.ok])
+
+
+@cli.command(rich_help_panel=TRY)
+def echo(
+    to: Annotated[
+        str | None, typer.Argument(help="AET@host:port, or a destination's name. Default: all of them.")
+    ] = None,
+    config: Config = None,
+    calling: Calling = None,
+) -> None:
+    """Check with C-ECHO that this node and its destinations answer."""
+    from dicom_node.scu import echo as verify
+
+    configure("echo", "ERROR")
+    settings, _ = _load(config)
+    targets = [_target(to, config)] if to else [_target(None, config), *map(_of, settings.destinations)]
+    failed = False
+    for target in targets:
+        result = verify(calling or settings.node.ae_title, target)
+        failed |= not result.ok
+        verdict = f"[green]answers[/] in {result.seconds * 1000:.0f} ms" if result.ok else "[red]does not answer[/]"
+        console.print(f"{target}: {verdict} {escape(result.reason)}", highlight=False)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _target(to: str | None, config: Path | None) -> Target:
+    """AET@host:port, a destination of the configuration, or this node itself."""
+    settings, _ = _load(config)
+    if to is None:
+        host = settings.receive.host
+        return Target(settings.node.ae_title, "127.0.0.1" if host == "0.0.0.0" else host, settings.receive.port)  # noqa: S104
+    for destination in settings.destinations:
+        if destination.name == to:
+            return _of(destination)
+    ae_title, at, address = to.partition("@")
+    host, colon, port = address.rpartition(":")
+    if not (ae_title and at and host and colon and port.isdigit()):
+        names = ", ".join(d.name for d in settings.destinations) or "none"
+        raise Permanent(f"{to!r} is neither AET@host:port nor the name of a destination; configured: {names}")
+    return Target(ae_title, host, int(port))
+
+
+def _of(destination: DestinationSettings) -> Target:
+    return Target(destination.ae_title, destination.host, destination.port)
+
+
+def _report_failures(failures: Sequence[tuple[str, str]]) -> None:
+    for name, reason in failures[:20]:
+        errors.print(f"  {escape(name)}: {escape(reason)}", highlight=False)
+    if len(failures) > 20:
+        errors.print(f"  and {len(failures) - 20} more")
+    if failures:
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    main()

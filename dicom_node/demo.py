@@ -1,0 +1,260 @@
+"""The main job, end to end, on this machine: a PACS, the node, and a scanner that pushes one study."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from dicom_node import views
+from dicom_node.app import Stores, open_stores
+from dicom_node.demo_pacs import Pacs, start_pacs
+from dicom_node.overlay import write_overlay
+from dicom_node.report import report_tree
+from dicom_node.scu import Target, echo
+from dicom_node.settings import load
+from dicom_node.simulator.limb import limb
+from dicom_node.simulator.phantom_study import write_phantom_study
+from dicom_node.simulator.scanner import push
+from dicom_node.simulator.study import load_study
+from inference.series import read_headers
+from storage.errors import NodeError, Permanent
+from storage.records import DeliveryState, JobState, StudyState
+
+AE_TITLE = "DICOM_NODE"
+SCANNER = "SCANNER1"
+NODE_START_SECONDS = 120.0
+RESULT_SECONDS = 1800.0
+NODE_STOP_SECONDS = 30.0
+PHANTOM_SEED = 1
+
+CONFIG = """\
+# Written by `dicom-node demo`. Look at its results with, for example:
+#   dicom-node studies --config {path}
+[node]
+ae_title = "{ae_title}"
+data_dir = "node"
+
+[receive]
+host = "127.0.0.1"
+port = {port}
+
+[completion]
+quiet_seconds = 3
+
+[[peers]]
+ae_title = "{scanner}"
+
+[[destinations]]
+name = "pacs"
+kind = "dimse"
+ae_title = "{pacs.ae_title}"
+host = "{pacs.host}"
+port = {pacs.port}
+
+[[applications]]
+{application}
+destinations = ["pacs"]
+"""
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What the scanner sends: files by series, all of one study."""
+
+    study_instance_uid: str
+    series: tuple[tuple[Path, ...], ...]
+
+    @property
+    def paths(self) -> list[Path]:
+        return [path for series in self.series for path in series]
+
+
+def run_demo(parent: Path, study: Path | None, bundle: Path | None, console: Console) -> bool:
+    """Runs the demo in a new folder below `parent`. True when a report reached the PACS.
+
+    `study` is a folder of the user's own DICOM, otherwise a limb phantom is pushed; `bundle` a folder with the user's
+    own model, otherwise `soft_tissue_mass` runs. Raises NodeError, naming the step, when one fails.
+    """
+    folder = (parent / f"{datetime.now():%Y%m%d-%H%M%S}").resolve()
+    folder.mkdir(parents=True, mode=0o700)
+    port = _free_port()
+    node = Target(AE_TITLE, "127.0.0.1", port)
+    console.print("[bold]1[/] The PACS")
+    with start_pacs(folder / "pacs", node=node, say=lambda line: console.print(f"  {line}")) as pacs:
+        console.print(f"  {pacs.description}", highlight=False)
+        config = _write_config(folder, port, pacs, bundle)
+        console.print(f"[bold]2[/] The node: {AE_TITLE} on port {port}", highlight=False)
+        with _running_node(config, folder / "node.log", node):
+            pushed = _study(folder, study, console)
+            _push(pushed, node, console)
+            stores = open_stores(load(config))
+            detail = _wait(stores, pushed.study_instance_uid, console)
+            return _show(detail, pacs, pushed, folder, console)
+
+
+def _write_config(folder: Path, port: int, pacs: Pacs, bundle: Path | None) -> Path:
+    application = 'id = "soft_tissue_mass"'
+    if bundle is not None:
+        application = f'id = "segmentation"\nname = "own_model"\nbundle = "{bundle.resolve()}"'
+    path = folder / "node.toml"
+    text = CONFIG.format(path=path, ae_title=AE_TITLE, port=port, scanner=SCANNER, pacs=pacs, application=application)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@contextmanager
+def _running_node(config: Path, log: Path, node: Target) -> Iterator[None]:
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dicom_node.cli", "run", "--config", str(config)],
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # Ctrl-C is for the demo, which stops the node in order
+            env={**os.environ, "DICOM_NODE_SUPERVISOR": str(os.getpid())},
+        )
+    try:
+        deadline = time.monotonic() + NODE_START_SECONDS
+        while not echo(SCANNER, node, timeout=2).ok:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise NodeError(f"The node does not start; its log is {log}")
+            time.sleep(0.3)
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(NODE_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _study(folder: Path, study: Path | None, console: Console) -> Pushed:
+    if study is None:
+        console.print("[bold]3[/] The study: a limb phantom with a mass (T1w, T2w-FS, DWI, ADC)")
+        written = write_phantom_study(folder / "study", limb(PHANTOM_SEED), PHANTOM_SEED)
+        return Pushed(written.study_instance_uid, tuple(s.paths for s in written.series.values()))
+    files = load_study(study)
+    studies: dict[str, list[tuple[Path, ...]]] = {}
+    for paths in files.series.values():
+        (header,) = read_headers(paths[:1])
+        studies.setdefault(str(header.StudyInstanceUID), []).append(paths)
+    if len(studies) > 1:
+        raise Permanent(f"{study} holds {len(studies)} studies; the demo pushes one, name its folder")
+    ((uid, series),) = studies.items()
+    console.print(f"[bold]3[/] The study: {study} ({len(series)} series)", highlight=False)
+    return Pushed(uid, tuple(series))
+
+
+def _push(pushed: Pushed, node: Target, console: Console) -> None:
+    with _progress(console) as progress:
+        task = progress.add_task("The scanner pushes", total=len(pushed.paths))
+        report = push(pushed.series, node, SCANNER, shuffle=1, progress=lambda result: progress.advance(task))
+    if report.failures:
+        raise NodeError(
+            f"{len(report.failures)} of {report.sent} images were not accepted, the first: {report.failures[0][1]}"
+        )
+
+
+def _wait(stores: Stores, study_instance_uid: str, console: Console) -> views.Plain:
+    """Waits until the study has ended: every delivery done or failed for good, or nothing to deliver."""
+    deadline = time.monotonic() + RESULT_SECONDS
+    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as progress:
+        task = progress.add_task("The node works", total=None)
+        while time.monotonic() < deadline:
+            study = stores.studies.get(study_instance_uid)
+            if study is not None:
+                detail = views.study_detail(study, stores.studies, stores.instances, stores.jobs, stores.deliveries)
+                progress.update(task, description=f"  {_stage(detail)}")
+                if _ended(detail):
+                    return detail
+            time.sleep(0.3)
+    raise NodeError(f"The node did not finish within {RESULT_SECONDS:g} s; ask it with `dicom-node study`")
+
+
+def _stage(detail: views.Plain) -> str:
+    if detail["deliveries"]:
+        return "Delivering to the PACS"
+    if detail["jobs"]:
+        job = detail["jobs"][-1]
+        return f"{job['application']}: {job['state'].lower()}"
+    return f"The study is {detail['state'].lower()}"
+
+
+def _ended(detail: views.Plain) -> bool:
+    if detail["state"] == StudyState.IGNORED:
+        return True
+    jobs = [JobState(j["state"]) for j in detail["jobs"]]
+    deliveries = [DeliveryState(d["state"]) for d in detail["deliveries"]]
+    done = {DeliveryState.SENT, DeliveryState.COMMITTED, DeliveryState.FAILED}
+    return (
+        detail["state"] == StudyState.ROUTED
+        and all(state in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED) for state in jobs)
+        and all(state in done for state in deliveries)
+    )
+
+
+def _show(detail: views.Plain, pacs: Pacs, pushed: Pushed, folder: Path, console: Console) -> bool:
+    """Prints the timeline and what the PACS holds; True when a report is among it."""
+    console.print()
+    console.print(views.timeline_table(detail))
+    ours = {o["sop_instance_uid"]: o for o in detail["objects"]}
+    held = [i for i in pacs.instances(pushed.study_instance_uid) if i.sop_instance_uid in ours]
+    objects = {i.modality: pacs.dataset(i.sop_instance_uid) for i in held}
+    if "SR" in objects:
+        console.print("\n[bold]The report, as the PACS holds it[/]")
+        console.print(report_tree(objects["SR"]))
+    console.print("\n[bold]Where everything is[/]")
+    for instance in held:
+        console.print(f"  {instance.modality:4} in the PACS: {instance.sop_instance_uid}", highlight=False)
+        console.print(f"       file: {ours[instance.sop_instance_uid]['path']}", highlight=False, soft_wrap=True)
+    if "SEG" in objects:
+        files = _sources(objects["SEG"], pushed.paths)
+        picture = write_overlay(folder / "overlay.png", objects["SEG"], files)
+        console.print(f"  Picture: {picture}", highlight=False, soft_wrap=True)
+    console.print(f"  Log:     {folder / 'node.log'}", highlight=False, soft_wrap=True)
+    console.print(f"  Ask it:  dicom-node study {pushed.study_instance_uid} --config {folder / 'node.toml'}",
+                  highlight=False, soft_wrap=True)  # fmt: skip
+    if "SR" not in objects:
+        console.print(f"\n[bold yellow]No result:[/] {escape(_why(detail))}", highlight=False)
+    return "SR" in objects
+
+
+def _sources(seg: Dataset, paths: Sequence[Path]) -> list[Path]:
+    """The files of the series that the segmentation references."""
+    series = {str(item.SeriesInstanceUID) for item in seg.ReferencedSeriesSequence}
+    tags = ["SeriesInstanceUID"]
+    return [
+        p for p in paths if str(dcmread(p, specific_tags=tags, stop_before_pixels=True).SeriesInstanceUID) in series
+    ]
+
+
+def _why(detail: views.Plain) -> str:
+    reasons = [j["reason"] for j in detail["jobs"] if j["reason"]]
+    reasons += [d["reason"] for d in detail["deliveries"] if d["reason"]]
+    return "; ".join(reasons) or detail["reason"]
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
