@@ -3,6 +3,7 @@
 import logging
 import sys
 import traceback
+import warnings
 from typing import Any
 
 from storage.errors import NodeError
@@ -30,7 +31,8 @@ def configure(role: str, level: str = "INFO") -> None:
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # These describe datasets and association requests in full, patient attributes included.
     for name in ("pynetdicom", "pydicom", "highdicom"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    warnings.simplefilter("ignore")  # theirs quote names and values of the dataset
     logging.getLogger("apscheduler").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
 

@@ -5,6 +5,11 @@ from rich.text import Text
 from rich.tree import Tree
 
 SHORT_UID = 24
+# In a measurement group: identities that say the same in every group (TID 1419, 4019), by code value.
+REPEATED = frozenset({"112039", "112040", "111001", "111003", "122405"})
+TRACKING_IDENTIFIER = "112039"
+MEASUREMENT_GROUP = "125007"
+MANY_IMAGES = 5
 
 
 def report_tree(ds: Dataset) -> Tree:
@@ -16,7 +21,15 @@ def report_tree(ds: Dataset) -> Tree:
 
 
 def _add(tree: Tree, item: Dataset) -> None:
+    images = [child for child in item.get("ContentSequence", []) if child.ValueType == "IMAGE"]
+    many = len(images) > MANY_IMAGES
+    if many:
+        tree.add(Text(f"{len(images)} images, the first: {_value(images[0])}"))
     for child in item.get("ContentSequence", []):
+        if many and child.ValueType == "IMAGE":
+            continue
+        if _code(item) == MEASUREMENT_GROUP and _code(child) in REPEATED:
+            continue
         if child.ValueType in ("SCOORD", "SCOORD3D"):
             tree.add(Text(f"{child.GraphicType} of {len(child.GraphicData) // 2} points", style="dim"))
             continue
@@ -27,7 +40,8 @@ def _add(tree: Tree, item: Dataset) -> None:
 def _line(item: Dataset) -> Text:
     value = _value(item)
     if item.ValueType == "CONTAINER":
-        return Text(_name(item), style="bold")
+        tracked = [str(c.TextValue) for c in item.get("ContentSequence", []) if _code(c) == TRACKING_IDENTIFIER]
+        return Text(": ".join([_name(item), *tracked]), style="bold")
     style = "cyan" if item.ValueType == "NUM" else ""
     return Text.assemble((f"{_name(item)}: " if _name(item) else "", "dim"), (value, style))
 
@@ -35,6 +49,11 @@ def _line(item: Dataset) -> Text:
 def _name(item: Dataset) -> str:
     names = item.get("ConceptNameCodeSequence")
     return str(names[0].CodeMeaning) if names else ""
+
+
+def _code(item: Dataset) -> str:
+    names = item.get("ConceptNameCodeSequence")
+    return str(names[0].get("CodeValue", "")) if names else ""
 
 
 def _value(item: Dataset) -> str:

@@ -134,9 +134,10 @@ class _Child:
 
     def _drain(self) -> None:
         """Reads what a started-again child announced: a full socket would block it."""
+        self._socket.setblocking(False)
         with suppress(BlockingIOError):
             while True:
-                self._socket.recv(4096, socket.MSG_DONTWAIT)
+                self._socket.recv(4096)
 
     def stop(self) -> None:
         self._socket.close()
