@@ -175,8 +175,9 @@ def install_orthanc(say: Say = lambda line: None) -> bool:
                 break
             if command is install and done.returncode == 0:
                 break
-        if find_orthanc() and shutil.which("systemctl"):
-            subprocess.run(["systemctl", "disable", "--quiet", "orthanc"], capture_output=True, check=False)
+        for command in (["update-rc.d", "orthanc", "disable"], ["deb-systemd-helper", "disable", "orthanc.service"]):
+            with suppress(OSError):  # Debian has both, whether or not systemd runs
+                subprocess.run(command, capture_output=True, check=False)
     if not find_orthanc():
         say("apt could not install Orthanc")
         return False
@@ -214,7 +215,7 @@ def _choose(wanted: Kind | None, folder: Path, say: Say) -> tuple[list[str] | No
         if wanted is not None:
             raise PacsUnavailable(f"neither docker nor podman can run {IMAGE} here")
     if wanted is None:
-        say("There is no Orthanc here: a plain storage SCP takes its place; it stores, and has no viewer and no query")
+        say("There is no Orthanc here (Debian, Ubuntu: apt install orthanc): a plain storage SCP takes its place")
     return None, Kind.PLAIN
 
 

@@ -52,8 +52,9 @@ install=(apt-get install --quiet=2 --yes --no-install-recommends)
 }
 
 for service in "${services[@]}"; do
-    if [[ " ${missing[*]} " == *" $service "* ]] && command -v systemctl >/dev/null; then
-        systemctl disable --quiet "$service" 2>/dev/null || true
+    if [[ " ${missing[*]} " == *" $service "* ]]; then
+        update-rc.d "$service" disable >/dev/null 2>&1 || true
+        deb-systemd-helper disable "$service.service" >/dev/null 2>&1 || true
     fi
 done
 echo "install-peers: installed ${missing[*]}"
