@@ -11,6 +11,7 @@ from pydicom.dataset import Dataset
 from scipy import ndimage
 
 from inference.findings import Mask
+from inference.planes import functional
 from inference.volume import Volume, read_volume
 
 PANEL = 420  # pixels, the longer side of one panel
@@ -51,9 +52,13 @@ def masks_of(seg: Dataset, volume: Volume) -> Mapping[int, Mask]:
     slices = {(f.sop_instance_uid, f.frame_number): k for k, f in enumerate(volume.frames)}
     masks: dict[int, Mask] = {}
     pixels = seg.pixel_array.reshape(-1, seg.Rows, seg.Columns)
-    for frame, image in zip(seg.PerFrameFunctionalGroupsSequence, pixels, strict=True):
-        number = int(frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
-        source = frame.DerivationImageSequence[0].SourceImageSequence[0]
+    for frame, image in enumerate(pixels):
+        segment = functional(seg, frame, "SegmentIdentificationSequence")
+        derivation = functional(seg, frame, "DerivationImageSequence")
+        assert segment is not None
+        assert derivation is not None
+        number = int(segment.ReferencedSegmentNumber)
+        source = derivation.SourceImageSequence[0]
         referenced = source.get("ReferencedFrameNumber")
         k = slices[str(source.ReferencedSOPInstanceUID), None if referenced is None else int(referenced)]
         masks.setdefault(number, np.zeros(volume.array.shape, bool))[k] = image > 0

@@ -1,0 +1,30 @@
+"""Small T1w studies with one bright ball whose place and size are known."""
+
+from pathlib import Path
+
+import numpy as np
+
+from dicom_node.simulator.mr_series import Stack
+from dicom_node.simulator.phantom_study import Limb, PhantomStudy, write_phantom_study
+from inference.volume import Affine
+
+SHAPE, SPACING = (20, 64, 72), (4.0, 2.0, 2.0)
+CENTRE, RADIUS = np.array([22.0, -12.0, 8.0]), 17.0  # LPS mm
+
+
+def _affine() -> Affine:
+    affine = np.eye(4)
+    affine[:3, :3] = [[0, 0, SPACING[2]], [0, SPACING[1], 0], [SPACING[0], 0, 0]]
+    affine[:3, 3] = -affine[:3, :3] @ ((np.array(SHAPE) - 1) / 2)
+    return affine
+
+
+def write_ball_study(folder: Path, *, oblique: bool = False, seed: int = 1) -> PhantomStudy:
+    """A dim cylinder (400) with a bright ball (900) off its centre, in one axial or doubly oblique T1w series."""
+    affine = _affine()
+    indices = np.stack(np.meshgrid(*[np.arange(n) for n in SHAPE], indexing="ij"), -1).reshape(-1, 3)
+    points = (indices @ affine[:3, :3].T + affine[:3, 3]).reshape(*SHAPE, 3)
+    ball = np.linalg.norm(points - CENTRE, axis=-1) < RADIUS
+    body = np.linalg.norm(points[..., :2], axis=-1) < 60
+    image = np.where(ball, 900, np.where(body, 400, 0)).astype(np.float32)
+    return write_phantom_study(folder, Limb({"t1w": (Stack(image, affine),)}, ball), seed, oblique=oblique)

@@ -1,0 +1,53 @@
+"""A model folder whose network finds what is bright: small, exact, and as slow as a test needs."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+BUNDLE = """
+version = "1.0"
+title = "Bright ball"
+algorithm = "Threshold"
+manufacturer = "dicom-node tests"
+training_data = "none"
+[input]
+kind = "T1w"
+minimum_slices = 5
+[model]
+weights = "model.ts"
+inference = "whole"
+[preprocessing]
+orientation = "RAS"
+spacing = [2.0, 2.0, 2.0]
+normalization = { method = "range", lower = 0, upper = 5500 }
+[postprocessing]
+keep_largest_component = "all"
+[[labels]]
+value = 1
+name = "Ball"
+category = ["49755003", "SCT", "Morphologically Abnormal Structure"]
+type = ["4147007", "SCT", "Mass"]
+color = [220, 40, 40]
+"""
+
+
+class _Threshold(nn.Module):
+    """Two channels: background wins below 0.5. `rounds` multiplies matrices to take time."""
+
+    def __init__(self, rounds: int) -> None:
+        super().__init__()
+        self.rounds = rounds
+
+    def forward(self, x: Tensor) -> Tensor:
+        busy = torch.ones(1000, 1000)
+        for _ in range(self.rounds):
+            busy = torch.mm(busy, busy) / 1000.0
+        return torch.cat([0.5 - x, x - 0.5], 1) * busy.mean()
+
+
+def write_bundle(folder: Path, rounds: int = 0) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.jit.script(_Threshold(rounds)).save(str(folder / "model.ts"))
+    (folder / "bundle.toml").write_text(BUNDLE)
+    return folder

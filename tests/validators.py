@@ -1,0 +1,53 @@
+"""What third parties say of a result object. They exit 0 on errors, so their output is read."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+IOD_NAMES = re.compile(r"^(Segmentation|Comprehensive3DSR)$", re.MULTILINE)
+
+
+def _program(name: str) -> str:
+    found = shutil.which(name, path=f"{Path(sys.executable).parent}:/usr/bin:/usr/local/bin")
+    if found is None:
+        pytest.skip(f"{name} is not installed: run tests/install-peers.sh")
+    return found
+
+
+def dciodvfy_errors(path: Path) -> list[str]:
+    """The lines that dciodvfy calls an error; fails when it did not recognise the object at all."""
+    done = subprocess.run([_program("dciodvfy"), str(path)], capture_output=True, text=True, check=False, timeout=120)
+    output = done.stdout + done.stderr
+    assert IOD_NAMES.search(output), output[-2000:]
+    return [line for line in output.splitlines() if line.startswith("Error")]
+
+
+def dcmqi_segments(path: Path, folder: Path) -> dict[int, Path]:
+    """dcmqi's reading of a SEG: one NIfTI per segment number."""
+    folder.mkdir()
+    done = subprocess.run(
+        [_program("segimage2itkimage"), "--inputDICOM", str(path), "--outputDirectory", str(folder),
+         "--outputType", "nii"],
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    files = {int(file.name.split(".")[0]): file for file in folder.glob("*.nii.gz")}
+    assert files, done.stdout + done.stderr
+    return files
+
+
+def dcmqi_measurements(path: Path, folder: Path) -> list[dict[str, Any]]:
+    """dcmqi's reading of a TID 1500 report: its measurement groups."""
+    output = folder / f"{path.stem}.json"
+    done = subprocess.run(
+        [_program("tid1500reader"), "--inputDICOM", str(path), "--outputMetadata", str(output)],
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert output.is_file(), done.stdout + done.stderr
+    groups: list[dict[str, Any]] = json.loads(output.read_text())["Measurements"]
+    return groups
