@@ -254,7 +254,7 @@ def main(
     notify("READY=1")
     hold(stop, thread.is_alive)
     # A job may have minutes to go inside torch, which no signal interrupts: give it back and end now.
-    stores.jobs.release_worker(name, "the node was stopped", settings.work.maximum_attempts)
+    stores.jobs.release_worker(name, "the node was stopped", settings.work.maximum_attempts, counts=False)
     os._exit(0 if stop.is_set() else 1)
 
 

@@ -1,0 +1,91 @@
+"""What breaks while a study is on its way: everything still arrives, once."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dicom_node.demo_pacs import Pacs
+from tests.acceptance.conftest import Push
+from tests.acceptance.node import Node, delivered, running
+from tests.acceptance.studies import write_ball_study
+
+ROUNDS = 120  # the model takes some seconds: long enough to kill its worker in the middle
+
+
+@pytest.fixture(scope="module")
+def place(make_node: Callable[..., tuple[Node, Pacs]]) -> tuple[Node, Pacs]:
+    return make_node(rounds=ROUNDS)
+
+
+def kinds(pacs: Pacs, uid: str) -> list[str]:
+    """The modalities of the results that the PACS holds."""
+    return sorted(i.modality for i in pacs.instances(uid) if i.modality != "MR")
+
+
+def test_a_killed_workers_job_runs_again(place: tuple[Node, Pacs], push: Push, tmp_path: Path) -> None:
+    node, pacs = place
+    uid = write_ball_study(tmp_path).study_instance_uid
+    push(node, tmp_path)
+    node.wait(uid, running)
+    time.sleep(0.5)
+    os.kill(node.worker(), signal.SIGKILL)
+    detail = node.wait(uid, delivered())
+    (job,) = detail["jobs"]
+    assert job["attempts"] == 2
+    assert kinds(pacs, uid) == ["SEG", "SR"]
+
+
+def test_a_stopped_pacs_gets_everything_later(place: tuple[Node, Pacs], push: Push, tmp_path: Path) -> None:
+    node, pacs = place
+    uid = write_ball_study(tmp_path).study_instance_uid
+    pacs.stop()
+    try:
+        push(node, tmp_path)
+        detail = node.wait(uid, lambda d: any(x["attempts"] >= 2 for x in d["deliveries"]))
+        waiting = [d for d in detail["deliveries"] if d["kind"] == "SEG"]
+        assert waiting[0]["state"] in ("RETRYING", "SENDING")
+    finally:
+        pacs.start()
+    node.wait(uid, delivered())
+    assert kinds(pacs, uid) == ["SEG", "SR"]
+
+
+def test_a_killed_node_goes_on_where_it_was(place: tuple[Node, Pacs], push: Push, tmp_path: Path) -> None:
+    node, pacs = place
+    uid = write_ball_study(tmp_path).study_instance_uid
+    push(node, tmp_path)
+    node.kill()  # the images are acknowledged; nothing else has happened yet
+    detail = node.study(uid)
+    assert detail is not None
+    assert detail["instances"]
+    assert detail["jobs"] == []
+    node.start()
+    node.wait(uid, delivered())
+    assert kinds(pacs, uid) == ["SEG", "SR"]
+
+
+def test_a_node_killed_at_work_repeats_the_job(place: tuple[Node, Pacs], push: Push, tmp_path: Path) -> None:
+    node, pacs = place
+    uid = write_ball_study(tmp_path).study_instance_uid
+    push(node, tmp_path)
+    node.wait(uid, running)
+    node.kill()
+    node.start()
+    node.wait(uid, delivered())
+    assert kinds(pacs, uid) == ["SEG", "SR"]
+
+
+def test_a_stopped_node_gives_its_job_back_uncounted(place: tuple[Node, Pacs], push: Push, tmp_path: Path) -> None:
+    node, pacs = place
+    uid = write_ball_study(tmp_path).study_instance_uid
+    push(node, tmp_path)
+    node.wait(uid, running)
+    node.stop()
+    node.start()
+    detail = node.wait(uid, delivered())
+    assert detail["jobs"][0]["attempts"] == 1
+    assert kinds(pacs, uid) == ["SEG", "SR"]
