@@ -1,6 +1,7 @@
 """The connection: SQLite in write-ahead mode by default, PostgreSQL through the same code."""
 
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
@@ -56,7 +57,8 @@ class Database:
 
         Raises Retriable when the database is busy or gone, StorageFull when its disk is, and lets IntegrityError
         through. Commits survive a loss of power, except `derivable` ones on SQLite: those may be lost from the end
-        backwards (never torn), and are for rows that `InstanceStore.reindex` makes anew from durable files.
+        backwards (never torn). They are for rows that `InstanceStore.reindex` makes anew from durable files, and for
+        those that mean nothing to processes that start again: open associations, heartbeats.
         """
         # On PostgreSQL even derivable rows are flushed: its server can restart alone, and nobody would re-index then.
         engine = self._derivable if derivable else self._engine
@@ -78,6 +80,9 @@ class Database:
         from alembic import command
         from alembic.config import Config
 
+        if self._engine.dialect.name == "sqlite":
+            with _translated():
+                _write_ahead(self._engine)
         with _translated(), self._engine.begin() as connection:
             if connection.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": UPGRADE_LOCK})
@@ -140,16 +145,34 @@ def _engine(url: str) -> Engine:
 
 def _prepare_sqlite(connection: Any, record: object) -> None:
     connection.isolation_level = None  # the driver begins nothing of its own; _begin_sqlite does
-    connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _write_ahead(engine: Engine) -> None:
+    """Readers and the writer do not wait for each other. Kept in the file, so it is asked for once.
+
+    Two processes that ask at the same moment do not queue as they would for a transaction: one is told to go away.
+    """
+    deadline = time.monotonic() + BUSY_MILLISECONDS / 1000
+    with engine.execution_options(node_begin=None).connect() as connection:
+        while True:
+            try:
+                connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+                return
+            except OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
 
 
 def _begin_sqlite(connection: Connection) -> None:
     """A transaction that reads first and writes later would fail, not wait, when another one writes in between."""
     options = connection.get_execution_options()
-    connection.exec_driver_sql(f"PRAGMA synchronous = {options.get('node_synchronous', 'FULL')}")
-    connection.exec_driver_sql(f"BEGIN {options.get('node_begin', 'IMMEDIATE')}")
+    begin = options.get("node_begin", "IMMEDIATE")
+    if begin is not None:  # the journal's mode cannot be changed inside a transaction
+        connection.exec_driver_sql(f"PRAGMA synchronous = {options.get('node_synchronous', 'FULL')}")
+        connection.exec_driver_sql(f"BEGIN {begin}")
 
 
 def _revision(connection: Connection) -> str | None:

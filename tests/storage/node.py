@@ -1,0 +1,137 @@
+"""The stores of one node over one database, and short ways to bring a study where a test needs it."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from storage.database import Database
+from storage.deliveries import Deliveries
+from storage.instances import InstanceStore
+from storage.jobs import Jobs
+from storage.records import Delivery, Job, NewJob, NewObject, ReceivedInstance, Study
+from storage.studies import Studies
+
+MR = "1.2.840.10008.5.1.4.1.1.4"
+SR = "1.2.840.10008.5.1.4.1.1.88.34"
+STUDY = "1.2.3"
+NOW = datetime(2026, 5, 4, 12, 0, 0, 123456, tzinfo=UTC)
+SECRET = "SECRET^PERSON"
+
+
+def only_mr(sop_class_uid: str, modality: str) -> bool:
+    return modality == "MR"
+
+
+def received(
+    number: int = 1,
+    *,
+    study: str = STUDY,
+    series: int = 1,
+    modality: str = "MR",
+    comment: str = "",
+    association: int | None = None,
+    sop: str | None = None,
+) -> ReceivedInstance:
+    """An instance with a patient's name in its dataset; another `comment` makes other bytes."""
+    ds = Dataset()
+    ds.SOPClassUID = MR if modality == "MR" else SR
+    ds.SOPInstanceUID = sop or f"{study}.{series}.{number}"
+    ds.Modality = modality
+    ds.PatientName = SECRET
+    ds.PatientID = SECRET
+    ds.StudyInstanceUID = study
+    ds.SeriesInstanceUID = f"{study}.{series}"
+    ds.ImageComments = comment
+    buffer = DicomBytesIO()
+    buffer.is_little_endian = True
+    buffer.is_implicit_VR = False
+    write_dataset(buffer, ds)
+    return ReceivedInstance(
+        sop_instance_uid=ds.SOPInstanceUID,
+        sop_class_uid=ds.SOPClassUID,
+        series_instance_uid=ds.SeriesInstanceUID,
+        study_instance_uid=study,
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        modality=modality,
+        dataset=buffer.getvalue(),
+        association_id=association,
+        source_ae_title="MR1",
+    )
+
+
+class Node:
+    def __init__(self, database: Database, root: Path) -> None:
+        self.database = database
+        self.root = root
+        self.instances = InstanceStore(database, root, only_mr)
+        self.studies = Studies(database)
+        self.jobs = Jobs(database)
+        self.deliveries = Deliveries(database)
+
+    def study(self, uid: str = STUDY) -> Study:
+        found = self.studies.get(uid)
+        assert found is not None
+        return found
+
+    def complete(self, uid: str = STUDY) -> Study:
+        study = self.study(uid)
+        assert self.studies.complete(uid, study.revision, "quiet", NOW)
+        return self.study(uid)
+
+    def route(self, *applications: str, fingerprint: str | None = None, uid: str = STUDY) -> Study:
+        """Completes and routes the current revision to jobs of these applications."""
+        study = self.complete(uid)
+        jobs = [
+            NewJob(uid, study.revision, a, {"t1": f"{uid}.1"}, fingerprint or f"{a}/{study.revision}")
+            for a in applications
+        ]
+        assert self.studies.route(uid, study.revision, "applies", jobs, {"revision": study.revision}, NOW)
+        return self.study(uid)
+
+    def queue(self, *applications: str, uid: str = STUDY) -> None:
+        """A received study with a queued job for each application."""
+        self.instances.store(received(study=uid))
+        self.route(*applications, uid=uid)
+
+    def claim(self, worker: str = "worker", now: datetime = NOW) -> Job:
+        job = self.jobs.claim(worker, now)
+        assert job is not None
+        return job
+
+    def succeed(self, job: Job, *destinations: str, worker: str = "worker") -> bool:
+        return self.jobs.succeed(job.id, worker, objects(job), destinations, {"device": "cpu"}, NOW)
+
+    def deliver(self, *destinations: str) -> Job:
+        """A job that succeeded with a SEG and an SR for these destinations."""
+        self.queue("liver")
+        job = self.claim()
+        assert self.succeed(job, *destinations)
+        return job
+
+    def next(self, destination: str = "PACS", now: datetime = NOW) -> Delivery | None:
+        return self.deliveries.claim(destination, "dispatch", now)
+
+    def texts(self, uid: str = STUDY) -> list[str]:
+        return [f"{e.stage}: {e.text}" for e in self.studies.events(uid)]
+
+
+def objects(job: Job) -> list[NewObject]:
+    return [
+        NewObject(
+            sop_instance_uid=f"2.25.{job.id}{number}",
+            sop_class_uid=MR,
+            series_instance_uid=f"2.25.{job.id}",
+            study_instance_uid=job.study_instance_uid,
+            kind=kind,
+            path=Path(f"/objects/{job.id}/{kind}.dcm"),
+        )
+        for number, kind in enumerate(("SEG", "SR"))
+    ]
+
+
+def after(seconds: float) -> datetime:
+    return NOW + timedelta(seconds=seconds)
