@@ -16,7 +16,8 @@ from dicom_node import app as wiring
 from dicom_node import views
 from dicom_node.errors import ConfigurationError
 from dicom_node.logs import configure
-from dicom_node.process import run_role
+from dicom_node.process import claim_role, run_role
+from dicom_node.receiver import ensure_port_is_free
 from dicom_node.scu import Target
 from dicom_node.settings import DestinationSettings, Settings, find_config
 from dicom_node.settings import load as load_settings
@@ -97,8 +98,8 @@ def run(config: Config = None) -> None:
     """Run the whole node: receive, schedule, work and dispatch under one supervisor."""
     settings, path = _load(config)
     configure("run")
-    stores = wiring.open_stores(settings, upgrade=True)
-    stores.database.close()
+    ensure_port_is_free(settings.receive.host, settings.receive.port)
+    wiring.open_stores(settings, upgrade=True).database.close()
     _supervise(wiring.all_roles(settings, path))
 
 
@@ -109,11 +110,14 @@ def receive(
 ) -> None:
     """Listen for C-ECHO and C-STORE; store durably, then answer."""
     settings, path = _load(config)
-    if index is None and settings.receive.processes > 1:
-        configure("receive")
-        _supervise(wiring.receive_roles(settings, path))
-    configure("receive")
+    configure("receive" if index is None else f"receive-{index}")
+    if index is None:
+        ensure_port_is_free(settings.receive.host, settings.receive.port)
     stores = wiring.open_stores(settings, upgrade=index is None)
+    if index is None and settings.receive.processes > 1:
+        stores.database.close()
+        _supervise(wiring.receive_roles(settings, path))
+    claim_role(settings.node.data_dir, f"receive-{index or 0}")
     receiver = wiring.build_receiver(settings, stores, index or 0)
 
     def prepare() -> None:
@@ -129,6 +133,7 @@ def schedule(config: Config = None) -> None:
     """Decide which studies are complete and route them to the applications."""
     settings, _ = _load(config)
     configure("schedule")
+    claim_role(settings.node.data_dir, "schedule")
     raise typer.Exit(run_role(wiring.build_scheduler(settings, wiring.open_stores(settings)).run))
 
 
@@ -145,6 +150,7 @@ def dispatch(config: Config = None) -> None:
     """Send the results to their destinations."""
     settings, _ = _load(config)
     configure("dispatch")
+    claim_role(settings.node.data_dir, "dispatch")
     raise typer.Exit(run_role(wiring.build_dispatcher(settings, wiring.open_stores(settings)).run))
 
 

@@ -1,20 +1,26 @@
 """How a role lives in a process of its own: signals, readiness, watchdog, and dying with its supervisor."""
 
 import ctypes
+import fcntl
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
+from typing import IO
 
 from dicom_node.logs import fields
 from dicom_node.notify import notify, watchdog_interval
+from storage.errors import Permanent
 
 log = logging.getLogger(__name__)
 
 SUPERVISOR_VARIABLE = "DICOM_NODE_SUPERVISOR"
 _PR_SET_PDEATHSIG = 1
+_LOCKS: list[IO[str]] = []  # open as long as the process lives; the kernel frees them however it ends
 
 
 def die_with_parent() -> None:
@@ -25,6 +31,23 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != int(supervisor):  # it ended before the request was in place
         sys.exit(1)
+
+
+def claim_role(data_dir: Path, role: str) -> None:
+    """Makes sure that this is the only `role` of this machine on `data_dir`, as long as the process lives.
+
+    A second one would take the first one's jobs for those of its own earlier life. Raises Permanent.
+    """
+    folder = data_dir / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = (folder / f"{socket.gethostname()}-{role.replace('/', '-')}").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Permanent(
+            f"another process already runs the role {role} on {data_dir}; stop it, or give this one its own data_dir"
+        ) from None
+    _LOCKS.append(lock)
 
 
 def stop_on_signals() -> threading.Event:

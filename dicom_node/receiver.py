@@ -1,6 +1,7 @@
 """The `receive` role: one process that listens, alone or with others on the same port."""
 
 import logging
+import socket
 import threading
 import time
 from typing import Any
@@ -10,6 +11,7 @@ from pynetdicom import AE, evt
 from dicom_node.logs import fields
 from dicom_node.scp import ReceivePolicy, StorageService, Store
 from dicom_node.upper_layer import MAXIMUM_PDU_BYTES, Acceptor, silence_pynetdicom
+from storage.errors import Permanent
 
 log = logging.getLogger(__name__)
 
@@ -17,6 +19,18 @@ log = logging.getLogger(__name__)
 CONNECTIONS_PER_ASSOCIATION = 4
 GRACE_SECONDS = 5.0
 ABORT_SECONDS = 1.0  # for the peer to hear of it
+
+
+def ensure_port_is_free(host: str, port: int) -> None:
+    """Raises Permanent when something listens there. Receivers share a port, so binding would not fail by itself."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of an earlier life may linger
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise Permanent(
+                f"port {port} on {host} cannot be used ({error.strerror}); stop what listens there, or set receive.port"
+            ) from None
 
 
 class Receiver:

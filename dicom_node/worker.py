@@ -25,7 +25,7 @@ from dicom_node.backoff import Backoff
 from dicom_node.logs import configure, fields
 from dicom_node.notify import notify
 from dicom_node.objects.build import ObjectContext, Predecessor, build_objects
-from dicom_node.process import die_with_parent, hold, stop_on_signals
+from dicom_node.process import claim_role, die_with_parent, hold, stop_on_signals
 from dicom_node.routing import ConfiguredApplication
 from dicom_node.settings import load
 from inference.application import Application, Progress, SeriesInput, load_application
@@ -232,6 +232,7 @@ def main(
         return
     configure(f"work-{device}")
     settings = load(config)
+    claim_role(settings.node.data_dir, f"work-{device}")
     stores = open_stores(settings)
     name = f"{socket.gethostname()}/work-{device}"
     stores.jobs.release_worker(name, "its worker was restarted", settings.work.maximum_attempts)
@@ -254,9 +255,13 @@ def main(
     notify("READY=1")
     hold(stop, thread.is_alive)
     # A job may have minutes to go inside torch, which no signal interrupts: give it back and end now.
-    stores.jobs.release_worker(name, "the node was stopped", settings.work.maximum_attempts, counts=False)
+    stores.jobs.release_worker(name, "the worker was stopped", settings.work.maximum_attempts, counts=not stop.is_set())
     os._exit(0 if stop.is_set() else 1)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    try:
+        typer.run(main)
+    except NodeError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
