@@ -1,0 +1,30 @@
+"""`python -m inference.training soft_tissue_mass --data FOLDER --out FOLDER`: trains a bundled application anew."""
+
+import argparse
+import logging
+from pathlib import Path
+
+import torch
+
+from inference.training import soft_tissue_mass
+from inference.training.soft_tissue_mass import Settings
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m inference.training", description=__doc__)
+    parser.add_argument("application", choices=["soft_tissue_mass"])
+    parser.add_argument("--data", type=Path, help="folder of the sarcoma set: STS_NNN/{MR_T1,MR_T1_mask.nii.gz}")
+    parser.add_argument("--out", type=Path, required=True, help="where weights.pt and metrics.json go")
+    parser.add_argument("--iterations", type=int, default=Settings.iterations)
+    parser.add_argument("--minutes", type=float, default=None, help="stop after this long, whatever comes first")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(arguments.threads)
+    settings = Settings(iterations=arguments.iterations, minutes=arguments.minutes, seed=arguments.seed)
+    soft_tissue_mass.run(arguments.data, arguments.out, settings)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""Random views of a case: another crop, another pose, another contrast. Everything runs on the device of the case."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class View:
+    """How far the views of a case may differ from it. Lengths in voxels, angles in radians."""
+
+    size: int = 64  # edge of the cube that is seen
+    rotation: tuple[float, float, float] = (0.5, 0.2, 0.2)  # about the limb, and tilting it
+    scale: tuple[float, float] = (0.75, 1.3)
+    bend: float = 2.5  # standard deviation of the elastic displacement
+    keep_centre: float = 0.1  # how often the crop keeps its sides
+
+
+def view(image: Tensor, mask: Tensor, rng: np.random.Generator, how: View) -> tuple[Tensor, Tensor]:
+    """One view of `image` and `mask` ([slice, row, column] floats; air 0), each [1, size, size, size].
+
+    The sides of the crop are cut at random first and the middle of the view is drawn anew, so that nothing is left of
+    the habit of the training images to have the mass in their middle.
+    """
+    if rng.uniform() > how.keep_centre:
+        image, mask = _cut(image, mask, rng)
+    grid = _grid(image.shape, mask, rng, how).to(image.device)
+    pair = torch.stack([image, mask])[None]
+    seen = functional.grid_sample(pair, grid, mode="bilinear", padding_mode="zeros", align_corners=True)[0]
+    picture, truth = seen[:1], seen[1:]
+    for axis in (1, 2, 3):
+        if rng.uniform() < 0.5:
+            picture, truth = picture.flip(axis), truth.flip(axis)
+    return recolour(picture, truth, rng), (truth >= 0.5).float()
+
+
+def recolour(picture: Tensor, truth: Tensor, rng: np.random.Generator) -> Tensor:
+    """Other receive fields, contrasts, noise and resolutions; sometimes another brightness of the mass."""
+    if rng.uniform() < 0.35:
+        picture = _mass_brightness(picture, truth, rng)
+    if rng.uniform() < 0.7:
+        picture = _curve(picture, rng)
+    if rng.uniform() < 0.6:
+        picture = picture * torch.exp(float(rng.uniform(0.05, 0.35)) * _smooth(picture.shape[1:], 3, rng, picture))
+    if rng.uniform() < 0.5:
+        picture = picture * float(rng.uniform(0.8, 1.25))
+    if rng.uniform() < 0.25:
+        factor = float(rng.uniform(1.2, 2.2))
+        axis = int(rng.integers(0, 4))  # one direction, as thick slices do, or all
+        size = [max(int(n / factor), 8) if axis in (3, i) else n for i, n in enumerate(picture.shape[1:])]
+        low = functional.interpolate(picture[None], size=size, mode="trilinear", align_corners=True)
+        picture = functional.interpolate(low, size=picture.shape[1:], mode="trilinear", align_corners=True)[0]
+    if rng.uniform() < 0.6:
+        noise = _normal(picture.shape, rng, picture) * float(rng.uniform(0.0, 0.06))
+        picture = (picture + noise).abs()
+    return picture.clamp(0.0, 1.6)
+
+
+def _cut(image: Tensor, mask: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Cuts each side by a random part of what lies between it and the mass, now and then into the mass."""
+    slices = []
+    for axis in range(3):
+        others = [a for a in range(3) if a != axis]
+        inside = torch.nonzero(mask.amax(dim=others) > 0.5).flatten()
+        n = mask.shape[axis]
+        first, last = (int(inside[0]), int(inside[-1])) if len(inside) else (n // 2, n // 2)
+        reach = 0.2 * (last - first) if rng.uniform() < 0.2 else 0.0
+        low, high = rng.uniform(0.0, 1.0, 2) * (rng.uniform(size=2) < 0.7)
+        start = int(low * (first + reach))
+        stop = n - int(high * (n - 1 - last + reach))
+        slices.append(slice(start, max(stop, start + 4)))
+    a, b, c = slices
+    return image[a, b, c], mask[a, b, c]
+
+
+def _grid(shape: torch.Size, mask: Tensor, rng: np.random.Generator, how: View) -> Tensor:
+    """Sampling positions for grid_sample, [1, size, size, size, 3] in x, y, z from -1 to 1."""
+    n = how.size
+    extent = np.array(shape, dtype=np.float64)
+    scale = float(np.exp(rng.uniform(*np.log(how.scale))))
+    stretch = np.exp(rng.uniform(-0.12, 0.12, 3)) * scale
+    angles = [rng.uniform(-a, a) for a in how.rotation]
+    if rng.uniform() < 0.15:
+        angles[0] = rng.uniform(-np.pi, np.pi)
+    matrix = _turn(angles) * stretch
+    # Where the crop is larger than the view, anywhere in it; where it is smaller, it lies anywhere in the view.
+    slack = np.abs(extent - n * scale) / 2
+    centre = (extent - 1) / 2 + rng.uniform(-1, 1, 3) * (slack + 4.0)
+    line = torch.arange(n, dtype=torch.float32) - (n - 1) / 2
+    points = torch.stack(torch.meshgrid(line, line, line, indexing="ij"), dim=-1)
+    at = points @ torch.tensor(matrix.T, dtype=torch.float32) + torch.tensor(centre, dtype=torch.float32)
+    if rng.uniform() < 0.5:
+        coarse = torch.tensor(rng.normal(0.0, how.bend, (1, 3, 6, 6, 6)), dtype=torch.float32)
+        bent = functional.interpolate(coarse, size=(n, n, n), mode="trilinear", align_corners=True)[0]
+        at = at + bent.permute(1, 2, 3, 0)
+    unit = 2 * at / torch.tensor(np.maximum(extent - 1, 1), dtype=torch.float32) - 1
+    return unit.flip(-1)[None]
+
+
+def _turn(angles: list[float]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    """Rotation of (slice, row, column) about the slice axis, then the row axis, then the column axis."""
+    result = np.eye(3)
+    for axis, angle in enumerate(angles):
+        i, j = [a for a in range(3) if a != axis]
+        step = np.eye(3)
+        step[[i, i, j, j], [i, j, i, j]] = np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)
+        result = step @ result
+    return result
+
+
+def _mass_brightness(picture: Tensor, truth: Tensor, rng: np.random.Generator) -> Tensor:
+    """The mass at another level between muscle and fat, its texture kept: masses can be bright on T1w."""
+    inside = truth > 0.5
+    if int(inside.sum()) < 20:
+        return picture
+    level = float(picture[inside].mean())
+    target = float(rng.uniform(0.2, 0.95))
+    contrast = float(rng.uniform(0.7, 1.3))
+    changed = (picture - level) * contrast + target
+    return picture + truth * (changed - picture)
+
+
+def _curve(picture: Tensor, rng: np.random.Generator) -> Tensor:
+    """A random monotone curve through 0 and about 1: gamma, and a bend of the middle grey levels."""
+    gamma = float(np.exp(rng.uniform(-0.4, 0.4)))
+    changed = picture.clamp(min=0.0) ** gamma
+    amount = float(rng.uniform(-0.12, 0.12))
+    return changed + amount * torch.sin(np.pi * changed.clamp(0.0, 1.0))
+
+
+def _smooth(shape: torch.Size, points: int, rng: np.random.Generator, like: Tensor) -> Tensor:
+    coarse = torch.tensor(rng.normal(size=(1, 1, points, points, points)), dtype=torch.float32, device=like.device)
+    size = [int(n) for n in shape]
+    return functional.interpolate(coarse, size=size, mode="trilinear", align_corners=True)[0]
+
+
+def _normal(shape: torch.Size, rng: np.random.Generator, like: Tensor) -> Tensor:
+    noise = rng.standard_normal(size=tuple(shape), dtype=np.float32)
+    return torch.from_numpy(noise).to(like.device)

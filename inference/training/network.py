@@ -1,0 +1,61 @@
+"""The network and the form in which it ships."""
+
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+from monai.networks.nets import DynUNet
+from torch import Tensor, nn
+
+FILTERS = (16, 32, 64, 96, 128)
+# An input of 0 (air) to about 1 (fat) becomes roughly centred.
+CENTRE, WIDTH = 0.4, 0.35
+
+
+def unet(filters: tuple[int, ...] = FILTERS) -> nn.Module:
+    """A 3D U-Net: (batch, 1, slice, row, column) normalised intensities to logits of the same shape."""
+    strides = [1] + [2] * (len(filters) - 1)
+    return DynUNet(
+        spatial_dims=3,
+        in_channels=1,
+        out_channels=1,
+        kernel_size=[3] * len(filters),
+        strides=strides,
+        upsample_kernel_size=strides[1:],
+        filters=list(filters),
+        norm_name=("INSTANCE", {"affine": True}),
+    )
+
+
+class Standardised(nn.Module):
+    """Shifts and scales the intensities before the network, which may be replaced under it."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network((image - CENTRE) / WIDTH)
+
+
+class Mirrored(nn.Module):
+    """The mean logits over the image and its mirror images, left-right and front-back."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        total = self.network(image)
+        total = total + self.network(image.flip([4])).flip([4])
+        total = total + self.network(image.flip([3])).flip([3])
+        total = total + self.network(image.flip([3, 4])).flip([3, 4])
+        return total / 4.0
+
+
+def export(network: nn.Module, path: Path, size: int = 64) -> None:
+    """Writes TorchScript with mirrored inference inside and weights in half precision: whoever loads it casts it."""
+    model = Mirrored(deepcopy(network)).eval().float().cpu()
+    with torch.no_grad():
+        traced = torch.jit.trace(model, torch.zeros(1, 1, size, size, size), check_trace=False)
+    traced.half().save(str(path))

@@ -1,0 +1,66 @@
+"""How well a mask agrees with the truth."""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Score:
+    """`hausdorff95` in mm, infinite where nothing was found; `volume_error` in percent of the true volume, signed."""
+
+    name: str
+    dice: float
+    hausdorff95: float
+    volume_error: float
+    true_ml: float
+
+
+def score(name: str, found: Mask, truth: Mask, spacing: tuple[float, float, float]) -> Score:
+    """Both masks [slice, row, column] on the same grid with this spacing in mm."""
+    ml = float(np.prod(spacing)) / 1000
+    return Score(
+        name,
+        dice(found, truth),
+        hausdorff95(found, truth, spacing),
+        100.0 * (float(found.sum()) / float(truth.sum()) - 1.0),
+        float(truth.sum()) * ml,
+    )
+
+
+def dice(found: Mask, truth: Mask) -> float:
+    return 2.0 * float((found & truth).sum()) / max(float(found.sum() + truth.sum()), 1.0)
+
+
+def hausdorff95(found: Mask, truth: Mask, spacing: tuple[float, float, float]) -> float:
+    """The larger of the two directed 95th percentiles of surface distance (mm)."""
+    if not found.any() or not truth.any():
+        return float("inf")
+    surfaces = [mask & ~ndimage.binary_erosion(mask) for mask in (found, truth)]
+    to_surface = [ndimage.distance_transform_edt(~surface, spacing) for surface in surfaces]
+    return float(max(np.percentile(to_surface[1][surfaces[0]], 95), np.percentile(to_surface[0][surfaces[1]], 95)))
+
+
+def summary(scores: list[Score]) -> dict[str, object]:
+    """Mean, median and 10th percentile of Dice; medians of the rest; every case beside them."""
+    dices = np.array([s.dice for s in scores])
+    distances = [s.hausdorff95 for s in scores if np.isfinite(s.hausdorff95)]
+    return {
+        "cases": len(scores),
+        "dice_mean": round(float(dices.mean()), 4),
+        "dice_median": round(float(np.median(dices)), 4),
+        "dice_p10": round(float(np.percentile(dices, 10)), 4),
+        "hausdorff95_mm_median": round(float(np.median(distances)), 2) if distances else None,
+        "volume_error_percent_median": round(float(np.median([s.volume_error for s in scores])), 1),
+        "volume_error_percent_absolute_mean": round(float(np.mean([abs(s.volume_error) for s in scores])), 1),
+        "missed": sum(1 for s in scores if s.dice == 0.0),
+        "each": [
+            {key: round(value, 3) if isinstance(value, float) and np.isfinite(value) else str(value)
+             for key, value in asdict(s).items()}
+            for s in scores
+        ],
+    }  # fmt: skip
