@@ -8,7 +8,7 @@ doi 10.1002/jmri.21755). The noise is Rician (Gudbjartsson and Patz 1995, doi 10
 """
 
 from collections.abc import Sequence as Series
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -113,21 +113,19 @@ class Phantom:
         )
         return np.asarray((self._mass_cover(points, max(grid.spacing)) >= 0.5) & ~bone)
 
-    def render(self, acquisition: Acquisition, grid: Geometry, seed: int = 0) -> Array:
+    def render(self, acquisition: Acquisition, grid: Geometry, seed: int = 0, noise_seed: int | None = None) -> Array:
         """The magnitude image [slice, row, column] in arbitrary units, 1000 near the brightest tissue.
 
-        The same `seed` gives the same noise and bias field.
+        The same `seed` gives the same noise and bias field; `noise_seed` gives other noise under that field. The
+        scale does not depend on the b-value.
         """
         rng = np.random.default_rng([self.seed, seed])
-        clean = self._signal(acquisition, grid)
-        if acquisition.b_value > 0.0:
-            reference = self._brightest(_at_zero(acquisition))
-        else:
-            reference = self._brightest(acquisition)
-        clean = clean / np.float32(reference) * _bias(rng, grid, self.radius, acquisition.bias)
-        sigma = acquisition.noise
-        real = clean + rng.normal(0.0, sigma, grid.shape).astype(np.float32)
-        imaginary = rng.normal(0.0, sigma, grid.shape).astype(np.float32)
+        clean = self._signal(acquisition, grid) / np.float32(self._brightest(replace(acquisition, b_value=0.0)))
+        clean = clean * _bias(rng, grid, acquisition.bias)
+        if noise_seed is not None:
+            rng = np.random.default_rng([self.seed, seed, noise_seed])
+        real = clean + rng.normal(0.0, acquisition.noise, grid.shape).astype(np.float32)
+        imaginary = rng.normal(0.0, acquisition.noise, grid.shape).astype(np.float32)
         return np.asarray(1000.0 * np.hypot(real, imaginary), dtype=np.float32)
 
     def _brightest(self, acquisition: Acquisition) -> float:
@@ -362,10 +360,6 @@ def _vessels(rng: np.random.Generator, radius: float, bone: tuple[float, float, 
     return np.array(rows, dtype=np.float64)
 
 
-def _at_zero(acquisition: Acquisition) -> Acquisition:
-    return Acquisition(acquisition.repetition_time, acquisition.echo_time, acquisition.fat_suppressed)
-
-
 def _points(grid: Geometry) -> Field:
     """LPS mm of every voxel centre, [slice, row, column, 3]."""
     steps, origin = grid.affine[:3, :3], grid.affine[:3, 3]
@@ -415,7 +409,7 @@ def _ripple(points: Field, size: float, seed: int) -> Field:
     return np.asarray(total / 3.0, dtype=np.float32)
 
 
-def _bias(rng: np.random.Generator, grid: Geometry, radius: float, amount: float) -> Field:
+def _bias(rng: np.random.Generator, grid: Geometry, amount: float) -> Field:
     """Receive sensitivity: a smooth field near 1."""
     coarse = rng.normal(size=(4, 4, 4))
     zoom = [n / 4 for n in grid.shape]
