@@ -45,6 +45,6 @@ def test_nothing_found_is_reported(tmp_path: Path) -> None:
     found = findings(read(write_oblique(tmp_path, "A^B", "ISO_IR 100")), segments=())
     ((kind, sr),) = build_objects(found, ObjectContext("NODE", "seed"))
     assert kind == "SR"
-    texts = [item.TextValue for item in sr.ContentSequence if item.ValueType == "TEXT"]
+    texts = [i.TextValue for i in sr.ContentSequence if i.ConceptNameCodeSequence[0].CodeMeaning == "Comment"]
     assert texts[0] == "RESEARCH - not for diagnosis"
     assert texts[1].startswith("No finding")
