@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, literal, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError
@@ -112,12 +112,12 @@ class Database:
 def insert_if_absent(session: Session, model: type[Base], values: Mapping[str, Any]) -> bool:
     """Inserts a row unless one with the same key is there. Whether it was inserted."""
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(model.__table__).values(values).on_conflict_do_nothing()
-    return changed(session, statement) == 1
+    statement = dialect.insert(model.__table__).values(values).on_conflict_do_nothing().returning(literal(1))
+    return session.execute(statement).first() is not None
 
 
 def changed(session: Session, statement: Any) -> int:
-    """Executes an INSERT, UPDATE or DELETE; the number of rows it met. Transitions are won by who gets 1."""
+    """Executes an UPDATE or DELETE; the number of rows it met. Transitions are won by who gets 1."""
     result = session.execute(statement, execution_options={"synchronize_session": False})
     return int(result.rowcount)  # type: ignore[attr-defined]
 

@@ -177,6 +177,9 @@ def _space() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFull("No space left in the data directory") from None
+        cause: BaseException | None = error  # pydicom wraps errors in others that have no number
+        while cause is not None:
+            if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StorageFull("No space left in the data directory") from None
+            cause = cause.__cause__
         raise

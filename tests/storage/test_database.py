@@ -96,7 +96,7 @@ def test_no_column_is_an_attribute_of_the_patient() -> None:
 
 
 def test_an_exception_leaves_nothing(database: Database) -> None:
-    with pytest.raises(RuntimeError), database.session() as session:
+    with pytest.raises(RuntimeError), database.session() as session:  # noqa: PT012
         session.add(schema.Event(at=NOW, study_instance_uid=STUDY, revision=1, stage="warning", text="", data={}))
         session.flush()
         raise RuntimeError
@@ -104,7 +104,6 @@ def test_an_exception_leaves_nothing(database: Database) -> None:
 
 
 def test_transactions_of_threads_do_not_lose_updates(database: Database) -> None:
-    Node(database, Path("unused"))
     with database.session() as session:
         session.add(
             schema.Study(
@@ -154,7 +153,7 @@ def test_a_locked_database_is_retriable(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_full_disk_is_said(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'node.sqlite'}")
     database.upgrade()
-    with pytest.raises(StorageFull), database.session() as session:
+    with pytest.raises(StorageFull), database.session() as session:  # noqa: PT012
         session.execute(text("PRAGMA max_page_count = 1"))  # the pages there are already stay allowed
         session.add_all(
             schema.Event(at=NOW, study_instance_uid=STUDY, revision=1, stage="warning", text="x" * 9999, data={})

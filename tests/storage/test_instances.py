@@ -1,0 +1,424 @@
+"""Receiving: what is stored, what is not, what a crash leaves, and when a study opens again."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+
+from storage.database import Database
+from storage.errors import Permanent, Retriable, StorageFull
+from storage.files import DurableTree
+from storage.instances import InstanceStore
+from storage.records import AssociationEnd, ReceivedInstance, Stored, StudyState
+from tests.storage.node import NOW, STUDY, Node, objects, only_mr, received
+
+
+def dataset_bytes(path: Path) -> bytes:
+    content = path.read_bytes()
+    return content[144 + int.from_bytes(content[140:144], "little") :]
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+# -- storing -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_instance_is_a_file_and_a_row(node: Node) -> None:
+    one = received(1)
+    assert node.instances.store(one) is Stored.NEW
+    stored = node.instances.instance(one.sop_instance_uid)
+    assert stored is not None
+    assert stored.path == node.root / STUDY / f"{STUDY}.1" / f"{STUDY}.1.1.dcm"
+    assert dataset_bytes(stored.path) == one.dataset
+    assert stored.size == stored.path.stat().st_size
+    assert (stored.modality, stored.revision) == ("MR", 1)
+    assert dcmread(stored.path).file_meta.SourceApplicationEntityTitle == "MR1"
+    study = node.study()
+    assert (study.state, study.revision, study.instances) == (StudyState.RECEIVING, 1, 1)
+    assert files(node.root.parent) == [f"instances/{STUDY}/{STUDY}.1/{STUDY}.1.1.dcm"]
+
+
+def test_series_group_the_instances(node: Node) -> None:
+    for number in (2, 1):
+        node.instances.store(received(number, series=2, modality="SR"))
+        node.instances.store(received(number, series=1))
+    first, second = node.instances.series(STUDY)
+    assert (first.series_instance_uid, first.modality) == (f"{STUDY}.1", "MR")
+    assert (second.series_instance_uid, second.modality) == (f"{STUDY}.2", "SR")
+    assert [i.sop_instance_uid for i in first.instances] == [f"{STUDY}.1.2", f"{STUDY}.1.1"]  # as they came
+    assert len(node.instances.instances(STUDY)) == 4
+    assert node.instances.series("9.9") == []
+    assert node.instances.instance("9.9") is None
+
+
+def test_the_same_bytes_again_are_a_duplicate(node: Node) -> None:
+    node.instances.store(received())
+    assert node.instances.store(received()) is Stored.DUPLICATE
+    assert node.study().instances == 1
+    assert len(files(node.root)) == 1
+
+
+def test_other_bytes_never_replace(node: Node) -> None:
+    first, other = received(comment="first"), received(comment="other")
+    node.instances.store(first)
+    for _ in range(2):
+        assert node.instances.store(other) is Stored.CONFLICT
+    stored = node.instances.instance(first.sop_instance_uid)
+    assert stored is not None
+    assert dataset_bytes(stored.path) == first.dataset
+    (kept,) = (node.root.parent / "quarantine").rglob("*.dcm")
+    assert dataset_bytes(kept) == other.dataset
+    assert sum(text.startswith("warning") for text in node.texts()) == 1
+    assert node.study().instances == 1
+
+
+def test_a_uid_of_another_series_is_a_conflict(node: Node) -> None:
+    node.instances.store(received(sop="1.2.99"))
+    other = received(series=2, sop="1.2.99")
+    assert node.instances.store(other) is Stored.CONFLICT
+    assert len(files(node.root)) == 1
+    (kept,) = (node.root.parent / "quarantine").rglob("*.dcm")
+    assert dataset_bytes(kept) == other.dataset
+    elsewhere = received(study="1.2.4", sop="1.2.99")
+    assert node.instances.store(elsewhere) is Stored.CONFLICT
+    assert node.studies.get("1.2.4") is None
+
+
+@pytest.mark.parametrize("uid", ["", "..", ".", "1/2", "../1.2", "1.2\n", "1.2\0", "a.b", "1." * 33, "١.٢"])
+@pytest.mark.parametrize(
+    "field", ["sop_instance_uid", "series_instance_uid", "study_instance_uid", "sop_class_uid", "transfer_syntax_uid"]
+)
+def test_a_uid_that_is_no_file_name_is_refused(tmp_path: Path, uid: str, field: str) -> None:
+    store = InstanceStore(Database("sqlite://"), tmp_path / "instances", only_mr)
+    instance = ReceivedInstance(**{**vars(received()), field: uid})
+    with pytest.raises(Permanent, match="UID"):
+        store.store(instance)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_strange_modality_is_stored(node: Node) -> None:
+    instance = ReceivedInstance(**{**vars(received()), "modality": "M\0R" + "x" * 40})
+    assert node.instances.store(instance) is Stored.NEW
+    assert node.instances.series(STUDY)[0].modality == "MR" + "x" * 14
+
+
+def test_a_full_disk_leaves_neither_file_nor_row(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "no space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(StorageFull):
+            node.instances.store(received())
+    assert files(node.root) == []
+    assert node.studies.get(STUDY) is None
+    assert node.instances.store(received()) is Stored.NEW
+
+
+def test_a_busy_database_loses_nothing(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The peer is told to send again, and then the file that is there already gets its row."""
+
+    def busy(*_: object, **__: object) -> None:
+        raise Retriable("busy")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(node.database, "session", busy)
+        with pytest.raises(Retriable):
+            node.instances.store(received())
+    assert node.instances.store(received()) is Stored.NEW
+    assert node.study().instances == 1
+
+
+# -- at once -----------------------------------------------------------------------------------------------------------
+
+
+def test_threads_store_the_same_study_at_once(node: Node) -> None:
+    """Eight associations send overlapping instances; each is stored once and counted once."""
+    results: list[Stored] = []
+
+    def send(first: int) -> None:
+        association = node.instances.open_association("MR1", "NODE", "host", "receive-0")
+        for number in range(first, first + 10):
+            results.append(node.instances.store(received(number, association=association)))
+        node.instances.end_association(association, AssociationEnd.RELEASED)
+
+    threads = [threading.Thread(target=send, args=(first,)) for first in (1, 1, 6, 6, 11, 11, 1, 11)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert Counter(results) == {Stored.NEW: 20, Stored.DUPLICATE: 60}
+    assert node.study().instances == len(node.instances.instances(STUDY)) == len(files(node.root)) == 20
+    (evidence,) = node.studies.evidence()
+    assert (evidence.open_associations, evidence.aborted_associations) == (0, 0)
+
+
+def _send(url: str, root: Path, comment: str, results: "multiprocessing.Queue[str]") -> None:
+    node = Node(Database(url), root)
+    for number in range(1, 21):
+        results.put(str(node.instances.store(received(number, comment=comment))))
+
+
+def test_processes_send_different_bytes_under_one_uid(node: Node, url: str) -> None:
+    """Whoever is first wins; the other bytes are all in quarantine."""
+    spawn = multiprocessing.get_context("spawn")
+    results = spawn.Queue()
+    processes = [spawn.Process(target=_send, args=(url, node.root, comment, results)) for comment in "ab"]
+    for process in processes:
+        process.start()
+    collected = Counter(results.get(timeout=60) for _ in range(40))
+    for process in processes:
+        process.join()
+    assert collected == {"NEW": 20, "CONFLICT": 20}
+    kept = list((node.root.parent / "quarantine").rglob("*.dcm"))
+    assert len(kept) == 20
+    both = {dataset_bytes(p) for p in kept} | {dataset_bytes(i.path) for i in node.instances.instances(STUDY)}
+    assert both == {received(n, comment=c).dataset for n in range(1, 21) for c in "ab"}
+
+
+# -- late instances ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", [StudyState.COMPLETE, StudyState.ROUTED, StudyState.IGNORED])
+def test_a_late_image_opens_a_revision(node: Node, state: StudyState) -> None:
+    node.instances.store(received(1))
+    node.complete()
+    if state is StudyState.ROUTED:
+        assert node.studies.route(STUDY, 1, "applies", [], {}, NOW)
+    elif state is StudyState.IGNORED:
+        assert node.studies.ignore(STUDY, 1, "nothing applies", {}, NOW)
+    assert node.instances.store(received(2)) is Stored.NEW
+    study = node.study()
+    assert (study.state, study.revision, study.instances) == (StudyState.RECEIVING, 2, 2)
+    assert "late MR instance" in study.reason
+    assert any("revision 2" in text for text in node.texts())
+    assert [i.revision for i in node.instances.instances(STUDY)] == [1, 2]
+    (evidence,) = node.studies.evidence()
+    assert (evidence.revision, evidence.instances) == (2, 2)
+    assert evidence.revision_started_at == evidence.last_received_at == study.last_received_at
+    node.instances.store(received(3))
+    assert node.study().revision == 2
+
+
+def test_what_feeds_nothing_reopens_nothing(node: Node) -> None:
+    node.queue("liver")
+    assert node.instances.store(received(1, series=2, modality="SR")) is Stored.NEW
+    study = node.study()
+    assert (study.state, study.revision, study.instances) == (StudyState.ROUTED, 1, 2)
+
+
+@pytest.mark.parametrize("comment", ["", "other bytes"])
+def test_what_comes_again_reopens_nothing(node: Node, comment: str) -> None:
+    node.queue("liver")
+    before = node.study()
+    node.instances.store(received(comment=comment))
+    assert node.study() == before
+
+
+def test_a_result_that_comes_back_reopens_nothing(node: Node) -> None:
+    job = node.deliver("PACS")
+    own = objects(job)[0].sop_instance_uid
+    assert node.jobs.is_own_object(own)
+    assert not node.jobs.is_own_object(f"{STUDY}.1.1")
+    assert node.instances.store(received(series=3, sop=own)) is Stored.NEW  # a modality that could feed an input
+    study = node.study()
+    assert (study.state, study.revision, study.instances) == (StudyState.ROUTED, 1, 2)
+
+
+def test_a_result_alone_makes_no_study_to_compute(node: Node) -> None:
+    """It comes back into a study that is not known here, changed by the PACS for instance."""
+    own = objects(node.deliver("PACS"))[0].sop_instance_uid
+    assert node.instances.store(received(study="1.9", sop=own)) is Stored.NEW
+    assert node.study("1.9").state is StudyState.IGNORED
+    node.instances.store(received(study="1.9"))
+    study = node.study("1.9")
+    assert (study.state, study.revision) == (StudyState.RECEIVING, 2)
+
+
+def test_a_study_of_reports_alone_is_decided_on_like_any_other(node: Node) -> None:
+    node.instances.store(received(modality="SR"))
+    node.complete()
+    assert node.studies.ignore(STUDY, 1, "nothing applies", {}, NOW)
+    assert node.study().reason == "nothing applies"
+
+
+# -- associations ------------------------------------------------------------------------------------------------------
+
+
+def test_evidence_knows_the_associations_of_its_revision(node: Node) -> None:
+    one = node.instances.open_association("MR1", "NODE", "host", "receive-0")
+    two = node.instances.open_association("MR2", "NODE", "host", "receive-0")
+    node.instances.store(received(1, association=one))
+    node.instances.store(received(2, association=two))
+    (evidence,) = node.studies.evidence()
+    assert (evidence.open_associations, evidence.aborted_associations) == (2, 0)
+    assert evidence.last_association_ended_at is None
+    node.instances.end_association(one, AssociationEnd.RELEASED)
+    node.instances.end_association(two, AssociationEnd.ABORTED)
+    (evidence,) = node.studies.evidence()
+    assert (evidence.open_associations, evidence.aborted_associations) == (0, 1)
+    assert evidence.last_association_ended_at is not None
+    assert evidence.last_association_ended_at >= evidence.last_received_at
+    assert "received: association with MR1 released" in node.texts()
+    assert "warning: association with MR2 aborted" in node.texts()
+    node.complete()
+    three = node.instances.open_association("MR1", "NODE", "host", "receive-0")
+    node.instances.store(received(3, association=three))
+    (evidence,) = node.studies.evidence()
+    assert (evidence.revision, evidence.open_associations, evidence.aborted_associations) == (2, 1, 0)
+
+
+def test_a_sender_that_repeats_itself_is_at_work(node: Node) -> None:
+    """After an abort the scanner sends everything again: until it gets further, all it brings are duplicates."""
+    one = node.instances.open_association("MR1", "NODE", "host", "receive-0")
+    node.instances.store(received(association=one))
+    node.instances.end_association(one, AssociationEnd.ABORTED)
+    (before,) = node.studies.evidence()
+    two = node.instances.open_association("MR1", "NODE", "host", "receive-0")
+    assert node.instances.store(received(association=two)) is Stored.DUPLICATE
+    (evidence,) = node.studies.evidence()
+    assert evidence.last_received_at > before.last_received_at
+    assert (evidence.open_associations, evidence.instances) == (1, 1)
+
+
+def test_a_receiver_that_died_leaves_aborted_associations(node: Node) -> None:
+    dead = node.instances.open_association("MR1", "NODE", "host", "receive-0")
+    other = node.instances.open_association("MR1", "NODE", "host", "receive-1")
+    node.instances.store(received(1, association=dead))
+    node.instances.store(received(2, association=other))
+    assert node.instances.abort_stale_associations("receive-0") == 1
+    assert node.instances.abort_stale_associations("receive-0") == 0
+    (evidence,) = node.studies.evidence()
+    assert (evidence.open_associations, evidence.aborted_associations) == (1, 1)
+    node.instances.end_association(dead, AssociationEnd.RELEASED)  # too late to change it
+    (evidence,) = node.studies.evidence()
+    assert evidence.aborted_associations == 1
+
+
+# -- after a crash -----------------------------------------------------------------------------------------------------
+
+
+def _die_before_the_row(url: str, root: Path) -> None:
+    node = Node(Database(url), root)
+    node.instances.store(received(1))
+    node.instances._index = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment,method-assign]
+    node.instances.store(received(2))
+
+
+def test_killed_between_file_and_row(node: Node, url: str) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=_die_before_the_row, args=(url, node.root))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert len(files(node.root)) == 2
+    assert node.study().instances == 1
+    assert node.instances.reindex() == 1
+    assert node.study().instances == 2
+    lost = node.instances.instance(f"{STUDY}.1.2")
+    assert lost is not None
+    assert (lost.modality, lost.transfer_syntax_uid) == ("MR", received().transfer_syntax_uid)
+    assert dataset_bytes(lost.path) == received(2).dataset
+    assert node.instances.reindex() == 0
+    assert node.instances.store(received(2)) is Stored.DUPLICATE
+
+
+def _die_before_the_name(url: str, root: Path) -> None:
+    os.link = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+    Node(Database(url), root).instances.store(received(1))
+
+
+def test_killed_before_the_file_has_its_name(node: Node, url: str) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=_die_before_the_name, args=(url, node.root))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    (left,) = node.root.rglob(".incoming/*")
+    os.utime(left, (0, 0))
+    assert node.instances.reindex() == 0
+    assert files(node.root) == []
+    assert node.instances.store(received(1)) is Stored.NEW
+
+
+def test_a_lost_index_is_made_anew(node: Node, tmp_path: Path) -> None:
+    for number in range(1, 4):
+        node.instances.store(received(number))
+        node.instances.store(received(number, study="1.2.4", modality="SR"))
+    node.instances.store(received(comment="other bytes"))
+    fresh = Node(Database(f"sqlite:///{tmp_path / 'fresh.sqlite'}"), node.root)
+    fresh.database.upgrade()
+    assert fresh.instances.reindex() == 6
+
+    def known(n: Node) -> list[tuple[str, ...]]:
+        return sorted(
+            (i.sop_instance_uid, i.sop_class_uid, i.modality, i.sha256, str(i.path), i.transfer_syntax_uid, str(i.size))
+            for uid in (STUDY, "1.2.4")
+            for i in n.instances.instances(uid)
+        )
+
+    assert known(fresh) == known(node)
+    assert {e.study_instance_uid: e.instances for e in fresh.studies.evidence()} == {STUDY: 3, "1.2.4": 3}
+
+
+def test_an_index_that_is_complete_is_not_read_again(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    node.instances.store(received())
+    monkeypatch.setattr("storage.instances._read_row", lambda path: pytest.fail("a file was read"))
+    assert node.instances.reindex() == 0
+
+
+def test_nothing_was_ever_received(node: Node) -> None:
+    assert node.instances.reindex() == 0
+    assert not node.root.exists()
+
+
+def test_a_lost_late_instance_opens_its_revision(node: Node) -> None:
+    node.queue("liver")
+    instance = received(2)
+    folder = node.root / STUDY / instance.series_instance_uid
+    from storage.files import part10_header
+
+    header = part10_header(
+        instance.sop_class_uid, instance.sop_instance_uid, instance.transfer_syntax_uid, instance.source_ae_title
+    )
+    DurableTree(node.root).write_new(folder / f"{instance.sop_instance_uid}.dcm", header, instance.dataset)
+    assert node.instances.reindex() == 1
+    assert (node.study().state, node.study().revision) == (StudyState.RECEIVING, 2)
+
+
+def test_files_that_cannot_be_read_are_told_of_once(node: Node) -> None:
+    node.instances.store(received(1))
+    folder = node.root / STUDY / f"{STUDY}.1"
+    good = (folder / f"{STUDY}.1.1.dcm").read_bytes()
+    (folder / f"{STUDY}.1.2.dcm").write_bytes(b"")
+    (folder / f"{STUDY}.1.3.dcm").write_bytes(good[:200])
+    (folder / f"{STUDY}.1.4.dcm").write_bytes(good)  # another instance than its name says
+    (folder / f"{STUDY}.1.5.dcm").mkdir()
+    (folder / "notes.txt").touch()
+    for _ in range(2):
+        assert node.instances.reindex() == 0
+    warnings = [text for text in node.texts() if text.startswith("warning")]
+    assert len(warnings) == 4
+    assert not any("SECRET" in text for text in warnings)
+    assert node.study().instances == 1
+
+
+def test_a_conflict_that_a_crash_left_goes_to_quarantine(node: Node) -> None:
+    node.instances.store(received(sop="1.2.99"))
+    node.instances._keep_beside = lambda *_: Stored.CONFLICT  # type: ignore[method-assign]
+    other = received(series=2, sop="1.2.99")
+    path = node.root / STUDY / f"{STUDY}.2" / "1.2.99.dcm"
+    from storage.files import part10_header
+
+    header = part10_header(other.sop_class_uid, other.sop_instance_uid, other.transfer_syntax_uid, "MR1")
+    DurableTree(node.root).write_new(path, header, other.dataset)
+    fresh = Node(node.database, node.root)
+    assert fresh.instances.reindex() == 0
+    assert not path.exists()
+    (kept,) = (node.root.parent / "quarantine").rglob("*.dcm")
+    assert dataset_bytes(kept) == other.dataset

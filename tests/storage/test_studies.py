@@ -1,0 +1,209 @@
+"""The states of a study, and what routing does to jobs."""
+
+import threading
+from datetime import UTC
+
+import pytest
+
+from storage.records import Event, JobState, NewJob, StudyState
+from tests.storage.node import NOW, STUDY, Node, after, received
+
+
+def test_a_study_goes_its_way_once(node: Node) -> None:
+    node.instances.store(received())
+    assert node.studies.complete(STUDY, 1, "3 instances; quiet", NOW)
+    assert not node.studies.complete(STUDY, 1, "again", NOW)
+    (study,) = node.studies.completed()
+    assert (study.state, study.reason) == (StudyState.COMPLETE, "3 instances; quiet")
+    assert node.studies.evidence() == []
+    assert node.studies.route(STUDY, 1, "applies: liver", [], {}, NOW)
+    assert not node.studies.route(STUDY, 1, "again", [], {}, NOW)
+    assert not node.studies.ignore(STUDY, 1, "again", {}, NOW)
+    assert node.studies.completed() == []
+    assert node.study().state is StudyState.ROUTED
+    assert node.texts() == [
+        "received: first instance",
+        "complete: 3 instances; quiet",
+        "routed: applies: liver",
+    ]
+
+
+def test_a_decision_on_an_older_revision_comes_too_late(node: Node) -> None:
+    node.instances.store(received(1))
+    node.complete()
+    node.instances.store(received(2))
+    assert not node.studies.complete(STUDY, 1, "old", NOW)
+    assert not node.studies.route(STUDY, 1, "old", [NewJob(STUDY, 1, "liver", {}, "f")], {}, NOW)
+    assert node.jobs.list() == []
+    node.complete()
+    assert not node.studies.route(STUDY, 1, "old", [], {}, NOW)
+    assert not node.studies.ignore(STUDY, 1, "old", {}, NOW)
+    assert [s.revision for s in node.studies.completed()] == [2]
+
+
+def test_of_many_schedulers_one_wins(node: Node) -> None:
+    node.instances.store(received())
+    node.complete()
+    jobs = [NewJob(STUDY, 1, "liver", {"t1": "1"}, "f")]
+    won: list[bool] = []
+    threads = [
+        threading.Thread(target=lambda: won.append(node.studies.route(STUDY, 1, "r", jobs, {}, NOW))) for _ in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(won) == [False] * 5 + [True]
+    assert len(node.jobs.list()) == 1
+
+
+def test_an_ignored_study_can_be_routed_again(node: Node) -> None:
+    node.instances.store(received())
+    assert not node.studies.reroute(STUDY)
+    node.complete()
+    assert node.studies.ignore(STUDY, 1, "nothing applies", {"try": 1}, NOW)
+    assert node.study().state is StudyState.IGNORED
+    assert node.studies.routing(STUDY) == {"try": 1}
+    assert node.studies.reroute(STUDY)
+    assert not node.studies.reroute(STUDY)
+    assert node.studies.route(STUDY, 1, "applies", [NewJob(STUDY, 1, "liver", {}, "f")], {"try": 2}, NOW)
+    assert node.studies.routing(STUDY) == {"try": 2}
+    assert not node.studies.reroute(STUDY)
+    assert not node.studies.reroute("9.9")
+
+
+def test_decisions_belong_to_their_revision(node: Node) -> None:
+    assert node.studies.routing("9.9") is None
+    node.queue("liver")
+    node.instances.store(received(2))
+    assert node.studies.routing(STUDY) is None  # the current revision was not routed yet
+    assert node.studies.routing(STUDY, 1) == {"revision": 1}
+
+
+def test_studies_are_listed_the_last_received_first(node: Node) -> None:
+    for uid in ("1.1", "1.2", "1.3"):
+        node.instances.store(received(study=uid))
+    node.complete("1.2")
+    assert [s.study_instance_uid for s in node.studies.list()] == ["1.3", "1.2", "1.1"]
+    assert [s.study_instance_uid for s in node.studies.list(limit=1)] == ["1.3"]
+    assert [s.study_instance_uid for s in node.studies.list(state=StudyState.COMPLETE)] == ["1.2"]
+    assert node.studies.get("9.9") is None
+    assert node.study("1.1").first_received_at.tzinfo is UTC
+
+
+def test_events_keep_what_they_are_given(node: Node) -> None:
+    event = Event(NOW, STUDY, 2, "warning", "geometry is uneven", 7, {"gap_mm": 1.5, "names": ["a"]})
+    node.studies.add_event(event)
+    assert node.studies.events(STUDY) == [event]
+
+
+# -- revisions and jobs ------------------------------------------------------------------------------------------------
+
+
+def revise(node: Node, *applications: str, fingerprint: str | None = None) -> None:
+    """A late image and the routing of the revision it opens."""
+    node.instances.store(received(node.study().instances + 1))
+    node.route(*applications, fingerprint=fingerprint)
+
+
+def states(node: Node) -> list[tuple[str, int, JobState]]:
+    return [(job.application, job.revision, job.state) for job in node.jobs.list()]
+
+
+@pytest.mark.parametrize("retrying", [False, True])
+def test_waiting_jobs_are_superseded(node: Node, retrying: bool) -> None:
+    node.queue("liver", "knee")
+    if retrying:
+        job = node.claim()
+        node.jobs.fail(job.id, "worker", "out of memory", after(60), NOW)
+    revise(node, "liver")
+    assert states(node) == [
+        ("liver", 1, JobState.CANCELLED),
+        ("knee", 1, JobState.QUEUED),
+        ("liver", 2, JobState.QUEUED),
+    ]
+    assert node.jobs.list()[0].reason == "superseded by revision 2"
+
+
+def test_a_running_job_that_is_superseded_delivers_nothing(node: Node) -> None:
+    node.queue("liver")
+    job = node.claim()
+    revise(node, "liver")
+    assert not node.jobs.heartbeat(job.id, "worker", NOW)
+    assert not node.succeed(job, "PACS")
+    assert states(node) == [("liver", 1, JobState.CANCELLED), ("liver", 2, JobState.QUEUED)]
+    assert node.deliveries.list() == []
+    assert node.jobs.objects(STUDY) == []
+    assert node.succeed(node.claim(), "PACS")
+    assert {d.object.job_id for d in node.deliveries.list()} == {2}
+
+
+@pytest.mark.parametrize("retry_at", [None, NOW])
+def test_a_superseded_job_that_fails_is_over(node: Node, retry_at: object) -> None:
+    node.queue("liver")
+    job = node.claim()
+    revise(node, "liver")
+    assert node.jobs.fail(job.id, "worker", "broke", retry_at, NOW) is JobState.CANCELLED  # type: ignore[arg-type]
+
+
+def test_a_superseded_job_whose_worker_died_is_over(node: Node) -> None:
+    node.queue("liver")
+    node.claim()
+    revise(node, "liver")
+    (released,) = node.jobs.release_stalled(after(60), 3, after(61))
+    assert released.state is JobState.CANCELLED
+
+
+@pytest.mark.parametrize("state", [JobState.QUEUED, JobState.RUNNING, JobState.RETRYING, JobState.SUCCEEDED])
+def test_the_same_fingerprint_is_not_computed_twice(node: Node, state: JobState) -> None:
+    """A late instance in a series that feeds nothing of this application."""
+    node.instances.store(received())
+    node.route("liver", fingerprint="same")
+    if state is not JobState.QUEUED:
+        job = node.claim()
+        if state is JobState.RETRYING:
+            node.jobs.fail(job.id, "worker", "broke", NOW, NOW)
+        elif state is JobState.SUCCEEDED:
+            node.succeed(job, "PACS")
+    revise(node, "liver", fingerprint="same")
+    assert states(node) == [("liver", 1, state)]
+    if state is JobState.RUNNING:
+        assert node.succeed(job, "PACS")
+    assert "queued: liver: the same instances as before, job 1 stands" in node.texts()
+
+
+@pytest.mark.parametrize("end", [JobState.FAILED, JobState.CANCELLED])
+def test_a_fingerprint_without_result_is_computed(node: Node, end: JobState) -> None:
+    node.instances.store(received())
+    node.route("liver", fingerprint="same")
+    if end is JobState.FAILED:
+        node.jobs.fail(node.claim().id, "worker", "broke", None, NOW)
+    else:
+        revise(node, "liver", fingerprint="other")
+        node.jobs.fail(node.claim().id, "worker", "broke", None, NOW)
+    revise(node, "liver", fingerprint="same")
+    assert node.jobs.list()[-1].state is JobState.QUEUED
+
+
+def test_claims_and_routing_at_once_deliver_only_the_newest(node: Node) -> None:
+    """Whatever the order in which workers and the router meet, results of older revisions are not sent."""
+    node.queue("liver")
+    stop = threading.Event()
+
+    def work(name: str) -> None:
+        while not stop.is_set():
+            job = node.jobs.claim(name, NOW)
+            if job is not None:
+                node.jobs.fail(job.id, name, "broke", NOW, NOW)
+
+    threads = [threading.Thread(target=work, args=(f"worker-{n}",)) for n in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(15):
+        revise(node, "liver")
+    stop.set()
+    for thread in threads:
+        thread.join()
+    *older, newest = node.jobs.list()
+    assert {job.state for job in older} == {JobState.CANCELLED}
+    assert newest.state in (JobState.QUEUED, JobState.RETRYING)
