@@ -1,5 +1,5 @@
 """The composition root: settings in, wired roles out. Everything that is built is built here (the worker's own part,
-which needs torch, in `dicom_node.worker`)."""
+which needs torch, in `dicom_node.worker_process`)."""
 
 import subprocess
 import sys
@@ -9,13 +9,13 @@ from datetime import timedelta
 from pathlib import Path
 
 from dicom_node.backoff import Backoff
-from dicom_node.catalogue import configured_applications
+from dicom_node.catalogue import ConfiguredApplication, configured_applications
 from dicom_node.completion import CompletionRule
 from dicom_node.destinations.base import Destination
 from dicom_node.destinations.dimse import DimseDestination
 from dicom_node.dispatcher import Dispatcher
+from dicom_node.errors import ConfigurationError
 from dicom_node.receiver import Receiver
-from dicom_node.routing import ConfiguredApplication
 from dicom_node.scheduler import Scheduler
 from dicom_node.scp import Peer, ReceivePolicy
 from dicom_node.settings import DestinationSettings, Settings
@@ -130,17 +130,15 @@ def applications(settings: Settings) -> tuple[ConfiguredApplication, ...]:
 def worker_roles(settings: Settings, config: Path | None) -> list[Role]:
     """One worker process for each device. Asks a process of its own which there are, since that loads torch."""
     listing = subprocess.run(
-        [sys.executable, "-m", "dicom_node.worker", "--list-devices", settings.work.devices],
+        [sys.executable, "-m", "dicom_node.worker_process", "--list-devices", settings.work.devices],
         capture_output=True,
         text=True,
         check=False,
     )
     if listing.returncode != 0:
-        from dicom_node.errors import ConfigurationError
-
         raise ConfigurationError([f"work.devices = {settings.work.devices!r}: {listing.stderr.strip()}"])
     return [
-        Role(f"work-{device}", ("dicom_node.worker", "--device", device, *_config_arguments(config)))
+        Role(f"work-{device}", ("dicom_node.worker_process", "--device", device, *_config_arguments(config)))
         for device in listing.stdout.split()
     ]
 

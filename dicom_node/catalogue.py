@@ -1,12 +1,22 @@
 """The configured applications with their manifests. One that cannot be used does not stop the others."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from dicom_node.routing import ConfiguredApplication
 from dicom_node.settings import ApplicationSettings
 from inference.bundle import read_bundle
-from inference.manifest import load_manifest
+from inference.manifest import Manifest, load_manifest
 from storage.errors import ModelRefused
+
+
+@dataclass(frozen=True)
+class ConfiguredApplication:
+    """One `[[applications]]` entry. `manifest` is None where its descriptor cannot be used, and `problem` says why."""
+
+    name: str
+    destinations: tuple[str, ...]
+    manifest: Manifest | None
+    problem: str = ""
 
 
 def configured_applications(applications: Sequence[ApplicationSettings]) -> tuple[ConfiguredApplication, ...]:

@@ -5,20 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from dicom_node.catalogue import ConfiguredApplication
 from inference.binding import Binding, bind
 from inference.manifest import Manifest
 from inference.series import SeriesDescription
 from storage.records import NewJob, Series
-
-
-@dataclass(frozen=True)
-class ConfiguredApplication:
-    """One `[[applications]]` entry. `manifest` is None where its descriptor cannot be used, and `problem` says why."""
-
-    name: str
-    destinations: tuple[str, ...]
-    manifest: Manifest | None
-    problem: str = ""
 
 
 @dataclass(frozen=True)

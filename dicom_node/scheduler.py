@@ -7,9 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
+from dicom_node.catalogue import ConfiguredApplication
 from dicom_node.completion import Complete, CompletionRule, decide
 from dicom_node.logs import fields
-from dicom_node.routing import ConfiguredApplication, Route, route
+from dicom_node.routing import Route, route
 from inference.series import Kind, SeriesDescription, read_headers, recognise
 from storage.deliveries import Deliveries
 from storage.errors import Retriable

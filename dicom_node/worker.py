@@ -1,6 +1,5 @@
 """One worker process: owns a device, keeps models warm, runs one job at a time.
 
-Started by module path (`python -m dicom_node.worker`), so that nothing else of the node ever loads torch.
 It may be killed at any moment: its heartbeat stops, the job is released and runs again, and because results are
 enqueued in the one transaction that ends the job, nothing is sent twice.
 """
@@ -8,28 +7,19 @@ enqueued in the one transaction that ends the job, nothing is sent twice.
 import logging
 import os
 import shutil
-import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from dicom_node.app import applications, objects_dir, open_stores
 from dicom_node.backoff import Backoff
-from dicom_node.logs import configure, fields
-from dicom_node.notify import notify
+from dicom_node.catalogue import ConfiguredApplication
+from dicom_node.logs import fields
 from dicom_node.objects.build import ObjectContext, Predecessor, build_objects
-from dicom_node.process import claim_role, die_with_parent, hold, stop_on_signals
-from dicom_node.routing import ConfiguredApplication
-from dicom_node.settings import load
 from inference.application import Application, Progress, SeriesInput, load_application
-from inference.engine import Engine, resolve_devices
+from inference.engine import Engine
 from storage.errors import ModelRefused, NodeError, Permanent
 from storage.files import write_durable
 from storage.instances import InstanceStore
@@ -39,7 +29,6 @@ from storage.records import Job, JobState, NewObject
 log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 0.5
-RETRY_SECONDS = 5.0
 EXIT_TIMED_OUT = 75  # EX_TEMPFAIL: the supervisor starts a fresh process
 
 
@@ -215,53 +204,3 @@ def _log_progress(job: Job) -> Progress:
         log.info("%s (%.0f %%)", what, 100 * fraction, extra=fields("work", job=job.id))
 
     return progress
-
-
-def main(
-    device: Annotated[str, typer.Option(help="The device this worker owns.")] = "cpu",
-    config: Annotated[Path | None, typer.Option(help="The node's TOML file.")] = None,
-    list_devices: Annotated[str | None, typer.Option(help="Print the devices this setting means, and end.")] = None,
-) -> None:
-    """One worker process of the node. `dicom-node work` starts one for each device."""
-    if list_devices is not None:
-        try:
-            print(*resolve_devices(list_devices), sep="\n")
-        except NodeError as error:
-            print(error, file=sys.stderr)
-            raise typer.Exit(1) from None
-        return
-    configure(f"work-{device}")
-    settings = load(config)
-    claim_role(settings.node.data_dir, f"work-{device}")
-    stores = open_stores(settings)
-    name = f"{socket.gethostname()}/work-{device}"
-    stores.jobs.release_worker(name, "its worker was restarted", settings.work.maximum_attempts)
-    worker = Worker(
-        name=name,
-        engine=Engine(device),
-        jobs=stores.jobs,
-        instances=stores.instances,
-        applications={a.name: a for a in applications(settings)},
-        objects_dir=objects_dir(settings),
-        ae_title=settings.node.ae_title,
-        backoff=Backoff(RETRY_SECONDS, RETRY_SECONDS * 8, settings.work.maximum_attempts),
-        heartbeat_seconds=settings.work.heartbeat_seconds,
-        job_timeout_seconds=settings.work.job_timeout_seconds,
-    )
-    die_with_parent()
-    stop = stop_on_signals()
-    thread = threading.Thread(target=worker.run, args=(stop,), name="work", daemon=True)
-    thread.start()
-    notify("READY=1")
-    hold(stop, thread.is_alive)
-    # A job may have minutes to go inside torch, which no signal interrupts: give it back and end now.
-    stores.jobs.release_worker(name, "the worker was stopped", settings.work.maximum_attempts, counts=not stop.is_set())
-    os._exit(0 if stop.is_set() else 1)
-
-
-if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except NodeError as error:
-        print(error, file=sys.stderr)
-        sys.exit(1)

@@ -106,7 +106,7 @@ class Node:
         (pid,) = [
             p.pid
             for p in psutil.Process(self._process.pid).children(recursive=True)
-            if "dicom_node.worker" in p.cmdline()
+            if "dicom_node.worker_process" in p.cmdline()
         ]
         return int(pid)
 
