@@ -4,6 +4,7 @@ import itertools
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -74,7 +75,7 @@ def cluster() -> Iterator[Cluster]:
         _wait(cluster, server)
         yield cluster
     finally:
-        server.terminate()
+        server.send_signal(signal.SIGINT)  # "fast": does not wait for connections that tests left open
         server.wait()
         shutil.rmtree(folder)
 

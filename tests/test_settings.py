@@ -1,0 +1,102 @@
+"""One TOML file, overridden by the environment; every mistake in one report."""
+
+from pathlib import Path
+
+import pytest
+
+from dicom_node.errors import ConfigurationError
+from dicom_node.settings import load
+
+GOOD = """
+[node]
+ae_title = "HOSPITAL_AI"
+data_dir = "data"
+[receive]
+port = 11113
+[[peers]]
+ae_title = "SCANNER1"
+host = "127.0.0.1"
+[[destinations]]
+name = "pacs"
+kind = "dimse"
+ae_title = "ORTHANC"
+host = "127.0.0.1"
+port = 4242
+[[applications]]
+id = "segmentation"
+name = "brain"
+bundle = "models/brain"
+destinations = ["pacs"]
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "node.toml"
+    path.write_text(text)
+    return path
+
+
+def test_paths_start_at_the_file(tmp_path: Path) -> None:
+    settings = load(write(tmp_path, GOOD))
+    assert settings.node.data_dir == tmp_path / "data"
+    assert settings.applications[0].bundle == tmp_path / "models" / "brain"
+    assert settings.database_url == f"sqlite:///{tmp_path / 'data' / 'node.sqlite'}"
+    assert (settings.receive.processes, settings.completion.quiet_seconds, settings.work.devices) == (1, 30, "auto")
+
+
+def test_the_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DICOM_NODE__RECEIVE__PORT", "11199")
+    monkeypatch.setenv("DICOM_NODE__NODE__DATABASE_URL", "postgresql+psycopg://u:secret@h/d")
+    settings = load(write(tmp_path, GOOD))
+    assert settings.receive.port == 11199
+    assert settings.node.ae_title == "HOSPITAL_AI"
+    assert settings.database_url == "postgresql+psycopg://u:secret@h/d"
+    assert "secret" not in repr(settings)
+
+
+def test_a_misspelt_variable_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DICOM_NODE__RECIEVE__PORT", "1")
+    with pytest.raises(ConfigurationError, match="did you mean 'receive'"):
+        load(write(tmp_path, GOOD))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("port = 11113", "prot = 11113", "receive.prot: there is no such key; allowed: host, port,"),
+        ("port = 11113", "prot = 11113", "did you mean 'port'?"),
+        ("port = 11113", "port = 0", "receive.port = 0: input should be greater than or equal to 1"),
+        ('"HOSPITAL_AI"', '"A_TITLE_OF_MORE_THAN_16"', "an AE title has 1 to 16 ASCII characters"),
+        ('kind = "dimse"', 'kind = "dimze"', "destinations[0].kind = 'dimze'"),
+        ('host = "127.0.0.1"\nport = 4242', "port = 4242", "destinations[0].host: missing"),
+        ('id = "segmentation"', 'id = "segmentatoin"', "did you mean 'segmentation'?"),
+        ('["pacs"]', '["pasc"]', "applications[0].destinations = 'pasc': no [[destinations]] has this name"),
+        ('bundle = "models/brain"', "", "needs the folder of a model"),
+        ("[node]", "[nod]", "there is no such key; allowed: node, receive"),
+    ],
+)
+def test_a_mistake_is_told_by_key_and_value(tmp_path: Path, old: str, new: str, told: str) -> None:
+    assert old in GOOD
+    with pytest.raises(ConfigurationError) as error:
+        load(write(tmp_path, GOOD.replace(old, new)))
+    assert told in str(error.value)
+
+
+def test_all_mistakes_are_told_together(tmp_path: Path) -> None:
+    text = GOOD.replace("port = 11113", "port = 0").replace("4242", "99999").replace("ae_title =", "ae_titel =")
+    with pytest.raises(ConfigurationError) as error:
+        load(write(tmp_path, text))
+    assert len(error.value.mistakes) >= 5
+
+
+@pytest.mark.parametrize("text", ["[node", "\xff"])
+def test_what_is_no_toml_is_told(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "node.toml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigurationError, match="not valid TOML"):
+        load(path)
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        load(tmp_path / "none.toml")
