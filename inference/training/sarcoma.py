@@ -7,10 +7,9 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 
-from inference.volume import Affine, Array, Geometry
+from inference.volume import Array, Geometry, read_volume
 
 HELD_OUT = 7
 FOLDS = 5
@@ -51,30 +50,11 @@ def folds(names: list[str]) -> list[tuple[list[str], list[str]]]:
 
 def load(folder: Path, name: str) -> Case:
     """One patient. Raises ValueError when mask and series do not lie on the same grid."""
-    array, geometry = _read_series(sorted((folder / name / "MR_T1").iterdir()))
+    volume = read_volume(sorted((folder / name / "MR_T1").iterdir()))
     image = nibabel.load(folder / name / "MR_T1_mask.nii.gz")
     mask = np.transpose(np.asarray(image.dataobj) > 0, (2, 1, 0))
     # NIfTI counts its axes column, row, slice and points right, anterior, superior.
     affine = (np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.affine)[:, [2, 1, 0, 3]]
-    if mask.shape != geometry.shape or not np.allclose(affine, geometry.affine, atol=0.05):
+    if mask.shape != volume.geometry.shape or not np.allclose(affine, volume.geometry.affine, atol=0.05):
         raise ValueError(f"{name}: the mask does not lie on the grid of the series")
-    return Case(name, array, mask, geometry)
-
-
-def _read_series(paths: list[Path]) -> tuple[Array, Geometry]:
-    files = [pydicom.dcmread(path) for path in paths]
-    across, down = np.reshape(np.array(files[0].ImageOrientationPatient, dtype=np.float64), (2, 3))
-    normal = np.cross(across, down)
-    files.sort(key=lambda ds: float(np.dot(np.array(ds.ImagePositionPatient, dtype=np.float64), normal)))
-    first, last = (np.array(files[i].ImagePositionPatient, dtype=np.float64) for i in (0, -1))
-    affine: Affine = np.eye(4)
-    affine[:3, 0] = (last - first) / (len(files) - 1)
-    affine[:3, 1] = down * float(files[0].PixelSpacing[0])
-    affine[:3, 2] = across * float(files[0].PixelSpacing[1])
-    affine[:3, 3] = first
-    slices = [
-        ds.pixel_array.astype(np.float32) * float(ds.get("RescaleSlope", 1)) + float(ds.get("RescaleIntercept", 0))
-        for ds in files
-    ]
-    array = np.stack(slices).astype(np.float32)
-    return array, Geometry((array.shape[0], array.shape[1], array.shape[2]), affine)
+    return Case(name, volume.array, mask, volume.geometry)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from inference.applications.soft_tissue_mass import preprocessing
-from inference.training import ellipsoid, phantoms, sarcoma
+from inference.training import card, ellipsoid, phantoms, sarcoma
 from inference.training.augmentation import View, view
 from inference.training.network import Mirrored, Standardised, export, unet
 from inference.training.sarcoma import Case
@@ -43,7 +43,7 @@ class Settings:
 
 
 def run(data: Path | None, out: Path, settings: Settings) -> None:
-    """Trains, measures and writes weights.pt and metrics.json to `out`.
+    """Trains, measures and writes weights.pt, metrics.json and MODEL_CARD.md to `out`.
 
     With a GPU each of five folds is trained and measured too, and weights.pt is the network of the first fold;
     without, one network is trained on all but the held-out patients. Without `data` there are only phantoms.
@@ -68,9 +68,10 @@ def run(data: Path | None, out: Path, settings: Settings) -> None:
             {"trained_on": train_names, "held_out": test_names, "iterations": done, "minutes": round(minutes, 1)}
             | measured
         )
-        (out / "metrics.json").write_text(
-            json.dumps({"settings": asdict(settings), "device": device.type, "rounds": reports}, indent=1) + "\n"
-        )
+        metrics = {"settings": asdict(settings), "device": device.type, "rounds": reports}
+        (out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        (out / "MODEL_CARD.md").write_text(card.write(metrics, parameters))
 
 
 def train(

@@ -1,0 +1,101 @@
+"""`soft_tissue_mass`: segments the largest mass of a limb on its T1w series, and measures it."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+from pydicom.uid import generate_uid
+
+from inference.application import Progress, SeriesInput
+from inference.applications.soft_tissue_mass import preprocessing
+from inference.engine import Engine
+from inference.findings import Algorithm, Code, Findings, Mask, Measurement, Segment
+from inference.manifest import Manifest, weights_path, weights_sha256
+from inference.measurements import diameters, volume_ml
+from inference.volume import Array, Geometry, Volume, read_volume
+
+MASS = Code("4147007", "SCT", "Mass")
+ABNORMAL = Code("49755003", "SCT", "Morphologically Abnormal Structure")
+VOLUME = Code("118565006", "SCT", "Volume")
+LONG_AXIS = Code("103339001", "SCT", "Long axis")
+SHORT_AXIS = Code("103340004", "SCT", "Short axis")
+MAXIMUM_3D = Code("L0JK", "IBSI", "Maximum 3D Diameter of a Mesh")
+CM3 = Code("cm3", "UCUM", "cubic centimeter")
+MM = Code("mm", "UCUM", "mm")
+COLOR = (221, 130, 101)
+
+TRAINING_DATA = "T1w MR of 29 patients with soft-tissue sarcoma (TCIA Soft-tissue-Sarcoma, CC BY 3.0) and limb phantoms"
+LIMITS = (
+    "The mass was outlined by a network trained on T1w images of 29 patients with sarcoma, cropped around the tumour, "
+    "and on simulated limbs. It is not validated on whole examinations, benign masses or other scanners: "
+    "check the outline."
+)
+NOT_FOUND = f"No mass of at least {preprocessing.SMALLEST:g} mL was found; this does not exclude one."
+
+
+def create(manifest: Manifest) -> "SoftTissueMass":
+    return SoftTissueMass(manifest)
+
+
+class SoftTissueMass:
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self._sha256 = weights_sha256(manifest)
+
+    def run(self, inputs: Mapping[str, SeriesInput], engine: Engine, progress: Progress) -> Findings:
+        """The largest mass on the grid of the series "t1w"; no segment where there is none."""
+        started_at = datetime.now(UTC)
+        progress("reading", 0.0)
+        volume = read_volume(inputs["t1w"].paths)
+        progress("segmenting", 0.2)
+        mask = preprocessing.mass(self._probability(volume, engine), volume.geometry)
+        progress("measuring", 0.9)
+        found = (self._segment(mask, volume),) if mask.any() else ()
+        return Findings(
+            source=volume,
+            inputs=(volume,),
+            segments=found,
+            algorithm=Algorithm(
+                name="Soft tissue mass",
+                version=self.manifest.version,
+                manufacturer="dicom-node",
+                weights_sha256=self._sha256,
+                training_data=TRAINING_DATA,
+            ),
+            title=self.manifest.title,
+            started_at=started_at,
+            notes=(LIMITS,) if found else (NOT_FOUND, LIMITS),
+        )
+
+    def _probability(self, volume: Volume, engine: Engine) -> Array:
+        """Of being mass, on the grid of `volume`."""
+        described: dict[str, Any] = self.manifest.options["model"]
+        prepared = preprocessing.prepare(volume.array, volume.geometry)
+        # The file holds half precision, which processors compute slowly or not at all.
+        model = engine.load_torchscript(weights_path(self.manifest), self._sha256).float()
+        image = torch.from_numpy(prepared.array)[None, None]
+        logits = engine.sliding_window(model, image, described["roi_size"], described["overlap"])
+        return preprocessing.restore(torch.sigmoid(logits)[0, 0].numpy(), prepared, volume.geometry)
+
+    def _segment(self, mask: Mask, volume: Volume) -> Segment:
+        return Segment(
+            label="Mass",
+            mask=mask,
+            category=ABNORMAL,
+            type=MASS,
+            color=COLOR,
+            tracking_id="Mass",
+            tracking_uid=str(generate_uid(entropy_srcs=[volume.series_instance_uid, self.manifest.name, "Mass"])),
+            measurements=measure(mask, volume.geometry),
+        )
+
+
+def measure(mask: Mask, geometry: Geometry) -> tuple[Measurement, ...]:
+    size = diameters(mask, geometry)
+    return (
+        Measurement(VOLUME, volume_ml(mask, geometry), CM3),
+        Measurement(LONG_AXIS, size.long_axis, MM),
+        Measurement(SHORT_AXIS, size.short_axis, MM),
+        Measurement(MAXIMUM_3D, size.maximum_3d, MM),
+    )

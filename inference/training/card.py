@@ -1,0 +1,131 @@
+"""The model card, filled from the metrics of the training run that made the weights."""
+
+from typing import Any
+
+ROWS = (
+    ("Held-out patients", "patients"),
+    ("– ellipsoid in the middle of the crop", "patients_ellipsoid"),
+    ("Held-out patients, mass off the centre of the crop", "patients_off_centre"),
+    ("– the same ellipsoid", "patients_off_centre_ellipsoid"),
+    ("Patients it was trained on", "patients_trained_on"),
+    ("Phantoms not trained on", "phantoms"),
+    ("– more noise, longer TE and TR, stronger bias field", "phantoms_shifted"),
+)
+
+TEMPLATE = """# Model card: soft_tissue_mass
+
+Outlines the largest soft-tissue mass of a limb on a T1-weighted MR series without fat suppression, and measures it.
+Research only: not a medical device, not for diagnosis.
+
+## Data
+
+- {trained} of {total} patients of the Soft-tissue-Sarcoma collection of TCIA as the IBSI publishes it: T1w series,
+  bias-corrected, scaled to fat, cropped about 5 cm round the tumour, with the contour of an expert. CC BY 3.0.
+  Vallières M, Freeman CR, Skamene SR, El Naqa I. A radiomics model from joint FDG-PET and MRI texture features for the
+  prediction of lung metastases in soft-tissue sarcomas of the extremities. Phys Med Biol 2015;60:5471.
+  Data: doi 10.7937/K9/TCIA.2015.7GO2GSKS.
+- {phantoms} simulated limbs with a mass (`inference/phantoms/limb.py`, seeds from 10000), {share} of the views seen.
+
+Held out: the {held} patients whose names have the smallest SHA-256: {held_out}. Nothing was chosen by their scores:
+neither the split nor the weights, which are the average over the last iterations.
+
+## Model
+
+A 3D U-Net ({parameters} parameters) on 3 mm voxels, windows of {patch}³ voxels overlapping by half, the mean over
+left-right and front-back mirror images. Intensities are divided by those of fat. The answer is interpolated to the grid
+of the series, thresholded at 0.5, and its largest connected part of at least 1 mL is kept.
+
+{iterations} iterations of {batch} views in {minutes} minutes on a {device}. The views are cut, moved, turned, bent and
+recoloured at random, so that neither the middle of the crop nor one brightness gives the mass away.
+
+## Results
+
+| | cases | Dice mean | median | 10th percentile | HD95 (mm) | volume error (%) | missed |
+|---|---|---|---|---|---|---|---|
+{table}
+
+HD95 is the median of the 95 % Hausdorff distance; the volume error is the mean of its absolute value.
+
+The crops have the tumour in their middle, so an ellipsoid of {fraction_along} (along the slices) and {fraction_across}
+(in the plane) of the field of view, fitted to the training patients, is the score of looking at nothing. "Off the
+centre" cuts three quarters of what lies before the mass along every axis.
+
+| held-out patient | volume (mL) | Dice | HD95 (mm) | volume error (%) |
+|---|---|---|---|---|
+{each}
+
+## Limits
+
+- {held} patients from one collection are few: the mean Dice is uncertain by about ±{uncertainty} (standard error).
+- It has seen crops, never a whole examination; elsewhere in the body, with both legs in view, next to joints, with
+  metal or after surgery nothing is known.
+- All patients had sarcoma. It does not tell benign from malignant, and may outline other things that look like a mass.
+- It always keeps the largest part only; several masses give one.
+- Simulated limbs are easier than real ones: their scores show that the program works, not that the model does.
+- Field strength, TR and TE of the training images are unknown.
+
+## Train it again
+
+```
+python -m inference.training soft_tissue_mass --data FOLDER --out OUT --iterations {planned} --seed {seed}
+```
+
+FOLDER holds STS_NNN/MR_T1 (DICOM) and STS_NNN/MR_T1_mask.nii.gz; OUT receives weights.pt, metrics.json, log.jsonl and
+this card. {clock}Runs of one seed agree up to the rounding of sums over threads. With a GPU five folds are trained and
+measured.
+
+## Licence
+
+CC BY 3.0, as the images it learned from; attribute the collection above.
+"""
+
+
+def write(metrics: dict[str, Any], parameters: int) -> str:
+    """The card of the first round, as Markdown."""
+    settings, first = metrics["settings"], metrics["rounds"][0]
+    patients = first.get("patients", {"each": []})
+    dices = [float(row["dice"]) for row in patients["each"]]
+    count = len(dices)
+    mean = sum(dices) / max(count, 1)
+    spread = (sum((d - mean) ** 2 for d in dices) / max(count - 1, 1)) ** 0.5 / max(count, 1) ** 0.5
+    along, across = first.get("ellipsoid_fractions", (0.0, 0.0))
+    limit = settings["minutes"]
+    return TEMPLATE.format(
+        trained=len(first["trained_on"]),
+        total=len(first["trained_on"]) + len(first["held_out"]),
+        held=len(first["held_out"]),
+        held_out=", ".join(first["held_out"]),
+        phantoms=settings["phantoms"],
+        share=f"{settings['phantom_share']:.0%}",
+        parameters=f"{parameters / 1e6:.1f} million",
+        patch=settings["patch"],
+        batch=settings["batch"],
+        iterations=first["iterations"],
+        minutes=f"{first['minutes']:.0f}",
+        device="GPU" if metrics["device"] == "cuda" else "CPU with two cores",
+        table="\n".join(_row(title, first[key]) for title, key in ROWS if key in first),
+        fraction_along=along,
+        fraction_across=across,
+        each="\n".join(
+            f"| {row['name']} | {row['true_ml']:.0f} | {row['dice']:.2f} | {_number(row['hausdorff95'], 1)} "
+            f"| {row['volume_error']:+.0f} |"
+            for row in patients["each"]
+        ),
+        uncertainty=f"{spread:.2f}",
+        planned=settings["iterations"],
+        seed=settings["seed"],
+        clock=f"The run above had `--minutes {limit:g}` beside: its learning rate followed the clock. "
+        if limit
+        else "",
+    )
+
+
+def _row(title: str, s: dict[str, Any]) -> str:
+    return (
+        f"| {title} | {s['cases']} | {s['dice_mean']:.3f} | {s['dice_median']:.3f} | {s['dice_p10']:.3f} "
+        f"| {_number(s['hausdorff95_mm_median'], 1)} | {s['volume_error_percent_absolute_mean']:.0f} | {s['missed']} |"
+    )
+
+
+def _number(value: object, digits: int) -> str:
+    return f"{value:.{digits}f}" if isinstance(value, int | float) else "–"
