@@ -1,10 +1,14 @@
 """The states of a study, and what routing does to jobs."""
 
 import threading
+from collections.abc import Callable
 from datetime import UTC
 
 import pytest
+from sqlalchemy import Update, update
 
+from storage import schema
+from storage.database import Database
 from storage.records import Event, JobState, NewJob, StudyState
 from tests.storage.node import NOW, STUDY, Node, after, received
 
@@ -183,6 +187,51 @@ def test_a_fingerprint_without_result_is_computed(node: Node, end: JobState) -> 
         node.jobs.fail(node.claim().id, "worker", "broke", None, NOW)
     revise(node, "liver", fingerprint="same")
     assert node.jobs.list()[-1].state is JobState.QUEUED
+
+
+def meanwhile(url: str, statement: Update, action: Callable[[], object]) -> None:
+    """Runs `action` in a thread while another process is between `statement` and its commit."""
+    other = Database(url)
+    thread = threading.Thread(target=action)
+    with other.session() as session:
+        session.execute(statement, execution_options={"synchronize_session": False})
+        thread.start()
+        thread.join(0.3)
+        assert thread.is_alive()  # it waits for that commit
+    thread.join()
+    other.close()
+
+
+def test_a_job_claimed_during_routing_is_superseded(node: Node, url: str) -> None:
+    node.queue("liver")
+    node.instances.store(received(2))
+    job = node.jobs.list()[0]
+    claim = update(schema.Job).values(state=JobState.RUNNING, worker="worker")
+    meanwhile(url, claim, lambda: node.route("liver"))
+    assert not node.succeed(job, "PACS")
+    assert states(node) == [("liver", 1, JobState.CANCELLED), ("liver", 2, JobState.QUEUED)]
+
+
+@pytest.mark.parametrize("end", ["succeed", "fail", "release"])
+def test_a_job_that_ends_during_routing_is_superseded(node: Node, url: str, end: str) -> None:
+    node.queue("liver")
+    job = node.claim()
+    ends: dict[str, Callable[[], object]] = {
+        "succeed": lambda: node.succeed(job, "PACS"),
+        "fail": lambda: node.jobs.fail(job.id, "worker", "broke", NOW, NOW),
+        "release": lambda: node.jobs.release_worker("worker", "restarted", 3),
+    }
+    meanwhile(url, update(schema.Job).values(superseded=True), ends[end])
+    assert states(node) == [("liver", 1, JobState.CANCELLED)]
+    assert node.deliveries.list() == []
+
+
+def test_a_late_image_during_completion_is_in_one_revision_or_the_next(node: Node, url: str) -> None:
+    node.instances.store(received(1))
+    complete = update(schema.Study).values(state=StudyState.COMPLETE)
+    meanwhile(url, complete, lambda: node.instances.store(received(2)))
+    study = node.study()
+    assert (study.state, study.revision, study.instances) == (StudyState.RECEIVING, 2, 2)
 
 
 def test_claims_and_routing_at_once_deliver_only_the_newest(node: Node) -> None:
