@@ -51,7 +51,8 @@ def cluster() -> Iterator[Cluster]:
         pytest.skip("PostgreSQL is not installed: no initdb on PATH or below /usr/lib/postgresql")
     folder = Path(tempfile.mkdtemp(prefix="node-pg-"))
     owner = _owner()
-    as_owner = {} if owner is None else {"user": owner, "group": pwd.getpwnam(owner).pw_gid, "extra_groups": []}
+    group = None if owner is None else pwd.getpwnam(owner).pw_gid
+    groups: list[int] | None = None if owner is None else []
     if owner is not None:
         shutil.chown(folder, owner)
     data = folder / "data"
@@ -60,7 +61,9 @@ def cluster() -> Iterator[Cluster]:
         check=True,
         capture_output=True,
         cwd=folder,
-        **as_owner,
+        user=owner,
+        group=group,
+        extra_groups=groups,
     )
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
@@ -68,7 +71,9 @@ def cluster() -> Iterator[Cluster]:
             stdout=log,
             stderr=log,
             cwd=folder,
-            **as_owner,
+            user=owner,
+            group=group,
+            extra_groups=groups,
         )
     try:
         cluster = Cluster(folder)
@@ -103,7 +108,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     cluster: Cluster = request.getfixturevalue("cluster")
     name = f"node{next(_numbers)}"
     with psycopg.connect(cluster.url("postgres"), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]
+        connection.execute(f"CREATE DATABASE {name}")
     return cluster.url(name)
 
 

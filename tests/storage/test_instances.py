@@ -330,7 +330,7 @@ def test_killed_between_file_and_row(node: Node, url: str) -> None:
 
 
 def _die_before_the_name(url: str, root: Path) -> None:
-    os.link = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+    os.link = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     Node(Database(url), root).instances.store(received(1))
 
 
