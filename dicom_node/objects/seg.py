@@ -86,8 +86,13 @@ def _description(findings: Findings, number: int, segment: Segment) -> hd.seg.Se
 
 def _name_true_frames(seg: Dataset, findings: Findings) -> None:
     """The SEG was built from a reduced copy of the source; its references must name the stored object's frames."""
-    for frame in seg.PerFrameFunctionalGroupsSequence:
-        for derivation in frame.DerivationImageSequence:
-            for source in derivation.SourceImageSequence:
-                k = int(source.ReferencedFrameNumber) - 1
-                source.ReferencedFrameNumber = findings.source.frames[k].frame_number
+    # highdicom gives frames of several segments the very same item: each is to be renamed once
+    references = {
+        id(source): source
+        for frame in seg.PerFrameFunctionalGroupsSequence
+        for derivation in frame.DerivationImageSequence
+        for source in derivation.SourceImageSequence
+    }
+    for source in references.values():
+        k = int(source.ReferencedFrameNumber) - 1
+        source.ReferencedFrameNumber = findings.source.frames[k].frame_number

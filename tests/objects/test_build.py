@@ -7,6 +7,8 @@ import pytest
 
 from dicom_node.objects.build import ObjectContext, build_objects
 from dicom_node.objects.outline import outline
+from dicom_node.overlay import masks_of
+from inference.volume import read_volume
 from tests.objects.sources import findings, read, write_oblique
 
 
@@ -39,6 +41,17 @@ def test_masks_and_names_read_back(tmp_path: Path, name: str, charset: str | lis
     for mask, segment in zip(masks, found.segments, strict=True):
         assert np.array_equal(mask, segment.mask)
         assert not np.array_equal(mask[:, :, ::-1], segment.mask)
+
+
+def test_enhanced_frames_are_named_as_they_are_stored(test_data: Path) -> None:
+    """Frame 1 of this object is the last slice, and several segments lie on the same frames."""
+    folder = test_data / "mr" / "siemens_xa30_study" / "5_anat-T1w_acq-tfl"
+    found = findings(read_volume(folder.iterdir()))
+    assert found.source.frames[0].frame_number == found.source.array.shape[0]
+    (_, seg), _ = build_objects(found, ObjectContext("NODE", "seed"))
+    masks = masks_of(seg, found.source)
+    for number, segment in enumerate(found.segments, start=1):
+        assert np.array_equal(masks[number], segment.mask)
 
 
 def test_nothing_found_is_reported(tmp_path: Path) -> None:
