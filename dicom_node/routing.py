@@ -85,6 +85,7 @@ def _describe(series: SeriesDescription) -> dict[str, Any]:
         "series_instance_uid": series.series_instance_uid,
         "modality": series.modality,
         "kind": str(series.kind),
+        "body_part": series.body_part,
         "plane": series.plane and str(series.plane),
         "dimension": series.dimension,
         "slices": series.slices,

@@ -76,6 +76,8 @@ def _refusal(rule: InputRule, s: SeriesDescription, taken: Mapping[str, str]) ->
         return f"cannot be used: {s.problem}"
     if rule.dimension is not None and s.dimension is not None and s.dimension != rule.dimension:
         return f"was acquired in {s.dimension}, not {rule.dimension}"
+    if rule.body_parts and s.body_part and s.body_part not in rule.body_parts:
+        return f"shows {s.body_part}, none of {', '.join(rule.body_parts)}"
     if s.slices < rule.minimum_slices:
         return f"has {s.slices} slices, fewer than {rule.minimum_slices}"
     if rule.contrast is not None and s.contrast is not None and s.contrast != rule.contrast:

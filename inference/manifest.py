@@ -27,6 +27,7 @@ class InputRule:
     minimum_slices: int = 3
     contrast: bool | None = None
     fat_suppressed: bool | None = None
+    body_parts: tuple[str, ...] = ()  # BodyPartExamined (PS3.16 annex L); a series that names none is not refused
     required: bool = True
 
 
@@ -138,4 +139,4 @@ def _rule(path: Path, raw: Any) -> InputRule:
         raise ModelRefused(f"{path}: [input] kind = {raw['kind']!r}; allowed: {', '.join(kinds)}")
     if raw.get("dimension") not in (None, "2D", "3D"):
         raise ModelRefused(f"{path}: [input] dimension = {raw['dimension']!r}; allowed: 2D, 3D")
-    return InputRule(**raw)
+    return InputRule(**{**raw, "body_parts": tuple(raw.get("body_parts", ()))})

@@ -51,6 +51,7 @@ class SeriesDescription:
     b_values: tuple[float, ...]  # s/mm2
     confidence: float  # 0..1
     reasons: tuple[str, ...]
+    body_part: str = ""
     volumes: int = 0
     problem: str = ""
 
@@ -105,6 +106,7 @@ def recognise(headers: Sequence[Dataset]) -> SeriesDescription:
         b_values=tuple(sorted({b for f in facts for b in f.b_values})),
         confidence=verdict.confidence,
         reasons=(verdict.reason,),
+        body_part=str(first.get("BodyPartExamined") or "").strip().upper(),
         volumes=volumes,
         problem=problem,
     )

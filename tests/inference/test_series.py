@@ -92,6 +92,14 @@ def test_the_best_series_is_taken_and_every_other_one_told_why_not() -> None:
     assert reasons["1.6"] == "modality is CT, not MR"
 
 
+@pytest.mark.parametrize(("body_part", "accepted"), [("THIGH", True), ("", True), ("BRAIN", False)])
+def test_a_limb_model_takes_no_head(body_part: str, accepted: bool) -> None:
+    rule = InputRule("t1w", kind="T1w", body_parts=("THIGH", "KNEE"))
+    binding = bind([rule], [description("1.1", body_part=body_part)])
+    assert binding.accepted is accepted
+    assert accepted or "shows BRAIN, none of THIGH, KNEE" in binding.reason
+
+
 def test_a_missing_input_says_what_is_missing() -> None:
     binding = bind([InputRule("t2w", kind="T2w")], [description("1.1")])
     assert not binding.accepted
