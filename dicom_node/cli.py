@@ -394,8 +394,10 @@ def echo(
     for target in targets:
         result = verify(calling or settings.node.ae_title, target)
         failed |= not result.ok
-        verdict = f"[green]answers[/] in {result.seconds * 1000:.0f} ms" if result.ok else "[red]does not answer[/]"
-        console.print(f"{target}: {verdict} {escape(result.reason)}", highlight=False)
+        verdict = f"[green]answers[/] in {result.seconds * 1000:.0f} ms" if result.ok else "[red]no answer[/]"
+        console.print(f"{target}: {verdict}", highlight=False)
+        if not result.ok:
+            console.print(f"  {escape(result.reason)}", highlight=False)
     if failed:
         raise typer.Exit(1)
 

@@ -167,7 +167,7 @@ def explain_view(detail: Plain, routing: Plain | None) -> Tree:
         return tree
     series = tree.add("[bold]Series[/]")
     for s in routing["series"]:
-        facts = [s["modality"], s["kind"], s["body_part"], s["plane"], s["dimension"], f"{s['slices']} slices"]
+        facts = [s["modality"], s["kind"], s.get("body_part"), s["plane"], s["dimension"], f"{s['slices']} slices"]
         facts = [f for f in facts if f]
         node = series.add(Text(f"{s['series_instance_uid']}: {', '.join(facts)} (confidence {s['confidence']})"))
         for reason in s["reasons"]:
