@@ -15,6 +15,7 @@ from storage.records import Delivery
 log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 0.5
+TROUBLE_SECONDS = 10.0
 
 
 class Dispatcher:
@@ -44,6 +45,10 @@ class Dispatcher:
                 worked = self.deliver_one(destination)
             except Retriable as error:
                 log.warning("Delivery is put off: %s", error, extra=fields("deliver", destination=destination.name))
+                worked = False
+            except Exception:  # this queue goes on; what is claimed comes back when it has stalled
+                log.exception("Delivery broke off", extra=fields("deliver", destination=destination.name))
+                stop.wait(TROUBLE_SECONDS)
                 worked = False
             if not worked:
                 stop.wait(IDLE_SECONDS)

@@ -80,10 +80,17 @@ class Scheduler:
 
     def _route(self) -> None:
         for study in self._studies.completed():
-            series = self._instances.series(study.study_instance_uid)
+            self._apply(study, self._decide(study))
+
+    def _decide(self, study: Study) -> Route:
+        """A failure nobody foresaw is this study's stated end, and keeps no other study waiting."""
+        series = self._instances.series(study.study_instance_uid)
+        try:
             recognised = [recognise_series(s) for s in series]
-            decision = route(study.study_instance_uid, study.revision, series, recognised, self._applications)
-            self._apply(study, decision)
+            return route(study.study_instance_uid, study.revision, series, recognised, self._applications)
+        except Exception as error:
+            log.exception("A study cannot be routed", extra=fields("route", study=study.study_instance_uid))
+            return Route((), f"routing failed ({type(error).__name__}), see the log; then `dicom-node retry --study`")
 
     def _apply(self, study: Study, decision: Route) -> None:
         now = datetime.now(UTC)
