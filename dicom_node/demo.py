@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from dicom_node import views
 from dicom_node.app import Stores, open_stores
-from dicom_node.demo_pacs import Pacs, start_pacs
+from dicom_node.demo_pacs import Pacs, free_port, start_pacs
 from dicom_node.overlay import write_overlay
 from dicom_node.report import report_tree
 from dicom_node.scu import Target, echo
@@ -90,7 +89,7 @@ def run_demo(parent: Path, study: Path | None, bundle: Path | None, console: Con
     """
     folder = (parent / f"{datetime.now():%Y%m%d-%H%M%S}").resolve()
     folder.mkdir(parents=True, mode=0o700)
-    port = _free_port()
+    port = free_port()
     node = Target(AE_TITLE, "127.0.0.1", port)
     console.print("[bold]1[/] The PACS")
     with start_pacs(folder / "pacs", node=node, say=lambda line: console.print(f"  {line}")) as pacs:
@@ -251,10 +250,3 @@ def _progress(console: Console) -> Progress:
     return Progress(
         TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

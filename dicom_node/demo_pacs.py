@@ -141,13 +141,13 @@ def start_pacs(
         raise ValueError("route_back needs a node")
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # it will hold what patients' images say
-    port = dicom_port or _free_port()
+    port = dicom_port or free_port()
     pacs: Pacs
     command, kind = _choose(kind, folder, say)
     if command is None:
         pacs = _PlainPacs(folder, ae_title, port, node, callers, route_back)
     else:
-        pacs = _Orthanc(folder, ae_title, port, http_port or _free_port(), node, callers, route_back, kind, command)
+        pacs = _Orthanc(folder, ae_title, port, http_port or free_port(), node, callers, route_back, kind, command)
     pacs.start()
     return pacs
 
@@ -486,7 +486,7 @@ def _end_with_parent() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A port that was free a moment ago. It is kept when the PACS stops and starts again."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node.demo_pacs import Kind, Pacs, find_orthanc, start_pacs
+from dicom_node.demo_pacs import Kind, Pacs, find_orthanc, free_port, start_pacs
 from dicom_node.scu import Target
-from tests.acceptance.node import SCANNER, Node, free_port
+from tests.acceptance.node import SCANNER, Node
 from tests.acceptance.tiny_model import write_bundle
 
 Push = Callable[[Node, Path], None]

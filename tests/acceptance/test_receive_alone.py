@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from dicom_node.demo_pacs import free_port
 from dicom_node.scu import Target, echo
 from dicom_node.settings import load
-from tests.acceptance.node import free_port
 
 LARGEST_RSS = 150e6  # bytes
 
