@@ -121,6 +121,8 @@ class InstanceStore:
                 "an instance came again with other bytes; the first ones stand, the others are in quarantine",
                 {"sop_instance_uid": row.sop_instance_uid, "file": str(path.relative_to(self._quarantine.root))},
             )
+        else:
+            self._quarantine.settle(path)
         return Stored.CONFLICT
 
     def _index(self, row: _Row, association_id: int | None) -> Stored:

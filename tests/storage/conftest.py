@@ -1,6 +1,5 @@
 """Every test of the stores runs on SQLite and on PostgreSQL: a throw-away cluster made from installed binaries."""
 
-import itertools
 import os
 import pwd
 import shutil
@@ -97,19 +96,21 @@ def _wait(cluster: Cluster, server: "subprocess.Popen[bytes]") -> None:
             time.sleep(0.05)
 
 
-_numbers = itertools.count()
-
-
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Of an empty database."""
     if request.param == "sqlite":
         return default_url(tmp_path)
     cluster: Cluster = request.getfixturevalue("cluster")
-    name = f"node{next(_numbers)}"
-    with psycopg.connect(cluster.url("postgres"), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    return cluster.url(name)
+    url = cluster.url("postgres")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        )
+        connection.execute("DROP SCHEMA public CASCADE")
+        connection.execute("CREATE SCHEMA public")
+    return url
 
 
 @pytest.fixture
