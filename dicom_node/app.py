@@ -1,6 +1,7 @@
 """The composition root: settings in, wired roles out. Everything that is built is built here (the worker's own part,
 which needs torch, in `dicom_node.worker_process`)."""
 
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -59,6 +60,11 @@ def open_stores(settings: Settings, upgrade: bool = False) -> Stores:
     )
 
 
+def role_name(role: str) -> str:
+    """Names a role for what it holds in the database, which several machines may share."""
+    return f"{socket.gethostname()}/{role}"
+
+
 def objects_dir(settings: Settings) -> Path:
     return settings.node.data_dir / "objects"
 
@@ -75,7 +81,7 @@ def receive_policy(settings: Settings) -> ReceivePolicy:
 
 
 def build_receiver(settings: Settings, stores: Stores, index: int) -> Receiver:
-    return Receiver(receive_policy(settings), stores.instances, f"receive-{index}")
+    return Receiver(receive_policy(settings), stores.instances, role_name(f"receive-{index}"))
 
 
 def completion_rule(settings: Settings) -> CompletionRule:
@@ -109,6 +115,7 @@ def build_dispatcher(settings: Settings, stores: Stores) -> Dispatcher:
             longest=settings.dispatch.longest_retry_seconds,
             attempts=settings.dispatch.maximum_attempts,
         ),
+        name=role_name("dispatch"),
     )
 
 

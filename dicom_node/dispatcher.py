@@ -20,7 +20,7 @@ TROUBLE_SECONDS = 10.0
 
 class Dispatcher:
     def __init__(
-        self, deliveries: Deliveries, destinations: Sequence[Destination], backoff: Backoff, name: str = "dispatch"
+        self, deliveries: Deliveries, destinations: Sequence[Destination], backoff: Backoff, name: str
     ) -> None:
         self._deliveries = deliveries
         self._destinations = destinations

@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from dicom_node.errors import ConfigurationError
 from inference.manifest import known_applications
+from storage.database import default_url
 
 ENVIRONMENT_PREFIX = "DICOM_NODE__"
 SEARCHED = (Path("node.toml"), Path("config/node.toml"), Path("/etc/dicom-node/node.toml"))
@@ -122,7 +123,7 @@ class Settings(BaseSettings):
     def database_url(self) -> str:
         if self.node.database_url is not None:
             return self.node.database_url.get_secret_value()
-        return f"sqlite:///{self.node.data_dir / 'node.sqlite'}"
+        return default_url(self.node.data_dir)
 
 
 def find_config() -> Path | None:

@@ -10,7 +10,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -125,9 +125,7 @@ class Worker:
                 uid_seed=f"{job.id}/{job.fingerprint}",
                 revision=job.revision,
                 predecessors=tuple(
-                    Predecessor(p.sop_class_uid, p.sop_instance_uid, p.series_instance_uid)
-                    for p in predecessors
-                    if p.kind == "SR"
+                    Predecessor(p.sop_class_uid, p.sop_instance_uid, p.series_instance_uid) for p in predecessors
                 ),
             ),
         )
@@ -174,7 +172,8 @@ class Worker:
                     log.error("Job exceeds its time limit; this worker ends", extra=fields("work", job=job.id))
                     now = datetime.now(UTC)
                     limit = f"took longer than {self._job_timeout_seconds:g} s"
-                    self._jobs.fail(job.id, self._name, limit, self._backoff.retry_at(job.attempts, now), now)
+                    with suppress(NodeError):  # its next life gives the job back if this cannot
+                        self._jobs.fail(job.id, self._name, limit, self._backoff.retry_at(job.attempts, now), now)
                     os._exit(EXIT_TIMED_OUT)
                 try:
                     if not self._jobs.heartbeat(job.id, self._name, datetime.now(UTC)) and not done.is_set():

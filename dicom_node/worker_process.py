@@ -4,7 +4,6 @@ Nothing else of the node ever loads torch.
 """
 
 import os
-import socket
 import sys
 import threading
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from dicom_node.app import applications, objects_dir, open_stores
+from dicom_node.app import applications, objects_dir, open_stores, role_name
 from dicom_node.backoff import Backoff
 from dicom_node.logs import configure
 from dicom_node.notify import notify
@@ -42,7 +41,7 @@ def main(
     settings = load(config)
     claim_role(settings.node.data_dir, f"work-{device}")
     stores = open_stores(settings)
-    name = f"{socket.gethostname()}/work-{device}"
+    name = role_name(f"work-{device}")
     stores.jobs.release_worker(name, "its worker was restarted", settings.work.maximum_attempts)
     worker = Worker(
         name=name,
