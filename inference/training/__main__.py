@@ -18,11 +18,21 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=Settings.iterations)
     parser.add_argument("--minutes", type=float, default=None, help="stop after this long, whatever comes first")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--start", default=None, help="folder of an earlier run to go on from")
+    parser.add_argument("--phantom-share", type=float, default=Settings.phantom_share)
+    parser.add_argument("--learning-rate", type=float, default=Settings.learning_rate)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(arguments.threads)
-    settings = Settings(iterations=arguments.iterations, minutes=arguments.minutes, seed=arguments.seed)
+    settings = Settings(
+        iterations=arguments.iterations,
+        minutes=arguments.minutes,
+        seed=arguments.seed,
+        start=arguments.start,
+        phantom_share=arguments.phantom_share,
+        learning_rate=arguments.learning_rate,
+    )
     soft_tissue_mass.run(arguments.data, arguments.out, settings)
 
 

@@ -24,10 +24,11 @@ Research only: not a medical device, not for diagnosis.
   Vallières M, Freeman CR, Skamene SR, El Naqa I. A radiomics model from joint FDG-PET and MRI texture features for the
   prediction of lung metastases in soft-tissue sarcomas of the extremities. Phys Med Biol 2015;60:5471.
   Data: doi 10.7937/K9/TCIA.2015.7GO2GSKS.
-- {phantoms} simulated limbs with a mass (`inference/phantoms/limb.py`, seeds from 10000), {share} of the views seen.
+- Simulated limbs with a mass (`inference/phantoms/limb.py`, seeds from 10000).
 
-Held out: the {held} patients whose names have the smallest SHA-256: {held_out}. Nothing was chosen by their scores:
-neither the split nor the weights, which are the average over the last iterations.
+Held out: the {held} patients whose names have the smallest SHA-256:
+{held_out}.
+Nothing was chosen by their scores: neither the split nor the weights, which are the average over the last iterations.
 
 ## Model
 
@@ -35,8 +36,9 @@ A 3D U-Net ({parameters} parameters) on 3 mm voxels, windows of {patch}³ voxels
 left-right and front-back mirror images. Intensities are divided by those of fat. The answer is interpolated to the grid
 of the series, thresholded at 0.5, and its largest connected part of at least 1 mL is kept.
 
-{iterations} iterations of {batch} views in {minutes} minutes on a {device}. The views are cut, moved, turned, bent and
-recoloured at random, so that neither the middle of the crop nor one brightness gives the mass away.
+{history}
+The views are cut, moved, turned, bent and recoloured at random, so that neither the middle of the crop nor one
+brightness gives the mass away.
 
 ## Results
 
@@ -61,18 +63,19 @@ centre" cuts three quarters of what lies before the mass along every axis.
   metal or after surgery nothing is known.
 - All patients had sarcoma. It does not tell benign from malignant, and may outline other things that look like a mass.
 - It always keeps the largest part only; several masses give one.
-- Simulated limbs are not real ones: their scores compare runs and say nothing of patients. {missed}
+- Simulated limbs are not real ones: their scores compare runs and say nothing of patients.
+- {missed}
 - Field strength, TR and TE of the training images are unknown.
 
 ## Train it again
 
 ```
-python -m inference.training soft_tissue_mass --data FOLDER --out OUT --iterations {planned} --seed {seed}
+{commands}
 ```
 
 FOLDER holds STS_NNN/MR_T1 (DICOM) and STS_NNN/MR_T1_mask.nii.gz; OUT receives weights.pt, metrics.json, log.jsonl and
-this card. {clock}Runs of one seed agree up to the rounding of sums over threads. With a GPU five folds are trained and
-measured.
+this card. With `--minutes` the learning rate follows the clock, and the number of iterations is what the machine could
+do. Runs of one seed agree up to the rounding of sums over threads. With a GPU five folds are trained and measured.
 
 ## Licence
 
@@ -89,20 +92,15 @@ def write(metrics: dict[str, Any], parameters: int) -> str:
     mean = sum(dices) / max(count, 1)
     spread = (sum((d - mean) ** 2 for d in dices) / max(count - 1, 1)) ** 0.5 / max(count, 1) ** 0.5
     along, across = first.get("ellipsoid_fractions", (0.0, 0.0))
-    limit = settings["minutes"]
+    runs = _runs(metrics)
     return TEMPLATE.format(
         trained=len(first["trained_on"]),
         total=len(first["trained_on"]) + len(first["held_out"]),
         held=len(first["held_out"]),
         held_out=", ".join(first["held_out"]),
-        phantoms=settings["phantoms"],
-        share=f"{settings['phantom_share']:.0%}",
         parameters=f"{parameters / 1e6:.1f} million",
         patch=settings["patch"],
-        batch=settings["batch"],
-        iterations=first["iterations"],
-        minutes=f"{first['minutes']:.0f}",
-        device="GPU" if metrics["device"] == "cuda" else "CPU with two cores",
+        history="\n".join(_told(run) for run in runs),
         table="\n".join(_row(title, first[key]) for title, key in ROWS if key in first),
         fraction_along=along,
         fraction_across=across,
@@ -113,11 +111,33 @@ def write(metrics: dict[str, Any], parameters: int) -> str:
         ),
         missed=_missed(first["phantoms"]),
         uncertainty=f"{spread:.2f}",
-        planned=settings["iterations"],
-        seed=settings["seed"],
-        clock=f"The run above had `--minutes {limit:g}` beside: its learning rate followed the clock. "
-        if limit
-        else "",
+        commands="\n".join(_command(run["settings"], i) for i, run in enumerate(runs, start=1)),
+    )
+
+
+def _runs(metrics: dict[str, Any]) -> list[dict[str, Any]]:
+    """The runs that made the weights, the first one first."""
+    before = metrics.get("before")
+    return [*(_runs(before) if before else []), metrics]
+
+
+def _told(run: dict[str, Any]) -> str:
+    settings, first = run["settings"], run["rounds"][0]
+    device = "a GPU" if run["device"] == "cuda" else "a shared CPU with two cores"
+    return (
+        f"{first['iterations']} iterations of {settings['batch']} views in {first['minutes']:.0f} minutes on {device}, "
+        f"{settings['phantom_share']:.0%} of\nthem of {settings['phantoms']} simulated limbs; "
+        f"learning rate from {settings['learning_rate']:g} to 0."
+    )
+
+
+def _command(settings: dict[str, Any], number: int) -> str:
+    start = f" --start OUT{number - 1}" if settings.get("start") else ""
+    limit = f" --minutes {settings['minutes']:g}" if settings["minutes"] else ""
+    return (
+        f"python -m inference.training soft_tissue_mass --data FOLDER --out OUT{number}{start} \\\n"
+        f"    --iterations {settings['iterations']}{limit} --seed {settings['seed']} "
+        f"--phantom-share {settings['phantom_share']:g} --learning-rate {settings['learning_rate']:g}"
     )
 
 
@@ -132,8 +152,9 @@ def _missed(phantoms: dict[str, Any]) -> str:
     """Which phantom masses it does not find."""
     sizes = sorted(float(row["true_ml"]) for row in phantoms["each"] if float(row["dice"]) == 0.0)
     if not sizes:
-        return "It finds all their masses."
-    return f"It misses {len(sizes)} of {phantoms['cases']} of their masses, of {sizes[0]:.0f} to {sizes[-1]:.0f} mL."
+        return "It finds the masses of all phantoms."
+    of = f"{len(sizes)} of {phantoms['cases']} phantoms"
+    return f"It misses the masses of {of}, of {sizes[0]:.0f} to {sizes[-1]:.0f} mL."
 
 
 def _number(value: object, digits: int) -> str:

@@ -40,6 +40,7 @@ class Settings:
     phantoms: int = 160
     test_phantoms: int = 20
     checkpoint_every: int = 500
+    start: str | None = None  # folder of an earlier run whose averaged weights this one goes on from
 
 
 def run(data: Path | None, out: Path, settings: Settings) -> None:
@@ -68,7 +69,7 @@ def run(data: Path | None, out: Path, settings: Settings) -> None:
             {"trained_on": train_names, "held_out": test_names, "iterations": done, "minutes": round(minutes, 1)}
             | measured
         )
-        metrics = {"settings": asdict(settings), "device": device.type, "rounds": reports}
+        metrics = {"settings": asdict(settings), "device": device.type, "rounds": reports, "before": _before(settings)}
         (out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
         parameters = sum(parameter.numel() for parameter in network.parameters())
         (out / "MODEL_CARD.md").write_text(card.write(metrics, parameters))
@@ -81,7 +82,10 @@ def train(
     """The network with averaged weights, and how many iterations it had. Logs to `folder`/log.jsonl."""
     torch.manual_seed(settings.seed)
     rng = np.random.default_rng(settings.seed)
-    network = Standardised(unet()).to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    network = Standardised(unet())
+    if settings.start:
+        network.load_state_dict(torch.load(Path(settings.start) / "checkpoint.pt", weights_only=True))
+    network = network.to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     averaged = deepcopy(network).eval()
     optimiser = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
     sources = [[_tensors(s, device) for s in group] for group in (samples, pool)]
@@ -186,6 +190,13 @@ def off_centre(case: Case) -> Case:
     array = case.array[a, b, c]
     shape = (array.shape[0], array.shape[1], array.shape[2])
     return Case(case.name, array, case.mask[a, b, c], type(case.geometry)(shape, affine))
+
+
+def _before(settings: Settings) -> dict[str, object] | None:
+    """The metrics of the run that this one goes on from."""
+    path = Path(settings.start or "") / "metrics.json"
+    earlier: dict[str, object] | None = json.loads(path.read_text()) if settings.start and path.is_file() else None
+    return earlier
 
 
 def _scores(cases: Sequence[Case], predict: Predict) -> list[Score]:
