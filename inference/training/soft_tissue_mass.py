@@ -17,7 +17,7 @@ from torch.nn import functional
 from inference.applications.soft_tissue_mass import preprocessing
 from inference.training import card, ellipsoid, phantoms, sarcoma
 from inference.training.augmentation import View, view
-from inference.training.network import Mirrored, Standardised, export, unet
+from inference.training.network import FoldedUNet, Mirrored, Standardised, export
 from inference.training.sarcoma import Case
 from inference.training.scoring import Mask, Score, score, summary
 
@@ -28,7 +28,7 @@ Predict = Callable[[Case], Mask]
 
 @dataclass(frozen=True)
 class Settings:
-    iterations: int = 6000
+    iterations: int = 30000
     minutes: float | None = None  # an upper limit; the learning rate then follows the clock where it is ahead
     seed: int = 0
     batch: int = 2
@@ -37,7 +37,7 @@ class Settings:
     weight_decay: float = 1e-2
     average: float = 0.998  # of the weights, over iterations
     phantom_share: float = 0.3
-    phantoms: int = 160
+    phantoms: int = 240
     test_phantoms: int = 20
     checkpoint_every: int = 500
     start: str | None = None  # folder of an earlier run whose averaged weights this one goes on from
@@ -82,7 +82,7 @@ def train(
     """The network with averaged weights, and how many iterations it had. Logs to `folder`/log.jsonl."""
     torch.manual_seed(settings.seed)
     rng = np.random.default_rng(settings.seed)
-    network = Standardised(unet())
+    network = Standardised(FoldedUNet())
     if settings.start:
         network.load_state_dict(torch.load(Path(settings.start) / "checkpoint.pt", weights_only=True))
     network = network.to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
@@ -221,7 +221,7 @@ def _loss(logits: Tensor, truth: Tensor) -> tuple[Tensor, float]:
     """Cross-entropy plus soft Dice loss, both averaged over the batch; and the soft Dice."""
     probability = torch.sigmoid(logits)
     axes = (1, 2, 3, 4)
-    overlap = (2 * (probability * truth).sum(axes) + 50.0) / (probability.sum(axes) + truth.sum(axes) + 50.0)
+    overlap = (2 * (probability * truth).sum(axes) + 10.0) / (probability.sum(axes) + truth.sum(axes) + 10.0)
     entropy = functional.binary_cross_entropy_with_logits(logits, truth)
     return entropy + 1 - overlap.mean(), float(overlap.mean().detach())
 
