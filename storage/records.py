@@ -52,9 +52,60 @@ class AssociationEnd(StrEnum):
 class Stored(StrEnum):
     """What became of one received instance."""
 
-    NEW = "NEW"  # stored, durable, indexed
-    DUPLICATE = "DUPLICATE"  # the same SOP Instance UID with the same bytes is already here; nothing stored twice
-    CONFLICT = "CONFLICT"  # the same SOP Instance UID with other bytes: kept beside, in quarantine, never instead
+    NEW = "NEW"  # filed and indexed
+    DUPLICATE = "DUPLICATE"  # the same SOP Instance UID with the same content is already here; nothing stored twice
+    REVISION = "REVISION"  # the same pixels under changed attributes of patient or study: both kept, the newer used
+    CONFLICT = "CONFLICT"  # the same SOP Instance UID with other pixels: kept beside, in quarantine, never instead
+
+
+class ProcedureStepState(StrEnum):
+    """Performed Procedure Step Status (PS3.3 C.4.14); only the first may still change."""
+
+    IN_PROGRESS = "IN PROGRESS"
+    COMPLETED = "COMPLETED"
+    DISCONTINUED = "DISCONTINUED"
+
+
+class CommitmentState(StrEnum):
+    """State of a storage commitment request that a peer made of us."""
+
+    REQUESTED = "REQUESTED"  # accepted; the report is still to be sent, first on the association that asked
+    RETRYING = "RETRYING"  # a report could not be delivered; due again once run_after has passed
+    REPORTED = "REPORTED"  # the peer answered the N-EVENT-REPORT with Success
+    FAILED = "FAILED"  # the last attempt failed, or nothing says where the peer listens
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the header of an instance says about the acquisition it is part of; None where it says nothing.
+
+    `position` and `orientation` are in LPS mm (PS3.3 C.7.6.2), `spacing` is Spacing Between Slices in mm.
+    """
+
+    instance_number: int | None = None
+    acquisition_number: int | None = None
+    images_in_acquisition: int | None = None
+    temporal_position: int | None = None  # Temporal Position Identifier, from 1
+    temporal_positions: int | None = None  # Number of Temporal Positions
+    echo_number: int | None = None
+    frames: int | None = None  # Number of Frames
+    position: tuple[float, float, float] | None = None
+    orientation: tuple[float, float, float, float, float, float] | None = None
+    spacing: float | None = None
+    priority: str | None = None  # Requested Procedure Priority: STAT, HIGH, ROUTINE, MEDIUM, LOW
+
+    def plain(self) -> dict[str, Any]:
+        """Without what is None, for JSON."""
+        return {key: value for key, value in vars(self).items() if value is not None}
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> "Facts":
+        """The inverse of `plain`. Keys of another version are passed over."""
+        known = {key: value for key, value in plain.items() if key in cls.__dataclass_fields__}
+        for key in ("position", "orientation"):
+            if key in known:
+                known[key] = tuple(known[key])
+        return cls(**known)
 
 
 @dataclass(frozen=True)
@@ -72,13 +123,14 @@ class Instance:
     sha256: str  # of the dataset's bytes as received, without the file meta information
     received_at: datetime
     revision: int  # the study revision this instance arrived in
+    facts: Facts = Facts()
 
 
 @dataclass(frozen=True)
 class ReceivedInstance:
-    """One C-STORE request as it came off the wire.
+    """What is known of one C-STORE request when its bytes go into the journal.
 
-    `dataset` holds the encoded bytes in `transfer_syntax_uid`, without preamble and file meta information.
+    `association` is the receiver's own name for the association, unique for ever.
     """
 
     sop_instance_uid: str
@@ -87,9 +139,10 @@ class ReceivedInstance:
     study_instance_uid: str
     transfer_syntax_uid: str
     modality: str
-    dataset: bytes
-    association_id: int | None
     source_ae_title: str
+    association: str
+    received_at: datetime
+    facts: Facts = Facts()
 
 
 @dataclass(frozen=True)
@@ -109,6 +162,7 @@ class Study:
     instances: int  # number stored
     first_received_at: datetime
     last_received_at: datetime
+    priority: int = 0  # of its jobs
 
 
 @dataclass(frozen=True)
@@ -138,6 +192,7 @@ class NewJob:
     application: str  # the configured application's name
     inputs: Mapping[str, str]
     fingerprint: str
+    priority: int = 0  # the higher one is claimed first
 
 
 @dataclass(frozen=True)
@@ -208,3 +263,36 @@ class Event:
     text: str
     job_id: int | None = None
     data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ProcedureStep:
+    """A Modality Performed Procedure Step (PS3.4 annex F). Its dataset, which names the patient, is the file `path`.
+
+    `referenced` are the SOP instances its Performed Series Sequence lists; final once the state is.
+    """
+
+    sop_instance_uid: str
+    state: ProcedureStepState
+    source_ae_title: str
+    study_instance_uids: tuple[str, ...]
+    referenced: tuple[str, ...]
+    created_at: datetime
+    ended_at: datetime | None
+    path: Path
+
+
+@dataclass(frozen=True)
+class Commitment:
+    """A storage commitment request of a peer (PS3.4 annex J). `items` are (SOP class, SOP instance)."""
+
+    id: int
+    transaction_uid: str
+    peer_ae_title: str
+    peer_host: str
+    items: tuple[tuple[str, str], ...]
+    state: CommitmentState
+    attempts: int
+    reason: str
+    requested_at: datetime
+    run_after: datetime

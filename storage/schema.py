@@ -11,9 +11,16 @@ from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Enum, ForeignKey, In
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
-from storage.records import AssociationEnd, DeliveryState, JobState, StudyState
+from storage.records import (
+    AssociationEnd,
+    CommitmentState,
+    DeliveryState,
+    JobState,
+    ProcedureStepState,
+    StudyState,
+)
 
-REVISION = "0001"
+REVISION = "0002"
 
 UID = String(64)  # PS3.5 table 6.2-1
 AE = String(16)
@@ -49,10 +56,14 @@ class Base(DeclarativeBase):
         datetime: UtcDateTime(),
         dict[str, Any]: JSON(),
         dict[str, str]: JSON(),
+        list[str]: JSON(),
+        list[list[str]]: JSON(),
         StudyState: _text(StudyState),
         JobState: _text(JobState),
         DeliveryState: _text(DeliveryState),
         AssociationEnd: _text(AssociationEnd),
+        ProcedureStepState: _text(ProcedureStepState),
+        CommitmentState: _text(CommitmentState),
     }
 
 
@@ -70,15 +81,20 @@ class Study(Base):
     revision_started_at: Mapped[datetime]
     first_received_at: Mapped[datetime]
     last_received_at: Mapped[datetime]
+    priority: Mapped[int] = mapped_column(default=0, server_default="0")
 
 
 class Association(Base):
-    """An association that fed instances. `ended` is null while it is open."""
+    """An association that fed instances. `ended` is null while it is open; `key` is the receiver's name for it."""
 
     __tablename__ = "association"
-    __table_args__ = (Index("ix_association_receiver_ended", "receiver", "ended"),)
+    __table_args__ = (
+        Index("ix_association_receiver_ended", "receiver", "ended"),
+        Index("uq_association_key", "key", unique=True),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[str | None] = mapped_column(String(64))
     calling_ae_title: Mapped[str] = mapped_column(AE)
     called_ae_title: Mapped[str] = mapped_column(AE)
     peer_host: Mapped[str] = mapped_column(String(255))
@@ -99,7 +115,10 @@ class Feed(Base):
 
 
 class Instance(Base):
-    """The index of the files. Series are derived from it, and so is the path of a file."""
+    """The index of the files, as of their current versions. Series are derived from it.
+
+    `file` is relative to the folder of instances; null is the place that the UIDs give.
+    """
 
     __tablename__ = "instance"
     __table_args__ = (Index("ix_instance_study_series", "study_instance_uid", "series_instance_uid"),)
@@ -114,6 +133,19 @@ class Instance(Base):
     sha256: Mapped[str] = mapped_column(String(64))
     received_at: Mapped[datetime]
     revision: Mapped[int]
+    facts: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
+    file: Mapped[str | None]
+
+
+class InstanceVersion(Base):
+    """An earlier or current version of an instance whose attributes of patient or study were changed by its sender."""
+
+    __tablename__ = "instance_version"
+
+    sop_instance_uid: Mapped[str] = mapped_column(UID, ForeignKey("instance.sop_instance_uid"), primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    file: Mapped[str | None]
+    received_at: Mapped[datetime]
 
 
 class Routing(Base):
@@ -153,6 +185,7 @@ class Job(Base):
     heartbeat_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     worker: Mapped[str | None]
+    priority: Mapped[int] = mapped_column(default=0, server_default="0")
 
 
 class ResultObject(Base):
@@ -215,3 +248,50 @@ class Event(Base):
     text: Mapped[str]
     job_id: Mapped[int | None]
     data: Mapped[dict[str, Any]]
+
+
+class ProcedureStep(Base):
+    """Modality Performed Procedure Steps. The datasets are files; `version` guards against two N-SETs at once."""
+
+    __tablename__ = "procedure_step"
+
+    sop_instance_uid: Mapped[str] = mapped_column(UID, primary_key=True)
+    state: Mapped[ProcedureStepState]
+    source_ae_title: Mapped[str] = mapped_column(AE)
+    referenced: Mapped[list[str]]
+    created_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+    version: Mapped[int]
+    path: Mapped[str]
+
+
+class ProcedureStepStudy(Base):
+    """Which studies a procedure step is part of."""
+
+    __tablename__ = "procedure_step_study"
+    __table_args__ = (Index("ix_procedure_step_study", "study_instance_uid"),)
+
+    sop_instance_uid: Mapped[str] = mapped_column(UID, ForeignKey("procedure_step.sop_instance_uid"), primary_key=True)
+    study_instance_uid: Mapped[str] = mapped_column(UID, primary_key=True)
+
+
+class Commitment(Base):
+    """Storage commitment requests of peers. `association` is the one that asked, in the receiver's words."""
+
+    __tablename__ = "commitment"
+    __table_args__ = (
+        UniqueConstraint("peer_ae_title", "transaction_uid", name="uq_commitment_transaction"),
+        Index("ix_commitment_state", "state", "run_after"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    transaction_uid: Mapped[str] = mapped_column(UID)
+    peer_ae_title: Mapped[str] = mapped_column(AE)
+    peer_host: Mapped[str] = mapped_column(String(255))
+    items: Mapped[list[list[str]]]
+    state: Mapped[CommitmentState]
+    attempts: Mapped[int]
+    reason: Mapped[str]
+    requested_at: Mapped[datetime]
+    run_after: Mapped[datetime]
+    association: Mapped[str] = mapped_column(String(64))

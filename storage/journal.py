@@ -1,0 +1,407 @@
+"""The journal of a receiver: an append-only log that is flushed once before a peer is told Success.
+
+A journal is a folder of segments, `00000001.log` and on. A segment is a row of frames; a frame is
+
+    magic "DNJ1", kind (u8), 3 bytes of zero, length of the meta (u32), length of the body (u64), CRC-32 of meta and
+    body (u32), CRC-32 of all of this (u32), little endian; then the meta, JSON in UTF-8; then the body.
+
+The body of an instance is its Part 10 file as it will be filed. Instances that are too large for a frame lie beside
+as files of their own, which their frame names. `dicom_node.indexer` files what a journal holds and removes segments
+that are filed; whatever it has not got to is still here after a crash, and is filed then.
+
+A frame that a crash cut off has a wrong checksum or is short. It was never acknowledged, and ends its segment.
+"""
+
+import errno
+import json
+import mmap
+import os
+import struct
+import threading
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import IntEnum
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from storage.errors import Retriable, StorageFull
+from storage.files import make_folder, sync_folder
+from storage.records import AssociationEnd, Facts, ReceivedInstance
+
+MAGIC = b"DNJ1"
+SEGMENT_BYTES = 64 * 2**20
+SUFFIX = ".log"
+LARGE_SUFFIX = ".large"
+
+_HEAD = struct.Struct("<4sB3xIQI")
+_CRC = struct.Struct("<I")
+HEAD_BYTES = _HEAD.size + _CRC.size
+
+Bytes = bytes | bytearray | memoryview
+
+
+class Kind(IntEnum):
+    """What a frame tells."""
+
+    STARTED = 1  # the receiver begins a new life: associations that are still open have broken off
+    ASSOCIATION = 2
+    INSTANCE = 3
+    LARGE_INSTANCE = 4  # the body is the file that the meta names
+    ASSOCIATION_ENDED = 5
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame of a segment. The body lies at `body_offset` in the segment, `body_length` bytes."""
+
+    kind: Kind
+    meta: dict[str, Any]
+    body_offset: int
+    body_length: int
+    end: int  # where the next frame begins
+
+
+class Journal:
+    """The writing side; one for each receiver process. Its methods may be called by several threads at once.
+
+    `minimum_free_bytes` is what the device must keep free: below it `ensure_space` raises StorageFull, so that there
+    is room for what has been acknowledged to be filed.
+    """
+
+    def __init__(self, folder: Path, minimum_free_bytes: int = 0) -> None:
+        self.folder = folder
+        self._minimum_free_bytes = minimum_free_bytes
+        self._lock = threading.Lock()  # held while a frame is written
+        self._segment: _Segment | None = None
+        self._large = 0
+
+    def open(self) -> None:
+        """Begins a new segment: what an earlier life left is never appended to. Raises Retriable, StorageFull."""
+        with _translated():
+            make_folder(self.folder)
+        with self._lock:
+            self._roll()
+            self._write(Kind.STARTED, {"at": _now()}, ())
+
+    def close(self) -> None:
+        with self._lock:
+            segment, self._segment = self._segment, None
+        if segment is not None:
+            segment.close()
+
+    def ensure_space(self) -> None:
+        """Raises StorageFull when the device has less free than the watermark."""
+        if not self._minimum_free_bytes:
+            return
+        with _translated():
+            found = os.statvfs(self.folder)
+        if found.f_bavail * found.f_frsize < self._minimum_free_bytes:
+            raise StorageFull("The device of the data directory has less free than receive.minimum_free_megabytes")
+
+    # -- what receivers say --------------------------------------------------------------------------------------------
+
+    def opened(self, association: str, calling_ae_title: str, called_ae_title: str, peer_host: str) -> None:
+        """Notes an association. It is durable at the latest with its first instance."""
+        meta = {
+            "association": association,
+            "calling_ae_title": calling_ae_title,
+            "called_ae_title": called_ae_title,
+            "peer_host": peer_host,
+            "at": _now(),
+        }
+        with self._lock:
+            self._write(Kind.ASSOCIATION, meta, ())
+
+    def ended(self, association: str, end: AssociationEnd) -> None:
+        """Not flushed: after a crash the association counts as aborted, which makes its studies wait longer."""
+        with self._lock:
+            self._write(Kind.ASSOCIATION_ENDED, {"association": association, "end": end.value, "at": _now()}, ())
+
+    def store(self, instance: ReceivedInstance, *parts: Bytes) -> None:
+        """Keeps an instance whose Part 10 file is the concatenation of `parts`; durable on return.
+
+        Raises StorageFull or Retriable; nothing is kept then, or it is kept without having been acknowledged.
+        """
+        meta = _meta(instance)
+        with self._lock:
+            segment, end = self._write(Kind.INSTANCE, meta, parts)
+        self._flush(segment, end)
+
+    def large(self) -> "LargeFile":
+        """A file beside the segments, to be filled while a large instance arrives."""
+        with self._lock:
+            self._large += 1
+            name = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{self._large}{LARGE_SUFFIX}"
+        return LargeFile(self.folder / name)
+
+    def store_large(self, instance: ReceivedInstance, file: "LargeFile") -> None:
+        """Keeps an instance whose Part 10 file is `file`; durable on return. Raises as `store` does."""
+        file.settle()
+        meta = _meta(instance) | {"file": file.path.name, "size": file.size, "crc": file.crc}
+        with self._lock:
+            segment, end = self._write(Kind.LARGE_INSTANCE, meta, ())
+        self._flush(segment, end)
+
+    # -- frames --------------------------------------------------------------------------------------------------------
+
+    def _write(self, kind: Kind, meta: dict[str, Any], parts: Sequence[Bytes]) -> tuple["_Segment", int]:
+        """Appends a frame; the lock is held. The segment, and how far it must be flushed for the frame to be safe."""
+        encoded = json.dumps(meta, separators=(",", ":"), ensure_ascii=False).encode()
+        crc = zlib.crc32(encoded)
+        for part in parts:
+            crc = zlib.crc32(part, crc)
+        head = _HEAD.pack(MAGIC, kind, len(encoded), sum(len(part) for part in parts), crc)
+        if self._segment is None or self._segment.size >= SEGMENT_BYTES or self._segment.failed:
+            self._roll()
+        segment = self._segment
+        assert segment is not None
+        return segment, segment.append((head, _CRC.pack(zlib.crc32(head)), encoded, *parts))
+
+    def _flush(self, segment: "_Segment", end: int) -> None:
+        with _translated():
+            segment.flush(end)
+
+    def _roll(self) -> None:
+        """Begins the next segment; its name is durable before anything in it is acknowledged."""
+        before, self._segment = self._segment, None
+        if before is not None:
+            before.close()
+        number = max((number_of(path) for path in segments(self.folder)), default=0) + 1
+        with _translated():
+            self._segment = _Segment(self.folder / f"{number:08}{SUFFIX}")
+            sync_folder(self.folder)
+
+
+class LargeFile:
+    """A Part 10 file that is written while it arrives, so that a large instance never lies in memory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.size = 0
+        self.crc = 0
+        with _translated():
+            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+
+    def write(self, part: Bytes) -> None:
+        """Raises StorageFull or Retriable; the file is then to be discarded."""
+        with _translated():
+            _write_all(self._descriptor, [part])
+        self.crc = zlib.crc32(part, self.crc)
+        self.size += len(part)
+
+    def settle(self) -> None:
+        """Makes the file and its name durable."""
+        with _translated():
+            os.fsync(self._descriptor)
+            sync_folder(self.path.parent)
+        self._close()
+
+    def discard(self) -> None:
+        self._close()
+        self.path.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+class _Segment:
+    """One file. Frames are appended under the journal's lock; threads that wait for a flush share the next one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.size = 0
+        self.failed = False  # nothing may be appended any more
+        self._flushed = 0
+        self._flushing = threading.Lock()
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+
+    def append(self, parts: Sequence[Bytes]) -> int:
+        """Where the frame ends. What a failure has written of it is cut off again."""
+        try:
+            with _translated():
+                _write_all(self._descriptor, parts)
+        except Retriable:
+            try:
+                os.ftruncate(self._descriptor, self.size)
+                os.lseek(self._descriptor, self.size, os.SEEK_SET)
+            except OSError:
+                self.failed = True  # its torn tail ends it; the next frame begins another segment
+            raise
+        self.size += sum(len(part) for part in parts)
+        return self.size
+
+    def flush(self, end: int) -> None:
+        """Makes everything up to `end` durable. Raises OSError; the kernel may then have dropped what was written."""
+        with self._flushing:
+            if self._flushed >= end:
+                return
+            if self.failed:
+                raise OSError(errno.EIO, "an earlier flush of the segment failed")
+            written = self.size
+            try:
+                os.fdatasync(self._descriptor)
+            except OSError:
+                self.failed = True
+                raise
+            self._flushed = written
+
+    def close(self) -> None:
+        """Flushes for those that still wait, and closes."""
+        with self._flushing:
+            if self._descriptor < 0:
+                return
+            try:
+                os.fdatasync(self._descriptor)
+                self._flushed = self.size
+            except OSError:
+                self.failed = True
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+# -- the reading side --------------------------------------------------------------------------------------------------
+
+
+def segments(folder: Path) -> list[Path]:
+    """The segments of a journal, oldest first."""
+    return sorted(folder.glob(f"[0-9]*{SUFFIX}"))
+
+
+def number_of(segment: Path) -> int:
+    return int(segment.name.removesuffix(SUFFIX))
+
+
+class SegmentReader:
+    """Reads the frames of a segment that may still grow. A context manager; `path` must exist."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __enter__(self) -> "SegmentReader":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        os.close(self.descriptor)
+
+    def size(self) -> int:
+        return os.fstat(self.descriptor).st_size
+
+    def sync(self) -> None:
+        """Makes what was read durable: rows must never speak of bytes that a loss of power takes away."""
+        os.fdatasync(self.descriptor)
+
+    def frames(self, start: int) -> Iterator[Frame]:
+        """The whole frames from `start` on, up to the first one that is not there yet, or damaged."""
+        size = self.size()
+        while True:
+            frame = self._frame(start, size)
+            if frame is None:
+                return
+            yield frame
+            start = frame.end
+
+    def body(self, frame: Frame) -> bytes:
+        return _read(self.descriptor, frame.body_offset, frame.body_length)
+
+    def damaged_after(self, start: int) -> int | None:
+        """The offset of a whole frame behind the bytes at `start` that are none: then those are no torn tail, but
+        damage in the middle. None when there is none."""
+        size = self.size()
+        if size - start < HEAD_BYTES:
+            return None
+        with mmap.mmap(self.descriptor, size, access=mmap.ACCESS_READ) as content:
+            at = content.find(MAGIC, start + 1)
+            while at >= 0:
+                if self._frame(at, size) is not None:
+                    return at
+                at = content.find(MAGIC, at + 1)
+        return None
+
+    def _frame(self, start: int, size: int) -> Frame | None:
+        if start + HEAD_BYTES > size:
+            return None
+        head = _read(self.descriptor, start, HEAD_BYTES)
+        magic, kind, meta_length, body_length, crc = _HEAD.unpack_from(head)
+        if magic != MAGIC or _CRC.unpack_from(head, _HEAD.size)[0] != zlib.crc32(head[: _HEAD.size]):
+            return None
+        body_offset = start + HEAD_BYTES + meta_length
+        if body_offset + body_length > size:
+            return None
+        content = _read(self.descriptor, start + HEAD_BYTES, meta_length + body_length)
+        if zlib.crc32(content) != crc:
+            return None
+        return Frame(
+            kind=Kind(kind),
+            meta=json.loads(content[:meta_length]),
+            body_offset=body_offset,
+            body_length=body_length,
+            end=body_offset + body_length,
+        )
+
+
+def instance_of(meta: dict[str, Any]) -> ReceivedInstance:
+    """The instance that the meta of an INSTANCE or LARGE_INSTANCE frame tells of."""
+    return ReceivedInstance(
+        **{key: meta[key] for key in _PLAIN_FIELDS},
+        received_at=datetime.fromisoformat(meta["received_at"]),
+        facts=Facts.of(meta["facts"]),
+    )
+
+
+_PLAIN_FIELDS = tuple(set(ReceivedInstance.__dataclass_fields__) - {"received_at", "facts"})
+
+
+def _meta(instance: ReceivedInstance) -> dict[str, Any]:
+    return {key: getattr(instance, key) for key in _PLAIN_FIELDS} | {
+        "received_at": instance.received_at.isoformat(),
+        "facts": instance.facts.plain(),
+    }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()
+
+
+def _write_all(descriptor: int, parts: Sequence[Bytes]) -> None:
+    """One system call where the kernel takes all of it, which it does unless the device is full."""
+    waiting = [memoryview(part) for part in parts if len(part)]
+    while waiting:
+        written = os.writev(descriptor, waiting)
+        while waiting and written >= len(waiting[0]):
+            written -= len(waiting.pop(0))
+        if waiting:
+            waiting[0] = waiting[0][written:]
+
+
+def _read(descriptor: int, offset: int, length: int) -> bytes:
+    parts = []
+    while length > 0:
+        part = os.pread(descriptor, length, offset)
+        if not part:
+            break
+        parts.append(part)
+        offset += len(part)
+        length -= len(part)
+    return b"".join(parts)
+
+
+class _translated:  # noqa: N801 - reads as a statement; a class, since it stands in the way of every instance
+    """Errors of the file system as errors of ours."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if not isinstance(error, OSError):
+            return
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFull("No space left on the device of the data directory") from None
+        raise Retriable(
+            f"The data directory cannot be written ({errno.errorcode.get(error.errno or 0, 'unknown')})"
+        ) from None
