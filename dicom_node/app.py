@@ -16,16 +16,19 @@ from dicom_node.destinations.base import Destination
 from dicom_node.destinations.dimse import DimseDestination
 from dicom_node.dispatcher import Dispatcher
 from dicom_node.errors import ConfigurationError
+from dicom_node.indexer import Indexer
 from dicom_node.receiver import Receiver
 from dicom_node.scheduler import Scheduler
 from dicom_node.scp import Peer, ReceivePolicy
 from dicom_node.settings import DestinationSettings, Settings
 from dicom_node.supervisor import Role
 from inference.binding import feeds_inputs
-from storage.database import Database
+from storage.database import Database, sqlite_folder
 from storage.deliveries import Deliveries
+from storage.files import FileSystem
 from storage.instances import InstanceStore
 from storage.jobs import Jobs
+from storage.journal import Journal
 from storage.studies import Studies
 
 RELEASED_SHARE = 1 / 3  # of the quiet period, where `released_seconds` is not configured
@@ -80,8 +83,19 @@ def receive_policy(settings: Settings) -> ReceivePolicy:
     )
 
 
-def build_receiver(settings: Settings, stores: Stores, index: int) -> Receiver:
-    return Receiver(receive_policy(settings), stores.instances, role_name(f"receive-{index}"))
+def journals_dir(settings: Settings) -> Path:
+    return settings.node.data_dir / "journal"
+
+
+def build_receiver(settings: Settings, index: int) -> Receiver:
+    name = f"{socket.gethostname()}-receive-{index}"
+    journal = Journal(journals_dir(settings) / name, int(settings.receive.minimum_free_megabytes * 2**20))
+    return Receiver(receive_policy(settings), journal, name)
+
+
+def build_indexer(settings: Settings, stores: Stores) -> Indexer:
+    folders = [settings.node.data_dir, *sqlite_folder(settings.database_url)]
+    return Indexer(journals_dir(settings), stores.instances, stores.database, [FileSystem(f) for f in folders])
 
 
 def completion_rule(settings: Settings) -> CompletionRule:
@@ -159,8 +173,10 @@ def receive_roles(settings: Settings, config: Path | None) -> list[Role]:
 
 def all_roles(settings: Settings, config: Path | None) -> Sequence[Role]:
     """In the order of starting: what takes work in comes last, and stops first."""
-    own = [Role(name, ("dicom_node.cli", name, *_config_arguments(config))) for name in ("dispatch", "schedule")]
-    return [own[0], *worker_roles(settings, config), own[1], *receive_roles(settings, config)]
+    dispatch, schedule, index = (
+        Role(name, ("dicom_node.cli", name, *_config_arguments(config))) for name in ("dispatch", "schedule", "index")
+    )
+    return [dispatch, *worker_roles(settings, config), schedule, index, *receive_roles(settings, config)]
 
 
 def _config_arguments(config: Path | None) -> tuple[str, ...]:

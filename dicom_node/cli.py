@@ -95,7 +95,7 @@ def _supervise(roles: Sequence[Role]) -> None:
 
 @cli.command(rich_help_panel=NODE)
 def run(config: Config = None) -> None:
-    """Run the whole node: receive, schedule, work and dispatch under one supervisor."""
+    """Run the whole node: receive, index, schedule, work and dispatch under one supervisor."""
     settings, path = _load(config)
     configure("run")
     ensure_port_is_free(settings.receive.host, settings.receive.port)
@@ -113,19 +113,21 @@ def receive(
     configure("receive" if index is None else f"receive-{index}")
     if index is None:
         ensure_port_is_free(settings.receive.host, settings.receive.port)
-    stores = wiring.open_stores(settings, upgrade=index is None)
     if index is None and settings.receive.processes > 1:
-        stores.database.close()
         _supervise(wiring.receive_roles(settings, path))
     claim_role(settings.node.data_dir, f"receive-{index or 0}")
-    receiver = wiring.build_receiver(settings, stores, index or 0)
+    receiver = wiring.build_receiver(settings, index or 0)
+    raise typer.Exit(run_role(receiver.run, receiver.start))
 
-    def prepare() -> None:
-        if not index:  # one process looks for what a crash left unindexed
-            stores.instances.reindex()
-        receiver.start()
 
-    raise typer.Exit(run_role(receiver.run, prepare))
+@cli.command(rich_help_panel=NODE)
+def index(config: Config = None) -> None:
+    """File what receivers have taken in, and keep the index of it."""
+    settings, _ = _load(config)
+    configure("index")
+    claim_role(settings.node.data_dir, "index", of="everywhere")
+    indexer = wiring.build_indexer(settings, wiring.open_stores(settings, upgrade=True))
+    raise typer.Exit(run_role(indexer.run, indexer.prepare))
 
 
 @cli.command(rich_help_panel=NODE)

@@ -33,14 +33,15 @@ def die_with_parent() -> None:
         sys.exit(1)
 
 
-def claim_role(data_dir: Path, role: str) -> None:
+def claim_role(data_dir: Path, role: str, of: str | None = None) -> None:
     """Makes sure that this is the only `role` of this machine on `data_dir`, as long as the process lives.
 
-    A second one would take the first one's jobs for those of its own earlier life. Raises Permanent.
+    A second one would take the first one's jobs for those of its own earlier life. `of` names a wider circle than
+    this machine. Raises Permanent.
     """
     folder = data_dir / "locks"
     folder.mkdir(parents=True, exist_ok=True)
-    lock = (folder / f"{socket.gethostname()}-{role.replace('/', '-')}").open("w")
+    lock = (folder / f"{of or socket.gethostname()}-{role.replace('/', '-')}").open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -20,10 +20,10 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.service_class import ServiceClass, StorageServiceClass
 from pynetdicom.sop_class import Verification, uid_to_service_class
 
-from dicom_node.header import scan_header
 from dicom_node.logs import fields
 from dicom_node.upper_layer import AcceptedAssociation
 from storage.errors import Permanent, Retriable
+from storage.header import scan_header
 from storage.records import AssociationEnd, ReceivedInstance, Stored
 
 log = logging.getLogger(__name__)

@@ -50,6 +50,7 @@ class ReceiveSettings(_Section):
     processes: int = Field(1, ge=1, le=64)
     maximum_associations: int = Field(50, ge=1, le=1000)
     network_timeout_seconds: float = Field(60, gt=0)
+    minimum_free_megabytes: float = Field(1024, ge=0)
 
 
 class CompletionSettings(_Section):

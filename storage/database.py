@@ -10,11 +10,11 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, literal, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
-from storage.errors import NodeError, Permanent, Retriable, StorageFull
+from storage.errors import IndexLost, NodeError, Permanent, Retriable, StorageFull
 from storage.schema import REVISION, Base
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -23,6 +23,7 @@ BUSY_MILLISECONDS = 30_000
 UPGRADE_LOCK = 0x6469636F6D  # any number of our own, for PostgreSQL's advisory lock
 
 _POSTGRESQL_DISK_FULL = "53100"
+_POSTGRESQL_NO_TABLE = "42P01"
 _SQLITE_TRANSIENT = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_PROTOCOL")
 _SQLITE_DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 _POSTGRESQL_TRANSIENT = ("08", "40", "53", "55", "57", "58")  # classes of SQLSTATE; none when a connection broke
@@ -31,6 +32,13 @@ _POSTGRESQL_TRANSIENT = ("08", "40", "53", "55", "57", "58")  # classes of SQLST
 def default_url(data_dir: Path) -> str:
     """The embedded database of a data directory."""
     return URL.create("sqlite", database=str(data_dir / "node.sqlite")).render_as_string()
+
+
+def sqlite_folder(url: str) -> list[Path]:
+    """Where the file of an SQLite database lies; nothing for other databases."""
+    parsed = make_url(url)
+    is_file = parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:")
+    return [Path(str(parsed.database)).resolve().parent] if is_file else []
 
 
 class Database:
@@ -133,6 +141,8 @@ def _engine(url: str) -> Engine:
     if backend == "sqlite":
         engine = create_engine(parsed, hide_parameters=True, connect_args={"timeout": BUSY_MILLISECONDS / 1000})
         event.listen(engine, "connect", _prepare_sqlite)
+        if parsed.database and parsed.database != ":memory:":
+            _watch_file(engine, Path(parsed.database))
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     if backend == "postgresql":
@@ -147,6 +157,28 @@ def _prepare_sqlite(connection: Any, record: object) -> None:
     connection.isolation_level = None  # the driver begins nothing of its own; _begin_sqlite does
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _watch_file(engine: Engine, path: Path) -> None:
+    """A database file that was removed or replaced lives on for those that have it open, and what they write is lost:
+    they open the one that is there now."""
+
+    def identity() -> tuple[int, int] | None:
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def remember(connection: object, record: Any) -> None:
+        record.info["file"] = identity()
+
+    def compare(connection: object, record: Any, proxy: object) -> None:
+        if record.info["file"] != identity():
+            raise DisconnectionError
+
+    event.listen(engine, "connect", remember)
+    event.listen(engine, "checkout", compare)
 
 
 def _write_ahead(engine: Engine) -> None:
@@ -206,6 +238,8 @@ def _translate(error: DBAPIError) -> NodeError | None:
     """None for what can only be a mistake in our own statements."""
     name = getattr(error.orig, "sqlite_errorname", None)
     if name is not None:
+        if name == "SQLITE_ERROR" and str(error.orig).startswith("no such table"):
+            return IndexLost("The database has no tables; the index role makes them anew")
         if name.startswith("SQLITE_FULL"):
             return StorageFull(f"No space left for the database ({name})")
         if name.startswith(_SQLITE_TRANSIENT):
@@ -216,6 +250,8 @@ def _translate(error: DBAPIError) -> NodeError | None:
             return Permanent(f"The database file cannot be written ({name}); check who owns it")
         return None
     state = getattr(error.orig, "sqlstate", None)
+    if state == _POSTGRESQL_NO_TABLE:
+        return IndexLost("The database has no tables; the index role makes them anew")
     if state == _POSTGRESQL_DISK_FULL:
         return StorageFull(f"No space left for the database (SQLSTATE {state})")
     if state is not None and state.startswith(_POSTGRESQL_TRANSIENT):

@@ -2,7 +2,8 @@
 
 NodeError
 ├── Retriable            the same work may succeed later: a peer is down, the database is busy
-│   └── StorageFull      no space left on the data directory's device
+│   ├── StorageFull      no space left on the data directory's device
+│   └── IndexLost        the database has no tables any more; the index role makes them anew
 └── Permanent            trying again changes nothing: bad input, refused geometry, wrong configuration
     ├── InputRefused     the images cannot be used, and the message says why
     └── ModelRefused     a model folder cannot be used, and the message says why
@@ -21,6 +22,10 @@ class Retriable(NodeError):
 
 class StorageFull(Retriable):
     """The data directory's device has no space left."""
+
+
+class IndexLost(Retriable):
+    """The database was removed, or replaced by an empty one."""
 
 
 class Permanent(NodeError):

@@ -1,5 +1,6 @@
 """Files that appear whole and stay: written beside, flushed, named, and the name flushed too."""
 
+import ctypes
 import errno
 import hashlib
 import os
@@ -22,6 +23,7 @@ PREAMBLE = bytes(128) + b"DICM"
 INCOMING = ".incoming"  # a folder of temporary files: what a crash leaves is all in one place
 STALE_SECONDS = 600.0  # writing one file takes less
 _FOLDERS_REMEMBERED = 10_000
+_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def write_durable(path: Path, ds: Dataset) -> Path:
@@ -39,41 +41,41 @@ def write_durable(path: Path, ds: Dataset) -> Path:
     return path
 
 
-class DurableTree:
-    """The files below `root`. Nothing is ever replaced; several threads and processes may write at once."""
+class Tree:
+    """The files below `root`. Nothing is ever replaced; several threads and processes may write at once.
+
+    Nothing is flushed here either: `settle` does that for many files at once.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._durable_folders: set[Path] = set()
+        self._folders: set[Path] = set()
 
-    def write_new(self, path: Path, *parts: bytes) -> bool:
-        """Writes `parts` as a file that appears at `path` at once and whole; durable on return.
+    def put(self, path: Path, content: bytes | Path) -> bool:
+        """Makes a file that appears at `path` at once and whole: of bytes, or another name for a file.
 
-        False, and nothing is changed, when there is a file already. Raises StorageFull.
+        False, and nothing is changed, when there is a file already. Raises StorageFull and OSError.
         """
         with _space():
+            if isinstance(content, Path):
+                return self._name(content, path)
             self._make(self.root / INCOMING)
             with _temporary(self.root / INCOMING) as (file, temporary):
-                for part in parts:
-                    file.write(part)
-                _flush(file)
-                self._make(path.parent)
-                try:
-                    os.link(temporary, path)
-                except FileExistsError:
-                    return False
-                except FileNotFoundError:  # someone removed the folder since it was remembered
-                    self._durable_folders.discard(path.parent)
-                    self._make(path.parent)
-                    os.link(temporary, path)
-                sync_folder(path.parent)
-        return True
+                file.write(content)
+                file.flush()
+                return self._name(temporary, path)
 
-    def settle(self, path: Path) -> None:
-        """Makes a file that someone else put at `path` durable: that one may not have got to it."""
-        with _space():
+    def _name(self, source: Path, path: Path) -> bool:
+        try:
             self._make(path.parent)
-            sync_folder(path.parent)
+            os.link(source, path)
+        except FileExistsError:
+            return False
+        except FileNotFoundError:  # someone removed the folder since it was remembered
+            self._folders.clear()
+            self._make(path.parent)
+            os.link(source, path)
+        return True
 
     def remove_stale(self) -> int:
         """Removes the temporary files of writers that died; their number."""
@@ -89,18 +91,32 @@ class DurableTree:
         return removed
 
     def _make(self, folder: Path) -> None:
-        """Makes a folder and everything above it durable. That one exists does not say that its maker flushed it."""
-        if folder in self._durable_folders:
+        if folder in self._folders:
             return
-        make_folder(self.root)
         folder.mkdir(parents=True, exist_ok=True)
-        parent = folder.parent
-        while parent.is_relative_to(self.root):
-            sync_folder(parent)
-            parent = parent.parent
-        if len(self._durable_folders) >= _FOLDERS_REMEMBERED:
-            self._durable_folders.clear()
-        self._durable_folders.add(folder)
+        if len(self._folders) >= _FOLDERS_REMEMBERED:
+            self._folders.clear()
+        self._folders.add(folder)
+
+
+class FileSystem:
+    """The file system that holds `folder`, to be flushed as a whole: one flush for any number of files.
+
+    It must be open from before the first write: Linux tells of a failed write-back once for each opening.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def settle(self) -> None:
+        """Makes everything on it durable (syncfs). Raises OSError when something could not be written."""
+        if _LIBC.syncfs(self._descriptor) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+
+    def close(self) -> None:
+        os.close(self._descriptor)
 
 
 def make_folder(folder: Path) -> None:
@@ -137,14 +153,18 @@ def part10_header(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid
     return PREAMBLE + struct.pack("<HH2sHL", 0x0002, 0x0000, b"UL", 4, len(elements)) + elements
 
 
+def dataset_offset(start: bytes) -> int:
+    """Where the dataset begins in a Part 10 file of ours that begins with `start`. Raises Permanent for another's."""
+    if len(start) < len(PREAMBLE) + 12 or start[128:140] != b"DICM\x02\x00\x00\x00UL\x04\x00":
+        raise Permanent("not a Part 10 file of this node")
+    (length,) = struct.unpack_from("<L", start, len(PREAMBLE) + 8)
+    return len(PREAMBLE) + 12 + int(length)
+
+
 def dataset_sha256(path: Path) -> str:
     """Of the bytes after the file meta information, in hexadecimal. Raises Permanent for what we have not written."""
     with path.open("rb") as file:
-        start = file.read(len(PREAMBLE) + 12)
-        if len(start) < len(PREAMBLE) + 12 or start[128:140] != b"DICM\x02\x00\x00\x00UL\x04\x00":
-            raise Permanent("not a Part 10 file of this node")
-        (length,) = struct.unpack_from("<L", start, len(PREAMBLE) + 8)
-        file.seek(length, os.SEEK_CUR)
+        file.seek(dataset_offset(file.read(len(PREAMBLE) + 12)))
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -13,6 +13,7 @@ A frame that a crash cut off has a wrong checksum or is short. It was never ackn
 """
 
 import errno
+import fcntl
 import json
 import mmap
 import os
@@ -25,9 +26,9 @@ from datetime import UTC, datetime
 from enum import IntEnum
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
-from storage.errors import Retriable, StorageFull
+from storage.errors import Permanent, Retriable, StorageFull
 from storage.files import make_folder, sync_folder
 from storage.records import AssociationEnd, Facts, ReceivedInstance
 
@@ -35,6 +36,7 @@ MAGIC = b"DNJ1"
 SEGMENT_BYTES = 64 * 2**20
 SUFFIX = ".log"
 LARGE_SUFFIX = ".large"
+WRITER = "writer.lock"  # held by the receiver as long as it has the journal open
 
 _HEAD = struct.Struct("<4sB3xIQI")
 _CRC = struct.Struct("<I")
@@ -55,12 +57,11 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame of a segment. The body lies at `body_offset` in the segment, `body_length` bytes."""
+    """One whole frame of a segment."""
 
     kind: Kind
     meta: dict[str, Any]
-    body_offset: int
-    body_length: int
+    body: bytes
     end: int  # where the next frame begins
 
 
@@ -77,11 +78,20 @@ class Journal:
         self._lock = threading.Lock()  # held while a frame is written
         self._segment: _Segment | None = None
         self._large = 0
+        self._lock_file: IO[str] | None = None
 
     def open(self) -> None:
-        """Begins a new segment: what an earlier life left is never appended to. Raises Retriable, StorageFull."""
+        """Begins a new segment: what an earlier life left is never appended to.
+
+        Raises Permanent when another process writes this journal, Retriable, StorageFull.
+        """
         with _translated():
             make_folder(self.folder)
+            self._lock_file = (self.folder / WRITER).open("a")
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Permanent(f"Another process writes the journal {self.folder.name}") from None
         with self._lock:
             self._roll()
             self._write(Kind.STARTED, {"at": _now()}, ())
@@ -91,6 +101,8 @@ class Journal:
             segment, self._segment = self._segment, None
         if segment is not None:
             segment.close()
+        if self._lock_file is not None:
+            self._lock_file.close()
 
     def ensure_space(self) -> None:
         """Raises StorageFull when the device has less free than the watermark."""
@@ -134,7 +146,8 @@ class Journal:
         """A file beside the segments, to be filled while a large instance arrives."""
         with self._lock:
             self._large += 1
-            name = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{self._large}{LARGE_SUFFIX}"
+            begun = 0 if self._segment is None else number_of(self._segment.path)
+            name = f"{begun:08}-{self._large}{LARGE_SUFFIX}"
         return LargeFile(self.folder / name)
 
     def store_large(self, instance: ReceivedInstance, file: "LargeFile") -> None:
@@ -171,7 +184,7 @@ class Journal:
             before.close()
         number = max((number_of(path) for path in segments(self.folder)), default=0) + 1
         with _translated():
-            self._segment = _Segment(self.folder / f"{number:08}{SUFFIX}")
+            self._segment = _Segment(path_of(self.folder, number))
             sync_folder(self.folder)
 
 
@@ -276,6 +289,33 @@ def number_of(segment: Path) -> int:
     return int(segment.name.removesuffix(SUFFIX))
 
 
+def path_of(folder: Path, number: int) -> Path:
+    return folder / f"{number:08}{SUFFIX}"
+
+
+def is_written(folder: Path) -> bool:
+    """Whether a receiver has this journal open."""
+    with (folder / WRITER).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def remove_stray_files(folder: Path, first: int | None) -> None:
+    """Removes files of large instances that no frame can name: all segments before `first` are filed and gone, and
+    it begins a receiver's new life. None: there is no segment left at all."""
+    if first is not None:
+        with SegmentReader(path_of(folder, first)) as reader:
+            frame = next(reader.frames(0), None)
+        if frame is None or frame.kind is not Kind.STARTED:
+            return
+    for path in folder.glob(f"*{LARGE_SUFFIX}"):
+        if first is None or int(path.name.split("-")[0]) < first:
+            path.unlink(missing_ok=True)
+
+
 class SegmentReader:
     """Reads the frames of a segment that may still grow. A context manager; `path` must exist."""
 
@@ -306,10 +346,7 @@ class SegmentReader:
             yield frame
             start = frame.end
 
-    def body(self, frame: Frame) -> bytes:
-        return _read(self.descriptor, frame.body_offset, frame.body_length)
-
-    def damaged_after(self, start: int) -> int | None:
+    def damaged_until(self, start: int) -> int | None:
         """The offset of a whole frame behind the bytes at `start` that are none: then those are no torn tail, but
         damage in the middle. None when there is none."""
         size = self.size()
@@ -330,8 +367,7 @@ class SegmentReader:
         magic, kind, meta_length, body_length, crc = _HEAD.unpack_from(head)
         if magic != MAGIC or _CRC.unpack_from(head, _HEAD.size)[0] != zlib.crc32(head[: _HEAD.size]):
             return None
-        body_offset = start + HEAD_BYTES + meta_length
-        if body_offset + body_length > size:
+        if start + HEAD_BYTES + meta_length + body_length > size:
             return None
         content = _read(self.descriptor, start + HEAD_BYTES, meta_length + body_length)
         if zlib.crc32(content) != crc:
@@ -339,9 +375,8 @@ class SegmentReader:
         return Frame(
             kind=Kind(kind),
             meta=json.loads(content[:meta_length]),
-            body_offset=body_offset,
-            body_length=body_length,
-            end=body_offset + body_length,
+            body=content[meta_length:],
+            end=start + HEAD_BYTES + meta_length + body_length,
         )
 
 

@@ -1,5 +1,6 @@
 """The stores of one node over one database, and short ways to bring a study where a test needs it."""
 
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,9 +11,11 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from storage.database import Database
 from storage.deliveries import Deliveries
+from storage.files import part10_header
+from storage.filing import Ended, Opened
 from storage.instances import InstanceStore
 from storage.jobs import Jobs
-from storage.records import Delivery, Job, NewJob, NewObject, ReceivedInstance, Study
+from storage.records import AssociationEnd, Delivery, Job, NewJob, NewObject, ReceivedInstance, Stored, Study
 from storage.studies import Studies
 
 MR = "1.2.840.10008.5.1.4.1.1.4"
@@ -33,34 +36,55 @@ def received(
     series: int = 1,
     modality: str = "MR",
     comment: str = "",
-    association: int | None = None,
+    name: str = SECRET,
+    association: str = "",
     sop: str | None = None,
-) -> ReceivedInstance:
-    """An instance with a patient's name in its dataset; another `comment` makes other bytes."""
+    pixels: bytes = b"\1\2\3\4",
+) -> "Sent":
+    """An instance with a patient's name in its dataset; other `pixels` make another image, another `name` or
+    `comment` another version of the same."""
     ds = Dataset()
     ds.SOPClassUID = MR if modality == "MR" else SR
     ds.SOPInstanceUID = sop or f"{study}.{series}.{number}"
     ds.Modality = modality
-    ds.PatientName = SECRET
+    ds.PatientName = name
     ds.PatientID = SECRET
     ds.StudyInstanceUID = study
     ds.SeriesInstanceUID = f"{study}.{series}"
     ds.ImageComments = comment
+    ds.Rows, ds.Columns, ds.BitsAllocated, ds.BitsStored, ds.HighBit = 2, 2, 8, 8, 7
+    ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PixelRepresentation = 1, "MONOCHROME2", 0
+    ds.add_new("PixelData", "OB", pixels)
     buffer = DicomBytesIO()
     buffer.is_little_endian = True
     buffer.is_implicit_VR = False
     write_dataset(buffer, ds)
-    return ReceivedInstance(
+    instance = ReceivedInstance(
         sop_instance_uid=ds.SOPInstanceUID,
         sop_class_uid=ds.SOPClassUID,
         series_instance_uid=ds.SeriesInstanceUID,
         study_instance_uid=study,
         transfer_syntax_uid=ExplicitVRLittleEndian,
         modality=modality,
-        dataset=buffer.getvalue(),
-        association_id=association,
         source_ae_title="MR1",
+        association=association,
+        received_at=datetime.now(UTC),
     )
+    return Sent(instance, buffer.getvalue())
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What a peer sent: what the receiver knows of it, and its dataset."""
+
+    instance: ReceivedInstance
+    dataset: bytes
+
+    @property
+    def file(self) -> bytes:
+        i = self.instance
+        meta = part10_header(i.sop_class_uid, i.sop_instance_uid, i.transfer_syntax_uid, i.source_ae_title)
+        return meta + self.dataset
 
 
 class Node:
@@ -71,6 +95,24 @@ class Node:
         self.studies = Studies(database)
         self.jobs = Jobs(database)
         self.deliveries = Deliveries(database)
+
+    def store(self, sent: Sent) -> Stored:
+        """Files and indexes one instance, as the indexer does with many."""
+        filing = self.instances.filing()
+        filing.instance(sent.instance, sent.file)
+        (stored,) = filing.commit()
+        return stored
+
+    def open_association(self, key: str = "a", calling: str = "MR1", receiver: str = "receive-0") -> str:
+        filing = self.instances.filing()
+        filing.opened(Opened(key, calling, "NODE", "host", receiver, datetime.now(UTC)))
+        filing.commit()
+        return key
+
+    def end_association(self, key: str, end: AssociationEnd) -> None:
+        filing = self.instances.filing()
+        filing.ended(Ended(key, end, datetime.now(UTC)))
+        filing.commit()
 
     def study(self, uid: str = STUDY) -> Study:
         found = self.studies.get(uid)
@@ -94,7 +136,7 @@ class Node:
 
     def queue(self, *applications: str, uid: str = STUDY) -> None:
         """A received study with a queued job for each application."""
-        self.instances.store(received(study=uid))
+        self.store(received(study=uid))
         self.route(*applications, uid=uid)
 
     def claim(self, worker: str = "worker", now: datetime = NOW) -> Job:

@@ -191,7 +191,7 @@ def test_errors_never_show_the_password() -> None:
 def test_nothing_of_the_dataset_reaches_the_database(node: Node) -> None:
     """Not even in the warning about a conflict."""
     node.deliver("PACS")
-    node.instances.store(received(comment="other bytes"))
+    node.store(received(comment="other bytes"))
     with node.database.reading() as session:
         for table in schema.Base.metadata.sorted_tables:
             assert "SECRET" not in repr(session.execute(select(table)).all())

@@ -5,17 +5,34 @@ import os
 import signal
 import threading
 from collections import Counter
+from dataclasses import replace
+from datetime import UTC, datetime
+from io import BytesIO
+from itertools import count
 from pathlib import Path
 
 import pytest
 from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, JPEGLSLossless, RLELossless
+from pynetdicom.dsutils import split_dataset
 
 from storage.database import Database
 from storage.errors import Permanent, Retriable, StorageFull
-from storage.files import DurableTree
 from storage.instances import InstanceStore
-from storage.records import AssociationEnd, ReceivedInstance, Stored, StudyState
-from tests.storage.node import NOW, STUDY, Node, objects, only_mr, received
+from storage.records import AssociationEnd, Facts, Stored, StudyState
+from tests.storage.node import NOW, STUDY, Node, Sent, objects, only_mr, received
+
+KEYS = count()
+
+
+def encoded(sent: Sent, ds: Dataset) -> Sent:
+    """`ds` in its transfer syntax, sent as `sent` was."""
+    file = BytesIO()
+    ds.save_as(file, enforce_file_format=True)
+    meta, offset = split_dataset(BytesIO(file.getvalue()))
+    instance = replace(sent.instance, transfer_syntax_uid=str(ds.file_meta.TransferSyntaxUID))
+    return Sent(instance, file.getvalue()[offset:])
 
 
 def dataset_bytes(path: Path) -> bytes:
@@ -32,8 +49,8 @@ def files(folder: Path) -> list[str]:
 
 def test_a_new_instance_is_a_file_and_a_row(node: Node) -> None:
     one = received(1)
-    assert node.instances.store(one) is Stored.NEW
-    stored = node.instances.instance(one.sop_instance_uid)
+    assert node.store(one) is Stored.NEW
+    stored = node.instances.instance(one.instance.sop_instance_uid)
     assert stored is not None
     assert stored.path == node.root / STUDY / f"{STUDY}.1" / f"{STUDY}.1.1.dcm"
     assert dataset_bytes(stored.path) == one.dataset
@@ -47,8 +64,8 @@ def test_a_new_instance_is_a_file_and_a_row(node: Node) -> None:
 
 def test_series_group_the_instances(node: Node) -> None:
     for number in (2, 1):
-        node.instances.store(received(number, series=2, modality="SR"))
-        node.instances.store(received(number, series=1))
+        node.store(received(number, series=2, modality="SR"))
+        node.store(received(number, series=1))
     first, second = node.instances.series(STUDY)
     assert (first.series_instance_uid, first.modality) == (f"{STUDY}.1", "MR")
     assert (second.series_instance_uid, second.modality) == (f"{STUDY}.2", "SR")
@@ -59,18 +76,18 @@ def test_series_group_the_instances(node: Node) -> None:
 
 
 def test_the_same_bytes_again_are_a_duplicate(node: Node) -> None:
-    node.instances.store(received())
-    assert node.instances.store(received()) is Stored.DUPLICATE
+    node.store(received())
+    assert node.store(received()) is Stored.DUPLICATE
     assert node.study().instances == 1
     assert len(files(node.root)) == 1
 
 
-def test_other_bytes_never_replace(node: Node) -> None:
-    first, other = received(comment="first"), received(comment="other")
-    node.instances.store(first)
+def test_another_image_never_replaces(node: Node) -> None:
+    first, other = received(pixels=b"\1\1\1\1"), received(pixels=b"\2\2\2\2")
+    node.store(first)
     for _ in range(2):
-        assert node.instances.store(other) is Stored.CONFLICT
-    stored = node.instances.instance(first.sop_instance_uid)
+        assert node.store(other) is Stored.CONFLICT
+    stored = node.instances.instance(first.instance.sop_instance_uid)
     assert stored is not None
     assert dataset_bytes(stored.path) == first.dataset
     (kept,) = (node.root.parent / "quarantine").rglob("*.dcm")
@@ -79,15 +96,71 @@ def test_other_bytes_never_replace(node: Node) -> None:
     assert node.study().instances == 1
 
 
+def test_another_geometry_is_another_image(node: Node) -> None:
+    def at(z: float) -> Sent:
+        sent = received()
+        ds = dcmread(BytesIO(sent.file))
+        ds.ImagePositionPatient = [0, 0, z]
+        return encoded(sent, ds)
+
+    node.store(at(1))
+    assert node.store(at(2)) is Stored.CONFLICT
+
+
+def test_a_corrected_name_is_a_version_that_is_used(node: Node) -> None:
+    node.queue("liver")
+    first, corrected = received(1), received(1, name="CORRECTED^NAME")
+    assert node.store(corrected) is Stored.REVISION
+    stored = node.instances.instance(first.instance.sop_instance_uid)
+    assert stored is not None
+    assert dataset_bytes(stored.path) == corrected.dataset
+    assert dataset_bytes(node.root / STUDY / f"{STUDY}.1" / f"{STUDY}.1.1.dcm") == first.dataset
+    study = node.study()
+    assert (study.state, study.revision, study.instances) == (StudyState.RECEIVING, 2, 1)
+    assert stored.revision == 2
+    for again in (corrected, first):  # neither changes anything any more
+        assert node.store(again) is Stored.DUPLICATE
+    assert node.instances.instance(first.instance.sop_instance_uid) == stored
+    assert len(files(node.root)) == 2
+    assert not any("SECRET" in text or "CORRECTED" in text for text in node.texts())
+
+
+def test_versions_in_one_batch(node: Node) -> None:
+    sent = [received(1), received(1, name="B"), received(1), received(1, name="C"), received(1, name="B")]
+    filing = node.instances.filing()
+    for one in sent:
+        filing.instance(one.instance, one.file)
+    assert filing.commit() == [Stored.NEW, Stored.REVISION, Stored.DUPLICATE, Stored.REVISION, Stored.DUPLICATE]
+    stored = node.instances.instance(sent[0].instance.sop_instance_uid)
+    assert stored is not None
+    assert dataset_bytes(stored.path) == sent[3].dataset
+    assert node.study().instances == 1
+
+
+@pytest.mark.parametrize("syntax", [JPEGLSLossless, RLELossless, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian])
+def test_the_same_image_in_another_transfer_syntax_is_a_duplicate(node: Node, syntax: UID) -> None:
+    first = received()
+    node.store(first)
+    ds = dcmread(BytesIO(first.file))
+    if syntax.is_compressed and not syntax.is_deflated:
+        ds.compress(syntax, generate_instance_uid=False)
+    else:
+        ds.file_meta.TransferSyntaxUID = syntax
+    other = encoded(first, ds)
+    assert other.dataset != first.dataset
+    assert node.store(other) is Stored.DUPLICATE
+    assert len(files(node.root.parent)) == 1
+
+
 def test_a_uid_of_another_series_is_a_conflict(node: Node) -> None:
-    node.instances.store(received(sop="1.2.99"))
+    node.store(received(sop="1.2.99"))
     other = received(series=2, sop="1.2.99")
-    assert node.instances.store(other) is Stored.CONFLICT
+    assert node.store(other) is Stored.CONFLICT
     assert len(files(node.root)) == 1
     (kept,) = (node.root.parent / "quarantine").rglob("*.dcm")
     assert dataset_bytes(kept) == other.dataset
     elsewhere = received(study="1.2.4", sop="1.2.99")
-    assert node.instances.store(elsewhere) is Stored.CONFLICT
+    assert node.store(elsewhere) is Stored.CONFLICT
     assert node.studies.get("1.2.4") is None
 
 
@@ -96,44 +169,84 @@ def test_a_uid_of_another_series_is_a_conflict(node: Node) -> None:
     "field", ["sop_instance_uid", "series_instance_uid", "study_instance_uid", "sop_class_uid", "transfer_syntax_uid"]
 )
 def test_a_uid_that_is_no_file_name_is_refused(tmp_path: Path, uid: str, field: str) -> None:
-    store = InstanceStore(Database("sqlite://"), tmp_path / "instances", only_mr)
-    instance = ReceivedInstance(**{**vars(received()), field: uid})
+    filing = InstanceStore(Database("sqlite://"), tmp_path / "instances", only_mr).filing()
     with pytest.raises(Permanent, match="UID"):
-        store.store(instance)
+        filing.instance(replace(received().instance, **{field: uid}), received().file)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_strange_modality_is_stored(node: Node) -> None:
-    instance = ReceivedInstance(**{**vars(received()), "modality": "M\0R" + "x" * 40})
-    assert node.instances.store(instance) is Stored.NEW
+    sent = received()
+    strange = Sent(replace(sent.instance, modality="M\0R" + "x" * 40), sent.dataset)
+    assert node.store(strange) is Stored.NEW
     assert node.instances.series(STUDY)[0].modality == "MR" + "x" * 14
 
 
 def test_a_full_disk_leaves_neither_file_nor_row(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(descriptor: int) -> None:
+    def full(*_: object) -> None:
         raise OSError(28, "no space")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
+        patch.setattr(os, "link", full)
         with pytest.raises(StorageFull):
-            node.instances.store(received())
+            node.store(received())
     assert files(node.root) == []
     assert node.studies.get(STUDY) is None
-    assert node.instances.store(received()) is Stored.NEW
+    assert node.store(received()) is Stored.NEW
 
 
 def test_a_busy_database_loses_nothing(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The peer is told to send again, and then the file that is there already gets its row."""
+    """The batch may be committed again; and the file that is there already gets its row from another one too."""
 
     def busy(*_: object, **__: object) -> None:
         raise Retriable("busy")
 
+    filing = node.instances.filing()
+    filing.instance(received().instance, received().file)
     with monkeypatch.context() as patch:
         patch.setattr(node.database, "session", busy)
         with pytest.raises(Retriable):
-            node.instances.store(received())
-    assert node.instances.store(received()) is Stored.NEW
+            filing.commit()
+    assert node.store(received()) is Stored.NEW
+    assert filing.commit() == [Stored.DUPLICATE]
     assert node.study().instances == 1
+
+
+def test_a_damaged_file_is_restored_by_the_same_instance(node: Node) -> None:
+    """What a loss of power leaves of a file that the journal still has."""
+    sent = received()
+    node.store(sent)
+    (path,) = node.root.rglob("*.dcm")
+    path.write_bytes(sent.file[:-10] + bytes(10))
+    assert node.store(sent) is Stored.DUPLICATE
+    assert path.read_bytes() == sent.file
+    path.unlink()
+    node.store(sent)
+    assert path.read_bytes() == sent.file
+
+
+def test_a_file_that_was_never_indexed_is_set_aside(node: Node) -> None:
+    sent = received()
+    path = node.root / STUDY / f"{STUDY}.1" / f"{STUDY}.1.1.dcm"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(sent.file[:-100])
+    assert node.store(sent) is Stored.NEW
+    assert path.read_bytes() == sent.file
+    (kept,) = (node.root.parent / "quarantine").rglob("*.dcm")
+    assert kept.read_bytes() == sent.file[:-100]
+
+
+@pytest.mark.parametrize(("value", "priority"), [("STAT", 2), ("HIGH", 1), ("ROUTINE", 0), (None, 0)])
+def test_the_priority_of_a_study_is_that_of_its_most_urgent_instance(
+    node: Node, value: str | None, priority: int
+) -> None:
+    for number, facts in ((1, Facts()), (2, Facts(priority=value)), (3, Facts(priority="LOW", frames=7))):
+        sent = received(number)
+        node.store(Sent(replace(sent.instance, facts=facts), sent.dataset))
+    assert node.study().priority == priority
+    last = node.instances.instance(f"{STUDY}.1.3")
+    assert last is not None
+    assert last.facts == Facts(priority="LOW", frames=7)
 
 
 # -- at once -----------------------------------------------------------------------------------------------------------
@@ -144,10 +257,10 @@ def test_threads_store_the_same_study_at_once(node: Node) -> None:
     results: list[Stored] = []
 
     def send(first: int) -> None:
-        association = node.instances.open_association("MR1", "NODE", "host", "receive-0")
+        association = node.open_association(str(threading.get_ident()))
         for number in range(first, first + 10):
-            results.append(node.instances.store(received(number, association=association)))
-        node.instances.end_association(association, AssociationEnd.RELEASED)
+            results.append(node.store(received(number, association=association)))
+        node.end_association(association, AssociationEnd.RELEASED)
 
     threads = [threading.Thread(target=send, args=(first,)) for first in (1, 1, 6, 6, 11, 11, 1, 11)]
     for thread in threads:
@@ -160,17 +273,17 @@ def test_threads_store_the_same_study_at_once(node: Node) -> None:
     assert (evidence.open_associations, evidence.aborted_associations) == (0, 0)
 
 
-def _send(url: str, root: Path, comment: str, results: "multiprocessing.Queue[str]") -> None:
+def _send(url: str, root: Path, letter: str, results: "multiprocessing.Queue[str]") -> None:
     node = Node(Database(url), root)
     for number in range(1, 21):
-        results.put(str(node.instances.store(received(number, comment=comment))))
+        results.put(str(node.store(received(number, pixels=letter.encode() * 4))))
 
 
 def test_processes_send_different_bytes_under_one_uid(node: Node, url: str) -> None:
     """Whoever is first wins; the other bytes are all in quarantine."""
     spawn = multiprocessing.get_context("spawn")
     results = spawn.Queue()
-    processes = [spawn.Process(target=_send, args=(url, node.root, comment, results)) for comment in "ab"]
+    processes = [spawn.Process(target=_send, args=(url, node.root, letter, results)) for letter in "ab"]
     for process in processes:
         process.start()
     collected = Counter(results.get(timeout=60) for _ in range(40))
@@ -180,7 +293,7 @@ def test_processes_send_different_bytes_under_one_uid(node: Node, url: str) -> N
     kept = list((node.root.parent / "quarantine").rglob("*.dcm"))
     assert len(kept) == 20
     both = {dataset_bytes(p) for p in kept} | {dataset_bytes(i.path) for i in node.instances.instances(STUDY)}
-    assert both == {received(n, comment=c).dataset for n in range(1, 21) for c in "ab"}
+    assert both == {received(n, pixels=c.encode() * 4).dataset for n in range(1, 21) for c in "ab"}
 
 
 # -- late instances ----------------------------------------------------------------------------------------------------
@@ -188,13 +301,13 @@ def test_processes_send_different_bytes_under_one_uid(node: Node, url: str) -> N
 
 @pytest.mark.parametrize("state", [StudyState.COMPLETE, StudyState.ROUTED, StudyState.IGNORED])
 def test_a_late_image_opens_a_revision(node: Node, state: StudyState) -> None:
-    node.instances.store(received(1))
+    node.store(received(1))
     node.complete()
     if state is StudyState.ROUTED:
         assert node.studies.route(STUDY, 1, "applies", [], {}, NOW)
     elif state is StudyState.IGNORED:
         assert node.studies.ignore(STUDY, 1, "nothing applies", {}, NOW)
-    assert node.instances.store(received(2)) is Stored.NEW
+    assert node.store(received(2)) is Stored.NEW
     study = node.study()
     assert (study.state, study.revision, study.instances) == (StudyState.RECEIVING, 2, 2)
     assert "late MR instance" in study.reason
@@ -203,22 +316,22 @@ def test_a_late_image_opens_a_revision(node: Node, state: StudyState) -> None:
     (evidence,) = node.studies.evidence()
     assert (evidence.revision, evidence.instances) == (2, 2)
     assert evidence.revision_started_at == evidence.last_received_at == study.last_received_at
-    node.instances.store(received(3))
+    node.store(received(3))
     assert node.study().revision == 2
 
 
 def test_what_feeds_nothing_reopens_nothing(node: Node) -> None:
     node.queue("liver")
-    assert node.instances.store(received(1, series=2, modality="SR")) is Stored.NEW
+    assert node.store(received(1, series=2, modality="SR")) is Stored.NEW
     study = node.study()
     assert (study.state, study.revision, study.instances) == (StudyState.ROUTED, 1, 2)
 
 
-@pytest.mark.parametrize("comment", ["", "other bytes"])
-def test_what_comes_again_reopens_nothing(node: Node, comment: str) -> None:
+@pytest.mark.parametrize("pixels", [b"\1\2\3\4", b"\4\4\4\4"])
+def test_what_comes_again_reopens_nothing(node: Node, pixels: bytes) -> None:
     node.queue("liver")
     before = node.study()
-    node.instances.store(received(comment=comment))
+    node.store(received(pixels=pixels))
     assert node.study() == before
 
 
@@ -227,7 +340,7 @@ def test_a_result_that_comes_back_reopens_nothing(node: Node) -> None:
     own = objects(job)[0].sop_instance_uid
     assert node.jobs.is_own_object(own)
     assert not node.jobs.is_own_object(f"{STUDY}.1.1")
-    assert node.instances.store(received(series=3, sop=own)) is Stored.NEW  # a modality that could feed an input
+    assert node.store(received(series=3, sop=own)) is Stored.NEW  # a modality that could feed an input
     study = node.study()
     assert (study.state, study.revision, study.instances) == (StudyState.ROUTED, 1, 2)
 
@@ -235,15 +348,15 @@ def test_a_result_that_comes_back_reopens_nothing(node: Node) -> None:
 def test_a_result_alone_makes_no_study_to_compute(node: Node) -> None:
     """It comes back into a study that is not known here, changed by the PACS for instance."""
     own = objects(node.deliver("PACS"))[0].sop_instance_uid
-    assert node.instances.store(received(study="1.9", sop=own)) is Stored.NEW
+    assert node.store(received(study="1.9", sop=own)) is Stored.NEW
     assert node.study("1.9").state is StudyState.IGNORED
-    node.instances.store(received(study="1.9"))
+    node.store(received(study="1.9"))
     study = node.study("1.9")
     assert (study.state, study.revision) == (StudyState.RECEIVING, 2)
 
 
 def test_a_study_of_reports_alone_is_decided_on_like_any_other(node: Node) -> None:
-    node.instances.store(received(modality="SR"))
+    node.store(received(modality="SR"))
     node.complete()
     assert node.studies.ignore(STUDY, 1, "nothing applies", {}, NOW)
     assert node.study().reason == "nothing applies"
@@ -253,15 +366,15 @@ def test_a_study_of_reports_alone_is_decided_on_like_any_other(node: Node) -> No
 
 
 def test_evidence_knows_the_associations_of_its_revision(node: Node) -> None:
-    one = node.instances.open_association("MR1", "NODE", "host", "receive-0")
-    two = node.instances.open_association("MR2", "NODE", "host", "receive-0")
-    node.instances.store(received(1, association=one))
-    node.instances.store(received(2, association=two))
+    one = node.open_association(str(next(KEYS)), "MR1", "receive-0")
+    two = node.open_association(str(next(KEYS)), "MR2", "receive-0")
+    node.store(received(1, association=one))
+    node.store(received(2, association=two))
     (evidence,) = node.studies.evidence()
     assert (evidence.open_associations, evidence.aborted_associations) == (2, 0)
     assert evidence.last_association_ended_at is None
-    node.instances.end_association(one, AssociationEnd.RELEASED)
-    node.instances.end_association(two, AssociationEnd.ABORTED)
+    node.end_association(one, AssociationEnd.RELEASED)
+    node.end_association(two, AssociationEnd.ABORTED)
     (evidence,) = node.studies.evidence()
     assert (evidence.open_associations, evidence.aborted_associations) == (0, 1)
     assert evidence.last_association_ended_at is not None
@@ -269,35 +382,35 @@ def test_evidence_knows_the_associations_of_its_revision(node: Node) -> None:
     assert "received: association with MR1 released" in node.texts()
     assert "warning: association with MR2 aborted" in node.texts()
     node.complete()
-    three = node.instances.open_association("MR1", "NODE", "host", "receive-0")
-    node.instances.store(received(3, association=three))
+    three = node.open_association(str(next(KEYS)), "MR1", "receive-0")
+    node.store(received(3, association=three))
     (evidence,) = node.studies.evidence()
     assert (evidence.revision, evidence.open_associations, evidence.aborted_associations) == (2, 1, 0)
 
 
 def test_a_sender_that_repeats_itself_is_at_work(node: Node) -> None:
     """After an abort the scanner sends everything again: until it gets further, all it brings are duplicates."""
-    one = node.instances.open_association("MR1", "NODE", "host", "receive-0")
-    node.instances.store(received(association=one))
-    node.instances.end_association(one, AssociationEnd.ABORTED)
+    one = node.open_association(str(next(KEYS)), "MR1", "receive-0")
+    node.store(received(association=one))
+    node.end_association(one, AssociationEnd.ABORTED)
     (before,) = node.studies.evidence()
-    two = node.instances.open_association("MR1", "NODE", "host", "receive-0")
-    assert node.instances.store(received(association=two)) is Stored.DUPLICATE
+    two = node.open_association(str(next(KEYS)), "MR1", "receive-0")
+    assert node.store(received(association=two)) is Stored.DUPLICATE
     (evidence,) = node.studies.evidence()
     assert evidence.last_received_at > before.last_received_at
     assert (evidence.open_associations, evidence.instances) == (1, 1)
 
 
 def test_a_receiver_that_died_leaves_aborted_associations(node: Node) -> None:
-    dead = node.instances.open_association("MR1", "NODE", "host", "receive-0")
-    other = node.instances.open_association("MR1", "NODE", "host", "receive-1")
-    node.instances.store(received(1, association=dead))
-    node.instances.store(received(2, association=other))
-    assert node.instances.abort_stale_associations("receive-0") == 1
-    assert node.instances.abort_stale_associations("receive-0") == 0
+    dead = node.open_association(str(next(KEYS)), "MR1", "receive-0")
+    other = node.open_association(str(next(KEYS)), "MR1", "receive-1")
+    node.store(received(1, association=dead))
+    node.store(received(2, association=other))
+    assert node.instances.abort_open_associations("receive-0", datetime.now(UTC)) == 1
+    assert node.instances.abort_open_associations("receive-0", datetime.now(UTC)) == 0
     (evidence,) = node.studies.evidence()
     assert (evidence.open_associations, evidence.aborted_associations) == (1, 1)
-    node.instances.end_association(dead, AssociationEnd.RELEASED)  # too late to change it
+    node.end_association(dead, AssociationEnd.RELEASED)  # too late to change it
     (evidence,) = node.studies.evidence()
     assert evidence.aborted_associations == 1
 
@@ -307,9 +420,9 @@ def test_a_receiver_that_died_leaves_aborted_associations(node: Node) -> None:
 
 def _die_before_the_row(url: str, root: Path) -> None:
     node = Node(Database(url), root)
-    node.instances.store(received(1))
-    node.instances._index = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment,method-assign]
-    node.instances.store(received(2))
+    node.store(received(1))
+    node.database.session = lambda **_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment,method-assign]
+    node.store(received(2))
 
 
 def test_killed_between_file_and_row(node: Node, url: str) -> None:
@@ -323,10 +436,10 @@ def test_killed_between_file_and_row(node: Node, url: str) -> None:
     assert node.study().instances == 2
     lost = node.instances.instance(f"{STUDY}.1.2")
     assert lost is not None
-    assert (lost.modality, lost.transfer_syntax_uid) == ("MR", received().transfer_syntax_uid)
+    assert (lost.modality, lost.transfer_syntax_uid) == ("MR", received().instance.transfer_syntax_uid)
     assert dataset_bytes(lost.path) == received(2).dataset
     assert node.instances.reindex() == 0
-    assert node.instances.store(received(2)) is Stored.DUPLICATE
+    assert node.store(received(2)) is Stored.DUPLICATE
 
 
 def _die_before_the_name(url: str, root: Path) -> None:
@@ -343,17 +456,17 @@ def test_killed_before_the_file_has_its_name(node: Node, url: str) -> None:
     os.utime(left, (0, 0))
     assert node.instances.reindex() == 0
     assert files(node.root) == []
-    assert node.instances.store(received(1)) is Stored.NEW
+    assert node.store(received(1)) is Stored.NEW
 
 
 def test_a_lost_index_is_made_anew(node: Node, tmp_path: Path) -> None:
     for number in range(1, 4):
-        node.instances.store(received(number))
-        node.instances.store(received(number, study="1.2.4", modality="SR"))
-    node.instances.store(received(comment="other bytes"))
+        node.store(received(number))
+        node.store(received(number, study="1.2.4", modality="SR"))
+    node.store(received(name="CORRECTED^NAME"))
     fresh = Node(Database(f"sqlite:///{tmp_path / 'fresh.sqlite'}"), node.root)
     fresh.database.upgrade()
-    assert fresh.instances.reindex() == 6
+    assert fresh.instances.reindex() == 7
 
     def known(n: Node) -> list[tuple[str, ...]]:
         return sorted(
@@ -367,8 +480,8 @@ def test_a_lost_index_is_made_anew(node: Node, tmp_path: Path) -> None:
 
 
 def test_an_index_that_is_complete_is_not_read_again(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    node.instances.store(received())
-    monkeypatch.setattr("storage.instances._read_row", lambda path: pytest.fail("a file was read"))
+    node.store(received())
+    monkeypatch.setattr("storage.instances._read", lambda path: pytest.fail("a file was read"))
     assert node.instances.reindex() == 0
 
 
@@ -379,20 +492,14 @@ def test_nothing_was_ever_received(node: Node) -> None:
 
 def test_a_lost_late_instance_opens_its_revision(node: Node) -> None:
     node.queue("liver")
-    instance = received(2)
-    folder = node.root / STUDY / instance.series_instance_uid
-    from storage.files import part10_header
-
-    header = part10_header(
-        instance.sop_class_uid, instance.sop_instance_uid, instance.transfer_syntax_uid, instance.source_ae_title
-    )
-    DurableTree(node.root).write_new(folder / f"{instance.sop_instance_uid}.dcm", header, instance.dataset)
+    path = node.root / STUDY / f"{STUDY}.1" / f"{STUDY}.1.2.dcm"
+    path.write_bytes(received(2).file)
     assert node.instances.reindex() == 1
     assert (node.study().state, node.study().revision) == (StudyState.RECEIVING, 2)
 
 
 def test_files_that_cannot_be_read_are_told_of_once(node: Node) -> None:
-    node.instances.store(received(1))
+    node.store(received(1))
     folder = node.root / STUDY / f"{STUDY}.1"
     good = (folder / f"{STUDY}.1.1.dcm").read_bytes()
     (folder / f"{STUDY}.1.2.dcm").write_bytes(b"")
@@ -409,16 +516,13 @@ def test_files_that_cannot_be_read_are_told_of_once(node: Node) -> None:
 
 
 def test_a_conflict_that_a_crash_left_goes_to_quarantine(node: Node) -> None:
-    node.instances.store(received(sop="1.2.99"))
-    node.instances._keep_beside = lambda *_: Stored.CONFLICT  # type: ignore[method-assign]
+    node.store(received(sop="1.2.99"))
     other = received(series=2, sop="1.2.99")
     path = node.root / STUDY / f"{STUDY}.2" / "1.2.99.dcm"
-    from storage.files import part10_header
-
-    header = part10_header(other.sop_class_uid, other.sop_instance_uid, other.transfer_syntax_uid, "MR1")
-    DurableTree(node.root).write_new(path, header, other.dataset)
+    path.parent.mkdir()
+    path.write_bytes(other.file)
     fresh = Node(node.database, node.root)
-    assert fresh.instances.reindex() == 0
+    fresh.instances.reindex()
     assert not path.exists()
     (kept,) = (node.root.parent / "quarantine").rglob("*.dcm")
     assert dataset_bytes(kept) == other.dataset

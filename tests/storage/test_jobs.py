@@ -91,7 +91,7 @@ def test_a_dead_letter_that_was_replaced_stays(node: Node) -> None:
     node.queue("liver")
     job = node.claim()
     node.jobs.fail(job.id, "worker", "no model", None, NOW)
-    node.instances.store(received(2))
+    node.store(received(2))
     node.route("liver")
     assert not node.jobs.retry(job.id)
 
@@ -204,7 +204,7 @@ def test_the_report_of_the_latest_earlier_revision_is_found(node: Node) -> None:
     for _ in range(2):
         node.succeed(node.claim(), "PACS")
     for revision in (2, 3):
-        node.instances.store(received(revision))
+        node.store(received(revision))
         node.route("liver")
         job = node.claim()
         (previous,) = node.jobs.previous_sr(STUDY, "liver", revision)
@@ -215,7 +215,7 @@ def test_the_report_of_the_latest_earlier_revision_is_found(node: Node) -> None:
 
 def test_a_revision_without_report_is_passed_over(node: Node) -> None:
     node.deliver("PACS")
-    node.instances.store(received(2))
+    node.store(received(2))
     node.route("liver")
     job = node.claim()
     only_seg: list[NewObject] = objects(job)[:1]

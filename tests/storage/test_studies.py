@@ -14,7 +14,7 @@ from tests.storage.node import NOW, STUDY, Node, after, received
 
 
 def test_a_study_goes_its_way_once(node: Node) -> None:
-    node.instances.store(received())
+    node.store(received())
     assert node.studies.complete(STUDY, 1, "3 instances; quiet", NOW)
     assert not node.studies.complete(STUDY, 1, "again", NOW)
     (study,) = node.studies.completed()
@@ -33,9 +33,9 @@ def test_a_study_goes_its_way_once(node: Node) -> None:
 
 
 def test_a_decision_on_an_older_revision_comes_too_late(node: Node) -> None:
-    node.instances.store(received(1))
+    node.store(received(1))
     node.complete()
-    node.instances.store(received(2))
+    node.store(received(2))
     assert not node.studies.complete(STUDY, 1, "old", NOW)
     assert not node.studies.route(STUDY, 1, "old", [NewJob(STUDY, 1, "liver", {}, "f")], {}, NOW)
     assert node.jobs.list() == []
@@ -46,7 +46,7 @@ def test_a_decision_on_an_older_revision_comes_too_late(node: Node) -> None:
 
 
 def test_of_many_schedulers_one_wins(node: Node) -> None:
-    node.instances.store(received())
+    node.store(received())
     node.complete()
     jobs = [NewJob(STUDY, 1, "liver", {"t1": "1"}, "f")]
     won: list[bool] = []
@@ -62,7 +62,7 @@ def test_of_many_schedulers_one_wins(node: Node) -> None:
 
 
 def test_an_ignored_study_can_be_routed_again(node: Node) -> None:
-    node.instances.store(received())
+    node.store(received())
     assert not node.studies.reroute(STUDY)
     node.complete()
     assert node.studies.ignore(STUDY, 1, "nothing applies", {"try": 1}, NOW)
@@ -79,14 +79,14 @@ def test_an_ignored_study_can_be_routed_again(node: Node) -> None:
 def test_decisions_belong_to_their_revision(node: Node) -> None:
     assert node.studies.routing("9.9") is None
     node.queue("liver")
-    node.instances.store(received(2))
+    node.store(received(2))
     assert node.studies.routing(STUDY) is None  # the current revision was not routed yet
     assert node.studies.routing(STUDY, 1) == {"revision": 1}
 
 
 def test_studies_are_listed_the_last_received_first(node: Node) -> None:
     for uid in ("1.1", "1.2", "1.3"):
-        node.instances.store(received(study=uid))
+        node.store(received(study=uid))
     node.complete("1.2")
     assert [s.study_instance_uid for s in node.studies.list()] == ["1.3", "1.2", "1.1"]
     assert [s.study_instance_uid for s in node.studies.list(limit=1)] == ["1.3"]
@@ -106,7 +106,7 @@ def test_events_keep_what_they_are_given(node: Node) -> None:
 
 def revise(node: Node, *applications: str, fingerprint: str | None = None) -> None:
     """A late image and the routing of the revision it opens."""
-    node.instances.store(received(node.study().instances + 1))
+    node.store(received(node.study().instances + 1))
     node.route(*applications, fingerprint=fingerprint)
 
 
@@ -161,7 +161,7 @@ def test_a_superseded_job_whose_worker_died_is_over(node: Node) -> None:
 @pytest.mark.parametrize("state", [JobState.QUEUED, JobState.RUNNING, JobState.RETRYING, JobState.SUCCEEDED])
 def test_the_same_fingerprint_is_not_computed_twice(node: Node, state: JobState) -> None:
     """A late instance in a series that feeds nothing of this application."""
-    node.instances.store(received())
+    node.store(received())
     node.route("liver", fingerprint="same")
     if state is not JobState.QUEUED:
         job = node.claim()
@@ -178,7 +178,7 @@ def test_the_same_fingerprint_is_not_computed_twice(node: Node, state: JobState)
 
 @pytest.mark.parametrize("end", [JobState.FAILED, JobState.CANCELLED])
 def test_a_fingerprint_without_result_is_computed(node: Node, end: JobState) -> None:
-    node.instances.store(received())
+    node.store(received())
     node.route("liver", fingerprint="same")
     if end is JobState.FAILED:
         node.jobs.fail(node.claim().id, "worker", "broke", None, NOW)
@@ -204,7 +204,7 @@ def meanwhile(url: str, statement: Update, action: Callable[[], object]) -> None
 
 def test_a_job_claimed_during_routing_is_superseded(node: Node, url: str) -> None:
     node.queue("liver")
-    node.instances.store(received(2))
+    node.store(received(2))
     job = node.jobs.list()[0]
     claim = update(schema.Job).values(state=JobState.RUNNING, worker="worker")
     meanwhile(url, claim, lambda: node.route("liver"))
@@ -227,9 +227,9 @@ def test_a_job_that_ends_during_routing_is_superseded(node: Node, url: str, end:
 
 
 def test_a_late_image_during_completion_is_in_one_revision_or_the_next(node: Node, url: str) -> None:
-    node.instances.store(received(1))
+    node.store(received(1))
     complete = update(schema.Study).values(state=StudyState.COMPLETE)
-    meanwhile(url, complete, lambda: node.instances.store(received(2)))
+    meanwhile(url, complete, lambda: node.store(received(2)))
     study = node.study()
     assert (study.state, study.revision, study.instances) == (StudyState.RECEIVING, 2, 2)
 

@@ -14,7 +14,7 @@ from pydicom.uid import (
 )
 from pynetdicom.dsutils import split_dataset
 
-from dicom_node.header import GE_PRIVATE_IMPLICIT, Header, UnreadableDataset, scan_header
+from storage.header import GE_PRIVATE_IMPLICIT, Header, UnreadableDataset, scan_header
 
 HEADER = Header("1.2.840.10008.5.1.4.1.1.4", "1.2.3.4", "1.2.3", "1.2.3.5", "MR")
 

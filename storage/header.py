@@ -1,7 +1,7 @@
 """The few attributes the node needs to file an instance, read from its encoded bytes without touching the rest."""
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 
 from pydicom.filereader import read_dataset
@@ -9,6 +9,7 @@ from pydicom.tag import BaseTag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from storage.errors import Permanent
+from storage.records import Facts
 
 SOP_CLASS_UID = 0x00080016
 SOP_INSTANCE_UID = 0x00080018
@@ -39,6 +40,7 @@ class Header:
     study_instance_uid: str
     series_instance_uid: str
     modality: str
+    facts: Facts = field(default_factory=Facts)
 
 
 def scan_header(dataset: bytes, transfer_syntax_uid: str) -> Header:

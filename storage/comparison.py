@@ -1,0 +1,71 @@
+"""Two instances under one SOP Instance UID: the same, the same under corrected attributes, or different images."""
+
+from enum import StrEnum
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag, Tag
+
+PIXEL_TAGS = frozenset(Tag(keyword) for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"))
+# What a change of the encoding changes too: it says nothing about the image.
+ENCODING = frozenset(
+    Tag(keyword)
+    for keyword in (
+        "PhotometricInterpretation", "PlanarConfiguration", "InstanceCreationDate", "InstanceCreationTime",
+        "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "DataSetTrailingPadding", "SpecificCharacterSet",
+    )
+)  # fmt: skip
+# Whoever changes one of these has made another image, whatever its pixels.
+GEOMETRY = frozenset(
+    Tag(keyword)
+    for keyword in (
+        "SOPClassUID", "FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
+        "SliceThickness", "SpacingBetweenSlices", "Rows", "Columns", "NumberOfFrames", "BitsStored", "HighBit",
+        "PixelRepresentation", "SamplesPerPixel", "RescaleSlope", "RescaleIntercept", "ImageType",
+        "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "ContentSequence", "SegmentSequence",
+    )
+)  # fmt: skip
+
+
+class Difference(StrEnum):
+    """How an instance differs from the one that is here under its UID."""
+
+    NONE = "NONE"  # the same attributes and pixels, in whatever transfer syntax
+    ATTRIBUTES = "ATTRIBUTES"  # the same image under other attributes: a corrected name, for example
+    IMAGE = "IMAGE"  # other pixels or another geometry
+
+
+def compare(known: Path, newcomer: bytes | Path) -> Difference:
+    """Both are Part 10. What cannot be read or decoded counts as IMAGE, the difference that keeps most."""
+    try:
+        one, other = dcmread(known), dcmread(BytesIO(newcomer) if isinstance(newcomer, bytes) else newcomer)
+        changed = _changed(one, other)
+        if changed & GEOMETRY or not _same_pixels(one, other):
+            return Difference.IMAGE
+    except Exception:  # damaged objects fail in many ways, all of which mean the same here
+        return Difference.IMAGE
+    return Difference.ATTRIBUTES if changed else Difference.NONE
+
+
+def _changed(one: Dataset, other: Dataset) -> set[BaseTag]:
+    """Top-level attributes whose values differ. A different padding or character set is no difference."""
+    tags = (set(one.keys()) | set(other.keys())) - PIXEL_TAGS - ENCODING
+    tags = {tag for tag in tags if tag.element != 0}  # group lengths (retired) describe the encoding
+    return {tag for tag in tags if _value(one, tag) != _value(other, tag)}
+
+
+def _value(ds: Dataset, tag: BaseTag) -> Any:
+    return ds[tag].value if tag in ds else None
+
+
+def _same_pixels(one: Dataset, other: Dataset) -> bool:
+    present = [tag for tag in PIXEL_TAGS if tag in one or tag in other]
+    if any((tag in one) != (tag in other) for tag in present):
+        return False
+    same_syntax = one.file_meta.TransferSyntaxUID == other.file_meta.TransferSyntaxUID
+    if same_syntax and all(one[tag].value == other[tag].value for tag in present):
+        return True
+    return not present or bool((one.pixel_array == other.pixel_array).all())

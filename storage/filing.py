@@ -1,0 +1,599 @@
+"""Filing what the journals hold: each instance a file at its place, then the rows of many in one transaction.
+
+Everything here may be done again after a crash, from any point of a journal, with the same outcome: files are told
+apart by their content, rows by their keys, and times are those of the receiver.
+"""
+
+import hashlib
+import logging
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from sqlalchemy import and_, insert, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from storage import schema
+from storage.comparison import Difference, compare
+from storage.database import Database, changed, insert_if_absent
+from storage.errors import Permanent
+from storage.events import add_event
+from storage.files import Tree, dataset_offset, dataset_sha256
+from storage.records import AssociationEnd, Facts, ReceivedInstance, Stored, StudyState
+
+log = logging.getLogger(__name__)
+
+UID = re.compile(r"[0-9][0-9.]{0,63}")  # wider than PS3.5 9.1, but safe as the name of a file
+SUFFIX = ".dcm"
+VERSION_MARK = "-"  # between SOP Instance UID and content of a later version; no UID has it
+QUARANTINE = "quarantine"
+PRIORITIES = {"STAT": 2, "HIGH": 1}  # Requested Procedure Priority (PS3.3 C.4.11); the rest is 0
+_CHUNK = 500  # values of one IN: SQLite bounds them
+
+Feeds = Callable[[str, str], bool]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the index keeps of one instance. `file` is relative to the folder of instances, None at its usual place."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    series_instance_uid: str
+    study_instance_uid: str
+    transfer_syntax_uid: str
+    modality: str
+    size: int
+    sha256: str
+    received_at: datetime
+    facts: Facts
+    file: str | None = None
+
+    @property
+    def usual_file(self) -> str:
+        return f"{self.study_instance_uid}/{self.series_instance_uid}/{self.sop_instance_uid}{SUFFIX}"
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """An instance whose file is at its place, or in quarantine, on its way into the index."""
+
+    row: Row
+    outcome: Stored
+    at: datetime
+    association: str | None = None
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An association that a receiver noted. `receiver` names the process."""
+
+    association: str
+    calling_ae_title: str
+    called_ae_title: str
+    peer_host: str
+    receiver: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class Ended:
+    association: str
+    end: AssociationEnd
+    at: datetime
+
+
+class Archive:
+    """The files: instances below `root` as `<study>/<series>/<SOP instance>.dcm`, what contradicts them in the folder
+    `quarantine` beside it. Decides by content, and never replaces or removes what it cannot tell to be worthless."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._tree = Tree(root)
+        self._quarantine = Tree(root.parent / QUARANTINE)
+
+    @property
+    def quarantine(self) -> Path:
+        return self._quarantine.root
+
+    def path(self, row: Row) -> Path:
+        return self.root / (row.file or row.usual_file)
+
+    def place(self, row: Row, content: bytes | Path, known: Row | None) -> tuple[Row, Stored]:
+        """Puts one instance where it belongs. `known` is the current version in the index, or about to be there.
+
+        The row may come back with another file: a version beside the first one.
+        """
+        if known is None:
+            if self._tree.put(self.root / row.usual_file, content):
+                return row, Stored.NEW
+            if self._holds(self.root / row.usual_file, row.sha256):
+                return row, Stored.NEW  # put there before a crash that kept it from the index
+            self._set_aside(row)
+            self._tree.put(self.root / row.usual_file, content)
+            return row, Stored.NEW
+        if (known.study_instance_uid, known.series_instance_uid) != (row.study_instance_uid, row.series_instance_uid):
+            return self._keep_beside(row, content), Stored.CONFLICT
+        if known.sha256 == row.sha256:
+            self._restore(known, content)
+            return known, Stored.DUPLICATE
+        difference = compare(self.path(known), content)
+        if difference is Difference.NONE:
+            return known, Stored.DUPLICATE
+        if difference is Difference.IMAGE:
+            return self._keep_beside(row, content), Stored.CONFLICT
+        name = f"{row.sop_instance_uid}{VERSION_MARK}{row.sha256[:16]}{SUFFIX}"
+        version = replace(row, file=f"{row.study_instance_uid}/{row.series_instance_uid}/{name}")
+        self._tree.put(self.path(version), content)
+        return version, Stored.REVISION
+
+    def displace(self, row: Row) -> None:
+        """Moves a file that turned out to be under another instance's UID into quarantine."""
+        path = self.path(row)
+        self._keep_beside(row, path)
+        path.unlink(missing_ok=True)
+
+    def remove_stale(self) -> None:
+        self._tree.remove_stale()
+        self._quarantine.remove_stale()
+
+    def quarantined(self, row: Row) -> Path:
+        name = f"{row.sop_instance_uid}.{row.sha256[:16]}{SUFFIX}"
+        return self._quarantine.root / row.study_instance_uid / row.series_instance_uid / name
+
+    def _keep_beside(self, row: Row, content: bytes | Path) -> Row:
+        self._quarantine.put(self.quarantined(row), content)
+        return row
+
+    def _holds(self, path: Path, sha256: str) -> bool:
+        try:
+            return dataset_sha256(path) == sha256
+        except Permanent:
+            return False
+
+    def _restore(self, known: Row, content: bytes | Path) -> None:
+        """Mends a file that a loss of power damaged, from the same instance in the journal or sent again."""
+        path = self.path(known)
+        if path.is_file() and path.stat().st_size == known.size and self._holds(path, known.sha256):
+            return
+        log.warning("A damaged or missing file is restored", extra={"action": "file", "sop_instance": path.stem})
+        if path.exists():
+            self._set_aside(known)
+        self._tree.put(path, content)
+
+    def _set_aside(self, row: Row) -> None:
+        """A file that is not what its name says goes to quarantine under a name of its own."""
+        path = self.path(row)
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        self._quarantine.put(self.quarantined(replace(row, sha256=sha256)), path)
+        path.unlink()
+
+
+class Filing:
+    """One batch. `instance`, `opened` and `ended` collect; `commit` writes the rows.
+
+    `feeds_inputs(sop_class_uid, modality)` says whether an instance can be an application's input: only such a one
+    opens a new revision of its study when it comes late.
+    """
+
+    def __init__(self, database: Database, archive: Archive, feeds_inputs: Feeds) -> None:
+        self._database = database
+        self._archive = archive
+        self._feeds_inputs = feeds_inputs
+        self._arrivals: list[Arrival] = []
+        self._opened: list[Opened] = []
+        self._ended: list[Ended] = []
+        self._current: dict[str, Row] = {}  # of this batch, by SOP Instance UID
+        self._versions: dict[tuple[str, str], Row] = {}  # the same, by SOP Instance UID and content
+
+    def __len__(self) -> int:
+        return len(self._arrivals) + len(self._opened) + len(self._ended)
+
+    def instance(self, received: ReceivedInstance, content: bytes | Path) -> Stored:
+        """Files one instance; `content` is its Part 10 file. What the index makes of NEW is known after `commit`.
+
+        Raises Permanent for a UID that cannot be a file's name, StorageFull, OSError.
+        """
+        row = _row(received, content)
+        placed, outcome = self._archive.place(row, content, self._known(row))
+        if outcome in (Stored.NEW, Stored.REVISION):
+            self._current[row.sop_instance_uid] = placed
+            self._versions[row.sop_instance_uid, row.sha256] = placed
+        self._arrivals.append(Arrival(placed, outcome, row.received_at, received.association or None))
+        return outcome
+
+    def opened(self, association: Opened) -> None:
+        self._opened.append(association)
+
+    def ended(self, association: Ended) -> None:
+        self._ended.append(association)
+
+    def commit(self) -> list[Stored]:
+        """Writes the rows in one transaction; what became of each instance. The batch is empty afterwards.
+
+        Raises Retriable when the database is busy or gone: the batch stays and may be committed again.
+        """
+        while True:
+            try:
+                with self._database.session(derivable=True) as session:
+                    keys = self._associate(session)
+                    outcomes, displaced = self._index(session, keys)
+                    for ended in self._ended:
+                        end_association(session, keys.get(ended.association), ended.end, ended.at)
+                break
+            except IntegrityError:  # PostgreSQL: someone wrote the same row since we looked; now there is one to see
+                continue
+        for row in displaced:
+            self._archive.displace(row)
+        self._arrivals.clear()
+        self._opened.clear()
+        self._ended.clear()
+        self._current.clear()
+        self._versions.clear()
+        return outcomes
+
+    # -- what is known -------------------------------------------------------------------------------------------------
+
+    def _known(self, row: Row) -> Row | None:
+        """The version with the content of `row` where there is one, else the current one, else None.
+
+        Where nothing is at the place, the index is not asked for each of a thousand new instances: one that is there
+        under another series is met by `_index`.
+        """
+        known = self._versions.get((row.sop_instance_uid, row.sha256)) or self._current.get(row.sop_instance_uid)
+        if known is not None or not self._archive.path(row).exists():
+            return known
+        with self._database.reading() as session:
+            found = session.get(schema.Instance, row.sop_instance_uid)
+            if found is None:
+                return None
+            version = session.get(schema.InstanceVersion, (row.sop_instance_uid, row.sha256))
+            if version is None:
+                return _of(found)
+            return replace(_of(found), sha256=version.sha256, file=version.file, size=row.size)
+
+    # -- rows ----------------------------------------------------------------------------------------------------------
+
+    def _associate(self, session: Session) -> dict[str, int]:
+        """Writes the associations that are new; the ids of all that this batch speaks of."""
+        for opened in self._opened:
+            insert_if_absent(
+                session,
+                schema.Association,
+                {
+                    "key": opened.association,
+                    "calling_ae_title": opened.calling_ae_title[:16],
+                    "called_ae_title": opened.called_ae_title[:16],
+                    "peer_host": opened.peer_host[:255],
+                    "receiver": opened.receiver,
+                    "opened_at": opened.at,
+                },
+            )
+        wanted = {a.association for a in self._arrivals if a.association} | {e.association for e in self._ended}
+        return {
+            str(key): number
+            for keys in _chunks(sorted(wanted))
+            for key, number in session.execute(
+                select(schema.Association.key, schema.Association.id).where(schema.Association.key.in_(keys))
+            )
+        }
+
+    def _index(self, session: Session, keys: dict[str, int]) -> tuple[list[Stored], list[Row]]:
+        """The rows of the batch; the outcomes, and the rows whose UIDs are taken by instances of other series."""
+        uids = sorted({a.row.sop_instance_uid for a in self._arrivals})
+        known = {
+            row.sop_instance_uid: _of(row)
+            for chunk in _chunks(uids)
+            for row in session.scalars(select(schema.Instance).where(schema.Instance.sop_instance_uid.in_(chunk)))
+        }
+        outcomes: list[Stored] = []
+        displaced: list[Row] = []
+        studies: dict[str, _Study] = {}
+        new: list[dict[str, object]] = []
+        for arrival in self._arrivals:
+            row, outcome = arrival.row, arrival.outcome
+            before = known.get(row.sop_instance_uid)
+            association = keys.get(arrival.association or "")
+            if outcome is Stored.NEW and before is not None:
+                same = (before.study_instance_uid, before.series_instance_uid, before.sha256)
+                if same == (row.study_instance_uid, row.series_instance_uid, row.sha256):
+                    outcome = Stored.DUPLICATE
+                else:
+                    outcome = Stored.CONFLICT
+                    displaced.append(row)
+            if outcome is Stored.CONFLICT:
+                self._warn_of_conflict(session, row)
+            elif outcome is Stored.NEW:
+                study = self._study(session, studies, row)
+                revision = study.arrived(session, row, association, self._can_feed(session, study, row))
+                new.append(_columns(row, revision))
+                known[row.sop_instance_uid] = row
+            elif outcome is Stored.REVISION:
+                study = self._study(session, studies, row)
+                if before is not None and before.sha256 != row.sha256 and not _is_version(session, row):
+                    study.revised(session, row, association, self._can_feed(session, study, row))
+                    self._keep_version(session, before, row, study.revision, new)
+                    known[row.sop_instance_uid] = row
+                else:
+                    outcome = Stored.DUPLICATE
+            else:
+                study = self._study(session, studies, row)
+                study.repeated(arrival.at, association)
+            outcomes.append(outcome)
+        if new:
+            session.execute(insert(schema.Instance.__table__), new)  # type: ignore[arg-type]
+        for study in studies.values():
+            study.write(session)
+        return outcomes, displaced
+
+    def _study(self, session: Session, studies: dict[str, "_Study"], row: Row) -> "_Study":
+        if row.study_instance_uid not in studies:
+            studies[row.study_instance_uid] = _Study.locked(session, row)
+        return studies[row.study_instance_uid]
+
+    def _can_feed(self, session: Session, study: "_Study", row: Row) -> bool:
+        """Our own results must not: a PACS that routes them back would start an endless circle."""
+        if study.state == StudyState.RECEIVING:
+            return False  # nothing to reopen, so nobody need ask
+        return self._feeds_inputs(row.sop_class_uid, row.modality) and not is_own(session, row.sop_instance_uid)
+
+    def _keep_version(
+        self, session: Session, before: Row, row: Row, revision: int, new: list[dict[str, object]]
+    ) -> None:
+        """The newer version is the instance from now on; both are listed."""
+        if new:  # the row of this very batch must be there to be changed
+            session.execute(insert(schema.Instance.__table__), new)  # type: ignore[arg-type]
+            new.clear()
+        for version in (before, row):
+            insert_if_absent(
+                session,
+                schema.InstanceVersion,
+                {
+                    "sop_instance_uid": version.sop_instance_uid,
+                    "sha256": version.sha256,
+                    "file": version.file,
+                    "received_at": version.received_at,
+                },
+            )
+        columns = _columns(row, revision)
+        changed(
+            session,
+            update(schema.Instance)
+            .where(schema.Instance.sop_instance_uid == columns.pop("sop_instance_uid"))
+            .values(columns),
+        )
+
+    def _warn_of_conflict(self, session: Session, row: Row) -> None:
+        """Once for each file in quarantine."""
+        file = str(self._archive.quarantined(row).relative_to(self._archive.quarantine))
+        told = session.scalars(
+            select(schema.Event.data).where(
+                schema.Event.study_instance_uid == row.study_instance_uid, schema.Event.stage == "warning"
+            )
+        ).all()
+        if any(data.get("file") == file for data in told):
+            return
+        study = session.get(schema.Study, row.study_instance_uid)
+        add_event(
+            session,
+            row.received_at,
+            row.study_instance_uid,
+            1 if study is None else study.revision,
+            "warning",
+            "an instance came again with another image; the first one stands, the other is in quarantine",
+            data={"sop_instance_uid": row.sop_instance_uid, "file": file},
+        )
+
+
+class _Study:
+    """A study's row during one batch: changed in memory, written once."""
+
+    def __init__(self, row: schema.Study, is_new: bool) -> None:
+        self._row = row
+        self._is_new = is_new
+        self._feeds: set[tuple[int, int]] = set()
+
+    @classmethod
+    def locked(cls, session: Session, row: Row) -> "_Study":
+        """The row, held until the end of the transaction, so that no state changes in between. Made where absent."""
+        own = is_own(session, row.sop_instance_uid)
+        is_new = insert_if_absent(
+            session,
+            schema.Study,
+            {
+                "study_instance_uid": row.study_instance_uid,
+                "revision": 1,
+                # A result that comes back is no reason to compute anything, not even in a study forgotten here.
+                "state": StudyState.IGNORED if own else StudyState.RECEIVING,
+                "reason": "nothing applies: only results of this node came" if own else "instances arrive",
+                "instances": 0,
+                "revision_started_at": row.received_at,
+                "first_received_at": row.received_at,
+                "last_received_at": row.received_at,
+                "priority": 0,
+            },
+        )
+        found = session.scalars(
+            select(schema.Study).where(schema.Study.study_instance_uid == row.study_instance_uid).with_for_update()
+        ).one()
+        return cls(found, is_new)
+
+    @property
+    def state(self) -> StudyState:
+        return self._row.state
+
+    @property
+    def revision(self) -> int:
+        return self._row.revision
+
+    def arrived(self, session: Session, row: Row, association: int | None, reopens: bool) -> int:
+        """A new instance: of a new study, of the running revision, or late. The revision it belongs to."""
+        if self._is_new:
+            self._announce(session, row, association, "first instance")
+            self._is_new = False
+        elif reopens:
+            self._reopen(session, row, association, f"a late {row.modality or 'image'} instance")
+        self._row.instances += 1
+        self._row.priority = max(self._row.priority, PRIORITIES.get(row.facts.priority or "", 0))
+        self._note(row.received_at, association)
+        return self._row.revision
+
+    def revised(self, session: Session, row: Row, association: int | None, reopens: bool) -> None:
+        if reopens:
+            self._reopen(session, row, association, "a changed version of an instance")
+        else:
+            self._announce(
+                session, row, association, "an instance came again under changed attributes: the newer one is used"
+            )
+        self._note(row.received_at, association)
+
+    def repeated(self, at: datetime, association: int | None) -> None:
+        """A sender that repeats what it sent before an abort is still at work: its study is not quiet."""
+        if self._row.state == StudyState.RECEIVING:
+            self._note(at, association)
+
+    def write(self, session: Session) -> None:
+        session.flush()
+        for revision, association in self._feeds:
+            insert_if_absent(
+                session,
+                schema.Feed,
+                {
+                    "study_instance_uid": self._row.study_instance_uid,
+                    "revision": revision,
+                    "association_id": association,
+                },
+            )
+
+    def _reopen(self, session: Session, row: Row, association: int | None, what: str) -> None:
+        self._row.revision += 1
+        self._row.state = StudyState.RECEIVING
+        self._row.reason = f"{what} of series {row.series_instance_uid} came"
+        self._row.revision_started_at = row.received_at
+        self._announce(session, row, association, f"revision {self._row.revision}: {self._row.reason}")
+
+    def _note(self, at: datetime, association: int | None) -> None:
+        self._row.last_received_at = max(self._row.last_received_at, at)
+        if association is not None:
+            self._feeds.add((self._row.revision, association))
+
+    def _announce(self, session: Session, row: Row, association: int | None, text: str) -> None:
+        found = None if association is None else session.get(schema.Association, association)
+        source = "" if found is None else f", from {found.calling_ae_title}"
+        add_event(session, row.received_at, row.study_instance_uid, self._row.revision, "received", f"{text}{source}")
+
+
+def end_association(session: Session, association: int | None, end: AssociationEnd, at: datetime) -> None:
+    """Notes the end, once, on the timelines of the studies that the association fed. None: it fed nothing."""
+    if association is None:
+        return
+    ended = changed(
+        session,
+        update(schema.Association)
+        .where(schema.Association.id == association, schema.Association.ended.is_(None))
+        .values(ended=end, ended_at=at),
+    )
+    if not ended:
+        return
+    fed = session.execute(
+        select(schema.Feed.study_instance_uid, schema.Feed.revision, schema.Association.calling_ae_title)
+        .join(schema.Association)
+        .where(schema.Feed.association_id == association)
+    ).all()
+    for study_instance_uid, revision, calling in fed:
+        aborted = end is AssociationEnd.ABORTED
+        add_event(
+            session,
+            at,
+            study_instance_uid,
+            revision,
+            "warning" if aborted else "received",
+            f"association with {calling} {'aborted' if aborted else 'released'}",
+        )
+
+
+def abort_open_associations(database: Database, receiver: str, before: datetime) -> int:
+    """Ends as aborted what an earlier life of a receiver, from before `before`, left open; their number."""
+    with database.session(derivable=True) as session:
+        stale = session.scalars(
+            select(schema.Association.id).where(
+                and_(
+                    schema.Association.receiver == receiver,
+                    schema.Association.ended.is_(None),
+                    schema.Association.opened_at < before,
+                )
+            )
+        ).all()
+        for association in stale:
+            end_association(session, association, AssociationEnd.ABORTED, before)
+        return len(stale)
+
+
+def is_own(session: Session, sop_instance_uid: str) -> bool:
+    statement = select(schema.ResultObject.id).where(schema.ResultObject.sop_instance_uid == sop_instance_uid)
+    return session.scalar(statement) is not None
+
+
+def code(modality: str) -> str:
+    """A code string (PS3.5 6.2: CS) as every database takes it, whatever a peer sent."""
+    return "".join(c for c in modality if c.isprintable())[:16]
+
+
+def _is_version(session: Session, row: Row) -> bool:
+    return session.get(schema.InstanceVersion, (row.sop_instance_uid, row.sha256)) is not None
+
+
+def _row(received: ReceivedInstance, content: bytes | Path) -> Row:
+    for uid in (
+        received.study_instance_uid,
+        received.series_instance_uid,
+        received.sop_instance_uid,
+        received.sop_class_uid,
+        received.transfer_syntax_uid,
+    ):
+        if not UID.fullmatch(uid):
+            raise Permanent("A UID has other characters than digits and dots, or more than 64")
+    if isinstance(content, Path):
+        size, sha256 = content.stat().st_size, dataset_sha256(content)
+    else:
+        size = len(content)
+        sha256 = hashlib.sha256(memoryview(content)[dataset_offset(content[:144]) :]).hexdigest()
+    return Row(
+        sop_instance_uid=received.sop_instance_uid,
+        sop_class_uid=received.sop_class_uid,
+        series_instance_uid=received.series_instance_uid,
+        study_instance_uid=received.study_instance_uid,
+        transfer_syntax_uid=received.transfer_syntax_uid,
+        modality=code(received.modality),
+        size=size,
+        sha256=sha256,
+        received_at=received.received_at,
+        facts=received.facts,
+    )
+
+
+def _of(row: schema.Instance) -> Row:
+    return Row(
+        sop_instance_uid=row.sop_instance_uid,
+        sop_class_uid=row.sop_class_uid,
+        series_instance_uid=row.series_instance_uid,
+        study_instance_uid=row.study_instance_uid,
+        transfer_syntax_uid=row.transfer_syntax_uid,
+        modality=row.modality,
+        size=row.size,
+        sha256=row.sha256,
+        received_at=row.received_at,
+        facts=Facts.of(row.facts),
+        file=row.file,
+    )
+
+
+def _columns(row: Row, revision: int) -> dict[str, object]:
+    return {**vars(row), "facts": row.facts.plain(), "revision": revision}
+
+
+def _chunks(values: Sequence[str]) -> Iterable[Sequence[str]]:
+    return (values[i : i + _CHUNK] for i in range(0, len(values), _CHUNK))
