@@ -66,8 +66,8 @@ class Tree:
                 return self._name(temporary, path)
 
     def _name(self, source: Path, path: Path) -> bool:
+        self._make(path.parent)
         try:
-            self._make(path.parent)
             os.link(source, path)
         except FileExistsError:
             return False

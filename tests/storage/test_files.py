@@ -15,7 +15,8 @@ from storage.errors import Permanent, StorageFull
 from storage.files import (
     IMPLEMENTATION_CLASS_UID,
     STALE_SECONDS,
-    DurableTree,
+    FileSystem,
+    Tree,
     dataset_sha256,
     part10_header,
     write_durable,
@@ -58,51 +59,53 @@ def test_a_dataset_is_written_and_replaced(tmp_path: Path) -> None:
     assert files(tmp_path) == ["new/folders/seg.dcm"]
 
 
-def test_a_file_is_flushed_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """File, then name, then folder: any other order can lose or tear what was acknowledged."""
+def test_a_result_is_flushed_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """File, then name, then folder: any other order can lose or tear it."""
     steps: list[str] = []
-    fsync, link = os.fsync, os.link
+    fsync, replace = os.fsync, os.replace
 
     def seen_fsync(descriptor: int) -> None:
         steps.append("flush " + ("folder" if os.path.isdir(f"/proc/self/fd/{descriptor}") else "file"))
         fsync(descriptor)
 
-    def seen_link(source: Path, target: Path) -> None:
+    def seen_replace(source: Path, target: Path) -> None:
         steps.append("name")
-        link(source, target)
+        replace(source, target)
 
     monkeypatch.setattr(os, "fsync", seen_fsync)
-    monkeypatch.setattr(os, "link", seen_link)
-    tree = DurableTree(tmp_path)
-    assert tree.write_new(tmp_path / "a" / "b" / "1.dcm", b"first")
-    steps.clear()
-    assert tree.write_new(tmp_path / "a" / "b" / "2.dcm", b"second")
+    monkeypatch.setattr(os, "replace", seen_replace)
+    write_durable(tmp_path / "seg.dcm", dataset())
     assert steps == ["flush file", "name", "flush folder"]
-    steps.clear()
-    assert tree.write_new(tmp_path / "a" / "c" / "3.dcm", b"third")
-    assert steps == ["flush file", "flush folder", "flush folder", "name", "flush folder"]
 
 
 def test_nothing_is_replaced(tmp_path: Path) -> None:
-    tree = DurableTree(tmp_path)
+    tree = Tree(tmp_path)
     path = tmp_path / "a" / "1.dcm"
-    assert tree.write_new(path, b"he", b"ad")
-    assert not tree.write_new(path, b"other")
+    assert tree.put(path, b"head")
+    assert not tree.put(path, b"other")
     assert path.read_bytes() == b"head"
     assert files(tmp_path) == ["a/1.dcm"]
 
 
+def test_a_file_gets_another_name(tmp_path: Path) -> None:
+    tree = Tree(tmp_path)
+    (tmp_path / "large").write_bytes(b"large")
+    assert tree.put(tmp_path / "a" / "1.dcm", tmp_path / "large")
+    (tmp_path / "large").unlink()
+    assert (tmp_path / "a" / "1.dcm").read_bytes() == b"large"
+
+
 def test_a_folder_may_have_been_removed(tmp_path: Path) -> None:
-    tree = DurableTree(tmp_path)
-    assert tree.write_new(tmp_path / "a" / "1.dcm", b"x")
+    tree = Tree(tmp_path)
+    assert tree.put(tmp_path / "a" / "1.dcm", b"x")
     (tmp_path / "a" / "1.dcm").unlink()
     (tmp_path / "a").rmdir()
-    assert tree.write_new(tmp_path / "a" / "2.dcm", b"x")
+    assert tree.put(tmp_path / "a" / "2.dcm", b"x")
 
 
 def test_temporary_files_of_the_dead_are_removed(tmp_path: Path) -> None:
-    tree = DurableTree(tmp_path)
-    tree.write_new(tmp_path / "a" / "1.dcm", b"x")
+    tree = Tree(tmp_path)
+    tree.put(tmp_path / "a" / "1.dcm", b"x")
     dead, alive = tmp_path / ".incoming" / "dead", tmp_path / ".incoming" / "alive"
     dead.touch()
     alive.touch()
@@ -113,35 +116,39 @@ def test_temporary_files_of_the_dead_are_removed(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_said_and_leaves_nothing(small_disk: Path) -> None:
-    tree = DurableTree(small_disk)
+    tree = Tree(small_disk)
     with pytest.raises(StorageFull):
-        tree.write_new(small_disk / "a" / "1.dcm", bytes(200_000))
+        tree.put(small_disk / "a" / "1.dcm", bytes(200_000))
     with pytest.raises(StorageFull):
         write_durable(small_disk / "seg.dcm", dataset(200_000))
     assert files(small_disk) == []
-    assert tree.write_new(small_disk / "a" / "1.dcm", bytes(2_000))  # and the room is free again
+    assert tree.put(small_disk / "a" / "1.dcm", bytes(2_000))  # and the room is free again
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 def test_a_disk_that_is_full_when_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-    tree = DurableTree(tmp_path)
-
     def full(descriptor: int) -> None:
         raise OSError(code, os.strerror(code))
 
-    tree.write_new(tmp_path / "a" / "1.dcm", b"x")
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StorageFull):
-        tree.write_new(tmp_path / "a" / "2.dcm", b"x")
-    with pytest.raises(StorageFull):
         write_durable(tmp_path / "seg.dcm", dataset())
-    assert files(tmp_path) == ["a/1.dcm"]
+    assert files(tmp_path) == []
 
 
 def test_other_failures_stay_what_they_are(tmp_path: Path) -> None:
     (tmp_path / "a").touch()
     with pytest.raises(OSError, match=r"exists|directory"):
-        DurableTree(tmp_path).write_new(tmp_path / "a" / "1.dcm", b"x")
+        Tree(tmp_path).put(tmp_path / "a" / "1.dcm", b"x")
+
+
+def test_a_file_system_is_flushed_as_a_whole(tmp_path: Path) -> None:
+    file_system = FileSystem(tmp_path / "new")
+    (tmp_path / "new" / "1").write_bytes(b"x")
+    file_system.settle()
+    file_system.close()
+    with pytest.raises(OSError, match="descriptor"):
+        file_system.settle()
 
 
 @pytest.mark.parametrize("source", ["MR1", "MR12", "", "A_TITLE_LONGER_THAN_16"])

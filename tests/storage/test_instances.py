@@ -30,7 +30,7 @@ def encoded(sent: Sent, ds: Dataset) -> Sent:
     """`ds` in its transfer syntax, sent as `sent` was."""
     file = BytesIO()
     ds.save_as(file, enforce_file_format=True)
-    meta, offset = split_dataset(BytesIO(file.getvalue()))
+    _, offset = split_dataset(BytesIO(file.getvalue()))
     instance = replace(sent.instance, transfer_syntax_uid=str(ds.file_meta.TransferSyntaxUID))
     return Sent(instance, file.getvalue()[offset:])
 

@@ -1,0 +1,199 @@
+"""The journal: durable before it returns, whole or not at all, and readable whatever a crash left."""
+
+import errno
+import os
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from storage import journal
+from storage.errors import Permanent, Retriable, StorageFull
+from storage.journal import Frame, Journal, Kind, SegmentReader, instance_of
+from storage.records import AssociationEnd, Facts
+from tests.storage.node import received
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Journal:
+    result = Journal(tmp_path / "receive-0")
+    result.open()
+    return result
+
+
+def frames(folder: Path) -> list[Frame]:
+    found = []
+    for path in journal.segments(folder):
+        with SegmentReader(path) as reader:
+            found += list(reader.frames(0))
+    return found
+
+
+def test_what_is_stored_is_read_again(opened: Journal) -> None:
+    sent = received()
+    facts = Facts(images_in_acquisition=7, position=(1.0, 2.0, -3.5), priority="STAT")
+    instance = replace(sent.instance, facts=facts, source_ae_title="MÜLLER", association="a-1")
+    opened.opened("a-1", "MR1", "NODE", "host")
+    opened.store(instance, sent.file[:500], memoryview(sent.file)[500:])
+    opened.ended("a-1", AssociationEnd.RELEASED)
+    opened.close()
+    started, association, stored, ended = frames(opened.folder)
+    assert [f.kind for f in (started, association, stored, ended)] == [
+        Kind.STARTED, Kind.ASSOCIATION, Kind.INSTANCE, Kind.ASSOCIATION_ENDED,
+    ]  # fmt: skip
+    assert instance_of(stored.meta) == instance
+    assert stored.body == sent.file
+    assert association.meta["calling_ae_title"] == "MR1"
+    assert ended.meta["end"] == "RELEASED"
+
+
+def test_a_large_instance_lies_beside(opened: Journal) -> None:
+    sent = received()
+    file = opened.large()
+    for part in (sent.file[:100], sent.file[100:]):
+        file.write(part)
+    opened.store_large(sent.instance, file)
+    _, stored = frames(opened.folder)
+    assert stored.kind is Kind.LARGE_INSTANCE
+    assert instance_of(stored.meta) == sent.instance
+    assert (opened.folder / stored.meta["file"]).read_bytes() == sent.file
+    assert stored.meta["size"] == len(sent.file)
+    other = opened.large()
+    other.write(b"x")
+    other.discard()
+    assert len(list(opened.folder.glob("*.large"))) == 1
+
+
+def test_success_comes_after_the_flush(opened: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    flush, write = os.fdatasync, os.writev
+
+    def seen_flush(descriptor: int) -> None:
+        flush(descriptor)
+        order.append("flushed")
+
+    def seen_write(descriptor: int, parts: list[memoryview]) -> int:
+        order.append("written")
+        return write(descriptor, parts)
+
+    monkeypatch.setattr(os, "fdatasync", seen_flush)
+    monkeypatch.setattr(os, "writev", seen_write)
+    opened.store(received().instance, received().file)
+    assert order == ["written", "flushed"]
+
+
+def test_threads_that_wait_share_a_flush(opened: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushes = []
+    slow = threading.Event()
+
+    def flush(descriptor: int) -> None:
+        flushes.append(descriptor)
+        slow.wait(0.2)
+
+    monkeypatch.setattr(os, "fdatasync", flush)
+    threads = [
+        threading.Thread(target=opened.store, args=(received(n).instance, received(n).file)) for n in range(1, 9)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert 1 <= len(flushes) <= 3
+    assert len(frames(opened.folder)) == 9
+
+
+def test_segments_follow_one_another(opened: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "SEGMENT_BYTES", 3000)
+    for number in range(1, 11):
+        opened.store(received(number).instance, received(number).file)
+    assert len(journal.segments(opened.folder)) > 2
+    stored = [f.meta["sop_instance_uid"] for f in frames(opened.folder) if f.kind is Kind.INSTANCE]
+    assert stored == [received(n).instance.sop_instance_uid for n in range(1, 11)]
+
+
+def test_a_new_life_begins_a_new_segment(opened: Journal) -> None:
+    opened.store(received().instance, received().file)
+    with pytest.raises(Permanent, match="Another process"):
+        Journal(opened.folder).open()
+    assert journal.is_written(opened.folder)
+    opened.close()
+    assert not journal.is_written(opened.folder)
+    again = Journal(opened.folder)
+    again.open()
+    assert [p.name for p in journal.segments(opened.folder)] == ["00000001.log", "00000002.log"]
+
+
+@pytest.mark.parametrize("cut", [1, 30, 200, 800])
+def test_a_torn_tail_ends_the_segment(opened: Journal, cut: int) -> None:
+    for number in (1, 2):
+        opened.store(received(number).instance, received(number).file)
+    opened.close()
+    (path,) = journal.segments(opened.folder)
+    os.truncate(path, path.stat().st_size - cut)
+    found = frames(opened.folder)
+    assert [f.meta.get("sop_instance_uid") for f in found] == [None, received(1).instance.sop_instance_uid]
+    with SegmentReader(path) as reader:
+        assert reader.damaged_until(found[-1].end) is None
+
+
+def test_damage_in_the_middle_is_told_from_a_torn_tail(opened: Journal) -> None:
+    for number in (1, 2, 3):
+        opened.store(received(number).instance, received(number).file)
+    opened.close()
+    (path,) = journal.segments(opened.folder)
+    whole = frames(opened.folder)
+    content = bytearray(path.read_bytes())
+    content[whole[1].end + 300] ^= 1
+    path.write_bytes(content)
+    found = frames(opened.folder)
+    assert len(found) == 2
+    with SegmentReader(path) as reader:
+        behind = reader.damaged_until(found[-1].end)
+        assert behind == whole[2].end
+        (last,) = reader.frames(behind)
+        assert last.meta["sop_instance_uid"] == received(3).instance.sop_instance_uid
+
+
+def test_a_write_that_failed_leaves_nothing(opened: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened.store(received(1).instance, received(1).file)
+    write = os.writev
+
+    def half(descriptor: int, parts: list[memoryview]) -> int:
+        if len(parts) == 1:  # what the first call left
+            raise OSError(errno.ENOSPC, "full")
+        return write(descriptor, [parts[0], parts[1], parts[2][:10]])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "writev", half)
+        with pytest.raises(StorageFull):
+            opened.store(received(2).instance, received(2).file)
+    opened.store(received(3).instance, received(3).file)
+    stored = [f.meta["sop_instance_uid"] for f in frames(opened.folder) if f.kind is Kind.INSTANCE]
+    assert stored == [received(n).instance.sop_instance_uid for n in (1, 3)]
+    assert len(journal.segments(opened.folder)) == 1
+
+
+def test_a_flush_that_failed_ends_its_segment(opened: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel may have dropped what it could not write, and says so only once."""
+
+    def broken(descriptor: int) -> None:
+        raise OSError(errno.EIO, "input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", broken)
+        with pytest.raises(Retriable, match="EIO"):
+            opened.store(received(1).instance, received(1).file)
+    opened.store(received(1).instance, received(1).file)
+    assert len(journal.segments(opened.folder)) == 2
+
+
+def test_the_watermark(tmp_path: Path) -> None:
+    free = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
+    low = Journal(tmp_path / "low", 2 * free)
+    low.open()
+    with pytest.raises(StorageFull, match="minimum_free_megabytes"):
+        low.ensure_space()
+    high = Journal(tmp_path / "high", free // 2)
+    high.open()
+    high.ensure_space()
