@@ -65,6 +65,13 @@ class InstanceStore:
             )
             return [self._record(row) for row in rows]
 
+    def all(self) -> Iterator[Instance]:
+        """Every instance there is, in its current version, one study after another."""
+        with self._database.reading() as session:
+            studies = session.scalars(select(schema.Study.study_instance_uid)).all()
+        for study in studies:
+            yield from self.instances(study)
+
     def series(self, study_instance_uid: str) -> list[Series]:
         """The series of a study by their UIDs, our own results included where a PACS sent them back."""
         grouped = groupby(self.instances(study_instance_uid), key=lambda i: i.series_instance_uid)
@@ -109,7 +116,7 @@ class InstanceStore:
         self._archive.remove_stale()
         added = 0
         filing = self.filing()
-        for path in self._files_without_row():
+        for path in self.files_without_row():
             try:
                 if filing.instance(_read(path), path) is Stored.CONFLICT:
                     path.unlink()  # its other name is in quarantine
@@ -124,7 +131,7 @@ class InstanceStore:
             log.warning("Found %d instances that were not indexed", added, extra={"action": "reindex"})
         return added
 
-    def _files_without_row(self) -> Iterator[Path]:
+    def files_without_row(self) -> Iterator[Path]:
         """First versions before later ones, and those in the order of their making."""
         for study in sorted(self._root.glob("[0-9]*")):
             known = self._known_files(study.name)
