@@ -11,9 +11,11 @@ import struct
 import threading
 import time
 from collections.abc import Container, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 
+MAXIMUM_PDU_BYTES = 131072  # what we announce: the most that DCMTK sends
 LARGEST_PDU_BYTES = 4 * 2**20  # what we read, since not every peer keeps to what we announce
 LARGEST_COMMAND_BYTES = 64 * 2**10
 LARGE_BYTES = 8 * 2**20  # a dataset beyond this goes to disk while it arrives
@@ -102,7 +104,7 @@ class StoreResponse:
 class Wire:
     """A connection that is read through a buffer, and never waits longer for its peer than it should.
 
-    Reading belongs to one thread; `send`, `wake` and `cut` may be called by others.
+    Reading belongs to one thread; `send`, `wake`, `stop` and `cut` may be called by others.
     """
 
     def __init__(self, connection: socket.socket, timeout: float) -> None:
@@ -115,11 +117,10 @@ class Wire:
         self._sending = threading.Lock()
         self._closing = threading.Lock()
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._data = select.poll()
-        self._data.register(connection, select.POLLIN)
-        self._data_or_event = select.poll()
-        self._data_or_event.register(connection, select.POLLIN)
-        self._data_or_event.register(self._event, select.POLLIN)
+        self._stopped = False
+        self._poll = select.poll()
+        self._poll.register(connection, select.POLLIN)
+        self._poll.register(self._event, select.POLLIN)
         self._buffer = bytearray()  # read but not taken: from _start to _end
         self._start = self._end = 0
         self._waited = 0.0  # for the peer, since the message began
@@ -133,17 +134,14 @@ class Wire:
         """Waits for the next message: True when it is here, False after `wake`. Raises Lost when none comes in time."""
         if self._start < self._end:
             return True
-        acknowledge_at_once(self.connection)
-        ready = self._data_or_event.poll(min(QUIET_SECONDS, self.timeout) * 1000)
-        if not ready and self.timeout > QUIET_SECONDS:
+        quiet = min(QUIET_SECONDS, self.timeout)
+        ready = self._look(quiet)
+        if ready is None and self.timeout > quiet:
             self._buffer = bytearray()
-            ready = self._data_or_event.poll((self.timeout - QUIET_SECONDS) * 1000)
-        if not ready:
+            ready = self._look(self.timeout - quiet)
+        if ready is None:
             raise Lost("it was idle for too long")
-        descriptors = {descriptor for descriptor, _ in ready}
-        if self._event in descriptors:
-            os.eventfd_read(self._event)
-        return self.connection.fileno() in descriptors
+        return ready
 
     @property
     def is_quiet(self) -> bool:
@@ -177,9 +175,23 @@ class Wire:
     def skip(self, size: int) -> None:
         self.take_into(memoryview(bytearray(size)))
 
-    def send(self, data: bytes) -> None:
+    def take_until(self, target: bytearray, size: int, deadline: float) -> None:
+        """Appends bytes to `target` until it has `size`; what came is in it even when Lost is raised."""
+        while len(target) < size:
+            if self._start == self._end:
+                if not self._look(max(0.0, deadline - time.monotonic())):
+                    raise Lost("it did not ask for an association in time")
+                self._fill()
+            end = min(self._end, self._start + size - len(target))
+            target += memoryview(self._buffer)[self._start : end]
+            self._start = end
+
+    def send(self, data: bytes, timeout: float | None = None) -> None:
         """Sends all of it. Raises Lost when the peer is gone, or does not read."""
-        with self._sending:
+        timeout = self.timeout if timeout is None else timeout
+        if not self._sending.acquire(timeout=timeout):
+            raise Lost("it does not read our answers")
+        try:
             rest = memoryview(data)
             while rest:
                 try:
@@ -187,10 +199,12 @@ class Wire:
                 except BlockingIOError:
                     writable = select.poll()
                     writable.register(self.connection, select.POLLOUT)
-                    if not writable.poll(self.timeout * 1000):
+                    if not writable.poll(timeout * 1000):
                         raise Lost("it does not read our answers") from None
-                except OSError:
-                    raise Lost("the connection broke") from None
+        except OSError:
+            raise Lost("the connection broke") from None
+        finally:
+            self._sending.release()
 
     def wake(self) -> None:
         """Makes `between_messages` return."""
@@ -198,19 +212,24 @@ class Wire:
             if self._event >= 0:
                 os.eventfd_write(self._event, 1)
 
+    def stop(self) -> None:
+        """Makes whatever waits for the peer raise Lost. What was said last still reaches the peer."""
+        self._stopped = True
+        self.wake()
+
     def cut(self) -> None:
         """Ends whatever reading or writing is going on."""
-        try:
+        with suppress(OSError):
             self.connection.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
 
     def drain(self, seconds: float) -> None:
         """Waits until the peer has closed, so that it reads what we said last; closing on unread data would reset."""
         deadline = time.monotonic() + seconds
         try:
             self.connection.shutdown(socket.SHUT_WR)
-            while (left := deadline - time.monotonic()) > 0 and self._data.poll(left * 1000):
+            readable = select.poll()
+            readable.register(self.connection, select.POLLIN)
+            while (left := deadline - time.monotonic()) > 0 and readable.poll(left * 1000):
                 if not self.connection.recv(READ_BYTES):
                     return
         except OSError:
@@ -218,6 +237,8 @@ class Wire:
 
     def close(self) -> None:
         self.connection.close()
+        self._buffer = bytearray()
+        self._start = self._end = 0
         with self._closing:
             event, self._event = self._event, -1
         if event >= 0:
@@ -247,23 +268,32 @@ class Wire:
 
     def _wait(self) -> None:
         """Until there is something to read. A peer has the time-out, and more for what it has delivered already: one
-        byte every second, or one PDU without content, holds no place for ever."""
-        allowed = min(self.timeout, self.timeout + self._received / MINIMUM_BYTES_PER_SECOND - self._waited)
-        acknowledge_at_once(self.connection)
-        start = time.monotonic()
-        if allowed <= 0 or not self._data.poll(allowed * 1000):
-            raise Lost("it stopped, or was too slow, in the middle of a message")
-        self._waited += time.monotonic() - start
+        byte every second, or PDUs without content, hold no place for ever."""
+        while True:
+            allowed = min(self.timeout, self.timeout + self._received / MINIMUM_BYTES_PER_SECOND - self._waited)
+            start = time.monotonic()
+            ready = self._look(allowed) if allowed > 0 else None
+            self._waited += time.monotonic() - start
+            if ready is None:
+                raise Lost("it stopped, or was too slow, in the middle of a message")
+            if ready:
+                return
 
-
-def acknowledge_at_once(connection: socket.socket) -> None:
-    """Spares senders that leave Nagle's algorithm on the wait for a delayed ACK. Linux forgets it, so before each wait
-    for them."""
-    if hasattr(socket, "TCP_QUICKACK"):
-        try:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-        except OSError:
-            pass  # the read that follows tells what happened to the connection
+    def _look(self, seconds: float) -> bool | None:
+        """Waits for something to read: True when there is, False when only `wake` was called, None after `seconds`."""
+        # Spares senders that leave Nagle's algorithm on the wait for a delayed ACK. Linux forgets it: each time anew.
+        if hasattr(socket, "TCP_QUICKACK"):
+            with suppress(OSError):  # what happened to the connection is told by reading
+                self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        ready = self._poll.poll(seconds * 1000)
+        if not ready:
+            return None
+        if len(ready) == 1 and ready[0][0] != self._event:
+            return True
+        os.eventfd_read(self._event)
+        if self._stopped:
+            raise Lost("this node ended it")
+        return len(ready) > 1
 
 
 # -- messages ----------------------------------------------------------------------------------------------------------

@@ -66,6 +66,8 @@ _BY_PYDICOM = _DEFLATED | {ExplicitVRBigEndian}
 _LARGEST_INFLATED_HEADER = 4 * 2**20  # stops a small deflated dataset from filling the memory
 _LARGEST_INTEGER = 2**31 - 1  # of IS (PS3.5 table 6.2-1)
 
+NO_FACTS = Facts()
+
 Bytes = bytes | bytearray | memoryview
 
 
@@ -82,7 +84,7 @@ class Header:
     study_instance_uid: str
     series_instance_uid: str
     modality: str
-    facts: Facts = Facts()
+    facts: Facts = NO_FACTS
 
 
 def scan_header(dataset: Bytes, transfer_syntax_uid: str) -> Header:

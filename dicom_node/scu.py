@@ -22,10 +22,11 @@ from pynetdicom.dsutils import split_dataset
 from pynetdicom.sop_class import Verification
 from pynetdicom.transport import AddressInformation
 
+from dicom_node.data_path import MAXIMUM_PDU_BYTES
 from dicom_node.destinations.base import EchoResult, SendResult
 from dicom_node.errors import PeerRefused, PeerUnavailable
 from dicom_node.header import UnreadableDataset, scan_header
-from dicom_node.upper_layer import MAXIMUM_PDU_BYTES, DeadlineSocket, QuietAssociation, silence_pynetdicom
+from dicom_node.upper_layer import DeadlineSocket, QuietAssociation, silence_pynetdicom
 from storage.errors import NodeError, Permanent
 
 MAXIMUM_CONTEXTS = 128  # presentation context IDs are the odd numbers of one byte (PS3.8 9.3.2.2)
