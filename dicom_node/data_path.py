@@ -4,6 +4,7 @@
 Nothing here polls, queues, or knows pynetdicom; memory is bounded whatever lengths a peer claims.
 """
 
+import mmap
 import os
 import select
 import socket
@@ -21,7 +22,6 @@ LARGEST_COMMAND_BYTES = 64 * 2**10
 LARGE_BYTES = 8 * 2**20  # a dataset beyond this goes to disk while it arrives
 CHUNK_BYTES = 2**20  # in such pieces
 READ_BYTES = 64 * 2**10  # asked of the kernel at once, beside what goes to its place directly
-BODY_BYTES = 192 * 2**10  # the first buffer for a dataset; doubled as needed
 MINIMUM_BYTES_PER_SECOND = 1024  # a peer that is slower within a message, for longer than the time-out, is gone
 QUIET_SECONDS = 1.0  # after which an idle association gives its buffers back
 
@@ -306,7 +306,7 @@ class MessageReader:
         self._wire = wire
         self._contexts = contexts
         self._pdu = 0  # bytes of the current P-DATA-TF that were not taken yet
-        self._body = bytearray()
+        self._body: mmap.mmap | None = None  # where a dataset is gathered: memory is taken only as far as it is used
         self._filled = 0
 
     def between_messages(self) -> bool:
@@ -315,8 +315,8 @@ class MessageReader:
         if self._pdu:
             return True
         ready = self._wire.between_messages()
-        if self._wire.is_quiet:
-            self._body = bytearray()
+        if self._wire.is_quiet and self._body is not None:
+            self._body.madvise(mmap.MADV_DONTNEED)
         return ready
 
     def command(self) -> Command:
@@ -338,38 +338,35 @@ class MessageReader:
     def dataset(self, context_id: int) -> tuple[memoryview, bool]:
         """The dataset of the message, or its beginning, and whether it is all; `rest` reads on. Valid until the next
         call of any method."""
-        self._filled = 0
         complete = self._collect(context_id, LARGE_BYTES)
-        return memoryview(self._body)[: self._filled], complete
+        return self._collected(), complete
 
     def rest(self, context_id: int) -> Iterator[memoryview]:
         """What follows the beginning, in pieces, each valid until the next one."""
         complete = False
         while not complete:
-            self._filled = 0
             complete = self._collect(context_id, CHUNK_BYTES)
-            yield memoryview(self._body)[: self._filled]
+            yield self._collected()
 
     def _collect(self, context_id: int, limit: int) -> bool:
         """Gathers fragments until the last one, or until there are `limit` bytes or more."""
+        if self._body is None:
+            self._body = mmap.mmap(-1, LARGE_BYTES + LARGEST_PDU_BYTES)
+        body = memoryview(self._body)
+        self._filled = 0
         while self._filled < limit:
             _, control, length = self._fragment(context_id)
             if control & COMMAND:
                 raise Violation(AbortReason.UNEXPECTED_PARAMETER, "a command came in the middle of a dataset")
-            end = self._filled + length
-            if end > len(self._body):
-                self._grow(end)
-            self._wire.take_into(memoryview(self._body)[self._filled : end])
-            self._filled = end
+            self._wire.take_into(body[self._filled : self._filled + length])
+            self._filled += length
             if control & LAST:
                 return True
         return False
 
-    def _grow(self, needed: int) -> None:
-        """A new buffer instead of a longer one: whoever still looks at the old one may go on."""
-        body = bytearray(max(BODY_BYTES, 2 * len(self._body), needed))
-        body[: self._filled] = memoryview(self._body)[: self._filled]
-        self._body = body
+    def _collected(self) -> memoryview:
+        assert self._body is not None
+        return memoryview(self._body)[: self._filled]
 
     def _fragment(self, context_id: int | None, first: bool = False) -> tuple[int, int, int]:
         """Presentation context, control header and length of the next fragment; its bytes are next on the wire."""
