@@ -144,19 +144,23 @@ def _code(value: bytes | None) -> str | None:
 
 
 def _integer(value: bytes | None) -> int | None:
-    """The first value of an integer string."""
+    """The first value of an integer string; 12.0 is one too, since it is written."""
     if not value:
         return None
-    try:
-        number = int(value.split(b"\\", 1)[0].strip(b" \0"))
-    except ValueError:
-        return None
+    first = value.split(b"\\", 1)[0].strip(b" \0")
+    if first.isdigit():
+        number = int(first)
+    else:
+        numbers = _decimals(first, 1)
+        if numbers is None or not numbers[0].is_integer():
+            return None
+        number = int(numbers[0])
     return number if -_LARGEST_INTEGER <= number <= _LARGEST_INTEGER else None
 
 
 def _decimals(value: bytes | None, count: int) -> tuple[float, ...] | None:
     """A decimal string of `count` values."""
-    if not value:
+    if not value or b"_" in value:  # which Python allows in numbers
         return None
     try:
         numbers = tuple(map(float, value.strip(b" \0").split(b"\\")))

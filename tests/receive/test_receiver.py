@@ -23,13 +23,14 @@ from pynetdicom.sop_class import CTImageStorage, MRImageStorage, StorageCommitme
 from dicom_node import scu
 from dicom_node.data_path import encode_store_response
 from dicom_node.receiver import Receiver
-from dicom_node.scp import Peer, ReceivePolicy
+from dicom_node.scp import Peer, ReceivePolicy, ServiceName
 from dicom_node.scu import StorageSCU, Target
 from storage.journal import Kind, SegmentReader, segments
 from storage.records import AssociationEnd, ReceivedInstance
 from tests.instances import MakeFile
 from tests.receive.conftest import Receive, disk_full, unusable
 from tests.receive.kept import KeptJournal
+from tests.receive.raw import RELEASE, RawPeer, association_request
 
 STORESCU, DCMSEND, ECHOSCU = "/usr/bin/storescu", "/usr/bin/dcmsend", "/usr/bin/echoscu"
 needs_dcmtk = pytest.mark.skipif(not Path(STORESCU).exists(), reason="DCMTK is not installed (Debian: dcmtk)")
@@ -289,14 +290,16 @@ def test_responses_do_not_wait_for_a_delayed_acknowledgement(receive: Receive, m
 
 
 def reject_reason(target: Target, calling: str, called: str) -> tuple[int, int, int] | None:
-    ae = AE(ae_title=calling)
-    ae.add_requested_context(Verification)
-    assoc = ae.associate(target.host, target.port, ae_title=called)
-    if assoc.is_established:
-        assoc.release()
-        return None
-    answer = assoc.acceptor.primitive
-    return answer.result, answer.result_source, answer.diagnostic
+    """pynetdicom's client misses a rejection that comes at once, hence a raw one."""
+    with RawPeer(target, b"") as peer:
+        peer.send(association_request(calling=calling, called=called))
+        kind, content = peer.receive()
+        if kind == 0x02:
+            peer.send(RELEASE)
+            assert peer.receive()[0] == 0x06
+            return None
+        assert kind == 0x03
+        return content[1], content[2], content[3]
 
 
 def test_strangers_are_rejected_with_the_right_reason(receive: Receive) -> None:
@@ -310,14 +313,23 @@ def test_strangers_are_rejected_with_the_right_reason(receive: Receive) -> None:
 
 def test_one_association_too_many_is_rejected_for_now(receive: Receive) -> None:
     receiver, target = receive(maximum_associations=2)
-    ae = AE()
-    ae.add_requested_context(Verification)
-    first, second = (ae.associate(target.host, target.port) for _ in range(2))
-    assert reject_reason(target, "MR1", "NODE") == (0x02, 0x03, 0x02)
-    first.release()
-    wait_until(lambda: receiver._service.established < 2)
-    assert reject_reason(target, "MR1", "NODE") is None
-    second.release()
+    with RawPeer(target), RawPeer(target) as second:
+        assert reject_reason(target, "MR1", "NODE") == (0x02, 0x03, 0x02)
+        second.send(RELEASE)
+        wait_until(lambda: receiver._service.established < 2)
+        assert reject_reason(target, "MR1", "NODE") is None
+
+
+def test_a_peer_has_its_own_limits(receive: Receive) -> None:
+    peer = Peer("MR1", maximum_associations=1, maximum_pdu_bytes=8192, services=frozenset({ServiceName.STORE}))
+    _, target = receive(peers=(peer, Peer("MR2")))
+    proposed = [(MRImageStorage, [EVR]), (Verification, [EVR])]
+    with RawPeer(target, association_request(proposed)) as limited:
+        primitive = limited.accepted.to_primitive()
+        assert [c.result for c in primitive.presentation_context_definition_results_list] == [0x00, 0x03]
+        assert primitive.maximum_length_received == 8192
+        assert reject_reason(target, "MR1", "NODE") == (0x02, 0x03, 0x02)
+        assert reject_reason(target, "MR2", "NODE") is None
 
 
 # -- peers that misbehave ----------------------------------------------------------------------------------------------
@@ -441,7 +453,7 @@ def test_stop_is_not_held_up_by_half_a_pdu(journal: KeptJournal, make_file: Make
     instance = scu.Outgoing.from_file(make_file())
     client = StorageSCU("MR1", target, instance.contexts(), 5).__enter__()
     assert client._assoc is not None
-    client._assoc.dul.socket.socket.sendall(b"\x04\x00\x00\x00\x40\x00half an image")
+    client._assoc.dul.socket.socket.sendall(b"\x04\x00\x00\x00\x40\x00\x00\x00\x3f\xfc\x01\x01half a command")
     with socket.create_connection((target.host, target.port)) as half_open:
         half_open.sendall(b"\x01\x00\x00\x00\x01\x00half a request")
         wait_until(lambda: len(receiver._listener.connections) == 2)  # type: ignore[union-attr]
