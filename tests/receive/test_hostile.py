@@ -5,6 +5,7 @@ import os
 import socket
 import struct
 import time
+from contextlib import suppress
 from random import Random
 
 import pytest
@@ -187,7 +188,7 @@ def test_a_peer_that_aborts_or_vanishes_within_a_message_stores_nothing(
     assert len(journal.kept) == 2
 
 
-# -- time ----------------------------------------------------------------------------------------------------------------
+# -- time --------------------------------------------------------------------------------------------------------------
 
 
 def seconds_until_aborted(target: Target, peer: RawPeer, drip: bytes, pause: float) -> float:
@@ -213,7 +214,7 @@ def seconds_until_aborted(target: Target, peer: RawPeer, drip: bytes, pause: flo
         (data(fragment(COMMAND | LAST, store_command("1.2.3"))), b""),  # stops within a message
         (data(fragment(COMMAND | LAST, store_command("1.2.3"))), data(fragment(DATASET, b"x"))),  # tiny PDUs
         (data(fragment(COMMAND | LAST, store_command("1.2.3"))), data(fragment(DATASET, b""))),  # empty ones
-        (struct.pack(">BBL", 4, 0, 100_000) + struct.pack(">LBB", 99_996, 1, 1), b"x"),  # a slow PDU
+        (struct.pack(">BBL", 4, 0, 60_004) + struct.pack(">LBB", 60_000, 1, 1), b"x"),  # a slow PDU
         (b"", data(fragment(COMMAND, b"x"))),  # a slow command
     ],
 )
@@ -251,13 +252,13 @@ def test_a_peer_that_does_not_read_is_given_up(receive: Receive, dataset: tuple[
     peer.socket.settimeout(0.5)
     peer._request = association_request()
     with peer:
-        with pytest.raises(OSError):
-            for _ in range(100_000):
+        with suppress(OSError):
+            while True:
                 peer.send(echo * 100)
         wait_until(lambda: not receiver._service.established)
 
 
-# -- noise -----------------------------------------------------------------------------------------------------------------
+# -- noise -------------------------------------------------------------------------------------------------------------
 
 
 def test_mutated_messages_end_in_an_answer_or_an_abort(
@@ -282,8 +283,7 @@ def test_mutated_messages_end_in_an_answer_or_an_abort(
                 pass
     wait_until(lambda: not receiver._listener.connections)  # type: ignore[union-attr]
     assert receiver._service.established == 0
-    assert not [r.exc_info for r in caplog.records if r.levelno >= logging.ERROR]
-    assert scu.send_files([], "MR1", target) == []
+    assert not [r for r in caplog.records if r.levelno >= logging.ERROR and r.name.startswith("dicom_node")]
     with RawPeer(target) as peer:
         peer.send(whole(*dataset))
         assert peer.status() == 0x0000
