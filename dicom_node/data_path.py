@@ -124,7 +124,7 @@ class Wire:
         self._buffer = bytearray()  # read but not taken: from _start to _end
         self._start = self._end = 0
         self._waited = 0.0  # for the peer, since the message began
-        self._received = 0
+        self._received = 0  # bytes of commands and datasets in the same time: headers alone are no progress
 
     def begin(self) -> None:
         """Counts anew how long the peer lets us wait: another message begins."""
@@ -162,6 +162,7 @@ class Wire:
         filled = min(size, self._end - self._start)
         target[:filled] = memoryview(self._buffer)[self._start : self._start + filled]
         self._start += filled
+        self._received += filled
         while filled < size:
             self._start = self._end = 0
             if not self._buffer:
@@ -169,7 +170,7 @@ class Wire:
             count = self._receive([target[filled:], self._buffer])
             self._end = max(0, count - (size - filled))
             filled += count - self._end
-        self._received += size
+            self._received += count - self._end
 
     def skip(self, size: int) -> None:
         self.take_into(memoryview(bytearray(size)))
@@ -281,9 +282,8 @@ class Wire:
     def _look(self, seconds: float) -> bool | None:
         """Waits for something to read: True when there is, False when only `wake` was called, None after `seconds`."""
         # Spares senders that leave Nagle's algorithm on the wait for a delayed ACK. Linux forgets it: each time anew.
-        if hasattr(socket, "TCP_QUICKACK"):
-            with suppress(OSError):  # what happened to the connection is told by reading
-                self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        with suppress(OSError):  # what happened to the connection is told by reading
+            self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         ready = self._poll.poll(seconds * 1000)
         if not ready:
             return None

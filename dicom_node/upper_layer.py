@@ -153,8 +153,8 @@ class DeadlineSocket(AssociationSocket):
         filled = 0
         try:
             while filled < nr_bytes:
-                # Spares peers that leave Nagle's algorithm on the wait for a delayed ACK.
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+                if hasattr(socket, "TCP_QUICKACK"):  # spares peers that leave Nagle's algorithm on a wait for our ACK
+                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
                 read = connection.recv_into(view[filled:])
                 if read == 0:
                     break

@@ -226,17 +226,23 @@ def test_slow_and_silent_peers_hold_no_place_for_ever(receive: Receive, first: b
     wait_until(lambda: not receiver._service.established)
 
 
-def test_a_slow_peer_with_enough_bytes_is_served(receive: Receive, journal: KeptJournal, make_file: MakeFile) -> None:
-    """Ten times the time-out in all, and never silent for as long as that."""
-    instance = scu.Outgoing.from_file(make_file(pixels=10_000))
+@pytest.mark.parametrize("in_one_fragment", [True, False])
+def test_a_slow_peer_with_enough_bytes_is_served(
+    receive: Receive, journal: KeptJournal, make_file: MakeFile, in_one_fragment: bool
+) -> None:
+    """Several times the time-out in all, and never silent for as long as that."""
+    instance = scu.Outgoing.from_file(make_file(pixels=8_000))
     encoded = instance.encoded(instance.transfer_syntax_uid)
     _, target = receive(network_timeout=0.3)
+    request = data(fragment(DATASET | LAST, encoded))
     with RawPeer(target) as peer:
         peer.send(data(fragment(COMMAND | LAST, store_command(instance.sop_instance_uid))))
-        for start in range(0, len(encoded), 1000):
+        for start in range(0, len(encoded) + 20, 1000):
             time.sleep(0.1)
-            peer.send(data(fragment(DATASET, encoded[start : start + 1000])))
-        peer.send(data(fragment(DATASET | LAST, b"")))
+            part = data(fragment(DATASET, encoded[start : start + 1000]))
+            peer.send(request[start : start + 1000] if in_one_fragment else part)
+        if not in_one_fragment:
+            peer.send(data(fragment(DATASET | LAST, b"")))
         assert peer.status() == 0x0000
     assert journal.kept[0].dataset == encoded
 
