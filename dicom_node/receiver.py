@@ -40,8 +40,11 @@ def ensure_port_is_free(host: str, port: int) -> None:
 @dataclass(frozen=True)
 class DimseService:
     """A service beyond C-ECHO and C-STORE that the receiver offers: its SOP classes, and the handlers of pynetdicom's
-    events that serve them, such as (evt.EVT_N_ACTION, function). A handler finds the association's session as
-    `event.assoc.session`; `event.assoc.post` has something done between two later messages."""
+    events that serve them, such as (evt.EVT_N_ACTION, function).
+
+    A handler finds the association's session as `event.assoc.session`. `event.assoc.post` has something done between
+    two later messages; there is none where pynetdicom's own data path is used (see `dicom_node.stock`).
+    """
 
     sop_classes: tuple[SopClass, ...]
     handlers: tuple[Handler, ...]

@@ -137,6 +137,12 @@ class DeadlineSocket(AssociationSocket):
             return False
         return bool(readable)
 
+    def close(self) -> None:
+        connected = self._is_connected
+        super().close()
+        # Else the thread that asked would take a rejection that came at once for a connection that never was.
+        self._is_connected = connected
+
     def connect(self, primitive: Any) -> None:
         super().connect(primitive)
         if self.socket is not None:

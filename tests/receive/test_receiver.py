@@ -311,6 +311,12 @@ def test_strangers_are_rejected_with_the_right_reason(receive: Receive) -> None:
     assert reject_reason(target, "MR1", "EDON") == (0x01, 0x01, 0x07)
 
 
+def test_our_own_client_understands_a_rejection_however_quick(receive: Receive) -> None:
+    _, target = receive(peers=(Peer("MR1"),))
+    for _ in range(20):
+        assert "rejects the association" in scu.echo("MR9", target).reason
+
+
 def test_one_association_too_many_is_rejected_for_now(receive: Receive) -> None:
     receiver, target = receive(maximum_associations=2)
     with RawPeer(target), RawPeer(target) as second:
