@@ -57,7 +57,11 @@ class Released(Ended):
 
 
 class Lost(Ended):
-    """The peer aborted, closed the connection, or was silent for too long."""
+    """The peer aborted, or closed the connection, or we did."""
+
+
+class TimedOut(Lost):
+    """The peer was silent, or too slow, but the connection stands."""
 
 
 class Violation(Ended):
@@ -144,7 +148,7 @@ class Wire:
             quiet()
             ready = self._look(self.timeout - moment)
         if ready is None:
-            raise Lost("it was idle for too long")
+            raise TimedOut("it was idle for too long")
         return ready
 
     def take(self, structure: struct.Struct) -> tuple[int, ...]:
@@ -275,7 +279,7 @@ class Wire:
             ready = self._look(allowed) if allowed > 0 else None
             self._waited += time.monotonic() - start
             if ready is None:
-                raise Lost("it stopped, or was too slow, in the middle of a message")
+                raise TimedOut("it stopped, or was too slow, in the middle of a message")
             if ready:
                 return
 

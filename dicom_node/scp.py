@@ -415,7 +415,7 @@ class StorageService:
         self._addresses = addresses
         self._ingest = Ingest(journal)
         life = f"-{time.time_ns():x}-"
-        self._name = receiver[: ASSOCIATION_NAME_LENGTH - len(life) - 10] + life
+        self._name = receiver[-(ASSOCIATION_NAME_LENGTH - len(life) - 10) :] + life
         self._numbers = itertools.count(1)
         self._established: Counter[Peer] = Counter()
         self._lock = threading.Lock()

@@ -50,6 +50,7 @@ from dicom_node.data_path import (
     MessageReader,
     Released,
     StoreRequest,
+    TimedOut,
     Violation,
     Wire,
     encode_abort,
@@ -61,7 +62,7 @@ from storage.records import AssociationEnd
 log = logging.getLogger(__name__)
 
 PINNED_VERSION = "3.0.4"  # as in pyproject.toml
-ACCEPTOR, REQUESTOR = "acceptor", "requestor"
+ACCEPTOR = "acceptor"
 POLL_SECONDS = 0.001  # between looks at pynetdicom's queue of what to send, as requestor
 WAITING_CONNECTIONS = 128  # the kernel's queue while all threads are busy
 LARGEST_REQUEST_BYTES = 2**19  # an A-ASSOCIATE-RQ with 128 presentation contexts has some 50,000
@@ -115,6 +116,8 @@ class QuietAssociation(Association):
 
 class DeadlineSocket(AssociationSocket):
     """Reads and writes whole PDUs or fails within `timeout` seconds, however slowly the peer trickles."""
+
+    _is_connected: bool
 
     def __init__(self, assoc: Association, timeout: float, **kwargs: Any) -> None:
         super().__init__(assoc, **kwargs)
@@ -302,6 +305,9 @@ class AcceptedAssociation(QuietAssociation):
             return str(violation)
         except Lost as lost:
             self.is_aborted = True
+            if isinstance(lost, TimedOut) and not self._sent_abort:
+                with suppress(Lost):
+                    self.wire.send(encode_abort(AbortReason.NOT_SPECIFIED), LAST_WORD_SECONDS)
             return "this node aborted it" if self._sent_abort else str(lost)
 
     def _note_end(self, reason: str) -> None:
@@ -354,6 +360,7 @@ class AcceptedAssociation(QuietAssociation):
             self.requestor.primitive = primitive
             self.acse.send_reject(0x01, 0x02, 0x02)
             raise Lost("the association request has another protocol version")
+        del self._opening[16:]  # more is not needed to explain a failure
         return primitive
 
     # -- messages --

@@ -226,6 +226,14 @@ def test_slow_and_silent_peers_hold_no_place_for_ever(receive: Receive, first: b
     wait_until(lambda: not receiver._service.established)
 
 
+def test_a_silent_peer_hears_why_it_is_cut_off(receive: Receive) -> None:
+    _, target = receive(network_timeout=0.3)
+    for sent in (b"", data(fragment(COMMAND, b"half a command"))):
+        with RawPeer(target) as peer:
+            peer.send(sent)
+            assert peer.abort_of() == (0x02, 0x00)
+
+
 @pytest.mark.parametrize("in_one_fragment", [True, False])
 def test_a_slow_peer_with_enough_bytes_is_served(
     receive: Receive, journal: KeptJournal, make_file: MakeFile, in_one_fragment: bool

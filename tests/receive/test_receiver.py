@@ -437,6 +437,18 @@ def test_the_journal_tells_the_indexer_of_a_new_life(receive: Receive, journal: 
         assert [frame.kind for frame in reader.frames(0)] == [Kind.STARTED]
 
 
+def test_names_of_associations_are_never_used_again(journal: KeptJournal, make_file: MakeFile) -> None:
+    for _ in range(2):
+        receiver = Receiver(ReceivePolicy("NODE", "127.0.0.1", 0), journal, "a-very-long-host-name." * 5 + "/receive-0")
+        receiver.start()
+        for _ in range(2):
+            assert scu.send_files([make_file()], "MR1", Target("NODE", "127.0.0.1", receiver.port))[0].ok
+        receiver.stop(grace=1)
+    names = list(journal.opened_associations)
+    assert len(names) == 4
+    assert all("receive-0-" in name and len(name) <= 64 for name in names)
+
+
 def test_stop_cuts_what_does_not_end(journal: KeptJournal, make_file: MakeFile) -> None:
     receiver = Receiver(ReceivePolicy("NODE", "127.0.0.1", 0), journal, "receive-0")
     receiver.start()
