@@ -19,7 +19,7 @@ from dicom_node.errors import ConfigurationError
 from dicom_node.indexer import Indexer
 from dicom_node.receiver import Receiver
 from dicom_node.scheduler import Scheduler
-from dicom_node.scp import Peer, ReceivePolicy
+from dicom_node.scp import Peer, ReceivePolicy, ServiceName
 from dicom_node.settings import DestinationSettings, Settings
 from dicom_node.supervisor import Role
 from inference.binding import feeds_inputs
@@ -77,7 +77,16 @@ def receive_policy(settings: Settings) -> ReceivePolicy:
         ae_title=settings.node.ae_title,
         host=settings.receive.host,
         port=settings.receive.port,
-        peers=tuple(Peer(p.ae_title, p.host) for p in settings.peers),
+        peers=tuple(
+            Peer(
+                p.ae_title,
+                p.host,
+                maximum_associations=p.maximum_associations,
+                maximum_pdu_bytes=p.maximum_pdu_bytes,
+                services=None if p.services is None else frozenset(ServiceName(name) for name in p.services),
+            )
+            for p in settings.peers
+        ),
         maximum_associations=settings.receive.maximum_associations,
         network_timeout=settings.receive.network_timeout_seconds,
     )

@@ -168,8 +168,12 @@ class Indexer:
                 self._file_instance(frame, frame.body, filing)
             case Kind.LARGE_INSTANCE:
                 path = place.folder / str(meta["file"])
-                self._file_instance(frame, path, filing)
-                large.append(path)
+                if path.exists():
+                    self._file_instance(frame, path, filing)
+                    large.append(path)
+                else:  # its receiver removed it since the flush of its frame failed: it was never acknowledged
+                    extra = fields("index", sop_instance=meta["sop_instance_uid"])
+                    log.warning("A large instance in a journal has no file and is passed over", extra=extra)
 
     def _file_instance(self, frame: Frame, content: bytes | Path, filing: Filing) -> None:
         instance = instance_of(frame.meta)

@@ -4,14 +4,18 @@ import logging
 import socket
 import threading
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pynetdicom import AE, evt
 
 from dicom_node.logs import fields
-from dicom_node.scp import ReceivePolicy, StorageService, Store
-from dicom_node.upper_layer import MAXIMUM_PDU_BYTES, Acceptor, silence_pynetdicom
+from dicom_node.scp import ReceivePolicy, SopClass, StorageService
+from dicom_node.stock import StockAcceptor
+from dicom_node.upper_layer import Acceptor, Handler, Listener, missing_internals, silence_pynetdicom
 from storage.errors import Permanent
+from storage.journal import Journal
 
 log = logging.getLogger(__name__)
 
@@ -33,44 +37,42 @@ def ensure_port_is_free(host: str, port: int) -> None:
             ) from None
 
 
-class Receiver:
-    """`start` binds and listens, `stop` closes; `run` waits between the two. `name` is unique on its port."""
+@dataclass(frozen=True)
+class DimseService:
+    """A service beyond C-ECHO and C-STORE that the receiver offers: its SOP classes, and the handlers of pynetdicom's
+    events that serve them, such as (evt.EVT_N_ACTION, function).
 
-    def __init__(self, policy: ReceivePolicy, store: Store, name: str) -> None:
+    A handler finds the association's session as `event.assoc.session`. `event.assoc.post` has something done between
+    two later messages; there is none where pynetdicom's own data path is used (see `dicom_node.stock`).
+    """
+
+    sop_classes: tuple[SopClass, ...]
+    handlers: tuple[Handler, ...]
+
+
+class Receiver:
+    """`start` binds and listens, `stop` closes; `run` waits between the two. `name` is unique among receivers."""
+
+    def __init__(
+        self, policy: ReceivePolicy, journal: Journal, name: str, services: Sequence[DimseService] = ()
+    ) -> None:
         self._policy = policy
-        self._store = store
-        self._name = name
-        self._service = StorageService(policy, store, name)
-        self._acceptor: Acceptor | None = None
-        self._thread: threading.Thread | None = None
+        self._journal = journal
+        self._services = services
+        self._service = StorageService(policy, journal, name, [c for s in services for c in s.sop_classes])
+        self._listener: Listener | None = None
 
     @property
     def port(self) -> int:
         """The port that is bound; the policy's, unless that is 0."""
-        return int(self._acceptor.server_address[1]) if self._acceptor is not None else self._policy.port
+        return self._listener.port if self._listener is not None else self._policy.port
 
     def start(self) -> None:
-        """Listens. Associations an earlier life of this receiver left open are noted as aborted first."""
+        """Opens the journal and listens. Raises StorageFull or Retriable when the journal cannot be opened."""
         silence_pynetdicom()
-        self._store.abort_stale_associations(self._name)
+        self._journal.open()
         policy = self._policy
-        ae = AE(ae_title=policy.ae_title)
-        ae.acse_timeout = policy.request_timeout
-        ae.dimse_timeout = policy.network_timeout
-        ae.network_timeout = policy.network_timeout
-        ae.maximum_pdu_size = MAXIMUM_PDU_BYTES
-        connections = policy.maximum_associations * CONNECTIONS_PER_ASSOCIATION
-        ae.maximum_associations = connections  # pynetdicom counts connections; the policy is ours to apply
-        self._acceptor = Acceptor(
-            ae,
-            (policy.host, policy.port),
-            self._service,
-            network_timeout=policy.network_timeout,
-            maximum_connections=connections,
-            handlers=[(evt.EVT_C_ECHO, self._echoed)],
-        )
-        self._thread = threading.Thread(target=self._acceptor.serve_forever, args=(0.1,), name="accept", daemon=True)
-        self._thread.start()
+        self._listener = self._listen()
         log.info(
             "Listening as %s on %s:%d; %s",
             policy.ae_title,
@@ -82,36 +84,52 @@ class Receiver:
 
     def run(self, stop: threading.Event) -> None:
         """Receives until `stop` is set, then lets associations finish for a moment."""
-        if self._acceptor is None:
+        if self._listener is None:
             self.start()
         while not stop.wait(1.0):
-            if self._thread is not None and not self._thread.is_alive():
+            if self._listener is not None and not self._listener.is_alive:
                 raise RuntimeError("the listening thread ended")
         self.stop()
 
     def stop(self, grace: float = GRACE_SECONDS) -> None:
         """Stops listening, waits up to `grace` seconds for associations to end, and aborts those that remain."""
-        acceptor, self._acceptor = self._acceptor, None
-        if acceptor is None:
+        listener, self._listener = self._listener, None
+        if listener is None:
             return
-        acceptor.close()
+        listener.close()
         deadline = time.monotonic() + grace
         while self._service.established and time.monotonic() < deadline:
             time.sleep(0.05)
-        remaining = acceptor.connections
-        for assoc in remaining:
-            if assoc.is_established:
-                assoc.abort(block=False)
-        deadline = time.monotonic() + ABORT_SECONDS
-        for assoc in remaining:
-            if assoc.is_established:
-                assoc.join(timeout=max(0.0, deadline - time.monotonic()))
-            assoc.cut()
-        for assoc in remaining:
-            assoc.join(timeout=ABORT_SECONDS)
-        if self._thread is not None:
-            self._thread.join()
-        log.info("Stopped listening; %d connections were cut", len(remaining), extra=fields("receive"))
+        remaining = listener.abort(ABORT_SECONDS)
+        self._journal.close()
+        log.info("Stopped listening; %d connections were cut", remaining, extra=fields("receive"))
+
+    def _listen(self) -> Listener:
+        policy = self._policy
+        ae = AE(ae_title=policy.ae_title)
+        ae.acse_timeout = policy.request_timeout
+        ae.dimse_timeout = policy.network_timeout
+        ae.network_timeout = policy.network_timeout
+        connections = policy.maximum_associations * CONNECTIONS_PER_ASSOCIATION
+        ae.maximum_associations = connections  # pynetdicom counts connections; the policy is ours to apply
+        handlers: list[Handler] = [(evt.EVT_C_ECHO, self._echoed)]
+        handlers += [handler for service in self._services for handler in service.handlers]
+        missing = missing_internals()
+        if missing:
+            log.warning(
+                "Receiving is slow: pynetdicom lacks %s, so its own data path is used",
+                ", ".join(missing),
+                extra=fields("receive"),
+            )
+            return StockAcceptor(ae, (policy.host, policy.port), self._service, handlers=handlers)
+        return Acceptor(
+            ae,
+            (policy.host, policy.port),
+            self._service,
+            network_timeout=policy.network_timeout,
+            maximum_connections=connections,
+            handlers=handlers,
+        )
 
     def _echoed(self, event: Any) -> int:
-        return self._service.echoed(event.assoc)
+        return self._service.echoed(event.assoc.session)

@@ -1,44 +1,76 @@
 """The node as a storage SCP (PS3.4 annex B): whom it admits, what it accepts, and what it answers.
 
-Decisions are pure functions; `StorageService` applies them to one association after another.
+Decisions are pure functions; `StorageService` applies them to one association after another. What is stored goes into
+the receiver's journal; whether it is a duplicate or a conflict is found out behind, by the indexer.
 """
 
 import ipaddress
+import itertools
 import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
-from typing import Protocol
+from datetime import UTC, datetime
+from enum import IntEnum, StrEnum
+from functools import lru_cache
+from typing import Any
 
 from pydicom._uid_dict import UID_dictionary
 from pynetdicom import build_context
-from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.service_class import ServiceClass, StorageServiceClass
 from pynetdicom.sop_class import Verification, uid_to_service_class
 
+from dicom_node.association import Admission, Proposal, Refusal
+from dicom_node.data_path import LARGEST_PDU_BYTES, MAXIMUM_PDU_BYTES, StoreRequest, StoreResponse
 from dicom_node.logs import fields
-from dicom_node.upper_layer import AcceptedAssociation
 from storage.errors import Permanent, Retriable
-from storage.header import scan_header
-from storage.records import AssociationEnd, ReceivedInstance, Stored
+from storage.files import FileMeta
+from storage.header import Header, scan_header
+from storage.journal import Journal, LargeFile
+from storage.records import UID, AssociationEnd, ReceivedInstance
 
 log = logging.getLogger(__name__)
 
 ERROR_COMMENT_LENGTH = 64  # (0000,0902) is LO
-END_ATTEMPTS = 5
-END_PAUSE_SECONDS = 0.2
+SMALLEST_PDU_BYTES = 4096  # less than that, and headers outweigh the data
+ASSOCIATION_NAME_LENGTH = 64
+
+
+class ServiceName(StrEnum):
+    """What a peer may use, for `Peer.services`."""
+
+    ECHO = "echo"
+    STORE = "store"
+    COMMITMENT = "commitment"
+    MPPS = "mpps"
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A calling application entity that is admitted, from any host when `host` is None."""
+    """A calling application entity that is admitted, from any host when `host` is None.
+
+    `services` are all of them when None. `priority` moves the studies it sends ahead of others.
+    """
 
     ae_title: str
     host: str | None = None  # name or address
+    maximum_associations: int | None = None
+    maximum_pdu_bytes: int | None = None
+    services: frozenset[ServiceName] | None = None
+    priority: int = 0
+
+    def __post_init__(self) -> None:
+        if self.maximum_associations is not None and self.maximum_associations < 1:
+            raise ValueError("maximum_associations must be at least 1")
+        if self.maximum_pdu_bytes is not None and not SMALLEST_PDU_BYTES <= self.maximum_pdu_bytes <= LARGEST_PDU_BYTES:
+            raise ValueError(f"maximum_pdu_bytes must be from {SMALLEST_PDU_BYTES} to {LARGEST_PDU_BYTES}")
+
+    def may_use(self, service: ServiceName) -> bool:
+        return self.services is None or service in self.services
 
 
 @dataclass(frozen=True)
@@ -50,8 +82,22 @@ class ReceivePolicy:
     port: int = 11112  # 0: any free one
     peers: tuple[Peer, ...] = ()
     maximum_associations: int = 50
-    network_timeout: float = 60.0  # seconds without a byte, or within one PDU, after which a peer is gone
-    request_timeout: float = 10.0  # seconds from the connection to the association request
+    network_timeout: float = 60.0  # seconds of silence after which a peer is gone, also in the middle of a message
+    request_timeout: float = 10.0  # seconds from the connection to the end of the association request
+
+
+@dataclass(frozen=True)
+class SopClass:
+    """A SOP class beyond verification and storage that the node offers.
+
+    The roles are those a requestor may take (PS3.7 D.3.3.4): both None leaves role selection unanswered, so that the
+    default ones hold and the peer is SCU.
+    """
+
+    uid: str
+    service: ServiceName
+    scu_role: bool | None = None
+    scp_role: bool | None = None
 
 
 class Status(IntEnum):
@@ -64,65 +110,33 @@ class Status(IntEnum):
     CANNOT_UNDERSTAND = 0xC000
 
 
-@dataclass(frozen=True)
-class Refusal:
-    """An A-ASSOCIATE-RJ (PS3.8 table 9-21) and the sentence that explains it in the log."""
-
-    result: int
-    source: int
-    diagnostic: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class StoreRequest:
-    """One C-STORE request as it came. `dataset` is encoded in `transfer_syntax_uid`."""
-
-    sop_class_uid: str
-    sop_instance_uid: str
-    transfer_syntax_uid: str
-    dataset: bytes
-
-
-@dataclass(frozen=True)
-class StoreResponse:
-    status: Status
-    comment: str = ""
-
-
-class Store(Protocol):
-    """What receiving needs of `storage.instances.InstanceStore`."""
-
-    def store(self, instance: ReceivedInstance) -> Stored: ...
-
-    def open_association(self, calling_ae_title: str, called_ae_title: str, peer_host: str, receiver: str) -> int: ...
-
-    def end_association(self, association_id: int, end: AssociationEnd) -> None: ...
-
-    def abort_stale_associations(self, receiver: str) -> object: ...
-
-
 # -- decisions ---------------------------------------------------------------------------------------------------------
 
 
-def refuse(
+def judge(
     policy: ReceivePolicy, calling: str, called: str, host: str, addresses: Callable[[str], Iterable[str]]
-) -> Refusal | None:
-    """Whether who calls, or whom it calls, turns an association request down. `addresses` resolves a host name."""
+) -> Peer | Refusal:
+    """As which peer an application entity is admitted, or why not. `addresses` resolves a host name."""
     if not policy.peers:
-        return None
+        return Peer(calling)
     if called != policy.ae_title:
         return Refusal(0x01, 0x01, 0x07, f"it called {called!r}, but this node is {policy.ae_title!r}")
     known = [peer for peer in policy.peers if peer.ae_title == calling]
     if not known:
         return Refusal(0x01, 0x01, 0x03, "its AE title is not among the configured peers")
-    if not any(peer.host is None or _same_host(host, peer.host, addresses) for peer in known):
-        return Refusal(0x01, 0x01, 0x03, "its AE title is configured for another host")
+    for peer in known:
+        if peer.host is None or _same_host(host, peer.host, addresses):
+            return peer
+    return Refusal(0x01, 0x01, 0x03, "its AE title is configured for another host")
+
+
+def beyond_limit(policy: ReceivePolicy, peer: Peer, associations: int, of_peer: int) -> Refusal | None:
+    """Whether there are too many associations for one more: now, which says nothing of later."""
+    if associations >= policy.maximum_associations:
+        return Refusal(0x02, 0x03, 0x02, f"there are {associations} associations already")
+    if peer.maximum_associations is not None and of_peer >= peer.maximum_associations:
+        return Refusal(0x02, 0x03, 0x02, f"it has {of_peer} associations already")
     return None
-
-
-def local_limit_exceeded(associations: int) -> Refusal:
-    return Refusal(0x02, 0x03, 0x02, f"there are {associations} associations already")
 
 
 def _same_host(actual: str, configured: str, addresses: Callable[[str], Iterable[str]]) -> bool:
@@ -157,18 +171,38 @@ def is_storage(sop_class_uid: str) -> bool:
     return not kind or (kind == "SOP Class" and "Storage" in name)
 
 
-def supported_contexts(proposed: Iterable[PresentationContext]) -> list[PresentationContext]:
-    """What we support of a proposal: verification, and storage in every transfer syntax, the peer's first choice first.
+def supported_contexts(
+    proposed: Iterable[PresentationContext], peer: Peer, further: Sequence[SopClass] = ()
+) -> list[PresentationContext]:
+    """What we support of a proposal: verification, storage, and the `further` SOP classes, as far as the peer may use
+    them; each in every transfer syntax, the peer's first choice first.
 
-    No roles are set, so that the default ones hold (PS3.7 D.3.3.4): the peer is SCU.
+    The list is made for each association, since pynetdicom's own way of accepting every storage class
+    (UNRESTRICTED_STORAGE_SERVICE) gives wrong answers to role selection.
     """
+    others = {sop_class.uid: sop_class for sop_class in further}
     syntaxes: dict[str, list[str]] = {}
     for context in proposed:
         abstract_syntax = str(context.abstract_syntax)
-        if abstract_syntax == Verification or is_storage(abstract_syntax):
+        service = _service_of(abstract_syntax, others)
+        if service is not None and peer.may_use(service):
             known = syntaxes.setdefault(abstract_syntax, [])
             known += [str(s) for s in context.transfer_syntax if str(s) not in known]
-    return [build_context(abstract_syntax, transfer) for abstract_syntax, transfer in syntaxes.items()]
+    supported = []
+    for abstract_syntax, transfer in syntaxes.items():
+        context = build_context(abstract_syntax, transfer)
+        if abstract_syntax in others:
+            context.scu_role, context.scp_role = others[abstract_syntax].scu_role, others[abstract_syntax].scp_role
+        supported.append(context)
+    return supported
+
+
+def _service_of(abstract_syntax: str, others: dict[str, SopClass]) -> ServiceName | None:
+    if abstract_syntax in others:
+        return others[abstract_syntax].service
+    if abstract_syntax == Verification:
+        return ServiceName.ECHO
+    return ServiceName.STORE if is_storage(abstract_syntax) else None
 
 
 def describe_opening(opening: bytes) -> str:
@@ -190,73 +224,24 @@ def printable(text: str) -> str:
 
 @dataclass
 class Session:
-    """One admitted association. `association_id` is None until its first instance: an echo leaves no row."""
+    """One admitted association. `association` is unique for ever. An echo leaves nothing in the journal: it hears of
+    the association with its first instance."""
 
+    association: str
     calling: str
     called: str
     host: str
-    association_id: int | None = None
+    peer: Peer
+    noted: bool = False
     stored: int = 0
     refused: int = 0
 
     def identifiers(self) -> dict[str, object]:
-        return {"peer": self.calling, "host": self.host, "association": self.association_id}
+        return {"peer": self.calling, "host": self.host, "association": self.association if self.noted else None}
 
 
 class Mismatch(Permanent):
     """The command set names another instance than the dataset."""
-
-
-class Ingest:
-    """From one C-STORE request to its status: Success only once the store says that the bytes are durable."""
-
-    def __init__(self, store: Store, receiver: str) -> None:
-        self._store = store
-        self._receiver = receiver
-
-    def accept(self, request: StoreRequest, session: Session) -> StoreResponse:
-        """Never raises: whatever goes wrong becomes a status for the peer and a line in the log."""
-        extra = fields("store", sop_instance=printable(request.sop_instance_uid), **session.identifiers())
-        try:
-            stored = self._store_it(request, session)
-        except Exception as error:
-            session.refused += 1
-            response = response_to(error)
-            if response.status is Status.PROCESSING_FAILURE:
-                log.exception("Storing failed unexpectedly", extra=extra)
-            else:
-                log.warning("An instance was not stored: %s", error, extra=extra)
-            return response
-        session.stored += 1
-        if stored is Stored.CONFLICT:
-            log.warning("An instance came again with other bytes; they are in quarantine", extra=extra)
-        elif stored is Stored.DUPLICATE:
-            log.debug("An instance came again", extra=extra)
-        return StoreResponse(Status.SUCCESS)
-
-    def _store_it(self, request: StoreRequest, session: Session) -> Stored:
-        header = scan_header(request.dataset, request.transfer_syntax_uid)
-        if header.sop_instance_uid != request.sop_instance_uid:
-            raise Mismatch("SOP Instance UID of dataset and request differ")
-        if header.sop_class_uid != request.sop_class_uid:
-            raise Mismatch("SOP Class UID of dataset and request differ")
-        if session.association_id is None:
-            session.association_id = self._store.open_association(
-                session.calling, session.called, session.host, self._receiver
-            )
-        return self._store.store(
-            ReceivedInstance(
-                sop_instance_uid=header.sop_instance_uid,
-                sop_class_uid=header.sop_class_uid,
-                series_instance_uid=header.series_instance_uid,
-                study_instance_uid=header.study_instance_uid,
-                transfer_syntax_uid=request.transfer_syntax_uid,
-                modality=header.modality,
-                dataset=request.dataset,
-                association_id=session.association_id,
-                source_ae_title=session.calling,
-            )
-        )
 
 
 def response_to(error: Exception) -> StoreResponse:
@@ -272,6 +257,142 @@ def response_to(error: Exception) -> StoreResponse:
             return StoreResponse(Status.PROCESSING_FAILURE, "Unexpected failure, see the log of the node")
 
 
+_file_meta = lru_cache(maxsize=256)(FileMeta)
+_SUCCESS = StoreResponse(Status.SUCCESS)
+
+
+class Ingest:
+    """From one C-STORE to its status: Success only once the journal says that the bytes are durable.
+
+    Never raises: whatever goes wrong becomes a status for the peer and a line in the log.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def accept(self, session: Session, request: StoreRequest, dataset: memoryview) -> StoreResponse:
+        try:
+            self._journal.ensure_space()
+            instance = self._instance(session, request, dataset)
+            self._journal.store(instance, self._part10_header(session, request), dataset)
+        except Exception as error:
+            return self.refuse(session, request, error)
+        session.stored += 1
+        return _SUCCESS
+
+    def begin(self, session: Session, request: StoreRequest, beginning: memoryview) -> "LargeReception":
+        return LargeReception(self, session, request, beginning)
+
+    def open_large(
+        self, session: Session, request: StoreRequest, beginning: memoryview
+    ) -> tuple[ReceivedInstance, LargeFile]:
+        """The file of a large instance, its header written."""
+        self._journal.ensure_space()
+        instance = self._instance(session, request, beginning)
+        file = self._journal.large()
+        try:
+            file.write(self._part10_header(session, request))
+        except BaseException:
+            file.discard()
+            raise
+        return instance, file
+
+    def store_large(self, session: Session, instance: ReceivedInstance, file: LargeFile) -> StoreResponse:
+        self._journal.store_large(instance, file)
+        session.stored += 1
+        return _SUCCESS
+
+    def refuse(self, session: Session, request: StoreRequest, error: Exception) -> StoreResponse:
+        session.refused += 1
+        response = response_to(error)
+        extra = fields("store", sop_instance=printable(request.sop_instance_uid), **session.identifiers())
+        if response.status == Status.PROCESSING_FAILURE:
+            log.error("Storing failed unexpectedly", exc_info=error, extra=extra)
+        else:
+            log.warning("An instance was not stored: %s", error, extra=extra)
+        return response
+
+    def _instance(self, session: Session, request: StoreRequest, dataset: memoryview) -> ReceivedInstance:
+        header = scan_header(dataset, request.transfer_syntax_uid)
+        ensure_acceptable(header, request)
+        if not session.noted:
+            self._journal.opened(session.association, session.calling, session.called, session.host)
+            session.noted = True
+        return ReceivedInstance(
+            sop_instance_uid=header.sop_instance_uid,
+            sop_class_uid=header.sop_class_uid,
+            series_instance_uid=header.series_instance_uid,
+            study_instance_uid=header.study_instance_uid,
+            transfer_syntax_uid=request.transfer_syntax_uid,
+            modality=header.modality,
+            source_ae_title=session.calling,
+            association=session.association,
+            received_at=datetime.now(UTC),
+            facts=header.facts,
+        )
+
+    def _part10_header(self, session: Session, request: StoreRequest) -> bytes:
+        meta = _file_meta(request.sop_class_uid, request.transfer_syntax_uid, session.calling)
+        return meta.header(request.sop_instance_uid)
+
+
+def ensure_acceptable(header: Header, request: StoreRequest) -> None:
+    """Raises what refuses an instance for good: the indexer must be able to file whatever was acknowledged."""
+    if header.sop_instance_uid != request.sop_instance_uid:
+        raise Mismatch("SOP Instance UID of dataset and request differ")
+    if header.sop_class_uid != request.sop_class_uid:
+        raise Mismatch("SOP Class UID of dataset and request differ")
+    if not (
+        UID.fullmatch(header.sop_instance_uid)
+        and UID.fullmatch(header.series_instance_uid)
+        and UID.fullmatch(header.study_instance_uid)
+    ):
+        raise Permanent("A UID has other characters than digits and dots")
+
+
+class LargeReception:
+    """A large instance while it arrives. After a failure the rest of it is dropped, and the peer hears of it at the
+    end, on an association that goes on."""
+
+    def __init__(self, ingest: Ingest, session: Session, request: StoreRequest, beginning: memoryview) -> None:
+        self._ingest = ingest
+        self._session = session
+        self._request = request
+        self._error: Exception | None = None
+        self._file: LargeFile | None = None
+        try:
+            self._instance, self._file = ingest.open_large(session, request, beginning)
+        except Exception as error:
+            self._error = error
+        self.write(beginning)
+
+    def write(self, part: memoryview) -> None:
+        if self._file is not None:
+            try:
+                self._file.write(part)
+            except Exception as error:
+                self._error = error
+                self.discard()
+
+    def finish(self) -> StoreResponse:
+        try:
+            if self._error is not None:
+                raise self._error
+            assert self._file is not None
+            return self._ingest.store_large(self._session, self._instance, self._file)
+        except Exception as error:
+            self.discard()
+            return self._ingest.refuse(self._session, self._request, error)
+
+    def discard(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            try:
+                file.discard()
+            except OSError:
+                log.exception("What came of an instance could not be removed", extra=fields("store"))
+
+
 # -- one association after another -------------------------------------------------------------------------------------
 
 
@@ -281,96 +402,82 @@ class StorageService:
     def __init__(
         self,
         policy: ReceivePolicy,
-        store: Store,
+        journal: Journal,
         receiver: str,
+        further: Sequence[SopClass] = (),
         addresses: Callable[[str], Iterable[str]] = resolve,
     ) -> None:
         self._policy = policy
-        self._store = store
+        self._journal = journal
+        self._further = further
         self._addresses = addresses
-        self._ingest = Ingest(store, receiver)
-        self._established = 0
+        self._ingest = Ingest(journal)
+        life = f"-{time.time_ns():x}-"
+        self._name = receiver[-(ASSOCIATION_NAME_LENGTH - len(life) - 10) :] + life
+        self._numbers = itertools.count(1)
+        self._established: Counter[Peer] = Counter()
         self._lock = threading.Lock()
 
     @property
     def established(self) -> int:
         """Number of associations that are admitted and have not ended."""
-        return self._established
-
-    def requested(self, assoc: AcceptedAssociation) -> None:
-        request = assoc.requestor.primitive
-        session = Session(
-            calling=printable(request.calling_ae_title),
-            called=printable(request.called_ae_title),
-            host=assoc.requestor.address_info.address,
-        )
-        refusal = refuse(self._policy, session.calling, session.called, session.host, self._addresses)
         with self._lock:
-            if refusal is None and self._established >= self._policy.maximum_associations:
-                refusal = local_limit_exceeded(self._established)
-            if refusal is None:
-                self._established += 1
-        if refusal is not None:
-            log.warning("Rejected an association: %s", refusal.reason, extra=fields("reject", **session.identifiers()))
-            assoc.reject(refusal.result, refusal.source, refusal.diagnostic)
-            return
-        assoc.session = session
-        assoc.acceptor.supported_contexts = supported_contexts(request.presentation_context_definition_list)
+            return self._established.total()
+
+    def admit(self, proposal: Proposal) -> Admission | Refusal:
+        calling, called = printable(proposal.calling_ae_title), printable(proposal.called_ae_title)
+        judged = judge(self._policy, calling, called, proposal.host, self._addresses)
+        if isinstance(judged, Peer):
+            with self._lock:
+                established = self._established
+                refusal = beyond_limit(self._policy, judged, established.total(), established[judged])
+                if refusal is None:
+                    established[judged] += 1
+            judged = refusal or judged
+        if isinstance(judged, Refusal):
+            extra = fields("reject", peer=calling, host=proposal.host)
+            log.warning("Rejected an association: %s", judged.reason, extra=extra)
+            return judged
+        session = Session(f"{self._name}{next(self._numbers)}", calling, called, proposal.host, judged)
         log.debug("Admitted an association", extra=fields("associate", **session.identifiers()))
-
-    def store(self, assoc: AcceptedAssociation, request: C_STORE, transfer_syntax_uid: str) -> tuple[int, str]:
-        response = self._ingest.accept(
-            StoreRequest(
-                sop_class_uid=str(request.AffectedSOPClassUID or ""),
-                sop_instance_uid=str(request.AffectedSOPInstanceUID or ""),
-                transfer_syntax_uid=transfer_syntax_uid,
-                dataset=request.DataSet.getvalue() if request.DataSet is not None else b"",
-            ),
-            assoc.session,
+        return Admission(
+            session=session,
+            contexts=supported_contexts(proposal.contexts, judged, self._further),
+            maximum_pdu_bytes=judged.maximum_pdu_bytes or MAXIMUM_PDU_BYTES,
         )
-        return int(response.status), response.comment
 
-    def echoed(self, assoc: AcceptedAssociation) -> int:
-        log.info("Answered an echo", extra=fields("echo", **assoc.session.identifiers()))
+    def store(self, session: Any, request: StoreRequest, dataset: memoryview) -> StoreResponse:
+        return self._ingest.accept(session, request, dataset)
+
+    def begin_large(self, session: Any, request: StoreRequest, beginning: memoryview) -> LargeReception:
+        return self._ingest.begin(session, request, beginning)
+
+    def echoed(self, session: Session) -> int:
+        log.info("Answered an echo", extra=fields("echo", **session.identifiers()))
         return Status.SUCCESS
 
-    def ended(self, assoc: AcceptedAssociation) -> None:
-        session: Session | None = assoc.session
-        if session is None:
-            if not assoc.is_rejected:
-                host = assoc.requestor.address_info.address
-                reason = describe_opening(assoc.opening)
-                log.warning("A connection ended without an association: %s", reason, extra=fields("accept", host=host))
-            return
-        end = AssociationEnd.RELEASED if assoc.is_released else AssociationEnd.ABORTED
-        try:
-            if session.association_id is not None:
-                self._end(session.association_id, end)
-        except Exception:
-            log.exception(
-                "The end of an association could not be noted", extra=fields("associate", **session.identifiers())
-            )
-        finally:
-            with self._lock:
-                self._established -= 1
-        if session.association_id is None and end is AssociationEnd.RELEASED:
+    def failed(self, host: str, opening: bytes) -> None:
+        reason = describe_opening(opening)
+        log.warning("A connection ended without an association: %s", reason, extra=fields("accept", host=host))
+
+    def ended(self, session: Any, end: AssociationEnd, reason: str) -> None:
+        with self._lock:
+            self._established[session.peer] -= 1
+            self._established += Counter()  # forgets peers without any
+        if session.noted:
+            try:
+                self._journal.ended(session.association, end)
+            except Exception:  # the indexer counts it as aborted at the latest when this receiver starts again
+                extra = fields("associate", **session.identifiers())
+                log.exception("The end of an association could not be noted", extra=extra)
+        elif end is AssociationEnd.RELEASED:
             return
         log.log(
             logging.INFO if end is AssociationEnd.RELEASED else logging.WARNING,
-            "An association was %s: %d stored, %d refused",
+            "An association was %s: %d stored, %d refused%s",
             "released" if end is AssociationEnd.RELEASED else "aborted",
             session.stored,
             session.refused,
+            "" if end is AssociationEnd.RELEASED else f"; {reason}",
             extra=fields("associate", **session.identifiers()),
         )
-
-    def _end(self, association_id: int, end: AssociationEnd) -> None:
-        """Noting the end must not fail on a busy database: an association that stays open delays its studies."""
-        for attempt in range(1, END_ATTEMPTS + 1):
-            try:
-                self._store.end_association(association_id, end)
-                return
-            except Retriable:
-                if attempt == END_ATTEMPTS:
-                    raise
-                time.sleep(END_PAUSE_SECONDS)

@@ -22,9 +22,10 @@ from pynetdicom.dsutils import split_dataset
 from pynetdicom.sop_class import Verification
 from pynetdicom.transport import AddressInformation
 
+from dicom_node.data_path import MAXIMUM_PDU_BYTES
 from dicom_node.destinations.base import EchoResult, SendResult
 from dicom_node.errors import PeerRefused, PeerUnavailable
-from dicom_node.upper_layer import MAXIMUM_PDU_BYTES, DeadlineSocket, QuietAssociation, silence_pynetdicom
+from dicom_node.upper_layer import DeadlineSocket, QuietAssociation, silence_pynetdicom
 from storage.errors import NodeError, Permanent
 from storage.header import UnreadableDataset, scan_header
 

@@ -76,6 +76,9 @@ class DispatchSettings(_Section):
 class PeerSettings(_Section):
     ae_title: AETitle
     host: str | None = None
+    services: tuple[Literal["echo", "store", "commitment", "mpps"], ...] | None = None
+    maximum_associations: int | None = Field(None, ge=1)
+    maximum_pdu_bytes: int | None = Field(None, ge=4096, le=4 * 2**20)
 
 
 class DestinationSettings(_Section):

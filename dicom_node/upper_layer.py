@@ -1,36 +1,76 @@
-"""What the node changes about pynetdicom's transport and associations (PS3.8), in one place.
+"""Where the node leans on the internals of pynetdicom, all in one place (PS3.8).
 
-pynetdicom reads without a deadline, so that a peer which stops in the middle of a PDU holds a thread for ever; it
-leaves Nagle's algorithm on; it answers C-STORE only for SOP classes it knows; and its own log lines may quote
-datasets. Everything here leans on the internals of the one version that pyproject.toml pins.
+As acceptor, pynetdicom negotiates associations and serves every DIMSE service but one: C-STORE runs through
+`dicom_node.data_path`. One thread owns an association from the first byte to the last. pynetdicom's own second thread,
+its state machine and its queues are never started: what its services say is sent at once by whoever says it, and what
+they wait for is read by the thread that waits.
+
+`missing_internals` says whether the installed pynetdicom has what this module uses. Where it has not,
+`dicom_node.stock` serves through the public interface alone, more slowly.
 """
 
 import logging
-import queue
 import select
 import socket
-import socketserver
-import struct
 import threading
 import time
+from collections import deque
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol, cast
 
-from pynetdicom import AE, Association, evt
-from pynetdicom._globals import MODE_ACCEPTOR
-from pynetdicom.dimse_primitives import C_STORE
-from pynetdicom.transport import AssociationServer, AssociationSocket, RequestHandler
+import pynetdicom
+from pynetdicom import AE, Association, acse, evt
+from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dimse_messages import DIMSEMessage
+from pynetdicom.dul import DULServiceProvider
+from pynetdicom.pdu import (
+    A_ABORT_RQ,
+    A_ASSOCIATE_AC,
+    A_ASSOCIATE_RJ,
+    A_ASSOCIATE_RQ,
+    A_RELEASE_RP,
+    A_RELEASE_RQ,
+    P_DATA_TF,
+)
+from pynetdicom.pdu_primitives import A_ABORT, A_ASSOCIATE, A_P_ABORT, A_RELEASE, P_DATA
+from pynetdicom.transport import AddressInformation, AssociationSocket
 
+from dicom_node import data_path
+from dicom_node.association import Proposal, Refusal, Service
+from dicom_node.data_path import (
+    C_CANCEL_RQ,
+    C_STORE_RQ,
+    LARGEST_PDU_BYTES,
+    RESPONSE,
+    AbortReason,
+    Command,
+    Ended,
+    Lost,
+    MessageReader,
+    Released,
+    StoreRequest,
+    TimedOut,
+    Violation,
+    Wire,
+    encode_abort,
+    encode_store_response,
+)
 from dicom_node.logs import fields
+from storage.records import AssociationEnd
 
 log = logging.getLogger(__name__)
 
-MAXIMUM_PDU_BYTES = 131072  # what we announce: the most that DCMTK sends
-LARGEST_PDU_BYTES = 4 * 2**20  # what we read, since not every peer keeps to what we announce
-POLL_SECONDS = 0.001  # between looks at pynetdicom's queue of what to send
-ESTABLISHED_POLL_SECONDS = 0.01  # the same while only answers to an echo, or an abort, can be in it
-LOOK_SECONDS = 0.1  # between looks for an association that has timed out
+PINNED_VERSION = "3.0.4"  # as in pyproject.toml
+ACCEPTOR = "acceptor"
+POLL_SECONDS = 0.001  # between looks at pynetdicom's queue of what to send, as requestor
 WAITING_CONNECTIONS = 128  # the kernel's queue while all threads are busy
+LARGEST_REQUEST_BYTES = 2**19  # an A-ASSOCIATE-RQ with 128 presentation contexts has some 50,000
+LARGEST_MESSAGE_BYTES = 16 * 2**20  # of a service other than C-STORE
+LAST_WORD_SECONDS = 1.0  # for the peer to read our last PDU and close
+A_ABORT_OF_USER = b"\x07\0\0\0\0\x04\0\0\0\0"  # PS3.8 9.3.8
+
+Handler = tuple[Any, Callable[[Any], Any]]  # an event of pynetdicom.evt and what answers it
 
 
 def silence_pynetdicom() -> None:
@@ -41,13 +81,48 @@ def silence_pynetdicom() -> None:
     logging.getLogger("pynetdicom").propagate = False
 
 
+def missing_internals() -> list[str]:
+    """What this module uses of pynetdicom's internals and does not find; empty when all is well."""
+    missing = []
+    if pynetdicom.__version__ != PINNED_VERSION:
+        missing.append(f"version {PINNED_VERSION} (installed is {pynetdicom.__version__})")
+    expected: list[tuple[Any, str, tuple[str, ...]]] = [
+        (evt, "evt", ("_INTERVENTION_EVENTS", "get_default_handler")),
+        (acse.ACSE, "ACSE", ("negotiate_association", "send_reject", "send_abort")),
+        (DULServiceProvider, "DULServiceProvider", ("send_pdu", "is_alive")),
+        (DIMSEServiceProvider, "DIMSEServiceProvider", ("get_msg", "send_msg")),
+        (DIMSEMessage, "DIMSEMessage", ("decode_msg", "message_to_primitive")),
+        (Association, "Association", ("_abort_blocking", "_bind_defaults", "_serve_request", "kill", "run_reactor")),
+        (AssociationSocket, "AssociationSocket", ("ready", "recv", "event_queue")),
+    ]
+    try:
+        probe = Association(AE(), ACCEPTOR)
+        expected.append((probe, "Association", ("_accepted_cx", "_is_paused", "_sent_abort", "acse", "dimse", "dul")))
+    except Exception as error:
+        missing.append(f"Association ({type(error).__name__})")
+    return missing + [f"{name}.{part}" for owner, name, parts in expected for part in parts if not hasattr(owner, part)]
+
+
+class QuietAssociation(Association):
+    """Binds only the intervention events: the others would describe every message to pynetdicom's log."""
+
+    def _bind_defaults(self) -> None:
+        for event in evt._INTERVENTION_EVENTS:
+            self.bind(event, evt.get_default_handler(event))
+
+
+# -- as requestor ------------------------------------------------------------------------------------------------------
+
+
 class DeadlineSocket(AssociationSocket):
     """Reads and writes whole PDUs or fails within `timeout` seconds, however slowly the peer trickles."""
+
+    _is_connected: bool
 
     def __init__(self, assoc: Association, timeout: float, **kwargs: Any) -> None:
         super().__init__(assoc, **kwargs)
         self._timeout = timeout
-        self.opening = b""  # the first bytes of the peer, which say whether it speaks DICOM
+        self.opening = b""  # the first bytes of the peer: none when it did not answer at all
         assoc.dul._run_loop_delay = 0  # `ready` waits instead, and wakes when something comes
         if self.socket is not None:
             self._configure(self.socket)
@@ -59,13 +134,17 @@ class DeadlineSocket(AssociationSocket):
             time.sleep(POLL_SECONDS)
             return False
         try:
-            established = self.assoc.is_acceptor and self.assoc.dul.state_machine.current_state == "Sta6"
-            wait = ESTABLISHED_POLL_SECONDS if established else POLL_SECONDS
-            readable, _, _ = select.select([self.socket], [], [], wait)
+            readable, _, _ = select.select([self.socket], [], [], POLL_SECONDS)
         except (OSError, ValueError):
             self.event_queue.put("Evt17")  # transport connection closed (PS3.8 table 9-10)
             return False
         return bool(readable)
+
+    def close(self) -> None:
+        connected = self._is_connected
+        super().close()
+        # Else the thread that asked would take a rejection that came at once for a connection that never was.
+        self._is_connected = connected
 
     def connect(self, primitive: Any) -> None:
         super().connect(primitive)
@@ -83,7 +162,8 @@ class DeadlineSocket(AssociationSocket):
         filled = 0
         try:
             while filled < nr_bytes:
-                _acknowledge_at_once(connection)
+                if hasattr(socket, "TCP_QUICKACK"):  # spares peers that leave Nagle's algorithm on a wait for our ACK
+                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
                 read = connection.recv_into(view[filled:])
                 if read == 0:
                     break
@@ -97,196 +177,294 @@ class DeadlineSocket(AssociationSocket):
 
     def _configure(self, connection: socket.socket) -> None:
         connection.settimeout(self._timeout)
-        # A response waits for nothing: with Nagle's algorithm each one would wait for the peer's delayed ACK.
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
-def _acknowledge_at_once(connection: socket.socket) -> None:
-    """Spares senders that leave Nagle's algorithm on the wait for a delayed ACK. Linux forgets it, so for each read."""
-    if hasattr(socket, "TCP_QUICKACK"):
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+# -- as acceptor -------------------------------------------------------------------------------------------------------
 
 
-class Service(Protocol):
-    """What an Acceptor needs to know about the node. Called in the association's own thread."""
+class _Provider(DULServiceProvider):
+    """The upper layer service without a thread of its own, which is never started: primitives become PDUs at once."""
 
-    def requested(self, assoc: "AcceptedAssociation") -> None:
-        """An A-ASSOCIATE-RQ is here: admit it by setting the supported contexts, or reject it."""
-
-    def store(self, assoc: "AcceptedAssociation", request: C_STORE, transfer_syntax_uid: str) -> tuple[int, str]:
-        """Status and error comment (may be empty) of one C-STORE request."""
-
-    def ended(self, assoc: "AcceptedAssociation") -> None:
-        """The connection is over, in whatever way. Called exactly once for each connection."""
+    def send_pdu(self, primitive: Any) -> None:
+        cast(AcceptedAssociation, self.assoc).send(_encode(primitive))
 
 
-class QuietAssociation(Association):
-    """Binds only the intervention events: the others would describe every message to pynetdicom's log."""
+class _Messages(DIMSEServiceProvider):
+    """Lets a service that asked the peer something (an N-EVENT-REPORT, say) read the answer itself."""
 
-    def _bind_defaults(self) -> None:
-        for event in evt._INTERVENTION_EVENTS:
-            self.bind(event, evt.get_default_handler(event))
+    def get_msg(self, block: bool = False) -> Any:
+        return cast(AcceptedAssociation, self.assoc).response() if block else (None, None)
 
 
-class _WakingQueue(queue.Queue[Any]):
-    """Tells the thread that waits for messages that there is something else to look at."""
-
-    def __init__(self, messages: queue.Queue[Any]) -> None:
-        super().__init__()
-        self._messages = messages
-
-    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
-        super().put(item, block, timeout)
-        self._messages.put((None, None))
+def _encode(primitive: Any) -> bytes:
+    """The PDU of a service primitive (PS3.8 9.3)."""
+    match primitive:
+        case P_DATA():
+            pdu = P_DATA_TF(primitive)
+        case A_ASSOCIATE() if primitive.result == 0x00:
+            pdu = A_ASSOCIATE_AC(primitive)
+        case A_ASSOCIATE():
+            pdu = A_ASSOCIATE_RJ(primitive)
+        case A_RELEASE() if primitive.result is None:
+            pdu = A_RELEASE_RQ(primitive)
+        case A_RELEASE():
+            pdu = A_RELEASE_RP(primitive)
+        case A_ABORT() | A_P_ABORT():
+            pdu = A_ABORT_RQ(primitive)
+        case _:
+            raise TypeError(f"no PDU for {type(primitive).__name__}")
+    return cast(bytes, pdu.encode())
 
 
 class AcceptedAssociation(QuietAssociation):
-    """An association that a peer requested of us."""
+    """An association that a peer requested of us, and its thread."""
 
-    def __init__(self, ae: AE, service: Service) -> None:
-        super().__init__(ae, MODE_ACCEPTOR)
+    def __init__(self, ae: AE, service: Service, connection: socket.socket, timeout: float) -> None:
+        super().__init__(ae, ACCEPTOR)
+        self.is_released = self._sent_abort = False
+        self.dul = _Provider(self)
+        self.dimse = _Messages(self)
+        self.wire = Wire(connection, timeout)
+        self.session: Any = None  # what the service keeps for this association, once it is admitted
         self._service = service
-        self.session: Any = None  # whatever the service keeps for this association
-        self.dul.to_user_queue = _WakingQueue(self.dimse.msg_queue)
-        self.bind(evt.EVT_REQUESTED, self._requested)
-        self.bind(evt.EVT_CONN_CLOSE, self._closed)
+        self._reader = MessageReader(self.wire, ())
+        self._posted: deque[Callable[[AcceptedAssociation], object]] = deque()
+        self._broken: Ended | None = None  # how the association ended while a service waited for a response
+        self._opening = bytearray()
+        self._is_paused = True  # there is no reactor that services would have to pause
 
-    @property
-    def opening(self) -> bytes:
-        """The first bytes that came, empty when none did."""
-        return cast(DeadlineSocket, self.dul.socket).opening
+    # -- for other threads --
 
-    def run_reactor(self) -> None:
-        try:
-            super().run_reactor()
-        except Exception:
-            log.exception("An association broke off unexpectedly", extra=fields("associate"))
-        finally:
-            self._server.forget(self)
-            self._service.ended(self)
+    def post(self, task: Callable[["AcceptedAssociation"], object]) -> None:
+        """Has the association's thread do something between two messages: send an N-EVENT-REPORT, for example.
 
-    def reject(self, result: int, source: int, diagnostic: int) -> None:
-        """Answers A-ASSOCIATE-RJ (PS3.8 9.3.4) and waits until the peer has closed, or its time is over."""
-        self.acse.send_reject(result, source, diagnostic)
-        self.kill()
+        It is not done if the association ends before.
+        """
+        self._posted.append(task)
+        self.wire.wake()
 
     def cut(self) -> None:
-        """Closes the connection under whatever the association is doing. Its thread ends soon after."""
-        connection = self.dul.socket.socket
-        if connection is not None:
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
+        """Ends the connection under whatever the association is doing. Its thread ends soon after."""
+        self.wire.cut()
 
-    def _requested(self, event: evt.Event) -> None:
+    def send(self, data: bytes) -> None:
+        """Raises Lost."""
+        self.wire.send(data)
+
+    def _abort_blocking(self, block: bool = True) -> None:
+        """A-ABORT of the service user, from any thread. The association's own notices, and closes the connection."""
+        if self._sent_abort or self.is_released:
+            return
+        self._sent_abort = self.is_aborted = True
+        self.is_established = False
+        with suppress(Lost):
+            self.wire.send(A_ABORT_OF_USER, LAST_WORD_SECONDS)
+        self.wire.stop()
+
+    # -- the association's own thread --
+
+    def run_reactor(self) -> None:
+        reason = ""
         try:
-            self._service.requested(self)
+            reason = self._live()
         except Exception:
-            log.exception("An association request could not be judged", extra=fields("associate"))
-            self.reject(0x02, 0x01, 0x01)
-
-    def _closed(self, event: evt.Event) -> None:
-        """Ends the wait for an association request, which pynetdicom keeps up after the connection is gone."""
-        if self.requestor.primitive is None:
-            self.dul.to_user_queue.put(None)
-
-    def _serve_request(self, msg: Any, context_id: int) -> None:
-        """C-STORE of any SOP class goes to the service; pynetdicom aborts on those it does not know."""
-        if not isinstance(msg, C_STORE) or msg.MessageID is None:
-            super()._serve_request(msg, context_id)
-            return
-        context = self._accepted_cx.get(context_id)
-        if context is None:
-            log.warning("A C-STORE came on a presentation context nobody accepted", extra=fields("associate"))
+            log.exception("An association broke off unexpectedly", extra=fields("associate"))
             self.abort()
+            reason = "of an unexpected failure"
+        finally:
+            self.kill()
+            self._note_end(reason)
+            self.wire.drain(LAST_WORD_SECONDS)
+            self.wire.close()
+            self._reader = MessageReader(self.wire, ())  # its buffer must not wait for the garbage collector
+
+    def _live(self) -> str:
+        """From the request to the end; why it ended, unless the peer released it."""
+        try:
+            self._negotiate()
+            while self.is_established:
+                if self._reader.between_messages():
+                    self._serve(self._reader.command())
+                while self._posted and self.is_established:
+                    self._posted.popleft()(self)
+                if self._broken is not None:
+                    raise self._broken
+            return "this node aborted it"
+        except Released:
+            self.is_released = True
+            with suppress(Lost):
+                self.send(data_path.A_RELEASE_RP)
+            return ""
+        except Violation as violation:
+            self.is_aborted = True
+            if not self._sent_abort:
+                with suppress(Lost):
+                    self.send(encode_abort(violation.reason))
+            return str(violation)
+        except Lost as lost:
+            self.is_aborted = True
+            if isinstance(lost, TimedOut) and not self._sent_abort:
+                with suppress(Lost):
+                    self.wire.send(encode_abort(AbortReason.NOT_SPECIFIED), LAST_WORD_SECONDS)
+            return "this node aborted it" if self._sent_abort else str(lost)
+
+    def _note_end(self, reason: str) -> None:
+        if self.session is not None:
+            end = AssociationEnd.RELEASED if self.is_released else AssociationEnd.ABORTED
+            self._service.ended(self.session, end, reason)
+        elif not self.is_rejected:
+            self._service.failed(self.requestor.address_info.address, bytes(self._opening[:16]))
+
+    # -- negotiation (PS3.8 9.2, states 2 and 3) --
+
+    def _negotiate(self) -> None:
+        primitive = self._request()
+        self.requestor.primitive = primitive
+        answer = self._service.admit(
+            Proposal(
+                calling_ae_title=primitive.calling_ae_title,
+                called_ae_title=primitive.called_ae_title,
+                host=self.requestor.address_info.address,
+                contexts=primitive.presentation_context_definition_list,
+            )
+        )
+        if isinstance(answer, Refusal):
+            self.acse.send_reject(answer.result, answer.source, answer.diagnostic)
             return
-        status, comment = self._service.store(self, msg, str(context.transfer_syntax[0]))
+        self.session = answer.session
+        self.acceptor.maximum_length = answer.maximum_pdu_bytes
+        self.acceptor.supported_contexts = answer.contexts
+        self.acse.negotiate_association()
+        self._reader = MessageReader(self.wire, self._accepted_cx)
+
+    def _request(self) -> A_ASSOCIATE:
+        """The A-ASSOCIATE-RQ, all of which must be here within the ACSE time-out."""
+        deadline = time.monotonic() + self.acse_timeout
+        self.wire.take_until(self._opening, data_path.PDU.size, deadline)
+        kind, length = data_path.PDU.unpack(self._opening)
+        if kind != 0x01:
+            known = kind in data_path.PDU_TYPES
+            raise Violation(AbortReason.UNEXPECTED_PDU if known else AbortReason.UNRECOGNIZED_PDU, "no request came")
+        if length > LARGEST_REQUEST_BYTES:
+            raise Violation(AbortReason.INVALID_PARAMETER, "the association request is too long")
+        self.wire.take_until(self._opening, data_path.PDU.size + length, deadline)
+        pdu = A_ASSOCIATE_RQ()
+        try:
+            pdu.decode(bytes(self._opening))
+            primitive = pdu.to_primitive()
+        except Exception:
+            raise Violation(AbortReason.INVALID_PARAMETER, "the association request is unreadable") from None
+        if not pdu.protocol_version & 0x0001:
+            self.requestor.primitive = primitive
+            self.acse.send_reject(0x01, 0x02, 0x02)
+            raise Lost("the association request has another protocol version")
+        del self._opening[16:]  # more is not needed to explain a failure
+        return primitive
+
+    # -- messages --
+
+    def _serve(self, command: Command) -> None:
+        if command.field == C_STORE_RQ:
+            self._store(command)
+        elif command.field & RESPONSE or command.field == C_CANCEL_RQ:
+            self._message(command)  # nobody waits for it any more: dropped
+        else:
+            self._serve_request(self._message(command), command.context_id)
+            self._is_paused = True  # which serving a request undoes
+
+    def _store(self, command: Command) -> None:
+        """A C-STORE of any SOP class (PS3.7 9.1.1); pynetdicom would abort on those it does not know."""
+        if command.message_id is None:
+            raise Violation(AbortReason.INVALID_PARAMETER, "a C-STORE request has no Message ID")
+        context = self._accepted_cx[command.context_id]
+        request = StoreRequest(command.sop_class_uid, command.sop_instance_uid, str(context.transfer_syntax[0]))
+        dataset, complete = memoryview(b""), True
+        if command.has_dataset:
+            dataset, complete = self._reader.dataset(command.context_id)
+        if complete:
+            response = self._service.store(self.session, request, dataset)
+        else:
+            large = self._service.begin_large(self.session, request, dataset)
+            try:
+                for part in self._reader.rest(command.context_id):
+                    large.write(part)
+            except BaseException:
+                large.discard()
+                raise
+            response = large.finish()
         if self.is_established:
-            # Straight to the socket: the way through pynetdicom's queues costs more than storing the instance.
-            self.dul.socket.send(
+            self.send(
                 encode_store_response(
-                    context_id,
-                    msg.MessageID,
-                    str(msg.AffectedSOPClassUID or ""),
-                    str(msg.AffectedSOPInstanceUID or ""),
-                    status,
-                    comment,
+                    command.context_id,
+                    command.message_id,
+                    command.sop_class_uid,
+                    command.sop_instance_uid,
+                    response.status,
+                    response.comment,
                 )
             )
 
-    def _run_reactor(self) -> None:
-        """Serves requests until the association ends. Waits for messages, where the base class polls for them."""
-        while not self._kill:
-            try:
-                context_id, msg = self.dimse.msg_queue.get(timeout=LOOK_SECONDS)
-            except queue.Empty:
-                context_id, msg = None, None
-            if msg is not None:
-                self._serve_request(msg, context_id)
-            elif self.is_established and self.acse.is_release_requested():
-                self.acse.send_release(is_response=True)
-                self.is_released = True
-                self.kill()
-            elif self.acse.is_aborted() or not self.dul.is_alive():
-                self.is_aborted = True
-                self.kill()
-            elif self.dul.idle_timer_expired():
-                self.abort()
+    def _message(self, command: Command) -> Any:
+        """The rest of a message that is not a C-STORE, as a primitive of pynetdicom (PS3.7 9.1, 10.1)."""
+        primitive = P_DATA()
+        primitive.presentation_data_value_list = [[command.context_id, b"\x03" + command.encoded]]
+        if command.has_dataset:
+            dataset = bytearray()
+            part, complete = self._reader.dataset(command.context_id)
+            dataset += part
+            if not complete:
+                for part in self._reader.rest(command.context_id):
+                    dataset += part
+                    if len(dataset) > LARGEST_MESSAGE_BYTES:
+                        raise Violation(AbortReason.NOT_SPECIFIED, "a message is too long")
+            primitive.presentation_data_value_list.append([command.context_id, b"\x02" + bytes(dataset)])
+        message = DIMSEMessage()
+        try:
+            message.decode_msg(primitive)
+            return message.message_to_primitive()
+        except Exception:
+            raise Violation(AbortReason.INVALID_PARAMETER, "a command set cannot be read") from None
+
+    def response(self) -> tuple[Any, Any]:
+        """The peer's answer to what a service has asked it, as (presentation context, primitive); requests that come
+        before are served. (None, None) when the association ends instead."""
+        try:
+            while self.is_established:
+                if self._reader.between_messages():
+                    command = self._reader.command()
+                    if command.field & RESPONSE:
+                        return command.context_id, self._message(command)
+                    self._serve(command)
+        except Ended as ended:
+            self._broken = ended
+            self.is_established = False
+        return None, None
 
 
-def encode_store_response(
-    context_id: int, message_id: int, sop_class_uid: str, sop_instance_uid: str, status: int, comment: str
-) -> bytes:
-    """A P-DATA-TF PDU (PS3.8 9.3.5) with one C-STORE-RSP command (PS3.7 9.3.1.2), implicit VR little endian."""
-    elements = _command_element(0x0002, _even(sop_class_uid, b"\0"))
-    elements += _command_element(0x0100, struct.pack("<H", 0x8001))  # Command Field: C-STORE-RSP
-    elements += _command_element(0x0120, struct.pack("<H", message_id))
-    elements += _command_element(0x0800, struct.pack("<H", 0x0101))  # Command Data Set Type: none
-    elements += _command_element(0x0900, struct.pack("<H", status))
-    if comment:
-        elements += _command_element(0x0902, _even(comment, b" "))
-    elements += _command_element(0x1000, _even(sop_instance_uid, b"\0"))
-    command = _command_element(0x0000, struct.pack("<I", len(elements))) + elements
-    # PDV: length, presentation context, and "a command, its last fragment" (PS3.8 E.2)
-    pdv = struct.pack(">IBB", len(command) + 2, context_id, 0x03) + command
-    return struct.pack(">BBI", 0x04, 0, len(pdv)) + pdv
+# -- listening ---------------------------------------------------------------------------------------------------------
 
 
-def _command_element(element: int, value: bytes) -> bytes:
-    return struct.pack("<HHI", 0x0000, element, len(value)) + value
+class Listener(Protocol):
+    """What the receiver needs of either way to serve."""
+
+    @property
+    def port(self) -> int:
+        """The port that is bound."""
+
+    @property
+    def is_alive(self) -> bool: ...
+
+    def close(self) -> None:
+        """Stops listening; associations go on."""
+
+    def abort(self, seconds: float) -> int:
+        """Aborts the associations that are left, and waits up to `seconds` for each step of it; their number."""
 
 
-def _even(text: str, padding: bytes) -> bytes:
-    value = text.encode("ascii", "replace")
-    return value + padding * (len(value) % 2)
-
-
-class _Handler(RequestHandler):
-    """Makes an AcceptedAssociation of a connection."""
-
-    def _create_association(self) -> Association:
-        server = cast(Acceptor, self.server)
-        assoc = AcceptedAssociation(self.ae, server.service)
-        assoc._server = server
-        assoc.name = f"AcceptorThread-{self.client_address[0]}:{self.client_address[1]}"
-        assoc.set_socket(DeadlineSocket(assoc, server.network_timeout, client_socket=self.request))
-        assoc.acceptor.maximum_length = MAXIMUM_PDU_BYTES
-        assoc.acceptor.ae_title = server.ae_title
-        assoc.acceptor.address_info = self.local
-        assoc.acceptor.implementation_class_uid = self.ae.implementation_class_uid
-        assoc.acceptor.implementation_version_name = self.ae.implementation_version_name
-        assoc.requestor.address_info = self.remote
-        for event, handler in server._handlers.items():
-            if event.is_intervention:
-                assoc.bind(event, *handler)
-        server.remember(assoc)
-        return assoc
-
-
-class Acceptor(AssociationServer):
+class Acceptor:
     """Listens on a port that several processes may share: the kernel spreads connections over them (SO_REUSEPORT)."""
-
-    request_queue_size = WAITING_CONNECTIONS
 
     def __init__(
         self,
@@ -296,50 +474,110 @@ class Acceptor(AssociationServer):
         *,
         network_timeout: float,
         maximum_connections: int,
-        handlers: list[Any],
+        handlers: Sequence[Handler],
     ) -> None:
-        self.service = service
-        self.network_timeout = network_timeout
+        self._ae = ae
+        self._service = service
+        self._network_timeout = network_timeout
         self._maximum_connections = maximum_connections
+        self._handlers = handlers
         self._connections: set[AcceptedAssociation] = set()
         self._lock = threading.Lock()
-        super().__init__(ae, address, ae.ae_title, [], evt_handlers=handlers, request_handler=_Handler)
+        self._closed = False
+        self._socket = socket.create_server(
+            address,
+            family=socket.AF_INET6 if ":" in address[0] else socket.AF_INET,
+            backlog=WAITING_CONNECTIONS,
+            reuse_port=True,
+        )
+        self._thread = threading.Thread(target=self._accept, name="accept", daemon=True)
+        self._thread.start()
+
+    @property
+    def port(self) -> int:
+        return int(self._socket.getsockname()[1])
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
 
     @property
     def connections(self) -> list[AcceptedAssociation]:
         with self._lock:
             return list(self._connections)
 
-    def remember(self, assoc: AcceptedAssociation) -> None:
+    def close(self) -> None:
+        self._closed = True
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # wakes `accept`
+        self._thread.join()
+        self._socket.close()
+
+    def abort(self, seconds: float) -> int:
+        remaining = self.connections
+        for assoc in remaining:
+            if assoc.is_established:
+                assoc.abort(block=False)
+        deadline = time.monotonic() + seconds
+        for assoc in remaining:
+            if assoc.is_aborted:
+                assoc.join(timeout=max(0.0, deadline - time.monotonic()))
+            assoc.cut()
+        for assoc in remaining:
+            assoc.join(timeout=seconds)
+        return len(remaining)
+
+    def _accept(self) -> None:
+        while not self._closed:
+            try:
+                connection, address = self._socket.accept()
+            except OSError:
+                if not self._closed:
+                    log.exception("A connection could not be accepted", extra=fields("accept"))
+                    time.sleep(0.1)  # out of file descriptors, most likely
+                continue
+            try:
+                self._begin(connection, address)
+            except Exception:
+                log.exception("A connection could not be served", extra=fields("accept", host=address[0]))
+                connection.close()
+
+    def _begin(self, connection: socket.socket, address: Any) -> None:
+        """Bounds the threads: a connection costs one, before anything is known about the peer."""
+        with self._lock:
+            full = len(self._connections) >= self._maximum_connections
+        if full:
+            log.warning("Too many connections: a new one is closed", extra=fields("accept", host=address[0]))
+            connection.close()
+            return
+        ae = self._ae
+        assoc = _Accepted(self, ae, self._service, connection, self._network_timeout)
+        assoc.name = f"association {address[0]}:{address[1]}"
+        assoc.acceptor.ae_title = ae.ae_title
+        assoc.acceptor.address_info = AddressInformation.from_tuple(connection.getsockname())
+        assoc.acceptor.implementation_class_uid = ae.implementation_class_uid
+        assoc.acceptor.implementation_version_name = ae.implementation_version_name
+        assoc.requestor.address_info = AddressInformation.from_tuple(address)
+        for event, handler in self._handlers:
+            assoc.bind(event, handler)
         with self._lock:
             self._connections.add(assoc)
+        assoc.start()
 
     def forget(self, assoc: AcceptedAssociation) -> None:
         with self._lock:
             self._connections.discard(assoc)
 
-    def server_bind(self) -> None:
-        assert self.socket is not None
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        super().server_bind()
 
-    def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Bounds the threads: a connection costs two, before anything is known about the peer."""
-        with self._lock:
-            full = len(self._connections) >= self._maximum_connections
-        if full:
-            log.warning("Too many connections: a new one is closed", extra=fields("accept", host=client_address[0]))
-        return not full
+class _Accepted(AcceptedAssociation):
+    """One of an Acceptor's."""
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        log.exception("A connection could not be served", extra=fields("accept", host=client_address[0]))
+    def __init__(self, acceptor: Acceptor, *args: Any) -> None:
+        super().__init__(*args)
+        self._acceptor = acceptor
 
-    def close(self) -> None:
-        """Stops listening; associations go on."""
-        socketserver.BaseServer.shutdown(self)
-        with suppress(OSError):
-            self.server_close()
-
-    def _bind_defaults(self) -> None:
-        for event in evt._INTERVENTION_EVENTS:
-            self.bind(event, evt.get_default_handler(event))
+    def run_reactor(self) -> None:
+        try:
+            super().run_reactor()
+        finally:
+            self._acceptor.forget(self)

@@ -137,20 +137,34 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+class FileMeta:
+    """Preamble, prefix and file meta information (PS3.10 7.1) of all instances of one SOP class in one transfer syntax
+    from one source: encoded once, only the SOP Instance UID is filled in."""
+
+    def __init__(self, sop_class_uid: str, transfer_syntax_uid: str, source_ae_title: str) -> None:
+        self._before = (
+            struct.pack("<HH2sHL", 0x0002, 0x0001, b"OB", 0, 2)  # File Meta Information Version
+            + b"\x00\x01"
+            + _element(0x0002, b"UI", sop_class_uid, b"\0")  # Media Storage SOP Class UID
+        )
+        self._after = (
+            _element(0x0010, b"UI", transfer_syntax_uid, b"\0")
+            + _element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID, b"\0")
+            + _element(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME, b" ")
+            + (_element(0x0016, b"AE", source_ae_title[:16], b" ") if source_ae_title else b"")
+        )
+
+    def header(self, sop_instance_uid: str) -> bytes:
+        """What stands before the dataset of this instance."""
+        instance = _element(0x0003, b"UI", sop_instance_uid, b"\0")  # Media Storage SOP Instance UID
+        length = len(self._before) + len(instance) + len(self._after)
+        group_length = struct.pack("<HH2sHL", 0x0002, 0x0000, b"UL", 4, length)
+        return b"".join((PREAMBLE, group_length, self._before, instance, self._after))
+
+
 def part10_header(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, source_ae_title: str) -> bytes:
     """Preamble, prefix and file meta information (PS3.10 7.1), to stand before a dataset in `transfer_syntax_uid`."""
-    elements = b"".join(
-        (
-            struct.pack("<HH2sHL", 0x0002, 0x0001, b"OB", 0, 2) + b"\x00\x01",  # File Meta Information Version
-            _element(0x0002, b"UI", sop_class_uid, b"\0"),  # Media Storage SOP Class UID
-            _element(0x0003, b"UI", sop_instance_uid, b"\0"),  # Media Storage SOP Instance UID
-            _element(0x0010, b"UI", transfer_syntax_uid, b"\0"),
-            _element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID, b"\0"),
-            _element(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME, b" "),
-            _element(0x0016, b"AE", source_ae_title[:16], b" ") if source_ae_title else b"",
-        )
-    )
-    return PREAMBLE + struct.pack("<HH2sHL", 0x0002, 0x0000, b"UL", 4, len(elements)) + elements
+    return FileMeta(sop_class_uid, transfer_syntax_uid, source_ae_title).header(sop_instance_uid)
 
 
 def dataset_offset(start: bytes) -> int:

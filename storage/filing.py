@@ -6,7 +6,6 @@ apart by their content, rows by their keys, and times are those of the receiver.
 
 import hashlib
 import logging
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -22,11 +21,10 @@ from storage.database import Database, changed, insert_if_absent
 from storage.errors import Permanent
 from storage.events import add_event
 from storage.files import Tree, dataset_offset, dataset_sha256
-from storage.records import AssociationEnd, Facts, ReceivedInstance, Stored, StudyState
+from storage.records import UID, AssociationEnd, Facts, ReceivedInstance, Stored, StudyState
 
 log = logging.getLogger(__name__)
 
-UID = re.compile(r"[0-9][0-9.]{0,63}")  # wider than PS3.5 9.1, but safe as the name of a file
 SUFFIX = ".dcm"
 VERSION_MARK = "-"  # between SOP Instance UID and content of a later version; no UID has it
 QUARANTINE = "quarantine"

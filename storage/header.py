@@ -1,9 +1,17 @@
-"""The few attributes the node needs to file an instance, read from its encoded bytes without touching the rest."""
+"""The few attributes the node needs of an instance, read from its encoded bytes without touching the rest.
 
+Two readers give the same answer. The quick one takes little endian datasets apart by hand, in a tenth of the time; it
+declines whatever it does not expect, and pydicom, which has seen more, decides then.
+"""
+
+import math
+import struct
 import zlib
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from io import BytesIO
 
+from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
@@ -14,8 +22,38 @@ from storage.records import Facts
 SOP_CLASS_UID = 0x00080016
 SOP_INSTANCE_UID = 0x00080018
 MODALITY = 0x00080060
+ECHO_NUMBERS = 0x00180086
+SPACING_BETWEEN_SLICES = 0x00180088
 STUDY_INSTANCE_UID = 0x0020000D
 SERIES_INSTANCE_UID = 0x0020000E
+ACQUISITION_NUMBER = 0x00200012
+INSTANCE_NUMBER = 0x00200013
+IMAGE_POSITION = 0x00200032
+IMAGE_ORIENTATION = 0x00200037
+TEMPORAL_POSITION_IDENTIFIER = 0x00200100
+NUMBER_OF_TEMPORAL_POSITIONS = 0x00200105
+IMAGES_IN_ACQUISITION = 0x00201002
+NUMBER_OF_FRAMES = 0x00280008
+REQUESTED_PROCEDURE_PRIORITY = 0x00401003
+
+_WANTED = (
+    SOP_CLASS_UID,
+    SOP_INSTANCE_UID,
+    MODALITY,
+    ECHO_NUMBERS,
+    SPACING_BETWEEN_SLICES,
+    STUDY_INSTANCE_UID,
+    SERIES_INSTANCE_UID,
+    ACQUISITION_NUMBER,
+    INSTANCE_NUMBER,
+    IMAGE_POSITION,
+    IMAGE_ORIENTATION,
+    TEMPORAL_POSITION_IDENTIFIER,
+    NUMBER_OF_TEMPORAL_POSITIONS,
+    IMAGES_IN_ACQUISITION,
+    NUMBER_OF_FRAMES,
+    REQUESTED_PROCEDURE_PRIORITY,
+)
 
 # Written by GE: implicit VR little endian, but for the words of the pixel data.
 GE_PRIVATE_IMPLICIT = "1.2.840.113619.5.2"
@@ -24,7 +62,13 @@ JPIP_HTJ2K_REFERENCED_DEFLATE = "1.2.840.10008.1.2.4.205"
 
 _IMPLICIT = frozenset({ImplicitVRLittleEndian, GE_PRIVATE_IMPLICIT})
 _DEFLATED = frozenset({DeflatedExplicitVRLittleEndian, JPIP_REFERENCED_DEFLATE, JPIP_HTJ2K_REFERENCED_DEFLATE})
+_BY_PYDICOM = _DEFLATED | {ExplicitVRBigEndian}
 _LARGEST_INFLATED_HEADER = 4 * 2**20  # stops a small deflated dataset from filling the memory
+_LARGEST_INTEGER = 2**31 - 1  # of IS (PS3.5 table 6.2-1)
+
+NO_FACTS = Facts()
+
+Bytes = bytes | bytearray | memoryview
 
 
 class UnreadableDataset(Permanent):
@@ -40,55 +84,259 @@ class Header:
     study_instance_uid: str
     series_instance_uid: str
     modality: str
-    facts: Facts = field(default_factory=Facts)
+    facts: Facts = NO_FACTS
 
 
-def scan_header(dataset: bytes, transfer_syntax_uid: str) -> Header:
-    """Reads the header of a dataset encoded in `transfer_syntax_uid`, without preamble and file meta information.
+def scan_header(dataset: Bytes, transfer_syntax_uid: str) -> Header:
+    """Reads the header of a dataset encoded in `transfer_syntax_uid`, without preamble and file meta information. The
+    beginning of a dataset is enough if it holds what is wanted.
 
     Transfer syntaxes this function does not know are explicit VR little endian, as PS3.5 A.4 requires of all
-    encapsulated ones. Raises UnreadableDataset; its message never quotes the dataset.
+    encapsulated ones. Raises UnreadableDataset for missing UIDs only; its message never quotes the
+    dataset. Whatever else cannot be read is None.
     """
-    try:
-        encoded = _inflate(dataset) if transfer_syntax_uid in _DEFLATED else dataset
-        ds = read_dataset(
-            BytesIO(encoded),
-            is_implicit_VR=transfer_syntax_uid in _IMPLICIT,
-            is_little_endian=transfer_syntax_uid != ExplicitVRBigEndian,
-            stop_when=_after_series,
-            specific_tags=[SOP_CLASS_UID, SOP_INSTANCE_UID, MODALITY, STUDY_INSTANCE_UID, SERIES_INSTANCE_UID],
-        )
-        values = {int(tag): _text(ds.get_item(tag)) for tag in ds.keys()}  # noqa: SIM118 - iterating decodes the values
-    except Exception as error:  # a parser fails on damaged bytes in many ways, all of which mean the same
-        raise UnreadableDataset(f"The dataset cannot be read ({type(error).__name__})") from None
-    for tag, name in (
-        (SOP_CLASS_UID, "SOP Class UID"),
-        (SOP_INSTANCE_UID, "SOP Instance UID"),
-        (STUDY_INSTANCE_UID, "Study Instance UID"),
-        (SERIES_INSTANCE_UID, "Series Instance UID"),
-    ):
-        if not values.get(tag):
-            raise UnreadableDataset(f"The dataset has no {name}")
+    values = scan_by_hand(dataset, transfer_syntax_uid)
+    if values is None:
+        values = scan_with_pydicom(dataset, transfer_syntax_uid)
+    return _header(values)
+
+
+# -- from values to their meaning --------------------------------------------------------------------------------------
+
+
+def _header(values: Mapping[int, bytes]) -> Header:
+    get = values.get
     return Header(
-        sop_class_uid=values[SOP_CLASS_UID],
-        sop_instance_uid=values[SOP_INSTANCE_UID],
-        study_instance_uid=values[STUDY_INSTANCE_UID],
-        series_instance_uid=values[SERIES_INSTANCE_UID],
-        modality=values.get(MODALITY, ""),
+        sop_class_uid=_uid(get(SOP_CLASS_UID), "SOP Class UID"),
+        sop_instance_uid=_uid(get(SOP_INSTANCE_UID), "SOP Instance UID"),
+        study_instance_uid=_uid(get(STUDY_INSTANCE_UID), "Study Instance UID"),
+        series_instance_uid=_uid(get(SERIES_INSTANCE_UID), "Series Instance UID"),
+        modality=_code(get(MODALITY)) or "",
+        facts=Facts(
+            _integer(get(INSTANCE_NUMBER)),
+            _integer(get(ACQUISITION_NUMBER)),
+            _integer(get(IMAGES_IN_ACQUISITION)),
+            _integer(get(TEMPORAL_POSITION_IDENTIFIER)),
+            _integer(get(NUMBER_OF_TEMPORAL_POSITIONS)),
+            _integer(get(ECHO_NUMBERS)),
+            _integer(get(NUMBER_OF_FRAMES)),
+            _decimals(get(IMAGE_POSITION), 3),  # type: ignore[arg-type]
+            _decimals(get(IMAGE_ORIENTATION), 6),  # type: ignore[arg-type]
+            _decimal(get(SPACING_BETWEEN_SLICES)),
+            _code(get(REQUESTED_PROCEDURE_PRIORITY)),
+        ),
     )
 
 
-def _after_series(tag: BaseTag, vr: str | None, length: int) -> bool:
-    return tag > SERIES_INSTANCE_UID
+def _uid(value: bytes | None, name: str) -> str:
+    text = (value or b"").decode("ascii", "replace").strip(" \0")
+    if not text:
+        raise UnreadableDataset(f"The dataset has no {name}")
+    return text
 
 
-def _inflate(dataset: bytes) -> bytes:
+def _code(value: bytes | None) -> str | None:
+    """A code string, 16 characters at most (PS3.5 table 6.2-1)."""
+    if not value:
+        return None
+    text = value.split(b"\\", 1)[0].strip(b" \0")
+    return text.decode("ascii") if 0 < len(text) <= 16 and text.isascii() else None
+
+
+def _integer(value: bytes | None) -> int | None:
+    """The first value of an integer string; 12.0 is one too, since it is written."""
+    if not value:
+        return None
+    first = value.split(b"\\", 1)[0].strip(b" \0")
+    if first.isdigit():
+        number = int(first)
+    else:
+        numbers = _decimals(first, 1)
+        if numbers is None or not numbers[0].is_integer():
+            return None
+        number = int(numbers[0])
+    return number if -_LARGEST_INTEGER <= number <= _LARGEST_INTEGER else None
+
+
+def _decimals(value: bytes | None, count: int) -> tuple[float, ...] | None:
+    """A decimal string of `count` values."""
+    if not value or b"_" in value:  # which Python allows in numbers
+        return None
+    try:
+        numbers = tuple(map(float, value.strip(b" \0").split(b"\\")))
+    except ValueError:
+        return None
+    return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else None
+
+
+def _decimal(value: bytes | None) -> float | None:
+    numbers = _decimals(value, 1)
+    return numbers[0] if numbers is not None else None
+
+
+# -- by hand -----------------------------------------------------------------------------------------------------------
+
+# Tags are read as one number, its halves swapped: the group is in the lower one.
+_EXPLICIT = struct.Struct("<L2sH")  # tag, VR, length (PS3.5 7.1.2)
+_IMPLICIT_ELEMENT = struct.Struct("<LL")  # tag, length (PS3.5 7.1.3)
+_ELEMENT = struct.Struct("<HHL")  # group, element, length: items and delimiters in any encoding (PS3.5 7.5)
+_LONG = struct.Struct("<L")
+_SHORT_VRS = frozenset(
+    b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()  # a length of 16 bits
+)
+_LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())  # two bytes reserved, a length of 32 bits
+_WANTED_AS_ENCODED = {tag >> 16 | (tag & 0xFFFF) << 16: tag for tag in _WANTED}
+_UNDEFINED = 0xFFFFFFFF
+_ITEM, _ITEM_END, _SEQUENCE_END = 0xE000, 0xE00D, 0xE0DD
+_LAST_GROUP = REQUESTED_PROCEDURE_PRIORITY >> 16
+_LAST = _LAST_GROUP | (REQUESTED_PROCEDURE_PRIORITY & 0xFFFF) << 16  # the greatest of its group
+
+
+class _Unexpected(Exception):
+    """The quick reader declines."""
+
+
+def scan_by_hand(dataset: Bytes, transfer_syntax_uid: str) -> dict[int, bytes] | None:
+    """The values of the wanted elements that are there; None where the quick reader declines."""
+    if transfer_syntax_uid in _BY_PYDICOM:
+        return None
+    try:
+        if transfer_syntax_uid in _IMPLICIT:
+            return _scan_implicit(dataset)
+        return _scan_explicit(dataset)
+    except (_Unexpected, struct.error):
+        return None
+
+
+def _scan_explicit(dataset: Bytes) -> dict[int, bytes]:
+    values: dict[int, bytes] = {}
+    unpack, short_vrs, wanted = _EXPLICIT.unpack_from, _SHORT_VRS, _WANTED_AS_ENCODED
+    position, size = 0, len(dataset)
+    while position < size:
+        tag, vr, length = unpack(dataset, position)
+        if tag & 0xFFFF >= _LAST_GROUP and (tag & 0xFFFF > _LAST_GROUP or tag > _LAST):
+            break
+        if vr in short_vrs:
+            position += 8
+        elif vr in _LONG_VRS:
+            (length,) = _LONG.unpack_from(dataset, position + 8)
+            position += 12
+            if length == _UNDEFINED:
+                if vr != b"SQ":
+                    raise _Unexpected
+                position = _skip_sequence(dataset, position, explicit=True)
+                continue
+        else:
+            raise _Unexpected
+        end = position + length
+        if length & 1 or end > size:
+            raise _Unexpected
+        if tag in wanted and length:
+            values[wanted[tag]] = bytes(dataset[position:end])
+        position = end
+    return values
+
+
+def _scan_implicit(dataset: Bytes) -> dict[int, bytes]:
+    values: dict[int, bytes] = {}
+    unpack, wanted = _IMPLICIT_ELEMENT.unpack_from, _WANTED_AS_ENCODED
+    position, size = 0, len(dataset)
+    if bytes(dataset[4:6]).isalpha():  # it looks explicit
+        raise _Unexpected
+    while position < size:
+        tag, length = unpack(dataset, position)
+        if tag & 0xFFFF >= _LAST_GROUP and (tag & 0xFFFF > _LAST_GROUP or tag > _LAST):
+            break
+        position += 8
+        if length == _UNDEFINED:
+            position = _skip_sequence(dataset, position, explicit=False)
+            continue
+        end = position + length
+        if length & 1 or end > size:
+            raise _Unexpected
+        if tag in wanted and length:
+            values[wanted[tag]] = bytes(dataset[position:end])
+        position = end
+    return values
+
+
+def _skip_sequence(dataset: Bytes, position: int, explicit: bool) -> int:
+    """The position after a sequence of undefined length whose items begin at `position` (PS3.5 7.5), however deep it
+    is nested. Each step goes forward, so that the time is bounded by the length of the dataset."""
+    size = len(dataset)
+    inside = [False]  # for each open level: whether an item of undefined length is open, rather than the sequence
+    while inside:
+        group, element, length = _ELEMENT.unpack_from(dataset, position)
+        if group == 0xFFFE:
+            position += 8
+            if element == _ITEM and not inside[-1]:
+                if length == _UNDEFINED:
+                    inside.append(True)
+                else:
+                    position += length
+            elif (element == _ITEM_END and inside[-1]) or (element == _SEQUENCE_END and not inside[-1]):
+                inside.pop()
+            else:
+                raise _Unexpected
+        elif not inside[-1]:
+            raise _Unexpected
+        elif not explicit:
+            position += 8
+            if length == _UNDEFINED:
+                inside.append(False)
+            else:
+                position += length
+        else:
+            vr = bytes(dataset[position + 4 : position + 6])
+            if vr in _SHORT_VRS:
+                position += 8 + (length >> 16)
+            elif vr in _LONG_VRS:
+                (length,) = _LONG.unpack_from(dataset, position + 8)
+                position += 12
+                if length != _UNDEFINED:
+                    position += length
+                elif vr == b"SQ":
+                    inside.append(False)
+                else:
+                    raise _Unexpected
+            else:
+                raise _Unexpected
+        if position > size:
+            raise _Unexpected
+    return position
+
+
+# -- with pydicom ------------------------------------------------------------------------------------------------------
+
+
+def scan_with_pydicom(dataset: Bytes, transfer_syntax_uid: str) -> dict[int, bytes]:
+    """The same for every transfer syntax, and for datasets that bend the rules. Raises UnreadableDataset."""
+    try:
+        encoded = _inflate(dataset) if transfer_syntax_uid in _DEFLATED else bytes(dataset)
+        try:
+            ds = _read(encoded, transfer_syntax_uid, REQUESTED_PROCEDURE_PRIORITY)
+        except Exception:  # what comes after the UIDs is optional
+            ds = _read(encoded, transfer_syntax_uid, SERIES_INSTANCE_UID)
+        # Iterating over the dataset itself would decode the values.
+        found = {int(tag): getattr(ds.get_item(tag), "value", None) for tag in ds.keys()}  # noqa: SIM118
+    except Exception as error:  # a parser fails on damaged bytes in many ways, all of which mean the same
+        raise UnreadableDataset(f"The dataset cannot be read ({type(error).__name__})") from None
+    return {tag: value for tag, value in found.items() if tag in _WANTED and value and isinstance(value, bytes)}
+
+
+def _read(encoded: bytes, transfer_syntax_uid: str, last: int) -> Dataset:
+    def is_past(tag: BaseTag, vr: str | None, length: int) -> bool:
+        return bool(tag > last)
+
+    return read_dataset(
+        BytesIO(encoded),
+        is_implicit_VR=transfer_syntax_uid in _IMPLICIT,
+        is_little_endian=transfer_syntax_uid != ExplicitVRBigEndian,
+        stop_when=is_past,
+        specific_tags=list(_WANTED),
+    )
+
+
+def _inflate(dataset: Bytes) -> bytes:
     """The beginning of a deflated dataset (PS3.5 A.5: a raw deflate stream)."""
     return zlib.decompressobj(-zlib.MAX_WBITS).decompress(dataset, _LARGEST_INFLATED_HEADER)
-
-
-def _text(element: object) -> str:
-    """The undecoded value of an element: UIDs and code strings are ASCII, padded with NUL or space."""
-    value = getattr(element, "value", b"") or b""
-    text = value.decode("ascii") if isinstance(value, bytes) else str(value)
-    return text.strip(" \0")

@@ -3,12 +3,15 @@
 All times are timezone-aware UTC.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+
+UID = re.compile(r"[0-9][0-9.]{0,63}")  # wider than PS3.5 9.1, but safe as the name of a file
 
 
 class StudyState(StrEnum):

@@ -1,31 +1,32 @@
 """Receivers on free ports of the loopback interface."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
-from dicom_node.receiver import Receiver
+from dicom_node.receiver import DimseService, Receiver
 from dicom_node.scp import ReceivePolicy
 from dicom_node.scu import Target
 from storage.errors import Permanent, StorageFull
-from tests.receive.fake_store import FakeStore
+from tests.receive.kept import KeptJournal
 
 Receive = Callable[..., tuple[Receiver, Target]]
 
 
 @pytest.fixture
-def store() -> FakeStore:
-    return FakeStore()
+def journal(tmp_path: Path) -> KeptJournal:
+    return KeptJournal(tmp_path / "journal")
 
 
 @pytest.fixture
-def receive(store: FakeStore) -> Iterator[Receive]:
+def receive(journal: KeptJournal) -> Iterator[Receive]:
     """Starts a receiver with the given policy fields; it is stopped after the test."""
     started: list[Receiver] = []
 
-    def start(**policy: object) -> tuple[Receiver, Target]:
+    def start(services: Sequence[DimseService] = (), **policy: object) -> tuple[Receiver, Target]:
         settings = {"ae_title": "NODE", "host": "127.0.0.1", "port": 0, "network_timeout": 10.0, **policy}
-        receiver = Receiver(ReceivePolicy(**settings), store, "receive-0")  # type: ignore[arg-type]
+        receiver = Receiver(ReceivePolicy(**settings), journal, "receive-0", services)  # type: ignore[arg-type]
         receiver.start()
         started.append(receiver)
         return receiver, Target("NODE", "127.0.0.1", receiver.port)

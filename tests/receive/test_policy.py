@@ -4,23 +4,27 @@ from pynetdicom import build_context
 from dicom_node.scp import (
     Peer,
     ReceivePolicy,
+    ServiceName,
+    SopClass,
     Status,
+    beyond_limit,
     describe_opening,
     is_storage,
+    judge,
     printable,
-    refuse,
     response_to,
     supported_contexts,
 )
 from storage.errors import Permanent, Retriable, StorageFull
 
+COMMITMENT = "1.2.840.10008.1.20.1"
 ANYONE = ReceivePolicy("NODE")
 CONFIGURED = ReceivePolicy("NODE", peers=(Peer("SCANNER1"), Peer("SCANNER2", "10.0.0.2"), Peer("SCANNER3", "mr3")))
 
 
 def diagnostic(policy: ReceivePolicy, calling: str, called: str, host: str) -> tuple[int, int, int] | None:
-    refusal = refuse(policy, calling, called, host, {"mr3": ["10.0.0.3", "fd00::3"]}.get)  # type: ignore[arg-type]
-    return None if refusal is None else (refusal.result, refusal.source, refusal.diagnostic)
+    judged = judge(policy, calling, called, host, {"mr3": ["10.0.0.3", "fd00::3"]}.get)  # type: ignore[arg-type]
+    return None if isinstance(judged, Peer) else (judged.result, judged.source, judged.diagnostic)
 
 
 @pytest.mark.parametrize(
@@ -67,9 +71,41 @@ def test_the_peers_first_transfer_syntax_is_preferred_and_contexts_of_one_class_
     mr = "1.2.840.10008.5.1.4.1.1.4"
     jpeg_ls, implicit, private = "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2", "1.2.3.4"
     proposed = [build_context(mr, [jpeg_ls, implicit]), build_context(mr, [private, implicit])]
-    (context,) = supported_contexts([*proposed, build_context("1.2.840.10008.1.20.1", [implicit])])
+    (context,) = supported_contexts([*proposed, build_context(COMMITMENT, [implicit])], Peer("MR1"))
     assert context.abstract_syntax == mr
     assert [str(s) for s in context.transfer_syntax] == [jpeg_ls, implicit, private]
+
+
+def test_a_peer_is_offered_what_it_may_use() -> None:
+    mr, verification = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.1.1"
+    proposed = [build_context(uid) for uid in (mr, verification, COMMITMENT)]
+    further = [SopClass(COMMITMENT, ServiceName.COMMITMENT, scu_role=True, scp_role=False)]
+
+    def offered(services: frozenset[ServiceName] | None) -> dict[str, tuple[bool | None, bool | None]]:
+        contexts = supported_contexts(proposed, Peer("MR1", services=services), further)
+        return {str(c.abstract_syntax): (c.scu_role, c.scp_role) for c in contexts}
+
+    assert offered(None) == {mr: (None, None), verification: (None, None), COMMITMENT: (True, False)}
+    assert set(offered(frozenset({ServiceName.ECHO}))) == {verification}
+    assert set(offered(frozenset({ServiceName.STORE, ServiceName.COMMITMENT}))) == {mr, COMMITMENT}
+    assert offered(frozenset({ServiceName.MPPS})) == {}
+
+
+@pytest.mark.parametrize(
+    ("associations", "of_peer", "refused"), [(0, 0, False), (2, 1, False), (2, 2, True), (3, 0, True)]
+)
+def test_limits_are_for_all_and_for_each_peer(associations: int, of_peer: int, refused: bool) -> None:
+    policy = ReceivePolicy("NODE", maximum_associations=3)
+    refusal = beyond_limit(policy, Peer("MR1", maximum_associations=2), associations, of_peer)
+    assert (refusal is not None) is refused
+    if refusal is not None:
+        assert (refusal.result, refusal.source, refusal.diagnostic) == (0x02, 0x03, 0x02)
+
+
+@pytest.mark.parametrize("limits", [{"maximum_associations": 0}, {"maximum_pdu_bytes": 100}])
+def test_impossible_limits_are_mistakes(limits: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="maximum"):
+        Peer("MR1", **limits)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from dicom_node.simulator.mr_series import Stack
 from dicom_node.simulator.phantom_study import B_VALUES, Limb, PhantomStudy, write_phantom_study
 from dicom_node.simulator.scanner import push
 from dicom_node.simulator.study import load_study
-from tests.receive.fake_store import FakeStore
+from tests.receive.kept import KeptJournal
 
 DCIODVFY = Path("/usr/bin/dciodvfy")
 
@@ -133,16 +133,16 @@ def test_uids_are_new_each_time_unless_asked_otherwise(tmp_path: Path, limb: Lim
 
 
 def test_from_the_phantom_to_the_receiver(tmp_path: Path, limb: Limb) -> None:
-    study = write_phantom_study(tmp_path, limb, 1)
-    store = FakeStore()
-    receiver = Receiver(ReceivePolicy("NODE", "127.0.0.1", 0), store, "receive-0")
+    study = write_phantom_study(tmp_path / "study", limb, 1)
+    journal = KeptJournal(tmp_path / "journal")
+    receiver = Receiver(ReceivePolicy("NODE", "127.0.0.1", 0), journal, "receive-0")
     receiver.start()
     try:
-        loaded = load_study(tmp_path)
+        loaded = load_study(tmp_path / "study")
         assert set(loaded.series) == {series.series_instance_uid for series in study.series.values()}
         report = push(list(loaded.series.values()), Target("NODE", "127.0.0.1", receiver.port), shuffle=1)
     finally:
         receiver.stop(grace=1)
     assert not report.failures
-    assert len(store.instances) == len(study.paths) == 12 + 12 + 30 + 10
-    assert {i.study_instance_uid for i in store.instances.values()} == {study.study_instance_uid}
+    assert len(journal.kept) == len(study.paths) == 12 + 12 + 30 + 10
+    assert {k.instance.study_instance_uid for k in journal.kept} == {study.study_instance_uid}

@@ -19,17 +19,17 @@ from storage.errors import Permanent
 from storage.records import AssociationEnd, ReceivedInstance
 from tests.instances import MakeFile
 from tests.receive.conftest import disk_full
-from tests.receive.fake_store import FakeStore
+from tests.receive.kept import KeptJournal
 
 
 @pytest.fixture
-def store() -> FakeStore:
-    return FakeStore()
+def journal(tmp_path: Path) -> KeptJournal:
+    return KeptJournal(tmp_path / "journal")
 
 
 @pytest.fixture
-def target(store: FakeStore) -> Iterator[Target]:
-    receiver = Receiver(ReceivePolicy("NODE", "127.0.0.1", 0, network_timeout=10), store, "receive-0")
+def target(journal: KeptJournal) -> Iterator[Target]:
+    receiver = Receiver(ReceivePolicy("NODE", "127.0.0.1", 0, network_timeout=10), journal, "receive-0")
     receiver.start()
     yield Target("NODE", "127.0.0.1", receiver.port)
     receiver.stop(grace=1)
@@ -49,37 +49,41 @@ def uids(paths: list[Path]) -> list[str]:
     return [str(dcmread(path, specific_tags=["SOPInstanceUID"]).SOPInstanceUID) for path in paths]
 
 
-def ended(store: FakeStore, number: int) -> bool:
+def ended(journal: KeptJournal, number: int) -> bool:
     deadline = time.monotonic() + 5
-    while len(store.ended) < number and time.monotonic() < deadline:
+    while len(journal.ends) < number and time.monotonic() < deadline:
         time.sleep(0.01)
-    return len(store.ended) == number and all(end is AssociationEnd.RELEASED for _, end in store.ended)
+    return journal.ends == [AssociationEnd.RELEASED] * number
 
 
 @pytest.mark.parametrize(("associations", "count"), [("series", 3), ("study", 1), ("instance", 18)])
 def test_everything_arrives_in_order_over_the_associations_asked_for(
-    store: FakeStore, target: Target, study: list[list[Path]], associations: str, count: int
+    journal: KeptJournal, target: Target, study: list[list[Path]], associations: str, count: int
 ) -> None:
     seen: list[SendResult] = []
     report = push(study, target, "MR1", associations=associations, progress=seen.append)
     expected = [uid for paths in study for uid in uids(paths)]
-    assert list(report.acknowledged) == list(store.instances) == expected
+    assert list(report.acknowledged) == journal.uids == expected
     assert (report.sent, report.failures) == (18, ())
     assert [r.sop_instance_uid for r in seen] == expected
     assert report.images_per_second > 1
-    assert {i.source_ae_title for i in store.instances.values()} == {"MR1"}
-    assert ended(store, count)
+    assert {k.instance.source_ae_title for k in journal.kept} == {"MR1"}
+    assert ended(journal, count)
 
 
-def test_shuffled_is_another_order_and_repeatable(store: FakeStore, target: Target, study: list[list[Path]]) -> None:
+def test_shuffled_is_another_order_and_repeatable(
+    journal: KeptJournal, target: Target, study: list[list[Path]]
+) -> None:
     first, second, third = (push(study, target, shuffle=seed).acknowledged for seed in (1, 1, 2))
     assert first == second != third
-    assert sorted(first) == sorted(third) == sorted(store.instances)
+    assert sorted(first) == sorted(third) == sorted(set(journal.uids))
 
 
-def test_parallel_associations_deliver_everything(store: FakeStore, target: Target, study: list[list[Path]]) -> None:
+def test_parallel_associations_deliver_everything(
+    journal: KeptJournal, target: Target, study: list[list[Path]]
+) -> None:
     report = push(study, target, associations="instance", concurrency=4)
-    assert sorted(report.acknowledged) == sorted(store.instances)
+    assert sorted(report.acknowledged) == sorted(journal.uids)
     assert len(report.acknowledged) == 18
 
 
@@ -88,14 +92,16 @@ def test_the_rate_is_kept(target: Target, study: list[list[Path]]) -> None:
     assert 17 / 30 <= report.seconds < 3
 
 
-def test_what_is_refused_is_a_failure_with_a_reason(store: FakeStore, target: Target, study: list[list[Path]]) -> None:
+def test_what_is_refused_is_a_failure_with_a_reason(
+    journal: KeptJournal, target: Target, study: list[list[Path]]
+) -> None:
     refused = uids(study[1])[2]
 
     def full_once(instance: ReceivedInstance) -> None:
         if instance.sop_instance_uid == refused:
             disk_full()
 
-    store.before = full_once
+    journal.before = full_once
     report = push(study, target)
     ((path, reason),) = report.failures
     assert path == study[1][2]
