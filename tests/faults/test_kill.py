@@ -54,8 +54,8 @@ def batch(generator: random.Random, large: bool) -> Batch:
     return Batch(instances)
 
 
-def kill_while_sending(node: Node, victim: str, generator: random.Random) -> list[Batch]:
-    """The batches, as far as they came, after the victim's death; what lived goes on living.
+def kill_while_sending(node: Node, victim: str, generator: random.Random) -> tuple[list[Batch], bool]:
+    """The batches, as far as they came, and whether the kill came before their end. What lived goes on living.
 
     The moment is counted in instances, not in seconds, so that it lies within the sends on a machine of any speed.
     """
@@ -69,6 +69,7 @@ def kill_while_sending(node: Node, victim: str, generator: random.Random) -> lis
         assert time.monotonic() < deadline, "the node answers too slowly, or not at all"
         time.sleep(0.001)
     time.sleep(generator.uniform(0, 0.02))
+    in_time = not all(b.complete for b in batches)
     if victim == "all":
         node.kill()
     else:
@@ -76,17 +77,17 @@ def kill_while_sending(node: Node, victim: str, generator: random.Random) -> lis
     for thread in threads:
         thread.join(SEND_SECONDS)
         assert not thread.is_alive(), "a sender hangs"
-    return batches
+    return batches, in_time
 
 
 def rounds(make_node: MakeNode, victim: str, number: int) -> None:
     generator = random.Random(f"{SEED} {victim}")
     node = make_node(roles=("run",) if victim == "run" else receiving_roles())
     everything: dict[str, Instance] = {}
-    cut_short = 0
+    in_time = 0
     for i in range(number):
-        batches = kill_while_sending(node, victim, generator)
-        cut_short += not all(b.complete for b in batches)
+        batches, before_the_end = kill_while_sending(node, victim, generator)
+        in_time += before_the_end
         node.start()
         acknowledged = {uid: x for b in batches for uid, x in b.acknowledged.items()}
         if acknowledged:
@@ -97,8 +98,7 @@ def rounds(make_node: MakeNode, victim: str, number: int) -> None:
             acknowledged |= b.acknowledged
         everything |= acknowledged
     assert_kept(node.data_dir, everything, node.log, f"after {number} rounds, {victim} killed")
-    if victim != "index":  # receiving does not need the indexer
-        assert cut_short, "no kill hit a send: the test shows nothing"
+    assert in_time > number / 2, "too few kills hit a send: the test shows little"
 
 
 @pytest.mark.timeout(280)
