@@ -101,8 +101,9 @@ class Node:
 
     def start(self) -> None:
         """Starts the roles that do not run."""
+        self._processes = {role: p for role, p in self._processes.items() if p.poll() is None}
         for role in self.roles:
-            if role in self._processes and self._processes[role].poll() is None:
+            if role in self._processes:
                 continue
             with self.log.open("ab") as output:
                 self._processes[role] = subprocess.Popen(

@@ -44,7 +44,7 @@ from tests.faults.wire import (
 
 NETWORK_TIMEOUT = 20.0  # seconds; no rule waits for it
 ANSWER_SECONDS = 10.0
-EXAMPLES, STEPS = 25, 12
+EXAMPLES, STEPS = 60, 12
 
 sizes = st.sampled_from([2, 100, 5000, 40_000])
 fragments = st.sampled_from([1, 64, 1000, 16_000, 60_000])
