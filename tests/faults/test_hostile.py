@@ -353,7 +353,6 @@ def test_others_keep_their_rate(make_node: MakeNode) -> None:
     """Windows with and without hostility take turns, so that a busy machine slows down both."""
     node = make_node(receive=receive_lines(network_timeout_seconds=4 * SILENCE_SECONDS))
     generator = random.Random(17)
-    before = at_rest(node, generator)
     quiet, disturbed = [], []
     with Sender(node.target.host, node.target.port) as sender:
 
@@ -365,6 +364,10 @@ def test_others_keep_their_rate(make_node: MakeNode) -> None:
             return number / (time.monotonic() - start)
 
         rate()
+        with hostility(node):
+            rate()
+        assert not wait_indexed(node.data_dir, sender.acknowledged)
+        before = Usage.of(node)
         for _ in range(WINDOWS):
             quiet.append(rate())
             with hostility(node):
@@ -373,9 +376,9 @@ def test_others_keep_their_rate(make_node: MakeNode) -> None:
         acknowledged = dict(sender.acknowledged)
     share = median(disturbed) / median(quiet)
     assert share >= LEAST_SHARE, f"{share:.2f}: {quiet} became {disturbed}"
-    assert_back_to(before, node)
     acknowledged |= assert_serves(node, generator)
     assert_kept(node.data_dir, acknowledged, node.log, "beside hostile peers")
+    assert_back_to(before, node)
 
 
 # -- datasets that are not what they should be -------------------------------------------------------------------------
