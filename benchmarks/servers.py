@@ -221,9 +221,12 @@ class Node(Server):
     def stored(self) -> int:
         """Rows of the index, which may come after the answers."""
         database = self.folder / "data" / "node.sqlite"
-        with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=30)) as connection:
-            (count,) = connection.execute("SELECT count(*) FROM instance").fetchone()
-            return int(count)
+        try:
+            with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=30)) as connection:
+                (count,) = connection.execute("SELECT count(*) FROM instance").fetchone()
+                return int(count)
+        except sqlite3.OperationalError:  # the indexer has not made it yet
+            return 0
 
 
 KINDS: dict[str, type[Server]] = {kind.kind: kind for kind in (Node, Orthanc, Storescp)}

@@ -40,7 +40,9 @@ class Workload:
     def head(self, count: int) -> "Workload":
         """The same with at most `count` files."""
         paths = self.paths[:count]
-        return Workload(self.name, self.description, paths, sum(p.stat().st_size for p in paths))
+        return Workload(
+            self.name, f"{len(paths)} of the {self.description}", paths, sum(p.stat().st_size for p in paths)
+        )
 
 
 class Renewer:

@@ -21,17 +21,18 @@ def valid_session(generator: random.Random) -> list[bytes]:
     return [*pdus, release_rq()]
 
 
-def mutated_session(pdus: Sequence[bytes], generator: random.Random) -> list[bytes]:
-    """The same PDUs, about every fifth one changed; at least one."""
+def mutated_session(pdus: Sequence[bytes], generator: random.Random) -> tuple[list[bytes], int]:
+    """The same PDUs, about every fifth one changed, at least one; and how many are."""
     found = list(pdus)
     # A broken association request ends it all, so most of the sessions come further than that.
     first = 0 if generator.random() < 0.2 else 1
     for _ in range(max(1, len(found) // 5)):
         at = generator.randrange(first, len(found))
         found[at] = generator.choice(_MUTATIONS)(found[at], generator)
+    mutated = sum(a != b for a, b in zip(pdus, found, strict=True))
     if generator.random() < 0.3:
         _reorder(found, first, generator)
-    return found
+    return found, mutated
 
 
 def _reorder(pdus: list[bytes], first: int, generator: random.Random) -> None:
