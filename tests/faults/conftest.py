@@ -1,4 +1,4 @@
-"""Nodes that are treated badly. `FAULTS` rounds in `make test-faults`, few in `make test`."""
+"""Nodes that are treated badly: a few times in `make test`, many times in `make test-faults`."""
 
 from collections.abc import Callable, Iterator
 from functools import cache
