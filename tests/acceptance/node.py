@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,11 @@ START_SECONDS = 90.0
 CONFIG = """
 [node]
 ae_title = "DICOM_NODE"
-data_dir = "data"
+data_dir = "{data_dir}"
 [receive]
 host = "127.0.0.1"
 port = {port}
+{receive}
 [completion]
 quiet_seconds = 1.5
 [work]
@@ -36,6 +38,9 @@ heartbeat_seconds = 0.5
 [dispatch]
 first_retry_seconds = 1
 longest_retry_seconds = 3
+"""
+
+APPLICATION = """
 [[peers]]
 ae_title = "{scanner}"
 [[peers]]
@@ -54,53 +59,112 @@ destinations = ["pacs"]
 """
 
 
-class Node:
-    """Starts, kills and asks one node. Everything it writes is below `folder`."""
+ALONE = """
+[[destinations]]
+name = "nobody"
+ae_title = "NOBODY"
+host = "127.0.0.1"
+port = 9
+"""
 
-    def __init__(self, folder: Path, port: int, pacs: Pacs, bundle: Path) -> None:
+
+class Node:
+    """Starts, kills and asks one node. Everything it writes is below `folder`, or `data_dir`.
+
+    Each of `roles` is a process: "run" is the whole node under its supervisor. Without a PACS it computes nothing and
+    admits every peer. `receive` are lines of that section.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        port: int,
+        pacs: Pacs | None = None,
+        bundle: Path | None = None,
+        *,
+        roles: Sequence[str] = ("run",),
+        data_dir: Path | None = None,
+        receive: str = "",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.config = folder / "node.toml"
-        self.config.write_text(CONFIG.format(port=port, scanner=SCANNER, pacs=pacs, bundle=bundle))
+        self.data_dir = data_dir or folder / "data"
+        text = CONFIG.format(port=port, data_dir=self.data_dir, receive=receive)
+        text += ALONE if pacs is None else APPLICATION.format(scanner=SCANNER, pacs=pacs, bundle=bundle)
+        self.config.write_text(text)
         self.log = folder / "node.log"
         self.target = Target("DICOM_NODE", "127.0.0.1", port)
-        self._process: subprocess.Popen[bytes] | None = None
+        self.roles = tuple(roles)
+        self._environment = {**os.environ, **(environment or {})}
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self) -> None:
-        with self.log.open("ab") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "dicom_node.cli", "run", "--config", str(self.config)],
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
+        """Starts the roles that do not run."""
+        self._processes = {role: p for role, p in self._processes.items() if p.poll() is None}
+        for role in self.roles:
+            if role in self._processes:
+                continue
+            with self.log.open("ab") as output:
+                self._processes[role] = subprocess.Popen(
+                    [sys.executable, "-m", "dicom_node.cli", role, "--config", str(self.config)],
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                    env=self._environment,
+                )
+            self.wait_echo()  # the first role is the one that brings the database up to date
+        # An echo is answered as soon as the receiver is there, which is before the log says that all roles are up.
+
+    def wait_echo(self) -> None:
         deadline = time.monotonic() + START_SECONDS
         while not echo(SCANNER, self.target, timeout=2).ok:
-            assert self._process.poll() is None, self.log.read_text()[-3000:]
-            assert time.monotonic() < deadline, "the node does not answer an echo"
-            time.sleep(0.2)
-        # The log's last line when all roles are up; an echo is answered as soon as the receiver is.
+            for process in self._processes.values():
+                assert process.poll() is None, self.log.read_text()[-3000:]
+            assert time.monotonic() < deadline, f"the node does not answer an echo\n{self.log.read_text()[-3000:]}"
+            time.sleep(0.1)
 
     def stop(self) -> None:
-        if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-            assert self._process.wait(40) == 0
+        running = [p for p in self._processes.values() if p.poll() is None]
+        for process in running:
+            process.send_signal(signal.SIGTERM)
+        for process in running:
+            assert process.wait(40) == 0, self.log.read_text()[-3000:]
 
     def kill(self) -> None:
         """What a power cut does to the processes: all at once, without a word."""
-        assert self._process is not None
-        family = [self._process.pid, *(p.pid for p in psutil.Process(self._process.pid).children(recursive=True))]
-        for pid in family:
-            os.kill(pid, signal.SIGKILL)
-        self._process.wait()
+        for pid in self.pids():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for process in self._processes.values():
+            process.wait()
+
+    def kill_role(self, role: str) -> None:
+        """SIGKILL to the processes that run `role`, and to nothing else: with "run", to the supervisor alone."""
+        family = self._family()
+        found = [p for p in family if role in p.cmdline()[3:4]]
+        assert found, [p.cmdline() for p in family]
+        for process in found:
+            process.kill()
+        psutil.wait_procs(found, timeout=10)
+        if role == "run":  # its children end by themselves, or the node cannot start again
+            _, alive = psutil.wait_procs(family, timeout=40)
+            assert not alive, alive
+
+    def pids(self) -> list[int]:
+        return [int(p.pid) for p in self._family()]
+
+    def _family(self) -> list[psutil.Process]:
+        found = []
+        for process in self._processes.values():
+            with suppress(psutil.NoSuchProcess):
+                own = psutil.Process(process.pid)
+                found += [own, *own.children(recursive=True)]
+        return found
 
     def worker(self) -> int:
         """The worker's process id."""
-        assert self._process is not None
-        (pid,) = [
-            p.pid
-            for p in psutil.Process(self._process.pid).children(recursive=True)
-            if "dicom_node.worker_process" in p.cmdline()
-        ]
+        (pid,) = [p.pid for p in self._family() if "dicom_node.worker_process" in p.cmdline()]
         return int(pid)
 
     def command(self, *arguments: str) -> Any:
