@@ -76,6 +76,8 @@ class DispatchSettings(_Section):
 class PeerSettings(_Section):
     ae_title: AETitle
     host: str | None = None
+    port: Port | None = None
+    commitment: Literal["same", "new"] = "same"
 
 
 class DestinationSettings(_Section):
@@ -192,6 +194,11 @@ def _inconsistencies(settings: Settings) -> list[str]:
             for n in dict.fromkeys(names)
             if names.count(n) > 1
         ]
+    mistakes += [
+        f"peers[{i}].commitment = 'new': needs the port on which {peer.ae_title} listens for the reports"
+        for i, peer in enumerate(settings.peers)
+        if peer.commitment == "new" and peer.port is None
+    ]
     known = known_applications()
     for i, application in enumerate(settings.applications):
         if application.id not in known:

@@ -68,7 +68,6 @@ class Commitments:
                         wanted = [*known.items, *([*entry, _DUPLICATE] for entry in wanted)]
                     else:
                         wanted = known.items
-                    values["requested_at"] = known.requested_at
                 changed(session, update(row).where(mine).values(**values, items=wanted))
                 session.expire_all()
             return _record(session.scalars(select(row).where(mine)).one())
@@ -93,8 +92,10 @@ class Commitments:
 
     def hold(self, commitment_id: int, until: datetime) -> bool:
         """The receiver of the association that asked still waits to report on it."""
+        row = schema.Commitment
+        waits = and_(row.id == commitment_id, row.state == CommitmentState.REQUESTED)
         with self._database.session() as session:
-            return _move(session, _is_open(commitment_id), run_after=until) is not None
+            return _move(session, waits, run_after=until) is not None
 
     def hand_over(self, commitment_id: int, now: datetime) -> bool:
         """The association that asked is over: the report goes another way."""
