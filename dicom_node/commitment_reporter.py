@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import ImplicitVRLittleEndian
 
 from dicom_node.backoff import Backoff
 from dicom_node.commitment import PUSH_MODEL, Addressee, Filed, Report, addressee_of, judge, report_request
@@ -26,6 +26,8 @@ IDLE_SECONDS = 0.5
 TROUBLE_SECONDS = 10.0
 CLAIM = timedelta(minutes=5)  # longer than an attempt takes; a dispatcher that dies loses what it held so late
 
+_CONTEXT = (PUSH_MODEL, str(ImplicitVRLittleEndian))
+
 Send = Callable[[Target, Report], int]  # the status of the answer; raises PeerUnavailable, PeerRefused
 
 
@@ -33,15 +35,15 @@ class ReportingSCP(Requestor):
     """An association of ours in which we are SCP of storage commitment: we propose that role (PS3.7 D.3.3.4)."""
 
     def __init__(self, calling_ae_title: str, target: Target, timeout: float) -> None:
-        contexts = [(PUSH_MODEL, str(syntax)) for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian)]
-        super().__init__(calling_ae_title, target, contexts, timeout, scp_of=[PUSH_MODEL])
+        # One context, in the syntax everybody has (PS3.5 10.1): some peers see the role of the first only.
+        super().__init__(calling_ae_title, target, [_CONTEXT], timeout, scp_of=[PUSH_MODEL])
 
     def report(self, report: Report) -> int:
         """The status of the peer's answer to an N-EVENT-REPORT."""
-        if not self._accepted:
+        context_id = self._accepted.get(_CONTEXT)
+        if context_id is None:
             raise PeerRefused(f"{self._target} does not accept storage commitment reports")
-        (_, syntax), context_id = next(iter(self._accepted.items()))
-        return int(self._exchange(report_request(report, 1, syntax), context_id).Status)
+        return int(self._exchange(report_request(report, 1, _CONTEXT[1]), context_id).Status)
 
 
 def send_report(calling_ae_title: str, timeout: float, target: Target, report: Report) -> int:
