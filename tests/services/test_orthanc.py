@@ -40,4 +40,7 @@ def test_orthanc_hears_what_is_committed_and_what_is_not(services: Services, ort
     told = report(orthanc, request_commitment(orthanc, ONE, (MR, "1.2.3.1.9"), (SR, "1.2.3.1.2")))
     assert told["Status"] == "Failure"
     assert [i["SOPInstanceUID"] for i in told["Success"]] == [ONE[1]]
-    assert {i["SOPInstanceUID"]: i["FailureReason"] for i in told["Failures"]} == {"1.2.3.1.9": 0x0112, "1.2.3.1.2": 0x0119}
+    assert {i["SOPInstanceUID"]: i["FailureReason"] for i in told["Failures"]} == {
+        "1.2.3.1.9": 0x0112,
+        "1.2.3.1.2": 0x0119,
+    }
