@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from pydicom.dataset import Dataset
-from pynetdicom import AE, build_role, evt
+from pynetdicom import AE, build_context, build_role, evt
+from pynetdicom.dimse_primitives import N_EVENT_REPORT
 
 from dicom_node.commitment import (
     ALL_COMMITTED,
@@ -26,8 +27,10 @@ from dicom_node.commitment import (
     addressee_of,
     judge,
     judge_request,
+    link_of,
     report_request,
 )
+from storage.commitments import CommitmentRequest
 from storage.records import Commitment, CommitmentState
 from tests.services.conftest import Services
 from tests.services.datasets import MR, commitment
@@ -316,3 +319,101 @@ def test_what_is_refused_leaves_no_row(services: Services, scu: Scu) -> None:
         status, _ = assoc.send_n_action(commitment("1.9.1", ONE), 1, PUSH_MODEL, "1.2.3")
         assert status.Status == Status.NO_SUCH_INSTANCE
     assert services.commitments.list() == []
+
+
+# -- on an association that does what others post ----------------------------------------------------------------------
+
+
+class Posting:
+    """An association as the node's own acceptor makes it: `answer` is the response its peer will give."""
+
+    def __init__(self, answer: Callable[[N_EVENT_REPORT], N_EVENT_REPORT | None]) -> None:
+        self.is_established = True
+        self.accepted_contexts = [build_context(PUSH_MODEL, "1.2.840.10008.1.2")]
+        self.accepted_contexts[0].context_id = 5
+        self.sent: list[tuple[N_EVENT_REPORT, int]] = []
+        self.dimse = self
+        self._answer = answer
+
+    def post(self, task: Callable[[Any], None]) -> None:
+        task(self)
+
+    def send_msg(self, request: N_EVENT_REPORT, context_id: int) -> None:
+        self.sent.append((request, context_id))
+
+    def get_msg(self, block: bool) -> tuple[int | None, N_EVENT_REPORT | None]:
+        assert block
+        return 5, self._answer(self.sent[-1][0])
+
+
+def answered(request: N_EVENT_REPORT, status: int = 0x0000, message_id: int | None = None) -> N_EVENT_REPORT:
+    response = N_EVENT_REPORT()
+    response.MessageIDBeingRespondedTo = request.MessageID if message_id is None else message_id
+    response.Status = status
+    return response
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (answered, 0x0000),
+        (lambda request: answered(request, 0x0110), 0x0110),
+        (lambda request: answered(request, 0x0000, request.MessageID + 1), None),
+        (lambda request: None, None),
+    ],
+)
+def test_the_answer_of_a_posted_report(answer: Callable[[N_EVENT_REPORT], Any], told: int | None) -> None:
+    assoc = Posting(answer)
+    statuses: list[int | None] = []
+    link_of(assoc).deliver(Report("1.9.1", (ONE,), ()), 9, statuses.append)
+    assert statuses == [told]
+    ((request, context_id),) = assoc.sent
+    assert (request.MessageID, request.EventTypeID, context_id) == (9, ALL_COMMITTED, 5)
+
+
+def test_an_association_that_breaks_under_a_report(services: Services) -> None:
+    def breaks(request: N_EVENT_REPORT) -> None:
+        raise ConnectionError
+
+    assoc = Posting(breaks)
+    statuses: list[int | None] = []
+    with pytest.raises(ConnectionError):  # the association's own thread must hear of it
+        link_of(assoc).deliver(Report("1.9.1", (ONE,), ()), 9, statuses.append)
+    assert statuses == [None]
+
+
+def test_an_association_that_ends_before_its_report_hands_over(services: Services) -> None:
+    """What is posted is not done when the association ends before: nobody calls back."""
+    services.node.store(received(1))
+    assoc = Posting(answered)
+    assoc.post = lambda task: None  # type: ignore[method-assign]
+    request = CommitmentRequest("1.9.1", "MR1", "host", (ONE,), "a-1")
+    now = datetime.now(UTC)
+    kept = services.commitments.request(request, now, now + timedelta(seconds=60))
+    services.reports.watch(kept, link_of(assoc))
+    time.sleep(0.5)
+    assert services.reports.waiting == 1
+    assert services.commitments.due(datetime.now(UTC)) == []
+    assoc.is_established = False
+    services.wait(lambda c: c.run_after <= datetime.now(UTC))
+    assert services.reports.waiting == 0
+    assert len(services.commitments.due(datetime.now(UTC))) == 1
+
+
+def test_what_an_open_association_waits_for_stays_held(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lease is renewed while the index is behind, however long that takes."""
+    monkeypatch.setattr("dicom_node.commitment.LEASE", timedelta(seconds=1))
+    monkeypatch.setattr("dicom_node.commitment.RENEWAL", timedelta(seconds=0.3))
+    services.filed = lambda: None
+    now = datetime.now(UTC)
+    kept = services.commitments.request(
+        CommitmentRequest("1.9.1", "MR1", "host", (ONE,), "a-1"), now, now + timedelta(seconds=1)
+    )
+    assoc = Posting(answered)
+    services.reports.watch(kept, link_of(assoc))
+    for _ in range(20):
+        time.sleep(0.1)
+        assert services.commitments.due(datetime.now(UTC)) == []
+    services.filed = lambda: datetime.now(UTC)
+    told = services.wait(lambda c: c.state is CommitmentState.REPORTED)
+    assert told.reason == "0 committed, 1 failed (0x0112)"
