@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,6 +37,31 @@ def test_it_moves_only_once_everything_before_it_has_rows(tmp_path: Path, monkey
     assert mark is not None
     assert acknowledged <= mark <= datetime.now(UTC)
     assert node.study().instances == 1
+    journal.close()
+    database.close()
+
+
+def test_it_says_nothing_of_what_came_while_it_was_filing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = Database(default_url(tmp_path))
+    database.upgrade()
+    journals = tmp_path / "journal"
+    journal = Journal(journals / "receive-0")
+    journal.open()
+    indexer = Indexer(journals, Node(database, tmp_path / "instances").instances, database, [])
+    advance, acknowledged = Indexer._advance, []
+
+    def one_comes_behind(self: Indexer, place: Any) -> int:
+        filed = advance(self, place)
+        sent = received(1)
+        journal.store(sent.instance, sent.file)
+        acknowledged.append(datetime.now(UTC))
+        return filed
+
+    monkeypatch.setattr(Indexer, "_advance", one_comes_behind)
+    assert indexer.advance() == 0
+    mark = filed_until(journals)
+    assert mark is not None
+    assert mark < acknowledged[0]
     journal.close()
     database.close()
 

@@ -111,6 +111,15 @@ def test_a_change_of_what_is_no_longer_so_is_lost_to_nobody(
     assert files(tmp_path) == [now.path.name]
 
 
+def test_what_has_ended_is_not_changed(service: ProcedureStepService, steps: ProcedureSteps) -> None:
+    service.create(UID, creation(), "MR1")
+    service.set(UID, completion(["1.2.3.1.1"]), "MR1")
+    ended = steps.get(UID)
+    assert ended is not None
+    assert not steps.update(ended, creation(), ProcedureStepState.IN_PROGRESS, ("1.2.3",), (), NOW)
+    assert steps.get(UID) == ended
+
+
 def test_a_database_without_tables_asks_for_a_repetition(tmp_path: Path) -> None:
     empty = Database(f"sqlite:///{tmp_path / 'empty.sqlite'}")
     steps = ProcedureSteps(empty, tmp_path / "mpps")
