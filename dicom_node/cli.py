@@ -16,6 +16,7 @@ from rich.markup import escape
 from dicom_node import app as wiring
 from dicom_node import views
 from dicom_node.errors import ConfigurationError
+from dicom_node.fsck import examine
 from dicom_node.logs import configure
 from dicom_node.process import claim_role, run_role
 from dicom_node.receiver import ensure_port_is_free
@@ -288,6 +289,33 @@ def retry(
     )
     if not (queued or sent or reported or routed):
         raise typer.Exit(1)
+
+
+@cli.command(rich_help_panel=OPERATE)
+def fsck(
+    config: Config = None,
+    as_json: AsJson = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="First file what the journals hold and index what has no row.")
+    ] = False,
+) -> None:
+    """Check that everything that was acknowledged is here, whole and indexed. Reads every file; exit status 1 if not.
+
+    Checking is safe while the node runs. For --repair the role `index` must be stopped.
+    """
+    settings, _ = _load(config)
+    stores = wiring.open_stores(settings, upgrade=repair)
+    if repair:
+        claim_role(settings.node.data_dir, "index", of="everywhere")
+        indexer = wiring.build_indexer(settings, stores)
+        indexer.prepare()
+        indexer.advance()
+    census = examine(settings.node.data_dir, stores.instances, wiring.journals_dir(settings))
+    if as_json:
+        _print_json(views.plain(census))
+    else:
+        console.print(views.census_view(census))
+    raise typer.Exit(1 if census.problems else 0)
 
 
 @database.command("upgrade")

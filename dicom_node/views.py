@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from dicom_node.fsck import Census
 from storage.deliveries import Deliveries
 from storage.instances import InstanceStore
 from storage.jobs import Jobs
@@ -86,6 +87,28 @@ def jobs_with_deliveries(jobs: Sequence[Job], deliveries: Sequence[Delivery]) ->
     for delivery in deliveries:
         by_job.setdefault(delivery.object.job_id, []).append(delivery_plain(delivery))
     return [{**plain(job), "deliveries": by_job.get(job.id, [])} for job in jobs]
+
+
+def census_view(census: Census) -> RenderableType:
+    """What `fsck` found."""
+    lines: list[RenderableType] = [
+        Text(
+            f"{census.instances} instances, {census.waiting} in journals, {census.quarantined} in quarantine; "
+            f"{len(census.problems) or 'no'} problem{'' if len(census.problems) == 1 else 's'}",
+            style="bold red" if census.problems else "green",
+        )
+    ]
+    if census.problems:
+        table = Table("Problem", "File", header_style="bold")
+        for problem in census.problems:
+            table.add_row(problem.fault, Text(problem.path, overflow="fold"))
+        lines.append(table)
+        lines.append(
+            Text(
+                "`dicom-node fsck --repair` mends what journals still hold; the rest must be sent again by its sender."
+            )
+        )
+    return Group(*lines)
 
 
 def state_text(state: str) -> Text:

@@ -1,7 +1,7 @@
 """Filing what the journals hold: each instance a file at its place, then the rows of many in one transaction.
 
 Everything here may be done again after a crash, from any point of a journal, with the same outcome: files are told
-apart by their content, rows by their keys, and times are those of the receiver.
+apart by their content, rows by their keys, and times are those of the receiver. One process files below one folder.
 """
 
 import hashlib

@@ -16,7 +16,7 @@ from storage.events import add_event
 from storage.files import dataset_offset
 from storage.filing import SUFFIX, VERSION_MARK, Archive, Feeds, Filing, abort_open_associations
 from storage.header import scan_header
-from storage.records import Facts, Instance, ReceivedInstance, Series
+from storage.records import Facts, Instance, ReceivedInstance, Series, Stored
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class InstanceStore:
 
     `feeds_inputs(sop_class_uid, modality)` says whether an instance can be an application's input: only such a one
     opens a new revision of its study when it comes late. What contradicts an instance that is already here is kept
-    in the folder `quarantine` beside `root`. Threads and processes may share one root.
+    in the folder `quarantine` beside `root`. One process files below one root; any number may read.
     """
 
     def __init__(self, database: Database, root: Path, feeds_inputs: Feeds) -> None:
@@ -64,6 +64,13 @@ class InstanceStore:
                 )
             )
             return [self._record(row) for row in rows]
+
+    def all(self) -> Iterator[Instance]:
+        """Every instance there is, in its current version, one study after another."""
+        with self._database.reading() as session:
+            studies = session.scalars(select(schema.Study.study_instance_uid)).all()
+        for study in studies:
+            yield from self.instances(study)
 
     def series(self, study_instance_uid: str) -> list[Series]:
         """The series of a study by their UIDs, our own results included where a PACS sent them back."""
@@ -109,10 +116,12 @@ class InstanceStore:
         self._archive.remove_stale()
         added = 0
         filing = self.filing()
-        for path in self._files_without_row():
+        for path in self.files_without_row():
             try:
-                filing.instance(_read(path), path)
-                added += 1
+                if filing.instance(_read(path), path) is Stored.CONFLICT:
+                    path.unlink()  # its other name is in quarantine
+                else:
+                    added += 1
             except Exception as error:  # a parser fails on damaged bytes in many ways, all of which mean the same
                 self._warn_unreadable(path, error)
             if len(filing) >= _REINDEX_BATCH:
@@ -122,7 +131,7 @@ class InstanceStore:
             log.warning("Found %d instances that were not indexed", added, extra={"action": "reindex"})
         return added
 
-    def _files_without_row(self) -> Iterator[Path]:
+    def files_without_row(self) -> Iterator[Path]:
         """First versions before later ones, and those in the order of their making."""
         for study in sorted(self._root.glob("[0-9]*")):
             known = self._known_files(study.name)

@@ -298,4 +298,5 @@ def _record(row: schema.Study) -> Study:
         instances=row.instances,
         first_received_at=row.first_received_at,
         last_received_at=row.last_received_at,
+        priority=row.priority,
     )

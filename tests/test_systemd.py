@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import REPOSITORY
 
 FOLDER = REPOSITORY / "systemd"
-ROLES = ("receive", "schedule", "work", "dispatch")
+ROLES = ("receive", "index", "schedule", "work", "dispatch")
 SERVICES = ("dicom-node.service", *(f"dicom-node-{role}.service" for role in ROLES))
 PROGRAM = "/opt/dicom-node/.venv/bin/dicom-node"
 LARGEST_EXPOSURE = 2.5  # of 10; systemd calls what is below 5 medium, and below 2 good

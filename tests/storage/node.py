@@ -40,6 +40,7 @@ def received(
     association: str = "",
     sop: str | None = None,
     pixels: bytes = b"\1\2\3\4",
+    size: int = 2,
 ) -> "Sent":
     """An instance with a patient's name in its dataset; other `pixels` make another image, another `name` or
     `comment` another version of the same."""
@@ -52,7 +53,7 @@ def received(
     ds.StudyInstanceUID = study
     ds.SeriesInstanceUID = f"{study}.{series}"
     ds.ImageComments = comment
-    ds.Rows, ds.Columns, ds.BitsAllocated, ds.BitsStored, ds.HighBit = 2, 2, 8, 8, 7
+    ds.Rows, ds.Columns, ds.BitsAllocated, ds.BitsStored, ds.HighBit = size, size, 8, 8, 7
     ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PixelRepresentation = 1, "MONOCHROME2", 0
     ds.add_new("PixelData", "OB", pixels)
     buffer = DicomBytesIO()

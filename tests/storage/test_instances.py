@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, JPEGLSLossless, RLELossless
-from pynetdicom.dsutils import split_dataset
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEGLSLossless, RLELossless
 
 from storage.database import Database
 from storage.errors import Permanent, Retriable, StorageFull
@@ -30,9 +29,9 @@ def encoded(sent: Sent, ds: Dataset) -> Sent:
     """`ds` in its transfer syntax, sent as `sent` was."""
     file = BytesIO()
     ds.save_as(file, enforce_file_format=True)
-    _, offset = split_dataset(BytesIO(file.getvalue()))
+    content = file.getvalue()
     instance = replace(sent.instance, transfer_syntax_uid=str(ds.file_meta.TransferSyntaxUID))
-    return Sent(instance, file.getvalue()[offset:])
+    return Sent(instance, content[144 + int.from_bytes(content[140:144], "little") :])
 
 
 def dataset_bytes(path: Path) -> bytes:
@@ -137,9 +136,9 @@ def test_versions_in_one_batch(node: Node) -> None:
     assert node.study().instances == 1
 
 
-@pytest.mark.parametrize("syntax", [JPEGLSLossless, RLELossless, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian])
+@pytest.mark.parametrize("syntax", [JPEGLSLossless, RLELossless, DeflatedExplicitVRLittleEndian])
 def test_the_same_image_in_another_transfer_syntax_is_a_duplicate(node: Node, syntax: UID) -> None:
-    first = received()
+    first = received(pixels=bytes(range(256)) * 16, size=64)
     node.store(first)
     ds = dcmread(BytesIO(first.file))
     if syntax.is_compressed and not syntax.is_deflated:
@@ -273,27 +272,18 @@ def test_threads_store_the_same_study_at_once(node: Node) -> None:
     assert (evidence.open_associations, evidence.aborted_associations) == (0, 0)
 
 
-def _send(url: str, root: Path, letter: str, results: "multiprocessing.Queue[str]") -> None:
-    node = Node(Database(url), root)
-    for number in range(1, 21):
-        results.put(str(node.store(received(number, pixels=letter.encode() * 4))))
-
-
-def test_processes_send_different_bytes_under_one_uid(node: Node, url: str) -> None:
-    """Whoever is first wins; the other bytes are all in quarantine."""
-    spawn = multiprocessing.get_context("spawn")
-    results = spawn.Queue()
-    processes = [spawn.Process(target=_send, args=(url, node.root, letter, results)) for letter in "ab"]
-    for process in processes:
-        process.start()
-    collected = Counter(results.get(timeout=60) for _ in range(40))
-    for process in processes:
-        process.join()
-    assert collected == {"NEW": 20, "CONFLICT": 20}
+def test_different_images_under_one_uid_in_one_batch(node: Node) -> None:
+    """Whoever is first stands; the others are all in quarantine."""
+    sent = [received(n, pixels=letter * 4) for n in range(1, 11) for letter in (b"a", b"b", b"c")]
+    filing = node.instances.filing()
+    for one in sent:
+        filing.instance(one.instance, one.file)
+    assert Counter(filing.commit()) == {Stored.NEW: 10, Stored.CONFLICT: 20}
     kept = list((node.root.parent / "quarantine").rglob("*.dcm"))
     assert len(kept) == 20
-    both = {dataset_bytes(p) for p in kept} | {dataset_bytes(i.path) for i in node.instances.instances(STUDY)}
-    assert both == {received(n, pixels=c.encode() * 4).dataset for n in range(1, 21) for c in "ab"}
+    here = {dataset_bytes(i.path) for i in node.instances.instances(STUDY)}
+    assert here == {s.dataset for s in sent[::3]}
+    assert {dataset_bytes(p) for p in kept} | here == {s.dataset for s in sent}
 
 
 # -- late instances ----------------------------------------------------------------------------------------------------
@@ -444,7 +434,7 @@ def test_killed_between_file_and_row(node: Node, url: str) -> None:
 
 def _die_before_the_name(url: str, root: Path) -> None:
     os.link = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-    Node(Database(url), root).instances.store(received(1))
+    Node(Database(url), root).store(received(1))
 
 
 def test_killed_before_the_file_has_its_name(node: Node, url: str) -> None:

@@ -1,0 +1,99 @@
+"""`dicom-node fsck`: whether everything that was acknowledged is here, whole and indexed."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from storage import journal
+from storage.errors import Permanent
+from storage.files import dataset_sha256
+from storage.instances import InstanceStore
+from storage.journal import Kind, SegmentReader
+from storage.records import Instance
+
+
+class Fault(StrEnum):
+    """What can be wrong, and what mends it."""
+
+    NOT_INDEXED = "file without a row"  # --repair gives it one
+    MISSING = "row without its file"  # --repair, where a journal still has it; else the sender must send it again
+    DAMAGED = "file differs from what was received"  # the same
+    JOURNAL = "journal damaged"  # what can be read of it is filed; the copy beside it is for whoever examines it
+    UNFILED = "instance that cannot be filed"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """`path` is relative to the data directory; no attribute of a patient is in it."""
+
+    fault: Fault
+    path: str
+    study_instance_uid: str = ""
+    sop_instance_uid: str = ""
+
+
+@dataclass(frozen=True)
+class Census:
+    """What was looked at."""
+
+    instances: int
+    waiting: int  # instances in journals, filed or still to be filed
+    quarantined: int
+    problems: tuple[Problem, ...]
+
+
+def examine(data_dir: Path, instances: InstanceStore, journals: Path) -> Census:
+    """Reads every file once. Safe while the node runs: what is still being filed counts as waiting."""
+    problems: list[Problem] = []
+    waiting = 0
+    for folder in sorted(p for p in journals.glob("*") if p.is_dir()):
+        for segment in journal.segments(folder):
+            found, damaged = _segment(segment)
+            waiting += found
+            if damaged:
+                problems.append(Problem(Fault.JOURNAL, str(segment.relative_to(data_dir))))
+        problems += [Problem(Fault.JOURNAL, str(p.relative_to(data_dir))) for p in sorted(folder.glob("*.damaged"))]
+    problems += [
+        Problem(Fault.UNFILED, str(p.relative_to(data_dir))) for p in sorted((data_dir / "unfiled").glob("*.dcm"))
+    ]
+    counted = 0
+    for instance in instances.all():
+        counted += 1
+        fault = _fault(instance)
+        if fault is not None:
+            name = str(instance.path.relative_to(data_dir))
+            problems.append(Problem(fault, name, instance.study_instance_uid, instance.sop_instance_uid))
+    problems += [
+        Problem(Fault.NOT_INDEXED, str(path.relative_to(data_dir)), path.parent.parent.name)
+        for path in instances.files_without_row()
+    ]
+    quarantined = sum(1 for _ in (data_dir / "quarantine").rglob("*.dcm"))
+    return Census(counted, waiting, quarantined, tuple(problems))
+
+
+def _fault(instance: Instance) -> Fault | None:
+    try:
+        if instance.path.stat().st_size != instance.size or dataset_sha256(instance.path) != instance.sha256:
+            return Fault.DAMAGED
+    except FileNotFoundError:
+        return Fault.MISSING
+    except (OSError, Permanent):
+        return Fault.DAMAGED
+    return None
+
+
+def _segment(path: Path) -> tuple[int, bool]:
+    """How many instances it holds, and whether it is damaged before its end."""
+    count, end, damaged = 0, 0, False
+    try:
+        with SegmentReader(path) as reader:
+            while True:
+                for frame in reader.frames(end):
+                    count += frame.kind in (Kind.INSTANCE, Kind.LARGE_INSTANCE)
+                    end = frame.end
+                behind = reader.damaged_until(end)
+                if behind is None:
+                    return count, damaged
+                end, damaged = behind, True
+    except FileNotFoundError:  # filed and removed in the meantime
+        return 0, False

@@ -1,0 +1,287 @@
+"""The indexer: whatever is in a journal gets its file and its row, once, through any number of crashes."""
+
+import os
+import sqlite3
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from dicom_node.indexer import Indexer
+from storage import journal
+from storage.database import Database, default_url
+from storage.errors import Retriable
+from storage.files import FileSystem
+from storage.journal import Journal
+from storage.records import AssociationEnd, StudyState
+from tests.storage.node import STUDY, Node, Sent, received
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    database = Database(default_url(tmp_path))
+    database.upgrade()
+    return Node(database, tmp_path / "instances")
+
+
+@pytest.fixture
+def receiver(tmp_path: Path) -> Journal:
+    opened = Journal(tmp_path / "journal" / "receive-0")
+    opened.open()
+    return opened
+
+
+def indexer(node: Node) -> Indexer:
+    folder = node.root.parent
+    return Indexer(folder / "journal", node.instances, node.database, [FileSystem(folder)])
+
+
+def store(receiver: Journal, sent: Sent, association: str = "a") -> None:
+    receiver.store(replace(sent.instance, association=association), sent.file)
+
+
+def held(node: Node, *sent: Sent) -> None:
+    """Each of them is filed byte for byte and indexed once, and nothing else is."""
+    found = {i.sop_instance_uid: i for i in node.instances.instances(STUDY)}
+    assert set(found) == {s.instance.sop_instance_uid for s in sent}
+    for one in sent:
+        assert found[one.instance.sop_instance_uid].path.read_bytes() == one.file
+    assert node.study().instances == len(sent)
+
+
+def test_files_rows_associations(node: Node, receiver: Journal) -> None:
+    sent = [received(n) for n in range(1, 6)]
+    receiver.opened("a", "MR1", "NODE", "host")
+    for one in sent:
+        store(receiver, one)
+    running = indexer(node)
+    assert running.advance() == 5
+    held(node, *sent)
+    (evidence,) = node.studies.evidence()
+    assert evidence.open_associations == 1
+    receiver.ended("a", AssociationEnd.RELEASED)
+    assert running.advance() == 0
+    (evidence,) = node.studies.evidence()
+    assert (evidence.open_associations, evidence.aborted_associations) == (0, 0)
+    assert "received: first instance, from MR1" in node.texts()
+    assert "received: association with MR1 released" in node.texts()
+
+
+def test_reading_again_from_the_beginning_changes_nothing(node: Node, receiver: Journal) -> None:
+    sent = [received(n) for n in range(1, 6)]
+    receiver.opened("a", "MR1", "NODE", "host")
+    for one in [*sent, sent[0]]:
+        store(receiver, one)
+    receiver.ended("a", AssociationEnd.RELEASED)
+    indexer(node).advance()
+    before, timeline = node.study(), node.texts()
+    node.complete()
+    for _ in range(2):
+        indexer(node).advance()
+    held(node, *sent)
+    assert node.study().state is StudyState.COMPLETE
+    assert (node.study().last_received_at, node.study().revision) == (before.last_received_at, 1)
+    assert node.texts()[: len(timeline)] == timeline
+    assert len(node.texts()) == len(timeline) + 1  # "complete"
+
+
+def test_filed_segments_are_removed(node: Node, receiver: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "SEGMENT_BYTES", 2000)
+    sent = [received(n) for n in range(1, 11)]
+    for one in sent[:5]:
+        store(receiver, one)
+    running = indexer(node)
+    running.advance()
+    assert len(journal.segments(receiver.folder)) == 1  # the one that is written
+    for one in sent[5:]:
+        store(receiver, one)
+    receiver.close()
+    running.advance()
+    assert journal.segments(receiver.folder) == []
+    held(node, *sent)
+
+
+def test_a_segment_is_flushed_before_it_is_removed(
+    node: Node, receiver: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(receiver, received())
+    receiver.close()
+    order: list[str] = []
+    monkeypatch.setattr(FileSystem, "settle", lambda self: order.append("settled"))
+    unlink = Path.unlink
+
+    def seen(path: Path, missing_ok: bool = False) -> None:
+        if path.suffix == journal.SUFFIX:
+            order.append("removed")
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", seen)
+    indexer(node).advance()
+    assert order == ["settled", "removed"]
+
+
+def test_a_large_instance_is_filed_and_its_file_removed(node: Node, receiver: Journal) -> None:
+    sent = received()
+    file = receiver.large()
+    file.write(sent.file)
+    receiver.store_large(sent.instance, file)
+    stray = receiver.large()
+    stray.write(b"cut off by a crash")
+    running = indexer(node)
+    running.advance()
+    held(node, sent)
+    receiver.close()
+    again = Journal(receiver.folder)
+    again.open()
+    running.advance()
+    held(node, sent)
+    assert list(receiver.folder.glob("*.large")) == []
+
+
+def test_what_an_earlier_life_left_open_was_aborted(node: Node, receiver: Journal) -> None:
+    receiver.opened("a", "MR1", "NODE", "host")
+    store(receiver, received(1))
+    receiver.close()
+    again = Journal(receiver.folder)
+    again.open()
+    again.opened("b", "MR1", "NODE", "host")
+    store(again, received(2), "b")
+    for _ in range(2):  # the second one reads the segment of the new life from its beginning
+        indexer(node).advance()
+        (evidence,) = node.studies.evidence()
+        assert (evidence.open_associations, evidence.aborted_associations) == (1, 1)
+
+
+@pytest.mark.parametrize("cut", [1, 100, 700])
+def test_a_torn_tail_is_passed_over(node: Node, receiver: Journal, cut: int, caplog: pytest.LogCaptureFixture) -> None:
+    store(receiver, received(1))
+    store(receiver, received(2))
+    receiver.close()
+    (path,) = journal.segments(receiver.folder)
+    os.truncate(path, path.stat().st_size - cut)
+    indexer(node).advance()
+    held(node, received(1))
+    assert "never acknowledged" in caplog.text
+    assert journal.segments(receiver.folder) == []
+
+
+def test_damage_loses_only_what_is_damaged(node: Node, receiver: Journal, caplog: pytest.LogCaptureFixture) -> None:
+    sent = [received(n) for n in range(1, 5)]
+    for one in sent:
+        store(receiver, one)
+    receiver.close()
+    (path,) = journal.segments(receiver.folder)
+    content = bytearray(path.read_bytes())
+    at = content.index(sent[1].dataset)
+    content[at + 10] ^= 0xFF
+    path.write_bytes(content)
+    indexer(node).advance()
+    held(node, sent[0], *sent[2:])
+    assert "damaged" in caplog.text
+    assert path.with_suffix(".damaged").read_bytes() == content
+
+
+def test_a_file_that_power_loss_damaged_is_restored(node: Node, receiver: Journal) -> None:
+    sent = received()
+    store(receiver, sent)
+    indexer(node).advance()
+    (path,) = node.root.rglob("[0-9]*.dcm")
+    path.write_bytes(bytes(len(sent.file)))
+    indexer(node).advance()
+    held(node, sent)
+
+
+def test_a_busy_database_puts_it_off(node: Node, receiver: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(*_: object, **__: object) -> None:
+        raise Retriable("busy")
+
+    store(receiver, received(1))
+    running = indexer(node)
+    with monkeypatch.context() as patch:
+        patch.setattr(node.database, "session", busy)
+        with pytest.raises(Retriable):
+            running.advance()
+    store(receiver, received(2))
+    running.advance()
+    held(node, received(1), received(2))
+
+
+class Turns:
+    """Lets `Indexer.run` take so many turns, with something done before each."""
+
+    def __init__(self, *before: Callable[[], object]) -> None:
+        self.before = list(before)
+
+    def __call__(self, stop: object, seconds: float) -> bool:
+        if not self.before:
+            return True
+        self.before.pop(0)()
+        return False
+
+
+def test_a_database_that_was_removed_is_made_anew(node: Node, receiver: Journal) -> None:
+    folder = node.root.parent
+    sent = [received(n) for n in (1, 2, 3)]
+    store(receiver, sent[0])
+
+    def remove() -> None:
+        for path in folder.glob("node.sqlite*"):
+            path.unlink()
+        store(receiver, sent[1])
+
+    def more() -> None:
+        store(receiver, sent[2])
+
+    turns = Turns(lambda: None, remove, more, lambda: None)
+    Indexer(folder / "journal", node.instances, node.database, [FileSystem(folder)], turns).run(None)  # type: ignore[arg-type]
+    held(node, *sent)
+    with sqlite3.connect(folder / "node.sqlite") as connection:
+        assert connection.execute("SELECT count(*) FROM instance").fetchone() == (3,)
+    with node.database.reading() as session:
+        assert session.scalar(text("SELECT count(*) FROM instance")) == 3
+
+
+def test_a_uid_that_cannot_be_filed_is_kept(node: Node, receiver: Journal, caplog: pytest.LogCaptureFixture) -> None:
+    """Receivers refuse such an instance; one in a journal was acknowledged all the same."""
+    sent = received()
+    strange = Sent(replace(sent.instance, study_instance_uid="../x"), sent.dataset)
+    store(receiver, strange)
+    store(receiver, received(2))
+    receiver.close()
+    indexer(node).advance()
+    held(node, received(2))
+    (kept,) = (node.root.parent / "unfiled").iterdir()
+    assert kept.read_bytes() == strange.file
+    assert "cannot be filed" in caplog.text
+
+
+def test_rows_wait_for_the_flush(node: Node, receiver: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frame can be read before its receiver has flushed it."""
+    order: list[str] = []
+    sync = journal.SegmentReader.sync
+    session = node.database.session
+
+    def seen_sync(reader: journal.SegmentReader) -> None:
+        sync(reader)
+        order.append("flush")
+
+    def seen_session(derivable: bool = False) -> object:
+        order.append("rows")
+        return session(derivable)
+
+    store(receiver, received())
+    monkeypatch.setattr(journal.SegmentReader, "sync", seen_sync)
+    monkeypatch.setattr(node.database, "session", seen_session)
+    indexer(node).advance()
+    assert order.index("flush") < len(order) - 1 - order[::-1].index("rows")
+
+
+def test_times_are_those_of_the_receiver(node: Node, receiver: Journal) -> None:
+    at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    sent = received()
+    receiver.store(replace(sent.instance, received_at=at), sent.file)
+    indexer(node).advance()
+    assert node.study().first_received_at == node.study().last_received_at == at
