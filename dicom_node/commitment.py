@@ -44,8 +44,8 @@ ERROR_COMMENT_LENGTH = 64  # (0000,0902) is LO
 LARGEST_MESSAGE_ID = 65535
 
 LONGEST_WAIT = timedelta(minutes=10)  # for the index; then what it has not got to has failed
-LEASE = timedelta(seconds=60)  # a receiver that dies hands over so late
-RENEWAL = timedelta(seconds=20)
+LEASE = timedelta(seconds=30)  # a receiver that dies hands over so late
+RENEWAL = timedelta(seconds=10)
 LOOK_SECONDS = 0.1  # between looks at the indexer's mark
 IMPATIENCE = timedelta(seconds=1)  # between looks at the index itself while the mark is behind
 SETTLING = timedelta(seconds=0.2)  # from a request to its report at the least: the response comes first

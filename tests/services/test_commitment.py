@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE, build_context, build_role, evt
 from pynetdicom.dimse_primitives import N_EVENT_REPORT
 
+from dicom_node.backoff import Backoff
 from dicom_node.commitment import (
     ALL_COMMITTED,
     FAILURES_EXIST,
@@ -21,6 +23,8 @@ from dicom_node.commitment import (
     PUSH_MODEL_INSTANCE,
     Addressee,
     Answer,
+    AssociationReports,
+    CommitmentService,
     Report,
     Status,
     Wanted,
@@ -30,7 +34,8 @@ from dicom_node.commitment import (
     link_of,
     report_request,
 )
-from storage.commitments import CommitmentRequest
+from storage.commitments import CommitmentRequest, Commitments
+from storage.database import Database
 from storage.records import Commitment, CommitmentState
 from tests.services.conftest import Services
 from tests.services.datasets import MR, commitment
@@ -319,6 +324,24 @@ def test_what_is_refused_leaves_no_row(services: Services, scu: Scu) -> None:
         status, _ = assoc.send_n_action(commitment("1.9.1", ONE), 1, PUSH_MODEL, "1.2.3")
         assert status.Status == Status.NO_SUCH_INSTANCE
     assert services.commitments.list() == []
+
+
+def test_a_database_without_tables_asks_for_a_repetition(tmp_path: Path) -> None:
+    empty = Database(f"sqlite:///{tmp_path / 'empty.sqlite'}")
+    commitments = Commitments(empty)
+    reports = AssociationReports(commitments, lambda: None, Backoff(1, 1, 1))
+    answer = CommitmentService(commitments, [], reports).request(
+        1,
+        PUSH_MODEL_INSTANCE,
+        commitment("1.9.1", ONE),
+        calling="MR1",
+        host="host",
+        association="a-1",
+        link=link_of(Posting(answered)),
+    )
+    assert answer.status is Status.RESOURCE_LIMITATION
+    assert reports.waiting == 0
+    empty.close()
 
 
 # -- on an association that does what others post ----------------------------------------------------------------------
