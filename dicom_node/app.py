@@ -7,28 +7,34 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from dicom_node.backoff import Backoff
 from dicom_node.catalogue import ConfiguredApplication, configured_applications
+from dicom_node.commitment import Addressee, AssociationReports, CommitmentService
+from dicom_node.commitment_reporter import CommitmentReporter, send_report
 from dicom_node.completion import CompletionRule
 from dicom_node.destinations.base import Destination
 from dicom_node.destinations.dimse import DimseDestination
 from dicom_node.dispatcher import Dispatcher
 from dicom_node.errors import ConfigurationError
 from dicom_node.indexer import Indexer
+from dicom_node.mpps import ProcedureStepService
 from dicom_node.receiver import Receiver
 from dicom_node.scheduler import Scheduler
 from dicom_node.scp import Peer, ReceivePolicy, ServiceName
 from dicom_node.settings import DestinationSettings, Settings
 from dicom_node.supervisor import Role
 from inference.binding import feeds_inputs
+from storage.commitments import Commitments
 from storage.database import Database, sqlite_folder
 from storage.deliveries import Deliveries
 from storage.files import FileSystem
 from storage.instances import InstanceStore
 from storage.jobs import Jobs
-from storage.journal import Journal
+from storage.journal import Journal, filed_until
+from storage.procedure_steps import ProcedureSteps
 from storage.studies import Studies
 
 RELEASED_SHARE = 1 / 3  # of the quiet period, where `released_seconds` is not configured
@@ -44,6 +50,8 @@ class Stores:
     studies: Studies
     jobs: Jobs
     deliveries: Deliveries
+    procedure_steps: ProcedureSteps
+    commitments: Commitments
 
 
 def open_stores(settings: Settings, upgrade: bool = False) -> Stores:
@@ -60,6 +68,8 @@ def open_stores(settings: Settings, upgrade: bool = False) -> Stores:
         studies=Studies(database),
         jobs=Jobs(database),
         deliveries=Deliveries(database),
+        procedure_steps=ProcedureSteps(database, procedure_steps_dir(settings)),
+        commitments=Commitments(database),
     )
 
 
@@ -70,6 +80,10 @@ def role_name(role: str) -> str:
 
 def objects_dir(settings: Settings) -> Path:
     return settings.node.data_dir / "objects"
+
+
+def procedure_steps_dir(settings: Settings) -> Path:
+    return settings.node.data_dir / "mpps"
 
 
 def receive_policy(settings: Settings) -> ReceivePolicy:
@@ -100,6 +114,30 @@ def build_receiver(settings: Settings, index: int) -> Receiver:
     name = f"{socket.gethostname()}-receive-{index}"
     journal = Journal(journals_dir(settings) / name, int(settings.receive.minimum_free_megabytes * 2**20))
     return Receiver(receive_policy(settings), journal, name)
+
+
+@dataclass(frozen=True)
+class FurtherServices:
+    """What a receiver offers beyond C-ECHO and C-STORE."""
+
+    procedure_steps: ProcedureStepService
+    commitment: CommitmentService
+
+
+def build_further_services(settings: Settings) -> FurtherServices:
+    """They need the database. It is opened with the first request: a receiver starts, and stores, without it."""
+    database = Database(settings.database_url)
+    commitments = Commitments(database)
+    reports = AssociationReports(commitments, filed=partial(filed_until, journals_dir(settings)), retry=retry(settings))
+    return FurtherServices(
+        procedure_steps=ProcedureStepService(ProcedureSteps(database, procedure_steps_dir(settings))),
+        commitment=CommitmentService(commitments, addressees(settings), reports),
+    )
+
+
+def addressees(settings: Settings) -> list[Addressee]:
+    """The peers as those that ask for storage commitment."""
+    return [Addressee(p.ae_title, p.host, p.port, p.commitment == "same") for p in settings.peers]
 
 
 def build_indexer(settings: Settings, stores: Stores) -> Indexer:
@@ -133,12 +171,28 @@ def build_dispatcher(settings: Settings, stores: Stores) -> Dispatcher:
     return Dispatcher(
         deliveries=stores.deliveries,
         destinations=[build_destination(d, settings) for d in settings.destinations],
-        backoff=Backoff(
-            first=settings.dispatch.first_retry_seconds,
-            longest=settings.dispatch.longest_retry_seconds,
-            attempts=settings.dispatch.maximum_attempts,
-        ),
+        backoff=retry(settings),
         name=role_name("dispatch"),
+        beside=[build_commitment_reporter(settings, stores).run],
+    )
+
+
+def build_commitment_reporter(settings: Settings, stores: Stores) -> CommitmentReporter:
+    return CommitmentReporter(
+        commitments=stores.commitments,
+        filed=partial(filed_until, journals_dir(settings)),
+        addressees=addressees(settings),
+        send=partial(send_report, settings.node.ae_title, settings.dispatch.timeout_seconds),
+        backoff=retry(settings),
+    )
+
+
+def retry(settings: Settings) -> Backoff:
+    """Of what is sent to others."""
+    return Backoff(
+        first=settings.dispatch.first_retry_seconds,
+        longest=settings.dispatch.longest_retry_seconds,
+        attempts=settings.dispatch.maximum_attempts,
     )
 
 

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,7 +26,7 @@ from dicom_node.settings import load as load_settings
 from dicom_node.supervisor import Role, Supervisor
 from storage.database import Database
 from storage.errors import NodeError, Permanent
-from storage.records import Study, StudyState
+from storage.records import CommitmentState, Study, StudyState
 
 cli = typer.Typer(
     name="dicom-node",
@@ -242,28 +243,51 @@ def jobs(
 
 
 @cli.command(rich_help_panel=OPERATE)
+def commitments(
+    config: Config = None,
+    as_json: AsJson = False,
+    failed: Annotated[bool, typer.Option("--failed", help="Only what needs an operator: dead letters.")] = False,
+    limit: Annotated[int, typer.Option(help="At most this many, newest first.")] = 100,
+) -> None:
+    """List the peers' requests for storage commitment, and what they were told."""
+    settings, _ = _load(config)
+    states = [CommitmentState.FAILED] if failed else None
+    found = wiring.open_stores(settings).commitments.list(states, limit)
+    if as_json:
+        _print_json([views.plain(commitment) for commitment in found])
+    else:
+        console.print(views.commitments_table(found))
+
+
+@cli.command(rich_help_panel=OPERATE)
 def retry(
     config: Config = None,
     study: Annotated[str | None, typer.Option(help="Only this study; one that was ignored is routed again.")] = None,
     job: Annotated[int | None, typer.Option(help="Only this job.")] = None,
     delivery: Annotated[int | None, typer.Option(help="Only this delivery.")] = None,
+    commitment: Annotated[int | None, typer.Option(help="Only the report on this request for commitment.")] = None,
 ) -> None:
-    """Queue again what failed for good: jobs and deliveries, all of them or the named ones."""
+    """Queue again what failed for good: jobs, deliveries and commitment reports, all of them or the named ones."""
     settings, _ = _load(config)
     stores = wiring.open_stores(settings)
-    if job is not None or delivery is not None:
+    chosen_commitments = [commitment] if commitment is not None else []
+    if job is not None or delivery is not None or commitment is not None:
         chosen_jobs = [job] if job is not None else []
         chosen_deliveries = [delivery] if delivery is not None else []
     else:
+        if study is None:
+            chosen_commitments = [c.id for c in stores.commitments.list([CommitmentState.FAILED], limit=1000)]
         chosen_jobs = [j.id for j in stores.jobs.list(study=study) if views.is_dead(j)]
         chosen_deliveries = [d.id for d in stores.deliveries.list(study=study) if views.is_dead(d)]
     queued = sum(stores.jobs.retry(i) for i in chosen_jobs)
     sent = sum(stores.deliveries.retry(i) for i in chosen_deliveries)
+    reported = sum(stores.commitments.retry(i, datetime.now(UTC)) for i in chosen_commitments)
     routed = study is not None and stores.studies.reroute(study)
     console.print(
-        f"Queued again: {queued} job(s), {sent} delivery(ies){'; the study is routed again' if routed else ''}"
+        f"Queued again: {queued} job(s), {sent} delivery(ies), {reported} commitment report(s)"
+        f"{'; the study is routed again' if routed else ''}"
     )
-    if not (queued or sent or routed):
+    if not (queued or sent or reported or routed):
         raise typer.Exit(1)
 
 
@@ -309,7 +333,9 @@ def _detail(config: Path | None, uid: str) -> tuple[views.Plain, wiring.Stores]:
     found: Study | None = stores.studies.get(uid)
     if found is None:
         raise NodeError(f"There is no study {uid} here; `dicom-node studies` lists those there are")
-    return views.study_detail(found, stores.studies, stores.instances, stores.jobs, stores.deliveries), stores
+    steps = stores.procedure_steps.of_study(uid)
+    detail = views.study_detail(found, stores.studies, stores.instances, stores.jobs, stores.deliveries, steps)
+    return detail, stores
 
 
 # -- try out ---------------------------------------------------------------------------------------------------------

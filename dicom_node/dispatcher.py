@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from dicom_node.backoff import Backoff
@@ -19,13 +19,21 @@ TROUBLE_SECONDS = 10.0
 
 
 class Dispatcher:
+    """`beside` are further loops of the role, each with a thread of its own until `stop` is set."""
+
     def __init__(
-        self, deliveries: Deliveries, destinations: Sequence[Destination], backoff: Backoff, name: str
+        self,
+        deliveries: Deliveries,
+        destinations: Sequence[Destination],
+        backoff: Backoff,
+        name: str,
+        beside: Sequence[Callable[[threading.Event], None]] = (),
     ) -> None:
         self._deliveries = deliveries
         self._destinations = destinations
         self._backoff = backoff
         self._name = name
+        self._beside = beside
 
     def run(self, stop: threading.Event) -> None:
         """Delivers until `stop` is set. What an earlier life of this dispatcher held is taken up again first."""
@@ -34,6 +42,7 @@ class Dispatcher:
             threading.Thread(target=self._serve, args=(destination, stop), name=f"dispatch-{destination.name}")
             for destination in self._destinations
         ]
+        threads += [threading.Thread(target=loop, args=(stop,), name="dispatch-beside") for loop in self._beside]
         for thread in threads:
             thread.start()
         for thread in threads:

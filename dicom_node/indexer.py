@@ -8,7 +8,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from dicom_node.logs import fields
@@ -81,11 +81,14 @@ class Indexer:
 
     def advance(self) -> int:
         """Files all there is; the number of instances. Raises Retriable or OSError, and then goes on where it was."""
-        return sum(
+        began = datetime.now(UTC)
+        filed = sum(
             self._advance(self._places.setdefault(folder, _Place(folder)))
             for folder in sorted(self._journals.glob("*"))
             if folder.is_dir()
         )
+        journal.note_filed(self._journals, began)
+        return filed
 
     def _rebuild(self) -> None:
         log.error("The database lost its tables; the index is made anew from the files", extra=fields("index"))

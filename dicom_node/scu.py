@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, build_context
+from pynetdicom import AE, build_context, build_role
 from pynetdicom._globals import MODE_REQUESTOR
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import split_dataset
@@ -116,11 +116,22 @@ def judge(status: int) -> tuple[bool, bool, str]:
     return False, True, f"failed (0x{status:04X})"
 
 
-class StorageSCU:
-    """One association, as a context manager. Entering raises PeerUnavailable or PeerRefused."""
+class Requestor:
+    """One association that we ask for, as a context manager. Entering raises PeerUnavailable or PeerRefused.
 
-    def __init__(self, calling_ae_title: str, target: Target, contexts: Iterable[Context], timeout: float) -> None:
+    `scp_of` are the SOP classes for which we propose to be SCP (PS3.7 D.3.3.4).
+    """
+
+    def __init__(
+        self,
+        calling_ae_title: str,
+        target: Target,
+        contexts: Iterable[Context],
+        timeout: float,
+        scp_of: Iterable[str] = (),
+    ) -> None:
         self._target = target
+        self._scp_of = tuple(scp_of)
         self._timeout = timeout
         self._requested = list(dict.fromkeys(contexts))
         self._calling_ae_title = calling_ae_title
@@ -149,29 +160,6 @@ class StorageSCU:
         else:
             assoc.abort()
 
-    def store(self, instance: Outgoing) -> SendResult:
-        """Sends one instance. Raises PeerUnavailable when no answer came; the association is over then."""
-        uid = instance.sop_instance_uid
-        context = next((c for c in instance.contexts() if c in self._accepted), None)
-        if context is None:
-            return SendResult(uid, ok=False, reason=self._not_accepted(instance))
-        try:
-            dataset = instance.encoded(context[1])
-        except Exception as error:
-            return SendResult(uid, ok=False, reason=f"the file cannot be read ({type(error).__name__})")
-        ok, retriable, reason = judge(self._exchange(instance, self._accepted[context], dataset))
-        return SendResult(uid, ok, retriable, reason)
-
-    def echo(self) -> int:
-        """The status of a C-ECHO, 0x0000 for success."""
-        assert self._assoc is not None
-        if not self._accepted:
-            raise PeerRefused(f"{self._target} does not accept the verification service")
-        status = self._assoc.send_c_echo()
-        if "Status" not in status:
-            raise PeerUnavailable(f"{self._target} did not answer")
-        return int(status.Status)
-
     def _create(self) -> QuietAssociation:
         ae = AE(ae_title=self._calling_ae_title)
         ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = self._timeout
@@ -193,6 +181,8 @@ class StorageSCU:
         for number, context in enumerate(contexts):
             context.context_id = 2 * number + 1
         assoc.requestor.requested_contexts = contexts
+        for sop_class_uid in self._scp_of:
+            assoc.requestor.add_negotiation_item(build_role(sop_class_uid, scp_role=True))
         return assoc
 
     def _failure(self, assoc: QuietAssociation) -> NodeError:
@@ -204,6 +194,50 @@ class StorageSCU:
             return PeerUnavailable(f"{self._target} cannot be reached, or does not answer")
         return PeerUnavailable(f"{self._target} broke off the association")
 
+    def _exchange(self, request: Any, context_id: int) -> Any:
+        """Sends a request and reads its response (PS3.7 9.1, 10.1). Raises PeerUnavailable when there is none with a
+        status; the association is over then."""
+        assoc = self._assoc
+        assert assoc is not None
+        self._message_id = self._message_id % LARGEST_MESSAGE_ID + 1
+        request.MessageID = self._message_id
+        assoc.dimse.send_msg(request, context_id)
+        _, response = assoc.dimse.get_msg(block=True)
+        if not isinstance(response, type(request)) or response.MessageIDBeingRespondedTo != self._message_id:
+            broken = response is None and not assoc.dul.is_alive()
+            assoc.abort()
+            raise PeerUnavailable(f"{self._target} {'broke off the association' if broken else 'did not answer'}")
+        if response.Status is None:
+            raise PeerUnavailable(f"{self._target} answered without a status")
+        return response
+
+
+class StorageSCU(Requestor):
+    """Storage and verification (PS3.4 annexes B and A)."""
+
+    def store(self, instance: Outgoing) -> SendResult:
+        """Sends one instance. Raises PeerUnavailable when no answer came; the association is over then."""
+        uid = instance.sop_instance_uid
+        context = next((c for c in instance.contexts() if c in self._accepted), None)
+        if context is None:
+            return SendResult(uid, ok=False, reason=self._not_accepted(instance))
+        try:
+            dataset = instance.encoded(context[1])
+        except Exception as error:
+            return SendResult(uid, ok=False, reason=f"the file cannot be read ({type(error).__name__})")
+        ok, retriable, reason = judge(self._send(instance, self._accepted[context], dataset))
+        return SendResult(uid, ok, retriable, reason)
+
+    def echo(self) -> int:
+        """The status of a C-ECHO, 0x0000 for success."""
+        assert self._assoc is not None
+        if not self._accepted:
+            raise PeerRefused(f"{self._target} does not accept the verification service")
+        status = self._assoc.send_c_echo()
+        if "Status" not in status:
+            raise PeerUnavailable(f"{self._target} did not answer")
+        return int(status.Status)
+
     def _not_accepted(self, instance: Outgoing) -> str:
         name, syntax = UID(instance.sop_class_uid).name, UID(instance.transfer_syntax_uid).name
         assert self._assoc is not None
@@ -212,26 +246,14 @@ class StorageSCU:
             return f"{self._target.ae_title} does not accept {name} in {syntax}"
         return f"{self._target.ae_title} does not accept {name}"
 
-    def _exchange(self, instance: Outgoing, context_id: int, dataset: bytes) -> int:
+    def _send(self, instance: Outgoing, context_id: int, dataset: bytes) -> int:
         """C-STORE request and its response's status (PS3.7 9.3.1)."""
-        assoc = self._assoc
-        assert assoc is not None
-        self._message_id = self._message_id % LARGEST_MESSAGE_ID + 1
         request = C_STORE()
-        request.MessageID = self._message_id
         request.Priority = 0x0002  # low
         request.AffectedSOPClassUID = instance.sop_class_uid
         request.AffectedSOPInstanceUID = instance.sop_instance_uid
         request.DataSet = BytesIO(dataset)
-        assoc.dimse.send_msg(request, context_id)
-        _, response = assoc.dimse.get_msg(block=True)
-        if not isinstance(response, C_STORE) or response.MessageIDBeingRespondedTo != self._message_id:
-            broken = response is None and not assoc.dul.is_alive()
-            assoc.abort()
-            raise PeerUnavailable(f"{self._target} {'broke off the association' if broken else 'did not answer'}")
-        if response.Status is None:
-            raise PeerUnavailable(f"{self._target} answered without a status")
-        return int(response.Status)
+        return int(self._exchange(request, context_id).Status)
 
 
 def send_files(

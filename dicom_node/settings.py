@@ -79,6 +79,8 @@ class PeerSettings(_Section):
     services: tuple[Literal["echo", "store", "commitment", "mpps"], ...] | None = None
     maximum_associations: int | None = Field(None, ge=1)
     maximum_pdu_bytes: int | None = Field(None, ge=4096, le=4 * 2**20)
+    port: Port | None = None
+    commitment: Literal["same", "new"] = "same"
 
 
 class DestinationSettings(_Section):
@@ -195,6 +197,11 @@ def _inconsistencies(settings: Settings) -> list[str]:
             for n in dict.fromkeys(names)
             if names.count(n) > 1
         ]
+    mistakes += [
+        f"peers[{i}].commitment = 'new': needs the port on which {peer.ae_title} listens for the reports"
+        for i, peer in enumerate(settings.peers)
+        if peer.commitment == "new" and peer.port is None
+    ]
     known = known_applications()
     for i, application in enumerate(settings.applications):
         if application.id not in known:

@@ -15,14 +15,14 @@ from dicom_node.fsck import Census
 from storage.deliveries import Deliveries
 from storage.instances import InstanceStore
 from storage.jobs import Jobs
-from storage.records import Delivery, DeliveryState, Job, JobState, Study
+from storage.records import Commitment, CommitmentState, Delivery, DeliveryState, Job, JobState, ProcedureStep, Study
 from storage.studies import Studies
 
 Plain = dict[str, Any]
 
 _COLORS = {
-    **dict.fromkeys(("ROUTED", "SUCCEEDED", "SENT", "COMMITTED"), "green"),
-    **dict.fromkeys(("RECEIVING", "COMPLETE", "RUNNING", "SENDING", "QUEUED"), "cyan"),
+    **dict.fromkeys(("ROUTED", "SUCCEEDED", "SENT", "COMMITTED", "REPORTED"), "green"),
+    **dict.fromkeys(("RECEIVING", "COMPLETE", "RUNNING", "SENDING", "QUEUED", "REQUESTED"), "cyan"),
     **dict.fromkeys(("RETRYING", "IGNORED", "CANCELLED"), "yellow"),
     "FAILED": "bold red",
 }
@@ -43,8 +43,16 @@ def plain(value: Any) -> Any:
     return value
 
 
-def study_detail(study: Study, studies: Studies, instances: InstanceStore, jobs: Jobs, deliveries: Deliveries) -> Plain:
-    """Every instance, series, job, object and delivery of a study, and its timeline."""
+def study_detail(
+    study: Study,
+    studies: Studies,
+    instances: InstanceStore,
+    jobs: Jobs,
+    deliveries: Deliveries,
+    procedure_steps: Sequence[ProcedureStep] = (),
+) -> Plain:
+    """Every instance, series, job, object and delivery of a study, the procedure steps it is the result of, and its
+    timeline."""
     uid = study.study_instance_uid
     series = instances.series(uid)
     return {
@@ -57,6 +65,7 @@ def study_detail(study: Study, studies: Studies, instances: InstanceStore, jobs:
         "jobs": [plain(j) for j in jobs.list(study=uid)],
         "objects": [plain(o) for o in jobs.objects(uid)],
         "deliveries": [delivery_plain(d) for d in deliveries.list(study=uid)],
+        "procedure_steps": [plain(step) for step in procedure_steps],
         "timeline": [plain(e) for e in studies.events(uid)],
     }
 
@@ -145,6 +154,25 @@ def jobs_table(jobs: Sequence[Plain]) -> Table:
     return table
 
 
+def commitments_table(commitments: Sequence[Commitment]) -> Table:
+    table = Table(
+        "Request", "Peer", "Transaction UID", "Instances", "Requested (UTC)", "State", "Attempts", "Why",
+        header_style="bold",
+    )  # fmt: skip
+    for c in commitments:
+        table.add_row(
+            str(c.id),
+            f"{c.peer_ae_title} at {c.peer_host}",
+            c.transaction_uid,
+            str(len(c.items)),
+            f"{c.requested_at:%Y-%m-%d %H:%M:%S}",
+            state_text(c.state),
+            str(c.attempts),
+            c.reason,
+        )
+    return table
+
+
 def timeline_table(detail: Plain) -> Table:
     """Each step with the time since the one before."""
     table = Table("Time (UTC)", "+ s", "Rev", "Step", "What", header_style="bold", title="Timeline")
@@ -205,5 +233,5 @@ def explain_view(detail: Plain, routing: Plain | None) -> Tree:
     return tree
 
 
-def is_dead(record: Job | Delivery) -> bool:
-    return record.state in (JobState.FAILED, DeliveryState.FAILED)
+def is_dead(record: Job | Delivery | Commitment) -> bool:
+    return record.state in (JobState.FAILED, DeliveryState.FAILED, CommitmentState.FAILED)

@@ -36,6 +36,7 @@ MAGIC = b"DNJ1"
 SEGMENT_BYTES = 64 * 2**20
 SUFFIX = ".log"
 LARGE_SUFFIX = ".large"
+FILED = "filed"  # beside the journals: its time of modification is the mark of `filed_until`
 WRITER = "writer.lock"  # held by the receiver as long as it has the journal open
 
 _HEAD = struct.Struct("<4sB3xIQI")
@@ -278,6 +279,27 @@ class _Segment:
 
 
 # -- the reading side --------------------------------------------------------------------------------------------------
+
+
+def note_filed(journals: Path, until: datetime) -> None:
+    """Marks that everything acknowledged before `until`, in all journals of this folder, is filed and indexed."""
+    mark = journals / FILED
+    journals.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+    nanoseconds = int(until.timestamp()) * 10**9 + until.microsecond * 1000
+    os.utime(mark, ns=(nanoseconds, nanoseconds))
+
+
+def filed_until(journals: Path) -> datetime | None:
+    """Until when everything acknowledged is indexed, by the indexer's clock; None where no indexer has run yet.
+
+    What was acknowledged before that time and has no row is not there, or was set aside.
+    """
+    try:
+        seconds, nanoseconds = divmod((journals / FILED).stat().st_mtime_ns, 10**9)
+    except FileNotFoundError:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=nanoseconds // 1000)
 
 
 def segments(folder: Path) -> list[Path]:

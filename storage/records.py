@@ -283,11 +283,13 @@ class ProcedureStep:
     created_at: datetime
     ended_at: datetime | None
     path: Path
+    version: int = 1  # one more with each N-SET
 
 
 @dataclass(frozen=True)
 class Commitment:
-    """A storage commitment request of a peer (PS3.4 annex J). `items` are (SOP class, SOP instance)."""
+    """A storage commitment request of a peer (PS3.4 annex J). `items` are (SOP class, SOP instance); `duplicates` are
+    those of another request that the peer made under the same transaction UID before it had its report."""
 
     id: int
     transaction_uid: str
@@ -299,3 +301,4 @@ class Commitment:
     reason: str
     requested_at: datetime
     run_after: datetime
+    duplicates: tuple[tuple[str, str], ...] = ()

@@ -186,7 +186,8 @@ class Node:
             found = stores.studies.get(uid)
             if found is None:
                 return None
-            return views.study_detail(found, stores.studies, stores.instances, stores.jobs, stores.deliveries)
+            steps = stores.procedure_steps.of_study(uid)
+            return views.study_detail(found, stores.studies, stores.instances, stores.jobs, stores.deliveries, steps)
         finally:
             stores.database.close()
 

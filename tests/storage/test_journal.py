@@ -4,6 +4,7 @@ import errno
 import os
 import threading
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -197,3 +198,13 @@ def test_the_watermark(tmp_path: Path) -> None:
     high = Journal(tmp_path / "high", free // 2)
     high.open()
     high.ensure_space()
+
+
+def test_the_mark_says_until_when_everything_is_filed(tmp_path: Path) -> None:
+    folder = tmp_path / "journal"
+    assert journal.filed_until(folder) is None
+    at = datetime(2026, 5, 4, 12, 0, 0, 999999, tzinfo=UTC)
+    journal.note_filed(folder, at)
+    assert journal.filed_until(folder) == at
+    journal.note_filed(folder, at + timedelta(seconds=1))
+    assert journal.filed_until(folder) == at + timedelta(seconds=1)

@@ -1,0 +1,187 @@
+"""Storage commitment requests that peers made of us (PS3.4 annex J): REQUESTED → REPORTED | RETRYING | FAILED.
+
+A request is somebody's to report: while the association that asked is open, its receiver's, which holds it until
+`run_after`; afterwards, or when that time has passed, of whoever claims it first.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, select, update
+from sqlalchemy.orm import Session
+
+from storage import schema
+from storage.database import Database, changed, insert_if_absent
+from storage.records import Commitment, CommitmentState
+
+_OPEN = (CommitmentState.REQUESTED, CommitmentState.RETRYING)
+_DUPLICATE = "duplicate"  # marks an item of a second request under a transaction UID that was still in use
+_CHUNK = 500  # values of one IN: SQLite bounds them
+
+Item = tuple[str, str]  # SOP class and SOP instance
+
+
+@dataclass(frozen=True)
+class CommitmentRequest:
+    """What an N-ACTION asks for. `association` is the receiver's name for it, empty where it does not matter."""
+
+    transaction_uid: str
+    peer_ae_title: str
+    peer_host: str
+    items: tuple[Item, ...]
+    association: str = ""
+
+
+class Commitments:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # -- asking --------------------------------------------------------------------------------------------------------
+
+    def request(self, request: CommitmentRequest, now: datetime, run_after: datetime) -> Commitment:
+        """Keeps a request, whose report is due at `run_after` unless its receiver delivers it before.
+
+        The same transaction UID again, from the same peer: once it has been reported on, a new request; before that a
+        repetition, or, with other items, one whose items can only fail (PS3.3 C.14.1.1: duplicate transaction UID).
+        """
+        row = schema.Commitment
+        values: dict[str, Any] = {
+            "peer_host": request.peer_host[:255],
+            "state": CommitmentState.REQUESTED,
+            "attempts": 0,
+            "reason": "",
+            "requested_at": now,
+            "run_after": run_after,
+            "association": request.association[:64],
+        }
+        key = {"peer_ae_title": request.peer_ae_title[:16], "transaction_uid": request.transaction_uid}
+        mine = and_(row.peer_ae_title == key["peer_ae_title"], row.transaction_uid == key["transaction_uid"])
+        wanted = [list(item) for item in request.items]
+        with self._database.session() as session:
+            if not insert_if_absent(session, row, {**key, **values, "items": wanted}):
+                known = session.scalars(select(row).where(mine).with_for_update()).one()
+                if known.state in _OPEN:
+                    before = [entry for entry in known.items if entry[2:] != [_DUPLICATE]]
+                    if before != wanted:
+                        wanted = [*known.items, *([*entry, _DUPLICATE] for entry in wanted)]
+                    else:
+                        wanted = known.items
+                changed(session, update(row).where(mine).values(**values, items=wanted))
+                session.expire_all()
+            return _record(session.scalars(select(row).where(mine)).one())
+
+    # -- reporting -----------------------------------------------------------------------------------------------------
+
+    def due(self, now: datetime, peers: Collection[str] | None = None, limit: int = 20) -> list[Commitment]:
+        """Requests that nobody holds, oldest first. None: of all peers."""
+        row = schema.Commitment
+        statement = select(row).where(row.state.in_(_OPEN), row.run_after <= now)
+        if peers is not None:
+            statement = statement.where(row.peer_ae_title.in_(peers))
+        with self._database.reading() as session:
+            return [_record(r) for r in session.scalars(statement.order_by(row.run_after, row.id).limit(limit))]
+
+    def claim(self, commitment_id: int, now: datetime, until: datetime) -> Commitment | None:
+        """Begins an attempt on a request that is due: nobody else does before `until`. None when somebody else has."""
+        row = schema.Commitment
+        due = and_(_is_open(commitment_id), row.run_after <= now)
+        with self._database.session() as session:
+            return _move(session, due, attempts=row.attempts + 1, run_after=until)
+
+    def hold(self, commitment_id: int, until: datetime) -> bool:
+        """The receiver of the association that asked still waits to report on it."""
+        row = schema.Commitment
+        waits = and_(row.id == commitment_id, row.state == CommitmentState.REQUESTED)
+        with self._database.session() as session:
+            return _move(session, waits, run_after=until) is not None
+
+    def hand_over(self, commitment_id: int, now: datetime) -> bool:
+        """The association that asked is over: the report goes another way."""
+        with self._database.session() as session:
+            return _move(session, _is_open(commitment_id), association="", run_after=now) is not None
+
+    def reported(self, commitment_id: int, told: str) -> bool:
+        """→ REPORTED: the peer answered Success. `told` says what it was told."""
+        with self._database.session() as session:
+            moved = _move(session, _is_open(commitment_id), state=CommitmentState.REPORTED, reason=told)
+            return moved is not None
+
+    def fail(self, commitment_id: int, reason: str, retry_at: datetime | None, attempts: int = 0) -> bool:
+        """→ RETRYING at `retry_at`, or FAILED when that is None. `attempts` are added to those made."""
+        row = schema.Commitment
+        values: dict[str, Any] = {"reason": reason, "association": "", "attempts": row.attempts + attempts}
+        if retry_at is None:
+            values["state"] = CommitmentState.FAILED
+        else:
+            values |= {"state": CommitmentState.RETRYING, "run_after": retry_at}
+        with self._database.session() as session:
+            return _move(session, _is_open(commitment_id), **values) is not None
+
+    # -- an operator's side --------------------------------------------------------------------------------------------
+
+    def retry(self, commitment_id: int, now: datetime) -> bool:
+        """FAILED → REQUESTED, with all its attempts again. False in other states."""
+        row = schema.Commitment
+        failed = and_(row.id == commitment_id, row.state == CommitmentState.FAILED)
+        with self._database.session() as session:
+            moved = _move(
+                session, failed, state=CommitmentState.REQUESTED, attempts=0, reason="", association="", run_after=now
+            )
+            return moved is not None
+
+    def list(self, states: Collection[CommitmentState] | None = None, limit: int = 100) -> Sequence[Commitment]:
+        """The newest first."""
+        row = schema.Commitment
+        statement = select(row).order_by(row.id.desc()).limit(limit)
+        if states is not None:
+            statement = statement.where(row.state.in_(states))
+        with self._database.reading() as session:
+            return [_record(r) for r in session.scalars(statement)]
+
+    # -- what is committed ---------------------------------------------------------------------------------------------
+
+    def indexed(self, sop_instance_uids: Iterable[str]) -> dict[str, str]:
+        """The SOP classes of those instances that are indexed. A row follows its durable bytes, so it is proof."""
+        uids = sorted(set(sop_instance_uids))
+        row = schema.Instance
+        with self._database.reading() as session:
+            return {
+                uid: sop_class
+                for start in range(0, len(uids), _CHUNK)
+                for uid, sop_class in session.execute(
+                    select(row.sop_instance_uid, row.sop_class_uid).where(
+                        row.sop_instance_uid.in_(uids[start : start + _CHUNK])
+                    )
+                )
+            }
+
+
+def _is_open(commitment_id: int) -> ColumnElement[bool]:
+    return and_(schema.Commitment.id == commitment_id, schema.Commitment.state.in_(_OPEN))
+
+
+def _move(session: Session, where: ColumnElement[bool], **values: Any) -> Commitment | None:
+    """One guarded transition; the request as it is now, None when it was not in that state."""
+    row = session.scalars(
+        update(schema.Commitment).where(where).values(**values).returning(schema.Commitment),
+        execution_options={"synchronize_session": False},
+    ).one_or_none()
+    return None if row is None else _record(row)
+
+
+def _record(row: schema.Commitment) -> Commitment:
+    return Commitment(
+        id=row.id,
+        transaction_uid=row.transaction_uid,
+        peer_ae_title=row.peer_ae_title,
+        peer_host=row.peer_host,
+        items=tuple((entry[0], entry[1]) for entry in row.items if entry[2:] != [_DUPLICATE]),
+        state=row.state,
+        attempts=row.attempts,
+        reason=row.reason,
+        requested_at=row.requested_at,
+        run_after=row.run_after,
+        duplicates=tuple((entry[0], entry[1]) for entry in row.items if entry[2:] == [_DUPLICATE]),
+    )

@@ -1,0 +1,228 @@
+"""Modality Performed Procedure Steps (PS3.4 annex F): datasets as durable files, their states as rows.
+
+IN PROGRESS → COMPLETED | DISCONTINUED. A row is written once the file it names is durable, and both are there before
+the modality gets its answer. Each N-SET writes a new file; the row moves from the old to the new one, and only for
+the one that saw the row as it was.
+"""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime
+from io import BytesIO
+from pathlib import Path
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import UID, ExplicitVRLittleEndian
+from sqlalchemy import and_, select, update
+from sqlalchemy.orm import Session
+
+from storage import schema
+from storage.database import Database, changed, insert_if_absent
+from storage.errors import Permanent
+from storage.events import add_event
+from storage.files import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, write_durable
+from storage.records import ProcedureStep, ProcedureStepState
+
+log = logging.getLogger(__name__)
+
+SOP_CLASS_UID = "1.2.840.10008.3.1.2.3.3"  # Modality Performed Procedure Step
+SUFFIX = ".dcm"
+
+
+class ProcedureSteps:
+    """`root` is the folder of the datasets, which name patients: readable by the node's own user only."""
+
+    def __init__(self, database: Database, root: Path) -> None:
+        self._database = database
+        self._root = root
+
+    def create(
+        self,
+        sop_instance_uid: str,
+        ds: Dataset,
+        source_ae_title: str,
+        study_instance_uids: Sequence[str],
+        referenced: Sequence[str],
+        now: datetime,
+    ) -> bool:
+        """Keeps a new step, IN PROGRESS. False, and nothing is changed, when there is one with this UID already.
+
+        Raises Retriable when the database is busy or gone, StorageFull, OSError.
+        """
+        path = self._write(sop_instance_uid, 1, ds, source_ae_title)
+        with self._database.session() as session:
+            new = insert_if_absent(
+                session,
+                schema.ProcedureStep,
+                {
+                    "sop_instance_uid": sop_instance_uid,
+                    "state": ProcedureStepState.IN_PROGRESS,
+                    "source_ae_title": source_ae_title[:16],
+                    "referenced": list(referenced),
+                    "created_at": now,
+                    "ended_at": None,
+                    "version": 1,
+                    "path": path.name,
+                },
+            )
+            if new:
+                _feed(session, sop_instance_uid, study_instance_uids)
+                _announce(session, study_instance_uids, ProcedureStepState.IN_PROGRESS, referenced, now)
+            kept = session.get_one(schema.ProcedureStep, sop_instance_uid).path
+        if kept != path.name:
+            path.unlink(missing_ok=True)
+        return new
+
+    def update(
+        self,
+        step: ProcedureStep,
+        ds: Dataset,
+        state: ProcedureStepState,
+        study_instance_uids: Sequence[str],
+        referenced: Sequence[str],
+        now: datetime,
+    ) -> bool:
+        """Moves `step` to its next version. False, and nothing is changed, when it is not as `step` says any more."""
+        path = self._write(step.sop_instance_uid, step.version + 1, ds, step.source_ae_title)
+        row = schema.ProcedureStep
+        final = state is not ProcedureStepState.IN_PROGRESS
+        with self._database.session() as session:
+            won = changed(
+                session,
+                update(row)
+                .where(
+                    and_(
+                        row.sop_instance_uid == step.sop_instance_uid,
+                        row.version == step.version,
+                        row.state == ProcedureStepState.IN_PROGRESS,
+                    )
+                )
+                .values(
+                    state=state,
+                    referenced=list(referenced),
+                    version=step.version + 1,
+                    path=path.name,
+                    ended_at=now if final else None,
+                ),
+            )
+            if won:
+                _feed(session, step.sop_instance_uid, study_instance_uids)
+                if final:
+                    _announce(session, study_instance_uids, state, referenced, now)
+            kept = session.scalar(select(row.path).where(row.sop_instance_uid == step.sop_instance_uid))
+        if won:
+            self._remove_versions_before(step, step.version + 1)
+        elif kept != path.name:
+            path.unlink(missing_ok=True)
+        return bool(won)
+
+    def get(self, sop_instance_uid: str) -> ProcedureStep | None:
+        with self._database.reading() as session:
+            row = session.get(schema.ProcedureStep, sop_instance_uid)
+            return None if row is None else self._records(session, [row])[0]
+
+    def of_study(self, study_instance_uid: str) -> list[ProcedureStep]:
+        """The steps that a study is the result of, oldest first."""
+        row, link = schema.ProcedureStep, schema.ProcedureStepStudy
+        statement = (
+            select(row)
+            .join(link, link.sop_instance_uid == row.sop_instance_uid)
+            .where(link.study_instance_uid == study_instance_uid)
+            .order_by(row.created_at, row.sop_instance_uid)
+        )
+        with self._database.reading() as session:
+            return self._records(session, session.scalars(statement).all())
+
+    def dataset(self, step: ProcedureStep) -> Dataset:
+        """Raises OSError when the file is gone: a newer version may have taken its place."""
+        return Dataset(dcmread(BytesIO(step.path.read_bytes())))
+
+    # -- files ---------------------------------------------------------------------------------------------------------
+
+    def _write(self, sop_instance_uid: str, version: int, ds: Dataset, source_ae_title: str) -> Path:
+        """One file for each version and content: two N-SETs at once do not overwrite each other's."""
+        decode(ds)
+        kept = Dataset()
+        kept.update(ds)
+        kept.SpecificCharacterSet = "ISO_IR 192"  # holds every name, also where an N-SET has another set
+        kept.SOPClassUID = UID(SOP_CLASS_UID)
+        kept.SOPInstanceUID = UID(sop_instance_uid)
+        kept.file_meta = FileMetaDataset()
+        kept.file_meta.MediaStorageSOPClassUID = UID(SOP_CLASS_UID)
+        kept.file_meta.MediaStorageSOPInstanceUID = UID(sop_instance_uid)
+        kept.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        kept.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
+        kept.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+        kept.file_meta.SourceApplicationEntityTitle = source_ae_title[:16]
+        content = BytesIO()
+        try:
+            kept.save_as(content, enforce_file_format=True)
+        except Exception as error:
+            raise Permanent(f"The dataset cannot be encoded ({type(error).__name__})") from None
+        digest = hashlib.sha256(content.getvalue()).hexdigest()[:16]
+        return write_durable(self._root / f"{sop_instance_uid}-{version}-{digest}{SUFFIX}", kept)
+
+    def _remove_versions_before(self, step: ProcedureStep, version: int) -> None:
+        """The files that the row has left behind, those of writers that came too late or died included."""
+        for path in self._root.glob(f"{step.sop_instance_uid}-*{SUFFIX}"):
+            number = path.name.removeprefix(f"{step.sop_instance_uid}-").split("-")[0]
+            if number.isdigit() and int(number) < version:
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+
+    def _records(self, session: Session, rows: Sequence[schema.ProcedureStep]) -> list[ProcedureStep]:
+        link = schema.ProcedureStepStudy
+        studies: dict[str, list[str]] = {}
+        uids = [row.sop_instance_uid for row in rows]
+        for uid, study in session.execute(
+            select(link.sop_instance_uid, link.study_instance_uid)
+            .where(link.sop_instance_uid.in_(uids))
+            .order_by(link.study_instance_uid)
+        ):
+            studies.setdefault(uid, []).append(study)
+        return [
+            ProcedureStep(
+                sop_instance_uid=row.sop_instance_uid,
+                state=row.state,
+                source_ae_title=row.source_ae_title,
+                study_instance_uids=tuple(studies.get(row.sop_instance_uid, ())),
+                referenced=tuple(row.referenced),
+                created_at=row.created_at,
+                ended_at=row.ended_at,
+                path=self._root / row.path,
+                version=row.version,
+            )
+            for row in rows
+        ]
+
+
+def decode(ds: Dataset) -> None:
+    """Reads all of a dataset, whose elements pydicom would otherwise read one by one when they are asked for."""
+    for _ in ds.iterall():
+        pass
+
+
+def _feed(session: Session, sop_instance_uid: str, study_instance_uids: Sequence[str]) -> None:
+    for study in study_instance_uids:
+        insert_if_absent(
+            session, schema.ProcedureStepStudy, {"sop_instance_uid": sop_instance_uid, "study_instance_uid": study}
+        )
+
+
+def _announce(
+    session: Session,
+    study_instance_uids: Sequence[str],
+    state: ProcedureStepState,
+    referenced: Sequence[str],
+    now: datetime,
+) -> None:
+    """On the timeline of each study, which need not have come yet."""
+    text = f"procedure step {state}"
+    if state is not ProcedureStepState.IN_PROGRESS:
+        text += f", {len(referenced)} instances referenced"
+    for uid in study_instance_uids:
+        study = session.get(schema.Study, uid)
+        add_event(session, now, uid, 1 if study is None else study.revision, "received", text)

@@ -1,0 +1,70 @@
+"""The mark of the indexer, which storage commitment takes as proof that an instance without a row is not there."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dicom_node.indexer import Indexer
+from storage.database import Database, default_url
+from storage.errors import Retriable
+from storage.journal import Journal, filed_until
+from tests.storage.node import Node, received
+
+
+def test_it_moves_only_once_everything_before_it_has_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = Database(default_url(tmp_path))
+    database.upgrade()
+    node = Node(database, tmp_path / "instances")
+    journals = tmp_path / "journal"
+    journal = Journal(journals / "receive-0")
+    journal.open()
+    indexer = Indexer(journals, node.instances, database, [])
+    sent = received(1)
+    journal.store(sent.instance, sent.file)
+    acknowledged = datetime.now(UTC)
+    assert filed_until(journals) is None
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "session", _busy)
+        with pytest.raises(Retriable):
+            indexer.advance()
+    assert filed_until(journals) is None
+
+    assert indexer.advance() == 1
+    mark = filed_until(journals)
+    assert mark is not None
+    assert acknowledged <= mark <= datetime.now(UTC)
+    assert node.study().instances == 1
+    journal.close()
+    database.close()
+
+
+def test_it_says_nothing_of_what_came_while_it_was_filing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = Database(default_url(tmp_path))
+    database.upgrade()
+    journals = tmp_path / "journal"
+    journal = Journal(journals / "receive-0")
+    journal.open()
+    indexer = Indexer(journals, Node(database, tmp_path / "instances").instances, database, [])
+    advance, acknowledged = Indexer._advance, []
+
+    def one_comes_behind(self: Indexer, place: Any) -> int:
+        filed = advance(self, place)
+        sent = received(1)
+        journal.store(sent.instance, sent.file)
+        acknowledged.append(datetime.now(UTC))
+        return filed
+
+    monkeypatch.setattr(Indexer, "_advance", one_comes_behind)
+    assert indexer.advance() == 0
+    mark = filed_until(journals)
+    assert mark is not None
+    assert mark < acknowledged[0]
+    journal.close()
+    database.close()
+
+
+def _busy(self: Database, derivable: bool = False) -> None:
+    raise Retriable("The database is busy")
