@@ -56,7 +56,9 @@ class ReceiveSettings(_Section):
 class CompletionSettings(_Section):
     quiet_seconds: float = Field(30, gt=0)
     released_seconds: float | None = Field(None, gt=0)
+    settled_seconds: float = Field(2, gt=0)
     maximum_age_seconds: float = Field(3600, gt=0)
+    source: str | None = None
 
 
 class WorkSettings(_Section):
@@ -76,6 +78,7 @@ class DispatchSettings(_Section):
 class PeerSettings(_Section):
     ae_title: AETitle
     host: str | None = None
+    priority: int = Field(0, ge=0, le=9)
 
 
 class DestinationSettings(_Section):
@@ -90,6 +93,7 @@ class ApplicationSettings(_Section):
     id: str
     name: str = ""
     bundle: Path | None = None
+    start: Literal["study", "inputs"] = "study"
     destinations: tuple[str, ...] = Field(min_length=1)
 
     @property
@@ -192,6 +196,12 @@ def _inconsistencies(settings: Settings) -> list[str]:
             for n in dict.fromkeys(names)
             if names.count(n) > 1
         ]
+    source = settings.completion.source
+    if source is not None and source not in destinations:
+        mistakes.append(
+            f"completion.source = {source!r}: no [[destinations]] has this name; "
+            f"allowed: {', '.join(destinations) or 'none is defined'}{_nearest(source, destinations)}"
+        )
     known = known_applications()
     for i, application in enumerate(settings.applications):
         if application.id not in known:
