@@ -199,45 +199,45 @@ def _judge_multi_frame(facts: Sequence[Facts]) -> Judgement:
 def _judge(facts: Sequence[Facts]) -> Judgement:
     """Each statement is weighed by itself. One that is not reached outweighs those that are; a count that is exceeded
     cannot be true and says nothing."""
-    counts = [c for c in (_by_acquisition(facts), _by_temporal_position(facts)) if c is not None]
     here = len(facts)
-    for expected in counts:
+    exceeded, by_acquisition = _by_acquisition(facts)
+    claims = [c for c in (None if exceeded else by_acquisition, _by_temporal_position(facts)) if c is not None]
+    for expected in claims:
         if here < expected:
             return Grade.SHORT, expected, f"{here} of {expected} declared images"
     problem, slices = _geometry(facts)
-    reached = [expected for expected in counts if here == expected]
+    reached = here in claims
     if problem:
-        return Grade.SHORT, reached[0] if reached else None, problem
+        return Grade.SHORT, here if reached else None, problem
     if reached:
         return Grade.DECLARED, here, f"{here} of {here} declared images"
-    wrong = f" ({max(counts)} were declared)" if counts else ""
+    wrong = max(claims, default=by_acquisition if exceeded else None)
+    untrue = "" if wrong is None else f" ({wrong} were declared{', divided otherwise' if wrong == here else ''})"
     if slices:
-        return Grade.REGULAR, None, f"{slices} slices evenly spaced without a gap{wrong}"
-    return Grade.SILENT, None, f"{plural(here, 'image')}{wrong}" if wrong else ""
+        return Grade.REGULAR, None, f"{slices} slices evenly spaced without a gap{untrue}"
+    return Grade.SILENT, None, f"{plural(here, 'image')}{untrue}" if untrue else ""
 
 
-def _by_acquisition(facts: Sequence[Facts]) -> int | None:
-    """The sum of Images in Acquisition over the acquisitions; None where an image declares none, where those of one
-    acquisition disagree, or where every image calls itself the only one, which any export does.
+def _by_acquisition(facts: Sequence[Facts]) -> tuple[bool, int | None]:
+    """Whether an acquisition exceeds its Images in Acquisition, and the sum over the acquisitions.
 
-    An acquisition that exceeds its count makes the attribute untrue for the series: some scanners write the number of
-    slices into each of several echoes or time points.
+    The sum is None where an image declares none, where those of one acquisition disagree, or where every image calls
+    itself the only one, as some exports do. An acquisition that exceeds its count makes the attribute untrue for the
+    series: some scanners write the number of slices into each of several echoes or time points.
     """
     declared: dict[int | None, set[int]] = defaultdict(set)
     here: Counter[int | None] = Counter()
     for f in facts:
         if not f.images_in_acquisition:
-            return None
+            return False, None
         declared[f.acquisition_number].add(f.images_in_acquisition)
         here[f.acquisition_number] += 1
     if any(len(values) > 1 for values in declared.values()):
-        return None
+        return False, None
     numbers = {number: values.pop() for number, values in declared.items()}
     if all(value == 1 for value in numbers.values()):
-        return None
-    if any(here[number] > value for number, value in numbers.items()):
-        return min(sum(numbers.values()), len(facts) - 1)  # exceeded, whatever the sum says
-    return sum(numbers.values())
+        return False, None
+    return any(here[number] > value for number, value in numbers.items()), sum(numbers.values())
 
 
 def _by_temporal_position(facts: Sequence[Facts]) -> int | None:
