@@ -5,7 +5,7 @@ Decisions live in `completion`, `wholeness` and `routing`.
 
 import logging
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -74,6 +74,7 @@ class Scheduler:
         maximum_job_attempts: int,
         urgency: Urgency,
         source: SourcePacs | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._studies = studies
         self._instances = instances
@@ -86,6 +87,7 @@ class Scheduler:
         self._maximum_job_attempts = maximum_job_attempts
         self._urgency = urgency
         self._source = source
+        self._now = now
         self._source_failures = 0
         self._source_rests_until: datetime | None = None
         self._seen: dict[str, _Seen] = {}
@@ -113,7 +115,7 @@ class Scheduler:
     # -- completion ----------------------------------------------------------------------------------------------------
 
     def _complete(self) -> None:
-        now = datetime.now(UTC)
+        now = self._now()
         receiving = self._studies.evidence()
         self._seen = {e.study_instance_uid: self._look(e, now) for e in receiving}
         for evidence in receiving:
@@ -155,7 +157,7 @@ class Scheduler:
     def ask_source(self) -> None:
         """Asks the source about every study that waits for its count; one that does not answer rests for a while."""
         try:
-            now = datetime.now(UTC)
+            now = self._now()
             if self._source_rests_until is not None and now < self._source_rests_until:
                 return
             for evidence in self._studies.evidence():
@@ -180,7 +182,7 @@ class Scheduler:
             problem, reached = f"unexpected {type(error).__name__}", False
         else:
             reached = True
-        now = datetime.now(UTC)
+        now = self._now()
         own = self._studies.own_at(uid, name) if count is not None else 0
         self._studies.answered(uid, evidence.revision, SourceAnswer(now, name, count, own, problem))
         if reached:
@@ -253,7 +255,7 @@ class Scheduler:
             return Route((), f"routing failed ({type(error).__name__}), see the log; then `dicom-node retry --study`")
 
     def _apply(self, study: Study, decision: Route) -> None:
-        now = datetime.now(UTC)
+        now = self._now()
         uid, revision = study.study_instance_uid, study.revision
         if decision.jobs:
             moved = self._studies.route(uid, revision, decision.reason, decision.jobs, decision.decisions, now)
@@ -263,7 +265,7 @@ class Scheduler:
             log.info("Study routed: %s", decision.reason, extra=fields("route", study=uid, revision=revision))
 
     def release_stalled(self) -> None:
-        now = datetime.now(UTC)
+        now = self._now()
         try:
             for job in self._jobs.release_stalled(now - self._stalled_after, self._maximum_job_attempts, now):
                 log.warning("A job's worker fell silent: %s", job.state, extra=fields("stalled", job=job.id))
