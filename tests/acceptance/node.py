@@ -29,7 +29,7 @@ data_dir = "data"
 host = "127.0.0.1"
 port = {port}
 [completion]
-quiet_seconds = 1.5
+{completion}
 [work]
 devices = "cpu"
 heartbeat_seconds = 0.5
@@ -51,16 +51,26 @@ id = "segmentation"
 name = "model"
 bundle = "{bundle}"
 destinations = ["pacs"]
+start = "{start}"
 """
 
 
 class Node:
-    """Starts, kills and asks one node. Everything it writes is below `folder`."""
+    """Starts, kills and asks one node. Everything it writes is below `folder`; `completion` is that section."""
 
-    def __init__(self, folder: Path, port: int, pacs: Pacs, bundle: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        port: int,
+        pacs: Pacs,
+        bundle: Path,
+        completion: str = "quiet_seconds = 1.5",
+        start: str = "study",
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.config = folder / "node.toml"
-        self.config.write_text(CONFIG.format(port=port, scanner=SCANNER, pacs=pacs, bundle=bundle))
+        values = {"port": port, "scanner": SCANNER, "pacs": pacs, "bundle": bundle}
+        self.config.write_text(CONFIG.format(**values, completion=completion, start=start))
         self.log = folder / "node.log"
         self.target = Target("DICOM_NODE", "127.0.0.1", port)
         self._process: subprocess.Popen[bytes] | None = None
