@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ImplicitVRLittleEndian
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
-from dicom_node.errors import PeerRefused
+from dicom_node.errors import PeerRefused, PeerUnavailable
 from dicom_node.scu import StorageSCU, Target
 
 
@@ -23,6 +23,29 @@ class SourcePacs(Protocol):
         """How many instances of the study it holds; 0 for a study it does not know. Raises PeerUnavailable, or
         PeerRefused when it does not say."""
         ...
+
+
+class QuerySCU(StorageSCU):
+    """An association for C-FIND, as a context manager. Entering raises PeerUnavailable or PeerRefused."""
+
+    def find(self, query: Dataset, model: str) -> list[Dataset]:
+        """The identifiers that match (PS3.4 C.4.1). Raises PeerRefused when the query is not taken."""
+        assert self._assoc is not None
+        if not self._accepted:
+            raise PeerRefused(f"{self._target} does not accept queries")
+        found: list[Dataset] = []
+        for status, identifier in self._assoc.send_c_find(query, model):
+            if "Status" not in status:
+                raise PeerUnavailable(f"{self._target} did not answer the query")
+            if status.Status in (0xFF00, 0xFF01):
+                if identifier is None:
+                    raise PeerRefused(f"{self._target} answers the query with what cannot be read")
+                found.append(identifier)
+            elif status.Status == 0xA700:
+                raise PeerUnavailable(f"{self._target} is out of resources for the query")
+            elif status.Status != 0x0000:
+                raise PeerRefused(f"{self._target} refuses the query with 0x{status.Status:04X}")
+        return found
 
 
 class DimseSource:
@@ -41,7 +64,7 @@ class DimseSource:
         query.StudyInstanceUID = study_instance_uid
         query.NumberOfStudyRelatedInstances = None
         contexts = [(model, str(ImplicitVRLittleEndian))]
-        with StorageSCU(self._calling_ae_title, self._target, contexts, self._timeout) as scu:
+        with QuerySCU(self._calling_ae_title, self._target, contexts, self._timeout) as scu:
             answers = scu.find(query, model)
         matches = [ds for ds in answers if ds.get("StudyInstanceUID", study_instance_uid) == study_instance_uid]
         if not matches:

@@ -116,7 +116,7 @@ def judge(status: int) -> tuple[bool, bool, str]:
 
 
 class StorageSCU:
-    """One association, as a context: C-STORE, C-ECHO, C-FIND. Entering raises PeerUnavailable or PeerRefused."""
+    """One association, as a context manager. Entering raises PeerUnavailable or PeerRefused."""
 
     def __init__(self, calling_ae_title: str, target: Target, contexts: Iterable[Context], timeout: float) -> None:
         self._target = target
@@ -170,25 +170,6 @@ class StorageSCU:
         if "Status" not in status:
             raise PeerUnavailable(f"{self._target} did not answer")
         return int(status.Status)
-
-    def find(self, query: Dataset, model: str) -> list[Dataset]:
-        """The identifiers that match (PS3.4 C.4.1). Raises PeerRefused when the query is not taken."""
-        assert self._assoc is not None
-        if not self._accepted:
-            raise PeerRefused(f"{self._target} does not accept queries")
-        found: list[Dataset] = []
-        for status, identifier in self._assoc.send_c_find(query, model):
-            if "Status" not in status:
-                raise PeerUnavailable(f"{self._target} did not answer the query")
-            if status.Status in (0xFF00, 0xFF01):
-                if identifier is None:
-                    raise PeerRefused(f"{self._target} answers the query with what cannot be read")
-                found.append(identifier)
-            elif status.Status == 0xA700:
-                raise PeerUnavailable(f"{self._target} is out of resources for the query")
-            elif status.Status != 0x0000:
-                raise PeerRefused(f"{self._target} refuses the query with 0x{status.Status:04X}")
-        return found
 
     def _create(self) -> QuietAssociation:
         ae = AE(ae_title=self._calling_ae_title)
