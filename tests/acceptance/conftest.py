@@ -40,15 +40,13 @@ def make_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...
         pytest.skip("Orthanc is not installed: run tests/install-peers.sh")
     pairs: list[tuple[Node, Pacs]] = []
 
-    def make(
-        bundle: Path | None = None, rounds: int = 0, route_back: bool = False, **settings: str
-    ) -> tuple[Node, Pacs]:
+    def make(bundle: Path | None = None, rounds: int = 0, route_back: bool = False) -> tuple[Node, Pacs]:
         folder = tmp_path_factory.mktemp("node")
         port = free_port()
         pacs = start_pacs(
             folder / "pacs", node=Target("DICOM_NODE", "127.0.0.1", port), route_back=route_back, kind=Kind.ORTHANC
         )
-        node = Node(folder, port, pacs, bundle or write_bundle(folder / "bundle", rounds), **settings)
+        node = Node(folder, port, pacs, bundle or write_bundle(folder / "bundle", rounds))
         pairs.append((node, pacs))
         node.start()
         return node, pacs

@@ -29,7 +29,7 @@ data_dir = "data"
 host = "127.0.0.1"
 port = {port}
 [completion]
-{completion}
+quiet_seconds = 1.5
 [work]
 devices = "cpu"
 heartbeat_seconds = 0.5
@@ -51,26 +51,16 @@ id = "segmentation"
 name = "model"
 bundle = "{bundle}"
 destinations = ["pacs"]
-start = "{start}"
 """
 
 
 class Node:
-    """Starts, kills and asks one node. Everything it writes is below `folder`; `completion` is that section."""
+    """Starts, kills and asks one node. Everything it writes is below `folder`."""
 
-    def __init__(
-        self,
-        folder: Path,
-        port: int,
-        pacs: Pacs,
-        bundle: Path,
-        completion: str = "quiet_seconds = 1.5",
-        start: str = "study",
-    ) -> None:
+    def __init__(self, folder: Path, port: int, pacs: Pacs, bundle: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.config = folder / "node.toml"
-        values = {"port": port, "scanner": SCANNER, "pacs": pacs, "bundle": bundle}
-        self.config.write_text(CONFIG.format(**values, completion=completion, start=start))
+        self.config.write_text(CONFIG.format(port=port, scanner=SCANNER, pacs=pacs, bundle=bundle))
         self.log = folder / "node.log"
         self.target = Target("DICOM_NODE", "127.0.0.1", port)
         self._process: subprocess.Popen[bytes] | None = None

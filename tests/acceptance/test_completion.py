@@ -32,7 +32,15 @@ source = "pacs"
 
 @pytest.fixture(scope="module")
 def place(make_node: Callable[..., tuple[Node, Pacs]]) -> tuple[Node, Pacs]:
-    return make_node(completion=COMPLETION, start="inputs")
+    node, pacs = make_node()
+    node.stop()
+    text = node.config.read_text()
+    for old, new in (("quiet_seconds = 1.5", COMPLETION), ('name = "model"', 'name = "model"\nstart = "inputs"')):
+        assert old in text
+        text = text.replace(old, new)
+    node.config.write_text(text)
+    node.start()
+    return node, pacs
 
 
 def write_study(folder: Path, **attributes: Any) -> PhantomStudy:
