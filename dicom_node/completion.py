@@ -221,7 +221,9 @@ def _timed(study: StudyEvidence, inventory: Inventory, rule: CompletionRule) -> 
     if study.aborted_associations:
         seconds = rule.quiet * ABORTED_FACTOR
         return _Basis(Evidence.QUIET, (), seconds, _condition(study, seconds))
-    evidence = Evidence.GEOMETRY if inventory.says_regular else Evidence.RELEASED
+    evidence = Evidence.RELEASED
+    if inventory.says_regular:
+        evidence = Evidence.DECLARED if inventory.says_declared else Evidence.GEOMETRY
     says = (inventory.text,) if inventory.text else tuple(s.text for s in inventory.series if s.untrue)
     return _Basis(evidence, says, rule.released, _condition(study, rule.released))
 

@@ -238,7 +238,7 @@ def _cancel_superseded(session: Session, held: ColumnElement[bool], now: datetim
     rows = session.scalars(
         update(job)
         .where(held, job.superseded.is_(True))
-        .values(state=JobState.CANCELLED, reason="superseded by a newer revision", finished_at=now)
+        .values(state=JobState.CANCELLED, reason="superseded by newer images", finished_at=now)
         .returning(job),
         execution_options=_WITHOUT_SYNC,
     ).all()
