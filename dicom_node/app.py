@@ -6,26 +6,30 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
 from dicom_node.backoff import Backoff
 from dicom_node.catalogue import ConfiguredApplication, configured_applications
-from dicom_node.commitment import Addressee, AssociationReports, CommitmentService
+from dicom_node.commitment import PUSH_MODEL, Addressee, AssociationReports, CommitmentService
 from dicom_node.commitment_reporter import CommitmentReporter, send_report
-from dicom_node.completion import CompletionRule
+from dicom_node.completion import Complete, CompletionRule, Wait, decide
 from dicom_node.destinations.base import Destination
 from dicom_node.destinations.dimse import DimseDestination
 from dicom_node.dispatcher import Dispatcher
 from dicom_node.errors import ConfigurationError
 from dicom_node.indexer import Indexer
+from dicom_node.mpps import MODALITY_PERFORMED_PROCEDURE_STEP as MPPS
 from dicom_node.mpps import ProcedureStepService
-from dicom_node.receiver import Receiver
-from dicom_node.scheduler import Scheduler
-from dicom_node.scp import Peer, ReceivePolicy, ServiceName
+from dicom_node.query import DimseSource, SourcePacs
+from dicom_node.receiver import DimseService, Receiver
+from dicom_node.scheduler import Scheduler, Urgency
+from dicom_node.scp import Peer, ReceivePolicy, ServiceName, SopClass
+from dicom_node.scu import Target
 from dicom_node.settings import DestinationSettings, Settings
 from dicom_node.supervisor import Role
+from dicom_node.wholeness import take_inventory
 from inference.binding import feeds_inputs
 from storage.commitments import Commitments
 from storage.database import Database, sqlite_folder
@@ -39,6 +43,7 @@ from storage.studies import Studies
 
 RELEASED_SHARE = 1 / 3  # of the quiet period, where `released_seconds` is not configured
 MISSED_HEARTBEATS = 6
+SOURCE_TIMEOUT_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -113,26 +118,24 @@ def journals_dir(settings: Settings) -> Path:
 def build_receiver(settings: Settings, index: int) -> Receiver:
     name = f"{socket.gethostname()}-receive-{index}"
     journal = Journal(journals_dir(settings) / name, int(settings.receive.minimum_free_megabytes * 2**20))
-    return Receiver(receive_policy(settings), journal, name)
+    return Receiver(receive_policy(settings), journal, name, further_services(settings))
 
 
-@dataclass(frozen=True)
-class FurtherServices:
-    """What a receiver offers beyond C-ECHO and C-STORE."""
-
-    procedure_steps: ProcedureStepService
-    commitment: CommitmentService
-
-
-def build_further_services(settings: Settings) -> FurtherServices:
-    """They need the database. It is opened with the first request: a receiver starts, and stores, without it."""
+def further_services(settings: Settings) -> list[DimseService]:
+    """What a receiver offers beyond C-ECHO and C-STORE. They need the database, which is opened with the first request:
+    a receiver starts, and stores, without it."""
     database = Database(settings.database_url)
+    steps = ProcedureStepService(ProcedureSteps(database, procedure_steps_dir(settings)))
     commitments = Commitments(database)
     reports = AssociationReports(commitments, filed=partial(filed_until, journals_dir(settings)), retry=retry(settings))
-    return FurtherServices(
-        procedure_steps=ProcedureStepService(ProcedureSteps(database, procedure_steps_dir(settings))),
-        commitment=CommitmentService(commitments, addressees(settings), reports),
-    )
+    commitment = CommitmentService(commitments, addressees(settings), reports)
+    return [
+        DimseService((SopClass(MPPS, ServiceName.MPPS, scu_role=True, scp_role=False),), tuple(steps.handlers())),
+        DimseService(
+            (SopClass(PUSH_MODEL, ServiceName.COMMITMENT, scu_role=True, scp_role=False),),
+            tuple(commitment.handlers()),
+        ),
+    ]
 
 
 def addressees(settings: Settings) -> list[Addressee]:
@@ -147,11 +150,32 @@ def build_indexer(settings: Settings, stores: Stores) -> Indexer:
 
 def completion_rule(settings: Settings) -> CompletionRule:
     quiet = settings.completion.quiet_seconds
+    released = min(settings.completion.released_seconds or quiet * RELEASED_SHARE, quiet)
     return CompletionRule(
         quiet=quiet,
-        released=settings.completion.released_seconds or quiet * RELEASED_SHARE,
+        released=released,
+        settled=min(settings.completion.settled_seconds, released),
         maximum_age=settings.completion.maximum_age_seconds,
+        source=settings.completion.source,
     )
+
+
+def completion_of(settings: Settings, stores: Stores, study_instance_uid: str) -> Complete | Wait | None:
+    """What the scheduler would decide now; None for a study that is not RECEIVING."""
+    found = stores.studies.evidence(study_instance_uid)
+    if not found:
+        return None
+    inventory = take_inventory(stores.studies.contents(study_instance_uid))
+    return decide(found[0], inventory, completion_rule(settings), datetime.now(UTC))
+
+
+def build_source(settings: Settings) -> SourcePacs | None:
+    """The PACS that is asked how many instances of a study it holds."""
+    for destination in settings.destinations:
+        if destination.name == settings.completion.source:
+            target = Target(destination.ae_title, destination.host, destination.port)
+            return DimseSource(destination.name, settings.node.ae_title, target, SOURCE_TIMEOUT_SECONDS)
+    return None
 
 
 def build_scheduler(settings: Settings, stores: Stores) -> Scheduler:
@@ -164,6 +188,8 @@ def build_scheduler(settings: Settings, stores: Stores) -> Scheduler:
         applications=applications(settings),
         stalled_after=timedelta(seconds=settings.work.heartbeat_seconds * MISSED_HEARTBEATS),
         maximum_job_attempts=settings.work.maximum_attempts,
+        urgency=Urgency({peer.ae_title: peer.priority for peer in settings.peers}),
+        source=build_source(settings),
     )
 
 

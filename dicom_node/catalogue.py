@@ -17,6 +17,7 @@ class ConfiguredApplication:
     destinations: tuple[str, ...]
     manifest: Manifest | None
     problem: str = ""
+    starts_on_inputs: bool = False  # as soon as its own inputs are whole, while the rest of the study still arrives
 
 
 def configured_applications(applications: Sequence[ApplicationSettings]) -> tuple[ConfiguredApplication, ...]:
@@ -30,4 +31,6 @@ def _configured(application: ApplicationSettings) -> ConfiguredApplication:
             read_bundle(manifest)  # a mistake in it is told now, not when a study waits
     except ModelRefused as error:
         return ConfiguredApplication(application.label, application.destinations, None, str(error))
-    return ConfiguredApplication(application.label, application.destinations, manifest)
+    return ConfiguredApplication(
+        application.label, application.destinations, manifest, starts_on_inputs=application.start == "inputs"
+    )

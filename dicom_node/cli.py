@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from dicom_node import app as wiring
 from dicom_node import views
+from dicom_node.completion import Wait
 from dicom_node.errors import ConfigurationError
 from dicom_node.fsck import examine
 from dicom_node.logs import configure
@@ -213,15 +214,15 @@ def study(uid: StudyUID, config: Config = None, as_json: AsJson = False) -> None
 
 @cli.command(rich_help_panel=OPERATE)
 def explain(uid: StudyUID, config: Config = None, as_json: AsJson = False) -> None:
-    """Say why a study is complete, what each series is, and which series fed which input or why not."""
+    """Say why a study is complete or what it waits for, what each series is, and which series fed which input."""
     detail, stores = _detail(config, uid)
     routing = stores.studies.routing(uid)
+    awaited = wiring.completion_of(_load(config)[0], stores, uid)
+    explained = views.explanation(detail, routing, awaited.data() if isinstance(awaited, Wait) else None)
     if as_json:
-        keys = ("study_instance_uid", "state", "revision", "reason")
-        completion = [e for e in detail["timeline"] if e["stage"] == "complete"]
-        _print_json({**{k: detail[k] for k in keys}, "completion": completion, "routing": routing})
+        _print_json(explained)
     else:
-        console.print(views.explain_view(detail, routing))
+        console.print(views.explain_view(explained))
 
 
 @cli.command(rich_help_panel=OPERATE)

@@ -45,6 +45,7 @@ class Dispatcher:
         threads += [threading.Thread(target=loop, args=(stop,), name="dispatch-beside") for loop in self._beside]
         for thread in threads:
             thread.start()
+        stop.wait()  # also with nothing to send to
         for thread in threads:
             thread.join()
 

@@ -27,6 +27,7 @@ def route(
     series: Sequence[Series],
     recognised: Sequence[SeriesDescription],
     applications: Sequence[ConfiguredApplication],
+    priority: int = 0,
 ) -> Route:
     """Binds every configured application to the study's series and makes the jobs of those that apply."""
     jobs = []
@@ -50,6 +51,7 @@ def route(
                 application=application.name,
                 inputs=dict(binding.inputs),
                 fingerprint=fingerprint(application.manifest, binding.inputs, by_uid),
+                priority=priority,
             )
         )
     decisions = {"series": [_describe(s) for s in recognised], "applications": explained}
@@ -61,12 +63,15 @@ def route(
 
 
 def fingerprint(manifest: Manifest, inputs: Mapping[str, str], series: Mapping[str, Series]) -> str:
-    """Names the exact instances and model of a job: the same fingerprint means the same result."""
+    """Names the exact instances, their content, and the model of a job: the same fingerprint means the same result.
+
+    A version of an instance under a corrected name makes another result: the report tells whom it is about.
+    """
     digest = hashlib.sha256(f"{manifest.id}\n{manifest.name}\n{manifest.sha256}\n".encode())
     for name, series_instance_uid in sorted(inputs.items()):
         digest.update(f"{name}\n".encode())
-        for uid in sorted(i.sop_instance_uid for i in series[series_instance_uid].instances):
-            digest.update(f"{uid}\n".encode())
+        for uid, sha256 in sorted((i.sop_instance_uid, i.sha256) for i in series[series_instance_uid].instances):
+            digest.update(f"{uid} {sha256}\n".encode())
     return digest.hexdigest()
 
 

@@ -1,32 +1,66 @@
-"""The clock: completes and routes studies, releases what stalled. Decisions live in `completion` and `routing`."""
+"""The clock: completes and routes studies, asks their source, releases what stalled.
+
+Decisions live in `completion`, `wholeness` and `routing`.
+"""
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
+from dicom_node.backoff import Backoff
 from dicom_node.catalogue import ConfiguredApplication
-from dicom_node.completion import Complete, CompletionRule, decide
+from dicom_node.completion import Complete, CompletionRule, ask_at, decide, may_end, whole_series
 from dicom_node.logs import fields
+from dicom_node.query import SourcePacs
 from dicom_node.routing import Route, route
+from dicom_node.wholeness import Inventory, take_inventory
 from inference.series import Kind, SeriesDescription, read_headers, recognise
 from storage.deliveries import Deliveries
-from storage.errors import Retriable
+from storage.errors import NodeError, Retriable
 from storage.instances import InstanceStore
 from storage.jobs import Jobs
-from storage.records import Series, Study
+from storage.records import NewJob, Series, SourceAnswer, Study, StudyEvidence
 from storage.studies import Studies
 
 log = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 1.0
+EARLY_SECONDS = 2.0  # between looks at a study that arrives, for applications that start on their inputs
+DESCRIPTIONS = 256  # of series, that are remembered
 DELIVERY_STALLED_AFTER = timedelta(minutes=15)  # a claimed delivery sends no heartbeat
+SOURCE_PAUSE = Backoff(first=5, longest=300, attempts=2**31)  # for all studies, while the source does not answer
+
+
+@dataclass(frozen=True)
+class Urgency:
+    """Priorities of peers, by their AE titles. A job has the highest of its study's and of those who fed it."""
+
+    peers: Mapping[str, int]
+
+    def of(self, study_priority: int, callers: Iterable[str]) -> int:
+        return max(study_priority, *(self.peers.get(caller.strip(), 0) for caller in callers), 0)
+
+
+@dataclass
+class _Seen:
+    """A study in RECEIVING, as it was at the last look."""
+
+    evidence_key: tuple[object, ...]
+    noticed_at: datetime
+    contents_key: tuple[object, ...] | None = None
+    inventory: Inventory | None = None
+    early_at: datetime | None = None
 
 
 class Scheduler:
-    """The `schedule` role. `stalled_after` is how long a heartbeat may be missing before its work is given back."""
+    """The `schedule` role. `stalled_after` is how long a heartbeat may be missing before its work is given back.
+
+    `source` is asked how many instances of a study it holds, in a thread of its own.
+    """
 
     def __init__(
         self,
@@ -38,6 +72,9 @@ class Scheduler:
         applications: Sequence[ConfiguredApplication],
         stalled_after: timedelta,
         maximum_job_attempts: int,
+        urgency: Urgency,
+        source: SourcePacs | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._studies = studies
         self._instances = instances
@@ -45,14 +82,24 @@ class Scheduler:
         self._deliveries = deliveries
         self._rule = rule
         self._applications = applications
+        self._early = [a for a in applications if a.starts_on_inputs and a.manifest is not None]
         self._stalled_after = stalled_after
         self._maximum_job_attempts = maximum_job_attempts
+        self._urgency = urgency
+        self._source = source
+        self._now = now
+        self._source_failures = 0
+        self._source_rests_until: datetime | None = None
+        self._seen: dict[str, _Seen] = {}
+        self._descriptions: dict[str, tuple[int, SeriesDescription]] = {}
         self._clock = BackgroundScheduler(timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1})
 
     def run(self, stop: threading.Event) -> None:
         """Sweeps until `stop` is set."""
         self._clock.add_job(self.sweep, "interval", seconds=SWEEP_SECONDS, id="studies")
         self._clock.add_job(self.release_stalled, "interval", seconds=10, id="stalled")
+        if self._source is not None:
+            self._clock.add_job(self.ask_source, "interval", seconds=SWEEP_SECONDS, id="source")
         self._clock.start()
         stop.wait()
         self._clock.shutdown(wait=True)
@@ -65,18 +112,132 @@ class Scheduler:
         except Retriable as error:
             log.warning("The sweep is put off: %s", error, extra=fields("sweep"))
 
+    # -- completion ----------------------------------------------------------------------------------------------------
+
     def _complete(self) -> None:
-        now = datetime.now(UTC)
-        for evidence in self._studies.evidence():
-            decision = decide(evidence, self._rule, now)
-            if isinstance(decision, Complete) and self._studies.complete(
-                evidence.study_instance_uid, evidence.revision, decision.reason, now
-            ):
-                log.info(
-                    "Study complete: %s",
-                    decision.reason,
-                    extra=fields("complete", study=evidence.study_instance_uid, revision=evidence.revision),
-                )
+        now = self._now()
+        receiving = self._studies.evidence()
+        self._seen = {e.study_instance_uid: self._look(e, now) for e in receiving}
+        for evidence in receiving:
+            seen = self._seen[evidence.study_instance_uid]
+            noticed = replace(evidence, noticed_at=seen.noticed_at)
+            if may_end(noticed, self._rule, now):
+                decision = decide(noticed, self._inventory(evidence, seen), self._rule, now)
+                if isinstance(decision, Complete):
+                    self._end(evidence, decision, now)
+                    continue
+            if self._early and (seen.early_at is None or now >= seen.early_at):
+                seen.early_at = now + timedelta(seconds=EARLY_SECONDS)
+                self._start_early(evidence, self._inventory(evidence, seen), now)
+
+    def _look(self, evidence: StudyEvidence, now: datetime) -> _Seen:
+        """Instances are indexed some time after they came: it is not quiet as long as new ones turn up here."""
+        key = (evidence.contents_key, evidence.associations)
+        seen = self._seen.get(evidence.study_instance_uid)
+        if seen is None:
+            return _Seen(key, now)
+        if seen.evidence_key != key:
+            seen.evidence_key, seen.noticed_at = key, now
+        return seen
+
+    def _inventory(self, evidence: StudyEvidence, seen: _Seen) -> Inventory:
+        """Read again only when something changed."""
+        if seen.inventory is None or seen.contents_key != evidence.contents_key:
+            seen.inventory = take_inventory(self._studies.contents(evidence.study_instance_uid))
+            seen.contents_key = evidence.contents_key
+        return seen.inventory
+
+    def _end(self, evidence: StudyEvidence, decision: Complete, now: datetime) -> None:
+        uid, revision = evidence.study_instance_uid, evidence.revision
+        if self._studies.complete(uid, revision, decision.reason, now, decision.data()):
+            log.info("Study complete: %s", decision.reason, extra=fields("complete", study=uid, revision=revision))
+
+    # -- the source PACS -----------------------------------------------------------------------------------------------
+
+    def ask_source(self) -> None:
+        """Asks the source about every study that waits for its count; one that does not answer rests for a while."""
+        try:
+            now = self._now()
+            if self._source_rests_until is not None and now < self._source_rests_until:
+                return
+            for evidence in self._studies.evidence():
+                due = ask_at(evidence, self._rule)
+                if due is not None and now >= due and not self._ask(evidence):
+                    return
+        except Retriable as error:
+            log.warning("The source is asked later: %s", error, extra=fields("ask"))
+
+    def _ask(self, evidence: StudyEvidence) -> bool:
+        """False when the source does not answer."""
+        assert self._source is not None
+        uid, name = evidence.study_instance_uid, self._source.name
+        count, problem = None, ""
+        try:
+            count = self._source.count_instances(uid)
+        except NodeError as error:
+            problem = str(error)
+            reached = not isinstance(error, Retriable)
+        except Exception as error:  # a foreign library fails in many ways, all of which mean the same
+            log.exception("The source cannot be asked", extra=fields("ask", study=uid))
+            problem, reached = f"unexpected {type(error).__name__}", False
+        else:
+            reached = True
+        now = self._now()
+        own = self._studies.own_at(uid, name) if count is not None else 0
+        self._studies.answered(uid, evidence.revision, SourceAnswer(now, name, count, own, problem))
+        if reached:
+            self._source_failures, self._source_rests_until = 0, None
+        else:
+            self._source_failures += 1
+            self._source_rests_until = SOURCE_PAUSE.retry_at(self._source_failures, now)
+            log.warning("%s gives no count of a study: %s", name, problem, extra=fields("ask", study=uid))
+        return reached
+
+    # -- applications that start on their inputs -----------------------------------------------------------------------
+
+    def _start_early(self, evidence: StudyEvidence, inventory: Inventory, now: datetime) -> None:
+        """A failure nobody foresaw leaves the study to its completion."""
+        whole = whole_series(evidence, inventory, self._rule, now)
+        if not whole:
+            return
+        uid = evidence.study_instance_uid
+        try:
+            series = [s for s in self._instances.series(uid) if s.series_instance_uid in whole]
+            recognised = [self._recognise_once(s) for s in series]
+            study = self._studies.get(uid)
+            if study is None:
+                return
+            priority = self._urgency.of(study.priority, self._studies.callers(uid))
+            early = route(uid, evidence.revision, series, recognised, self._early, priority)
+        except Retriable:
+            raise
+        except Exception:
+            log.exception("Inputs cannot be recognised yet", extra=fields("early", study=uid))
+            return
+        for job in early.jobs:
+            why = "; ".join(f"{name} is series {s}, {whole[s]}" for name, s in job.inputs.items())
+            self._start(job, why, early, now)
+
+    def _start(self, job: NewJob, why: str, early: Route, now: datetime) -> None:
+        (told,) = [a for a in early.decisions["applications"] if a["application"] == job.application]
+        if self._studies.start_early(job, why, {"evidence": why, "inputs": dict(job.inputs), "routing": told}, now):
+            extra = fields("early", study=job.study_instance_uid, application=job.application)
+            log.info("Started before the study is complete: %s", why, extra=extra)
+
+    def _recognise_once(self, series: Series) -> SeriesDescription:
+        """Its headers are read again only when its instances changed."""
+        version = series_version(series)
+        known = self._descriptions.get(series.series_instance_uid)
+        if known is not None and known[0] == version:
+            return known[1]
+        description = recognise_series(series)
+        if not description.problem:  # one that cannot be read may be readable next time
+            self._descriptions[series.series_instance_uid] = (version, description)
+            while len(self._descriptions) > DESCRIPTIONS:
+                self._descriptions.pop(next(iter(self._descriptions)))
+        return description
+
+    # -- routing -------------------------------------------------------------------------------------------------------
 
     def _route(self) -> None:
         for study in self._studies.completed():
@@ -86,14 +247,15 @@ class Scheduler:
         """A failure nobody foresaw is this study's stated end, and keeps no other study waiting."""
         series = self._instances.series(study.study_instance_uid)
         try:
-            recognised = [recognise_series(s) for s in series]
-            return route(study.study_instance_uid, study.revision, series, recognised, self._applications)
+            recognised = [self._recognise_once(s) for s in series]
+            priority = self._urgency.of(study.priority, self._studies.callers(study.study_instance_uid))
+            return route(study.study_instance_uid, study.revision, series, recognised, self._applications, priority)
         except Exception as error:
             log.exception("A study cannot be routed", extra=fields("route", study=study.study_instance_uid))
             return Route((), f"routing failed ({type(error).__name__}), see the log; then `dicom-node retry --study`")
 
     def _apply(self, study: Study, decision: Route) -> None:
-        now = datetime.now(UTC)
+        now = self._now()
         uid, revision = study.study_instance_uid, study.revision
         if decision.jobs:
             moved = self._studies.route(uid, revision, decision.reason, decision.jobs, decision.decisions, now)
@@ -103,13 +265,18 @@ class Scheduler:
             log.info("Study routed: %s", decision.reason, extra=fields("route", study=uid, revision=revision))
 
     def release_stalled(self) -> None:
-        now = datetime.now(UTC)
+        now = self._now()
         try:
             for job in self._jobs.release_stalled(now - self._stalled_after, self._maximum_job_attempts, now):
                 log.warning("A job's worker fell silent: %s", job.state, extra=fields("stalled", job=job.id))
             self._deliveries.release_stalled(now - DELIVERY_STALLED_AFTER, now)
         except Retriable as error:
             log.warning("Stalled work is released later: %s", error, extra=fields("stalled"))
+
+
+def series_version(series: Series) -> int:
+    """Changes with its instances and with their content."""
+    return hash(tuple((i.sop_instance_uid, i.sha256) for i in series.instances))
 
 
 def recognise_series(series: Series) -> SeriesDescription:

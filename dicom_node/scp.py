@@ -53,7 +53,7 @@ class ServiceName(StrEnum):
 class Peer:
     """A calling application entity that is admitted, from any host when `host` is None.
 
-    `services` are all of them when None. `priority` moves the studies it sends ahead of others.
+    `services` are all of them when None.
     """
 
     ae_title: str
@@ -61,7 +61,6 @@ class Peer:
     maximum_associations: int | None = None
     maximum_pdu_bytes: int | None = None
     services: frozenset[ServiceName] | None = None
-    priority: int = 0
 
     def __post_init__(self) -> None:
         if self.maximum_associations is not None and self.maximum_associations < 1:
@@ -465,10 +464,12 @@ class StorageService:
             self._established[session.peer] -= 1
             self._established += Counter()  # forgets peers without any
         if session.noted:
+            extra = fields("associate", **session.identifiers())
             try:
                 self._journal.ended(session.association, end)
-            except Exception:  # the indexer counts it as aborted at the latest when this receiver starts again
-                extra = fields("associate", **session.identifiers())
+            except Retriable as error:  # it counts as aborted, at the latest when this receiver starts again
+                log.warning("The end of an association could not be noted: %s", error, extra=extra)
+            except Exception:
                 log.exception("The end of an association could not be noted", extra=extra)
         elif end is AssociationEnd.RELEASED:
             return

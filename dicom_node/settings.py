@@ -56,7 +56,9 @@ class ReceiveSettings(_Section):
 class CompletionSettings(_Section):
     quiet_seconds: float = Field(30, gt=0)
     released_seconds: float | None = Field(None, gt=0)
+    settled_seconds: float = Field(2, gt=0)
     maximum_age_seconds: float = Field(3600, gt=0)
+    source: str | None = None
 
 
 class WorkSettings(_Section):
@@ -81,6 +83,7 @@ class PeerSettings(_Section):
     maximum_pdu_bytes: int | None = Field(None, ge=4096, le=4 * 2**20)
     port: Port | None = None
     commitment: Literal["same", "new"] = "same"
+    priority: int = Field(0, ge=0, le=9)
 
 
 class DestinationSettings(_Section):
@@ -95,6 +98,7 @@ class ApplicationSettings(_Section):
     id: str
     name: str = ""
     bundle: Path | None = None
+    start: Literal["study", "inputs"] = "study"
     destinations: tuple[str, ...] = Field(min_length=1)
 
     @property
@@ -202,6 +206,12 @@ def _inconsistencies(settings: Settings) -> list[str]:
         for i, peer in enumerate(settings.peers)
         if peer.commitment == "new" and peer.port is None
     ]
+    source = settings.completion.source
+    if source is not None and source not in destinations:
+        mistakes.append(
+            f"completion.source = {source!r}: no [[destinations]] has this name; "
+            f"allowed: {', '.join(destinations) or 'none is defined'}{_nearest(source, destinations)}"
+        )
     known = known_applications()
     for i, application in enumerate(settings.applications):
         if application.id not in known:

@@ -130,13 +130,15 @@ def studies_table(studies: Sequence[Study]) -> Table:
 
 
 def jobs_table(jobs: Sequence[Plain]) -> Table:
-    table = Table("Job", "Application", "Study Instance UID", "Rev", "State", "Attempts", "Why", header_style="bold")
+    names = ("Job", "Application", "Study Instance UID", "Rev", "Priority", "State", "Attempts", "Why")
+    table = Table(*names, header_style="bold")
     for job in jobs:
         table.add_row(
             str(job["id"]),
             job["application"],
             job["study_instance_uid"],
             str(job["revision"]),
+            str(job["priority"] or ""),
             state_text(job["state"]),
             str(job["attempts"]),
             job["reason"],
@@ -145,6 +147,7 @@ def jobs_table(jobs: Sequence[Plain]) -> Table:
             table.add_row(
                 f"  ↳ {delivery['id']}",
                 f"{delivery['kind']} → {delivery['destination']}",
+                "",
                 "",
                 "",
                 state_text(delivery["state"]),
@@ -201,18 +204,47 @@ def study_view(detail: Plain) -> RenderableType:
         )
     head = Text.assemble(
         ("Study ", "bold"), detail["study_instance_uid"], "  ", state_text(detail["state"]),
-        f"  revision {detail['revision']}\n{detail['reason']}",
+        f"  revision {detail['revision']}{_priority(detail)}\n{detail['reason']}",
     )  # fmt: skip
     return Group(head, timeline_table(detail), series, objects)
 
 
-def explain_view(detail: Plain, routing: Plain | None) -> Tree:
-    """Why the study is complete, what each series is, and which series fed which input or why not."""
-    tree = Tree(f"[bold]Study[/] {detail['study_instance_uid']}  revision {detail['revision']}")
-    tree.add(Text.assemble(("State: ", "bold"), state_text(detail["state"]), f"  {detail['reason']}"))
-    for event in detail["timeline"]:
-        if event["stage"] == "complete":
-            tree.add(Text.assemble(("Complete: ", "bold"), event["text"]))
+def explanation(detail: Plain, routing: Plain | None, awaited: Plain | None) -> Plain:
+    """What `explain --json` prints. `awaited` is what a study in RECEIVING waits for."""
+    keys = ("study_instance_uid", "state", "revision", "reason", "priority")
+    by_stage = {
+        name: [e for e in detail["timeline"] if e["stage"] == stage]
+        for name, stage in (("completion", "complete"), ("asked", "asked"), ("early", "early"))
+    }
+    jobs = [{k: j[k] for k in ("id", "application", "revision", "state", "priority")} for j in detail["jobs"]]
+    return {**{k: detail[k] for k in keys}, "waiting": awaited, **by_stage, "routing": routing, "jobs": jobs}
+
+
+def explain_view(explained: Plain) -> Tree:
+    """Why the study is complete or waits, what each series is, and which series fed which input or why not."""
+    routing = explained["routing"]
+    tree = Tree(f"[bold]Study[/] {explained['study_instance_uid']}  revision {explained['revision']}")
+    tree.add(Text.assemble(("State: ", "bold"), state_text(explained["state"]), f"  {explained['reason']}"))
+    if explained["priority"] or any(j["priority"] for j in explained["jobs"]):
+        jobs = "".join(f", job {j['id']} {j['priority']}" for j in explained["jobs"])
+        tree.add(Text.assemble(("Priority: ", "bold"), f"study {explained['priority']}{jobs}"))
+    if waiting := explained["waiting"]:
+        until = datetime.fromisoformat(waiting["until"])
+        node = tree.add(Text.assemble(("Waits: ", "bold"), waiting["reason"]))
+        node.add(
+            Text(f"until {until:%H:%M:%S} UTC at the latest, if nothing else comes; then by {waiting['evidence']}")
+        )
+        _add_counts(node, waiting["numbers"])
+    for event in explained["asked"]:
+        tree.add(Text.assemble(("Asked: ", "bold"), event["text"]))
+    for event in explained["early"]:
+        tree.add(Text.assemble(("Early: ", "bold"), event["text"]))
+    for event in explained["completion"]:
+        node = tree.add(Text.assemble(("Complete: ", "bold"), event["text"]))
+        if event["data"]:
+            waited = f"{event['data']['waited_seconds']:g} s"
+            node.add(Text(f"evidence: {event['data']['evidence']}, after {waited}, revision {event['revision']}"))
+            _add_counts(node, event["data"]["numbers"])
     if routing is None:
         tree.add("Not routed yet")
         return tree
@@ -235,3 +267,23 @@ def explain_view(detail: Plain, routing: Plain | None) -> Tree:
 
 def is_dead(record: Job | Delivery | Commitment) -> bool:
     return record.state in (JobState.FAILED, DeliveryState.FAILED, CommitmentState.FAILED)
+
+
+def _priority(detail: Plain) -> str:
+    highest = max([detail["priority"], *(j["priority"] for j in detail["jobs"])])
+    return f"  priority {highest}" if highest else ""
+
+
+def _add_counts(node: Tree, numbers: Plain) -> None:
+    """The numbers behind a decision on completeness."""
+    feeding = ", ".join(f"{count} {end}" for end, count in numbers["associations"].items() if count)
+    node.add(Text(f"associations: {feeding or 'none known'}"))
+    if steps := numbers.get("procedure_steps"):
+        node.add(Text("procedure steps: " + ", ".join(f"{v} {k.replace('_', ' ')}" for k, v in steps.items() if v)))
+    if source := numbers.get("source"):
+        own = f", {source['own_results']} of them results of this node" if source["own_results"] else ""
+        node.add(Text(f"{source['name']}: {source['problem'] or str(source['count']) + ' instances' + own}"))
+    for s in numbers["series"]:
+        node.add(
+            Text(f"series {s['series_instance_uid']}: {s['says'] or str(s['images']) + ' images'} ({s['evidence']})")
+        )

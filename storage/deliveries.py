@@ -29,7 +29,8 @@ class Deliveries:
     # -- a dispatcher's side -------------------------------------------------------------------------------------------
 
     def claim(self, destination: str, dispatcher: str, now: datetime) -> Delivery | None:
-        """Takes the oldest delivery to `destination` that is due and whose predecessors arrived. None without one."""
+        """Takes a delivery to `destination` that is due and whose predecessors arrived: of the most urgent job, and of
+        these the oldest. None without one."""
         delivery, earlier = schema.Delivery, aliased(schema.Delivery)
         waits = (
             select(earlier.id)
@@ -43,6 +44,7 @@ class Deliveries:
         )
         due = (
             select(delivery.id)
+            .join(schema.Job, schema.Job.id == delivery.job_id)
             .where(
                 delivery.destination == destination,
                 or_(
@@ -51,7 +53,7 @@ class Deliveries:
                 ),
                 ~waits,
             )
-            .order_by(delivery.created_at, delivery.job_id, delivery.sequence)
+            .order_by(schema.Job.priority.desc(), delivery.created_at, delivery.job_id, delivery.sequence)
             .limit(1)
         )
         with self._database.reading() as session:

@@ -9,7 +9,9 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 from sqlalchemy import and_, insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -29,6 +31,7 @@ SUFFIX = ".dcm"
 VERSION_MARK = "-"  # between SOP Instance UID and content of a later version; no UID has it
 QUARANTINE = "quarantine"
 PRIORITIES = {"STAT": 2, "HIGH": 1}  # Requested Procedure Priority (PS3.3 C.4.11); the rest is 0
+_BLOCK = 4096  # bytes: what a file system writes at once
 _CHUNK = 500  # values of one IN: SQLite bounds them
 
 Feeds = Callable[[str, str], bool]
@@ -110,7 +113,7 @@ class Archive:
                 return row, Stored.NEW
             if self._holds(self.root / row.usual_file, row.sha256):
                 return row, Stored.NEW  # put there before a crash that kept it from the index
-            self._set_aside(row)
+            self._clear(row, content)
             self._tree.put(self.root / row.usual_file, content)
             return row, Stored.NEW
         if (known.study_instance_uid, known.series_instance_uid) != (row.study_instance_uid, row.series_instance_uid):
@@ -159,12 +162,16 @@ class Archive:
             return
         log.warning("A damaged or missing file is restored", extra={"action": "file", "sop_instance": path.stem})
         if path.exists():
-            self._set_aside(known)
+            self._clear(known, content)
         self._tree.put(path, content)
 
-    def _set_aside(self, row: Row) -> None:
-        """A file that is not what its name says goes to quarantine under a name of its own."""
+    def _clear(self, row: Row, content: bytes | Path) -> None:
+        """Makes room at the place of `row`. What a loss of power left of the very same instance is worth nothing; a
+        file that is something else goes to quarantine under a name of its own."""
         path = self.path(row)
+        if _is_torn(path, content):
+            path.unlink()
+            return
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         self._quarantine.put(self.quarantined(replace(row, sha256=sha256)), path)
         path.unlink()
@@ -538,6 +545,18 @@ def is_own(session: Session, sop_instance_uid: str) -> bool:
 def code(modality: str) -> str:
     """A code string (PS3.5 6.2: CS) as every database takes it, whatever a peer sent."""
     return "".join(c for c in modality if c.isprintable())[:16]
+
+
+def _is_torn(path: Path, content: bytes | Path) -> bool:
+    """Whether a file is what was written of `content` up to some moment: every block of it is that of `content`, or
+    was never written and reads as zeros."""
+    wanted: BinaryIO = content.open("rb") if isinstance(content, Path) else BytesIO(content)
+    with path.open("rb") as found, wanted:
+        while block := found.read(_BLOCK):
+            whole = wanted.read(_BLOCK)
+            if block != whole[: len(block)] and any(block):
+                return False
+    return True
 
 
 def _is_version(session: Session, row: Row) -> bool:

@@ -27,12 +27,12 @@ class Jobs:
     # -- a worker's side -----------------------------------------------------------------------------------------------
 
     def claim(self, worker: str, now: datetime) -> Job | None:
-        """Takes the oldest job that is due, for `worker` alone. None when there is none."""
+        """Takes a job that is due, for `worker` alone: the most urgent, and of these the oldest. None without one."""
         job = schema.Job
         due = (
             select(job.id)
             .where(or_(job.state == JobState.QUEUED, and_(job.state == JobState.RETRYING, job.run_after <= now)))
-            .order_by(job.created_at, job.id)
+            .order_by(job.priority.desc(), job.created_at, job.id)
             .limit(1)
         )
         with self._database.reading() as session:
@@ -196,26 +196,24 @@ class Jobs:
         statement = select(schema.ResultObject).where(schema.ResultObject.study_instance_uid == study_instance_uid)
         return self._objects(statement)
 
-    def previous_sr(self, study_instance_uid: str, application: str, before_revision: int) -> Sequence[ResultObject]:
-        """The reports of the latest earlier revision this application has reported on: what a new one supersedes."""
-        job = schema.Job
+    def previous_sr(self, study_instance_uid: str, application: str, before_job: int) -> Sequence[ResultObject]:
+        """The reports of the latest earlier job of this application that has reported on the study: what a new one
+        supersedes. Jobs are numbered in the order in which routing made them."""
+        target = schema.ResultObject
         latest = (
-            select(job.id)
-            .join(schema.ResultObject, schema.ResultObject.job_id == job.id)
+            select(schema.Job.id)
+            .join(target, target.job_id == schema.Job.id)
             .where(
-                job.study_instance_uid == study_instance_uid,
-                job.application == application,
-                job.revision < before_revision,
-                schema.ResultObject.kind == "SR",
+                schema.Job.study_instance_uid == study_instance_uid,
+                schema.Job.application == application,
+                schema.Job.id < before_job,
+                target.kind == "SR",
             )
-            .order_by(job.revision.desc(), job.id.desc())
+            .order_by(schema.Job.id.desc())
             .limit(1)
             .scalar_subquery()
         )
-        statement = select(schema.ResultObject).where(
-            schema.ResultObject.job_id == latest, schema.ResultObject.kind == "SR"
-        )
-        return self._objects(statement)
+        return self._objects(select(target).where(target.job_id == latest, target.kind == "SR"))
 
     def is_own_object(self, sop_instance_uid: str) -> bool:
         """Whether this node made the instance."""
@@ -240,7 +238,7 @@ def _cancel_superseded(session: Session, held: ColumnElement[bool], now: datetim
     rows = session.scalars(
         update(job)
         .where(held, job.superseded.is_(True))
-        .values(state=JobState.CANCELLED, reason="superseded by a newer revision", finished_at=now)
+        .values(state=JobState.CANCELLED, reason="superseded by newer images", finished_at=now)
         .returning(job),
         execution_options=_WITHOUT_SYNC,
     ).all()
@@ -366,4 +364,5 @@ def _record(row: schema.Job) -> Job:
         started_at=row.started_at,
         finished_at=row.finished_at,
         worker=row.worker,
+        priority=row.priority,
     )

@@ -37,7 +37,7 @@ SEGMENT_BYTES = 64 * 2**20
 SUFFIX = ".log"
 LARGE_SUFFIX = ".large"
 FILED = "filed"  # beside the journals: its time of modification is the mark of `filed_until`
-WRITER = "writer.lock"  # held by the receiver as long as it has the journal open
+WRITER = "writer.lock"  # held by the receiver as long as it has the journal open; holds the last segment's number
 
 _HEAD = struct.Struct("<4sB3xIQI")
 _CRC = struct.Struct("<I")
@@ -88,7 +88,9 @@ class Journal:
         """
         with _translated():
             make_folder(self.folder)
-            self._lock_file = (self.folder / WRITER).open("a")
+            self._lock_file = os.fdopen(
+                os.open(self.folder / WRITER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640), "r+"
+            )
         try:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -180,11 +182,18 @@ class Journal:
 
     def _roll(self) -> None:
         """Begins the next segment; its name is durable before anything in it is acknowledged."""
+        assert self._lock_file is not None
         before, self._segment = self._segment, None
         if before is not None:
             before.close()
-        number = max((number_of(path) for path in segments(self.folder)), default=0) + 1
         with _translated():
+            # No number is used twice while anybody may remember it, also when all segments are filed and gone.
+            self._lock_file.seek(0)
+            numbers = [int(self._lock_file.read() or 0), *map(number_of, segments(self.folder))]
+            number = max(numbers) + 1
+            self._lock_file.seek(0)
+            self._lock_file.write(f"{number:08}")
+            self._lock_file.flush()
             self._segment = _Segment(path_of(self.folder, number))
             sync_folder(self.folder)
 

@@ -165,21 +165,97 @@ class Study:
     instances: int  # number stored
     first_received_at: datetime
     last_received_at: datetime
-    priority: int = 0  # of its jobs
+    priority: int = 0  # the highest Requested Procedure Priority of its instances: 2 STAT, 1 HIGH, 0 the rest
+
+
+@dataclass(frozen=True)
+class FeedingAssociation:
+    """An association that fed a revision of a study. `end` and `ended_at` are None while it is open."""
+
+    calling_ae_title: str
+    opened_at: datetime
+    ended_at: datetime | None = None
+    end: AssociationEnd | None = None
+
+
+@dataclass(frozen=True)
+class SourceAnswer:
+    """What the source PACS answered when it was asked for the number of a study's instances.
+
+    `own` of them are results of this node that the PACS is known to hold. `count` is None where it gave none, and
+    `problem` says why.
+    """
+
+    at: datetime
+    source: str
+    count: int | None
+    own: int = 0
+    problem: str = ""
 
 
 @dataclass(frozen=True)
 class StudyEvidence:
-    """What is known about a study in RECEIVING, for `dicom_node.completion` to decide on."""
+    """What is known about a study in RECEIVING, for `dicom_node.completion` to decide on: cheap to read.
+
+    `steps` are the procedure steps it is part of; `associations` and `answers` those of this revision, oldest first.
+    `noticed_at` is when the one who decides saw this state first: instances may be indexed long after they came.
+    """
 
     study_instance_uid: str
     revision: int
     instances: int  # of all revisions
     revision_started_at: datetime  # first instance of this revision
     last_received_at: datetime
-    open_associations: int  # associations that fed this revision and have not ended
-    aborted_associations: int  # that fed this revision and were aborted
-    last_association_ended_at: datetime | None
+    associations: tuple[FeedingAssociation, ...] = ()
+    steps: tuple[tuple[str, ProcedureStepState], ...] = ()
+    answers: tuple[SourceAnswer, ...] = ()
+    noticed_at: datetime | None = None
+
+    @property
+    def open_associations(self) -> int:
+        return sum(a.end is None for a in self.associations)
+
+    @property
+    def aborted_associations(self) -> int:
+        return sum(a.end is AssociationEnd.ABORTED for a in self.associations)
+
+    @property
+    def last_association_ended_at(self) -> datetime | None:
+        return max((a.ended_at for a in self.associations if a.ended_at is not None), default=None)
+
+    @property
+    def contents_key(self) -> tuple[object, ...]:
+        """Changes whenever `Studies.contents` would."""
+        return self.study_instance_uid, self.revision, self.instances, self.last_received_at, self.steps
+
+
+@dataclass(frozen=True)
+class InstanceEvidence:
+    """One instance of a study in RECEIVING. `own` marks a result of this node that came back."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    series_instance_uid: str
+    received_at: datetime
+    facts: Facts = Facts()
+    own: bool = False
+
+
+@dataclass(frozen=True)
+class StepEvidence:
+    """A procedure step and the SOP Instance UIDs its Performed Series Sequence lists."""
+
+    state: ProcedureStepState
+    referenced: frozenset[str]
+    ended_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class StudyContents:
+    """Every instance of a study, and its procedure steps: as large as the study is."""
+
+    instances: tuple[InstanceEvidence, ...]
+    steps: tuple[StepEvidence, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -214,6 +290,7 @@ class Job:
     started_at: datetime | None
     finished_at: datetime | None
     worker: str | None
+    priority: int = 0
 
 
 @dataclass(frozen=True)
@@ -262,7 +339,7 @@ class Event:
     at: datetime
     study_instance_uid: str
     revision: int
-    stage: str  # received, complete, routed, queued, running, encoded, delivered, warning
+    stage: str  # received, asked, complete, early, routed, queued, running, encoded, delivered, warning
     text: str
     job_id: int | None = None
     data: Mapping[str, Any] = field(default_factory=dict)

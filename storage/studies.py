@@ -3,17 +3,35 @@
 Every transition names the state and revision it starts from, so that of two processes one wins.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import and_, case, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from storage import schema
 from storage.database import Database, changed
 from storage.events import add_event, events
-from storage.records import AssociationEnd, Event, JobState, NewJob, Study, StudyEvidence, StudyState
+from storage.records import (
+    DeliveryState,
+    Event,
+    Facts,
+    FeedingAssociation,
+    InstanceEvidence,
+    JobState,
+    NewJob,
+    ProcedureStepState,
+    SourceAnswer,
+    StepEvidence,
+    Study,
+    StudyContents,
+    StudyEvidence,
+    StudyState,
+)
+
+ASKED = "asked"  # the stage of events that keep what the source PACS answered
 
 
 class Studies:
@@ -22,42 +40,103 @@ class Studies:
 
     # -- completion ----------------------------------------------------------------------------------------------------
 
-    def evidence(self) -> list[StudyEvidence]:
-        """What is known about every study in RECEIVING."""
-        study, association = schema.Study, schema.Association
-        is_open = case((and_(association.id.is_not(None), association.ended.is_(None)), 1), else_=0)
-        is_aborted = case((association.ended == AssociationEnd.ABORTED, 1), else_=0)
-        statement = (
-            select(
-                study.study_instance_uid,
-                study.revision,
-                study.instances,
-                study.revision_started_at,
-                study.last_received_at,
-                func.sum(is_open),
-                func.sum(is_aborted),
-                func.max(association.ended_at),
-            )
-            .outerjoin(
-                schema.Feed,
-                and_(
-                    schema.Feed.study_instance_uid == study.study_instance_uid, schema.Feed.revision == study.revision
-                ),
-            )
-            .outerjoin(association, association.id == schema.Feed.association_id)
-            .where(study.state == StudyState.RECEIVING)
-            .group_by(study.study_instance_uid)
-            .order_by(study.first_received_at)
+    def evidence(self, study_instance_uid: str | None = None) -> list[StudyEvidence]:
+        """What is known about every study in RECEIVING, or about that one. Reads no row of an instance."""
+        study = schema.Study
+        here = study.state == StudyState.RECEIVING
+        if study_instance_uid is not None:
+            here = and_(here, study.study_instance_uid == study_instance_uid)
+        statement = select(
+            study.study_instance_uid, study.revision, study.instances, study.revision_started_at, study.last_received_at
+        ).where(here)
+        with self._database.reading() as session:
+            rows = session.execute(statement.order_by(study.first_received_at)).all()
+            if not rows:
+                return []
+            associations = _associations(session, here)
+            steps = _step_states(session, here)
+            answers = _answers(session, here)
+        return [
+            StudyEvidence(*row, tuple(associations[row[0]]), tuple(steps[row[0]]), tuple(answers[row[0]]))
+            for row in rows
+        ]
+
+    def contents(self, study_instance_uid: str) -> StudyContents:
+        """What the headers of all instances say, and what the procedure steps of the study list."""
+        instance, own, step = schema.Instance, schema.ResultObject, schema.ProcedureStep
+        with self._database.reading() as session:
+            instances = session.execute(
+                select(
+                    instance.sop_instance_uid,
+                    instance.sop_class_uid,
+                    instance.series_instance_uid,
+                    instance.received_at,
+                    instance.facts,
+                    own.id,
+                )
+                .outerjoin(own, own.sop_instance_uid == instance.sop_instance_uid)
+                .where(instance.study_instance_uid == study_instance_uid)
+            ).all()
+            steps = session.execute(
+                select(step.state, step.referenced, step.ended_at)
+                .join(schema.ProcedureStepStudy)
+                .where(schema.ProcedureStepStudy.study_instance_uid == study_instance_uid)
+                .order_by(step.created_at)
+            ).all()
+        return StudyContents(
+            instances=tuple(
+                InstanceEvidence(uid, sop_class, series, at, Facts.of(facts), mine is not None)
+                for uid, sop_class, series, at, facts, mine in instances
+            ),
+            steps=tuple(StepEvidence(state, frozenset(listed), at) for state, listed, at in steps),
+        )
+
+    def own_at(self, study_instance_uid: str, destination: str) -> int:
+        """How many results of this node a PACS is known to hold of a study: those delivered there, and those that
+        came back."""
+        target, delivery, instance = schema.ResultObject, schema.Delivery, schema.Instance
+        delivered = select(delivery.object_id).where(
+            delivery.destination == destination, delivery.state.in_((DeliveryState.SENT, DeliveryState.COMMITTED))
+        )
+        back = select(instance.sop_instance_uid).where(instance.study_instance_uid == study_instance_uid)
+        statement = select(func.count(target.id)).where(
+            target.study_instance_uid == study_instance_uid,
+            or_(target.id.in_(delivered), target.sop_instance_uid.in_(back)),
         )
         with self._database.reading() as session:
-            return [StudyEvidence(*row) for row in session.execute(statement)]
+            return session.scalar(statement) or 0
 
-    def complete(self, study_instance_uid: str, revision: int, reason: str, now: datetime) -> bool:
-        """RECEIVING → COMPLETE. False when the study is not at this revision in this state any more."""
+    def answered(self, study_instance_uid: str, revision: int, answer: SourceAnswer) -> bool:
+        """Keeps what the source PACS answered. False when the study is not RECEIVING at this revision any more."""
+        if answer.count is None:
+            text = f"{answer.source} gives no count of the study: {answer.problem}"
+        else:
+            text = f"{answer.source} counts {answer.count} instance{'s' if answer.count != 1 else ''}"
+            if answer.own:
+                text += f", {answer.own} of them results of this node"
+        data = {"source": answer.source, "count": answer.count, "own": answer.own, "problem": answer.problem}
+        with self._database.session() as session:
+            if not _held(session, study_instance_uid, revision):
+                return False
+            add_event(session, answer.at, study_instance_uid, revision, ASKED, text, data=data)
+            return True
+
+    def complete(
+        self,
+        study_instance_uid: str,
+        revision: int,
+        reason: str,
+        now: datetime,
+        data: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """RECEIVING → COMPLETE. False when the study is not at this revision in this state any more.
+
+        `data` is the evidence: its name, its numbers and its times.
+        """
         with self._database.session() as session:
             if not _move(session, study_instance_uid, revision, StudyState.RECEIVING, StudyState.COMPLETE, reason):
                 return False
-            add_event(session, now, study_instance_uid, revision, "complete", reason)
+            add_event(session, now, study_instance_uid, revision, "complete", reason, data=data)
             return True
 
     # -- routing -------------------------------------------------------------------------------------------------------
@@ -85,7 +164,8 @@ class Studies:
 
         A job whose application and fingerprint were computed already, or soon will be, is not enqueued again. Other
         jobs of the same study and application are superseded: waiting ones are CANCELLED, and a running one will be
-        when it ends, without a delivery.
+        when it ends, without a delivery. So are jobs that started early in this revision, where it turns out that
+        their application does not apply.
         """
         with self._database.session() as session:
             if not _move(session, study_instance_uid, revision, StudyState.COMPLETE, StudyState.ROUTED, reason):
@@ -99,6 +179,7 @@ class Studies:
                 if standing is None:
                     _enqueue(session, job, now)
                 else:
+                    _raise_priority(session, standing, job.priority)
                     add_event(
                         session,
                         now,
@@ -108,6 +189,32 @@ class Studies:
                         f"{job.application}: the same instances as before, job {standing} stands",
                         standing,
                     )
+            _supersede_early(session, study_instance_uid, revision, [job.application for job in jobs], now)
+            return True
+
+    def start_early(self, job: NewJob, why: str, decisions: Mapping[str, Any], now: datetime) -> bool:
+        """Enqueues a job whose inputs are whole while the rest of its study still arrives; the study stays RECEIVING.
+
+        False when the study is not RECEIVING at the job's revision any more, when this application started already in
+        this revision, or when the very same instances were given to it before, whatever became of it. When the study
+        is complete, `route` decides again. `decisions` are those on this application alone.
+        """
+        known = schema.Job
+        with self._database.session() as session:
+            if not _held(session, job.study_instance_uid, job.revision):
+                return False
+            _hold_jobs(session, job)
+            tried = select(known.id).where(
+                known.study_instance_uid == job.study_instance_uid,
+                known.application == job.application,
+                or_(known.revision == job.revision, known.fingerprint == job.fingerprint),
+            )
+            if session.scalar(tried.limit(1)) is not None:
+                return False
+            _supersede(session, job, None, now)
+            text = f"{job.application}: starts before the study is complete, its inputs are: {why}"
+            add_event(session, now, job.study_instance_uid, job.revision, "early", text, data=decisions)
+            _enqueue(session, job, now)
             return True
 
     def ignore(
@@ -119,7 +226,20 @@ class Studies:
                 return False
             _keep_decisions(session, study_instance_uid, revision, decisions, now)
             add_event(session, now, study_instance_uid, revision, "routed", reason)
+            _supersede_early(session, study_instance_uid, revision, (), now)
             return True
+
+    def callers(self, study_instance_uid: str) -> set[str]:
+        """The calling AE titles of the associations that fed the study, in any revision."""
+        feed, association = schema.Feed, schema.Association
+        statement = (
+            select(association.calling_ae_title)
+            .join(feed, feed.association_id == association.id)
+            .where(feed.study_instance_uid == study_instance_uid)
+            .distinct()
+        )
+        with self._database.reading() as session:
+            return set(session.scalars(statement))
 
     def reroute(self, study_instance_uid: str) -> bool:
         """IGNORED → COMPLETE, to be routed again: an application was added, or repaired. False in other states."""
@@ -181,6 +301,64 @@ class Studies:
                 event.job_id,
                 event.data,
             )
+
+
+def _associations(session: Session, here: ColumnElement[bool]) -> dict[str, list[FeedingAssociation]]:
+    study, feed, association = schema.Study, schema.Feed, schema.Association
+    found: dict[str, list[FeedingAssociation]] = defaultdict(list)
+    for uid, calling, opened_at, ended_at, end in session.execute(
+        select(
+            study.study_instance_uid,
+            association.calling_ae_title,
+            association.opened_at,
+            association.ended_at,
+            association.ended,
+        )
+        .join(feed, and_(feed.study_instance_uid == study.study_instance_uid, feed.revision == study.revision))
+        .join(association, association.id == feed.association_id)
+        .where(here)
+        .order_by(association.opened_at, association.id)
+    ):
+        found[uid].append(FeedingAssociation(calling, opened_at, ended_at, end))
+    return found
+
+
+def _step_states(session: Session, here: ColumnElement[bool]) -> dict[str, list[tuple[str, ProcedureStepState]]]:
+    study, of, step = schema.Study, schema.ProcedureStepStudy, schema.ProcedureStep
+    found: dict[str, list[tuple[str, ProcedureStepState]]] = defaultdict(list)
+    for uid, step_uid, state in session.execute(
+        select(study.study_instance_uid, step.sop_instance_uid, step.state)
+        .join(of, of.study_instance_uid == study.study_instance_uid)
+        .join(step, step.sop_instance_uid == of.sop_instance_uid)
+        .where(here)
+        .order_by(step.created_at, step.sop_instance_uid)
+    ):
+        found[uid].append((step_uid, state))
+    return found
+
+
+def _answers(session: Session, here: ColumnElement[bool]) -> dict[str, list[SourceAnswer]]:
+    study, event = schema.Study, schema.Event
+    found: dict[str, list[SourceAnswer]] = defaultdict(list)
+    for uid, at, data in session.execute(
+        select(study.study_instance_uid, event.at, event.data)
+        .join(event, and_(event.study_instance_uid == study.study_instance_uid, event.revision == study.revision))
+        .where(here, event.stage == ASKED)
+        .order_by(event.id)
+    ):
+        found[uid].append(SourceAnswer(at, data["source"], data["count"], data["own"], data["problem"]))
+    return found
+
+
+def _held(session: Session, study_instance_uid: str, revision: int) -> bool:
+    """Whether the study is RECEIVING at this revision, which it then stays until the end of the transaction."""
+    study = schema.Study
+    statement = select(study.study_instance_uid).where(
+        study.study_instance_uid == study_instance_uid,
+        study.revision == revision,
+        study.state == StudyState.RECEIVING,
+    )
+    return session.scalar(statement.with_for_update()) is not None
 
 
 def _move(
@@ -247,25 +425,43 @@ def _supersede(session: Session, new: NewJob, standing: int | None, now: datetim
     older = and_(job.study_instance_uid == new.study_instance_uid, job.application == new.application)
     if standing is not None:
         older = and_(older, job.id != standing)
-    changed(session, update(job).where(older, job.state == JobState.RUNNING).values(superseded=True))
-    reason = f"superseded by revision {new.revision}"
-    cancelled = session.scalars(
+    _cancel(session, older, new.study_instance_uid, new.revision, f"superseded by revision {new.revision}", now)
+
+
+def _supersede_early(
+    session: Session, study_instance_uid: str, revision: int, applies: Iterable[str], now: datetime
+) -> None:
+    """Only what started early has a job of this revision already."""
+    job = schema.Job
+    early = and_(
+        job.study_instance_uid == study_instance_uid, job.revision == revision, job.application.not_in(list(applies))
+    )
+    session.scalars(select(job.id).where(early).with_for_update()).all()
+    reason = "superseded: the application does not apply to the complete study"
+    _cancel(session, early, study_instance_uid, revision, reason, now)
+
+
+def _cancel(
+    session: Session, jobs: ColumnElement[bool], study_instance_uid: str, revision: int, reason: str, now: datetime
+) -> None:
+    """Waiting jobs are CANCELLED; a running one will be when it ends."""
+    job = schema.Job
+    changed(session, update(job).where(jobs, job.state == JobState.RUNNING).values(superseded=True))
+    cancelled = session.execute(
         update(job)
-        .where(older, job.state.in_((JobState.QUEUED, JobState.RETRYING)))
+        .where(jobs, job.state.in_((JobState.QUEUED, JobState.RETRYING)))
         .values(state=JobState.CANCELLED, superseded=True, reason=reason, finished_at=now)
-        .returning(job.id),
+        .returning(job.id, job.application),
         execution_options={"synchronize_session": False},
     ).all()
-    for job_id in cancelled:
-        add_event(
-            session,
-            now,
-            new.study_instance_uid,
-            new.revision,
-            "queued",
-            f"{new.application}: job {job_id} cancelled, {reason}",
-            job_id,
-        )
+    for job_id, application in cancelled:
+        text = f"{application}: job {job_id} cancelled, {reason}"
+        add_event(session, now, study_instance_uid, revision, "queued", text, job_id)
+
+
+def _raise_priority(session: Session, job_id: int, priority: int) -> None:
+    job = schema.Job
+    changed(session, update(job).where(job.id == job_id, job.priority < priority).values(priority=priority))
 
 
 def _enqueue(session: Session, new: NewJob, now: datetime) -> None:
@@ -281,12 +477,13 @@ def _enqueue(session: Session, new: NewJob, now: datetime) -> None:
         reason="",
         created_at=now,
         run_after=now,
+        priority=new.priority,
     )
     session.add(row)
     session.flush()
-    add_event(
-        session, now, new.study_instance_uid, new.revision, "queued", f"{new.application}: job {row.id} queued", row.id
-    )
+    urgent = f" with priority {new.priority}" if new.priority else ""
+    text = f"{new.application}: job {row.id} queued{urgent}"
+    add_event(session, now, new.study_instance_uid, new.revision, "queued", text, row.id)
 
 
 def _record(row: schema.Study) -> Study:

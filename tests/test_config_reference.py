@@ -17,7 +17,7 @@ from tests.conftest import REPOSITORY
 REFERENCE = REPOSITORY / "config" / "node.toml"
 CONTAINER = REPOSITORY / "config" / "container" / "node.toml"
 # Keys whose example is not the default: there is none, or it depends on where the file lies.
-EXAMPLES = {"node.data_dir", "node.database_url", "completion.released_seconds"}
+EXAMPLES = {"node.data_dir", "node.database_url", "completion.released_seconds", "completion.source"}
 
 
 def uncommented() -> str:

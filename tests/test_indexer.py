@@ -155,6 +155,20 @@ def test_what_an_earlier_life_left_open_was_aborted(node: Node, receiver: Journa
         assert (evidence.open_associations, evidence.aborted_associations) == (1, 1)
 
 
+def test_a_new_life_is_filed_by_an_indexer_that_knew_the_old_one(node: Node, receiver: Journal) -> None:
+    """All segments of the old life are gone; the new one must not begin with their numbers again."""
+    store(receiver, received(1))
+    receiver.close()
+    running = indexer(node)
+    running.advance()
+    assert journal.segments(receiver.folder) == []
+    again = Journal(receiver.folder)
+    again.open()
+    store(again, received(2))
+    assert running.advance() == 1
+    held(node, received(1), received(2))
+
+
 @pytest.mark.parametrize("cut", [1, 100, 700])
 def test_a_torn_tail_is_passed_over(node: Node, receiver: Journal, cut: int, caplog: pytest.LogCaptureFixture) -> None:
     store(receiver, received(1))

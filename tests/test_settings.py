@@ -71,6 +71,13 @@ def test_a_misspelt_variable_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ('host = "127.0.0.1"\nport = 4242', "port = 4242", "destinations[0].host: missing"),
         ('id = "segmentation"', 'id = "segmentatoin"', "did you mean 'segmentation'?"),
         ('["pacs"]', '["pasc"]', "applications[0].destinations = 'pasc': no [[destinations]] has this name"),
+        (
+            "[receive]",
+            '[completion]\nsource = "pasc"\n[receive]',
+            "completion.source = 'pasc': no [[destinations]] has this",
+        ),
+        ('name = "brain"', 'start = "input"', "applications[0].start = 'input'"),
+        ('ae_title = "SCANNER1"', 'ae_title = "SCANNER1"\npriority = -1', "peers[0].priority = -1"),
         ('bundle = "models/brain"', "", "needs the folder of a model"),
         ("[node]", "[nod]", "there is no such key; allowed: node, receive"),
     ],

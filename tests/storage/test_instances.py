@@ -224,15 +224,34 @@ def test_a_damaged_file_is_restored_by_the_same_instance(node: Node) -> None:
     assert path.read_bytes() == sent.file
 
 
-def test_a_file_that_was_never_indexed_is_set_aside(node: Node) -> None:
-    sent = received()
+def unindexed(node: Node, content: bytes) -> Path:
     path = node.root / STUDY / f"{STUDY}.1" / f"{STUDY}.1.1.dcm"
     path.parent.mkdir(parents=True)
-    path.write_bytes(sent.file[:-100])
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("left", ["", "short", "zeros", "hole"])
+def test_what_a_loss_of_power_left_is_written_again(node: Node, left: str) -> None:
+    sent = received(pixels=bytes(range(1, 251)) * 80, size=100)
+    whole = sent.file
+    torn = {
+        "": b"", "short": whole[:5000], "zeros": bytes(len(whole)),
+        "hole": whole[:4096] + bytes(4096) + whole[8192:],
+    }[left]  # fmt: skip
+    path = unindexed(node, torn)
+    assert node.store(sent) is Stored.NEW
+    assert path.read_bytes() == whole
+    assert not (node.root.parent / "quarantine").exists()
+
+
+def test_another_file_that_was_never_indexed_is_set_aside(node: Node) -> None:
+    sent, other = received(), received(pixels=rb"\9\9\9\9").file
+    path = unindexed(node, other)
     assert node.store(sent) is Stored.NEW
     assert path.read_bytes() == sent.file
     (kept,) = (node.root.parent / "quarantine").rglob("*.dcm")
-    assert kept.read_bytes() == sent.file[:-100]
+    assert kept.read_bytes() == other
 
 
 @pytest.mark.parametrize(("value", "priority"), [("STAT", 2), ("HIGH", 1), ("ROUTINE", 0), (None, 0)])

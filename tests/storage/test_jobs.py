@@ -199,7 +199,7 @@ def test_stopping_the_node_is_not_an_attempt(node: Node) -> None:
 
 
 def test_the_report_of_the_latest_earlier_revision_is_found(node: Node) -> None:
-    assert node.jobs.previous_sr(STUDY, "liver", 1) == []
+    assert node.jobs.previous_sr(STUDY, "liver", 99) == []
     node.queue("liver", "knee")
     for _ in range(2):
         node.succeed(node.claim(), "PACS")
@@ -207,7 +207,7 @@ def test_the_report_of_the_latest_earlier_revision_is_found(node: Node) -> None:
         node.store(received(revision))
         node.route("liver")
         job = node.claim()
-        (previous,) = node.jobs.previous_sr(STUDY, "liver", revision)
+        (previous,) = node.jobs.previous_sr(STUDY, "liver", job.id)
         assert previous.kind == "SR"
         assert previous.job_id == (1 if revision == 2 else 3)
         assert node.succeed(job, "PACS")
@@ -220,7 +220,7 @@ def test_a_revision_without_report_is_passed_over(node: Node) -> None:
     job = node.claim()
     only_seg: list[NewObject] = objects(job)[:1]
     assert node.jobs.succeed(job.id, "worker", only_seg, ["PACS"], {}, NOW)
-    (previous,) = node.jobs.previous_sr(STUDY, "liver", 3)
+    (previous,) = node.jobs.previous_sr(STUDY, "liver", job.id + 1)
     assert previous.job_id == 1
 
 

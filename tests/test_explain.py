@@ -1,0 +1,87 @@
+"""What the operator is told of a study that waits and of one that is complete, as text and as JSON."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from dicom_node import views
+from dicom_node.completion import Complete, CompletionRule, Wait, decide
+from dicom_node.wholeness import take_inventory
+from storage.database import Database, default_url
+from storage.records import Facts, NewJob, SourceAnswer
+from tests.storage.node import STUDY, Node, received
+
+RULE = CompletionRule(quiet=30, released=10, settled=2, maximum_age=600, source="archive")
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    database = Database(default_url(tmp_path))
+    database.upgrade()
+    yield Node(database, tmp_path / "instances")
+    database.close()
+
+
+def bring(node: Node, number: int) -> None:
+    sent = received(number)
+    facts = Facts(images_in_acquisition=3, priority="STAT")
+    node.store(replace(sent, instance=replace(sent.instance, facts=facts)))
+
+
+def decision(node: Node, seconds: float) -> Complete | Wait:
+    (evidence,) = node.studies.evidence(STUDY)
+    now = evidence.last_received_at + timedelta(seconds=seconds)
+    return decide(evidence, take_inventory(node.studies.contents(STUDY)), RULE, now)
+
+
+def explained(node: Node, awaited: Wait | None = None) -> tuple[str, views.Plain]:
+    detail = views.study_detail(node.study(), node.studies, node.instances, node.jobs, node.deliveries)
+    told = views.explanation(detail, node.studies.routing(STUDY), awaited and awaited.data())
+    console = Console(width=400, record=True, file=StringIO())
+    console.print(views.explain_view(told))
+    return console.export_text(), json.loads(json.dumps(told))
+
+
+def test_a_study_that_waits(node: Node) -> None:
+    bring(node, 1)
+    bring(node, 2)
+    last = node.studies.evidence(STUDY)[0].last_received_at
+    node.studies.answered(STUDY, 1, SourceAnswer(last + timedelta(seconds=3), "archive", None, 0, "cannot be reached"))
+    waiting = decision(node, 5)
+    assert isinstance(waiting, Wait)
+    text, told = explained(node, waiting)
+    assert "Waits: 2 instances so far; 2 of 3 declared images in series 1.2.3.1; complete once" in text
+    assert "then by quiet period" in text
+    assert "archive: cannot be reached" in text
+    assert "Priority: study 2" in text
+    assert told["waiting"]["until"] == waiting.until.isoformat()
+    assert told["waiting"]["numbers"]["series"][0]["evidence"] == "incomplete"
+    assert told["asked"][0]["data"]["problem"] == "cannot be reached"
+    assert told["completion"] == []
+
+
+def test_a_study_that_is_complete(node: Node) -> None:
+    for number in (1, 2, 3):
+        bring(node, number)
+    job = NewJob(STUDY, 1, "liver", {"t1": f"{STUDY}.1"}, "f", 2)
+    assert node.studies.start_early(job, "t1 is series 1.2.3.1", {}, node.study().last_received_at)
+    complete = decision(node, 10)
+    assert isinstance(complete, Complete)
+    assert node.studies.complete(STUDY, 1, complete.reason, node.study().last_received_at, complete.data())
+    text, told = explained(node)
+    assert "Early: liver: starts before the study is complete" in text
+    assert "Complete: 3 instances; 3 of 3 declared images; all associations released and quiet for 10 s" in text
+    assert "evidence: declared counts, after 10 s, revision 1" in text
+    assert "series 1.2.3.1: 3 of 3 declared images (declared count)" in text
+    assert "Priority: study 2, job 1 2" in text
+    assert told["waiting"] is None
+    assert told["jobs"] == [{"id": 1, "application": "liver", "revision": 1, "state": "QUEUED", "priority": 2}]
+    table = Console(width=200, record=True, file=StringIO())
+    table.print(views.jobs_table(views.jobs_with_deliveries(node.jobs.list(), [])))
+    assert "Priority" in table.export_text()
