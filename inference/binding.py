@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from pydicom.uid import UID
 
-from inference.manifest import InputRule
+from inference.inputs import InputRule
 from inference.series import Kind, SeriesDescription
 
 IMAGE_MODALITIES = frozenset({"MR", "CT", "PT"})

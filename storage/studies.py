@@ -80,9 +80,11 @@ class Studies:
         jobs: Sequence[NewJob],
         decisions: Mapping[str, Any],
         now: datetime,
+        warnings: Sequence[str] = (),
     ) -> bool:
         """COMPLETE → ROUTED, with the jobs, in one transaction. False when the study is not COMPLETE any more.
 
+        `warnings` go to the timeline: what could not be routed.
         A job whose application and fingerprint were computed already, or soon will be, is not enqueued again. Other
         jobs of the same study and application are superseded: waiting ones are CANCELLED, and a running one will be
         when it ends, without a delivery.
@@ -92,6 +94,7 @@ class Studies:
                 return False
             _keep_decisions(session, study_instance_uid, revision, decisions, now)
             add_event(session, now, study_instance_uid, revision, "routed", reason)
+            _warn(session, study_instance_uid, revision, warnings, now)
             for job in jobs:
                 _hold_jobs(session, job)
                 standing = _standing_job(session, job)
@@ -111,7 +114,13 @@ class Studies:
             return True
 
     def ignore(
-        self, study_instance_uid: str, revision: int, reason: str, decisions: Mapping[str, Any], now: datetime
+        self,
+        study_instance_uid: str,
+        revision: int,
+        reason: str,
+        decisions: Mapping[str, Any],
+        now: datetime,
+        warnings: Sequence[str] = (),
     ) -> bool:
         """COMPLETE → IGNORED: nothing applies. False when the study is not COMPLETE any more."""
         with self._database.session() as session:
@@ -119,15 +128,22 @@ class Studies:
                 return False
             _keep_decisions(session, study_instance_uid, revision, decisions, now)
             add_event(session, now, study_instance_uid, revision, "routed", reason)
+            _warn(session, study_instance_uid, revision, warnings, now)
             return True
 
     def reroute(self, study_instance_uid: str) -> bool:
-        """IGNORED → COMPLETE, to be routed again: an application was added, or repaired. False in other states."""
+        """ROUTED or IGNORED → COMPLETE, to be routed again: an application was added, or repaired.
+
+        Jobs that stand are not made twice (`route`). False in other states.
+        """
         reason = "to be routed again, as asked by the operator"
         with self._database.session() as session:
             revision = session.scalar(
                 update(schema.Study)
-                .where(schema.Study.study_instance_uid == study_instance_uid, schema.Study.state == StudyState.IGNORED)
+                .where(
+                    schema.Study.study_instance_uid == study_instance_uid,
+                    schema.Study.state.in_((StudyState.ROUTED, StudyState.IGNORED)),
+                )
                 .values(state=StudyState.COMPLETE, reason=reason)
                 .returning(schema.Study.revision),
                 execution_options={"synchronize_session": False},
@@ -196,6 +212,11 @@ def _move(
         .values(state=end, reason=reason)
     )
     return changed(session, statement) == 1
+
+
+def _warn(session: Session, study_instance_uid: str, revision: int, warnings: Sequence[str], now: datetime) -> None:
+    for text in warnings:
+        add_event(session, now, study_instance_uid, revision, "warning", text)
 
 
 def _keep_decisions(

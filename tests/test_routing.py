@@ -5,7 +5,8 @@ from pathlib import Path
 
 from dicom_node.catalogue import ConfiguredApplication
 from dicom_node.routing import route
-from inference.manifest import InputRule, Manifest
+from inference.inputs import InputRule
+from inference.manifest import Manifest
 from inference.series import Kind, SeriesDescription
 from storage.records import Instance, Series
 
