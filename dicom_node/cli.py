@@ -16,10 +16,10 @@ from dicom_node import app as wiring
 from dicom_node import views
 from dicom_node.errors import ConfigurationError
 from dicom_node.logs import configure
-from dicom_node.process import claim_role, run_role
+from dicom_node.process import claim_role, keep_files_private, run_role
 from dicom_node.receiver import ensure_port_is_free
 from dicom_node.scu import Target
-from dicom_node.settings import DestinationSettings, Settings, find_config
+from dicom_node.settings import DestinationSettings, Settings, find_config, inspect, valid_ae_title
 from dicom_node.settings import load as load_settings
 from dicom_node.supervisor import Role, Supervisor
 from storage.database import Database
@@ -65,15 +65,16 @@ class Associations(StrEnum):
 
 def main() -> None:
     """Entry point: errors of ours are one clear message, without a traceback."""
+    keep_files_private()
     try:
         cli()
     except ConfigurationError as error:
         errors.print("[bold red]The configuration cannot be used:[/]")
         for mistake in error.mistakes:
-            errors.print(f"  • {escape(mistake)}", highlight=False)
+            errors.print(f"  • {escape(mistake)}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except NodeError as error:
-        errors.print(f"[bold red]{escape(str(error))}[/]", highlight=False)
+        errors.print(f"[bold red]{escape(str(error))}[/]", highlight=False, soft_wrap=True)
         sys.exit(1)
 
 
@@ -162,22 +163,24 @@ def check_config(
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check the configuration and every model folder it names; report all mistakes together."""
-    settings, path = _load(config)
-    applications = wiring.applications(settings)
-    broken = [f"applications: {a.name}: {a.problem}" for a in applications if a.manifest is None]
+    """Check the configuration and all it names (model folders, devices, data_dir); report all mistakes together."""
+    path = config or find_config()
+    inspection = inspect(path)
+    mistakes = wiring.mistakes(inspection)
+    settings = inspection.settings
     if as_json:
-        _print_json({"file": path and str(path), "mistakes": broken, "settings": settings.model_dump(mode="json")})
-    if broken:
-        raise ConfigurationError(broken)
-    if as_json:
-        return
+        shown = settings and settings.model_dump(mode="json")
+        _print_json({"file": path and str(path), "mistakes": mistakes, "settings": shown})
+        raise typer.Exit(2 if mistakes else 0)
+    if mistakes or settings is None:
+        raise ConfigurationError(mistakes)
     console.print(f"[green]The configuration is good:[/] {path or 'built-in defaults'}")
     console.print(f"  listens as {settings.node.ae_title} on {settings.receive.host}:{settings.receive.port}")
-    console.print(f"  accepts {', '.join(p.ae_title for p in settings.peers) or 'any peer (no [[peers]] are named)'}")
-    for application in applications:
-        console.print(f"  {application.name} → {', '.join(application.destinations)}")
-    if not applications:
+    peers = ", ".join(p.ae_title for p in settings.peers) or "any peer (no [[peers]] are named)"
+    console.print(f"  accepts {escape(peers)}")
+    for application in settings.applications:
+        console.print(f"  {escape(application.label)} → {escape(', '.join(application.destinations))}")
+    if not settings.applications:
         console.print("  [yellow]no application is configured: studies are stored and nothing is computed[/]")
 
 
@@ -186,15 +189,15 @@ def studies(
     config: Config = None,
     as_json: AsJson = False,
     state: Annotated[StudyState | None, typer.Option(help="Only studies in this state.")] = None,
-    limit: Annotated[int, typer.Option(help="At most this many, newest first.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="At most this many, newest first.")] = 100,
 ) -> None:
     """List the studies: state, revision, and why."""
-    settings, _ = _load(config)
-    found = wiring.open_stores(settings).studies.list(state=state, limit=limit)
+    _, stores = _existing(config)
+    found = stores.studies.list(state=state, limit=limit)
     if as_json:
         _print_json([views.plain(study) for study in found])
     else:
-        console.print(views.studies_table(found))
+        console.print(views.studies_view(found))
 
 
 @cli.command(rich_help_panel=OPERATE)
@@ -225,61 +228,110 @@ def jobs(
     config: Config = None,
     as_json: AsJson = False,
     failed: Annotated[bool, typer.Option("--failed", help="Only what needs an operator: dead letters.")] = False,
+    study: Annotated[str | None, typer.Option(help="Only this study's.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most this many, the newest.")] = 100,
 ) -> None:
     """List the jobs and their deliveries, dead letters included."""
-    settings, _ = _load(config)
-    stores = wiring.open_stores(settings)
-    listed = views.jobs_with_deliveries(stores.jobs.list(), stores.deliveries.list())
+    settings, stores = _existing(config)
+    if study is not None:
+        _found(stores, study)
+    listed = views.jobs_with_deliveries(
+        stores.jobs.list(study=study), stores.deliveries.list(study=study), {d.name for d in settings.destinations}
+    )
     if failed:
         listed = [j for j in listed if j["state"] == "FAILED" or any(d["state"] == "FAILED" for d in j["deliveries"])]
+    listed = listed[-limit:]
     if as_json:
         _print_json(listed)
     else:
-        console.print(views.jobs_table(listed))
+        console.print(views.jobs_view(listed))
 
 
 @cli.command(rich_help_panel=OPERATE)
 def retry(
     config: Config = None,
-    study: Annotated[str | None, typer.Option(help="Only this study; one that was ignored is routed again.")] = None,
+    study: Annotated[
+        str | None,
+        typer.Option(help="Only this study, which is routed again as well: an application was added or repaired."),
+    ] = None,
     job: Annotated[int | None, typer.Option(help="Only this job.")] = None,
     delivery: Annotated[int | None, typer.Option(help="Only this delivery.")] = None,
 ) -> None:
     """Queue again what failed for good: jobs and deliveries, all of them or the named ones."""
-    settings, _ = _load(config)
-    stores = wiring.open_stores(settings)
+    _, stores = _existing(config)
+    lines: list[str] = []
     if job is not None or delivery is not None:
-        chosen_jobs = [job] if job is not None else []
-        chosen_deliveries = [delivery] if delivery is not None else []
+        lines += _retried(stores, [] if job is None else [job], [] if delivery is None else [delivery])
     else:
-        chosen_jobs = [j.id for j in stores.jobs.list(study=study) if views.is_dead(j)]
-        chosen_deliveries = [d.id for d in stores.deliveries.list(study=study) if views.is_dead(d)]
-    queued = sum(stores.jobs.retry(i) for i in chosen_jobs)
-    sent = sum(stores.deliveries.retry(i) for i in chosen_deliveries)
-    routed = study is not None and stores.studies.reroute(study)
-    console.print(
-        f"Queued again: {queued} job(s), {sent} delivery(ies){'; the study is routed again' if routed else ''}"
-    )
-    if not (queued or sent or routed):
-        raise typer.Exit(1)
+        if study is not None:
+            _found(stores, study)
+        lines += _retried(
+            stores,
+            [j.id for j in stores.jobs.list(study=study) if views.is_dead(j)],
+            [d.id for d in stores.deliveries.list(study=study) if views.is_dead(d)],
+        )
+    if study is not None and stores.studies.reroute(study):
+        lines.append(
+            f"study {study}: routed again; results that stand are kept, and new jobs are listed by "
+            f"`dicom-node jobs --study {study}`"
+        )
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if not lines:
+        raise NodeError("Nothing to queue again: no job or delivery has failed for good")
+
+
+def _retried(stores: wiring.Stores, jobs: Sequence[int], deliveries: Sequence[int]) -> list[str]:
+    """Queues what is FAILED again. Raises NodeError, before anything is changed, where one is not."""
+    known_jobs = {j.id: j for j in stores.jobs.list()}
+    known_deliveries = {d.id: d for d in stores.deliveries.list()}
+    for what, numbers, known in (("job", jobs, known_jobs), ("delivery", deliveries, known_deliveries)):
+        for number in numbers:
+            found = known.get(number)
+            if found is None:
+                raise NodeError(f"There is no {what} {number}; `dicom-node jobs` lists those there are")
+            if not views.is_dead(found):
+                raise NodeError(f"The {what} {number} is {found.state}; only what is FAILED can be queued again")
+    lines = []
+    for number in jobs:
+        found_job = known_jobs[number]
+        state = "QUEUED" if stores.jobs.retry(number) else "left as it is: a newer job replaced it"
+        lines.append(f"job {number} ({found_job.application}, study {found_job.study_instance_uid}): {state}")
+    for number in deliveries:
+        found_delivery = known_deliveries[number]
+        state = "QUEUED" if stores.deliveries.retry(number) else "left as it is: it moved meanwhile"
+        lines.append(f"delivery {number} ({found_delivery.object.kind} → {found_delivery.destination}): {state}")
+    return lines
 
 
 @database.command("upgrade")
 def upgrade(config: Config = None) -> None:
     """Bring the database's schema to this version."""
     settings, _ = _load(config)
-    settings.node.data_dir.mkdir(parents=True, exist_ok=True)
+    wiring.make_data_dir(settings.node.data_dir)
     Database(settings.database_url).upgrade()
     console.print("The database is up to date")
 
 
-def _detail(config: Path | None, uid: str) -> tuple[views.Plain, wiring.Stores]:
-    settings, _ = _load(config)
-    stores = wiring.open_stores(settings)
+def _existing(config: Path | None) -> tuple[Settings, wiring.Stores]:
+    settings, path = _load(config)
+    return settings, wiring.open_existing(settings, path)
+
+
+def _found(stores: wiring.Stores, uid: str) -> Study:
     found: Study | None = stores.studies.get(uid)
     if found is None:
         raise NodeError(f"There is no study {uid} here; `dicom-node studies` lists those there are")
-    return views.study_detail(found, stores.studies, stores.instances, stores.jobs, stores.deliveries), stores
+    return found
+
+
+def _detail(config: Path | None, uid: str) -> tuple[views.Plain, wiring.Stores]:
+    settings, stores = _existing(config)
+    detail = views.study_detail(
+        _found(stores, uid), stores.studies, stores.instances, stores.jobs, stores.deliveries,
+        {d.name for d in settings.destinations},
+    )  # fmt: skip
+    return detail, stores
 
 
 # -- try out ---------------------------------------------------------------------------------------------------------
@@ -300,12 +352,22 @@ def demo(
     folder: Annotated[Path, typer.Option(help="Where the demo keeps everything; nothing else is written.")] = Path(
         "demo"
     ),
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            "-c",
+            help="Take [work], [dispatch] and [[applications]] from this TOML file. Everything else "
+            "is the demo's own: ports, the PACS, where data lie, and how long a study is waited for.",
+        ),
+    ] = None,
 ) -> None:
     """Do the main job once on this machine: a PACS, the node, a scanner, and the result."""
     from dicom_node.demo import run_demo
 
     configure("demo", "ERROR")
-    if not run_demo(folder, study, bundle, console):
+    settings = None if config is None else load_settings(config)
+    if not run_demo(folder, study, bundle, console, settings):
         raise typer.Exit(1)
 
 
@@ -332,18 +394,20 @@ def simulate(
 
     configure("simulate", "ERROR")
     target = _target(to, config)
+    scanner = _ae_title("--calling", calling or "SCANNER1")
     with TemporaryDirectory(prefix="dicom-node-") as temporary:
         sources = folders or []
         if not folders:
             for n in range(seed, seed + patients):
                 sources.append(Path(temporary) / str(n))
                 written = write_phantom_study(sources[-1], limb(n), n)
-                console.print(f"Phantom {n}: study {written.study_instance_uid}", highlight=False)
+                console.print(f"Phantom {n}: study", highlight=False)
+                console.print(written.study_instance_uid, highlight=False, soft_wrap=True)
         series = list(load_study(sources).series.values())
         report = push(
             series,
             target,
-            calling or "SCANNER1",
+            scanner,
             associations=associations.value,
             shuffle=seed if shuffle else None,
             rate=rate,
@@ -370,8 +434,11 @@ def send(
     configure("send", "ERROR")
     settings, _ = _load(config)
     target = _target(to, config)
+    own = _ae_title("--calling", calling or settings.node.ae_title)
     paths = find_files(files)
-    results = send_files(paths, calling or settings.node.ae_title, target, settings.dispatch.timeout_seconds)
+    if not paths:
+        raise Permanent(f"There is no file in {', '.join(map(str, files))}: nothing is sent")
+    results = send_files(paths, own, target, settings.dispatch.timeout_seconds)
     console.print(f"{sum(r.ok for r in results)} of {len(results)} accepted by {target}", highlight=False)
     _report_failures([(p.name, r.reason) for p, r in zip(paths, results, strict=True) if not r.ok])
 
@@ -390,9 +457,10 @@ def echo(
     configure("echo", "ERROR")
     settings, _ = _load(config)
     targets = [_target(to, config)] if to else [_target(None, config), *map(_of, settings.destinations)]
+    own = _ae_title("--calling", calling or settings.node.ae_title)
     failed = False
     for target in targets:
-        result = verify(calling or settings.node.ae_title, target)
+        result = verify(own, target)
         failed |= not result.ok
         verdict = f"[green]answers[/] in {result.seconds * 1000:.0f} ms" if result.ok else "[red]no answer[/]"
         console.print(f"{target}: {verdict}", highlight=False)
@@ -416,7 +484,16 @@ def _target(to: str | None, config: Path | None) -> Target:
     if not (ae_title and at and host and colon and port.isdigit()):
         names = ", ".join(d.name for d in settings.destinations) or "none"
         raise Permanent(f"{to!r} is neither AET@host:port nor the name of a destination; configured: {names}")
-    return Target(ae_title, host, int(port))
+    if not 1 <= int(port) <= 65535:
+        raise Permanent(f"{to!r}: {port} is no port; allowed: 1 to 65535")
+    return Target(_ae_title(to, ae_title), host, int(port))
+
+
+def _ae_title(what: str, value: str) -> str:
+    try:
+        return valid_ae_title(value)
+    except ValueError as error:
+        raise Permanent(f"{what}: {value!r} is no AE title; {error}") from None
 
 
 def _of(destination: DestinationSettings) -> Target:

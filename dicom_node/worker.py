@@ -117,7 +117,7 @@ class Worker:
         started = time.monotonic()
         findings = application.run(inputs, self._engine, _log_progress(job))
         computed = time.monotonic()
-        predecessors = self._jobs.previous_sr(job.study_instance_uid, job.application, job.revision)
+        predecessors = self._jobs.previous_sr(job.study_instance_uid, job.application, job.id)
         built = build_objects(
             findings,
             ObjectContext(

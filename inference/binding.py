@@ -10,6 +10,7 @@ from inference.series import Kind, SeriesDescription
 
 IMAGE_MODALITIES = frozenset({"MR", "CT", "PT"})
 MINIMUM_CONFIDENCE = 0.3
+MANY_NAMES = 4
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def _refusal(rule: InputRule, s: SeriesDescription, taken: Mapping[str, str]) ->
     if rule.dimension is not None and s.dimension is not None and s.dimension != rule.dimension:
         return f"was acquired in {s.dimension}, not {rule.dimension}"
     if rule.body_parts and s.body_part and s.body_part not in rule.body_parts:
-        return f"shows {s.body_part}, none of {', '.join(rule.body_parts)}"
+        return f"shows {s.body_part}, none of {_shortened(rule.body_parts)}"
     if s.slices < rule.minimum_slices:
         return f"has {s.slices} slices, fewer than {rule.minimum_slices}"
     if rule.contrast is not None and s.contrast is not None and s.contrast != rule.contrast:
@@ -87,6 +88,12 @@ def _refusal(rule: InputRule, s: SeriesDescription, taken: Mapping[str, str]) ->
     if s.series_instance_uid in taken.values():
         return "already feeds another input"
     return ""
+
+
+def _shortened(names: Sequence[str]) -> str:
+    """A long list is no reason that anybody reads."""
+    more = len(names) - MANY_NAMES
+    return ", ".join(names) if more <= 1 else f"{', '.join(names[:MANY_NAMES])} and {more} more"
 
 
 def _merit(s: SeriesDescription) -> tuple[float, bool, int, str]:

@@ -33,6 +33,15 @@ def default_url(data_dir: Path) -> str:
     return URL.create("sqlite", database=str(data_dir / "node.sqlite")).render_as_string()
 
 
+def sqlite_file(url: str) -> Path | None:
+    """The file of an SQLite database; None for others, and for what is no URL."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        return None
+    return Path(parsed.database) if parsed.get_backend_name() == "sqlite" and parsed.database else None
+
+
 class Database:
     """Hands out transactions. `url` is SQLAlchemy's, for sqlite or postgresql; raises Permanent for any other.
 

@@ -196,8 +196,11 @@ class Jobs:
         statement = select(schema.ResultObject).where(schema.ResultObject.study_instance_uid == study_instance_uid)
         return self._objects(statement)
 
-    def previous_sr(self, study_instance_uid: str, application: str, before_revision: int) -> Sequence[ResultObject]:
-        """The reports of the latest earlier revision this application has reported on: what a new one supersedes."""
+    def previous_sr(self, study_instance_uid: str, application: str, before_job: int) -> Sequence[ResultObject]:
+        """The reports of the application's latest earlier job that reported: what a new one supersedes.
+
+        That job is of an earlier revision, or of the same one where other weights computed it again.
+        """
         job = schema.Job
         latest = (
             select(job.id)
@@ -205,10 +208,10 @@ class Jobs:
             .where(
                 job.study_instance_uid == study_instance_uid,
                 job.application == application,
-                job.revision < before_revision,
+                job.id < before_job,
                 schema.ResultObject.kind == "SR",
             )
-            .order_by(job.revision.desc(), job.id.desc())
+            .order_by(job.id.desc())
             .limit(1)
             .scalar_subquery()
         )

@@ -111,7 +111,11 @@ def test_a_configuration_may_name_networks_only(tmp_path: Path, target: str) -> 
         ("minimum_slices = 5", 'body_parts = "THIGH"', "input.body_parts = 'THIGH': must be a list"),
         ("minimum_slices = 5", "contrast = 1", "input.contrast = 1: must be true or false"),
         ("minimum_slices = 5", 'modality = "MRI"', "input.modality = 'MRI'; allowed: MR, CT, PT"),
-        ('[input]\nkind = "T1w"\nminimum_slices = 5', 'input = "T1w"', "input = 'T1w': must be a table .* minimum_slices"),
+        (
+            '[input]\nkind = "T1w"\nminimum_slices = 5',
+            'input = "T1w"',
+            "input = 'T1w': must be a table .* minimum_slices",
+        ),
         ('version = "1.0"', "version = 1.0", "version = 1.0: must be a text"),
         ('weights = "model.ts"', "weights = 1", "model.weights = 1: must be a text"),
         ("minimum_slices", "minimum_slice", "did you mean 'minimum_slices'"),
@@ -129,7 +133,11 @@ def test_a_wrong_descriptor_is_told_by_key(tmp_path: Path, old: str, new: str, t
 
 def test_all_mistakes_of_a_descriptor_are_told_together(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path)
-    text = BUNDLE.replace("minimum_slices = 5", 'minimum_slices = "5"').replace("model.ts", "model.pt").replace("spacing", "spacin")
+    text = (
+        BUNDLE.replace("minimum_slices = 5", 'minimum_slices = "5"')
+        .replace("model.ts", "model.pt")
+        .replace("spacing", "spacin")
+    )
     (bundle / "bundle.toml").write_text(text.replace('title = "Bright ball"', ""))
     with pytest.raises(ModelRefused) as refused:
         load_manifest("segmentation", "own", bundle)

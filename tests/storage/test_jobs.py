@@ -207,7 +207,7 @@ def test_the_report_of_the_latest_earlier_revision_is_found(node: Node) -> None:
         node.instances.store(received(revision))
         node.route("liver")
         job = node.claim()
-        (previous,) = node.jobs.previous_sr(STUDY, "liver", revision)
+        (previous,) = node.jobs.previous_sr(STUDY, "liver", job.id)
         assert previous.kind == "SR"
         assert previous.job_id == (1 if revision == 2 else 3)
         assert node.succeed(job, "PACS")
