@@ -67,7 +67,6 @@ kind = "dimse"
 ae_title = "{pacs.ae_title}"
 host = "{pacs.host}"
 port = {pacs.port}
-
 """
 TAKEN_OVER = ("work", "dispatch")  # sections of a configuration of the user's that the demo keeps to
 

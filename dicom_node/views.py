@@ -156,7 +156,7 @@ def _whole(uid: str, style: str = "") -> Text:
 
 
 def _below(line: RenderableType) -> RenderableType:
-    return Padding(line, (0, 0, 0, 2))
+    return Padding(line, (0, 0, 0, 2), expand=False)
 
 
 def _reason(text: str) -> list[RenderableType]:
