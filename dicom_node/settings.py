@@ -212,7 +212,8 @@ def _environment() -> tuple[dict[str, Any], list[str]]:
                 else f"it is a section; set one of its keys, as in {variable.upper()}__"
                 f"{next(iter(_section_keys(section))).upper()}"
             )
-            mistakes.append(f"{variable.upper()} (environment) = {value!r}: {way_out}")
+            shown = "" if section == "node" else f" = {value!r}"  # [node] may hold a password
+            mistakes.append(f"{variable.upper()} (environment){shown}: {way_out}")
             source.env_vars = {k: v for k, v in source.env_vars.items() if k != variable.lower()}
     try:
         return source(), mistakes
@@ -356,7 +357,7 @@ def _describe(error: Mapping[str, Any]) -> str:
     if error["type"] == "missing":
         return f"{key}: missing; it has no default"
     if error["type"] == "model_type":
-        return f"{key} = {error['input']!r}: must be a section, [{key}], with keys of its own"
+        return f"{key}: must be a section, [{key}], with keys of its own"
     if error["type"] == "tuple_type" and len(location) == 1:
         return f"{key}: must be a list of tables, each under [[{key}]] in double brackets"
     message = str(error["msg"]).removeprefix("Value error, ")

@@ -127,6 +127,14 @@ def test_a_variable_that_cannot_be_read_is_told_with_the_rest(
     assert "an AE title has" in str(error.value)
 
 
+def test_no_password_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DICOM_NODE__NODE", '{"database_url": "postgresql://u:secret@h/d"')
+    with pytest.raises(ConfigurationError) as error:
+        load(write(tmp_path, GOOD))
+    assert "DICOM_NODE__NODE (environment): it is a section" in str(error.value)
+    assert "secret" not in str(error.value)
+
+
 def test_a_variable_may_hold_a_whole_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DICOM_NODE__PEERS", '[{"ae_title": "OTHER"}]')
     monkeypatch.setenv("DICOM_NODE__RECEIVE", '{"port": 104, "processes": 2}')
