@@ -23,8 +23,8 @@ help: ## List the targets
 
 install: $(INSTALLED) ## Create .venv with dicom-node in it
 
-demo: $(INSTALLED) ## The whole job on a phantom study; STUDY=<folder> pushes your own DICOM
-	$(BIN)/dicom-node demo $(if $(STUDY),--study "$(STUDY)")
+demo: $(INSTALLED) ## The whole job on a phantom study; STUDY=<folder> pushes your own DICOM, BUNDLE=<folder> runs your own model
+	$(BIN)/dicom-node demo $(if $(STUDY),--study "$(STUDY)") $(if $(BUNDLE),--bundle "$(BUNDLE)")
 
 test: $(INSTALLED_DEV) ## Install what the tests need, and run them (under 15 minutes on two cores)
 	tests/install-peers.sh

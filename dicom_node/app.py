@@ -1,6 +1,8 @@
 """The composition root: settings in, wired roles out. Everything that is built is built here (the worker's own part,
 which needs torch, in `dicom_node.worker_process`)."""
 
+import logging
+import os
 import socket
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from dicom_node.destinations.dimse import DimseDestination
 from dicom_node.dispatcher import Dispatcher
 from dicom_node.errors import ConfigurationError
 from dicom_node.indexer import Indexer
+from dicom_node.logs import fields
 from dicom_node.mpps import MODALITY_PERFORMED_PROCEDURE_STEP as MPPS
 from dicom_node.mpps import ProcedureStepService
 from dicom_node.query import DimseSource, SourcePacs
@@ -27,13 +30,14 @@ from dicom_node.receiver import DimseService, Receiver
 from dicom_node.scheduler import Scheduler, Urgency
 from dicom_node.scp import Peer, ReceivePolicy, ServiceName, SopClass
 from dicom_node.scu import Target
-from dicom_node.settings import DestinationSettings, Settings
+from dicom_node.settings import DestinationSettings, Inspection, Settings
 from dicom_node.supervisor import Role
 from dicom_node.wholeness import take_inventory
 from inference.binding import feeds_inputs
 from storage.commitments import Commitments
-from storage.database import Database, sqlite_folder
+from storage.database import Database, sqlite_file
 from storage.deliveries import Deliveries
+from storage.errors import NodeError, Permanent
 from storage.files import FileSystem
 from storage.instances import InstanceStore
 from storage.jobs import Jobs
@@ -41,9 +45,12 @@ from storage.journal import Journal, filed_until
 from storage.procedure_steps import ProcedureSteps
 from storage.studies import Studies
 
+log = logging.getLogger(__name__)
+
 RELEASED_SHARE = 1 / 3  # of the quiet period, where `released_seconds` is not configured
 MISSED_HEARTBEATS = 6
 SOURCE_TIMEOUT_SECONDS = 5.0
+ALWAYS_HERE = ("auto", "cpu")  # settings of work.devices that need no look
 
 
 @dataclass(frozen=True)
@@ -60,13 +67,33 @@ class Stores:
 
 
 def open_stores(settings: Settings, upgrade: bool = False) -> Stores:
-    """Opens the database and the folder of instances. Raises Permanent when the schema is older, unless `upgrade`."""
-    settings.node.data_dir.mkdir(parents=True, exist_ok=True)
+    """Opens the database and the folder of instances, making them where they are not.
+
+    Raises Permanent when the schema is older, unless `upgrade`, or when the folder cannot be made.
+    """
+    make_data_dir(settings.node.data_dir)
     database = Database(settings.database_url)
     if upgrade:
         database.upgrade()
     else:
         database.check_current()
+    return _stores(database, settings)
+
+
+def open_existing(settings: Settings, config: Path | None) -> Stores:
+    """The same for those who only look: makes nothing. Raises NodeError where no node has run yet."""
+    file = sqlite_file(settings.database_url)
+    if file is not None and not file.is_file():
+        raise NodeError(
+            f"There is no database yet: {file} does not exist, where {config or 'the built-in configuration'} says it "
+            "is. `dicom-node run` makes it; another configuration is named with --config"
+        )
+    database = Database(settings.database_url)
+    database.check_current()
+    return _stores(database, settings)
+
+
+def _stores(database: Database, settings: Settings) -> Stores:
     return Stores(
         database=database,
         instances=InstanceStore(database, settings.node.data_dir / "instances", feeds_inputs),
@@ -76,6 +103,16 @@ def open_stores(settings: Settings, upgrade: bool = False) -> Stores:
         procedure_steps=ProcedureSteps(database, procedure_steps_dir(settings)),
         commitments=Commitments(database),
     )
+
+
+def make_data_dir(data_dir: Path) -> None:
+    """Raises Permanent, naming the key, where the folder cannot be made."""
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Permanent(
+            f"node.data_dir = '{data_dir}': cannot be made ({error.strerror}); name another folder"
+        ) from None
 
 
 def role_name(role: str) -> str:
@@ -144,7 +181,8 @@ def addressees(settings: Settings) -> list[Addressee]:
 
 
 def build_indexer(settings: Settings, stores: Stores) -> Indexer:
-    folders = [settings.node.data_dir, *sqlite_folder(settings.database_url)]
+    database_file = sqlite_file(settings.database_url)
+    folders = {settings.node.data_dir, *([] if database_file is None else [database_file.resolve().parent])}
     return Indexer(journals_dir(settings), stores.instances, stores.database, [FileSystem(f) for f in folders])
 
 
@@ -234,22 +272,70 @@ def build_destination(destination: DestinationSettings, settings: Settings) -> D
 
 
 def applications(settings: Settings) -> tuple[ConfiguredApplication, ...]:
-    return configured_applications(settings.applications)
+    """For the roles that route and work: tells in the log which ones cannot be used."""
+    found = configured_applications(settings.applications)
+    for application in found:
+        if application.manifest is None:
+            log.error(
+                "Application %s cannot be used and gets no study: %s. Once it is repaired, start the node again and "
+                "route the studies again with `dicom-node retry --study UID`",
+                application.name,
+                application.problem,
+                extra=fields("applications", application=application.name),
+            )
+    return found
 
 
-def worker_roles(settings: Settings, config: Path | None) -> list[Role]:
-    """One worker process for each device. Asks a process of its own which there are, since that loads torch."""
+def mistakes(inspection: Inspection) -> list[str]:
+    """Every mistake in a configuration: what is written wrongly, and what it names and cannot be used."""
+    found = list(inspection.mistakes)
+    if inspection.data_dir is not None:
+        found += _unusable_folder(inspection.data_dir)
+    found += [
+        f"applications: {a.name}: {a.problem}"
+        for a in configured_applications(inspection.applications)
+        if a.manifest is None
+    ]
+    if inspection.devices not in (None, *ALWAYS_HERE):  # the answer takes seconds
+        try:
+            devices(str(inspection.devices))
+        except ConfigurationError as error:
+            found += error.mistakes
+    return found
+
+
+def _unusable_folder(data_dir: Path) -> list[str]:
+    """Whether the folder can be made and written, without making it."""
+    nearest = next(folder for folder in (data_dir, *data_dir.parents) if folder.exists())
+    key = f"node.data_dir = '{data_dir}'"
+    if not nearest.is_dir():
+        return [f"{key}: {nearest} is not a folder; name another one"]
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        return [f"{key}: {nearest} cannot be written by this user; name another folder, or change its owner"]
+    return []
+
+
+def devices(setting: str) -> list[str]:
+    """The devices that `work.devices` means. Asks a process of its own, since that loads torch.
+
+    Raises ConfigurationError where one of them is not there.
+    """
     listing = subprocess.run(
-        [sys.executable, "-m", "dicom_node.worker_process", "--list-devices", settings.work.devices],
+        [sys.executable, "-m", "dicom_node.worker_process", "--list-devices", setting],
         capture_output=True,
         text=True,
         check=False,
     )
     if listing.returncode != 0:
-        raise ConfigurationError([f"work.devices = {settings.work.devices!r}: {listing.stderr.strip()}"])
+        raise ConfigurationError([f"work.devices = {setting!r}: {listing.stderr.strip()}"])
+    return listing.stdout.split()
+
+
+def worker_roles(settings: Settings, config: Path | None) -> list[Role]:
+    """One worker process for each device."""
     return [
         Role(f"work-{device}", ("dicom_node.worker_process", "--device", device, *_config_arguments(config)))
-        for device in listing.stdout.split()
+        for device in devices(settings.work.devices)
     ]
 
 

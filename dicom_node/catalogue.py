@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dicom_node.settings import ApplicationSettings
-from inference.bundle import read_bundle
 from inference.manifest import Manifest, load_manifest
 from storage.errors import ModelRefused
 
@@ -27,8 +26,6 @@ def configured_applications(applications: Sequence[ApplicationSettings]) -> tupl
 def _configured(application: ApplicationSettings) -> ConfiguredApplication:
     try:
         manifest = load_manifest(application.id, application.label, application.bundle)
-        if application.bundle is not None:
-            read_bundle(manifest)  # a mistake in it is told now, not when a study waits
     except ModelRefused as error:
         return ConfiguredApplication(application.label, application.destinations, None, str(error))
     return ConfiguredApplication(

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -19,15 +19,15 @@ from dicom_node.completion import Wait
 from dicom_node.errors import ConfigurationError
 from dicom_node.fsck import examine
 from dicom_node.logs import configure
-from dicom_node.process import claim_role, run_role
+from dicom_node.process import claim_role, keep_files_private, run_role
 from dicom_node.receiver import ensure_port_is_free
 from dicom_node.scu import Target
-from dicom_node.settings import DestinationSettings, Settings, find_config
+from dicom_node.settings import DestinationSettings, Settings, find_config, inspect, valid_ae_title
 from dicom_node.settings import load as load_settings
 from dicom_node.supervisor import Role, Supervisor
 from storage.database import Database
 from storage.errors import NodeError, Permanent
-from storage.records import CommitmentState, Study, StudyState
+from storage.records import Commitment, CommitmentState, Delivery, Job, Study, StudyState
 
 cli = typer.Typer(
     name="dicom-node",
@@ -68,15 +68,16 @@ class Associations(StrEnum):
 
 def main() -> None:
     """Entry point: errors of ours are one clear message, without a traceback."""
+    keep_files_private()
     try:
         cli()
     except ConfigurationError as error:
         errors.print("[bold red]The configuration cannot be used:[/]")
         for mistake in error.mistakes:
-            errors.print(f"  • {escape(mistake)}", highlight=False)
+            errors.print(f"  • {escape(mistake)}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except NodeError as error:
-        errors.print(f"[bold red]{escape(str(error))}[/]", highlight=False)
+        errors.print(f"[bold red]{escape(str(error))}[/]", highlight=False, soft_wrap=True)
         sys.exit(1)
 
 
@@ -167,22 +168,24 @@ def check_config(
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check the configuration and every model folder it names; report all mistakes together."""
-    settings, path = _load(config)
-    applications = wiring.applications(settings)
-    broken = [f"applications: {a.name}: {a.problem}" for a in applications if a.manifest is None]
+    """Check the configuration and all it names (model folders, devices, data_dir); report all mistakes together."""
+    path = config or find_config()
+    inspection = inspect(path)
+    mistakes = wiring.mistakes(inspection)
+    settings = inspection.settings
     if as_json:
-        _print_json({"file": path and str(path), "mistakes": broken, "settings": settings.model_dump(mode="json")})
-    if broken:
-        raise ConfigurationError(broken)
-    if as_json:
-        return
+        shown = settings and settings.model_dump(mode="json")
+        _print_json({"file": path and str(path), "mistakes": mistakes, "settings": shown})
+        raise typer.Exit(2 if mistakes else 0)
+    if mistakes or settings is None:
+        raise ConfigurationError(mistakes)
     console.print(f"[green]The configuration is good:[/] {path or 'built-in defaults'}")
     console.print(f"  listens as {settings.node.ae_title} on {settings.receive.host}:{settings.receive.port}")
-    console.print(f"  accepts {', '.join(p.ae_title for p in settings.peers) or 'any peer (no [[peers]] are named)'}")
-    for application in applications:
-        console.print(f"  {application.name} → {', '.join(application.destinations)}")
-    if not applications:
+    peers = ", ".join(p.ae_title for p in settings.peers) or "any peer (no [[peers]] are named)"
+    console.print(f"  accepts {escape(peers)}")
+    for application in settings.applications:
+        console.print(f"  {escape(application.label)} → {escape(', '.join(application.destinations))}")
+    if not settings.applications:
         console.print("  [yellow]no application is configured: studies are stored and nothing is computed[/]")
 
 
@@ -191,15 +194,15 @@ def studies(
     config: Config = None,
     as_json: AsJson = False,
     state: Annotated[StudyState | None, typer.Option(help="Only studies in this state.")] = None,
-    limit: Annotated[int, typer.Option(help="At most this many, newest first.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="At most this many, newest first.")] = 100,
 ) -> None:
     """List the studies: state, revision, and why."""
-    settings, _ = _load(config)
-    found = wiring.open_stores(settings).studies.list(state=state, limit=limit)
+    _, stores = _existing(config)
+    found = stores.studies.list(state=state, limit=limit)
     if as_json:
         _print_json([views.plain(study) for study in found])
     else:
-        console.print(views.studies_table(found))
+        console.print(views.studies_view(found))
 
 
 @cli.command(rich_help_panel=OPERATE)
@@ -230,17 +233,23 @@ def jobs(
     config: Config = None,
     as_json: AsJson = False,
     failed: Annotated[bool, typer.Option("--failed", help="Only what needs an operator: dead letters.")] = False,
+    study: Annotated[str | None, typer.Option(help="Only this study's.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most this many, the newest.")] = 100,
 ) -> None:
     """List the jobs and their deliveries, dead letters included."""
-    settings, _ = _load(config)
-    stores = wiring.open_stores(settings)
-    listed = views.jobs_with_deliveries(stores.jobs.list(), stores.deliveries.list())
+    settings, stores = _existing(config)
+    if study is not None:
+        _found(stores, study)
+    listed = views.jobs_with_deliveries(
+        stores.jobs.list(study=study), stores.deliveries.list(study=study), {d.name for d in settings.destinations}
+    )
     if failed:
         listed = [j for j in listed if j["state"] == "FAILED" or any(d["state"] == "FAILED" for d in j["deliveries"])]
+    listed = listed[-limit:]
     if as_json:
         _print_json(listed)
     else:
-        console.print(views.jobs_table(listed))
+        console.print(views.jobs_view(listed))
 
 
 @cli.command(rich_help_panel=OPERATE)
@@ -248,12 +257,11 @@ def commitments(
     config: Config = None,
     as_json: AsJson = False,
     failed: Annotated[bool, typer.Option("--failed", help="Only what needs an operator: dead letters.")] = False,
-    limit: Annotated[int, typer.Option(help="At most this many, newest first.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="At most this many, newest first.")] = 100,
 ) -> None:
     """List the peers' requests for storage commitment, and what they were told."""
-    settings, _ = _load(config)
-    states = [CommitmentState.FAILED] if failed else None
-    found = wiring.open_stores(settings).commitments.list(states, limit)
+    _, stores = _existing(config)
+    found = stores.commitments.list([CommitmentState.FAILED] if failed else None, limit)
     if as_json:
         _print_json([views.plain(commitment) for commitment in found])
     else:
@@ -263,33 +271,72 @@ def commitments(
 @cli.command(rich_help_panel=OPERATE)
 def retry(
     config: Config = None,
-    study: Annotated[str | None, typer.Option(help="Only this study; one that was ignored is routed again.")] = None,
+    study: Annotated[
+        str | None,
+        typer.Option(help="Only this study, which is routed again as well: an application was added or repaired."),
+    ] = None,
     job: Annotated[int | None, typer.Option(help="Only this job.")] = None,
     delivery: Annotated[int | None, typer.Option(help="Only this delivery.")] = None,
     commitment: Annotated[int | None, typer.Option(help="Only the report on this request for commitment.")] = None,
 ) -> None:
     """Queue again what failed for good: jobs, deliveries and commitment reports, all of them or the named ones."""
-    settings, _ = _load(config)
-    stores = wiring.open_stores(settings)
-    chosen_commitments = [commitment] if commitment is not None else []
-    if job is not None or delivery is not None or commitment is not None:
-        chosen_jobs = [job] if job is not None else []
-        chosen_deliveries = [delivery] if delivery is not None else []
+    _, stores = _existing(config)
+    chosen = {"job": job, "delivery": delivery, "commitment report": commitment}
+    if study is not None:
+        _found(stores, study)
+    if any(number is not None for number in chosen.values()):
+        lines = _retried(stores, {what: [] if number is None else [number] for what, number in chosen.items()})
     else:
-        if study is None:
-            chosen_commitments = [c.id for c in stores.commitments.list([CommitmentState.FAILED], limit=1000)]
-        chosen_jobs = [j.id for j in stores.jobs.list(study=study) if views.is_dead(j)]
-        chosen_deliveries = [d.id for d in stores.deliveries.list(study=study) if views.is_dead(d)]
-    queued = sum(stores.jobs.retry(i) for i in chosen_jobs)
-    sent = sum(stores.deliveries.retry(i) for i in chosen_deliveries)
-    reported = sum(stores.commitments.retry(i, datetime.now(UTC)) for i in chosen_commitments)
-    routed = study is not None and stores.studies.reroute(study)
-    console.print(
-        f"Queued again: {queued} job(s), {sent} delivery(ies), {reported} commitment report(s)"
-        f"{'; the study is routed again' if routed else ''}"
-    )
-    if not (queued or sent or reported or routed):
-        raise typer.Exit(1)
+        reports = stores.commitments.list([CommitmentState.FAILED], limit=None) if study is None else []
+        lines = _retried(
+            stores,
+            {
+                "job": [j.id for j in stores.jobs.list(study=study) if views.is_dead(j)],
+                "delivery": [d.id for d in stores.deliveries.list(study=study) if views.is_dead(d)],
+                "commitment report": [c.id for c in reports],
+            },
+        )
+    if study is not None and stores.studies.reroute(study):
+        lines.append(
+            f"study {study}: routed again; results that stand are kept, and new jobs are listed by "
+            f"`dicom-node jobs --study {study}`"
+        )
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if not lines:
+        raise NodeError("Nothing to queue again: nothing has failed for good")
+
+
+def _retried(stores: wiring.Stores, chosen: Mapping[str, Sequence[int]]) -> list[str]:
+    """Queues what is FAILED again. Raises NodeError, before anything is changed, where one is not."""
+    jobs = {j.id: j for j in stores.jobs.list()}
+    deliveries = {d.id: d for d in stores.deliveries.list()}
+    reports = {c.id: c for c in stores.commitments.list(limit=None)}
+    known: dict[str, Mapping[int, Job | Delivery | Commitment]] = {
+        "job": jobs, "delivery": deliveries, "commitment report": reports,
+    }  # fmt: skip
+    for what, numbers in chosen.items():
+        for number in numbers:
+            found = known[what].get(number)
+            if found is None:
+                where = "commitments" if what == "commitment report" else "jobs"
+                raise NodeError(f"There is no {what} {number}; `dicom-node {where}` lists those there are")
+            if not views.is_dead(found):
+                raise NodeError(f"The {what} {number} is {found.state}; only what is FAILED can be queued again")
+    lines = []
+    for number in chosen["job"]:
+        job = jobs[number]
+        state = "QUEUED" if stores.jobs.retry(number) else "left as it is: a newer job replaced it"
+        lines.append(f"job {number} ({job.application}, study {job.study_instance_uid}): {state}")
+    for number in chosen["delivery"]:
+        delivery = deliveries[number]
+        state = "QUEUED" if stores.deliveries.retry(number) else "left as it is: it moved meanwhile"
+        lines.append(f"delivery {number} ({delivery.object.kind} → {delivery.destination}): {state}")
+    for number in chosen["commitment report"]:
+        queued = stores.commitments.retry(number, datetime.now(UTC))
+        state = "QUEUED" if queued else "left as it is: it moved meanwhile"
+        lines.append(f"commitment report {number} ({reports[number].peer_ae_title}): {state}")
+    return lines
 
 
 @cli.command(rich_help_panel=OPERATE)
@@ -304,8 +351,8 @@ def fsck(
 
     Checking is safe while the node runs. For --repair the role `index` must be stopped.
     """
-    settings, _ = _load(config)
-    stores = wiring.open_stores(settings, upgrade=repair)
+    settings, path = _load(config)
+    stores = wiring.open_stores(settings, upgrade=True) if repair else wiring.open_existing(settings, path)
     if repair:
         claim_role(settings.node.data_dir, "index", of="everywhere")
         indexer = wiring.build_indexer(settings, stores)
@@ -323,19 +370,29 @@ def fsck(
 def upgrade(config: Config = None) -> None:
     """Bring the database's schema to this version."""
     settings, _ = _load(config)
-    settings.node.data_dir.mkdir(parents=True, exist_ok=True)
+    wiring.make_data_dir(settings.node.data_dir)
     Database(settings.database_url).upgrade()
     console.print("The database is up to date")
 
 
-def _detail(config: Path | None, uid: str) -> tuple[views.Plain, wiring.Stores]:
-    settings, _ = _load(config)
-    stores = wiring.open_stores(settings)
+def _existing(config: Path | None) -> tuple[Settings, wiring.Stores]:
+    settings, path = _load(config)
+    return settings, wiring.open_existing(settings, path)
+
+
+def _found(stores: wiring.Stores, uid: str) -> Study:
     found: Study | None = stores.studies.get(uid)
     if found is None:
         raise NodeError(f"There is no study {uid} here; `dicom-node studies` lists those there are")
-    steps = stores.procedure_steps.of_study(uid)
-    detail = views.study_detail(found, stores.studies, stores.instances, stores.jobs, stores.deliveries, steps)
+    return found
+
+
+def _detail(config: Path | None, uid: str) -> tuple[views.Plain, wiring.Stores]:
+    settings, stores = _existing(config)
+    detail = views.study_detail(
+        _found(stores, uid), stores.studies, stores.instances, stores.jobs, stores.deliveries,
+        stores.procedure_steps.of_study(uid), {d.name for d in settings.destinations},
+    )  # fmt: skip
     return detail, stores
 
 
@@ -357,12 +414,22 @@ def demo(
     folder: Annotated[Path, typer.Option(help="Where the demo keeps everything; nothing else is written.")] = Path(
         "demo"
     ),
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            "-c",
+            help="Take [work], [dispatch] and [[applications]] from this TOML file. Everything else "
+            "is the demo's own: ports, the PACS, where data lie, and how long a study is waited for.",
+        ),
+    ] = None,
 ) -> None:
     """Do the main job once on this machine: a PACS, the node, a scanner, and the result."""
     from dicom_node.demo import run_demo
 
     configure("demo", "ERROR")
-    if not run_demo(folder, study, bundle, console):
+    settings = None if config is None else load_settings(config)
+    if not run_demo(folder, study, bundle, console, settings):
         raise typer.Exit(1)
 
 
@@ -389,18 +456,20 @@ def simulate(
 
     configure("simulate", "ERROR")
     target = _target(to, config)
+    scanner = _ae_title("--calling", calling or "SCANNER1")
     with TemporaryDirectory(prefix="dicom-node-") as temporary:
         sources = folders or []
         if not folders:
             for n in range(seed, seed + patients):
                 sources.append(Path(temporary) / str(n))
                 written = write_phantom_study(sources[-1], limb(n), n)
-                console.print(f"Phantom {n}: study {written.study_instance_uid}", highlight=False)
+                console.print(f"Phantom {n}: study", highlight=False)
+                console.print(written.study_instance_uid, highlight=False, soft_wrap=True)
         series = list(load_study(sources).series.values())
         report = push(
             series,
             target,
-            calling or "SCANNER1",
+            scanner,
             associations=associations.value,
             shuffle=seed if shuffle else None,
             rate=rate,
@@ -427,8 +496,11 @@ def send(
     configure("send", "ERROR")
     settings, _ = _load(config)
     target = _target(to, config)
+    own = _ae_title("--calling", calling or settings.node.ae_title)
     paths = find_files(files)
-    results = send_files(paths, calling or settings.node.ae_title, target, settings.dispatch.timeout_seconds)
+    if not paths:
+        raise Permanent(f"There is no file in {', '.join(map(str, files))}: nothing is sent")
+    results = send_files(paths, own, target, settings.dispatch.timeout_seconds)
     console.print(f"{sum(r.ok for r in results)} of {len(results)} accepted by {target}", highlight=False)
     _report_failures([(p.name, r.reason) for p, r in zip(paths, results, strict=True) if not r.ok])
 
@@ -447,9 +519,10 @@ def echo(
     configure("echo", "ERROR")
     settings, _ = _load(config)
     targets = [_target(to, config)] if to else [_target(None, config), *map(_of, settings.destinations)]
+    own = _ae_title("--calling", calling or settings.node.ae_title)
     failed = False
     for target in targets:
-        result = verify(calling or settings.node.ae_title, target)
+        result = verify(own, target)
         failed |= not result.ok
         verdict = f"[green]answers[/] in {result.seconds * 1000:.0f} ms" if result.ok else "[red]no answer[/]"
         console.print(f"{target}: {verdict}", highlight=False)
@@ -473,7 +546,16 @@ def _target(to: str | None, config: Path | None) -> Target:
     if not (ae_title and at and host and colon and port.isdigit()):
         names = ", ".join(d.name for d in settings.destinations) or "none"
         raise Permanent(f"{to!r} is neither AET@host:port nor the name of a destination; configured: {names}")
-    return Target(ae_title, host, int(port))
+    if not 1 <= int(port) <= 65535:
+        raise Permanent(f"{to!r}: {port} is no port; allowed: 1 to 65535")
+    return Target(_ae_title(to, ae_title), host, int(port))
+
+
+def _ae_title(what: str, value: str) -> str:
+    try:
+        return valid_ae_title(value)
+    except ValueError as error:
+        raise Permanent(f"{what}: {value!r} is no AE title; {error}") from None
 
 
 def _of(destination: DestinationSettings) -> Target:

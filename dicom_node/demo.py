@@ -1,15 +1,18 @@
 """The main job, end to end, on this machine: a PACS, the node, and a scanner that pushes one study."""
 
+import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -19,11 +22,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from dicom_node import views
 from dicom_node.app import Stores, open_stores
+from dicom_node.catalogue import configured_applications
 from dicom_node.demo_pacs import Pacs, free_port, start_pacs
 from dicom_node.overlay import write_overlay
 from dicom_node.report import report_tree
 from dicom_node.scu import Target, echo
-from dicom_node.settings import load
+from dicom_node.settings import ApplicationSettings, Settings, load
 from dicom_node.simulator.limb import limb
 from dicom_node.simulator.phantom_study import write_phantom_study
 from dicom_node.simulator.scanner import push
@@ -38,10 +42,11 @@ NODE_START_SECONDS = 120.0
 RESULT_SECONDS = 1800.0
 NODE_STOP_SECONDS = 30.0
 PHANTOM_SEED = 1
+PHANTOM = "a limb phantom with a mass (T1w, T2w-FS, DWI, ADC)"
 
 CONFIG = """\
 # Written by `dicom-node demo`. Look at its results with, for example:
-#   dicom-node studies --config {path}
+#   {command} studies --config {path}
 [node]
 ae_title = "{ae_title}"
 data_dir = "node"
@@ -62,11 +67,8 @@ kind = "dimse"
 ae_title = "{pacs.ae_title}"
 host = "{pacs.host}"
 port = {pacs.port}
-
-[[applications]]
-{application}
-destinations = ["pacs"]
 """
+TAKEN_OVER = ("work", "dispatch")  # sections of a configuration of the user's that the demo keeps to
 
 
 @dataclass(frozen=True)
@@ -81,37 +83,80 @@ class Pushed:
         return [path for series in self.series for path in series]
 
 
-def run_demo(parent: Path, study: Path | None, bundle: Path | None, console: Console) -> bool:
+def run_demo(
+    parent: Path, study: Path | None, bundle: Path | None, console: Console, settings: Settings | None = None
+) -> bool:
     """Runs the demo in a new folder below `parent`. True when a report reached the PACS.
 
     `study` is a folder of the user's own DICOM, otherwise a limb phantom is pushed; `bundle` a folder with the user's
-    own model, otherwise `soft_tissue_mass` runs. Raises NodeError, naming the step, when one fails.
+    own model, otherwise the applications of `settings` run, or `soft_tissue_mass`. Of `settings`, [work] and [dispatch]
+    are kept to as well. Raises NodeError, naming the step, when one fails; what the user names is looked at first.
     """
+    applications = _applications(bundle, settings)
+    own = None if study is None else _own_study(study)
     folder = (parent / f"{datetime.now():%Y%m%d-%H%M%S}").resolve()
-    folder.mkdir(parents=True, mode=0o700)
+    try:
+        folder.mkdir(parents=True, mode=0o700)
+    except OSError as error:
+        raise Permanent(f"--folder {parent}: {folder} cannot be made ({error.strerror}); name another one") from None
     port = free_port()
     node = Target(AE_TITLE, "127.0.0.1", port)
     console.print("[bold]1[/] The PACS")
     with start_pacs(folder / "pacs", node=node, say=lambda line: console.print(f"  {line}")) as pacs:
         console.print(f"  {pacs.description}", highlight=False)
-        config = _write_config(folder, port, pacs, bundle)
+        config = _write_config(folder, port, pacs, applications, settings)
         console.print(f"[bold]2[/] The node: {AE_TITLE} on port {port}", highlight=False)
         with _running_node(config, folder / "node.log", node):
-            pushed = _study(folder, study, console)
+            pushed = own or _phantom(folder)
+            told = f"{study} ({len(pushed.series)} series)" if own else PHANTOM
+            console.print(f"[bold]3[/] The study: {told}", highlight=False)
             _push(pushed, node, console)
             stores = open_stores(load(config))
             detail = _wait(stores, pushed.study_instance_uid, console)
             return _show(detail, pacs, pushed, folder, console)
 
 
-def _write_config(folder: Path, port: int, pacs: Pacs, bundle: Path | None) -> Path:
-    application = 'id = "soft_tissue_mass"'
+def _applications(bundle: Path | None, settings: Settings | None) -> list[dict[str, str]]:
+    """The `[[applications]]` of the demo. Raises Permanent where one cannot be used."""
+    chosen: tuple[ApplicationSettings, ...] = ()
     if bundle is not None:
-        application = f'id = "segmentation"\nname = "own_model"\nbundle = "{bundle.resolve()}"'
+        own = ApplicationSettings(id="segmentation", name="own_model", bundle=bundle.resolve(), destinations=("pacs",))
+        chosen = (own,)
+    elif settings is not None:
+        chosen = settings.applications
+    chosen = chosen or (ApplicationSettings(id="soft_tissue_mass", destinations=("pacs",)),)
+    if broken := [a.problem for a in configured_applications(chosen) if a.manifest is None]:
+        raise Permanent("; ".join(broken))
+    return [{"id": a.id, "name": a.label, **({} if a.bundle is None else {"bundle": str(a.bundle)})} for a in chosen]
+
+
+def _write_config(
+    folder: Path, port: int, pacs: Pacs, applications: Sequence[Mapping[str, str]], settings: Settings | None
+) -> Path:
     path = folder / "node.toml"
-    text = CONFIG.format(path=path, ae_title=AE_TITLE, port=port, scanner=SCANNER, pacs=pacs, application=application)
+    text = CONFIG.format(path=path, command=command(), ae_title=AE_TITLE, port=port, scanner=SCANNER, pacs=pacs)
+    if settings is not None:
+        for section in TAKEN_OVER:
+            text += f"\n[{section}]\n" + _toml(getattr(settings, section).model_dump(mode="json"))
+    for application in applications:
+        text += "\n[[applications]]\n" + _toml({**application, "destinations": ["pacs"]})
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def _toml(table: Mapping[str, Any]) -> str:
+    """Texts, numbers and lists of texts are written in TOML as in JSON."""
+    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in table.items() if value is not None]
+    return "".join(lines)
+
+
+def command() -> str:
+    """The `dicom-node` that runs now, as it can be typed in any folder."""
+    called = Path(sys.argv[0])
+    beside = Path(sys.executable).parent / "dicom-node"
+    if called.name == "dicom-node":
+        return shlex.quote(os.path.abspath(called))
+    return shlex.quote(str(beside)) if beside.is_file() else f"{shlex.quote(sys.executable)} -m dicom_node.cli"
 
 
 @contextmanager
@@ -140,11 +185,15 @@ def _running_node(config: Path, log: Path, node: Target) -> Iterator[None]:
             process.wait()
 
 
-def _study(folder: Path, study: Path | None, console: Console) -> Pushed:
-    if study is None:
-        console.print("[bold]3[/] The study: a limb phantom with a mass (T1w, T2w-FS, DWI, ADC)")
-        written = write_phantom_study(folder / "study", limb(PHANTOM_SEED), PHANTOM_SEED)
-        return Pushed(written.study_instance_uid, tuple(s.paths for s in written.series.values()))
+def _phantom(folder: Path) -> Pushed:
+    written = write_phantom_study(folder / "study", limb(PHANTOM_SEED), PHANTOM_SEED)
+    return Pushed(written.study_instance_uid, tuple(s.paths for s in written.series.values()))
+
+
+def _own_study(study: Path) -> Pushed:
+    """The one study in the user's folder. Raises Permanent where there is none, or several."""
+    if not study.exists():
+        raise Permanent(f"--study {study}: there is no such folder")
     files = load_study(study)
     studies: dict[str, list[tuple[Path, ...]]] = {}
     for paths in files.series.values():
@@ -153,7 +202,6 @@ def _study(folder: Path, study: Path | None, console: Console) -> Pushed:
     if len(studies) > 1:
         raise Permanent(f"{study} holds {len(studies)} studies; the demo pushes one, name its folder")
     ((uid, series),) = studies.items()
-    console.print(f"[bold]3[/] The study: {study} ({len(series)} series)", highlight=False)
     return Pushed(uid, tuple(series))
 
 
@@ -224,9 +272,18 @@ def _show(detail: views.Plain, pacs: Pacs, pushed: Pushed, folder: Path, console
         picture = write_overlay(folder / "overlay.png", objects["SEG"], files)
         console.print(f"  Picture: {picture}", highlight=False, soft_wrap=True)
     console.print(f"  Log:     {folder / 'node.log'}", highlight=False, soft_wrap=True)
-    console.print(f"  Ask it:  dicom-node study {pushed.study_instance_uid} --config {folder / 'node.toml'}",
-                  highlight=False, soft_wrap=True)  # fmt: skip
-    if "SR" not in objects:
+    arguments = f"{pushed.study_instance_uid} --config {shlex.quote(str(folder / 'node.toml'))}"
+    console.print(f"  Ask it:  {command()} study {arguments}", highlight=False, soft_wrap=True)
+    if "SR" not in objects and detail["state"] == StudyState.IGNORED:
+        names = ", ".join(a.label for a in load(folder / "node.toml").applications)
+        console.print(f"\n[bold yellow]No result:[/] none of this study's series is one that {escape(names)} takes.")
+        console.print(f"  Why:     {command()} explain {arguments}", highlight=False, soft_wrap=True)
+        console.print(
+            "  Way out: run a model made for such images on it, with --bundle <folder of the model> "
+            "(make demo STUDY=<folder> BUNDLE=<folder of the model>)",
+            highlight=False, soft_wrap=True, markup=False,
+        )  # fmt: skip
+    elif "SR" not in objects:
         console.print(f"\n[bold yellow]No result:[/] {escape(_why(detail))}", highlight=False)
     return "SR" in objects
 

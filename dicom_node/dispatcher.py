@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
@@ -10,7 +11,7 @@ from dicom_node.destinations.base import Destination, SendResult
 from dicom_node.logs import fields
 from storage.deliveries import Deliveries
 from storage.errors import Retriable
-from storage.records import Delivery
+from storage.records import Delivery, DeliveryState
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class Dispatcher:
     def run(self, stop: threading.Event) -> None:
         """Delivers until `stop` is set. What an earlier life of this dispatcher held is taken up again first."""
         self._deliveries.release_dispatcher(self._name)
+        self._tell_stranded()
         threads = [
             threading.Thread(target=self._serve, args=(destination, stop), name=f"dispatch-{destination.name}")
             for destination in self._destinations
@@ -48,6 +50,19 @@ class Dispatcher:
         stop.wait()  # also with nothing to send to
         for thread in threads:
             thread.join()
+
+    def _tell_stranded(self) -> None:
+        """Deliveries whose destination was taken out of the configuration wait for ever: that must be heard of."""
+        served = {destination.name for destination in self._destinations}
+        waiting = self._deliveries.list(states=(DeliveryState.QUEUED, DeliveryState.SENDING, DeliveryState.RETRYING))
+        for name, number in Counter(d.destination for d in waiting if d.destination not in served).items():
+            log.error(
+                "%d deliveries wait for destination %s, which is not configured any more; add it again to have them "
+                "sent",
+                number,
+                name,
+                extra=fields("deliver", destination=name),
+            )
 
     def _serve(self, destination: Destination, stop: threading.Event) -> None:
         while not stop.is_set():

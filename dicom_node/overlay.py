@@ -1,7 +1,10 @@
 """A picture of a segmentation over its source images, made from the DICOM objects as a viewer would."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from highdicom.color import CIELabColor
@@ -12,39 +15,79 @@ from scipy import ndimage
 
 from inference.findings import Mask
 from inference.planes import functional
-from inference.volume import Volume, read_volume
+from inference.volume import Affine, Volume, read_volume
 
 PANEL = 420  # pixels, the longer side of one panel
 OPACITY = 0.45
 LEGEND_ROW = 20
+BORDER = (70, 70, 70)
 
 Picture = NDArray[np.float64]
 
 
-def write_overlay(path: Path, seg: Dataset, source_files: Sequence[Path]) -> Path:
-    """Writes a PNG: three orthogonal planes through the largest segment, plain above, coloured below, with names.
+@dataclass(frozen=True)
+class View:
+    """A plane across an upright array (see `upright`), as it is looked at: radiologists see the patient from the feet,
+    or from the front, so that the patient's right is on the left."""
 
-    Planes are those of the acquisition and the two across it, in right proportions.
+    axis: int  # that is looked along
+    flip: bool  # head up
+    marks: tuple[str, str, str, str]  # at the left, right, top and bottom: R L A P H F
+
+
+VIEWS = (
+    View(0, False, ("R", "L", "A", "P")),  # axial
+    View(1, True, ("R", "L", "H", "F")),  # coronal
+    View(2, True, ("A", "P", "H", "F")),  # sagittal
+)
+
+
+def write_overlay(path: Path, seg: Dataset, source_files: Sequence[Path]) -> Path:
+    """Writes a PNG: an axial, a coronal and a sagittal plane through the largest segment, plain above, coloured below.
+
+    Planes are those of the image nearest to the patient's, upright and in right proportions, with the names of the
+    segments below. Nothing is interpolated across an oblique image.
     """
     volume = read_volume(source_files)
-    masks = masks_of(seg, volume)
+    turn = upright(volume.geometry.affine)
+    array = turn.apply(volume.array)
+    spacing = [volume.geometry.spacing[axis] for axis in turn.order]
+    masks = {n: turn.apply(mask) for n, mask in masks_of(seg, volume).items()}
     numbers = sorted(masks, key=lambda n: -int(masks[n].sum()))  # small structures are painted last
     centre = _centre(masks[numbers[0]])
     described = {int(s.SegmentNumber): s for s in seg.SegmentSequence}
     colors = {n: _rgb(described[n]) for n in numbers}
     plain, painted = [], []
-    for axis in range(3):
-        image = _window(np.take(volume.array, centre[axis], axis))
-        coloured = np.repeat(image[..., None], 3, axis=2)
+    for view in VIEWS:
+        grey = np.repeat(_window(np.take(array, centre[view.axis], view.axis))[..., None], 3, axis=2)
+        coloured = grey.copy()
         for n in numbers:
-            _paint(coloured, np.take(masks[n], centre[axis], axis), colors[n])
-        spacing = [s for a, s in enumerate(volume.geometry.spacing) if a != axis]
-        flip = axis != 0 and volume.geometry.affine[2, 0] > 0  # across axial slices: head up
-        plain.append(_panel(np.repeat(image[..., None], 3, axis=2), spacing, flip))
-        painted.append(_panel(coloured, spacing, flip))
+            _paint(coloured, np.take(masks[n], centre[view.axis], view.axis), colors[n])
+        across = [s for axis, s in enumerate(spacing) if axis != view.axis]
+        plain.append(_panel(grey, across, view))
+        painted.append(_panel(coloured, across, view))
     names = [(str(described[n].SegmentLabel), colors[n]) for n in sorted(numbers)]
     _assemble([plain, painted], str(seg.SeriesDescription), names).save(path)
     return path
+
+
+@dataclass(frozen=True)
+class Turn:
+    """How to turn an array [slice, row, column] upright: `order` of its axes, then `flipped` axes."""
+
+    order: tuple[int, int, int]
+    flipped: tuple[int, ...]
+
+    def apply(self, array: NDArray[Any]) -> NDArray[Any]:
+        return np.flip(np.transpose(array, self.order), self.flipped)
+
+
+def upright(affine: Affine) -> Turn:
+    """The turn after which the axes point, as nearly as they can, to the head, the back and the left (LPS z, y, x)."""
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    order = max(permutations(range(3)), key=lambda axes: sum(abs(directions[2 - i, axes[i]]) for i in range(3)))
+    flipped = tuple(i for i in range(3) if directions[2 - i, order[i]] < 0)
+    return Turn((order[0], order[1], order[2]), flipped)
 
 
 def masks_of(seg: Dataset, volume: Volume) -> Mapping[int, Mask]:
@@ -91,11 +134,18 @@ def _paint(image: Picture, mask: NDArray[np.bool_], color: tuple[int, int, int])
     image[edge] = color
 
 
-def _panel(image: Picture, spacing: Sequence[float], flip: bool) -> Image.Image:
+def _panel(image: Picture, spacing: Sequence[float], view: View) -> Image.Image:
     height, width = image.shape[0] * spacing[0], image.shape[1] * spacing[1]
     scale = PANEL / max(height, width)
-    picture = Image.fromarray(np.flipud(image).astype(np.uint8) if flip else image.astype(np.uint8))
-    return picture.resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
+    picture = Image.fromarray(np.flipud(image).astype(np.uint8) if view.flip else image.astype(np.uint8))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    panel = Image.new("RGB", (PANEL, PANEL))
+    panel.paste(picture.resize(size, Image.Resampling.BICUBIC), ((PANEL - size[0]) // 2, (PANEL - size[1]) // 2))
+    draw, font, middle, edge = ImageDraw.Draw(panel), ImageFont.load_default(16), PANEL // 2, 3
+    places = ((edge, middle, "lm"), (PANEL - edge, middle, "rm"), (middle, edge, "mt"), (middle, PANEL - edge, "mb"))
+    for (x, y, anchor), mark in zip(places, view.marks, strict=True):
+        draw.text((x, y), mark, fill="white", font=font, anchor=anchor, stroke_width=2, stroke_fill="black")
+    return panel
 
 
 def _assemble(
@@ -109,8 +159,12 @@ def _assemble(
     draw.text((8, 2), title, fill="white", font=font)
     for r, row in enumerate(rows):
         for c, panel in enumerate(row):
-            corner = (c * PANEL + (PANEL - panel.width) // 2, LEGEND_ROW + r * PANEL + (PANEL - panel.height) // 2)
-            page.paste(panel, corner)
+            page.paste(panel, (c * PANEL, LEGEND_ROW + r * PANEL))
+    right, bottom = columns * PANEL, LEGEND_ROW + len(rows) * PANEL
+    for c in range(1, columns):  # or the marks of one panel are read as the next one's
+        draw.line((c * PANEL, LEGEND_ROW, c * PANEL, bottom), fill=BORDER)
+    for r in range(len(rows) + 1):
+        draw.line((0, LEGEND_ROW + r * PANEL, right, LEGEND_ROW + r * PANEL), fill=BORDER)
     for i, (name, color) in enumerate(names):
         x, y = (i % columns) * PANEL + 12, LEGEND_ROW + len(rows) * PANEL + LEGEND_ROW * (i // columns) + 8
         draw.rectangle((x, y, x + 12, y + 12), fill=color)

@@ -23,6 +23,11 @@ _PR_SET_PDEATHSIG = 1
 _LOCKS: list[IO[str]] = []  # open as long as the process lives; the kernel frees them however it ends
 
 
+def keep_files_private() -> None:
+    """What this process and its children make is closed to others, under any umask: images are patients' data."""
+    os.umask(os.umask(0o077) | 0o027)
+
+
 def die_with_parent() -> None:
     """Asks Linux for SIGTERM when the supervisor ends, even by SIGKILL: no orphan may hold the port or a job."""
     supervisor = os.environ.get(SUPERVISOR_VARIABLE)
@@ -40,8 +45,11 @@ def claim_role(data_dir: Path, role: str, of: str | None = None) -> None:
     this machine. Raises Permanent.
     """
     folder = data_dir / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = (folder / f"{of or socket.gethostname()}-{role.replace('/', '-')}").open("w")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / f"{of or socket.gethostname()}-{role.replace('/', '-')}").open("w")
+    except OSError as error:
+        raise Permanent(f"node.data_dir = '{data_dir}': cannot be written ({error.strerror}); name another") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -258,9 +258,11 @@ class Scheduler:
         now = self._now()
         uid, revision = study.study_instance_uid, study.revision
         if decision.jobs:
-            moved = self._studies.route(uid, revision, decision.reason, decision.jobs, decision.decisions, now)
+            moved = self._studies.route(
+                uid, revision, decision.reason, decision.jobs, decision.decisions, now, decision.warnings
+            )
         else:
-            moved = self._studies.ignore(uid, revision, decision.reason, decision.decisions, now)
+            moved = self._studies.ignore(uid, revision, decision.reason, decision.decisions, now, decision.warnings)
         if moved:
             log.info("Study routed: %s", decision.reason, extra=fields("route", study=uid, revision=revision))
 

@@ -4,25 +4,35 @@ Loading reports every mistake at once: the key, the value, what is allowed, and 
 Relative paths in the file are relative to the file's own folder.
 """
 
+import json
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from dicom_node.errors import ConfigurationError
-from inference.manifest import known_applications
+from inference.manifest import known_applications, takes_bundle
 from storage.database import default_url
 
+LONGEST_SECONDS = 31 * 24 * 3600.0
 ENVIRONMENT_PREFIX = "DICOM_NODE__"
 SEARCHED = (Path("node.toml"), Path("config/node.toml"), Path("/etc/dicom-node/node.toml"))
 
 
-def _ae_title(value: str) -> str:
+def valid_ae_title(value: str) -> str:
     """PS3.5 table 6.2-1: 1 to 16 characters of the default repertoire, no backslash, not only spaces."""
     title = value.strip()
     if not 1 <= len(title) <= 16 or "\\" in title or not title.isascii() or not title.isprintable():
@@ -30,8 +40,9 @@ def _ae_title(value: str) -> str:
     return title
 
 
-AETitle = Annotated[str, AfterValidator(_ae_title)]
+AETitle = Annotated[str, AfterValidator(valid_ae_title)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+Seconds = Annotated[float, Field(gt=0, le=LONGEST_SECONDS, allow_inf_nan=False)]
 
 
 class _Section(BaseModel):
@@ -49,30 +60,30 @@ class ReceiveSettings(_Section):
     port: Port = 11112
     processes: int = Field(1, ge=1, le=64)
     maximum_associations: int = Field(50, ge=1, le=1000)
-    network_timeout_seconds: float = Field(60, gt=0)
-    minimum_free_megabytes: float = Field(1024, ge=0)
+    network_timeout_seconds: Seconds = 60
+    minimum_free_megabytes: float = Field(1024, ge=0, allow_inf_nan=False)
 
 
 class CompletionSettings(_Section):
-    quiet_seconds: float = Field(30, gt=0)
-    released_seconds: float | None = Field(None, gt=0)
-    settled_seconds: float = Field(2, gt=0)
-    maximum_age_seconds: float = Field(3600, gt=0)
+    quiet_seconds: Seconds = 30
+    released_seconds: Seconds | None = None
+    settled_seconds: Seconds = 2
+    maximum_age_seconds: Seconds = 3600
     source: str | None = None
 
 
 class WorkSettings(_Section):
     devices: str = "auto"
-    maximum_attempts: int = Field(3, ge=1)
-    job_timeout_seconds: float = Field(1800, gt=0)
-    heartbeat_seconds: float = Field(5, gt=0)
+    maximum_attempts: int = Field(3, ge=1, le=1000)
+    job_timeout_seconds: Seconds = 1800
+    heartbeat_seconds: float = Field(5, gt=0, le=3600, allow_inf_nan=False)
 
 
 class DispatchSettings(_Section):
-    maximum_attempts: int = Field(12, ge=1)
-    first_retry_seconds: float = Field(5, gt=0)
-    longest_retry_seconds: float = Field(900, gt=0)
-    timeout_seconds: float = Field(30, gt=0)
+    maximum_attempts: int = Field(12, ge=1, le=1000)
+    first_retry_seconds: Seconds = 5
+    longest_retry_seconds: Seconds = 900
+    timeout_seconds: Seconds = 30
 
 
 class PeerSettings(_Section):
@@ -127,7 +138,7 @@ class Settings(BaseSettings):
     def settings_customise_sources(
         cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *args: Any, **kwargs: Any
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return kwargs["env_settings"], init_settings  # the environment wins over the file
+        return (init_settings,)  # `inspect` merges the environment in, so that its mistakes are told with the others
 
     @property
     def database_url(self) -> str:
@@ -143,22 +154,126 @@ def find_config() -> Path | None:
     return next((path for path in SEARCHED if path.is_file()), None)
 
 
+@dataclass(frozen=True)
+class Inspection:
+    """What a configuration says, as far as it can be read.
+
+    `settings` is None where there are `mistakes`. `applications` are those entries that are right by themselves and
+    `devices` and `data_dir` what is meant by these keys, so that all can be looked into in spite of mistakes elsewhere.
+    """
+
+    mistakes: tuple[str, ...]
+    settings: Settings | None = None
+    applications: tuple[ApplicationSettings, ...] = ()
+    devices: str | None = None
+    data_dir: Path | None = None
+
+
 def load(path: Path | None) -> Settings:
     """Settings from `path` (None: defaults) and the environment. Raises ConfigurationError with every mistake."""
+    found = inspect(path)
+    if found.settings is None:
+        raise ConfigurationError(list(found.mistakes))
+    return found.settings
+
+
+def inspect(path: Path | None) -> Inspection:
+    """Reads `path` (None: defaults) and the environment, and looks for every mistake in what they say."""
     raw: dict[str, Any] = {}
     folder = Path.cwd()
     if path is not None:
-        raw = _read(path)
+        try:
+            raw = _read(path)
+        except ConfigurationError as error:
+            return Inspection((*error.mistakes, *_unknown_environment()))
         folder = path.resolve().parent
-    mistakes = list(_unknown_environment())
+    environment, mistakes = _environment()
+    raw = _merged(raw, environment)  # the environment wins over the file
+    mistakes += _unknown_environment()
+    settings = None
     try:
         settings = Settings(**raw)
     except ValidationError as error:
-        raise ConfigurationError(mistakes + [_describe(e, raw) for e in error.errors()]) from None
-    mistakes += _inconsistencies(settings)
-    if mistakes:
-        raise ConfigurationError(mistakes)
-    return _anchor(settings, folder)
+        mistakes += [_describe(e) for e in error.errors()]
+    mistakes += _inconsistencies(raw)
+    return Inspection(
+        mistakes=tuple(mistakes),
+        settings=None if mistakes or settings is None else _anchor(settings, folder),
+        applications=tuple(_anchored(a, folder) for a in _right_applications(raw)),
+        devices=_setting(raw, "work", "devices", WorkSettings()),
+        data_dir=(folder / str(_setting(raw, "node", "data_dir", NodeSettings()))).resolve(),
+    )
+
+
+def _environment() -> tuple[dict[str, Any], list[str]]:
+    """What the environment says, by section, and what of it cannot be read."""
+    source = EnvSettingsSource(Settings)
+    mistakes = []
+    for section in Settings.model_fields:
+        variable = f"{ENVIRONMENT_PREFIX}{section}"
+        value = source.env_vars.get(variable.lower())
+        if value is None:
+            continue
+        listed = section in ("peers", "destinations", "applications")
+        if not isinstance(_json(value), list if listed else dict):
+            way_out = (
+                "it must be a JSON list of tables"
+                if listed
+                else f"it is a section; set one of its keys, as in {variable.upper()}__"
+                f"{next(iter(_section_keys(section))).upper()}"
+            )
+            shown = "" if section == "node" else f" = {value!r}"  # [node] may hold a password
+            mistakes.append(f"{variable.upper()} (environment){shown}: {way_out}")
+            source.env_vars = {k: v for k, v in source.env_vars.items() if k != variable.lower()}
+    try:
+        return source(), mistakes
+    except SettingsError as error:
+        return {}, [*mistakes, f"{ENVIRONMENT_PREFIX}* (environment): {error}"]
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _section_keys(section: str) -> Iterator[str]:
+    annotation = Settings.model_fields[section].annotation
+    assert isinstance(annotation, type)
+    assert issubclass(annotation, BaseModel)
+    yield from annotation.model_fields
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _setting(raw: Mapping[str, Any], section: str, key: str, default: BaseModel) -> str:
+    """One text of a section that may hold mistakes elsewhere."""
+    given = raw.get(section)
+    value = given.get(key) if isinstance(given, dict) else None
+    return value if isinstance(value, str) else str(getattr(default, key))
+
+
+def _right_applications(raw: Mapping[str, Any]) -> Iterator[ApplicationSettings]:
+    """The `[[applications]]` that are right by themselves."""
+    known = known_applications()
+    for entry in _tables(raw, "applications"):
+        with suppress(ValidationError):
+            application = ApplicationSettings.model_validate(entry)
+            if application.id in known and not _bundle_mistakes("", application.id, application.bundle):
+                yield application
+
+
+def _tables(raw: Mapping[str, Any], section: str) -> list[dict[str, Any]]:
+    """The entries of a list of tables; an empty one for whatever is none."""
+    listed = raw.get(section, ())
+    return [e if isinstance(e, dict) else {} for e in listed] if isinstance(listed, list | tuple) else []
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -175,11 +290,14 @@ def _read(path: Path) -> dict[str, Any]:
 def _anchor(settings: Settings, folder: Path) -> Settings:
     """The same settings with absolute paths. `model_copy` keeps what was validated."""
     node = settings.node.model_copy(update={"data_dir": (folder / settings.node.data_dir).resolve()})
-    applications = tuple(
-        a if a.bundle is None else a.model_copy(update={"bundle": (folder / a.bundle).resolve()})
-        for a in settings.applications
-    )
+    applications = tuple(_anchored(a, folder) for a in settings.applications)
     return settings.model_copy(update={"node": node, "applications": applications})
+
+
+def _anchored(application: ApplicationSettings, folder: Path) -> ApplicationSettings:
+    if application.bundle is None:
+        return application
+    return application.model_copy(update={"bundle": (folder / application.bundle).resolve()})
 
 
 def _unknown_environment() -> Iterator[str]:
@@ -191,10 +309,12 @@ def _unknown_environment() -> Iterator[str]:
                 yield f"{name} (environment): there is no section {section!r}{_nearest(section, Settings.model_fields)}"
 
 
-def _inconsistencies(settings: Settings) -> list[str]:
+def _inconsistencies(raw: Mapping[str, Any]) -> list[str]:
+    """Names that are used twice, or that nothing has. Looks at `raw`, so that mistakes elsewhere hide none of these."""
     mistakes = []
-    destinations = [d.name for d in settings.destinations]
-    labels = [a.label for a in settings.applications]
+    applications = _tables(raw, "applications")
+    destinations = _texts(d.get("name") for d in _tables(raw, "destinations"))
+    labels = _texts(a.get("name") or a.get("id") for a in applications)
     for what, names in (("destinations", destinations), ("applications", labels)):
         mistakes += [
             f"{what}: the name {n!r} is used {names.count(n)} times; names must differ"
@@ -202,35 +322,54 @@ def _inconsistencies(settings: Settings) -> list[str]:
             if names.count(n) > 1
         ]
     mistakes += [
-        f"peers[{i}].commitment = 'new': needs the port on which {peer.ae_title} listens for the reports"
-        for i, peer in enumerate(settings.peers)
-        if peer.commitment == "new" and peer.port is None
+        f"peers[{i}].commitment = 'new': needs `port`, where the peer listens for the reports"
+        for i, peer in enumerate(_tables(raw, "peers"))
+        if peer.get("commitment") == "new" and peer.get("port") is None
     ]
-    source = settings.completion.source
-    if source is not None and source not in destinations:
+    known = known_applications()
+    allowed = list(dict.fromkeys(destinations))
+    completion = raw.get("completion")
+    source = completion.get("source") if isinstance(completion, dict) else None
+    if isinstance(source, str) and source not in allowed:
         mistakes.append(
             f"completion.source = {source!r}: no [[destinations]] has this name; "
-            f"allowed: {', '.join(destinations) or 'none is defined'}{_nearest(source, destinations)}"
+            f"allowed: {', '.join(allowed) or 'none is defined'}{_nearest(source, allowed)}"
         )
-    known = known_applications()
-    for i, application in enumerate(settings.applications):
-        if application.id not in known:
+    for i, application in enumerate(applications):
+        name = application.get("id")
+        if isinstance(name, str) and name not in known:
             mistakes.append(
-                f"applications[{i}].id = {application.id!r}: there is no such application; "
-                f"allowed: {', '.join(known)}{_nearest(application.id, known)}"
+                f"applications[{i}].id = {name!r}: there is no such application; "
+                f"allowed: {', '.join(known)}{_nearest(name, known)}"
             )
+        elif isinstance(name, str):
+            mistakes += _bundle_mistakes(f"applications[{i}].bundle", name, application.get("bundle"))
+        wanted = application.get("destinations")
         mistakes += [
-            f"applications[{i}].destinations = {name!r}: no [[destinations]] has this name; "
-            f"allowed: {', '.join(destinations) or 'none is defined'}{_nearest(name, destinations)}"
-            for name in application.destinations
-            if name not in destinations
+            f"applications[{i}].destinations = {d!r}: no [[destinations]] has this name; "
+            f"allowed: {', '.join(allowed) or 'none is defined'}{_nearest(d, allowed)}"
+            for d in _texts(wanted if isinstance(wanted, list | tuple) else ())
+            if d not in allowed
         ]
-        if application.id == "segmentation" and application.bundle is None:
-            mistakes.append(f"applications[{i}].bundle: the application 'segmentation' needs the folder of a model")
     return mistakes
 
 
-def _describe(error: Mapping[str, Any], raw: Mapping[str, Any]) -> str:
+def _bundle_mistakes(key: str, application: str, bundle: Any) -> list[str]:
+    if takes_bundle(application) and bundle is None:
+        return [f"{key}: the application {application!r} needs the folder of a model"]
+    if not takes_bundle(application) and bundle is not None:
+        return [
+            f"{key} = {bundle!r}: the application {application!r} has a model of its own and takes none; remove "
+            "`bundle`, or set id = 'segmentation'"
+        ]
+    return []
+
+
+def _texts(values: Iterable[Any]) -> list[str]:
+    return [value for value in values if isinstance(value, str)]
+
+
+def _describe(error: Mapping[str, Any]) -> str:
     """One validation error as a line: key, value, what is allowed, nearest name."""
     location: tuple[str | int, ...] = tuple(error["loc"])
     key = _dotted(location)
@@ -239,6 +378,10 @@ def _describe(error: Mapping[str, Any], raw: Mapping[str, Any]) -> str:
         return f"{key}: there is no such key; allowed: {', '.join(names)}{_nearest(str(location[-1]), names)}"
     if error["type"] == "missing":
         return f"{key}: missing; it has no default"
+    if error["type"] == "model_type":
+        return f"{key}: must be a section, [{key}], with keys of its own"
+    if error["type"] == "tuple_type" and len(location) == 1:
+        return f"{key}: must be a list of tables, each under [[{key}]] in double brackets"
     message = str(error["msg"]).removeprefix("Value error, ")
     suggestion = ""
     if error["type"] == "literal_error":

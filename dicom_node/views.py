@@ -1,13 +1,14 @@
 """What the operator sees of studies and jobs: one plain structure each, printed as JSON or drawn as tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.padding import Padding
+from rich.table import Column, Table
 from rich.text import Text
 from rich.tree import Tree
 
@@ -50,9 +51,13 @@ def study_detail(
     jobs: Jobs,
     deliveries: Deliveries,
     procedure_steps: Sequence[ProcedureStep] = (),
+    destinations: Collection[str] | None = None,
 ) -> Plain:
     """Every instance, series, job, object and delivery of a study, the procedure steps it is the result of, and its
-    timeline."""
+    timeline.
+
+    `destinations` are those that are configured: a delivery to another one says that nobody serves it.
+    """
     uid = study.study_instance_uid
     series = instances.series(uid)
     return {
@@ -64,15 +69,18 @@ def study_detail(
         ],
         "jobs": [plain(j) for j in jobs.list(study=uid)],
         "objects": [plain(o) for o in jobs.objects(uid)],
-        "deliveries": [delivery_plain(d) for d in deliveries.list(study=uid)],
+        "deliveries": [delivery_plain(d, destinations) for d in deliveries.list(study=uid)],
         "procedure_steps": [plain(step) for step in procedure_steps],
         "timeline": [plain(e) for e in studies.events(uid)],
     }
 
 
-def delivery_plain(delivery: Delivery) -> Plain:
+def delivery_plain(delivery: Delivery, destinations: Collection[str] | None = None) -> Plain:
     result: Plain = plain(delivery)
     target = result.pop("object")
+    if destinations is not None and is_stranded(delivery, destinations):
+        stranded = f"no destination {delivery.destination!r} is configured any more; add it again to have this sent"
+        result["reason"] = "; ".join(filter(None, [stranded, delivery.reason]))
     return {
         **result,
         "job_id": target["job_id"],
@@ -82,10 +90,18 @@ def delivery_plain(delivery: Delivery) -> Plain:
     }
 
 
-def jobs_with_deliveries(jobs: Sequence[Job], deliveries: Sequence[Delivery]) -> list[Plain]:
+def is_stranded(delivery: Delivery, destinations: Collection[str]) -> bool:
+    """Whether it waits for a destination that is not configured."""
+    waits = delivery.state in (DeliveryState.QUEUED, DeliveryState.SENDING, DeliveryState.RETRYING)
+    return waits and delivery.destination not in destinations
+
+
+def jobs_with_deliveries(
+    jobs: Sequence[Job], deliveries: Sequence[Delivery], destinations: Collection[str]
+) -> list[Plain]:
     by_job: dict[int, list[Plain]] = {}
     for delivery in deliveries:
-        by_job.setdefault(delivery.object.job_id, []).append(delivery_plain(delivery))
+        by_job.setdefault(delivery.object.job_id, []).append(delivery_plain(delivery, destinations))
     return [{**plain(job), "deliveries": by_job.get(job.id, [])} for job in jobs]
 
 
@@ -115,46 +131,63 @@ def state_text(state: str) -> Text:
     return Text(state, style=_COLORS.get(state, ""))
 
 
-def studies_table(studies: Sequence[Study]) -> Table:
-    table = Table("Study Instance UID", "State", "Rev", "Instances", "Last received", "Reason", header_style="bold")
-    for study in studies:
-        table.add_row(
-            study.study_instance_uid,
-            state_text(study.state),
-            str(study.revision),
-            str(study.instances),
-            f"{study.last_received_at:%Y-%m-%d %H:%M:%S}",
-            study.reason,
-        )
-    return table
+def studies_view(studies: Sequence[Study]) -> RenderableType:
+    """Blocks, not a table: a UID and a reason are longer than any column, and a UID must stay whole to be copied."""
+    if not studies:
+        return Text("No study.")
+    return Group(*(_study_block(study) for study in studies))
 
 
-def jobs_table(jobs: Sequence[Plain]) -> Table:
-    names = ("Job", "Application", "Study Instance UID", "Rev", "Priority", "State", "Attempts", "Why")
-    table = Table(*names, header_style="bold")
-    for job in jobs:
-        table.add_row(
-            str(job["id"]),
-            job["application"],
-            job["study_instance_uid"],
-            str(job["revision"]),
-            str(job["priority"] or ""),
+def _study_block(study: Study) -> RenderableType:
+    facts = Text.assemble(
+        state_text(study.state),
+        f"  revision {study.revision}  {study.instances} instances  {study.last_received_at:%Y-%m-%d %H:%M:%S} UTC",
+    )
+    return Group(_whole(study.study_instance_uid, "bold"), _below(facts), *_reason(study.reason))
+
+
+def jobs_view(jobs: Sequence[Plain]) -> RenderableType:
+    if not jobs:
+        return Text("No job.")
+    return Group(*(_job_block(job) for job in jobs))
+
+
+def _job_block(job: Plain) -> RenderableType:
+    lines: list[RenderableType] = [
+        Text.assemble(
+            (f"job {job['id']}  {job['application']}  ", "bold"),
             state_text(job["state"]),
-            str(job["attempts"]),
-            job["reason"],
-        )
-        for delivery in job["deliveries"]:
-            table.add_row(
-                f"  ↳ {delivery['id']}",
-                f"{delivery['kind']} → {delivery['destination']}",
-                "",
-                "",
-                "",
-                state_text(delivery["state"]),
-                str(delivery["attempts"]),
-                delivery["reason"],
+            f"  revision {job['revision']}  attempts {job['attempts']}",
+            f"  priority {job['priority']}" if job["priority"] else "",
+        ),
+        _below(_whole(job["study_instance_uid"])),
+        *_reason(job["reason"]),
+    ]
+    for delivery in job["deliveries"]:
+        lines.append(
+            _below(
+                Text.assemble(
+                    f"delivery {delivery['id']}  {delivery['kind']} → {delivery['destination']}  ",
+                    state_text(delivery["state"]),
+                    f"  attempts {delivery['attempts']}",
+                )
             )
-    return table
+        )
+        lines += [_below(line) for line in _reason(delivery["reason"])]
+    return Group(*lines)
+
+
+def _whole(uid: str, style: str = "") -> Text:
+    """A UID that is folded, never cut, where the terminal is narrower than it."""
+    return Text(uid, style=style, overflow="fold")
+
+
+def _below(line: RenderableType) -> RenderableType:
+    return Padding(line, (0, 0, 0, 2), expand=False)
+
+
+def _reason(text: str) -> list[RenderableType]:
+    return [_below(Text(text, style="dim", overflow="fold"))] if text else []
 
 
 def commitments_table(commitments: Sequence[Commitment]) -> Table:
@@ -178,7 +211,8 @@ def commitments_table(commitments: Sequence[Commitment]) -> Table:
 
 def timeline_table(detail: Plain) -> Table:
     """Each step with the time since the one before."""
-    table = Table("Time (UTC)", "+ s", "Rev", "Step", "What", header_style="bold", title="Timeline")
+    what = Column("What", overflow="fold")
+    table = Table("Time (UTC)", "+ s", "Rev", "Step", what, header_style="bold", title="Timeline")
     previous: datetime | None = None
     for event in detail["timeline"]:
         at = datetime.fromisoformat(event["at"])
@@ -190,23 +224,25 @@ def timeline_table(detail: Plain) -> Table:
 
 
 def study_view(detail: Plain) -> RenderableType:
-    series = Table("Series Instance UID", "Modality", "Instances", header_style="bold", title="Series")
+    lines: list[RenderableType] = [
+        _whole(detail["study_instance_uid"], "bold"),
+        _below(Text.assemble(state_text(detail["state"]), f"  revision {detail['revision']}")),
+        *_reason(detail["reason"]),
+        timeline_table(detail),
+        Text("Series", style="bold"),
+    ]
     for s in detail["series"]:
-        series.add_row(s["series_instance_uid"], s["modality"], str(s["instances"]))
-    objects = Table("Kind", "SOP Instance UID", "Destination", "State", "Why", header_style="bold", title="Results")
+        lines.append(_below(Text(f"{s['modality']}  {s['instances']} instances")))
+        lines.append(_below(_below(_whole(s["series_instance_uid"]))))
+    lines.append(Text("Results", style="bold"))
     for delivery in detail["deliveries"]:
-        objects.add_row(
-            delivery["kind"],
-            delivery["sop_instance_uid"],
-            delivery["destination"],
-            state_text(delivery["state"]),
-            delivery["reason"],
-        )
-    head = Text.assemble(
-        ("Study ", "bold"), detail["study_instance_uid"], "  ", state_text(detail["state"]),
-        f"  revision {detail['revision']}{_priority(detail)}\n{detail['reason']}",
-    )  # fmt: skip
-    return Group(head, timeline_table(detail), series, objects)
+        head = f"{delivery['kind']} → {delivery['destination']}  "
+        lines.append(_below(Text.assemble(head, state_text(delivery["state"]))))
+        lines.append(_below(_below(_whole(delivery["sop_instance_uid"]))))
+        lines += [_below(line) for line in _reason(delivery["reason"])]
+    if not detail["deliveries"]:
+        lines.append(_below(Text("none")))
+    return Group(*lines)
 
 
 def explanation(detail: Plain, routing: Plain | None, awaited: Plain | None) -> Plain:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NoReturn
 
 from dicom_node.backoff import Backoff
 from dicom_node.catalogue import ConfiguredApplication
@@ -29,7 +30,7 @@ from storage.records import Job, JobState, NewObject
 log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 0.5
-EXIT_TIMED_OUT = 75  # EX_TEMPFAIL: the supervisor starts a fresh process
+EXIT_AGAIN = 75  # EX_TEMPFAIL: the supervisor starts a fresh process
 
 
 class Worker:
@@ -162,7 +163,10 @@ class Worker:
 
     @contextmanager
     def _heartbeat(self, job: Job) -> Iterator[None]:
-        """Says every few seconds that the job is alive; ends this process when the job is lost or takes too long."""
+        """Says every few seconds that the job is alive; ends this process when the job is lost or takes too long.
+
+        Nothing else can stop a job that hangs: what runs in torch hears no signal.
+        """
         done = threading.Event()
 
         def beat() -> None:
@@ -170,17 +174,18 @@ class Worker:
             while not done.wait(self._heartbeat_seconds):
                 if time.monotonic() > deadline:
                     log.error("Job exceeds its time limit; this worker ends", extra=fields("work", job=job.id))
-                    now = datetime.now(UTC)
-                    limit = f"took longer than {self._job_timeout_seconds:g} s"
-                    with suppress(NodeError):  # its next life gives the job back if this cannot
-                        self._jobs.fail(job.id, self._name, limit, self._backoff.retry_at(job.attempts, now), now)
-                    os._exit(EXIT_TIMED_OUT)
+                    self._end(job, f"took longer than {self._job_timeout_seconds:g} s")
                 try:
-                    if not self._jobs.heartbeat(job.id, self._name, datetime.now(UTC)) and not done.is_set():
-                        log.warning("The job was given to someone else", extra=fields("work", job=job.id))
-                        return
+                    wanted = self._jobs.heartbeat(job.id, self._name, datetime.now(UTC))
                 except NodeError as error:
                     log.warning("Heartbeat is late: %s", error, extra=fields("work", job=job.id))
+                    continue
+                # A job that has just ended is not wanted either, and one that is about to end may do so.
+                if not wanted and not done.wait(self._heartbeat_seconds):
+                    log.warning(
+                        "The job's result is not wanted any more; this worker ends", extra=fields("work", job=job.id)
+                    )
+                    self._end(job, "its worker was late")
 
         thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
         thread.start()
@@ -189,6 +194,13 @@ class Worker:
         finally:
             done.set()
             thread.join()
+
+    def _end(self, job: Job, reason: str) -> NoReturn:
+        """Gives the job back, where it is still this worker's, and ends the process. A superseded job is cancelled."""
+        now = datetime.now(UTC)
+        with suppress(Exception):  # the next life gives the job back if this cannot
+            self._jobs.fail(job.id, self._name, reason, self._backoff.retry_at(job.attempts, now), now)
+        os._exit(EXIT_AGAIN)
 
 
 def _reason(error: Exception) -> str:

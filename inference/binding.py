@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 from pydicom.uid import UID
 
-from inference.manifest import InputRule
+from inference.inputs import InputRule
 from inference.series import Kind, SeriesDescription
 
 IMAGE_MODALITIES = frozenset({"MR", "CT", "PT"})
 MINIMUM_CONFIDENCE = 0.3
+MANY_NAMES = 4
 
 
 @dataclass(frozen=True)
@@ -65,28 +66,51 @@ def feeds_inputs(sop_class_uid: str, modality: str) -> bool:
 
 
 def _refusal(rule: InputRule, s: SeriesDescription, taken: Mapping[str, str]) -> str:
-    """Why this series cannot feed this input; empty where it can."""
+    """Why this series cannot feed this input; empty where it can. That images make no volume is told in any case."""
+    reason = _unfit(rule, s) or _unusable(s) or _unsuitable(rule, s)
+    images_without_volume = s.problem and s.slices and not s.volumes
+    if reason and images_without_volume and s.problem not in reason:
+        return f"{reason}; moreover it makes no volume: {s.problem}"
+    if not reason and s.series_instance_uid in taken.values():
+        return "already feeds another input"
+    return reason
+
+
+def _unfit(rule: InputRule, s: SeriesDescription) -> str:
+    """It shows something else than what the input takes."""
     if s.modality != rule.modality:
         return f"modality is {s.modality or 'unknown'}, not {rule.modality}"
     if rule.kind is not None and s.kind != rule.kind:
         return f"is {s.kind}, not {rule.kind} ({'; '.join(s.reasons)})"
     if rule.kind is not None and s.confidence < MINIMUM_CONFIDENCE:
         return f"may be {s.kind}, but its images disagree ({'; '.join(s.reasons)})"
-    if s.problem and not (s.kind is Kind.DWI and s.volumes > 1):
-        return f"cannot be used: {s.problem}"
+    return ""
+
+
+def _unusable(s: SeriesDescription) -> str:
+    """It makes no volume."""
+    return f"cannot be used: {s.problem}" if s.problem and not (s.kind is Kind.DWI and s.volumes > 1) else ""
+
+
+def _unsuitable(rule: InputRule, s: SeriesDescription) -> str:
+    """It was acquired in another way than the input takes."""
     if rule.dimension is not None and s.dimension is not None and s.dimension != rule.dimension:
         return f"was acquired in {s.dimension}, not {rule.dimension}"
     if rule.body_parts and s.body_part and s.body_part not in rule.body_parts:
-        return f"shows {s.body_part}, none of {', '.join(rule.body_parts)}"
+        return f"shows {s.body_part}, none of {_shortened(rule.body_parts)}"
     if s.slices < rule.minimum_slices:
         return f"has {s.slices} slices, fewer than {rule.minimum_slices}"
     if rule.contrast is not None and s.contrast is not None and s.contrast != rule.contrast:
         return "was acquired with contrast agent" if s.contrast else "was acquired without contrast agent"
     if rule.fat_suppressed is not None and s.fat_suppressed is not None and s.fat_suppressed != rule.fat_suppressed:
         return "is fat suppressed" if s.fat_suppressed else "is not fat suppressed"
-    if s.series_instance_uid in taken.values():
-        return "already feeds another input"
     return ""
+
+
+def _shortened(names: Sequence[str]) -> str:
+    """A long list is no reason that anybody reads."""
+    more = len(names) - MANY_NAMES
+    return ", ".join(names) if more <= 1 else f"{', '.join(names[:MANY_NAMES])} and {more} more"
 
 
 def _merit(s: SeriesDescription) -> tuple[float, bool, int, str]:

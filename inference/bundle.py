@@ -1,22 +1,25 @@
-"""A site's own model: the folder's `bundle.toml`, checked before any model is loaded. No torch here."""
+"""A site's own model: what the folder's `bundle.toml` may say. `config/bundle.toml` is the reference. No torch here."""
 
-from difflib import get_close_matches
-from typing import Annotated, Any, Literal, get_args
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from inference.descriptor import validated
 from inference.findings import Code
-from inference.manifest import BUNDLE_DESCRIPTOR, Manifest
+from inference.inputs import BodyPart, Modality
+from inference.series import Kind
 from storage.errors import ModelRefused
 
 AXES = {"L": "LR", "R": "LR", "A": "AP", "P": "AP", "S": "SI", "I": "SI"}
 
-Sizes = Annotated[tuple[int, int, int], Field()]
+Size = Annotated[int, Field(ge=1)]
+Sizes = tuple[Size, Size, Size]
 Byte = Annotated[int, Field(ge=0, le=255)]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Model(_Part):
@@ -106,37 +109,33 @@ class Bundle(_Part):
         return self
 
 
-def read_bundle(manifest: Manifest) -> Bundle:
-    """The bundle of a manifest that came from a model folder. Raises ModelRefused with every mistake."""
-    try:
-        return Bundle.model_validate(manifest.options)
-    except ValidationError as error:
-        mistakes = "; ".join(_describe(dict(e)) for e in error.errors())
-        raise ModelRefused(f"{manifest.folder / BUNDLE_DESCRIPTOR}: {mistakes}") from None
+class BundleInput(_Part):
+    """Which series is taken: the `[input]` of a bundle, with the keys of `inference.inputs.InputRule`."""
+
+    modality: Modality = "MR"
+    kind: Kind | None = None
+    dimension: Literal["2D", "3D"] | None = None
+    minimum_slices: int = Field(3, ge=1)
+    contrast: bool | None = None
+    fat_suppressed: bool | None = None
+    body_parts: tuple[BodyPart, ...] = ()
+
+
+class BundleFile(Bundle):
+    """All of `bundle.toml`."""
+
+    version: str = Field(min_length=1)
+    title: str = Field(min_length=1)
+    input: BundleInput = BundleInput()
+
+
+def read_bundle(options: Mapping[str, Any]) -> Bundle:
+    """The model that the options of a bundle's manifest describe. Raises ModelRefused with every mistake."""
+    bundle, mistakes = validated(Bundle, options)
+    if bundle is None:
+        raise ModelRefused("; ".join(mistakes))
+    return bundle
 
 
 def as_code(triple: tuple[str, str, str]) -> Code:
     return Code(*triple)
-
-
-def _describe(error: dict[str, Any]) -> str:
-    location = error["loc"]
-    key = ".".join(str(part) for part in location) or "the file"
-    if error["type"] == "missing":
-        return f"{key} is missing"
-    if error["type"] == "extra_forbidden":
-        names = _names_beside(location)
-        close = get_close_matches(str(location[-1]), names, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        return f"there is no key {key}; allowed: {', '.join(names)}{hint}"
-    return f"{key} = {error['input']!r}: {str(error['msg']).removeprefix('Value error, ')}"
-
-
-def _names_beside(location: tuple[str | int, ...]) -> list[str]:
-    model: type[BaseModel] = Bundle
-    for part in location[:-1]:
-        if isinstance(part, str):
-            annotation = model.model_fields[part].annotation
-            inner = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
-            model = inner[0]
-    return list(model.model_fields)

@@ -27,7 +27,7 @@ def resolve_devices(setting: str) -> list[str]:
     if setting == "auto":
         return cuda or ["cpu"]
     allowed = ["cpu", *cuda]
-    names = [name.strip() for name in setting.split(",") if name.strip()]
+    names = list(dict.fromkeys(name.strip() for name in setting.split(",") if name.strip()))
     wrong = [name for name in names if name not in allowed]
     if wrong or not names:
         raise Permanent(f"{', '.join(wrong) or 'no device'} is not here; allowed: auto, {', '.join(allowed)}")

@@ -2,13 +2,16 @@
 
 import hashlib
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from difflib import get_close_matches
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inference.series import Kind
+from pydantic import BaseModel, ConfigDict, Field
+
+from inference.bundle import Bundle, BundleFile
+from inference.descriptor import validated
+from inference.inputs import InputRule
 from storage.errors import ModelRefused
 
 APPLICATIONS = Path(__file__).parent / "applications"
@@ -16,19 +19,14 @@ DESCRIPTOR = "application.toml"
 BUNDLE_DESCRIPTOR = "bundle.toml"
 
 
-@dataclass(frozen=True)
-class InputRule:
-    """What a series must be to feed one input of an application. None and empty mean: anything."""
+class _ApplicationFile(BaseModel):
+    """What every `application.toml` says; the rest of it is the application's own."""
 
-    name: str
-    modality: str = "MR"
-    kind: str | None = None  # a value of inference.series.Kind: "T1w", "T2w", "DWI", "ADC", ...
-    dimension: str | None = None  # "2D" or "3D"
-    minimum_slices: int = 3
-    contrast: bool | None = None
-    fat_suppressed: bool | None = None
-    body_parts: tuple[str, ...] = ()  # BodyPartExamined (PS3.16 annex L); a series that names none is not refused
-    required: bool = True
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    version: str = Field(min_length=1)
+    title: str = Field(min_length=1)
+    inputs: tuple[InputRule, ...] = Field(min_length=1)
 
 
 @dataclass(frozen=True)
@@ -50,30 +48,45 @@ def known_applications() -> list[str]:
     return sorted(path.parent.name for path in APPLICATIONS.glob(f"*/{DESCRIPTOR}"))
 
 
+def takes_bundle(application_id: str) -> bool:
+    """Whether the application runs a site's own model: it has none itself."""
+    path = APPLICATIONS / application_id / DESCRIPTOR
+    return "model" not in _parse(path, _read(path))
+
+
 def load_manifest(application_id: str, name: str, bundle: Path | None) -> Manifest:
     """The manifest of one configured application.
 
     With `bundle`, its `bundle.toml` declares title, version, the input and the model, instead of the application's
-    own descriptor. Raises ModelRefused naming the file, the key and the way out.
+    own descriptor. Raises ModelRefused naming the file, every mistake in it, and the way out.
     """
-    own = APPLICATIONS / application_id
-    path = own / DESCRIPTOR if bundle is None else bundle / BUNDLE_DESCRIPTOR
+    path = APPLICATIONS / application_id / DESCRIPTOR if bundle is None else bundle / BUNDLE_DESCRIPTOR
     if bundle is not None and not bundle.is_dir():
         raise ModelRefused(f"the model folder {bundle} does not exist; correct `bundle` of application {name!r}")
     text = _read(path)
-    options = _parse(path, text)
-    rules = options.pop("inputs", None) or [{"name": "image", **options.pop("input", {})}]
-    manifest = Manifest(
+    raw = _parse(path, text)
+    described: _ApplicationFile | BundleFile | None
+    described, mistakes = validated(_ApplicationFile, raw) if bundle is None else validated(BundleFile, raw)
+    mistakes += _missing_files(path.parent, raw)
+    if described is None or mistakes:
+        raise ModelRefused(f"{path}: {'; '.join(mistakes)}")
+    own = Bundle.model_fields if bundle is not None else raw.keys() - _ApplicationFile.model_fields
+    return Manifest(
         id=application_id,
         name=name,
-        version=str(_required(path, options, "version")),
-        title=str(_required(path, options, "title")),
-        inputs=tuple(_rule(path, rule) for rule in rules),
+        version=described.version,
+        title=described.title,
+        inputs=_inputs(described),
         folder=path.parent,
-        options=options,
-        sha256=_digest(path, text, options),
+        options={key: value for key, value in raw.items() if key in own},
+        sha256=_digest(path.parent, text, raw),
     )
-    return manifest
+
+
+def _inputs(described: _ApplicationFile | BundleFile) -> tuple[InputRule, ...]:
+    if isinstance(described, BundleFile):
+        return (InputRule("image", **described.input.model_dump()),)
+    return described.inputs
 
 
 def weights_path(manifest: Manifest) -> Path:
@@ -107,36 +120,24 @@ def _parse(path: Path, text: bytes) -> dict[str, Any]:
         raise ModelRefused(f"{path} is not valid TOML: {error}") from None
 
 
-def _digest(path: Path, text: bytes, options: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256(text)
-    model = options.get("model")
-    if not isinstance(model, dict) or "weights" not in model:
-        raise ModelRefused(f"{path}: [model] weights is missing; name the file that holds the model")
+def _model_files(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(key, file name) of the files that `[model]` names."""
+    model = raw.get("model")
     for key in ("weights", "network"):
-        if key in model:
-            file = path.parent / str(model[key])
-            if not file.is_file():
-                raise ModelRefused(f"{path}: [model] {key} = {model[key]!r}: there is no such file in the folder")
-            digest.update(file_sha256(file).encode())
+        if isinstance(model, dict) and isinstance(model.get(key), str):
+            yield key, model[key]
+
+
+def _missing_files(folder: Path, raw: Mapping[str, Any]) -> list[str]:
+    return [
+        f"model.{key} = {name!r}: there is no such file in the folder"
+        for key, name in _model_files(raw)
+        if not (folder / name).is_file()
+    ]
+
+
+def _digest(folder: Path, text: bytes, raw: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(text)
+    for _, name in _model_files(raw):
+        digest.update(file_sha256(folder / name).encode())
     return digest.hexdigest()
-
-
-def _required(path: Path, options: dict[str, Any], key: str) -> Any:
-    if key not in options:
-        raise ModelRefused(f"{path}: the key {key!r} is missing")
-    return options.pop(key)
-
-
-def _rule(path: Path, raw: Any) -> InputRule:
-    names = [field.name for field in fields(InputRule)]
-    for key in raw:
-        if key not in names:
-            close = get_close_matches(key, names, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ModelRefused(f"{path}: [input] has no key {key!r}; allowed: {', '.join(names)}{hint}")
-    kinds = [str(kind) for kind in Kind]
-    if raw.get("kind") not in (None, *kinds):
-        raise ModelRefused(f"{path}: [input] kind = {raw['kind']!r}; allowed: {', '.join(kinds)}")
-    if raw.get("dimension") not in (None, "2D", "3D"):
-        raise ModelRefused(f"{path}: [input] dimension = {raw['dimension']!r}; allowed: 2D, 3D")
-    return InputRule(**{**raw, "body_parts": tuple(raw.get("body_parts", ()))})

@@ -95,16 +95,6 @@ def read_volume(paths: Iterable[Path]) -> Volume:
     return _load(stacks[0], headers[0][0])
 
 
-def split_volumes(paths: Iterable[Path]) -> list[Volume]:
-    """All volumes of a series, one per echo, component, b-value or time point.
-
-    Raises InputRefused when any group of its images does not make a volume.
-    """
-    headers = [(_read(path, pixels=False), path) for path in paths]
-    stacks = stacks_of([plane for ds, path in headers for plane in planes_of(ds, path)])
-    return [_load(stack, headers[0][0]) for stack in stacks]
-
-
 def stacks_of(planes: Sequence[Plane]) -> list[Stack]:
     """Groups planes by geometry and by what tells them apart; every group must be one regular stack.
 
@@ -123,7 +113,10 @@ def stacks_of(planes: Sequence[Plane]) -> list[Stack]:
     groups = _without_per_slice_differences(groups)
     few = [group for group in groups if len(group) < MINIMUM_SLICES]
     if few and any(not _same_grid(group[0], groups[0][0]) for group in groups):
-        raise InputRefused("its images differ in orientation, matrix or pixel spacing and do not make one volume")
+        raise InputRefused(
+            "its images differ in orientation, matrix or pixel spacing and do not make one volume; "
+            "send a series whose slices are parallel and alike"
+        )
     return [_stack(group) for group in groups]
 
 
@@ -189,16 +182,22 @@ def _stack(planes: Sequence[Plane]) -> Stack:
     if len(ordered) < MINIMUM_SLICES:
         raise InputRefused(
             f"only {len(ordered)} slice{'s' if len(ordered) > 1 else ''} in one orientation; "
-            f"a volume needs at least {MINIMUM_SLICES}"
+            f"a volume needs at least {MINIMUM_SLICES}: send the missing slices again"
         )
     steps = np.diff([float(plane.position @ normal) for plane in ordered])
     if np.any(steps < SAME_POSITION):
         n = int(np.sum(steps < SAME_POSITION))
-        raise InputRefused(f"{n} images lie where another one lies, and nothing in their headers tells them apart")
+        raise InputRefused(
+            f"{n} images lie where another one lies, and nothing in their headers tells them apart; "
+            "send each volume as a series of its own"
+        )
     step = float(np.median(steps))
     if np.any(wide := steps > 1.5 * step):
         missing = int(np.sum(np.round(steps[wide] / step) - 1))
-        raise InputRefused(f"{missing} slice(s) missing: distances from {steps.min():.2f} to {steps.max():.2f} mm")
+        raise InputRefused(
+            f"{missing} slice(s) missing: distances from {steps.min():.2f} to {steps.max():.2f} mm; "
+            "send the missing slices again"
+        )
     first, last = ordered[0], ordered[-1]
     affine = np.eye(4)
     affine[:3, 0] = (last.position - first.position) / (len(ordered) - 1)
@@ -208,7 +207,9 @@ def _stack(planes: Sequence[Plane]) -> Stack:
     expected = first.position + np.arange(len(ordered))[:, None] * affine[:3, 0]
     off = float(np.max(np.linalg.norm(np.array([p.position for p in ordered]) - expected, axis=1)))
     if off > max(POSITION_TOLERANCE * step, SAME_POSITION):
-        raise InputRefused(f"the slices are not evenly spaced on a line: one lies {off:.2f} mm off")
+        raise InputRefused(
+            f"the slices are not evenly spaced on a line: one lies {off:.2f} mm off; send the whole series again"
+        )
     return Stack(tuple(ordered), Geometry((len(ordered), first.rows, first.columns), affine))
 
 

@@ -131,8 +131,8 @@ class Commitments:
             )
             return moved is not None
 
-    def list(self, states: Collection[CommitmentState] | None = None, limit: int = 100) -> Sequence[Commitment]:
-        """The newest first."""
+    def list(self, states: Collection[CommitmentState] | None = None, limit: int | None = 100) -> Sequence[Commitment]:
+        """The newest first; without `limit` all of them."""
         row = schema.Commitment
         statement = select(row).order_by(row.id.desc()).limit(limit)
         if states is not None:

@@ -34,11 +34,13 @@ def default_url(data_dir: Path) -> str:
     return URL.create("sqlite", database=str(data_dir / "node.sqlite")).render_as_string()
 
 
-def sqlite_folder(url: str) -> list[Path]:
-    """Where the file of an SQLite database lies; nothing for other databases."""
-    parsed = make_url(url)
-    is_file = parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:")
-    return [Path(str(parsed.database)).resolve().parent] if is_file else []
+def sqlite_file(url: str) -> Path | None:
+    """The file of an SQLite database; None for others, and for what is no URL."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        return None
+    return Path(parsed.database) if parsed.get_backend_name() == "sqlite" and parsed.database else None
 
 
 class Database:

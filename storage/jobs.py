@@ -197,19 +197,21 @@ class Jobs:
         return self._objects(statement)
 
     def previous_sr(self, study_instance_uid: str, application: str, before_job: int) -> Sequence[ResultObject]:
-        """The reports of the latest earlier job of this application that has reported on the study: what a new one
-        supersedes. Jobs are numbered in the order in which routing made them."""
-        target = schema.ResultObject
+        """The reports of the application's latest earlier job that reported: what a new one supersedes.
+
+        That job is of an earlier revision, or of the same one where other weights computed it again.
+        """
+        job, target = schema.Job, schema.ResultObject
         latest = (
-            select(schema.Job.id)
-            .join(target, target.job_id == schema.Job.id)
+            select(job.id)
+            .join(target, target.job_id == job.id)
             .where(
-                schema.Job.study_instance_uid == study_instance_uid,
-                schema.Job.application == application,
-                schema.Job.id < before_job,
+                job.study_instance_uid == study_instance_uid,
+                job.application == application,
+                job.id < before_job,
                 target.kind == "SR",
             )
-            .order_by(schema.Job.id.desc())
+            .order_by(job.id.desc())
             .limit(1)
             .scalar_subquery()
         )

@@ -159,9 +159,11 @@ class Studies:
         jobs: Sequence[NewJob],
         decisions: Mapping[str, Any],
         now: datetime,
+        warnings: Sequence[str] = (),
     ) -> bool:
         """COMPLETE → ROUTED, with the jobs, in one transaction. False when the study is not COMPLETE any more.
 
+        `warnings` go to the timeline: what could not be routed.
         A job whose application and fingerprint were computed already, or soon will be, is not enqueued again. Other
         jobs of the same study and application are superseded: waiting ones are CANCELLED, and a running one will be
         when it ends, without a delivery. So are jobs that started early in this revision, where it turns out that
@@ -172,6 +174,7 @@ class Studies:
                 return False
             _keep_decisions(session, study_instance_uid, revision, decisions, now)
             add_event(session, now, study_instance_uid, revision, "routed", reason)
+            _warn(session, study_instance_uid, revision, warnings, now)
             for job in jobs:
                 _hold_jobs(session, job)
                 standing = _standing_job(session, job)
@@ -218,7 +221,13 @@ class Studies:
             return True
 
     def ignore(
-        self, study_instance_uid: str, revision: int, reason: str, decisions: Mapping[str, Any], now: datetime
+        self,
+        study_instance_uid: str,
+        revision: int,
+        reason: str,
+        decisions: Mapping[str, Any],
+        now: datetime,
+        warnings: Sequence[str] = (),
     ) -> bool:
         """COMPLETE → IGNORED: nothing applies. False when the study is not COMPLETE any more."""
         with self._database.session() as session:
@@ -227,6 +236,7 @@ class Studies:
             _keep_decisions(session, study_instance_uid, revision, decisions, now)
             add_event(session, now, study_instance_uid, revision, "routed", reason)
             _supersede_early(session, study_instance_uid, revision, (), now)
+            _warn(session, study_instance_uid, revision, warnings, now)
             return True
 
     def callers(self, study_instance_uid: str) -> set[str]:
@@ -242,12 +252,18 @@ class Studies:
             return set(session.scalars(statement))
 
     def reroute(self, study_instance_uid: str) -> bool:
-        """IGNORED → COMPLETE, to be routed again: an application was added, or repaired. False in other states."""
+        """ROUTED or IGNORED → COMPLETE, to be routed again: an application was added, or repaired.
+
+        Jobs that stand are not made twice (`route`). False in other states.
+        """
         reason = "to be routed again, as asked by the operator"
         with self._database.session() as session:
             revision = session.scalar(
                 update(schema.Study)
-                .where(schema.Study.study_instance_uid == study_instance_uid, schema.Study.state == StudyState.IGNORED)
+                .where(
+                    schema.Study.study_instance_uid == study_instance_uid,
+                    schema.Study.state.in_((StudyState.ROUTED, StudyState.IGNORED)),
+                )
                 .values(state=StudyState.COMPLETE, reason=reason)
                 .returning(schema.Study.revision),
                 execution_options={"synchronize_session": False},
@@ -374,6 +390,11 @@ def _move(
         .values(state=end, reason=reason)
     )
     return changed(session, statement) == 1
+
+
+def _warn(session: Session, study_instance_uid: str, revision: int, warnings: Sequence[str], now: datetime) -> None:
+    for text in warnings:
+        add_event(session, now, study_instance_uid, revision, "warning", text)
 
 
 def _keep_decisions(

@@ -1,4 +1,5 @@
-"""config/node.toml is the reference: it knows every key, says the true defaults, and loads with or without them."""
+"""config/node.toml and config/bundle.toml are the references: they know every key, say the true defaults, and load
+with or without them."""
 
 import re
 import tomllib
@@ -12,16 +13,19 @@ from pydantic_core import PydanticUndefined
 
 from dicom_node import settings
 from dicom_node.settings import Settings, load
+from inference.bundle import BundleFile
+from inference.manifest import load_manifest
 from tests.conftest import REPOSITORY
 
 REFERENCE = REPOSITORY / "config" / "node.toml"
+BUNDLE = REPOSITORY / "config" / "bundle.toml"
 CONTAINER = REPOSITORY / "config" / "container" / "node.toml"
 # Keys whose example is not the default: there is none, or it depends on where the file lies.
 EXAMPLES = {"node.data_dir", "node.database_url", "completion.released_seconds", "completion.source"}
 
 
-def uncommented() -> str:
-    return re.sub(r"^#(?=[a-z_]+ = |\[\[)", "", REFERENCE.read_text(), flags=re.MULTILINE)
+def uncommented(path: Path = REFERENCE) -> str:
+    return re.sub(r"^#(?=[a-z_]+ = |\[\[)", "", path.read_text(), flags=re.MULTILINE)
 
 
 def sections() -> Iterator[tuple[str, type[BaseModel], bool]]:
@@ -77,3 +81,32 @@ def test_the_containers_configuration_loads() -> None:
     loaded = load(CONTAINER)
     assert loaded.node.data_dir == Path("/var/lib/dicom-node")
     assert [d.host for d in loaded.destinations] == ["pacs"]
+
+
+@pytest.mark.parametrize("text", [BUNDLE.read_text(), uncommented(BUNDLE)])
+def test_the_bundles_reference_is_a_bundle(tmp_path: Path, text: str) -> None:
+    (tmp_path / "configs").mkdir()
+    for name in ("bundle.toml", "model.ts", "configs/inference.json"):
+        (tmp_path / name).write_text(text)
+    manifest = load_manifest("segmentation", "own", tmp_path)
+    assert (manifest.version, manifest.title) == ("1.0", "Brain structures")
+
+
+def differing(model: type[BaseModel], table: dict[str, Any], key: str = "") -> Iterator[str]:
+    """Keys that the reference lacks, or shows with another value than the default."""
+    for name, field in model.model_fields.items():
+        place, value = f"{key}{name}", table.get(name, PydanticUndefined)
+        inner = [a for a in (field.annotation, *get_args(field.annotation)) if isinstance(a, type)]
+        nested = [a for a in inner if issubclass(a, BaseModel)]
+        if value is PydanticUndefined:
+            yield f"{place} is missing"
+        elif nested:
+            yield from differing(nested[0], value[0] if isinstance(value, list) else value, f"{place}.")
+        elif field.default not in (None, (), PydanticUndefined):
+            default = list(field.default) if isinstance(field.default, tuple) else field.default
+            if value != default:
+                yield f"{place} = {value!r}, not {default!r}"
+
+
+def test_the_bundles_reference_has_every_key_and_the_true_defaults() -> None:
+    assert list(differing(BundleFile, tomllib.loads(uncommented(BUNDLE)))) == []

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from dicom_node.catalogue import ConfiguredApplication
 from dicom_node.routing import route
-from inference.manifest import InputRule, Manifest
+from inference.inputs import InputRule
+from inference.manifest import Manifest
 from inference.series import Kind, SeriesDescription
 from storage.records import Instance, Series
 
@@ -42,7 +43,8 @@ def test_every_application_that_applies_gets_a_job() -> None:
         ("a", 2, {"t1w": "1.1"}),
         ("b", 2, {"t1w": "1.1"}),
     ]
-    assert found.reason == "applies: a, b"
+    assert found.reason == "applies: a, b; not run: broken: model.ts: there is no such file"
+    assert found.warnings == ("not run: broken: model.ts: there is no such file",)
     assert [a["applies"] for a in found.decisions["applications"]] == [True, True, False]
 
 
@@ -52,6 +54,16 @@ def test_nothing_applies_says_why_for_each_application() -> None:
     assert "a: no series fits input 't1w'" in found.reason
     assert "broken: model.ts: there is no such file" in found.reason
     assert route("1.9", 1, [], [], []).reason == "nothing applies: no application is configured"
+
+
+def test_an_application_whose_routing_breaks_off_stops_no_other() -> None:
+    rule = InputRule("t1w", kind="T1w")
+    object.__setattr__(rule, "minimum_slices", "twenty")
+    manifest = Manifest("x", "odd", "1", "X", (rule,), Path("."), {}, "a")
+    odd = ConfiguredApplication("odd", ("pacs",), manifest)
+    found = route("1.9", 1, [series("1.1")], [described("1.1", Kind.T1W)], [odd, application("a")])
+    assert [j.application for j in found.jobs] == ["a"]
+    assert found.warnings == ("not run: odd: its routing failed (TypeError), see the log",)
 
 
 def fingerprint(instances: int = 3, sha256: str = "a", name: str = "a") -> str:

@@ -80,6 +80,14 @@ def test_a_misspelt_variable_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ('ae_title = "SCANNER1"', 'ae_title = "SCANNER1"\npriority = -1', "peers[0].priority = -1"),
         ('bundle = "models/brain"', "", "needs the folder of a model"),
         ("[node]", "[nod]", "there is no such key; allowed: node, receive"),
+        ("[receive]\nport = 11113", "[completion]\nquiet_seconds = inf", "should be a finite number"),
+        ("[receive]\nport = 11113", "[completion]\nquiet_seconds = 1e300", "less than or equal to 2678400"),
+        (
+            'id = "segmentation"',
+            'id = "soft_tissue_mass"',
+            "bundle = 'models/brain': the application 'soft_tissue_mass' has a model of its own and takes none",
+        ),
+        ("[[peers]]", "[peers]", "peers: must be a list of tables, each under [[peers]] in double brackets"),
     ],
 )
 def test_a_mistake_is_told_by_key_and_value(tmp_path: Path, old: str, new: str, told: str) -> None:
@@ -94,6 +102,53 @@ def test_all_mistakes_are_told_together(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as error:
         load(write(tmp_path, text))
     assert len(error.value.mistakes) >= 5
+
+
+def test_a_mistake_in_the_form_hides_none_in_the_names(tmp_path: Path) -> None:
+    text = GOOD.replace("port = 11113", "port = 0").replace('["pacs"]', '["pasc"]').replace("segmentation", "segment")
+    twice = '[[destinations]]\nname = "pacs"\nae_title = "P"\nhost = "h"\nport = 104\n'
+    with pytest.raises(ConfigurationError) as error:
+        load(write(tmp_path, text + twice))
+    told = str(error.value)
+    for mistake in ("receive.port = 0", "'pasc': no [[destinations]]", "did you mean 'segmentation'", "used 2 times"):
+        assert mistake in told
+    assert "allowed: pacs; did you mean" in told
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        ("DICOM_NODE__RECEIVE", "foo", "it is a section; set one of its keys, as in DICOM_NODE__RECEIVE__HOST"),
+        ("DICOM_NODE__PEERS", "X", "it must be a JSON list of tables"),
+        ("DICOM_NODE__PEERS", '[{"ae_titel": "X"}]', "did you mean 'ae_title'"),
+        ("DICOM_NODE__RECEIVE__PORT__X", "1", "receive.port"),
+    ],
+)
+def test_a_variable_that_cannot_be_read_is_told_with_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, told: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigurationError) as error:
+        load(write(tmp_path, GOOD.replace('"HOSPITAL_AI"', '"A_TITLE_OF_MORE_THAN_16"')))
+    assert told in str(error.value)
+    assert "an AE title has" in str(error.value)
+
+
+def test_no_password_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DICOM_NODE__NODE", '{"database_url": "postgresql://u:secret@h/d"')
+    with pytest.raises(ConfigurationError) as error:
+        load(write(tmp_path, GOOD))
+    assert "DICOM_NODE__NODE (environment): it is a section" in str(error.value)
+    assert "secret" not in str(error.value)
+
+
+def test_a_variable_may_hold_a_whole_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DICOM_NODE__PEERS", '[{"ae_title": "OTHER"}]')
+    monkeypatch.setenv("DICOM_NODE__RECEIVE", '{"port": 104, "processes": 2}')
+    monkeypatch.setenv("DICOM_NODE__RECEIVE__PORT", "105")
+    settings = load(write(tmp_path, GOOD))
+    assert [p.ae_title for p in settings.peers] == ["OTHER"]
+    assert (settings.receive.port, settings.receive.processes) == (105, 2)
 
 
 @pytest.mark.parametrize("text", ["[node", "\xff"])

@@ -23,7 +23,6 @@ MODALITIES = {
 }
 
 VOLUME = codes.SCT.Volume
-VOLUME_UNITS = frozenset({"mm3", "cm3", "mL", "ml", "dm3", "L", "l"})
 
 
 def sr_code(code: Code) -> SRCode:

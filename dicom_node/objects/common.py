@@ -1,9 +1,11 @@
 """What every result object shares: identity, source headers, equipment, dates."""
 
 import hashlib
+import re
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from importlib.metadata import version
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -14,6 +16,7 @@ from inference.findings import Algorithm, Findings
 from inference.volume import Volume
 
 SERIES_DESCRIPTION_LENGTH = 64  # PS3.5 6.2: VR LO
+OFFSET = re.compile(r"[+-](0\d|1[0-4])[0-5]\d")  # PS3.3 C.12.1.1.8: &ZZXX
 TYPE_2 = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex",
     "StudyDate", "StudyTime", "AccessionNumber", "StudyID", "ReferringPhysicianName",
@@ -40,7 +43,7 @@ class ObjectContext:
     uid_seed: str
     revision: int = 1
     predecessors: tuple[Predecessor, ...] = ()
-    software_version: str = "0.1.0"
+    software_version: str = field(default_factory=lambda: version("dicom-node"))
 
     def uid(self, role: str) -> str:
         """The UID (PS3.5 B.2, 2.25 root) of one role in this result."""
@@ -125,7 +128,7 @@ def reduced_enhanced(source: Dataset, volume: Volume) -> Dataset:
 def describe(ds: Dataset, findings: Findings, context: ObjectContext, kind: str) -> None:
     """Series description, dates and the equipment that contributed (PS3.3 C.12.1)."""
     ds.SeriesDescription = series_description(findings, kind)
-    _set_dates(ds, findings.started_at)
+    _set_dates(ds, findings.started_at, _offset(findings.source))
     algorithm = findings.algorithm
     purpose = Dataset()
     purpose.CodeValue = codes.DCM.ProcessingEquipment.value
@@ -142,8 +145,25 @@ def describe(ds: Dataset, findings: Findings, context: ObjectContext, kind: str)
     ds.ContributingEquipmentSequence = [*ds.get("ContributingEquipmentSequence", []), equipment]
 
 
-def _set_dates(ds: Dataset, at: datetime) -> None:
+def _offset(source: Volume) -> str | None:
+    """The source's TimezoneOffsetFromUTC; None where it says none that can be read."""
+    ds = dcmread(source.frames[0].path, specific_tags=["TimezoneOffsetFromUTC"], stop_before_pixels=True)
+    offset = str(ds.get("TimezoneOffsetFromUTC") or "").strip()
+    return offset if OFFSET.fullmatch(offset) else None
+
+
+def _set_dates(ds: Dataset, at: datetime, offset: str | None) -> None:
+    """Dates and times of the result, in the time zone of its source.
+
+    TimezoneOffsetFromUTC (PS3.3 C.12.1.1.8) holds for every date and time of an object, the copied StudyDate and
+    StudyTime among them. So the source's offset is kept and ours are written in it; where the source has none, neither
+    has the result, and ours are the node's local time, as the source's are the scanner's.
+    """
+    local = at.astimezone(datetime.strptime(offset, "%z").tzinfo if offset else None)
     for keyword in ("Content", "Series", "InstanceCreation"):
-        setattr(ds, f"{keyword}Date", at.strftime("%Y%m%d"))
-        setattr(ds, f"{keyword}Time", at.strftime("%H%M%S"))
-    ds.TimezoneOffsetFromUTC = at.strftime("%z") or "+0000"
+        setattr(ds, f"{keyword}Date", local.strftime("%Y%m%d"))
+        setattr(ds, f"{keyword}Time", local.strftime("%H%M%S"))
+    if offset:
+        ds.TimezoneOffsetFromUTC = offset
+    elif "TimezoneOffsetFromUTC" in ds:
+        del ds.TimezoneOffsetFromUTC

@@ -17,9 +17,12 @@ GRIDS: Mapping[str, Geometry] = MappingProxyType(
 )
 
 
-def limb(seed: int) -> Limb:
-    """The phantom of `seed` as a scanner sees it. The b-values share one coil, and so one bias field."""
-    phantom = limb_phantom(seed)
+def limb(seed: int, *, healthy: bool = False) -> Limb:
+    """The phantom of `seed` as a scanner sees it; `healthy` leaves its mass out.
+
+    The b-values share one coil, and so one bias field.
+    """
+    phantom = limb_phantom(seed).without_mass() if healthy else limb_phantom(seed)
     anatomy = {
         name: (Stack(phantom.render(acquisition(name), GRIDS[name], seed=i), GRIDS[name].affine),)
         for i, name in enumerate(("t1w", "t2w_fs"))

@@ -98,11 +98,17 @@ class Phantom:
 
     @property
     def diameter(self) -> float:
-        """mm, of the largest lobe."""
-        return 2 * max(max(lobe.axes) for lobe in self.lobes)
+        """mm, of the largest lobe; 0 without a mass."""
+        return 2 * max((max(lobe.axes) for lobe in self.lobes), default=0.0)
+
+    def without_mass(self) -> "Phantom":
+        """The same limb, healthy."""
+        return replace(self, lobes=(), inclusions=())
 
     def mask(self, grid: Geometry) -> NDArray[np.bool_]:
         """The mass on `grid`: the voxels of which it takes at least half."""
+        if not self.lobes:
+            return np.zeros(grid.shape, np.bool_)
         points = _points(grid)
         bx, by, r, _ = self.bone
         bone = (
@@ -152,9 +158,9 @@ class Phantom:
         )  # fmt: skip
         mean, variation, where = self.fat_thickness
         thickness = mean + variation * np.cos(angle - where)
-        mass_distance = _lobes_distance(points, self.lobes)
-        # A mass near the surface lifts the skin.
-        skin = _smooth_minimum(from_axis - edge, mass_distance - 6.0, 12.0)
+        skin = from_axis - edge
+        if self.lobes:  # a mass near the surface lifts the skin
+            skin = _smooth_minimum(skin, _lobes_distance(points, self.lobes) - 6.0, 12.0)
 
         def level(tissue: Tissue) -> float:
             return signal(tissue, acquisition)
@@ -170,7 +176,8 @@ class Phantom:
         inside = _cover(deep + 1.2, voxel)
         image = _paint(image, inside * _cover(septum - 0.9, voxel), level(FAT))
         image = _paint(image, 0.35 * inside * _cover(np.abs(strands) * 9.0 - 0.35, voxel), level(FAT))
-        image = self._paint_mass(image, points, voxel, acquisition)
+        if self.lobes:
+            image = self._paint_mass(image, points, voxel, acquisition)
         for cx, cy, r in self.vessels:
             near = np.hypot(x - cx, y - cy) - r
             image = _paint(image, _cover(near - 1.5, voxel), level(FAT))

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from inference.training.phantoms import HEALTHY_EVERY
+
 ROWS = (
     ("Held-out patients", "patients"),
     ("– ellipsoid in the middle of the crop", "patients_ellipsoid"),
@@ -24,7 +26,7 @@ Research only: not a medical device, not for diagnosis.
   Vallières M, Freeman CR, Skamene SR, El Naqa I. A radiomics model from joint FDG-PET and MRI texture features for the
   prediction of lung metastases in soft-tissue sarcomas of the extremities. Phys Med Biol 2015;60:5471.
   Data: doi 10.7937/K9/TCIA.2015.7GO2GSKS.
-- Simulated limbs with a mass (`inference/phantoms/limb.py`, seeds from 10000).
+- Simulated limbs (`inference/phantoms/limb.py`, seeds from 10000), one in {healthy_every} of them without a mass.
 
 Held out: the {held} patients whose names have the smallest SHA-256:
 {held_out}.
@@ -65,6 +67,7 @@ centre" cuts three quarters of what lies before the mass along every axis.
 - It always keeps the largest part only; several masses give one.
 - Simulated limbs are not real ones: their scores compare runs and say nothing of patients.
 - {missed}
+- {healthy}
 - Field strength, TR and TE of the training images are unknown.
 
 ## Train it again
@@ -98,6 +101,7 @@ def write(metrics: dict[str, Any], parameters: int) -> str:
         total=len(first["trained_on"]) + len(first["held_out"]),
         held=len(first["held_out"]),
         held_out=", ".join(first["held_out"]),
+        healthy_every=HEALTHY_EVERY,
         parameters=f"{parameters / 1e6:.1f} million",
         patch=settings["patch"],
         history="\n".join(_told(run) for run in runs),
@@ -110,6 +114,7 @@ def write(metrics: dict[str, Any], parameters: int) -> str:
             for row in patients["each"]
         ),
         missed=_missed(first["phantoms"]),
+        healthy=_false_alarms(first["healthy"]),
         uncertainty=f"{spread:.2f}",
         commands="\n".join(_command(run["settings"], i) for i, run in enumerate(runs, start=1)),
     )
@@ -155,6 +160,13 @@ def _missed(phantoms: dict[str, Any]) -> str:
         return "It finds the masses of all phantoms."
     of = f"{len(sizes)} of {phantoms['cases']} phantoms"
     return f"It misses the masses of {of}, of {sizes[0]:.0f} to {sizes[-1]:.0f} mL."
+
+
+def _false_alarms(healthy: dict[str, Any]) -> str:
+    if not healthy["outlined"]:
+        return f"In {healthy['cases']} phantoms without a mass it outlines nothing."
+    volumes = ", ".join(f"{ml:.0f}" for ml in healthy["volumes_ml"])
+    return f"In {healthy['outlined']} of {healthy['cases']} phantoms without a mass it outlines one, of {volumes} mL."
 
 
 def _number(value: object, digits: int) -> str:

@@ -15,6 +15,7 @@ from inference.volume import Array, Geometry
 T1W = Acquisition(600.0, 12.0)
 FIRST_TRAINING_SEED = 10_000  # tests and demonstrations use smaller ones
 FIRST_TEST_SEED = 5_000
+HEALTHY_EVERY = 5  # one training limb in so many has no mass
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +37,15 @@ def shifted(seed: int) -> Case:
     return case(seed, replace(T1W, repetition_time=850.0, echo_time=24.0, noise=0.04, bias=0.35))
 
 
+def healthy(seed: int) -> Case:
+    """A limb without a mass: what is outlined in it is false."""
+    grid = limb_grid()
+    phantom = limb_phantom(seed).without_mass()
+    return Case(f"healthy {seed}", phantom.render(T1W, grid), phantom.mask(grid), grid)
+
+
 def training_sample(seed: int) -> Sample:
-    """One phantom under a random protocol, field of view and slice thickness."""
+    """One phantom under a random protocol, field of view and slice thickness; some without a mass."""
     rng = np.random.default_rng([seed, 1])
     acquisition = Acquisition(
         float(rng.uniform(450, 750)), float(rng.uniform(8, 18)), noise=float(rng.uniform(0.005, 0.03)),
@@ -46,7 +54,10 @@ def training_sample(seed: int) -> Sample:
     thickness, pixel = float(rng.uniform(3.0, 5.0)), float(rng.uniform(1.3, 1.8))
     extent = float(rng.uniform(120, 180))
     phantom = limb_phantom(seed)
-    centre = (0.0, 0.0, _middle(phantom, rng))
+    middle = _middle(phantom, rng)
+    if seed % HEALTHY_EVERY == 0:
+        phantom = phantom.without_mass()
+    centre = (0.0, 0.0, middle)
     shape = (int(extent / thickness), int(210 / pixel), int(210 / pixel))
     grid = limb_grid(shape, (thickness, pixel, pixel), centre)
     return sample(Case("", phantom.render(acquisition, grid), phantom.mask(grid), grid))

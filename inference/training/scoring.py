@@ -45,6 +45,12 @@ def hausdorff95(found: Mask, truth: Mask, spacing: tuple[float, float, float]) -
     return float(max(np.percentile(to_surface[1][surfaces[0]], 95), np.percentile(to_surface[0][surfaces[1]], 95)))
 
 
+def false_alarms(found_ml: list[float]) -> dict[str, object]:
+    """Of images without a mass, in how many one was outlined, and how large the outlined volumes were."""
+    volumes = sorted(round(ml, 1) for ml in found_ml if ml > 0)
+    return {"cases": len(found_ml), "outlined": len(volumes), "volumes_ml": volumes}
+
+
 def summary(scores: list[Score]) -> dict[str, object]:
     """Mean, median and 10th percentile of Dice; medians of the rest; every case beside them."""
     dices = np.array([s.dice for s in scores])

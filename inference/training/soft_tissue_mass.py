@@ -19,7 +19,7 @@ from inference.training import card, ellipsoid, phantoms, sarcoma
 from inference.training.augmentation import View, view
 from inference.training.network import FoldedUNet, Mirrored, Standardised, export
 from inference.training.sarcoma import Case
-from inference.training.scoring import Mask, Score, score, summary
+from inference.training.scoring import Mask, Score, false_alarms, score, summary
 
 log = logging.getLogger(__name__)
 
@@ -145,6 +145,7 @@ def measure(
     result: dict[str, object] = {
         "phantoms": summary(_scores([phantoms.case(seed) for seed in seeds], predict)),
         "phantoms_shifted": summary(_scores([phantoms.shifted(seed) for seed in seeds], predict)),
+        "healthy": false_alarms([_volume_ml(c, predict) for c in map(phantoms.healthy, seeds)]),
     }
     if test_cases:
         fractions = ellipsoid.fit([phantoms.sample(c).mask >= 0.5 for c in train_cases])
@@ -201,6 +202,10 @@ def _before(settings: Settings) -> dict[str, object] | None:
 
 def _scores(cases: Sequence[Case], predict: Predict) -> list[Score]:
     return [score(c.name, predict(c), c.mask, c.geometry.spacing) for c in cases]
+
+
+def _volume_ml(case: Case, predict: Predict) -> float:
+    return float(predict(case).sum()) * float(np.prod(case.geometry.spacing)) / 1000
 
 
 def _tensors(sample: phantoms.Sample, device: torch.device) -> tuple[Tensor, Tensor]:

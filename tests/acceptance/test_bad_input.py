@@ -1,5 +1,6 @@
 """Bad input gets a message that names the thing and the way out; nothing is lost and nothing hangs."""
 
+import json
 import socket
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dicom_node.demo_pacs import Pacs
+from dicom_node.demo_pacs import Pacs, free_port
 from dicom_node.scu import echo, find_files, send_files
 from tests.acceptance.node import SCANNER, Node, delivered
 from tests.acceptance.studies import write_ball_study
@@ -35,23 +36,26 @@ def send_series(node: Node, folder: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("folder", "reason"),
+    ("folder", "reasons"),
     [
-        ("malformed/geometry_sliceincrement_001", "modality is CT, not MR"),
-        ("malformed/geometry_sliceorientation_001", "not T1w"),
-        ("malformed/geometry_slicecount_001", "not T1w"),
-        ("mr/siemens_xa30_study/8_gre_field_mapping", "cannot be used: holds 2 volumes: EchoTime 10, 12.46"),
-        ("mr/philips_elition_rawdata_nonimage", "is not an image"),
+        ("malformed/geometry_sliceincrement_001",
+         ("modality is CT, not MR", "1 slice(s) missing: distances from 5.00 to 10.00 mm",
+          "send the missing slices again")),
+        ("malformed/geometry_sliceorientation_001",
+         ("not T1w", "its images differ in orientation", "send a series whose slices are parallel")),
+        ("malformed/geometry_slicecount_001", ("not T1w", "only 2 slices", "send the missing slices again")),
+        ("mr/siemens_xa30_study/8_gre_field_mapping", ("cannot be used: holds 2 volumes: EchoTime 10, 12.46",)),
+        ("mr/philips_elition_rawdata_nonimage", ("is not an image",)),
     ],
-)
+)  # fmt: skip
 def test_a_study_that_cannot_be_used_says_why(
-    place: tuple[Node, Pacs], test_data: Path, folder: str, reason: str
+    place: tuple[Node, Pacs], test_data: Path, folder: str, reasons: tuple[str, ...]
 ) -> None:
     node, _ = place
     uid = send_series(node, test_data / folder)
     detail = node.wait(uid, ignored)
     assert "nothing applies" in detail["reason"]
-    assert reason in detail["reason"]
+    assert [reason for reason in reasons if reason not in detail["reason"]] == []
     assert len(detail["instances"]) == len(find_files([test_data / folder]))
 
 
@@ -61,7 +65,7 @@ def test_broken_geometry_is_named(place: tuple[Node, Pacs], tmp_path: Path) -> N
     study.series["t1w"].paths[7].unlink()
     uid = send_series(node, tmp_path)
     detail = node.wait(uid, ignored)
-    assert "1 slice(s) missing: distances from 4.00 to 8.00 mm" in detail["reason"]
+    assert "1 slice(s) missing: distances from 4.00 to 8.00 mm; send the missing slices again" in detail["reason"]
 
 
 def test_port_scans_do_no_harm(place: tuple[Node, Pacs]) -> None:
@@ -72,29 +76,117 @@ def test_port_scans_do_no_harm(place: tuple[Node, Pacs]) -> None:
     assert echo(SCANNER, node.target).ok
 
 
-def check(config: Path) -> subprocess.CompletedProcess[str]:
+def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "dicom_node.cli", "check-config", "--config", str(config)],
+        [sys.executable, "-m", "dicom_node.cli", *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
         timeout=60,
-        env={"PATH": "", "COLUMNS": "300"},
+        env={"PATH": ""},
+        umask=0,
     )
+
+
+def check(config: Path) -> subprocess.CompletedProcess[str]:
+    return command("check-config", "--config", config)
 
 
 def test_every_mistake_in_the_configuration_is_told_at_once(tmp_path: Path) -> None:
+    """Form, names, model folders, devices, folders: none hides another."""
+    (tmp_path / "file").write_text("")
+    bundle = write_bundle(tmp_path / "bundle")
+    (bundle / "bundle.toml").write_text((bundle / "bundle.toml").read_text().replace("slices = 5", 'slices = "five"'))
     config = tmp_path / "node.toml"
     config.write_text(
-        '[node]\nae_titel = "X"\n[receive]\nport = 99999\n[[destinations]]\nname = "pacs"\nkind = "dimze"\n'
-        'ae_title = "P"\nhost = "h"\nport = 104\n'
+        '[node]\nae_titel = "X"\ndata_dir = "file/data"\n[receive]\nport = 99999\n[work]\ndevices = "gpu0"\n'
+        '[[destinations]]\nname = "pacs"\nkind = "dimze"\nae_title = "P"\nhost = "h"\nport = 104\n'
+        '[[destinations]]\nname = "pacs"\nae_title = "P"\nhost = "h"\nport = 104\n'
+        '[[applications]]\nid = "soft_tissue_mas"\ndestinations = ["pacs"]\n'
+        '[[applications]]\nid = "segmentation"\nname = "a"\nbundle = "none"\ndestinations = ["pasc"]\n'
+        '[[applications]]\nid = "segmentation"\nname = "b"\nbundle = "bundle"\ndestinations = ["pacs"]\n'
+    )
+    told = (
+        "node.ae_titel: there is no such key",
+        "did you mean 'ae_title'?",
+        "receive.port = 99999",
+        "did you mean 'dimse'?",
+        "the name 'pacs' is used 2 times",
+        "did you mean 'soft_tissue_mass'?",
+        "no [[destinations]] has this name; allowed: pacs; did you mean 'pacs'?",
+        f"a: the model folder {tmp_path / 'none'} does not exist",
+        "input.minimum_slices = 'five': must be a whole number",
+        "work.devices = 'gpu0': gpu0 is not here; allowed: auto, cpu",
+        f"{tmp_path / 'file'} is not a folder",
     )
     done = check(config)
     assert done.returncode == 2
-    assert "node.ae_titel: there is no such key" in done.stderr
-    assert "did you mean 'ae_title'?" in done.stderr
-    assert "receive.port = 99999" in done.stderr
-    assert "did you mean 'dimse'?" in done.stderr
+    assert [mistake for mistake in told if mistake not in done.stderr] == []
+    assert "Traceback" not in done.stderr
+    as_json = command("check-config", "--json", "--config", config)
+    assert as_json.returncode == 2
+    mistakes = "\n".join(json.loads(as_json.stdout)["mistakes"])
+    assert [mistake for mistake in told if mistake not in mistakes] == []
+
+
+@pytest.mark.parametrize("text", ["[node", "[completion]\nquiet_seconds = nan\n"])
+def test_mistakes_are_json_too(tmp_path: Path, text: str) -> None:
+    config = tmp_path / "node.toml"
+    config.write_text(text)
+    done = command("check-config", "--json", "--config", config)
+    assert done.returncode == 2
+    assert len(json.loads(done.stdout)["mistakes"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("echo", "A_TITLE_OF_MORE_THAN_16@h:104"), "an AE title has 1 to 16"),
+        (("echo", "--calling", "A_TITLE_OF_MORE_THAN_16", "A@h:104"), "an AE title has 1 to 16"),
+        (("simulate", "--to", "PACS@h:70000"), "70000 is no port; allowed: 1 to 65535"),
+        (("send", "{empty}", "--to", "PACS@h:104"), "There is no file in"),
+        (("demo", "--study", "nowhere"), "--study nowhere: there is no such folder"),
+        (("demo", "--bundle", "nowhere"), "nowhere does not exist"),
+        (("demo", "--bundle", "{empty}"), "bundle.toml cannot be read"),
+        (("schedule", "--config", "{config}"), "node.data_dir"),
+        (("receive", "--config", "{config}"), "node.data_dir"),
+    ],
+)
+def test_what_cannot_be_done_is_one_message(tmp_path: Path, arguments: tuple[str, ...], told: str) -> None:
+    config, empty = tmp_path / "node.toml", tmp_path / "empty"
+    config.write_text(f'[node]\ndata_dir = "{tmp_path}/node.toml/data"\n[receive]\nport = {free_port()}\n')
+    empty.mkdir()
+    done = command(*(a.format(empty=empty, config=config) for a in arguments))
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("asked", [("studies", "--json"), ("study", "1.2"), ("explain", "1.2"), ("jobs",), ("retry",)])
+def test_asking_a_node_that_never_ran_makes_nothing(tmp_path: Path, asked: tuple[str, ...]) -> None:
+    config = tmp_path / "node.toml"
+    config.write_text("")
+    done = command(*asked, "--config", config)
+    assert done.returncode == 1
+    assert f"There is no database yet: {tmp_path / 'data' / 'node.sqlite'}" in done.stderr
+    assert list(tmp_path.iterdir()) == [config]
+
+
+def test_a_new_node_is_closed_to_others_and_names_what_it_does_not_know(tmp_path: Path) -> None:
+    config = tmp_path / "node.toml"
+    config.write_text("")
+    assert command("db", "upgrade", "--config", config).returncode == 0
+    assert (tmp_path / "data").stat().st_mode & 0o777 == 0o750
+    assert (tmp_path / "data" / "node.sqlite").stat().st_mode & 0o777 == 0o640
+    for asked, told in (
+        (("retry", "--job", "9"), "There is no job 9"),
+        (("retry", "--delivery", "9"), "There is no delivery 9"),
+        (("retry", "--study", "1.2"), "There is no study 1.2"),
+        (("jobs", "--study", "1.2"), "There is no study 1.2"),
+        (("retry",), "Nothing to queue again"),
+    ):
+        done = command(*asked, "--config", config)
+        assert (done.returncode, told in done.stderr) == (1, True), done.stderr
 
 
 @pytest.mark.parametrize(
@@ -120,6 +212,39 @@ def test_a_model_folder_that_cannot_be_used(tmp_path: Path, damage: Callable[[Pa
     assert told in done.stderr
 
 
+def test_a_broken_model_folder_loses_no_study(make_node: Callable[..., tuple[Node, Pacs]], tmp_path: Path) -> None:
+    """One application works, the other one's folder is broken: told in log, reason and timeline; repaired, it runs."""
+    node, _ = make_node()
+    node.stop()
+    text = node.config.read_text()
+    other = (
+        f'[[applications]]\nid = "segmentation"\nname = "other"\nbundle = "{tmp_path / "other"}"\n'
+        'destinations = ["pacs"]\n'
+    )
+    node.config.write_text(text + other)
+    node.start()
+    write_ball_study(tmp_path / "study", seed=7)
+    uid = send_series(node, tmp_path / "study")
+    detail = node.wait(uid, delivered())
+    told = f"not run: other: the model folder {tmp_path / 'other'} does not exist"
+    assert detail["reason"].startswith("applies: model; " + told)
+    assert next(e["text"] for e in detail["timeline"] if e["stage"] == "warning").startswith(told)
+    assert "ERROR" in next(line for line in node.log.read_text().splitlines() if "Application other cannot be" in line)
+
+    write_bundle(tmp_path / "other")  # the way out: a good model, a restart, `retry`
+    node.stop()
+    node.start()
+    done = command("retry", "--study", uid, "--config", node.config)
+    assert done.returncode == 0
+    assert f"study {uid}: routed again" in done.stdout
+    detail = node.wait(uid, lambda d: [o["kind"] for o in d["objects"]] == ["SEG", "SR"] * 2 and delivered()(d))
+    assert [(j["application"], j["state"], j["revision"]) for j in detail["jobs"]] == [
+        ("model", "SUCCEEDED", 1),
+        ("other", "SUCCEEDED", 1),
+    ]
+    assert detail["reason"] == "applies: model, other"
+
+
 def test_weights_that_are_no_model_fail_the_job_and_say_so(
     make_node: Callable[..., tuple[Node, Pacs]], tmp_path: Path
 ) -> None:
@@ -131,14 +256,9 @@ def test_weights_that_are_no_model_fail_the_job_and_say_so(
     detail = node.wait(uid, lambda d: any(j["state"] == "FAILED" for j in d["jobs"]))
     assert "model.ts cannot be loaded as a model" in detail["jobs"][0]["reason"]
 
-    repaired = write_bundle(bundle)  # the way out: a good model, a restart, `retry`
-    assert repaired == bundle
+    write_bundle(bundle)  # the way out: a good model, a restart, `retry`
     node.stop()
     node.start()
-    subprocess.run(
-        [sys.executable, "-m", "dicom_node.cli", "retry", "--study", uid, "--config", str(node.config)],
-        check=True,
-        capture_output=True,
-        timeout=60,
-    )
+    done = command("retry", "--study", uid, "--config", node.config)
+    assert f"job {detail['jobs'][0]['id']} (model, study {uid}): QUEUED" in done.stdout
     node.wait(uid, delivered())

@@ -1,6 +1,7 @@
 """What a new user sees first."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -47,14 +48,26 @@ def test_the_demo_shows_the_result_of_a_phantom(tmp_path: Path) -> None:
 
 def test_the_demo_runs_a_site_s_own_study_and_model(tmp_path: Path) -> None:
     write_ball_study(tmp_path / "study")
+    config = tmp_path / "node.toml"
+    config.write_text('[work]\ndevices = "cpu"\njob_timeout_seconds = 77\n')
     done = demo(
-        tmp_path / "demo", "--study", str(tmp_path / "study"), "--bundle", str(write_bundle(tmp_path / "bundle"))
-    )
+        tmp_path / "demo", "--study", str(tmp_path / "study"), "--bundle", str(write_bundle(tmp_path / "bundle")),
+        "--config", str(config),
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "Bright ball" in done.stdout
+    assert "job_timeout_seconds = 77.0" in next((tmp_path / "demo").rglob("node.toml")).read_text()
 
 
-def test_a_study_that_nothing_applies_to_ends_the_demo_with_the_reason(tmp_path: Path, test_data: Path) -> None:
+def test_a_study_that_nothing_applies_to_ends_the_demo_with_the_way_out(tmp_path: Path, test_data: Path) -> None:
     done = demo(tmp_path, "--study", str(test_data / "malformed" / "geometry_sliceincrement_001"))
     assert done.returncode == 1
     assert "modality is CT, not MR" in done.stdout
+    last = done.stdout.strip().splitlines()[-3:]
+    assert last[0] == "No result: none of this study's series is one that soft_tissue_mass takes."
+    assert "BUNDLE=<folder of the model>" in last[2]
+    asked = subprocess.run(  # works as it is printed, in any folder
+        shlex.split(last[1].split(maxsplit=1)[1]), capture_output=True, text=True, check=False, cwd="/", timeout=60
+    )
+    assert asked.returncode == 0, asked.stderr
+    assert "1 slice(s) missing" in asked.stdout

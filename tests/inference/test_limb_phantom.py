@@ -79,3 +79,16 @@ def test_a_study_shows_the_mass_at_its_diffusivity() -> None:
     assert np.median(inside) == pytest.approx(phantom.mass_tissue.adc, rel=0.1)
     assert study.mask.shape == study.images["t1w"][0].array.shape
     assert [s.b_value for s in study.images["dwi"]] == [50.0, 400.0, 800.0]
+
+
+def test_a_limb_without_its_mass_is_the_same_limb_elsewhere() -> None:
+    grid = limb_grid((12, 96, 96), (8.0, 2.3, 2.3))
+    phantom = limb_phantom(1)
+    healthy = phantom.without_mass()
+    assert not healthy.mask(grid).any()
+    assert healthy.diameter == 0
+    noiseless = Acquisition(600.0, 12.0, noise=0.0, bias=0.0)
+    change = np.abs(phantom.render(noiseless, grid) - healthy.render(noiseless, grid))
+    mask = phantom.mask(grid)
+    assert change[mask].mean() > 20
+    assert np.median(change[~mask]) == 0

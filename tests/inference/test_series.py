@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from inference.binding import bind, feeds_inputs
-from inference.manifest import InputRule
+from inference.inputs import InputRule
 from inference.series import Facts, Kind, SeriesDescription, judge, read_headers, recognise
 
 

@@ -1,6 +1,10 @@
 """The application `soft_tissue_mass` from files to findings, on phantoms and on patients it was not trained on."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,14 +12,14 @@ from pydicom import dcmread
 from pydicom.sr.codedict import codes
 
 from dicom_node.simulator.limb import limb
-from dicom_node.simulator.phantom_study import write_phantom_study
+from dicom_node.simulator.phantom_study import PhantomStudy, write_phantom_study
 from inference.application import Application, SeriesInput, load_application
 from inference.applications.soft_tissue_mass import preprocessing
-from inference.applications.soft_tissue_mass.application import NOT_FOUND
 from inference.engine import Engine
 from inference.findings import Findings, Mask
 from inference.manifest import load_manifest
-from inference.training import sarcoma
+from inference.training import phantoms, sarcoma
+from inference.training.ellipsoid import ellipsoid, fit
 from inference.training.scoring import dice
 from inference.volume import Geometry
 from storage.errors import InputRefused
@@ -35,27 +39,89 @@ def run(application: Application, engine: Engine, paths: list[Path]) -> Findings
     return application.run({"t1w": SeriesInput("t1w", "", tuple(paths))}, engine, lambda what, part: None)
 
 
+@dataclass(frozen=True)
+class Result:
+    study: PhantomStudy
+    findings: Findings
+
+
+@pytest.fixture(scope="module")
+def phantom(
+    application: Application, engine: Engine, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Result]:
+    """What is found in a phantom; each is computed once, since that takes seconds."""
+
+    @cache
+    def found(seed: int, oblique: bool = False, healthy: bool = False) -> Result:
+        folder = tmp_path_factory.mktemp("phantom")
+        study = write_phantom_study(folder, limb(seed, healthy=healthy), seed, oblique=oblique)
+        return Result(study, run(application, engine, list(study.series["t1w"].paths)))
+
+    return found
+
+
 def values(findings: Findings) -> dict[str, float]:
     (segment,) = findings.segments
     return {m.name.value: m.value for m in segment.measurements}
 
 
-@pytest.mark.parametrize("oblique", [False, True])
-def test_finds_the_mass_of_a_phantom(application: Application, engine: Engine, tmp_path: Path, oblique: bool) -> None:
-    study = write_phantom_study(tmp_path, limb(1), 1, oblique=oblique)
-    findings = run(application, engine, list(study.series["t1w"].paths))
+@dataclass(frozen=True)
+class Expected:
+    """What the shipped weights reach on one phantom, less a margin. `dice` is the least; `most_ml`, where there is no
+    mass, the largest volume that may be outlined by mistake."""
+
+    seed: int
+    dice: float = 0.0
+    most_ml: float = 0.0
+    oblique: bool = False
+
+
+# Measured with weights 1.0. Seed 1 is the demo's, whose result must be right. The rest is what is true today: to be
+# raised with better weights, never lowered without a word in the model card. Also measured, and not held here: the
+# masses of seeds 4 (63 mL: 0.45), 5 (3 mL: missed), 7 (5 mL: missed) and 8 (26 mL: 0.48).
+MASSES = (
+    Expected(1, dice=0.85),  # 452 mL: 0.91
+    Expected(1, dice=0.85, oblique=True),
+    Expected(2, dice=0.85),  # 345 mL: 0.88
+)
+MORE_MASSES = (
+    Expected(3, dice=0.75),  # 315 mL: 0.78
+    Expected(6, dice=0.65),  # 61 mL: 0.70, nearly twice too large
+)
+NO_MASS = (Expected(2),)  # nothing is outlined; nor for seeds 1 and 3
+MORE_NO_MASS = (Expected(4, most_ml=10.0),)  # 6.9 mL are outlined by mistake
+
+
+def cases(quick: Sequence[Expected], slow: Sequence[Expected]) -> list[Any]:
+    """Every phantom takes some seconds of inference."""
+    marked = [(e, ()) for e in quick] + [(e, (pytest.mark.slow,)) for e in slow]
+    return [pytest.param(e, id=f"{e.seed}{'-oblique' if e.oblique else ''}", marks=marks) for e, marks in marked]
+
+
+@pytest.mark.parametrize("expected", cases(MASSES, MORE_MASSES))
+def test_finds_the_mass_of_a_phantom(phantom: Callable[..., Result], expected: Expected) -> None:
+    result = phantom(expected.seed, oblique=expected.oblique)
+    study, findings = result.study, result.findings
     (segment,) = findings.segments
-    assert dice(segment.mask, study.mask) >= 0.85
-    truth = study.mask.sum() * findings.source.geometry.voxel_volume / 1000
+    assert dice(segment.mask, study.mask) >= expected.dice
     measured = values(findings)
-    assert measured["118565006"] == pytest.approx(truth, rel=0.15)
+    if expected.dice >= 0.85:
+        truth = study.mask.sum() * findings.source.geometry.voxel_volume / 1000
+        assert measured["118565006"] == pytest.approx(truth, rel=0.2)
     assert 0 < measured["103340004"] <= measured["103339001"] <= measured["L0JK"]
     assert np.allclose(findings.source.geometry.affine, study.affine, atol=1e-4)
 
 
-def test_repeats_itself(application: Application, engine: Engine, tmp_path: Path) -> None:
-    paths = list(write_phantom_study(tmp_path, limb(1), 1).series["t1w"].paths)
-    one, other = run(application, engine, paths), run(application, engine, paths[::-1])
+@pytest.mark.parametrize("expected", cases(NO_MASS, MORE_NO_MASS))
+def test_outlines_little_in_a_limb_without_mass(phantom: Callable[..., Result], expected: Expected) -> None:
+    result = phantom(expected.seed, healthy=True)
+    assert not result.study.mask.any()
+    assert sum(values(result.findings)["118565006"] for _ in result.findings.segments) <= expected.most_ml
+
+
+def test_repeats_itself(application: Application, engine: Engine, phantom: Callable[..., Result]) -> None:
+    result = phantom(1)
+    one, other = result.findings, run(application, engine, list(result.study.series["t1w"].paths)[::-1])
     assert np.array_equal(one.segments[0].mask, other.segments[0].mask)
     assert one.segments[0].tracking_uid == other.segments[0].tracking_uid
 
@@ -68,7 +134,19 @@ def test_says_so_when_there_is_no_mass(application: Application, engine: Engine,
         ds.save_as(path)
     findings = run(application, engine, paths)
     assert findings.segments == ()
-    assert findings.notes[0] == NOT_FOUND
+    (note,) = findings.notes
+    assert "No mass of at least 1 mL was found; this does not exclude one" in note
+    assert "may overlook a mass" in note
+    assert "outlined" not in note
+
+
+def test_the_number_of_patients_stands_in_one_place(application: Application, phantom: Callable[..., Result]) -> None:
+    findings = phantom(1).findings
+    patients = f"{application.manifest.options['training']['patients']} patients"
+    assert patients in findings.algorithm.training_data
+    (note,) = findings.notes
+    assert note.startswith("The mass was outlined by")
+    assert patients in note
 
 
 def test_refuses_a_series_with_a_slice_missing(application: Application, engine: Engine, tmp_path: Path) -> None:
@@ -77,9 +155,8 @@ def test_refuses_a_series_with_a_slice_missing(application: Application, engine:
         run(application, engine, [*paths[:10], *paths[11:]])
 
 
-def test_codes_are_those_of_the_dictionary(application: Application, engine: Engine, tmp_path: Path) -> None:
-    study = write_phantom_study(tmp_path, limb(1), 1)
-    (segment,) = run(application, engine, list(study.series["t1w"].paths)).segments
+def test_codes_are_those_of_the_dictionary(phantom: Callable[..., Result]) -> None:
+    (segment,) = phantom(1).findings.segments
     expected = [
         codes.SCT.Mass, codes.SCT.MorphologicallyAbnormalStructure, codes.SCT.Volume, codes.SCT.LongAxis,
         codes.SCT.ShortAxis, codes.IBSI.Maximum3DDiameterOfAMesh,
@@ -99,6 +176,41 @@ def test_finds_the_mass_of_a_held_out_patient(application: Application, engine: 
     findings = run(application, engine, sorted((folder / case.name / "MR_T1").iterdir()))
     assert np.allclose(findings.source.geometry.affine, case.geometry.affine, atol=1e-3)
     assert dice(findings.segments[0].mask, case.mask) >= 0.6
+
+
+@pytest.fixture(scope="module")
+def held_out_scores(application: Application, engine: Engine, test_data: Path) -> tuple[float, float]:
+    """Mean Dice over all patients that were not trained on: of the application, and of the ellipsoid that looks at
+    nothing."""
+    folder = test_data / "sarcoma"
+    if not folder.is_dir():
+        pytest.skip("the sarcoma set is not here")
+    trained_on, held_out = sarcoma.split(sarcoma.patients(folder))
+    assert len(trained_on) == application.manifest.options["training"]["patients"]
+    fractions = fit([phantoms.sample(sarcoma.load(folder, name)).mask >= 0.5 for name in trained_on])
+    found, trivial = [], []
+    for name in held_out:
+        case = sarcoma.load(folder, name)
+        findings = run(application, engine, sorted((folder / name / "MR_T1").iterdir()))
+        mask = findings.segments[0].mask if findings.segments else np.zeros_like(case.mask)
+        found.append(dice(mask, case.mask))
+        trivial.append(dice(ellipsoid(case.geometry.shape, fractions), case.mask))
+    return float(np.mean(found)), float(np.mean(trivial))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_held_out_patients_are_outlined_as_promised(held_out_scores: tuple[float, float]) -> None:
+    found, _ = held_out_scores
+    assert found >= 0.68
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.xfail(reason="weights 1.0: 0.784 against the ellipsoid's 0.698, which is 0.087 more", strict=True)
+def test_held_out_patients_are_outlined_far_better_than_by_an_ellipsoid(held_out_scores: tuple[float, float]) -> None:
+    found, trivial = held_out_scores
+    assert found >= trivial + 0.10
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 0, 1)])

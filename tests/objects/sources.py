@@ -105,7 +105,7 @@ def findings(volume: Volume, segments: tuple[Segment, ...] | None = None) -> Fin
     )
 
 
-def write_oblique(folder: Path, name: str, charset: str | list[str]) -> Path:
+def write_oblique(folder: Path, name: str, charset: str | list[str], offset: str | None = None) -> Path:
     """A small doubly oblique MR series of a person with that name."""
     a, b = np.deg2rad(20), np.deg2rad(12)
     x = np.array([np.cos(b), 0, -np.sin(b)])
@@ -123,6 +123,8 @@ def write_oblique(folder: Path, name: str, charset: str | list[str]) -> Path:
         ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.FrameOfReferenceUID = study, series, frame
         ds.PatientName, ds.PatientID, ds.PatientBirthDate, ds.PatientSex = name, "P-1", "19700101", "O"
         ds.StudyDate, ds.StudyTime, ds.AccessionNumber, ds.StudyID = "20261101", "101010", "A1", "1"
+        if offset is not None:
+            ds.TimezoneOffsetFromUTC = offset
         ds.ReferringPhysicianName, ds.Manufacturer, ds.Modality = "", "Maker", "MR"
         ds.ImageType = ["ORIGINAL", "PRIMARY", "OTHER"]
         ds.ScanningSequence, ds.SequenceVariant, ds.ScanOptions, ds.MRAcquisitionType = "SE", "NONE", "", "2D"

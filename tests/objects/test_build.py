@@ -1,5 +1,8 @@
 """SEG and SR of a synthetic oblique series: same UIDs on repetition, masks and names read back."""
 
+import time
+from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -61,3 +64,41 @@ def test_nothing_found_is_reported(tmp_path: Path) -> None:
     texts = [i.TextValue for i in sr.ContentSequence if i.ConceptNameCodeSequence[0].CodeMeaning == "Comment"]
     assert texts[0] == "RESEARCH - not for diagnosis"
     assert texts[1].startswith("No finding")
+
+
+@pytest.fixture
+def node_in_new_york(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("node_in_new_york")
+@pytest.mark.parametrize(
+    ("source", "written", "date", "hour"),
+    [
+        ("+1300", "+1300", "20261124", "010000"),  # the result's times in the source's zone, beyond midnight
+        ("-0330", "-0330", "20261123", "083000"),
+        (None, None, "20261123", "070000"),  # none: the node's local time, as the scanner's is
+        ("", None, "20261123", "070000"),
+        ("UTC", None, "20261123", "070000"),
+    ],
+)
+def test_one_time_zone_holds_for_all_dates_of_a_result(
+    tmp_path: Path, source: str | None, written: str | None, date: str, hour: str
+) -> None:
+    """PS3.3 C.12.1.1.8: the offset is that of StudyDate and StudyTime, which come from the scanner, too."""
+    found = findings(read(write_oblique(tmp_path, "A^B", "ISO_IR 100", source)))
+    for _, ds in build_objects(found, ObjectContext("NODE", "seed")):
+        assert ds.get("TimezoneOffsetFromUTC") == written
+        assert (ds.StudyDate, ds.StudyTime) == ("20261101", "101010")
+        for keyword in ("Content", "Series", "InstanceCreation"):
+            assert (ds[f"{keyword}Date"].value, ds[f"{keyword}Time"].value) == (date, hour)
+
+
+def test_the_equipment_names_the_installed_version(tmp_path: Path) -> None:
+    found = findings(read(write_oblique(tmp_path, "A^B", "ISO_IR 100")))
+    for _, ds in build_objects(found, ObjectContext("NODE", "seed")):
+        assert version("dicom-node") in ds.ContributingEquipmentSequence[-1].SoftwareVersions

@@ -10,7 +10,7 @@ import pytest
 from storage.database import Database
 from storage.errors import Permanent
 from storage.jobs import Jobs
-from storage.records import DeliveryState, JobState, NewObject
+from storage.records import DeliveryState, JobState, NewJob, NewObject
 from tests.storage.node import NOW, STUDY, Node, after, objects, received
 
 
@@ -211,6 +211,16 @@ def test_the_report_of_the_latest_earlier_revision_is_found(node: Node) -> None:
         assert previous.kind == "SR"
         assert previous.job_id == (1 if revision == 2 else 3)
         assert node.succeed(job, "PACS")
+
+
+def test_the_report_of_other_weights_is_found_in_the_same_revision(node: Node) -> None:
+    node.deliver("PACS")
+    assert node.studies.reroute(STUDY)
+    assert node.studies.route(STUDY, 1, "applies", [NewJob(STUDY, 1, "liver", {}, "other weights")], {}, NOW)
+    job = node.claim()
+    assert (job.id, job.revision) == (2, 1)
+    (previous,) = node.jobs.previous_sr(STUDY, "liver", job.id)
+    assert (previous.kind, previous.job_id) == ("SR", 1)
 
 
 def test_a_revision_without_report_is_passed_over(node: Node) -> None:

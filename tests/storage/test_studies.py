@@ -72,8 +72,19 @@ def test_an_ignored_study_can_be_routed_again(node: Node) -> None:
     assert not node.studies.reroute(STUDY)
     assert node.studies.route(STUDY, 1, "applies", [NewJob(STUDY, 1, "liver", {}, "f")], {"try": 2}, NOW)
     assert node.studies.routing(STUDY) == {"try": 2}
-    assert not node.studies.reroute(STUDY)
     assert not node.studies.reroute("9.9")
+
+
+def test_a_routed_study_is_routed_again_without_a_second_result(node: Node) -> None:
+    node.instances.store(received())
+    node.route("liver", fingerprint="same")
+    assert node.succeed(node.claim(), "PACS")
+    assert node.studies.reroute(STUDY)
+    assert not node.studies.reroute(STUDY)
+    jobs = [NewJob(STUDY, 1, name, {}, "same") for name in ("liver", "knee")]
+    assert node.studies.route(STUDY, 1, "applies", jobs, {}, NOW, warnings=["not run: brain: no folder"])
+    assert states(node) == [("liver", 1, JobState.SUCCEEDED), ("knee", 1, JobState.QUEUED)]
+    assert "warning: not run: brain: no folder" in node.texts()
 
 
 def test_decisions_belong_to_their_revision(node: Node) -> None:

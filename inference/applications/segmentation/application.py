@@ -25,7 +25,7 @@ CM3 = Code("cm3", "UCUM", "cubic centimeter")
 
 
 def create(manifest: Manifest) -> "Segmentation":
-    return Segmentation(manifest, read_bundle(manifest))
+    return Segmentation(manifest, read_bundle(manifest.options))
 
 
 class Segmentation:

@@ -25,13 +25,18 @@ CM3 = Code("cm3", "UCUM", "cubic centimeter")
 MM = Code("mm", "UCUM", "mm")
 COLOR = (221, 130, 101)
 
-TRAINING_DATA = "T1w MR of 29 patients with soft-tissue sarcoma (TCIA Soft-tissue-Sarcoma, CC BY 3.0) and limb phantoms"
-LIMITS = (
-    "The mass was outlined by a network trained on T1w images of 29 patients with sarcoma, cropped around the tumour, "
-    "and on simulated limbs. It is not validated on whole examinations, benign masses or other scanners: "
-    "check the outline."
+TRAINING_DATA = (
+    "T1w MR of {patients} patients with soft-tissue sarcoma (TCIA Soft-tissue-Sarcoma, CC BY 3.0) and limb phantoms"
 )
-NOT_FOUND = f"No mass of at least {preprocessing.SMALLEST:g} mL was found; this does not exclude one."
+TRAINED_ON = (
+    "a network trained on T1w images of {patients} patients with sarcoma, cropped around the tumour, and on simulated "
+    "limbs. It is not validated on whole examinations, benign masses or other scanners"
+)
+OUTLINED = "The mass was outlined by " + TRAINED_ON + ": check the outline."
+NOT_FOUND = (
+    f"No mass of at least {preprocessing.SMALLEST:g} mL was found; this does not exclude one. "
+    "The images were searched by " + TRAINED_ON + ", and may overlook a mass: look at the images."
+)
 
 
 def create(manifest: Manifest) -> "SoftTissueMass":
@@ -42,6 +47,7 @@ class SoftTissueMass:
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
         self._sha256 = weights_sha256(manifest)
+        self._patients = int(manifest.options["training"]["patients"])
 
     def run(self, inputs: Mapping[str, SeriesInput], engine: Engine, progress: Progress) -> Findings:
         """The largest mass on the grid of the series "t1w"; no segment where there is none."""
@@ -61,11 +67,11 @@ class SoftTissueMass:
                 version=self.manifest.version,
                 manufacturer="dicom-node",
                 weights_sha256=self._sha256,
-                training_data=TRAINING_DATA,
+                training_data=TRAINING_DATA.format(patients=self._patients),
             ),
             title=self.manifest.title,
             started_at=started_at,
-            notes=(LIMITS,) if found else (NOT_FOUND, LIMITS),
+            notes=((OUTLINED if found else NOT_FOUND).format(patients=self._patients),),
         )
 
     def _probability(self, volume: Volume, engine: Engine) -> Array:

@@ -1,0 +1,79 @@
+"""What is wrong with a descriptor (`application.toml`, `bundle.toml`), told by key, value, what is allowed and the
+nearest name, every mistake at once."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+
+Schema = TypeVar("Schema", bound=BaseModel)
+Location = tuple[str | int, ...]
+
+_WORDS = {
+    "int_type": "must be a whole number, without quotation marks",
+    "float_type": "must be a number, without quotation marks",
+    "bool_type": "must be true or false, without quotation marks",
+    "string_type": "must be a text in quotation marks",
+    "tuple_type": "must be a list in square brackets",
+}
+_TABLE = frozenset({"model_type", "dataclass_type", "dict_type"})
+_UNKNOWN = frozenset({"extra_forbidden", "unexpected_keyword_argument"})
+
+
+def validated(schema: type[Schema], raw: Mapping[str, Any]) -> tuple[Schema | None, list[str]]:
+    """`raw`, as TOML was parsed, as `schema`; otherwise None and every mistake. Nothing is converted silently."""
+    try:
+        # through JSON, because strict validation of Python's own values takes no list for a tuple
+        return schema.model_validate_json(json.dumps(raw, default=str), strict=True), []
+    except ValidationError as error:
+        return None, [_told(schema, dict(e)) for e in error.errors()]
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """A hint at the valid name that was probably meant; empty where none is near."""
+    close = get_close_matches(name, names, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _told(schema: type[Any], error: Mapping[str, Any]) -> str:
+    location: Location = tuple(error["loc"])
+    key = ".".join(str(part) for part in location) or "the file"
+    value = error["input"]
+    if error["type"] == "missing":
+        return f"{key} is missing"
+    if error["type"] in _UNKNOWN:
+        names = _names(schema, location[:-1])
+        return f"there is no key {key}; allowed: {', '.join(names)}{nearest(str(location[-1]), names)}"
+    if error["type"] in _TABLE:
+        return f"{key} = {value!r}: must be a table [{key}]; its keys: {', '.join(_names(schema, location))}"
+    if error["type"] in ("enum", "literal_error"):
+        allowed = [word.strip("'") for word in error["ctx"]["expected"].replace(" or ", ", ").split(", ")]
+        return f"{key} = {value!r}; allowed: {', '.join(allowed)}{nearest(str(value), allowed)}"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    words = _WORDS.get(error["type"], message[0].lower() + message[1:])
+    return f"{key}: {words}" if isinstance(value, dict | list) else f"{key} = {value!r}: {words}"
+
+
+def _names(schema: type[Any], location: Location) -> list[str]:
+    """The valid keys of the table at `location`."""
+    for part in location:
+        if isinstance(part, str):
+            schema = next(_schemas(_fields(schema).get(part)), schema)
+    return list(_fields(schema))
+
+
+def _fields(schema: type[Any]) -> dict[str, Any]:
+    """Annotation of every key."""
+    if issubclass(schema, BaseModel):
+        return {name: field.annotation for name, field in schema.model_fields.items()}
+    return {field.name: field.type for field in dataclasses.fields(schema)}
+
+
+def _schemas(annotation: Any) -> Any:
+    """The schemas inside of an annotation: itself, a member of a union, or the items of a list."""
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and (issubclass(candidate, BaseModel) or dataclasses.is_dataclass(candidate)):
+            yield candidate

@@ -1,0 +1,88 @@
+"""What the operator sees on a terminal of 80 columns: UIDs whole, reasons readable, nothing that waits unseen."""
+
+import io
+import logging
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from rich.console import Console, RenderableType
+
+from dicom_node import views
+from dicom_node.backoff import Backoff
+from dicom_node.dispatcher import Dispatcher
+from inference.binding import bind
+from inference.inputs import InputRule
+from inference.series import Kind, SeriesDescription
+from storage.database import Database
+from storage.records import NewJob
+from tests.storage.node import Node, received
+
+LONG = "1.2.826.0.1.3680043.9.5542.861358042928701844745288911259368"  # with what the tests append, 64 characters
+NOW = datetime(2026, 11, 25, tzinfo=UTC)
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    """A study with a long UID and a result that waits for the destination "pacs"."""
+    database = Database(f"sqlite:///{tmp_path / 'node.sqlite'}")
+    database.upgrade()
+    node = Node(database, tmp_path / "instances")
+    node.instances.store(received(study=LONG))
+    return node
+
+
+def shown(view: RenderableType, width: int = 80) -> str:
+    output = io.StringIO()
+    Console(file=output, width=width).print(view)
+    return output.getvalue()
+
+
+def test_uids_are_whole(node: Node) -> None:
+    node.complete(LONG)
+    reason = f"applies: liver; not run: brain: the model folder {'/models' * 20} does not exist"
+    job = NewJob(LONG, 1, "liver", {"t1": f"{LONG}.1"}, "f")
+    assert node.studies.route(LONG, 1, reason, [job], {"series": [], "applications": []}, NOW)
+    assert node.succeed(node.claim(), "pacs")
+    detail = views.study_detail(node.study(LONG), node.studies, node.instances, node.jobs, node.deliveries)
+    listed = views.jobs_with_deliveries(node.jobs.list(), node.deliveries.list(), {"pacs"})
+    for view in (
+        views.studies_view(node.studies.list()),
+        views.jobs_view(listed),
+        views.study_view(detail),
+        views.explain_view(detail, node.studies.routing(LONG)),
+    ):
+        text = shown(view)
+        assert LONG in text
+        assert "…" not in text
+    narrow = shown(views.studies_view(node.studies.list()), width=40)
+    assert LONG in narrow.replace("\n", "").replace(" ", "")  # folded, not cut
+
+
+def test_a_delivery_to_a_removed_destination_is_seen(node: Node, caplog: pytest.LogCaptureFixture) -> None:
+    node.route("liver", uid=LONG)
+    assert node.succeed(node.claim(), "old_pacs")
+    listed = views.jobs_with_deliveries(node.jobs.list(), node.deliveries.list(), {"pacs"})
+    assert [d["reason"] for d in listed[0]["deliveries"]] == [
+        "no destination 'old_pacs' is configured any more; add it again to have this sent"
+    ] * 2
+    known = views.jobs_with_deliveries(node.jobs.list(), node.deliveries.list(), {"old_pacs"})
+    assert [d["reason"] for d in known[0]["deliveries"]] == ["", ""]
+    stop = threading.Event()
+    stop.set()
+    with caplog.at_level(logging.ERROR):
+        Dispatcher(node.deliveries, [], Backoff(1, 2, 3), "dispatch").run(stop)
+    assert "2 deliveries wait for destination old_pacs, which is not configured any more" in caplog.text
+
+
+def test_a_long_list_of_body_parts_is_shortened() -> None:
+    head = SeriesDescription(
+        "1.1", "MR", Kind.T1W, "axial", "2D", 30, contrast=False, fat_suppressed=False, b_values=(), confidence=0.9,
+        reasons=("spin echo",), body_part="HEAD", volumes=1,
+    )  # fmt: skip
+    parts = ("EXTREMITY", "LEG", "THIGH", "KNEE", "CALF", "ANKLE", "FOOT")
+    assert (
+        "shows HEAD, none of EXTREMITY, LEG, THIGH, KNEE and 3 more"
+        in bind([InputRule("t1w", body_parts=parts)], [head]).reason
+    )
