@@ -83,5 +83,5 @@ def test_a_study_that_is_complete(node: Node) -> None:
     assert told["waiting"] is None
     assert told["jobs"] == [{"id": 1, "application": "liver", "revision": 1, "state": "QUEUED", "priority": 2}]
     table = Console(width=200, record=True, file=StringIO())
-    table.print(views.jobs_table(views.jobs_with_deliveries(node.jobs.list(), [])))
-    assert "Priority" in table.export_text()
+    table.print(views.jobs_view(views.jobs_with_deliveries(node.jobs.list(), [], ())))
+    assert "priority 2" in table.export_text()

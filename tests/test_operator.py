@@ -29,7 +29,7 @@ def node(tmp_path: Path) -> Node:
     database = Database(f"sqlite:///{tmp_path / 'node.sqlite'}")
     database.upgrade()
     node = Node(database, tmp_path / "instances")
-    node.instances.store(received(study=LONG))
+    node.store(received(study=LONG))
     return node
 
 
@@ -51,7 +51,7 @@ def test_uids_are_whole(node: Node) -> None:
         views.studies_view(node.studies.list()),
         views.jobs_view(listed),
         views.study_view(detail),
-        views.explain_view(detail, node.studies.routing(LONG)),
+        views.explain_view(views.explanation(detail, node.studies.routing(LONG), None)),
     ):
         text = shown(view)
         assert LONG in text

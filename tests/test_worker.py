@@ -73,7 +73,7 @@ def hang(tmp_path: Path, node: Node) -> Iterator[Hang]:
 
 def test_a_superseded_job_that_hangs_frees_its_device(node: Node, hang: Hang) -> None:
     process = hang(600)
-    node.instances.store(received(2))
+    node.store(received(2))
     node.route("liver")
     assert process.wait(30) == EXIT_AGAIN
     assert [(j.revision, j.state) for j in node.jobs.list()] == [(1, JobState.CANCELLED), (2, JobState.QUEUED)]

@@ -76,7 +76,7 @@ def test_an_ignored_study_can_be_routed_again(node: Node) -> None:
 
 
 def test_a_routed_study_is_routed_again_without_a_second_result(node: Node) -> None:
-    node.instances.store(received())
+    node.store(received())
     node.route("liver", fingerprint="same")
     assert node.succeed(node.claim(), "PACS")
     assert node.studies.reroute(STUDY)
