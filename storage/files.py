@@ -22,7 +22,7 @@ IMPLEMENTATION_VERSION_NAME = "DICOM_NODE_0_1"  # SH, at most 16 characters
 PREAMBLE = bytes(128) + b"DICM"
 INCOMING = ".incoming"  # a folder of temporary files: what a crash leaves is all in one place
 STALE_SECONDS = 600.0  # writing one file takes less
-_FOLDERS_REMEMBERED = 10_000
+_FOLDERS_REMEMBERED = 1_000
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 

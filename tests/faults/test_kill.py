@@ -13,7 +13,7 @@ from tests.faults.ledger import assert_kept
 from tests.faults.wire import Instance, Sender, make_instance
 
 SENDERS = 2
-BATCH = 25  # instances of one sender in one round
+BATCH = 50  # instances of one sender in one round
 SIZES = (2_000, 40_000, 137_000)  # bytes
 LARGE = 9 * 2**20  # does not go through memory
 SEED = 3
@@ -63,12 +63,12 @@ def kill_while_sending(node: Node, victim: str, generator: random.Random) -> tup
     threads = [threading.Thread(target=b.send, args=(node,)) for b in batches]
     for thread in threads:
         thread.start()
-    moment = generator.randrange(SENDERS * BATCH * 9 // 10)
+    moment = generator.randrange(SENDERS * BATCH * 3 // 4)
     deadline = time.monotonic() + SEND_SECONDS
     while sum(len(b.acknowledged) for b in batches) < moment:
         assert time.monotonic() < deadline, "the node answers too slowly, or not at all"
         time.sleep(0.001)
-    time.sleep(generator.uniform(0, 0.02))
+    time.sleep(generator.uniform(0, 0.005))
     in_time = not all(b.complete for b in batches)
     if victim == "all":
         node.kill()
@@ -98,7 +98,7 @@ def rounds(make_node: MakeNode, victim: str, number: int) -> None:
             acknowledged |= b.acknowledged
         everything |= acknowledged
     assert_kept(node.data_dir, everything, node.log, f"after {number} rounds, {victim} killed")
-    assert in_time > number / 2, "too few kills hit a send: the test shows little"
+    assert in_time >= number / 2, "too few kills hit a send: the test shows little"
 
 
 @pytest.mark.timeout(280)
