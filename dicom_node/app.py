@@ -180,10 +180,16 @@ def addressees(settings: Settings) -> list[Addressee]:
     return [Addressee(p.ae_title, p.host, p.port, p.commitment == "same") for p in settings.peers]
 
 
-def build_indexer(settings: Settings, stores: Stores) -> Indexer:
-    database_file = sqlite_file(settings.database_url)
-    folders = {settings.node.data_dir, *([] if database_file is None else [database_file.resolve().parent])}
-    return Indexer(journals_dir(settings), stores.instances, stores.database, [FileSystem(f) for f in folders])
+def build_indexer(settings: Settings) -> Indexer:
+    """It asks nothing of the database yet: one that is busy, or has no tables, is the indexer's to deal with."""
+    database = Database(settings.database_url)
+    instances = InstanceStore(database, settings.node.data_dir / "instances", feeds_inputs)
+    data_dir, database_file = settings.node.data_dir, sqlite_file(settings.database_url)
+    folders = [data_dir, *(data_dir / name for name in ("instances", "quarantine", "unfiled"))]
+    folders += [] if database_file is None else [database_file.resolve().parent]
+    # One flush for each file system, whichever of these folders are mounts of their own.
+    by_device = {file_system.device: file_system for file_system in map(FileSystem, folders)}
+    return Indexer(journals_dir(settings), instances, database, list(by_device.values()))
 
 
 def completion_rule(settings: Settings) -> CompletionRule:

@@ -130,8 +130,8 @@ def index(config: Config = None) -> None:
     settings, _ = _load(config)
     configure("index")
     claim_role(settings.node.data_dir, "index", of="everywhere")
-    indexer = wiring.build_indexer(settings, wiring.open_stores(settings, upgrade=True))
-    raise typer.Exit(run_role(indexer.run, indexer.prepare))
+    indexer = wiring.build_indexer(settings)
+    raise typer.Exit(run_role(indexer.run))
 
 
 @cli.command(rich_help_panel=NODE)
@@ -355,8 +355,8 @@ def fsck(
     stores = wiring.open_stores(settings, upgrade=True) if repair else wiring.open_existing(settings, path)
     if repair:
         claim_role(settings.node.data_dir, "index", of="everywhere")
-        indexer = wiring.build_indexer(settings, stores)
-        indexer.prepare()
+        indexer = wiring.build_indexer(settings)
+        indexer.rebuild()
         indexer.advance()
     census = examine(settings.node.data_dir, stores.instances, wiring.journals_dir(settings))
     if as_json:

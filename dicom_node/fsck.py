@@ -7,6 +7,7 @@ from pathlib import Path
 from storage import journal
 from storage.errors import Permanent
 from storage.files import dataset_sha256
+from storage.filing import SUFFIX, VERSION_MARK
 from storage.instances import InstanceStore
 from storage.journal import Kind, SegmentReader
 from storage.records import Instance
@@ -43,9 +44,9 @@ class Census:
 
 
 def examine(data_dir: Path, instances: InstanceStore, journals: Path) -> Census:
-    """Reads every file once. Safe while the node runs: what is still being filed counts as waiting."""
+    """Reads every file once. Safe while the node runs: what a journal still holds counts as waiting, not as missing."""
     problems: list[Problem] = []
-    waiting = 0
+    waiting: list[str] = []
     for folder in sorted(p for p in journals.glob("*") if p.is_dir()):
         for segment in journal.segments(folder):
             found, damaged = _segment(segment)
@@ -66,9 +67,10 @@ def examine(data_dir: Path, instances: InstanceStore, journals: Path) -> Census:
     problems += [
         Problem(Fault.NOT_INDEXED, str(path.relative_to(data_dir)), path.parent.parent.name)
         for path in instances.files_without_row()
+        if path.name.removesuffix(SUFFIX).split(VERSION_MARK)[0] not in waiting
     ]
     quarantined = sum(1 for _ in (data_dir / "quarantine").rglob("*.dcm"))
-    return Census(counted, waiting, quarantined, tuple(problems))
+    return Census(counted, len(waiting), quarantined, tuple(problems))
 
 
 def _fault(instance: Instance) -> Fault | None:
@@ -82,18 +84,20 @@ def _fault(instance: Instance) -> Fault | None:
     return None
 
 
-def _segment(path: Path) -> tuple[int, bool]:
-    """How many instances it holds, and whether it is damaged before its end."""
-    count, end, damaged = 0, 0, False
+def _segment(path: Path) -> tuple[list[str], bool]:
+    """The SOP Instance UIDs it holds, and whether it is damaged before its end."""
+    uids: list[str] = []
+    end, damaged = 0, False
     try:
         with SegmentReader(path) as reader:
             while True:
                 for frame in reader.frames(end):
-                    count += frame.kind in (Kind.INSTANCE, Kind.LARGE_INSTANCE)
+                    if frame.kind in (Kind.INSTANCE, Kind.LARGE_INSTANCE):
+                        uids.append(frame.meta["sop_instance_uid"])
                     end = frame.end
                 behind = reader.damaged_until(end)
                 if behind is None:
-                    return count, damaged
+                    return uids, damaged
                 end, damaged = behind, True
     except FileNotFoundError:  # filed and removed in the meantime
-        return 0, False
+        return [], False

@@ -9,6 +9,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
 
+LARGEST_DECODED_BYTES = 512 * 2**20  # of one object: two of them are decoded to be compared
 PIXEL_TAGS = frozenset(Tag(keyword) for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"))
 # What a change of the encoding changes too: it says nothing about the image.
 ENCODING = frozenset(
@@ -68,4 +69,12 @@ def _same_pixels(one: Dataset, other: Dataset) -> bool:
     same_syntax = one.file_meta.TransferSyntaxUID == other.file_meta.TransferSyntaxUID
     if same_syntax and all(one[tag].value == other[tag].value for tag in present):
         return True
+    if max(_decoded_bytes(one), _decoded_bytes(other)) > LARGEST_DECODED_BYTES:
+        return False
     return not present or bool((one.pixel_array == other.pixel_array).all())
+
+
+def _decoded_bytes(ds: Dataset) -> int:
+    frames, samples = int(ds.get("NumberOfFrames") or 1), int(ds.get("SamplesPerPixel") or 1)
+    pixels = int(ds.get("Rows") or 0) * int(ds.get("Columns") or 0)
+    return frames * samples * pixels * int(ds.get("BitsAllocated") or 8) // 8

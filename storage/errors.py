@@ -5,6 +5,7 @@ NodeError
 │   ├── StorageFull      no space left on the data directory's device
 │   └── IndexLost        the database has no tables any more; the index role makes them anew
 └── Permanent            trying again changes nothing: bad input, refused geometry, wrong configuration
+    ├── Unfileable       an instance in a journal that has no place among the files
     ├── InputRefused     the images cannot be used, and the message says why
     └── ModelRefused     a model folder cannot be used, and the message says why
 
@@ -30,6 +31,10 @@ class IndexLost(Retriable):
 
 class Permanent(NodeError):
     """Trying the same work again changes nothing."""
+
+
+class Unfileable(Permanent):
+    """An instance whose UIDs cannot be names of files."""
 
 
 class InputRefused(Permanent):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from io import BytesIO
+from itertools import count
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,7 +21,7 @@ from sqlalchemy.orm import Session
 from storage import schema
 from storage.comparison import Difference, compare
 from storage.database import Database, changed, insert_if_absent
-from storage.errors import Permanent
+from storage.errors import Permanent, Unfileable
 from storage.events import add_event
 from storage.files import Tree, dataset_offset, dataset_sha256
 from storage.records import UID, AssociationEnd, Facts, ReceivedInstance, Stored, StudyState
@@ -30,7 +31,9 @@ log = logging.getLogger(__name__)
 SUFFIX = ".dcm"
 VERSION_MARK = "-"  # between SOP Instance UID and content of a later version; no UID has it
 QUARANTINE = "quarantine"
+ASIDE = "aside"  # below it: files that were in the way and are no instances of the index
 PRIORITIES = {"STAT": 2, "HIGH": 1}  # Requested Procedure Priority (PS3.3 C.4.11); the rest is 0
+COMMIT_ATTEMPTS = 3
 _BLOCK = 4096  # bytes: what a file system writes at once
 _CHUNK = 500  # values of one IN: SQLite bounds them
 
@@ -109,12 +112,7 @@ class Archive:
         The row may come back with another file: a version beside the first one.
         """
         if known is None:
-            if self._tree.put(self.root / row.usual_file, content):
-                return row, Stored.NEW
-            if self._holds(self.root / row.usual_file, row.sha256):
-                return row, Stored.NEW  # put there before a crash that kept it from the index
-            self._clear(row, content)
-            self._tree.put(self.root / row.usual_file, content)
+            self._put(self._tree, row, self.root / row.usual_file, content)
             return row, Stored.NEW
         if (known.study_instance_uid, known.series_instance_uid) != (row.study_instance_uid, row.series_instance_uid):
             return self._keep_beside(row, content), Stored.CONFLICT
@@ -126,10 +124,15 @@ class Archive:
             return known, Stored.DUPLICATE
         if difference is Difference.IMAGE:
             return self._keep_beside(row, content), Stored.CONFLICT
-        name = f"{row.sop_instance_uid}{VERSION_MARK}{row.sha256[:16]}{SUFFIX}"
-        version = replace(row, file=f"{row.study_instance_uid}/{row.series_instance_uid}/{name}")
-        self._tree.put(self.path(version), content)
+        version = _version(row)
+        self._put(self._tree, row, self.path(version), content)
         return version, Stored.REVISION
+
+    def mend(self, row: Row, content: bytes | Path) -> None:
+        """Moves away what a loss of power left of this instance, so that nobody takes it for one."""
+        for path in (self.root / row.usual_file, self.path(_version(row)), self.quarantined(row)):
+            if path.is_file() and not self._holds(path, row.sha256) and _is_torn(path, content):
+                self._set_aside(path)
 
     def displace(self, row: Row) -> None:
         """Moves a file that turned out to be under another instance's UID into quarantine."""
@@ -146,8 +149,19 @@ class Archive:
         return self._quarantine.root / row.study_instance_uid / row.series_instance_uid / name
 
     def _keep_beside(self, row: Row, content: bytes | Path) -> Row:
-        self._quarantine.put(self.quarantined(row), content)
+        self._put(self._quarantine, row, self.quarantined(row), content)
         return row
+
+    def _put(self, tree: Tree, row: Row, path: Path, content: bytes | Path) -> None:
+        """A file that is there already is this instance, or what a crash left of it, or something that no row knows."""
+        if tree.put(path, content) or self._holds(path, row.sha256):
+            return
+        if _is_torn(path, content):
+            log.info("What a crash left of a file is written again", extra=_extra(row))
+        else:
+            log.warning("A file that is not in the index was in the way, and is set aside", extra=_extra(row))
+        self._set_aside(path)
+        tree.put(path, content)
 
     def _holds(self, path: Path, sha256: str) -> bool:
         try:
@@ -158,23 +172,22 @@ class Archive:
     def _restore(self, known: Row, content: bytes | Path) -> None:
         """Mends a file that a loss of power damaged, from the same instance in the journal or sent again."""
         path = self.path(known)
-        if path.is_file() and path.stat().st_size == known.size and self._holds(path, known.sha256):
-            return
-        log.warning("A damaged or missing file is restored", extra={"action": "file", "sop_instance": path.stem})
-        if path.exists():
-            self._clear(known, content)
+        if path.is_file():
+            if path.stat().st_size == known.size and self._holds(path, known.sha256):
+                return
+            self._set_aside(path)
+        log.warning("A damaged or missing file is restored", extra=_extra(known))
         self._tree.put(path, content)
 
-    def _clear(self, row: Row, content: bytes | Path) -> None:
-        """Makes room at the place of `row`. What a loss of power left of the very same instance is worth nothing; a
-        file that is something else goes to quarantine under a name of its own."""
-        path = self.path(row)
-        if _is_torn(path, content):
-            path.unlink()
-            return
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        self._quarantine.put(self.quarantined(replace(row, sha256=sha256)), path)
-        path.unlink()
+    def _set_aside(self, path: Path) -> None:
+        """Nothing is deleted that might be wanted: it goes to quarantine under a name that says it is no instance."""
+        number = next(n for n in count(1) if not self._aside(path, n).exists())
+        aside = self._aside(path, number)
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(aside)
+
+    def _aside(self, path: Path, number: int) -> Path:
+        return self._quarantine.root / ASIDE / f"{path.name}.{number}"
 
 
 class Filing:
@@ -200,7 +213,7 @@ class Filing:
     def instance(self, received: ReceivedInstance, content: bytes | Path) -> Stored:
         """Files one instance; `content` is its Part 10 file. What the index makes of NEW is known after `commit`.
 
-        Raises Permanent for a UID that cannot be a file's name, StorageFull, OSError.
+        Raises Unfileable for a UID that cannot be a file's name, StorageFull, OSError.
         """
         row = _row(received, content)
         placed, outcome = self._archive.place(row, content, self._known(row))
@@ -209,6 +222,10 @@ class Filing:
             self._versions[row.sop_instance_uid, row.sha256] = placed
         self._arrivals.append(Arrival(placed, outcome, row.received_at, received.association or None))
         return outcome
+
+    def mend(self, received: ReceivedInstance, content: bytes | Path) -> None:
+        """Before files are indexed that no row knows: makes sure that this instance is not one of them in part."""
+        self._archive.mend(_row(received, content), content)
 
     def opened(self, association: Opened) -> None:
         self._opened.append(association)
@@ -221,7 +238,7 @@ class Filing:
 
         Raises Retriable when the database is busy or gone: the batch stays and may be committed again.
         """
-        while True:
+        for attempt in count(1):
             try:
                 with self._database.session(derivable=True) as session:
                     keys = self._associate(session)
@@ -230,7 +247,8 @@ class Filing:
                         end_association(session, keys.get(ended.association), ended.end, ended.at)
                 break
             except IntegrityError:  # PostgreSQL: someone wrote the same row since we looked; now there is one to see
-                continue
+                if attempt == COMMIT_ATTEMPTS:
+                    raise
         for row in displaced:
             self._archive.displace(row)
         self._arrivals.clear()
@@ -547,6 +565,16 @@ def code(modality: str) -> str:
     return "".join(c for c in modality if c.isprintable())[:16]
 
 
+def _version(row: Row) -> Row:
+    """The same instance as a version beside the first one."""
+    name = f"{row.sop_instance_uid}{VERSION_MARK}{row.sha256[:16]}{SUFFIX}"
+    return replace(row, file=f"{row.study_instance_uid}/{row.series_instance_uid}/{name}")
+
+
+def _extra(row: Row) -> dict[str, object]:
+    return {"action": "file", "sop_instance": row.sop_instance_uid}
+
+
 def _is_torn(path: Path, content: bytes | Path) -> bool:
     """Whether a file is what was written of `content` up to some moment: every block of it is that of `content`, or
     was never written and reads as zeros."""
@@ -572,7 +600,7 @@ def _row(received: ReceivedInstance, content: bytes | Path) -> Row:
         received.transfer_syntax_uid,
     ):
         if not UID.fullmatch(uid):
-            raise Permanent("A UID has other characters than digits and dots, or more than 64")
+            raise Unfileable("A UID has other characters than digits and dots, or more than 64")
     if isinstance(content, Path):
         size, sha256 = content.stat().st_size, dataset_sha256(content)
     else:

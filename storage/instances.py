@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 
 from storage import schema
 from storage.database import Database
-from storage.errors import NodeError, Permanent
+from storage.errors import NodeError, Permanent, Retriable
 from storage.events import add_event
 from storage.files import dataset_offset
 from storage.filing import SUFFIX, VERSION_MARK, Archive, Feeds, Filing, abort_open_associations
@@ -105,6 +105,11 @@ class InstanceStore:
         usual = f"{row.study_instance_uid}/{row.series_instance_uid}/{row.sop_instance_uid}{SUFFIX}"
         return self._root / (row.file or usual)
 
+    def is_empty(self) -> bool:
+        """Whether nothing is indexed at all."""
+        with self._database.reading() as session:
+            return session.scalar(select(schema.Instance.sop_instance_uid).limit(1)) is None
+
     # -- the index made anew -------------------------------------------------------------------------------------------
 
     def reindex(self) -> int:
@@ -122,6 +127,8 @@ class InstanceStore:
                     path.unlink()  # its other name is in quarantine
                 else:
                     added += 1
+            except Retriable:
+                raise
             except Exception as error:  # a parser fails on damaged bytes in many ways, all of which mean the same
                 self._warn_unreadable(path, error)
             if len(filing) >= _REINDEX_BATCH:

@@ -9,7 +9,8 @@ The body of an instance is its Part 10 file as it will be filed. Instances that 
 as files of their own, which their frame names. `dicom_node.indexer` files what a journal holds and removes segments
 that are filed; whatever it has not got to is still here after a crash, and is filed then.
 
-A frame that a crash cut off has a wrong checksum or is short. It was never acknowledged, and ends its segment.
+A frame that a crash cut off is short, or has a wrong checksum, and ends its segment. It was never acknowledged, unless
+the device has lost what it said it had written; so whatever is not plainly short is kept.
 """
 
 import errno
@@ -19,8 +20,10 @@ import mmap
 import os
 import struct
 import threading
+import time
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum
@@ -34,6 +37,7 @@ from storage.records import AssociationEnd, Facts, ReceivedInstance
 
 MAGIC = b"DNJ1"
 SEGMENT_BYTES = 64 * 2**20
+LOCK_SECONDS = 1.0
 SUFFIX = ".log"
 LARGE_SUFFIX = ".large"
 FILED = "filed"  # beside the journals: its time of modification is the mark of `filed_until`
@@ -49,6 +53,7 @@ Bytes = bytes | bytearray | memoryview
 class Kind(IntEnum):
     """What a frame tells."""
 
+    UNKNOWN = 0  # written by another version of this node
     STARTED = 1  # the receiver begins a new life: associations that are still open have broken off
     ASSOCIATION = 2
     INSTANCE = 3
@@ -79,25 +84,27 @@ class Journal:
         self._lock = threading.Lock()  # held while a frame is written
         self._segment: _Segment | None = None
         self._large = 0
-        self._lock_file: IO[str] | None = None
+        self._number = 0  # of the last segment that was begun
+        self._started = False  # whether this life is noted
+        self._lock_file: IO[bytes] | None = None
 
     def open(self) -> None:
-        """Begins a new segment: what an earlier life left is never appended to.
+        """Takes the journal, and begins a new segment: what an earlier life left is never appended to.
 
-        Raises Permanent when another process writes this journal, Retriable, StorageFull.
+        On a full device the segment begins with the first instance that fits. Raises Permanent when another process
+        writes this journal, and Retriable.
         """
         with _translated():
             make_folder(self.folder)
-            self._lock_file = os.fdopen(
-                os.open(self.folder / WRITER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640), "r+"
-            )
-        try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Permanent(f"Another process writes the journal {self.folder.name}") from None
-        with self._lock:
+            descriptor = os.open(self.folder / WRITER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            self._lock_file = os.fdopen(descriptor, "r+b", buffering=0)
+        deadline = time.monotonic() + LOCK_SECONDS  # the indexer holds the lock for a moment to see whether we do
+        while not _locked(self._lock_file):
+            if time.monotonic() > deadline:
+                raise Permanent(f"Another process writes the journal {self.folder.name}")
+            time.sleep(0.01)
+        with self._lock, suppress(StorageFull):
             self._roll()
-            self._write(Kind.STARTED, {"at": _now()}, ())
 
     def close(self) -> None:
         with self._lock:
@@ -148,15 +155,16 @@ class Journal:
     def large(self) -> "LargeFile":
         """A file beside the segments, to be filled while a large instance arrives."""
         with self._lock:
+            if self._segment is None:
+                self._roll()  # the name says which segments are older than the file
             self._large += 1
-            begun = 0 if self._segment is None else number_of(self._segment.path)
-            name = f"{begun:08}-{self._large}{LARGE_SUFFIX}"
+            name = f"{self._number:08}-{self._large}{LARGE_SUFFIX}"
         return LargeFile(self.folder / name)
 
     def store_large(self, instance: ReceivedInstance, file: "LargeFile") -> None:
         """Keeps an instance whose Part 10 file is `file`; durable on return. Raises as `store` does."""
         file.settle()
-        meta = _meta(instance) | {"file": file.path.name, "size": file.size, "crc": file.crc}
+        meta = _meta(instance) | {"file": file.path.name, "size": file.size}
         with self._lock:
             segment, end = self._write(Kind.LARGE_INSTANCE, meta, ())
         self._flush(segment, end)
@@ -170,17 +178,16 @@ class Journal:
         for part in parts:
             crc = zlib.crc32(part, crc)
         head = _HEAD.pack(MAGIC, kind, len(encoded), sum(len(part) for part in parts), crc)
-        if self._segment is None or self._segment.size >= SEGMENT_BYTES or self._segment.failed:
-            self._roll()
         segment = self._segment
-        assert segment is not None
+        if segment is None or segment.size >= SEGMENT_BYTES or segment.failed:
+            segment = self._roll()
         return segment, segment.append((head, _CRC.pack(zlib.crc32(head)), encoded, *parts))
 
     def _flush(self, segment: "_Segment", end: int) -> None:
         with _translated():
             segment.flush(end)
 
-    def _roll(self) -> None:
+    def _roll(self) -> "_Segment":
         """Begins the next segment; its name is durable before anything in it is acknowledged."""
         assert self._lock_file is not None
         before, self._segment = self._segment, None
@@ -188,14 +195,18 @@ class Journal:
             before.close()
         with _translated():
             # No number is used twice while anybody may remember it, also when all segments are filed and gone.
-            self._lock_file.seek(0)
-            numbers = [int(self._lock_file.read() or 0), *map(number_of, segments(self.folder))]
-            number = max(numbers) + 1
-            self._lock_file.seek(0)
-            self._lock_file.write(f"{number:08}")
-            self._lock_file.flush()
-            self._segment = _Segment(path_of(self.folder, number))
+            noted = os.pread(self._lock_file.fileno(), 20, 0).strip(b"\0")
+            numbers = [int(noted) if noted.isdigit() else 0, *map(number_of, segments(self.folder))]
+            self._number = max(numbers) + 1
+            os.pwrite(self._lock_file.fileno(), f"{self._number:020}".encode(), 0)
+            os.fdatasync(self._lock_file.fileno())
+            segment = _Segment(path_of(self.folder, self._number))
             sync_folder(self.folder)
+        self._segment = segment
+        if not self._started:
+            self._started = True
+            self._write(Kind.STARTED, {"at": _now()}, ())
+        return segment
 
 
 class LargeFile:
@@ -204,7 +215,6 @@ class LargeFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.size = 0
-        self.crc = 0
         with _translated():
             self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
 
@@ -212,7 +222,6 @@ class LargeFile:
         """Raises StorageFull or Retriable; the file is then to be discarded."""
         with _translated():
             _write_all(self._descriptor, [part])
-        self.crc = zlib.crc32(part, self.crc)
         self.size += len(part)
 
     def settle(self) -> None:
@@ -274,13 +283,15 @@ class _Segment:
             self._flushed = written
 
     def close(self) -> None:
-        """Flushes for those that still wait, and closes."""
+        """Flushes for those that still wait, and closes. Never after a flush that failed: the kernel tells of what it
+        dropped only once, and a second flush would succeed without it."""
         with self._flushing:
             if self._descriptor < 0:
                 return
             try:
-                os.fdatasync(self._descriptor)
-                self._flushed = self.size
+                if not self.failed:
+                    os.fdatasync(self._descriptor)
+                    self._flushed = self.size
             except OSError:
                 self.failed = True
             os.close(self._descriptor)
@@ -326,24 +337,20 @@ def path_of(folder: Path, number: int) -> Path:
 
 def is_written(folder: Path) -> bool:
     """Whether a receiver has this journal open."""
-    with (folder / WRITER).open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    with (folder / WRITER).open("ab") as lock:
+        return not _locked(lock)
 
 
-def remove_stray_files(folder: Path, first: int | None) -> None:
-    """Removes files of large instances that no frame can name: all segments before `first` are filed and gone, and
-    it begins a receiver's new life. None: there is no segment left at all."""
-    if first is not None:
-        with SegmentReader(path_of(folder, first)) as reader:
+def remove_stray_files(folder: Path, retired: int, following: int | None) -> None:
+    """Removes files of large instances that no frame can name any more: everything up to the segment `retired` is filed
+    and gone, and the segment `following`, if there is one, begins a receiver's new life."""
+    if following is not None:
+        with SegmentReader(path_of(folder, following)) as reader:
             frame = next(reader.frames(0), None)
         if frame is None or frame.kind is not Kind.STARTED:
             return
     for path in folder.glob(f"*{LARGE_SUFFIX}"):
-        if first is None or int(path.name.split("-")[0]) < first:
+        if int(path.name.split("-")[0]) <= retired:
             path.unlink(missing_ok=True)
 
 
@@ -391,6 +398,19 @@ class SegmentReader:
                 at = content.find(MAGIC, at + 1)
         return None
 
+    def is_cut_off(self, start: int) -> bool:
+        """Whether what is left from `start` on was certainly never flushed: the beginning of a frame without its end,
+        or a length that was reserved and not written."""
+        size = self.size()
+        left = _read(self.descriptor, start, min(size - start, HEAD_BYTES))
+        if len(left) == HEAD_BYTES and _CRC.unpack_from(left, _HEAD.size)[0] == zlib.crc32(left[: _HEAD.size]):
+            _, _, meta_length, body_length, _ = _HEAD.unpack_from(left)
+            return bool(start + HEAD_BYTES + meta_length + body_length > size)
+        return len(left) < HEAD_BYTES or not any(_read(self.descriptor, start, size - start))
+
+    def rest(self, start: int) -> bytes:
+        return _read(self.descriptor, start, self.size() - start)
+
     def _frame(self, start: int, size: int) -> Frame | None:
         if start + HEAD_BYTES > size:
             return None
@@ -404,7 +424,7 @@ class SegmentReader:
         if zlib.crc32(content) != crc:
             return None
         return Frame(
-            kind=Kind(kind),
+            kind=Kind(kind) if kind in Kind._value2member_map_ else Kind.UNKNOWN,
             meta=json.loads(content[:meta_length]),
             body=content[meta_length:],
             end=start + HEAD_BYTES + meta_length + body_length,
@@ -428,6 +448,14 @@ def _meta(instance: ReceivedInstance) -> dict[str, Any]:
         "received_at": instance.received_at.isoformat(),
         "facts": instance.facts.plain(),
     }
+
+
+def _locked(lock: IO[bytes]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _now() -> str:

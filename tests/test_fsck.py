@@ -24,7 +24,7 @@ def config(tmp_path: Path) -> Path:
     for number in range(1, 6):
         journal.store(received(number).instance, received(number).file)
     stores = open_stores(settings, upgrade=True)
-    build_indexer(settings, stores).advance()
+    build_indexer(settings).advance()
     stores.database.close()
     journal.close()
     return path

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -15,7 +16,7 @@ from storage import journal
 from storage.database import Database, default_url
 from storage.errors import Retriable
 from storage.files import FileSystem
-from storage.journal import Journal
+from storage.journal import Journal, Kind
 from storage.records import AssociationEnd, StudyState
 from tests.storage.node import STUDY, Node, Sent, received
 
@@ -195,7 +196,8 @@ def test_damage_loses_only_what_is_damaged(node: Node, receiver: Journal, caplog
     indexer(node).advance()
     held(node, sent[0], *sent[2:])
     assert "damaged" in caplog.text
-    assert path.with_suffix(".damaged").read_bytes() == content
+    (kept,) = receiver.folder.glob("*.damaged")
+    assert sent[1].dataset[20:] in kept.read_bytes()
 
 
 def test_a_file_that_power_loss_damaged_is_restored(node: Node, receiver: Journal) -> None:
@@ -221,6 +223,139 @@ def test_a_busy_database_puts_it_off(node: Node, receiver: Journal, monkeypatch:
     store(receiver, received(2))
     running.advance()
     held(node, received(1), received(2))
+
+
+def test_a_life_that_begins_while_the_indexer_looks_is_kept(
+    node: Node, receiver: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between any two looks of the indexer a receiver may start again, and acknowledge."""
+    store(receiver, received(1))
+    receiver.close()
+    look, lives = journal.is_written, []
+
+    def start_after_look(folder: Path) -> bool:
+        written = look(folder)
+        if not lives:
+            life = Journal(folder)
+            life.open()
+            lives.append(life)
+            store(life, received(2))
+            large = life.large()
+            large.write(received(3).file)
+            life.store_large(received(3).instance, large)
+        return written
+
+    monkeypatch.setattr(journal, "is_written", start_after_look)
+    running = indexer(node)
+    running.advance()
+    running.advance()
+    held(node, received(1), received(2), received(3))
+
+
+def test_a_life_that_begins_before_the_indexer_asks_is_kept(
+    node: Node, receiver: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receiver.close()
+    list_segments, lives = journal.segments, []
+
+    def start_before_listing(folder: Path) -> list[Path]:
+        if not lives:
+            lives.append(Journal(folder))
+            lives[0].open()
+            store(lives[0], received(1))
+        return list_segments(folder)
+
+    running = indexer(node)
+    running.advance()
+    monkeypatch.setattr(journal, "segments", start_before_listing)
+    running.advance()
+    store(lives[0], received(2))
+    running.advance()
+    held(node, received(1), received(2))
+
+
+def test_a_frame_that_nobody_can_file_holds_up_no_other(
+    node: Node, receiver: Journal, caplog: pytest.LogCaptureFixture
+) -> None:
+    store(receiver, received(1))
+    receiver._write(Kind.INSTANCE, {"sop_instance_uid": "1.2"}, [b"no more than that"])
+    receiver._write(9, {}, [b"of another version"])  # type: ignore[arg-type]
+    store(receiver, received(2))
+    receiver.close()
+    indexer(node).advance()
+    held(node, received(1), received(2))
+    kept = {path.read_bytes() for path in (node.root.parent / "unfiled").iterdir()}
+    assert kept == {b"no more than that", b"of another version"}
+    assert "KeyError" in caplog.text
+
+
+def test_trouble_with_one_journal_holds_up_no_other(node: Node, receiver: Journal) -> None:
+    other = Journal(receiver.folder.parent / "receive-1")
+    other.open()
+    store(other, received(2))
+    store(receiver, received(1))
+    running = indexer(node)
+    advance = running._advance
+
+    def trouble(place: Any) -> tuple[int, bool]:
+        if place.folder == receiver.folder:
+            raise OSError(5, "input/output error")
+        return advance(place)
+
+    running._advance = trouble  # type: ignore[method-assign]
+    with pytest.raises(OSError, match="input/output"):
+        running.advance()
+    held(node, received(2))
+
+
+def test_a_failed_flush_has_everything_compared_again(
+    node: Node, receiver: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = received()
+    store(receiver, sent)
+    receiver.close()
+    (settled,) = [FileSystem.settle]
+
+    def lose(file_system: FileSystem) -> None:
+        monkeypatch.setattr(FileSystem, "settle", settled)
+        for path in node.root.rglob("[0-9]*.dcm"):
+            path.write_bytes(bytes(len(sent.file)))
+        raise OSError(5, "input/output error")
+
+    monkeypatch.setattr(FileSystem, "settle", lose)
+    running = indexer(node)
+    with pytest.raises(OSError, match="input/output"):
+        running.advance()
+    running.advance()
+    held(node, sent)
+    assert journal.segments(receiver.folder) == []
+
+
+@pytest.mark.parametrize("left", [4096, 8192])
+def test_a_torn_file_beside_a_lost_database(node: Node, receiver: Journal, left: int) -> None:
+    sent = received(pixels=bytes(range(1, 251)) * 80, size=100)
+    store(receiver, sent)
+    path = node.root / STUDY / f"{STUDY}.1" / f"{STUDY}.1.1.dcm"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(sent.file[:left])
+    running = indexer(node)
+    running.prepare()
+    running.advance()
+    held(node, sent)
+    assert list((node.root.parent / "quarantine").rglob("*.dcm")) == []
+
+
+def test_a_torn_file_in_quarantine_is_written_again(node: Node, receiver: Journal) -> None:
+    first, other = received(), received(pixels=rb"\9\9\9\9")
+    store(receiver, first)
+    store(receiver, other)
+    indexer(node).advance()
+    (kept,) = (node.root.parent / "quarantine").rglob("*.dcm")
+    kept.write_bytes(b"")
+    receiver.close()
+    indexer(node).advance()
+    assert journal.segments(receiver.folder) == []
+    assert kept.read_bytes() == other.file
 
 
 class Turns:

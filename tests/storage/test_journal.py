@@ -1,6 +1,7 @@
 """The journal: durable before it returns, whole or not at all, and readable whatever a crash left."""
 
 import errno
+import fcntl
 import os
 import threading
 from dataclasses import replace
@@ -187,6 +188,65 @@ def test_a_flush_that_failed_ends_its_segment(opened: Journal, monkeypatch: pyte
             opened.store(received(1).instance, received(1).file)
     opened.store(received(1).instance, received(1).file)
     assert len(journal.segments(opened.folder)) == 2
+
+
+def test_a_flush_that_failed_is_not_made_good_by_a_later_one(opened: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux tells once of what it could not write; whoever waits for the same flush must hear of it too."""
+    opened.store(received(1).instance, received(1).file)
+    segment, end = opened._write(Kind.INSTANCE, {}, [b"x"])
+    flushes: list[int] = []
+
+    def once(descriptor: int) -> None:
+        flushes.append(descriptor)
+        if len(flushes) == 1:
+            raise OSError(errno.EIO, "input/output error")
+
+    monkeypatch.setattr(os, "fdatasync", once)
+    with pytest.raises(Retriable):
+        opened.store(received(2).instance, received(2).file)
+    opened.store(received(3).instance, received(3).file)  # begins another segment, and closes this one
+    with pytest.raises(OSError, match="flush"):
+        segment.flush(end)
+
+
+def test_a_full_device_does_not_keep_a_receiver_from_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.open
+
+    def full(path: str | Path, flags: int, mode: int = 0o777) -> int:
+        if str(path).endswith(journal.SUFFIX):
+            raise OSError(errno.ENOSPC, "full")
+        return real(path, flags, mode)
+
+    result = Journal(tmp_path / "receive-0")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", full)
+        result.open()
+        with pytest.raises(StorageFull):
+            result.store(received(1).instance, received(1).file)
+    result.store(received(2).instance, received(2).file)
+    assert [f.kind for f in frames(result.folder)] == [Kind.STARTED, Kind.INSTANCE]
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 20, b"garbage"])
+def test_the_number_of_the_last_segment_may_be_lost(tmp_path: Path, content: bytes) -> None:
+    folder = tmp_path / "receive-0"
+    folder.mkdir()
+    (folder / journal.WRITER).write_bytes(content)
+    (folder / "00000041.log").touch()
+    opened = Journal(folder)
+    opened.open()
+    assert [journal.number_of(p) for p in journal.segments(folder)] == [41, 42]
+
+
+def test_the_indexer_s_look_does_not_keep_a_receiver_from_starting(tmp_path: Path) -> None:
+    folder = tmp_path / "receive-0"
+    folder.mkdir()
+    with (folder / journal.WRITER).open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        released = threading.Timer(0.2, lambda: fcntl.flock(lock, fcntl.LOCK_UN))
+        released.start()
+        Journal(folder).open()
+        released.join()
 
 
 def test_the_watermark(tmp_path: Path) -> None:
