@@ -1,6 +1,7 @@
 """The `dicom-node` command. Commands are thin: they read the settings, ask `app` for the parts, and print."""
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ from dicom_node.completion import Wait
 from dicom_node.errors import ConfigurationError
 from dicom_node.fsck import examine
 from dicom_node.logs import configure
-from dicom_node.process import claim_role, keep_files_private, run_role
+from dicom_node.process import claim_role, keep_files_private, run_role, share_memory_between_threads
 from dicom_node.receiver import ensure_port_is_free
 from dicom_node.scu import Target
 from dicom_node.settings import DestinationSettings, Settings, find_config, inspect, valid_ae_title
@@ -120,6 +121,7 @@ def receive(
     if index is None and settings.receive.processes > 1:
         _supervise(wiring.receive_roles(settings, path))
     claim_role(settings.node.data_dir, f"receive-{index or 0}")
+    share_memory_between_threads()
     receiver = wiring.build_receiver(settings, index or 0)
     raise typer.Exit(run_role(receiver.run, receiver.start))
 
@@ -354,6 +356,11 @@ def fsck(
     settings, path = _load(config)
     stores = wiring.open_stores(settings, upgrade=True) if repair else wiring.open_existing(settings, path)
     if repair:
+        owner = settings.node.data_dir.stat().st_uid
+        if owner != os.geteuid():  # what it makes would belong to somebody else, and the node could not write there
+            raise NodeError(
+                f"Run this as the user who runs the node (number {owner}), who owns {settings.node.data_dir}"
+            )
         claim_role(settings.node.data_dir, "index", of="everywhere")
         indexer = wiring.build_indexer(settings)
         indexer.rebuild()

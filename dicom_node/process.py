@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 
 SUPERVISOR_VARIABLE = "DICOM_NODE_SUPERVISOR"
 _PR_SET_PDEATHSIG = 1
+_M_ARENA_MAX = -8
 _LOCKS: list[IO[str]] = []  # open as long as the process lives; the kernel frees them however it ends
 
 
@@ -57,6 +59,12 @@ def claim_role(data_dir: Path, role: str, of: str | None = None) -> None:
             f"another process already runs the role {role} on {data_dir}; stop it, or give this one its own data_dir"
         ) from None
     _LOCKS.append(lock)
+
+
+def share_memory_between_threads() -> None:
+    """Has glibc keep one pool for all threads: with one each, many short-lived threads leave much of it unused."""
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 def stop_on_signals() -> threading.Event:

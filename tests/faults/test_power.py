@@ -21,6 +21,8 @@ LIVE_SECONDS = (0.5, 3.0)  # less than the kernel takes to write by itself what 
 ENOUGH = 10  # acknowledged instances before the power goes
 # Every flush that Python asks for succeeds and does nothing. SQLite's own go on: it is the images that are at stake.
 NO_FLUSH = "import os\nos.fsync = os.fdatasync = lambda descriptor: None\n"
+# So that segments are filed, flushed and removed before the power goes, as they are in a longer life.
+SMALL_SEGMENTS = "from storage import journal\njournal.SEGMENT_BYTES = 3 * 2**20\n"
 
 
 def send_until_the_power_goes(node: Node, generator: random.Random) -> dict[str, Instance]:
@@ -46,12 +48,10 @@ def send_until_the_power_goes(node: Node, generator: random.Random) -> dict[str,
 
 def lose_power(make_node: MakeNode, folder: Path, seed: int, *, flush: bool = True) -> tuple[Node, dict[str, Instance]]:
     """The node that was started from the copy, and what its predecessor had acknowledged."""
-    environment = {}
-    if not flush:
-        customise = folder / "customise"
-        customise.mkdir(parents=True)
-        (customise / "sitecustomize.py").write_text(NO_FLUSH)
-        environment = {"PYTHONPATH": f"{customise}:{Path(__file__).parent.parent.parent}"}
+    customise = folder / "customise"
+    customise.mkdir(parents=True)
+    (customise / "sitecustomize.py").write_text(SMALL_SEGMENTS if flush else NO_FLUSH)
+    environment = {"PYTHONPATH": f"{customise}:{Path(__file__).parent.parent.parent}"}
     with disk(folder, DEVICE_MEGABYTES) as device:
         node = make_node(f"before-{seed}-{flush}", data_dir=device.data_dir, environment=environment)
         acknowledged = send_until_the_power_goes(node, random.Random(seed))
