@@ -95,9 +95,9 @@ def _segment(path: Path) -> tuple[list[str], bool]:
                     if frame.kind in (Kind.INSTANCE, Kind.LARGE_INSTANCE):
                         uids.append(frame.meta["sop_instance_uid"])
                     end = frame.end
-                behind = reader.damaged_until(end)
-                if behind is None:
+                beginning = reader.next_frame(end)
+                if beginning is None:
                     return uids, damaged
-                end, damaged = behind, True
+                end, damaged = beginning, damaged or beginning > end
     except FileNotFoundError:  # filed and removed in the meantime
         return [], False

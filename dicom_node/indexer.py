@@ -148,9 +148,10 @@ class Indexer:
         following = numbers[1] if len(numbers) > 1 else None
         with SegmentReader(journal.path_of(place.folder, place.segment)) as reader:
             filed = self._file(reader, place)
-            while reader.size() > place.offset and (behind := reader.damaged_until(place.offset)) is not None:
-                self._keep_damaged(reader, place, behind)
-                place.offset = behind
+            while (beginning := reader.next_frame(place.offset)) is not None:
+                if beginning > place.offset:
+                    self._keep_damaged(reader, place, beginning)
+                    place.offset = beginning
                 filed += self._file(reader, place)
             if following is None and written:
                 return filed, False

@@ -384,10 +384,15 @@ class SegmentReader:
             yield frame
             start = frame.end
 
-    def damaged_until(self, start: int) -> int | None:
-        """The offset of a whole frame behind the bytes at `start` that are none: then those are no torn tail, but
-        damage in the middle. None when there is none."""
-        size = self.size()
+    def next_frame(self, start: int) -> int | None:
+        """Where the next whole frame begins: at `start`, or behind bytes there that are none. None when there is none.
+
+        Frames are appended one after another: with a whole one behind them, bytes that are none are no frame that is
+        still being written, but damage.
+        """
+        size = self.size()  # looked at once: what is appended meanwhile must not lie behind an unfinished frame
+        if self._frame(start, size) is not None:
+            return start
         if size - start < HEAD_BYTES:
             return None
         with mmap.mmap(self.descriptor, size, access=mmap.ACCESS_READ) as content:

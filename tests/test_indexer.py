@@ -274,6 +274,25 @@ def test_a_life_that_begins_before_the_indexer_asks_is_kept(
     held(node, received(1), received(2))
 
 
+def test_a_frame_that_was_unfinished_a_moment_ago_is_no_damage(
+    node: Node, receiver: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two looks at a segment that is written, an unfinished frame becomes whole and others follow it."""
+    store(receiver, received(1))
+    frames = journal.SegmentReader.frames
+    more = [received(2), received(3)]
+
+    def overtaken(reader: journal.SegmentReader, start: int) -> Any:
+        yield from frames(reader, start)
+        while more:
+            store(receiver, more.pop(0))
+
+    monkeypatch.setattr(journal.SegmentReader, "frames", overtaken)
+    indexer(node).advance()
+    held(node, received(1), received(2), received(3))
+    assert list(receiver.folder.glob("*.damaged")) == []
+
+
 def test_a_frame_that_nobody_can_file_holds_up_no_other(
     node: Node, receiver: Journal, caplog: pytest.LogCaptureFixture
 ) -> None:

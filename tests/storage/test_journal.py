@@ -136,7 +136,7 @@ def test_a_torn_tail_ends_the_segment(opened: Journal, cut: int) -> None:
     found = frames(opened.folder)
     assert [f.meta.get("sop_instance_uid") for f in found] == [None, received(1).instance.sop_instance_uid]
     with SegmentReader(path) as reader:
-        assert reader.damaged_until(found[-1].end) is None
+        assert reader.next_frame(found[-1].end) is None
 
 
 def test_damage_in_the_middle_is_told_from_a_torn_tail(opened: Journal) -> None:
@@ -151,7 +151,7 @@ def test_damage_in_the_middle_is_told_from_a_torn_tail(opened: Journal) -> None:
     found = frames(opened.folder)
     assert len(found) == 2
     with SegmentReader(path) as reader:
-        behind = reader.damaged_until(found[-1].end)
+        behind = reader.next_frame(found[-1].end)
         assert behind == whole[2].end
         (last,) = reader.frames(behind)
         assert last.meta["sop_instance_uid"] == received(3).instance.sop_instance_uid
