@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, insert, or_, select, true, update
 from sqlalchemy.orm import Session
 
 from storage import schema
@@ -123,20 +123,23 @@ class Studies:
 
     def complete(
         self,
-        study_instance_uid: str,
-        revision: int,
+        evidence: StudyEvidence,
         reason: str,
         now: datetime,
         data: Mapping[str, Any] | None = None,
     ) -> bool:
-        """RECEIVING → COMPLETE. False when the study is not at this revision in this state any more.
+        """RECEIVING → COMPLETE. False when the study is not as in `evidence` any more, on which this was decided: what
+        was indexed since is to be decided on too.
 
         `data` is the evidence: its name, its numbers and its times.
         """
+        uid, revision = evidence.study_instance_uid, evidence.revision
+        study = schema.Study
+        unchanged = and_(study.instances == evidence.instances, study.last_received_at == evidence.last_received_at)
         with self._database.session() as session:
-            if not _move(session, study_instance_uid, revision, StudyState.RECEIVING, StudyState.COMPLETE, reason):
+            if not _move(session, uid, revision, StudyState.RECEIVING, StudyState.COMPLETE, reason, unchanged):
                 return False
-            add_event(session, now, study_instance_uid, revision, "complete", reason, data=data)
+            add_event(session, now, uid, revision, "complete", reason, data=data)
             return True
 
     # -- routing -------------------------------------------------------------------------------------------------------
@@ -378,7 +381,13 @@ def _held(session: Session, study_instance_uid: str, revision: int) -> bool:
 
 
 def _move(
-    session: Session, study_instance_uid: str, revision: int, start: StudyState, end: StudyState, reason: str
+    session: Session,
+    study_instance_uid: str,
+    revision: int,
+    start: StudyState,
+    end: StudyState,
+    reason: str,
+    condition: ColumnElement[bool] | None = None,
 ) -> bool:
     statement = (
         update(schema.Study)
@@ -386,6 +395,7 @@ def _move(
             schema.Study.study_instance_uid == study_instance_uid,
             schema.Study.revision == revision,
             schema.Study.state == start,
+            true() if condition is None else condition,
         )
         .values(state=end, reason=reason)
     )

@@ -119,9 +119,9 @@ def simulate(events: Sequence[Event], rule: CompletionRule = RULE, until: float 
             event(node)
         node.now = float(second)
         if node.instances and not node.complete:
-            decision = decide(node.evidence, take_inventory(node.contents), rule, at(second))
+            decision = decide(node.evidence, take_inventory(node.contents), rule, at(second), at(second))
             if isinstance(decision, Complete):
-                assert may_end(node.evidence, rule, at(second))  # or nobody would have looked
+                assert may_end(node.evidence, rule, at(second), at(second))  # or nobody would have looked
                 node.complete = True
                 found.append((second, decision))
             else:
@@ -440,7 +440,7 @@ def played(events: Sequence[Event], until: float, rule: CompletionRule = RULE) -
 
 
 def decided(node: Node, second: float) -> Complete | Wait:
-    return decide(node.evidence, take_inventory(node.contents), node.rule, at(second))
+    return decide(node.evidence, take_inventory(node.contents), node.rule, at(second), at(second))
 
 
 @pytest.mark.parametrize("begin", ["released", "aborted", "open"])
@@ -488,9 +488,54 @@ def test_what_is_indexed_late_is_not_taken_for_quiet() -> None:
     node = played(sent("1.1", range(20), positioned=False), 5)
     noticed = replace(node.evidence, noticed_at=at(100))
     inventory = take_inventory(node.contents)
-    assert isinstance(decide(noticed, inventory, RULE, at(109)), Wait)
-    assert isinstance(decide(noticed, inventory, RULE, at(110)), Complete)
-    assert not may_end(noticed, RULE, at(101))
+    assert isinstance(decide(noticed, inventory, RULE, at(109), at(109)), Wait)
+    assert isinstance(decide(noticed, inventory, RULE, at(110), at(110)), Complete)
+    assert not may_end(noticed, RULE, at(101), at(101))
+
+
+def test_it_is_not_quiet_as_long_as_the_index_is_behind() -> None:
+    node = played(sent("1.1", range(20), positioned=False), 5)
+    inventory = take_inventory(node.contents)
+    for second, filed in ((15.1, 15), (16, 15.9), (200, 15)):
+        assert may_end(node.evidence, RULE, at(second), at(filed))
+        assert isinstance(decide(node.evidence, inventory, RULE, at(second), at(filed)), Complete)
+    waiting = decide(node.evidence, inventory, RULE, at(300), at(14.9))
+    assert isinstance(waiting, Wait)
+    assert waiting.reason == (
+        "20 instances so far; the index is behind since 08:00:14 UTC; complete once all associations released and "
+        "quiet for 10 s"
+    )
+    assert waiting.until >= at(300)
+    assert not may_end(node.evidence, RULE, at(300), at(6))
+    oldest = decide(node.evidence, inventory, RULE, at(600), at(14))
+    assert isinstance(oldest, Complete)
+    assert "maximum age of 600 s reached while the index is behind" in oldest.reason
+    assert may_end(node.evidence, RULE, at(600), at(6))
+
+
+def test_it_is_not_quiet_before_anything_was_indexed() -> None:
+    node = played(sent("1.1", range(20), positioned=False), 5)
+    assert not may_end(node.evidence, RULE, at(300), None)
+    waiting = decide(node.evidence, take_inventory(node.contents), RULE, at(300), None)
+    assert isinstance(waiting, Wait)
+    assert "the index has not been through the journals yet" in waiting.reason
+    assert isinstance(decide(node.evidence, take_inventory(node.contents), RULE, at(600), None), Complete)
+
+
+def test_a_clock_that_was_ahead_keeps_no_study_waiting() -> None:
+    node = played([pacs(0, 20), *sent("1.1", range(20), begin=9000, end=9005, positioned=False)], 9005, WITH_SOURCE)
+    noticed = replace(node.evidence, noticed_at=at(100))
+    inventory = take_inventory(node.contents)
+    assert quiet_since(noticed, inventory) == at(100)
+    assert ask_at(noticed, WITH_SOURCE) == at(102)
+    assert isinstance(decide(noticed, inventory, WITH_SOURCE, at(109), at(109)), Wait)
+    assert isinstance(decide(noticed, inventory, WITH_SOURCE, at(110), at(110)), Complete)
+    counted = replace(noticed, answers=(SourceAnswer(at(103), "archive", 20),))
+    complete = decide(counted, inventory, WITH_SOURCE, at(104), at(104))
+    assert isinstance(complete, Complete)
+    assert complete.evidence is Evidence.SOURCE_COUNT
+    running = replace(noticed, steps=(("1.7", IN_PROGRESS),))
+    assert isinstance(decide(running, inventory, RULE, at(700), at(700)), Complete)  # its age
 
 
 def test_the_source_is_asked_ever_more_seldom() -> None:

@@ -165,7 +165,7 @@ def test_the_evidence_of_many_instances_reads_none_of_them(node: Node) -> None:
 def test_a_complete_study_keeps_its_evidence(node: Node) -> None:
     node.store(received(1))
     data = {"evidence": "declared counts", "numbers": {"images": 20}}
-    assert node.studies.complete(STUDY, 1, "20 of 20", NOW, data)
+    assert node.studies.complete(evidence(node), "20 of 20", NOW, data)
     assert node.studies.events(STUDY)[-1].data == data
 
 
