@@ -9,7 +9,8 @@ DICOM has no message that says "this was all". What there is, the strongest firs
    number here, results of this node left out on both sides.
 3. The counts the images declare are here, for every series (see `dicom_node.wholeness`).
 4. Every series is a regular stack without a gap. It cannot tell a stack that was cut off at its end, so it waits as
-   long as 5 and only names what was seen.
+   long as 5 and only names what was seen. So do multi-frame instances, each whole by itself: scanners send one after
+   another, some each over an association of its own.
 5. Every association that fed the study was released, and it is quiet.
 6. The quiet period, with an association open, or after one was aborted.
 7. The maximum age.
@@ -354,15 +355,13 @@ def _whole(study: StudyEvidence, series: SeriesCount, rule: CompletionRule, now:
 
     if series.in_completed_step and quiet(rule.settled):
         return "listed by a completed procedure step, whose instances are all here"
-    if series.grade is Grade.DECLARED and not series.multi_frame and quiet(rule.settled):
+    if series.grade is Grade.DECLARED and quiet(rule.settled):
         return series.text
+    if series.grade is Grade.MULTI_FRAME:  # each instance is whole by itself, but another one may follow
+        return f"{series.text}; quiet for {rule.released:g} s" if quiet(rule.released) else ""
     feeding = [a for a in study.associations if _may_have_fed(a, series)]
     released = all(a.end is AssociationEnd.RELEASED for a in feeding)
     ended = max((a.ended_at for a in feeding if a.ended_at is not None), default=series.last_received_at)
-    if series.grade is Grade.DECLARED:  # multi-frame: each instance is whole by itself, but another one may follow
-        if released and quiet(rule.settled, max(ended, series.last_received_at)):
-            return series.text
-        return f"{series.text}; quiet for {rule.released:g} s" if quiet(rule.released) else ""
     if released and feeding and quiet(rule.released, max(ended, series.last_received_at)):
         return (
             f"{series.text or plural(series.here, 'image')}; its association released and quiet for {rule.released:g} s"

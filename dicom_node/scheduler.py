@@ -157,8 +157,8 @@ class Scheduler:
         )
 
     def _inventory(self, evidence: StudyEvidence, seen: _Seen) -> Inventory:
-        """Read again only when something changed."""
-        if seen.inventory is None or seen.contents_key != evidence.contents_key:
+        """Read again only when something changed, or what a procedure step lists may have come as another study."""
+        if seen.inventory is None or seen.contents_key != evidence.contents_key or seen.inventory.steps.missing:
             seen.inventory = take_inventory(self._studies.contents(evidence.study_instance_uid))
             seen.contents_key = evidence.contents_key
         return seen.inventory

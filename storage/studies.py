@@ -31,6 +31,7 @@ from storage.records import (
     StudyState,
 )
 
+_CHUNK = 500  # values of one IN: SQLite bounds them
 ASKED = "asked"  # the stage of events that keep what the source PACS answered
 
 
@@ -83,12 +84,15 @@ class Studies:
                 .where(schema.ProcedureStepStudy.study_instance_uid == study_instance_uid)
                 .order_by(step.created_at)
             ).all()
+            here = {row[0] for row in instances}
+            elsewhere = _known(session, sorted({uid for _, listed, _ in steps for uid in listed} - here))
         return StudyContents(
             instances=tuple(
                 InstanceEvidence(uid, sop_class, series, at, Facts.of(facts), mine is not None)
                 for uid, sop_class, series, at, facts, mine in instances
             ),
             steps=tuple(StepEvidence(state, frozenset(listed), at) for state, listed, at in steps),
+            elsewhere=elsewhere,
         )
 
     def own_at(self, study_instance_uid: str, destination: str) -> int:
@@ -320,6 +324,13 @@ class Studies:
                 event.job_id,
                 event.data,
             )
+
+
+def _known(session: Session, sop_instance_uids: Sequence[str]) -> frozenset[str]:
+    """Those of the instances that are indexed."""
+    uid = schema.Instance.sop_instance_uid
+    chunks = (sop_instance_uids[i : i + _CHUNK] for i in range(0, len(sop_instance_uids), _CHUNK))
+    return frozenset(found for chunk in chunks for found in session.scalars(select(uid).where(uid.in_(chunk))))
 
 
 def _associations(session: Session, here: ColumnElement[bool]) -> dict[str, list[FeedingAssociation]]:

@@ -303,7 +303,25 @@ SCENARIOS: dict[str, tuple[list[Event], CompletionRule, list[Expected]]] = {
     ),
     "an Enhanced instance": (
         [opens(0, "a"), brings(3, "a", "1.1.1", Facts(frames=120), ENHANCED_MR), releases(4, "a")], RULE,
-        [(6, Evidence.DECLARED, "1 instance; 1 multi-frame instance of 120 frames; all associations released")],
+        [(14, Evidence.RELEASED, "1 instance; 1 multi-frame instance of 120 frames; all associations released and "
+                                 "quiet for 10 s")],
+    ),
+    "Enhanced instances, each over an association of its own": (
+        [event for n in range(4) for event in (
+            opens(5 * n, f"a{n}"), brings(5 * n + 1, f"a{n}", f"1.1.{n}", Facts(frames=120), ENHANCED_MR),
+            releases(5 * n + 1, f"a{n}"),
+        )], RULE,
+        [(26, Evidence.RELEASED, "4 instances; 4 multi-frame instances of 480 frames; all associations released")],
+    ),
+    "an Enhanced instance and a declared series": (
+        [*sent("1.1", range(20), declared=20), opens(0, "b"), brings(1, "b", "1.2.1", Facts(frames=60), ENHANCED_MR),
+         releases(2, "b")], RULE,
+        [(15, Evidence.RELEASED, "21 instances; 20 of 20 declared images in 1 series, 1 multi-frame series; all")],
+    ),
+    "an Enhanced instance that a procedure step lists": (
+        [opens(0, "a"), brings(3, "a", "1.1.1", Facts(frames=120), ENHANCED_MR), releases(4, "a"),
+         step(4, COMPLETED, ["1.1.1"])], RULE,
+        [(6, Evidence.PROCEDURE_STEP, "the procedure step is completed and all 1 instance listed are here")],
     ),
     "a report among the images declares nothing": (
         [*sent("1.1", range(20), declared=20), opens(5, "b"), brings(6, "b", "1.5.1", sop_class=SR), releases(6, "b")],
@@ -562,6 +580,25 @@ def test_an_answer_from_before_the_last_instance_counts_for_nothing() -> None:
     assert waiting.evidence is Evidence.GEOMETRY
 
 
+def test_a_step_for_two_studies_waits_for_both_but_counts_only_this_one() -> None:
+    other = uids("1.2", 20)
+    node = played([*sent("1.1", range(20), positioned=False), step(5, COMPLETED, [*INSTANCES, *other])], 5)
+    missing = take_inventory(node.contents)
+    assert (missing.steps.referenced, missing.steps.missing) == (40, 20)
+    assert isinstance(decide(node.evidence, missing, RULE, at(8), at(8)), Wait)
+    arrived = take_inventory(replace(node.contents, elsewhere=frozenset(other)))
+    assert (arrived.steps.referenced, arrived.steps.missing) == (20, 0)
+    assert all(series.in_completed_step for series in arrived.series)
+    complete = decide(node.evidence, arrived, RULE, at(8), at(8))
+    assert isinstance(complete, Complete)
+    assert complete.evidence is Evidence.PROCEDURE_STEP
+    only_other = replace(node.contents.steps[0], referenced=frozenset(other))
+    unlisted = take_inventory(replace(node.contents, steps=(only_other,), elsewhere=frozenset(other)))
+    waiting = decide(node.evidence, unlisted, RULE, at(8), at(8))
+    assert isinstance(waiting, Wait)  # a step that lists nothing of this study proves nothing of it
+    assert waiting.evidence is Evidence.RELEASED
+
+
 # -- series that are whole while the study is not --------------------------------------------------------------------
 
 
@@ -600,7 +637,7 @@ def test_a_multi_frame_series_may_be_followed_by_another_instance() -> None:
     events = [opens(0, "a"), brings(3, "a", "1.1.1", Facts(frames=120), ENHANCED_MR)]
     assert whole(events, 12.9) == {}
     assert whole(events, 13) == {"1.1": "1 multi-frame instance of 120 frames; quiet for 10 s"}
-    assert whole([*events, releases(4, "a")], 6) == {"1.1": "1 multi-frame instance of 120 frames"}
+    assert whole([*events, releases(4, "a")], 6) == {}  # the next one may come over the next association
 
 
 def test_a_series_that_a_completed_step_lists_is_whole() -> None:

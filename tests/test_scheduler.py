@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from pydicom import dcmread
+from pydicom.dataset import Dataset
 
 from dicom_node.catalogue import ConfiguredApplication
 from dicom_node.completion import CompletionRule
@@ -15,7 +16,16 @@ from dicom_node.scheduler import Scheduler, Urgency
 from inference.manifest import InputRule, Manifest
 from storage.database import Database, default_url
 from storage.filing import Ended, Opened
-from storage.records import AssociationEnd, Facts, JobState, ReceivedInstance, StudyContents, StudyState
+from storage.procedure_steps import ProcedureSteps
+from storage.records import (
+    AssociationEnd,
+    Facts,
+    JobState,
+    ProcedureStepState,
+    ReceivedInstance,
+    StudyContents,
+    StudyState,
+)
 from tests.acceptance.studies import write_ball_study
 from tests.storage.node import STUDY, Node, received
 
@@ -219,6 +229,29 @@ def test_a_clock_that_is_set_back_keeps_no_study_waiting(node: Node, clock: Cloc
         clock.pass_(1)
     assert node.study().state is StudyState.IGNORED
     assert source.asked == [STUDY, STUDY]
+
+
+def test_a_procedure_step_for_two_studies_completes_both(node: Node, clock: Clock) -> None:
+    """Neither waits for the images of the other one, once those are here."""
+    steps = ProcedureSteps(node.database, node.root / "mpps")
+    sweeper = scheduler(node, clock)
+    bring(node, clock, 1, study="1.1")
+    listed = ("1.1.1.1", "1.2.1.1")
+    ds = Dataset()
+    assert steps.create("1.7", ds, "MR1", ("1.1", "1.2"), listed, clock.now)
+    step = steps.get("1.7")
+    assert step is not None
+    assert steps.update(step, ds, ProcedureStepState.COMPLETED, ("1.1", "1.2"), listed, clock.now)
+    for _ in range(20):
+        sweeper.sweep()
+        clock.pass_(1)
+    assert node.study("1.1").state is StudyState.RECEIVING
+    bring(node, clock, 1, study="1.2")
+    for _ in range(4):
+        sweeper.sweep()
+        clock.pass_(1)
+    assert [node.study(uid).state for uid in ("1.1", "1.2")] == [StudyState.IGNORED] * 2
+    assert "the procedure step is completed and all 1 instance listed are here" in "".join(node.texts("1.2"))
 
 
 # -- the source PACS ---------------------------------------------------------------------------------------------------
