@@ -14,7 +14,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from dicom_node.backoff import Backoff
 from dicom_node.catalogue import ConfiguredApplication
 from dicom_node.completion import Complete, CompletionRule, ask_at, decide, may_end, whole_series
-from dicom_node.logs import fields
+from dicom_node.logs import fields, unexpected
 from dicom_node.query import SourcePacs
 from dicom_node.routing import Route, route
 from dicom_node.wholeness import Inventory, take_inventory
@@ -196,7 +196,7 @@ class Scheduler:
             problem = str(error)
             reached = not isinstance(error, Retriable)
         except Exception as error:  # a foreign library fails in many ways, all of which mean the same
-            log.exception("The source cannot be asked", extra=fields("ask", study=uid))
+            log.error("The source cannot be asked: %s", unexpected(error), extra=fields("ask", study=uid))
             problem, reached = f"unexpected {type(error).__name__}", False
         else:
             reached = True
@@ -228,8 +228,8 @@ class Scheduler:
             early = route(uid, evidence.revision, series, recognised, self._early, priority)
         except Retriable:
             raise
-        except Exception:
-            log.exception("Inputs cannot be recognised yet", extra=fields("early", study=uid))
+        except Exception as error:
+            log.error("Inputs cannot be recognised yet: %s", unexpected(error), extra=fields("early", study=uid))
             return
         for job in early.jobs:
             why = "; ".join(f"{name} is series {s}, {whole[s]}" for name, s in job.inputs.items())
@@ -268,7 +268,8 @@ class Scheduler:
             priority = self._urgency.of(study.priority, self._studies.callers(study.study_instance_uid))
             return route(study.study_instance_uid, study.revision, series, recognised, self._applications, priority)
         except Exception as error:
-            log.exception("A study cannot be routed", extra=fields("route", study=study.study_instance_uid))
+            extra = fields("route", study=study.study_instance_uid)
+            log.error("A study cannot be routed: %s", unexpected(error), extra=extra)
             return Route((), f"routing failed ({type(error).__name__}), see the log; then `dicom-node retry --study`")
 
     def _apply(self, study: Study, decision: Route) -> None:
@@ -303,7 +304,8 @@ def recognise_series(series: Series) -> SeriesDescription:
     try:
         return recognise(read_headers([instance.path for instance in series.instances]))
     except Exception as error:
-        log.exception("A series cannot be recognised", extra=fields("recognise", series=series.series_instance_uid))
+        extra = fields("recognise", series=series.series_instance_uid)
+        log.error("A series cannot be recognised: %s", unexpected(error), extra=extra)
         return SeriesDescription(
             series_instance_uid=series.series_instance_uid,
             modality=series.modality,

@@ -26,7 +26,7 @@ from pynetdicom.sop_class import Verification, uid_to_service_class
 
 from dicom_node.association import Admission, Proposal, Refusal
 from dicom_node.data_path import LARGEST_PDU_BYTES, MAXIMUM_PDU_BYTES, StoreRequest, StoreResponse
-from dicom_node.logs import fields
+from dicom_node.logs import fields, printable, unexpected
 from storage.errors import Permanent, Retriable
 from storage.files import FileMeta
 from storage.header import Header, scan_header
@@ -213,11 +213,6 @@ def describe_opening(opening: bytes) -> str:
     return "its association request was incomplete or unreadable"
 
 
-def printable(text: str) -> str:
-    """A peer's text for a log line: no control characters, no padding."""
-    return "".join(c if c.isprintable() else "?" for c in text.strip())
-
-
 # -- ingest ------------------------------------------------------------------------------------------------------------
 
 
@@ -306,7 +301,7 @@ class Ingest:
         response = response_to(error)
         extra = fields("store", sop_instance=printable(request.sop_instance_uid), **session.identifiers())
         if response.status == Status.PROCESSING_FAILURE:
-            log.error("Storing failed unexpectedly", exc_info=error, extra=extra)
+            log.error("Storing failed unexpectedly: %s", unexpected(error), extra=extra)
         else:
             log.warning("An instance was not stored: %s", error, extra=extra)
         return response
@@ -388,8 +383,8 @@ class LargeReception:
         if file is not None:
             try:
                 file.discard()
-            except OSError:
-                log.exception("What came of an instance could not be removed", extra=fields("store"))
+            except OSError as error:
+                log.error("What came of an instance could not be removed: %s", error.strerror, extra=fields("store"))
 
 
 # -- one association after another -------------------------------------------------------------------------------------
@@ -469,8 +464,8 @@ class StorageService:
                 self._journal.ended(session.association, end)
             except Retriable as error:  # it counts as aborted, at the latest when this receiver starts again
                 log.warning("The end of an association could not be noted: %s", error, extra=extra)
-            except Exception:
-                log.exception("The end of an association could not be noted", extra=extra)
+            except Exception as error:
+                log.error("The end of an association could not be noted: %s", unexpected(error), extra=extra)
         elif end is AssociationEnd.RELEASED:
             return
         log.log(

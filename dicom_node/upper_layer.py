@@ -56,7 +56,7 @@ from dicom_node.data_path import (
     encode_abort,
     encode_store_response,
 )
-from dicom_node.logs import fields
+from dicom_node.logs import fields, unexpected
 from storage.records import AssociationEnd
 
 log = logging.getLogger(__name__)
@@ -269,8 +269,8 @@ class AcceptedAssociation(QuietAssociation):
         reason = ""
         try:
             reason = self._live()
-        except Exception:
-            log.exception("An association broke off unexpectedly", extra=fields("associate"))
+        except Exception as error:
+            log.error("An association broke off unexpectedly: %s", unexpected(error), extra=fields("associate"))
             self.abort()
             reason = "of an unexpected failure"
         finally:
@@ -531,15 +531,16 @@ class Acceptor:
         while not self._closed:
             try:
                 connection, address = self._socket.accept()
-            except OSError:
+            except OSError as error:
                 if not self._closed:
-                    log.exception("A connection could not be accepted", extra=fields("accept"))
+                    log.error("A connection could not be accepted: %s", error.strerror, extra=fields("accept"))
                     time.sleep(0.1)  # out of file descriptors, most likely
                 continue
             try:
                 self._begin(connection, address)
-            except Exception:
-                log.exception("A connection could not be served", extra=fields("accept", host=address[0]))
+            except Exception as error:
+                extra = fields("accept", host=address[0])
+                log.error("A connection could not be served: %s", unexpected(error), extra=extra)
                 connection.close()
 
     def _begin(self, connection: socket.socket, address: Any) -> None:

@@ -1,6 +1,9 @@
+import re
+
 import pytest
 from pynetdicom import build_context
 
+from dicom_node.logs import printable, unexpected
 from dicom_node.scp import (
     Peer,
     ReceivePolicy,
@@ -11,7 +14,6 @@ from dicom_node.scp import (
     describe_opening,
     is_storage,
     judge,
-    printable,
     response_to,
     supported_contexts,
 )
@@ -139,3 +141,13 @@ def test_a_failed_opening_is_explained(opening: bytes, words: str) -> None:
 
 def test_a_peers_text_cannot_forge_log_lines() -> None:
     assert printable(" AE\nERROR x ") == "AE?ERROR x"
+
+
+def test_an_unexpected_error_is_told_by_type_and_place_alone() -> None:
+    def foreign(host: str) -> list[str]:
+        raise KeyError("SECRET^PERSON")
+
+    with pytest.raises(KeyError) as met:
+        judge(CONFIGURED, "SCANNER3", "NODE", "10.0.0.3", foreign)
+    assert re.fullmatch(r"KeyError at dicom_node/scp\.py:\d+", unexpected(met.value))
+    assert unexpected(KeyError("SECRET^PERSON")) == "KeyError"

@@ -241,11 +241,13 @@ def test_an_unexpected_failure_is_logged_and_answered(
     _, target = receive()
 
     def broken(instance: ReceivedInstance) -> None:
-        raise RuntimeError("a defect")
+        raise RuntimeError("SECRET^PERSON")
 
     journal.before = broken
     assert status_of(target, make_file()) == 0x0110
-    assert [r.message for r in caplog.records if r.levelno >= logging.ERROR] == ["Storing failed unexpectedly"]
+    (message,) = [r.message for r in caplog.records if r.levelno >= logging.ERROR]
+    assert message.startswith("Storing failed unexpectedly: RuntimeError at dicom_node/scp.py:")
+    assert "SECRET" not in caplog.text
 
 
 def test_success_comes_only_after_the_store_has_returned(
