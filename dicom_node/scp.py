@@ -104,6 +104,7 @@ class Status(IntEnum):
 
     SUCCESS = 0x0000
     PROCESSING_FAILURE = 0x0110
+    SOP_CLASS_NOT_SUPPORTED = 0x0122
     OUT_OF_RESOURCES = 0xA700
     MISMATCH = 0xA900
     CANNOT_UNDERSTAND = 0xC000
@@ -159,6 +160,7 @@ def resolve(host: str) -> list[str]:
         return []
 
 
+@lru_cache(maxsize=256)
 def is_storage(sop_class_uid: str) -> bool:
     """Whether an abstract syntax is one that is stored: standard, retired, private, or newer than our dictionary."""
     service = uid_to_service_class(sop_class_uid)
@@ -238,11 +240,17 @@ class Mismatch(Permanent):
     """The command set names another instance than the dataset."""
 
 
+class NotNegotiated(Permanent):
+    """The command set names another SOP class than its presentation context, or one that is not stored."""
+
+
 def response_to(error: Exception) -> StoreResponse:
     """The status and comment that tell the peer why an instance was not stored."""
     match error:
         case Retriable():
             return StoreResponse(Status.OUT_OF_RESOURCES, "Cannot be stored now, send again later")
+        case NotNegotiated():
+            return StoreResponse(Status.SOP_CLASS_NOT_SUPPORTED, str(error)[:ERROR_COMMENT_LENGTH])
         case Mismatch():
             return StoreResponse(Status.MISMATCH, str(error)[:ERROR_COMMENT_LENGTH])
         case Permanent():
@@ -332,12 +340,15 @@ class Ingest:
 
 def ensure_acceptable(header: Header, request: StoreRequest) -> None:
     """Raises what refuses an instance for good: the indexer must be able to file whatever was acknowledged."""
+    if request.sop_class_uid != request.abstract_syntax_uid or not is_storage(request.sop_class_uid):
+        raise NotNegotiated("The presentation context is not for storing this SOP class")
     if header.sop_instance_uid != request.sop_instance_uid:
         raise Mismatch("SOP Instance UID of dataset and request differ")
     if header.sop_class_uid != request.sop_class_uid:
         raise Mismatch("SOP Class UID of dataset and request differ")
     if not (
-        UID.fullmatch(header.sop_instance_uid)
+        UID.fullmatch(header.sop_class_uid)
+        and UID.fullmatch(header.sop_instance_uid)
         and UID.fullmatch(header.series_instance_uid)
         and UID.fullmatch(header.study_instance_uid)
     ):

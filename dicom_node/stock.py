@@ -122,6 +122,7 @@ class StockAcceptor:
             sop_class_uid=str(event.request.AffectedSOPClassUID or ""),
             sop_instance_uid=str(event.request.AffectedSOPInstanceUID or ""),
             transfer_syntax_uid=str(event.context.transfer_syntax),
+            abstract_syntax_uid=str(event.context.abstract_syntax),
         )
         dataset = event.request.DataSet.getbuffer() if event.request.DataSet is not None else memoryview(b"")
         if len(dataset) > LARGE_BYTES:
