@@ -182,15 +182,18 @@ def _noticed(study: StudyEvidence, at: datetime) -> datetime:
 def ask_at(study: StudyEvidence, rule: CompletionRule) -> datetime | None:
     """When the source PACS is to be asked (again) for its count; None when its answer could not change anything.
 
-    Once what came has settled; then ever more seldom, counted over the whole revision.
+    Once what came has settled; then ever more seldom, counted over the whole revision. What came since it answered is
+    not kept waiting for that.
     """
     if rule.source is None or any(state is ProcedureStepState.IN_PROGRESS for _, state in study.steps):
         return None
     due = _noticed(study, study.last_received_at) + timedelta(seconds=rule.settled)
     if not study.answers:
         return due
-    pause = min(FIRST_ASK_AGAIN * 2 ** min(len(study.answers) - 1, 10), LONGEST_ASK_AGAIN)
-    return max(due, study.answers[-1].at + pause)
+    answered_at = study.answers[-1].at
+    if answered_at < due:
+        return max(due, answered_at + FIRST_ASK_AGAIN)
+    return answered_at + min(FIRST_ASK_AGAIN * 2 ** min(len(study.answers) - 1, 10), LONGEST_ASK_AGAIN)
 
 
 def whole_series(study: StudyEvidence, inventory: Inventory, rule: CompletionRule, now: datetime) -> Mapping[str, str]:

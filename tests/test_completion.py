@@ -565,6 +565,11 @@ def test_the_source_is_asked_ever_more_seldom() -> None:
         if len(node.answers) > before:
             asked.append(second)
     assert [b - a for a, b in pairwise(asked)] == [5, 10, 20, 40, 60, 60, 60]
+    answered_at = node.answers[-1].at
+    assert ask_at(node.evidence, WITH_SOURCE) == answered_at + timedelta(seconds=60)
+    for came, due in ((1, 5), (10, 12)):  # seconds after its last answer
+        late = replace(node.evidence, last_received_at=answered_at + timedelta(seconds=came))
+        assert ask_at(late, WITH_SOURCE) == answered_at + timedelta(seconds=due)
     assert ask_at(node.evidence, RULE) is None  # none is configured
     held = played([step(0, IN_PROGRESS), *sent("1.1", range(20))], 5)
     assert ask_at(held.evidence, WITH_SOURCE) is None  # its answer could not change anything

@@ -1,8 +1,11 @@
 import re
+from dataclasses import replace
 
 import pytest
 from pynetdicom import build_context
 
+from dicom_node.app import receiver_name
+from dicom_node.data_path import StoreRequest
 from dicom_node.logs import printable, unexpected
 from dicom_node.scp import (
     Peer,
@@ -12,12 +15,14 @@ from dicom_node.scp import (
     Status,
     beyond_limit,
     describe_opening,
+    ensure_acceptable,
     is_storage,
     judge,
     response_to,
     supported_contexts,
 )
 from storage.errors import Permanent, Retriable, StorageFull
+from storage.header import Header
 
 COMMITMENT = "1.2.840.10008.1.20.1"
 ANYONE = ReceivePolicy("NODE")
@@ -124,6 +129,42 @@ def test_the_type_of_an_error_decides_the_status(error: Exception, status: Statu
     assert response.status is status
     assert "SECRET" not in response.comment
     assert len(response.comment) <= 64
+
+
+MR = "1.2.840.10008.5.1.4.1.1.4"
+ACCEPTABLE = Header(MR, "1.2.3", "1.2", "1.2.1", "MR")
+
+
+@pytest.mark.parametrize(
+    ("header", "sop_class", "abstract_syntax", "status"),
+    [
+        (ACCEPTABLE, MR, MR, None),
+        (ACCEPTABLE, MR, "1.2.840.10008.5.1.4.1.1.2", Status.SOP_CLASS_NOT_SUPPORTED),
+        (ACCEPTABLE, "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2", Status.MISMATCH),
+        (replace(ACCEPTABLE, sop_instance_uid="1.2.4"), MR, MR, Status.MISMATCH),
+        (replace(ACCEPTABLE, sop_class_uid="1.2.x"), "1.2.x", "1.2.x", Status.CANNOT_UNDERSTAND),
+        (replace(ACCEPTABLE, sop_class_uid="../1"), "../1", "../1", Status.CANNOT_UNDERSTAND),
+        (replace(ACCEPTABLE, series_instance_uid="1.2.x"), MR, MR, Status.CANNOT_UNDERSTAND),
+        (replace(ACCEPTABLE, study_instance_uid="1" * 65), MR, MR, Status.CANNOT_UNDERSTAND),
+    ],
+)
+def test_what_is_acknowledged_can_be_filed(
+    header: Header, sop_class: str, abstract_syntax: str, status: Status | None
+) -> None:
+    request = StoreRequest(sop_class, "1.2.3", "1.2.840.10008.1.2.1", abstract_syntax)
+    if status is None:
+        ensure_acceptable(header, request)
+        return
+    with pytest.raises(Permanent) as refused:
+        ensure_acceptable(header, request)
+    assert response_to(refused.value).status is status
+
+
+@pytest.mark.parametrize("host", ["node", "h" * 30 + "." + "d" * 63])
+def test_names_of_receivers_fit_the_database_and_differ(host: str) -> None:
+    names = {receiver_name(host, index) for index in range(12)}
+    assert len(names) == 12
+    assert all(len(name) <= 64 and "-receive-" in name for name in names)
 
 
 @pytest.mark.parametrize(
