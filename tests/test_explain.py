@@ -66,6 +66,20 @@ def test_a_study_that_waits(node: Node) -> None:
     assert told["completion"] == []
 
 
+def test_a_study_that_waits_for_the_index(node: Node) -> None:
+    for number in (1, 2, 3):
+        bring(node, number)
+    (evidence,) = node.studies.evidence(STUDY)
+    last = evidence.last_received_at
+    inventory = take_inventory(node.studies.contents(STUDY))
+    waiting = decide(evidence, inventory, RULE, last + timedelta(seconds=60), last + timedelta(seconds=1))
+    assert isinstance(waiting, Wait)
+    text, told = explained(node, waiting)
+    behind = f"the index is behind since {last + timedelta(seconds=1):%H:%M:%S} UTC"
+    assert behind in text
+    assert behind in told["waiting"]["reason"]
+
+
 def test_a_study_that_is_complete(node: Node) -> None:
     for number in (1, 2, 3):
         bring(node, number)
