@@ -50,6 +50,7 @@ log = logging.getLogger(__name__)
 RELEASED_SHARE = 1 / 3  # of the quiet period, where `released_seconds` is not configured
 MISSED_HEARTBEATS = 6
 SOURCE_TIMEOUT_SECONDS = 5.0
+RECEIVER_NAME_LENGTH = 64  # as the database holds it
 ALWAYS_HERE = ("auto", "cpu")  # settings of work.devices that need no look
 
 
@@ -153,9 +154,15 @@ def journals_dir(settings: Settings) -> Path:
 
 
 def build_receiver(settings: Settings, index: int) -> Receiver:
-    name = f"{socket.gethostname()}-receive-{index}"
+    name = receiver_name(socket.gethostname(), index)
     journal = Journal(journals_dir(settings) / name, int(settings.receive.minimum_free_megabytes * 2**20))
     return Receiver(receive_policy(settings), journal, name, further_services(settings))
+
+
+def receiver_name(host: str, index: int) -> str:
+    """Names a receiver among those of all machines, in its journal's folder and in the database. Of a long host name
+    the end is kept: it holds the index, and numbers of machines."""
+    return f"{host}-receive-{index}"[-RECEIVER_NAME_LENGTH:]
 
 
 def further_services(settings: Settings) -> list[DimseService]:
@@ -206,11 +213,12 @@ def completion_rule(settings: Settings) -> CompletionRule:
 
 def completion_of(settings: Settings, stores: Stores, study_instance_uid: str) -> Complete | Wait | None:
     """What the scheduler would decide now; None for a study that is not RECEIVING."""
+    filed = filed_until(journals_dir(settings))  # before the rows are read: it says what is among them
     found = stores.studies.evidence(study_instance_uid)
     if not found:
         return None
     inventory = take_inventory(stores.studies.contents(study_instance_uid))
-    return decide(found[0], inventory, completion_rule(settings), datetime.now(UTC))
+    return decide(found[0], inventory, completion_rule(settings), datetime.now(UTC), filed)
 
 
 def build_source(settings: Settings) -> SourcePacs | None:
@@ -233,6 +241,7 @@ def build_scheduler(settings: Settings, stores: Stores) -> Scheduler:
         stalled_after=timedelta(seconds=settings.work.heartbeat_seconds * MISSED_HEARTBEATS),
         maximum_job_attempts=settings.work.maximum_attempts,
         urgency=Urgency({peer.ae_title: peer.priority for peer in settings.peers}),
+        filed=partial(filed_until, journals_dir(settings)),
         source=build_source(settings),
     )
 

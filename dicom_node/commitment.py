@@ -11,7 +11,6 @@ row: whoever holds it reports.
 
 import itertools
 import logging
-import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,18 +19,18 @@ from enum import IntEnum
 from io import BytesIO
 from typing import Any, Protocol
 
+from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items
-from pydicom.uid import UID
 from pynetdicom import evt
 from pynetdicom.dimse_primitives import N_EVENT_REPORT
 from pynetdicom.dsutils import encode
 
 from dicom_node.backoff import Backoff
-from dicom_node.logs import fields
+from dicom_node.logs import fields, printable, unexpected
 from storage.commitments import CommitmentRequest, Commitments, Item
 from storage.errors import Retriable
-from storage.records import Commitment
+from storage.records import UID, Commitment
 
 log = logging.getLogger(__name__)
 
@@ -39,13 +38,13 @@ PUSH_MODEL = "1.2.840.10008.1.20.1"  # SOP class
 PUSH_MODEL_INSTANCE = "1.2.840.10008.1.20.1.1"  # its one well-known SOP instance
 REQUEST_COMMITMENT = 1  # Action Type ID (PS3.4 table J.3-1)
 ALL_COMMITTED, FAILURES_EXIST = 1, 2  # Event Type IDs (PS3.4 table J.3-2)
-SAFE_UID = re.compile(r"[0-9][0-9.]{0,63}")  # wider than PS3.5 9.1
 ERROR_COMMENT_LENGTH = 64  # (0000,0902) is LO
 LARGEST_MESSAGE_ID = 65535
 
 LONGEST_WAIT = timedelta(minutes=10)  # for the index; then what it has not got to has failed
 LEASE = timedelta(seconds=30)  # a receiver that dies hands over so late
 RENEWAL = timedelta(seconds=10)
+LONGEST_PAUSE_SECONDS = 5.0  # between looks that fail; leases are renewed in time
 LOOK_SECONDS = 0.1  # between looks at the indexer's mark
 IMPATIENCE = timedelta(seconds=1)  # between looks at the index itself while the mark is behind
 SETTLING = timedelta(seconds=0.2)  # from a request to its report at the least: the response comes first
@@ -203,7 +202,7 @@ def addressee_of(ae_title: str, host: str, addressees: Sequence[Addressee]) -> A
 
 def report_request(report: Report, message_id: int, transfer_syntax_uid: str) -> N_EVENT_REPORT:
     """The N-EVENT-REPORT-RQ, its event information encoded (PS3.7 10.1.1)."""
-    syntax = UID(transfer_syntax_uid)
+    syntax = uid.UID(transfer_syntax_uid)
     encoded = encode(report.dataset(), syntax.is_implicit_VR, syntax.is_little_endian, syntax.is_deflated)
     if encoded is None:
         raise ValueError("the report cannot be encoded")
@@ -225,7 +224,7 @@ def _reference(sop_class_uid: str, sop_instance_uid: str) -> Dataset:
 
 def _uid(ds: Dataset, keyword: str) -> str | None:
     value = str(ds.get(keyword) or "").strip()
-    return value if SAFE_UID.fullmatch(value) else None
+    return value if UID.fullmatch(value) else None
 
 
 # -- reports on the association that asked -----------------------------------------------------------------------------
@@ -347,18 +346,23 @@ class AssociationReports:
 
     def _run(self) -> None:
         pause = threading.Event()
+        seconds = LOOK_SECONDS
         while True:
             try:
                 self.advance()
+                seconds = LOOK_SECONDS
             except Retriable as error:
+                seconds = min(2 * seconds, LONGEST_PAUSE_SECONDS)
                 log.warning("Storage commitment reports are put off: %s", error, extra=fields("commitment"))
-            except Exception:
-                log.exception("Looking after storage commitments broke off", extra=fields("commitment"))
+            except Exception as error:
+                seconds = min(2 * seconds, LONGEST_PAUSE_SECONDS)
+                extra = fields("commitment")
+                log.error("Looking after storage commitments broke off: %s", unexpected(error), extra=extra)
             with self._lock:
                 if not self._watches:
                     self._thread = None
                     return
-            pause.wait(LOOK_SECONDS)
+            pause.wait(seconds)
 
 
 class PostingLink:
@@ -459,8 +463,10 @@ class CommitmentService:
         except Retriable as error:
             log.warning("A request for storage commitment was not kept: %s", error, extra=extra)
             return Answer(Status.RESOURCE_LIMITATION, "Cannot be kept now, send it again later")
-        except Exception:
-            log.exception("Keeping a request for storage commitment failed unexpectedly", extra=extra)
+        except Exception as error:
+            log.error(
+                "Keeping a request for storage commitment failed unexpectedly: %s", unexpected(error), extra=extra
+            )
             return Answer(Status.PROCESSING_FAILURE, "Unexpected failure, see the log of the node")
         log.info("Storage commitment is requested for %d instances", len(wanted.items), extra=extra)
         return Answer(Status.SUCCESS)
@@ -486,12 +492,11 @@ class CommitmentService:
                 pass
         except Exception:
             return Answer(Status.PROCESSING_FAILURE, "The dataset cannot be read").dataset(), None
-        title = str(assoc.requestor.primitive.calling_ae_title)
         answer = self.request(
             event.action_type,
             str(event.request.RequestedSOPInstanceUID or ""),
             ds,
-            calling="".join(c if c.isprintable() else "?" for c in title.strip()),
+            calling=printable(str(assoc.requestor.primitive.calling_ae_title)),
             host=str(assoc.requestor.address_info.address),
             association=str(getattr(getattr(assoc, "session", None), "association", "")),
             link=link_of(assoc),

@@ -14,7 +14,7 @@ from pydicom.uid import ImplicitVRLittleEndian
 from dicom_node.backoff import Backoff
 from dicom_node.commitment import PUSH_MODEL, Addressee, Filed, Report, addressee_of, judge, report_request
 from dicom_node.errors import PeerRefused, PeerUnavailable
-from dicom_node.logs import fields
+from dicom_node.logs import fields, unexpected
 from dicom_node.scu import Requestor, Target
 from storage.commitments import Commitments
 from storage.errors import Retriable
@@ -121,7 +121,8 @@ class CommitmentReporter:
         except (PeerUnavailable, PeerRefused) as error:
             status, reason = -1, str(error)
         except Exception as error:
-            log.exception("Reporting on a storage commitment broke off", extra=_identifiers(commitment))
+            extra = _identifiers(commitment)
+            log.error("Reporting on a storage commitment broke off: %s", unexpected(error), extra=extra)
             status, reason = -1, f"unexpected {type(error).__name__}"
         if status == 0x0000:
             self._commitments.reported(commitment.id, str(report))
@@ -147,8 +148,9 @@ class CommitmentReporter:
             except Retriable as error:
                 log.warning("Storage commitment reports are put off: %s", error, extra=fields("commitment"))
                 worked = False
-            except Exception:  # this queue goes on
-                log.exception("Reporting on storage commitments broke off", extra=fields("commitment"))
+            except Exception as error:  # this queue goes on
+                extra = fields("commitment")
+                log.error("Reporting on storage commitments broke off: %s", unexpected(error), extra=extra)
                 stop.wait(TROUBLE_SECONDS)
                 worked = False
             if not worked:

@@ -9,10 +9,14 @@ DICOM has no message that says "this was all". What there is, the strongest firs
    number here, results of this node left out on both sides.
 3. The counts the images declare are here, for every series (see `dicom_node.wholeness`).
 4. Every series is a regular stack without a gap. It cannot tell a stack that was cut off at its end, so it waits as
-   long as 5 and only names what was seen.
+   long as 5 and only names what was seen. So do multi-frame instances, each whole by itself: scanners send one after
+   another, some each over an association of its own.
 5. Every association that fed the study was released, and it is quiet.
 6. The quiet period, with an association open, or after one was aborted.
 7. The maximum age.
+
+Nothing is taken for quiet that the index has not got to: an instance that was acknowledged and waits in a journal has
+no row yet. All but the maximum age is decided by the time until which everything is indexed.
 
 Evidence that something is missing makes a study wait for the quiet period, and is said when the timer ends the
 waiting. Only MPPS settles it: it lists the very instances, while 2 and 3 must not be contradicted. An aborted
@@ -22,7 +26,7 @@ What comes after all opens the study's next revision, so a wrong decision costs 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -32,6 +36,9 @@ from storage.records import AssociationEnd, FeedingAssociation, ProcedureStepSta
 
 ABORTED_FACTOR = 2
 """Of the quiet period: after an aborted association, and where a procedure step lists what is not here."""
+
+INDEX_BEHIND = timedelta(seconds=5)
+"""From when on it is worth saying: the index moves on ten times a second where nothing keeps it."""
 
 FIRST_ASK_AGAIN = timedelta(seconds=5)
 LONGEST_ASK_AGAIN = timedelta(seconds=60)
@@ -115,23 +122,30 @@ class _Basis:
     condition: str
 
 
-def decide(study: StudyEvidence, inventory: Inventory, rule: CompletionRule, now: datetime) -> Complete | Wait:
-    """`inventory` is what the images of the study, as of the same moment, say of themselves."""
+def decide(
+    study: StudyEvidence, inventory: Inventory, rule: CompletionRule, now: datetime, filed: datetime | None
+) -> Complete | Wait:
+    """`inventory` is what the images of the study, as of the same moment, say of themselves. Everything acknowledged
+    before `filed`, which was asked for first, is part of both; None where nobody knows (`storage.journal.filed_until`).
+    """
     basis = _basis(study, inventory, rule)
+    behind = _behind(now, filed)
+    if behind:
+        basis = replace(basis, says=(*basis.says, behind))
     images = plural(study.instances, "instance")
     numbers = _numbers(study, inventory)
     since = quiet_since(study, inventory)
-    oldest_at = study.revision_started_at + timedelta(seconds=rule.maximum_age)
+    oldest_at = _oldest_at(study, rule)
+    until = oldest_at
     if basis.seconds is not None:
         quiet_at = since + timedelta(seconds=basis.seconds)
-        if now >= quiet_at:
+        if filed is not None and min(now, filed) >= quiet_at:
             reason = "; ".join((images, *basis.says, basis.condition))
             return Complete(basis.evidence, reason, numbers, basis.seconds, since)
-        until = min(quiet_at, oldest_at)
-    else:
-        until = oldest_at
+        until = min(max(now, quiet_at), oldest_at)
     if now >= oldest_at:
-        still = basis.condition if basis.seconds is None else "while instances still arrive"
+        moving = "while the index is behind" if behind else "while instances still arrive"
+        still = basis.condition if basis.seconds is None else moving
         reason = "; ".join((images, *basis.says, f"maximum age of {rule.maximum_age:g} s reached {still}"))
         return Complete(Evidence.MAXIMUM_AGE, reason, numbers, rule.maximum_age, study.revision_started_at)
     if basis.seconds is None:
@@ -142,24 +156,44 @@ def decide(study: StudyEvidence, inventory: Inventory, rule: CompletionRule, now
     )
 
 
-def may_end(study: StudyEvidence, rule: CompletionRule, now: datetime) -> bool:
+def may_end(study: StudyEvidence, rule: CompletionRule, now: datetime, filed: datetime | None) -> bool:
     """False while no evidence whatever could complete the study, so that nobody need look at its images."""
     settled_at = quiet_since(study) + timedelta(seconds=rule.settled)
-    return now >= min(settled_at, study.revision_started_at + timedelta(seconds=rule.maximum_age))
+    return now >= _oldest_at(study, rule) or (filed is not None and min(now, filed) >= settled_at)
+
+
+def _oldest_at(study: StudyEvidence, rule: CompletionRule) -> datetime:
+    return _noticed(study, study.revision_started_at) + timedelta(seconds=rule.maximum_age)
+
+
+def _behind(now: datetime, filed: datetime | None) -> str:
+    """That the index says nothing of what came last; empty where it is up to date."""
+    if filed is None:
+        return "the index has not been through the journals yet"
+    return f"the index is behind since {filed:%H:%M:%S} UTC" if now - filed > INDEX_BEHIND else ""
+
+
+def _noticed(study: StudyEvidence, at: datetime) -> datetime:
+    """A time of an event, which cannot be later than when it was noticed: the clock that gave it was ahead, and a
+    study is not to wait until it is that time again."""
+    return at if study.noticed_at is None else min(at, study.noticed_at)
 
 
 def ask_at(study: StudyEvidence, rule: CompletionRule) -> datetime | None:
     """When the source PACS is to be asked (again) for its count; None when its answer could not change anything.
 
-    Once what came has settled; then ever more seldom, counted over the whole revision.
+    Once what came has settled; then ever more seldom, counted over the whole revision. What came since it answered is
+    not kept waiting for that.
     """
     if rule.source is None or any(state is ProcedureStepState.IN_PROGRESS for _, state in study.steps):
         return None
-    due = study.last_received_at + timedelta(seconds=rule.settled)
+    due = _noticed(study, study.last_received_at) + timedelta(seconds=rule.settled)
     if not study.answers:
         return due
-    pause = min(FIRST_ASK_AGAIN * 2 ** min(len(study.answers) - 1, 10), LONGEST_ASK_AGAIN)
-    return max(due, study.answers[-1].at + pause)
+    answered_at = study.answers[-1].at
+    if answered_at < due:
+        return max(due, answered_at + FIRST_ASK_AGAIN)
+    return answered_at + min(FIRST_ASK_AGAIN * 2 ** min(len(study.answers) - 1, 10), LONGEST_ASK_AGAIN)
 
 
 def whole_series(study: StudyEvidence, inventory: Inventory, rule: CompletionRule, now: datetime) -> Mapping[str, str]:
@@ -177,11 +211,11 @@ def whole_series(study: StudyEvidence, inventory: Inventory, rule: CompletionRul
 
 
 def quiet_since(study: StudyEvidence, inventory: Inventory | None = None) -> datetime:
-    """The last time that something happened to the study."""
+    """The last time that something happened to the study, or that it was noticed."""
     times = [study.last_received_at, study.last_association_ended_at, study.noticed_at]
     if inventory is not None:
         times.append(inventory.steps_ended_at)
-    return max(t for t in times if t is not None)
+    return max(_noticed(study, t) for t in times if t is not None)
 
 
 def _basis(study: StudyEvidence, inventory: Inventory, rule: CompletionRule) -> _Basis:
@@ -257,7 +291,7 @@ def _doubts(study: StudyEvidence, inventory: Inventory, rule: CompletionRule) ->
 
 def _fresh(study: StudyEvidence, rule: CompletionRule) -> SourceAnswer | None:
     """The last answer of the source PACS, where it was asked after everything here had come and settled."""
-    settled_at = study.last_received_at + timedelta(seconds=rule.settled)
+    settled_at = _noticed(study, study.last_received_at) + timedelta(seconds=rule.settled)
     if rule.source is None or not study.answers or study.answers[-1].at < settled_at:
         return None
     return study.answers[-1]
@@ -324,15 +358,13 @@ def _whole(study: StudyEvidence, series: SeriesCount, rule: CompletionRule, now:
 
     if series.in_completed_step and quiet(rule.settled):
         return "listed by a completed procedure step, whose instances are all here"
-    if series.grade is Grade.DECLARED and not series.multi_frame and quiet(rule.settled):
+    if series.grade is Grade.DECLARED and quiet(rule.settled):
         return series.text
+    if series.grade is Grade.MULTI_FRAME:  # each instance is whole by itself, but another one may follow
+        return f"{series.text}; quiet for {rule.released:g} s" if quiet(rule.released) else ""
     feeding = [a for a in study.associations if _may_have_fed(a, series)]
     released = all(a.end is AssociationEnd.RELEASED for a in feeding)
     ended = max((a.ended_at for a in feeding if a.ended_at is not None), default=series.last_received_at)
-    if series.grade is Grade.DECLARED:  # multi-frame: each instance is whole by itself, but another one may follow
-        if released and quiet(rule.settled, max(ended, series.last_received_at)):
-            return series.text
-        return f"{series.text}; quiet for {rule.released:g} s" if quiet(rule.released) else ""
     if released and feeding and quiet(rule.released, max(ended, series.last_received_at)):
         return (
             f"{series.text or plural(series.here, 'image')}; its association released and quiet for {rule.released:g} s"

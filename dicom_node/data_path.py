@@ -87,11 +87,12 @@ class Command:
 
 @dataclass(frozen=True)
 class StoreRequest:
-    """What is known of one C-STORE before its dataset, which is encoded in `transfer_syntax_uid`."""
+    """What is known of one C-STORE before its dataset: what its command says, and the presentation context it uses."""
 
     sop_class_uid: str
     sop_instance_uid: str
-    transfer_syntax_uid: str
+    transfer_syntax_uid: str  # of the context
+    abstract_syntax_uid: str  # of the context
 
 
 @dataclass(frozen=True)

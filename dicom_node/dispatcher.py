@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from dicom_node.backoff import Backoff
 from dicom_node.destinations.base import Destination, SendResult
-from dicom_node.logs import fields
+from dicom_node.logs import fields, unexpected
 from storage.deliveries import Deliveries
 from storage.errors import Retriable
 from storage.records import Delivery, DeliveryState
@@ -71,8 +71,9 @@ class Dispatcher:
             except Retriable as error:
                 log.warning("Delivery is put off: %s", error, extra=fields("deliver", destination=destination.name))
                 worked = False
-            except Exception:  # this queue goes on; what is claimed comes back when it has stalled
-                log.exception("Delivery broke off", extra=fields("deliver", destination=destination.name))
+            except Exception as error:  # this queue goes on; what is claimed comes back when it has stalled
+                extra = fields("deliver", destination=destination.name)
+                log.error("Delivery broke off: %s", unexpected(error), extra=extra)
                 stop.wait(TROUBLE_SECONDS)
                 worked = False
             if not worked:
@@ -105,5 +106,5 @@ class Dispatcher:
             (result,) = destination.send([delivery.object.path])
             return result
         except Exception as error:
-            log.exception("Sending broke off", extra=fields("deliver", delivery=delivery.id))
+            log.error("Sending broke off: %s", unexpected(error), extra=fields("deliver", delivery=delivery.id))
             return SendResult(sop_instance_uid, ok=False, retriable=True, reason=f"unexpected {type(error).__name__}")

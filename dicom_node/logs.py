@@ -4,10 +4,13 @@ import logging
 import sys
 import traceback
 import warnings
+from pathlib import Path
 from typing import Any
 
 from storage.errors import NodeError
 
+_ROOT = Path(__file__).resolve().parent.parent
+_PACKAGES = tuple(f"{_ROOT / name}/" for name in ("dicom_node", "storage", "inference"))
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 
@@ -35,6 +38,20 @@ def configure(role: str, level: str = "INFO") -> None:
     warnings.simplefilter("ignore")  # theirs quote names and values of the dataset
     logging.getLogger("apscheduler").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def unexpected(error: BaseException) -> str:
+    """The type of an error that nobody foresaw and the last place of ours that it came through, as `TypeError at
+    storage/header.py:81`. Never its text: a library's may quote the patient's attributes."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if frame.filename.startswith(_PACKAGES)]
+    place = f" at {Path(ours[-1].filename).relative_to(_ROOT)}:{ours[-1].lineno}" if ours else ""
+    return f"{type(error).__name__}{place}"
+
+
+def printable(text: str) -> str:
+    """A peer's text for a log line: no control characters, no padding."""
+    return "".join(c if c.isprintable() else "?" for c in text.strip())
 
 
 def fields(action: str, **identifiers: Any) -> dict[str, Any]:

@@ -8,7 +8,6 @@ the table asks for is taken as it comes: a modality that is refused says nothing
 """
 
 import logging
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,17 +18,16 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from pynetdicom import evt
 
-from dicom_node.logs import fields
+from dicom_node.logs import fields, printable, unexpected
 from storage.errors import Retriable
 from storage.procedure_steps import SOP_CLASS_UID, ProcedureSteps, decode
-from storage.records import ProcedureStep, ProcedureStepState
+from storage.records import UID, ProcedureStep, ProcedureStepState
 
 log = logging.getLogger(__name__)
 
 MODALITY_PERFORMED_PROCEDURE_STEP = SOP_CLASS_UID
 MAY_NO_LONGER_BE_UPDATED = 0xA710  # Error ID (PS3.4 table F.7.2-2)
 ERROR_COMMENT_LENGTH = 64  # (0000,0902) is LO
-UID = re.compile(r"[0-9][0-9.]{0,63}")  # wider than PS3.5 9.1, but safe as the name of a file
 ATTEMPTS = 5  # of an N-SET that meets others of the same step
 
 _TYPE_1 = (  # of an N-CREATE (PS3.4 table F.7.2-1)
@@ -229,8 +227,8 @@ class ProcedureStepService:
         except Retriable as error:
             log.warning("A procedure step was not kept: %s", error, extra=extra)
             return Answer(Status.RESOURCE_LIMITATION, "Cannot be kept now, send it again later")
-        except Exception:
-            log.exception("Keeping a procedure step failed unexpectedly", extra=extra)
+        except Exception as error:
+            log.error("Keeping a procedure step failed unexpectedly: %s", unexpected(error), extra=extra)
             return Answer(Status.PROCESSING_FAILURE, "Unexpected failure, see the log of the node")
         if answer.status is Status.SUCCESS:
             log.info("A procedure step was %s", "created" if what == "create" else "changed", extra=extra)
@@ -266,8 +264,7 @@ UNREADABLE = Answer(Status.PROCESSING_FAILURE, "The dataset cannot be read")
 
 
 def _calling(event: Any) -> str:
-    title = str(event.assoc.requestor.primitive.calling_ae_title)
-    return "".join(c if c.isprintable() else "?" for c in title.strip())
+    return printable(str(event.assoc.requestor.primitive.calling_ae_title))
 
 
 def _decoded(read: Callable[[], Dataset]) -> Dataset | None:

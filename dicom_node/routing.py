@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from dicom_node.catalogue import ConfiguredApplication
-from dicom_node.logs import fields
+from dicom_node.logs import fields, unexpected
 from inference.binding import Binding, bind
 from inference.manifest import Manifest
 from inference.series import SeriesDescription
@@ -50,8 +50,9 @@ def route(
         try:
             problem, binding, job = _ask(application, study_instance_uid, revision, recognised, by_uid, priority)
         except Exception as error:
-            log.exception(
-                "An application cannot be routed",
+            log.error(
+                "An application cannot be routed: %s",
+                unexpected(error),
                 extra=fields("route", study=study_instance_uid, application=application.name),
             )
             problem, binding, job = f"its routing failed ({type(error).__name__}), see the log", None, None

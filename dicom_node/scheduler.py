@@ -14,7 +14,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from dicom_node.backoff import Backoff
 from dicom_node.catalogue import ConfiguredApplication
 from dicom_node.completion import Complete, CompletionRule, ask_at, decide, may_end, whole_series
-from dicom_node.logs import fields
+from dicom_node.logs import fields, unexpected
 from dicom_node.query import SourcePacs
 from dicom_node.routing import Route, route
 from dicom_node.wholeness import Inventory, take_inventory
@@ -59,7 +59,8 @@ class _Seen:
 class Scheduler:
     """The `schedule` role. `stalled_after` is how long a heartbeat may be missing before its work is given back.
 
-    `source` is asked how many instances of a study it holds, in a thread of its own.
+    `source` is asked how many instances of a study it holds, in a thread of its own. `filed` says until when everything
+    acknowledged is indexed (`storage.journal.filed_until`): what came since may be in a journal and have no row yet.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Scheduler:
         stalled_after: timedelta,
         maximum_job_attempts: int,
         urgency: Urgency,
+        filed: Callable[[], datetime | None],
         source: SourcePacs | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -86,6 +88,7 @@ class Scheduler:
         self._stalled_after = stalled_after
         self._maximum_job_attempts = maximum_job_attempts
         self._urgency = urgency
+        self._filed = filed
         self._source = source
         self._now = now
         self._source_failures = 0
@@ -115,20 +118,21 @@ class Scheduler:
     # -- completion ----------------------------------------------------------------------------------------------------
 
     def _complete(self) -> None:
-        now = self._now()
+        filed = self._filed()  # before the rows are read: it says what is among them
         receiving = self._studies.evidence()
+        now = self._now()
         self._seen = {e.study_instance_uid: self._look(e, now) for e in receiving}
         for evidence in receiving:
             seen = self._seen[evidence.study_instance_uid]
-            noticed = replace(evidence, noticed_at=seen.noticed_at)
-            if may_end(noticed, self._rule, now):
-                decision = decide(noticed, self._inventory(evidence, seen), self._rule, now)
+            noticed = self._noticed(evidence, now)
+            if may_end(noticed, self._rule, now, filed):
+                decision = decide(noticed, self._inventory(evidence, seen), self._rule, now, filed)
                 if isinstance(decision, Complete):
                     self._end(evidence, decision, now)
                     continue
-            if self._early and (seen.early_at is None or now >= seen.early_at):
+            if self._early and filed is not None and (seen.early_at is None or now >= seen.early_at):
                 seen.early_at = now + timedelta(seconds=EARLY_SECONDS)
-                self._start_early(evidence, self._inventory(evidence, seen), now)
+                self._start_early(evidence, self._inventory(evidence, seen), min(now, filed), now)
 
     def _look(self, evidence: StudyEvidence, now: datetime) -> _Seen:
         """Instances are indexed some time after they came: it is not quiet as long as new ones turn up here."""
@@ -136,20 +140,32 @@ class Scheduler:
         seen = self._seen.get(evidence.study_instance_uid)
         if seen is None:
             return _Seen(key, now)
+        if now < seen.noticed_at:  # the clock was set back
+            seen.noticed_at, seen.early_at = now, None
         if seen.evidence_key != key:
             seen.evidence_key, seen.noticed_at = key, now
         return seen
 
+    def _noticed(self, evidence: StudyEvidence, now: datetime) -> StudyEvidence:
+        """With when it was noticed, and without answers of a time that is still to come: a clock that was set back
+        leaves some, which say nothing of what came after them."""
+        seen = self._seen.get(evidence.study_instance_uid)
+        return replace(
+            evidence,
+            noticed_at=now if seen is None else min(now, seen.noticed_at),
+            answers=tuple(answer for answer in evidence.answers if answer.at <= now),
+        )
+
     def _inventory(self, evidence: StudyEvidence, seen: _Seen) -> Inventory:
-        """Read again only when something changed."""
-        if seen.inventory is None or seen.contents_key != evidence.contents_key:
+        """Read again only when something changed, or what a procedure step lists may have come as another study."""
+        if seen.inventory is None or seen.contents_key != evidence.contents_key or seen.inventory.steps.missing:
             seen.inventory = take_inventory(self._studies.contents(evidence.study_instance_uid))
             seen.contents_key = evidence.contents_key
         return seen.inventory
 
     def _end(self, evidence: StudyEvidence, decision: Complete, now: datetime) -> None:
         uid, revision = evidence.study_instance_uid, evidence.revision
-        if self._studies.complete(uid, revision, decision.reason, now, decision.data()):
+        if self._studies.complete(evidence, decision.reason, now, decision.data()):
             log.info("Study complete: %s", decision.reason, extra=fields("complete", study=uid, revision=revision))
 
     # -- the source PACS -----------------------------------------------------------------------------------------------
@@ -158,10 +174,11 @@ class Scheduler:
         """Asks the source about every study that waits for its count; one that does not answer rests for a while."""
         try:
             now = self._now()
-            if self._source_rests_until is not None and now < self._source_rests_until:
+            rests_until = self._source_rests_until
+            if rests_until is not None and now < rests_until <= now + timedelta(seconds=SOURCE_PAUSE.longest):
                 return
             for evidence in self._studies.evidence():
-                due = ask_at(evidence, self._rule)
+                due = ask_at(self._noticed(evidence, now), self._rule)
                 if due is not None and now >= due and not self._ask(evidence):
                     return
         except Retriable as error:
@@ -171,6 +188,7 @@ class Scheduler:
         """False when the source does not answer."""
         assert self._source is not None
         uid, name = evidence.study_instance_uid, self._source.name
+        asked_at = self._now()  # what comes while it counts may not be in its count
         count, problem = None, ""
         try:
             count = self._source.count_instances(uid)
@@ -178,26 +196,25 @@ class Scheduler:
             problem = str(error)
             reached = not isinstance(error, Retriable)
         except Exception as error:  # a foreign library fails in many ways, all of which mean the same
-            log.exception("The source cannot be asked", extra=fields("ask", study=uid))
+            log.error("The source cannot be asked: %s", unexpected(error), extra=fields("ask", study=uid))
             problem, reached = f"unexpected {type(error).__name__}", False
         else:
             reached = True
-        now = self._now()
         own = self._studies.own_at(uid, name) if count is not None else 0
-        self._studies.answered(uid, evidence.revision, SourceAnswer(now, name, count, own, problem))
+        self._studies.answered(uid, evidence.revision, SourceAnswer(asked_at, name, count, own, problem))
         if reached:
             self._source_failures, self._source_rests_until = 0, None
         else:
             self._source_failures += 1
-            self._source_rests_until = SOURCE_PAUSE.retry_at(self._source_failures, now)
+            self._source_rests_until = SOURCE_PAUSE.retry_at(self._source_failures, self._now())
             log.warning("%s gives no count of a study: %s", name, problem, extra=fields("ask", study=uid))
         return reached
 
     # -- applications that start on their inputs -----------------------------------------------------------------------
 
-    def _start_early(self, evidence: StudyEvidence, inventory: Inventory, now: datetime) -> None:
-        """A failure nobody foresaw leaves the study to its completion."""
-        whole = whole_series(evidence, inventory, self._rule, now)
+    def _start_early(self, evidence: StudyEvidence, inventory: Inventory, filed: datetime, now: datetime) -> None:
+        """Everything before `filed` is known. A failure nobody foresaw leaves the study to its completion."""
+        whole = whole_series(evidence, inventory, self._rule, filed)
         if not whole:
             return
         uid = evidence.study_instance_uid
@@ -211,8 +228,8 @@ class Scheduler:
             early = route(uid, evidence.revision, series, recognised, self._early, priority)
         except Retriable:
             raise
-        except Exception:
-            log.exception("Inputs cannot be recognised yet", extra=fields("early", study=uid))
+        except Exception as error:
+            log.error("Inputs cannot be recognised yet: %s", unexpected(error), extra=fields("early", study=uid))
             return
         for job in early.jobs:
             why = "; ".join(f"{name} is series {s}, {whole[s]}" for name, s in job.inputs.items())
@@ -251,7 +268,8 @@ class Scheduler:
             priority = self._urgency.of(study.priority, self._studies.callers(study.study_instance_uid))
             return route(study.study_instance_uid, study.revision, series, recognised, self._applications, priority)
         except Exception as error:
-            log.exception("A study cannot be routed", extra=fields("route", study=study.study_instance_uid))
+            extra = fields("route", study=study.study_instance_uid)
+            log.error("A study cannot be routed: %s", unexpected(error), extra=extra)
             return Route((), f"routing failed ({type(error).__name__}), see the log; then `dicom-node retry --study`")
 
     def _apply(self, study: Study, decision: Route) -> None:
@@ -286,7 +304,8 @@ def recognise_series(series: Series) -> SeriesDescription:
     try:
         return recognise(read_headers([instance.path for instance in series.instances]))
     except Exception as error:
-        log.exception("A series cannot be recognised", extra=fields("recognise", series=series.series_instance_uid))
+        extra = fields("recognise", series=series.series_instance_uid)
+        log.error("A series cannot be recognised: %s", unexpected(error), extra=extra)
         return SeriesDescription(
             series_instance_uid=series.series_instance_uid,
             modality=series.modality,

@@ -26,7 +26,7 @@ from pynetdicom.sop_class import Verification, uid_to_service_class
 
 from dicom_node.association import Admission, Proposal, Refusal
 from dicom_node.data_path import LARGEST_PDU_BYTES, MAXIMUM_PDU_BYTES, StoreRequest, StoreResponse
-from dicom_node.logs import fields
+from dicom_node.logs import fields, printable, unexpected
 from storage.errors import Permanent, Retriable
 from storage.files import FileMeta
 from storage.header import Header, scan_header
@@ -104,6 +104,7 @@ class Status(IntEnum):
 
     SUCCESS = 0x0000
     PROCESSING_FAILURE = 0x0110
+    SOP_CLASS_NOT_SUPPORTED = 0x0122
     OUT_OF_RESOURCES = 0xA700
     MISMATCH = 0xA900
     CANNOT_UNDERSTAND = 0xC000
@@ -159,6 +160,7 @@ def resolve(host: str) -> list[str]:
         return []
 
 
+@lru_cache(maxsize=256)
 def is_storage(sop_class_uid: str) -> bool:
     """Whether an abstract syntax is one that is stored: standard, retired, private, or newer than our dictionary."""
     service = uid_to_service_class(sop_class_uid)
@@ -213,11 +215,6 @@ def describe_opening(opening: bytes) -> str:
     return "its association request was incomplete or unreadable"
 
 
-def printable(text: str) -> str:
-    """A peer's text for a log line: no control characters, no padding."""
-    return "".join(c if c.isprintable() else "?" for c in text.strip())
-
-
 # -- ingest ------------------------------------------------------------------------------------------------------------
 
 
@@ -243,11 +240,17 @@ class Mismatch(Permanent):
     """The command set names another instance than the dataset."""
 
 
+class NotNegotiated(Permanent):
+    """The command set names another SOP class than its presentation context, or one that is not stored."""
+
+
 def response_to(error: Exception) -> StoreResponse:
     """The status and comment that tell the peer why an instance was not stored."""
     match error:
         case Retriable():
             return StoreResponse(Status.OUT_OF_RESOURCES, "Cannot be stored now, send again later")
+        case NotNegotiated():
+            return StoreResponse(Status.SOP_CLASS_NOT_SUPPORTED, str(error)[:ERROR_COMMENT_LENGTH])
         case Mismatch():
             return StoreResponse(Status.MISMATCH, str(error)[:ERROR_COMMENT_LENGTH])
         case Permanent():
@@ -306,7 +309,7 @@ class Ingest:
         response = response_to(error)
         extra = fields("store", sop_instance=printable(request.sop_instance_uid), **session.identifiers())
         if response.status == Status.PROCESSING_FAILURE:
-            log.error("Storing failed unexpectedly", exc_info=error, extra=extra)
+            log.error("Storing failed unexpectedly: %s", unexpected(error), extra=extra)
         else:
             log.warning("An instance was not stored: %s", error, extra=extra)
         return response
@@ -337,12 +340,15 @@ class Ingest:
 
 def ensure_acceptable(header: Header, request: StoreRequest) -> None:
     """Raises what refuses an instance for good: the indexer must be able to file whatever was acknowledged."""
+    if request.sop_class_uid != request.abstract_syntax_uid or not is_storage(request.sop_class_uid):
+        raise NotNegotiated("The presentation context is not for storing this SOP class")
     if header.sop_instance_uid != request.sop_instance_uid:
         raise Mismatch("SOP Instance UID of dataset and request differ")
     if header.sop_class_uid != request.sop_class_uid:
         raise Mismatch("SOP Class UID of dataset and request differ")
     if not (
-        UID.fullmatch(header.sop_instance_uid)
+        UID.fullmatch(header.sop_class_uid)
+        and UID.fullmatch(header.sop_instance_uid)
         and UID.fullmatch(header.series_instance_uid)
         and UID.fullmatch(header.study_instance_uid)
     ):
@@ -388,8 +394,8 @@ class LargeReception:
         if file is not None:
             try:
                 file.discard()
-            except OSError:
-                log.exception("What came of an instance could not be removed", extra=fields("store"))
+            except OSError as error:
+                log.error("What came of an instance could not be removed: %s", error.strerror, extra=fields("store"))
 
 
 # -- one association after another -------------------------------------------------------------------------------------
@@ -469,8 +475,8 @@ class StorageService:
                 self._journal.ended(session.association, end)
             except Retriable as error:  # it counts as aborted, at the latest when this receiver starts again
                 log.warning("The end of an association could not be noted: %s", error, extra=extra)
-            except Exception:
-                log.exception("The end of an association could not be noted", extra=extra)
+            except Exception as error:
+                log.error("The end of an association could not be noted: %s", unexpected(error), extra=extra)
         elif end is AssociationEnd.RELEASED:
             return
         log.log(

@@ -19,7 +19,7 @@ from pynetdicom.transport import ThreadedAssociationServer
 
 from dicom_node.association import Proposal, Refusal, Service
 from dicom_node.data_path import LARGE_BYTES, StoreRequest, StoreResponse
-from dicom_node.logs import fields
+from dicom_node.logs import fields, unexpected
 from dicom_node.upper_layer import Handler
 from storage.records import AssociationEnd
 
@@ -92,8 +92,8 @@ class StockAcceptor:
                     contexts=primitive.presentation_context_definition_list,
                 )
             )
-        except Exception:
-            log.exception("An association request could not be judged", extra=fields("associate"))
+        except Exception as error:
+            log.error("An association request could not be judged: %s", unexpected(error), extra=fields("associate"))
             answer = Refusal(0x02, 0x01, 0x01, "of an unexpected failure")
         if isinstance(answer, Refusal):
             assoc.acse.send_reject(answer.result, answer.source, answer.diagnostic)
@@ -122,6 +122,7 @@ class StockAcceptor:
             sop_class_uid=str(event.request.AffectedSOPClassUID or ""),
             sop_instance_uid=str(event.request.AffectedSOPInstanceUID or ""),
             transfer_syntax_uid=str(event.context.transfer_syntax),
+            abstract_syntax_uid=str(event.context.abstract_syntax),
         )
         dataset = event.request.DataSet.getbuffer() if event.request.DataSet is not None else memoryview(b"")
         if len(dataset) > LARGE_BYTES:

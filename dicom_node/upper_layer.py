@@ -56,7 +56,7 @@ from dicom_node.data_path import (
     encode_abort,
     encode_store_response,
 )
-from dicom_node.logs import fields
+from dicom_node.logs import fields, unexpected
 from storage.records import AssociationEnd
 
 log = logging.getLogger(__name__)
@@ -269,8 +269,8 @@ class AcceptedAssociation(QuietAssociation):
         reason = ""
         try:
             reason = self._live()
-        except Exception:
-            log.exception("An association broke off unexpectedly", extra=fields("associate"))
+        except Exception as error:
+            log.error("An association broke off unexpectedly: %s", unexpected(error), extra=fields("associate"))
             self.abort()
             reason = "of an unexpected failure"
         finally:
@@ -379,7 +379,12 @@ class AcceptedAssociation(QuietAssociation):
         if command.message_id is None:
             raise Violation(AbortReason.INVALID_PARAMETER, "a C-STORE request has no Message ID")
         context = self._accepted_cx[command.context_id]
-        request = StoreRequest(command.sop_class_uid, command.sop_instance_uid, str(context.transfer_syntax[0]))
+        request = StoreRequest(
+            command.sop_class_uid,
+            command.sop_instance_uid,
+            str(context.transfer_syntax[0]),
+            str(context.abstract_syntax),
+        )
         dataset, complete = memoryview(b""), True
         if command.has_dataset:
             dataset, complete = self._reader.dataset(command.context_id)
@@ -481,7 +486,8 @@ class Acceptor:
         self._network_timeout = network_timeout
         self._maximum_connections = maximum_connections
         self._handlers = handlers
-        self._connections: set[AcceptedAssociation] = set()
+        self._connections: dict[AcceptedAssociation, None] = {}  # the oldest first
+        self._dismissed: set[AcceptedAssociation] = set()  # those of them that were cut, to make room
         self._lock = threading.Lock()
         self._closed = False
         self._socket = socket.create_server(
@@ -531,22 +537,21 @@ class Acceptor:
         while not self._closed:
             try:
                 connection, address = self._socket.accept()
-            except OSError:
+            except OSError as error:
                 if not self._closed:
-                    log.exception("A connection could not be accepted", extra=fields("accept"))
+                    log.error("A connection could not be accepted: %s", error.strerror, extra=fields("accept"))
                     time.sleep(0.1)  # out of file descriptors, most likely
                 continue
             try:
                 self._begin(connection, address)
-            except Exception:
-                log.exception("A connection could not be served", extra=fields("accept", host=address[0]))
+            except Exception as error:
+                extra = fields("accept", host=address[0])
+                log.error("A connection could not be served: %s", unexpected(error), extra=extra)
                 connection.close()
 
     def _begin(self, connection: socket.socket, address: Any) -> None:
         """Bounds the threads: a connection costs one, before anything is known about the peer."""
-        with self._lock:
-            full = len(self._connections) >= self._maximum_connections
-        if full:
+        if not self._make_room():
             log.warning("Too many connections: a new one is closed", extra=fields("accept", host=address[0]))
             connection.close()
             return
@@ -561,12 +566,36 @@ class Acceptor:
         for event, handler in self._handlers:
             assoc.bind(event, handler)
         with self._lock:
-            self._connections.add(assoc)
-        assoc.start()
+            self._connections[assoc] = None
+        try:
+            assoc.start()
+        except BaseException:  # there are no more threads, most likely
+            self.forget(assoc)
+            assoc.wire.close()
+            raise
+
+    def _make_room(self) -> bool:
+        """Whether there is room for one more connection. The oldest one that has no association yet gives way: those
+        that say nothing must not keep out those that have something to say."""
+        with self._lock:
+            if len(self._connections) - len(self._dismissed) < self._maximum_connections:
+                return True
+            if len(self._connections) >= 2 * self._maximum_connections:  # those that were cut have not ended yet
+                return False
+            waiting = (a for a in self._connections if a.session is None and a not in self._dismissed)
+            oldest = next(waiting, None)
+            if oldest is None:
+                return False
+            self._dismissed.add(oldest)
+        host = oldest.requestor.address_info.address
+        log.warning("Too many connections: the oldest silent one is closed", extra=fields("accept", host=host))
+        oldest.cut()
+        return True
 
     def forget(self, assoc: AcceptedAssociation) -> None:
         with self._lock:
-            self._connections.discard(assoc)
+            self._connections.pop(assoc, None)
+            self._dismissed.discard(assoc)
 
 
 class _Accepted(AcceptedAssociation):

@@ -7,7 +7,7 @@ Acquisition Number (C.7.6.1), Number of Temporal Positions (C.7.6.1, C.8.3.1), I
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from functools import cached_property, lru_cache
@@ -32,7 +32,8 @@ class Grade(StrEnum):
     SHORT = "incomplete"  # a declared count is not reached, or slices are missing between others
     SILENT = "silent"  # nothing
     REGULAR = "regular geometry"  # evenly spaced slices without a gap; where the stack ends, nobody says
-    DECLARED = "declared count"  # as many as declared, or multi-frame
+    MULTI_FRAME = "multi-frame"  # each instance is whole by itself; whether another one follows, nobody says
+    DECLARED = "declared count"  # as many as declared
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,6 @@ class SeriesCount:
     text: str
     first_received_at: datetime
     last_received_at: datetime
-    multi_frame: bool = False
     in_completed_step: bool = False
 
     @property
@@ -60,7 +60,8 @@ class SeriesCount:
 
 @dataclass(frozen=True)
 class StepCount:
-    """The procedure steps of a study. `referenced` instances, of ended steps only, of which `missing` are not here."""
+    """The procedure steps of a study. `referenced` instances, of ended steps only, of which `missing` are not here;
+    those that are here as part of another study are left out."""
 
     in_progress: int = 0
     completed: int = 0
@@ -99,23 +100,26 @@ class Inventory:
         """Every series has the count it declares, or is a regular stack."""
         return bool(self.series) and all(s.grade in (Grade.DECLARED, Grade.REGULAR) for s in self.series)
 
+    @property
+    def says_something(self) -> bool:
+        """Every series speaks for itself, and none against it."""
+        return bool(self.series) and all(s.grade not in (Grade.SHORT, Grade.SILENT) for s in self.series)
+
     @cached_property
     def text(self) -> str:
         """What all series say together; empty when one of them says nothing."""
-        if not self.says_regular:
+        if not self.says_something:
             return ""
-        count = len(self.series)
-        if count == 1:
+        if len(self.series) == 1:
             return self.series[0].text
-        declared = [s for s in self.series if s.grade is Grade.DECLARED]
-        counted = [s for s in declared if s.declared is not None]
+        grades = Counter(s.grade for s in self.series)
         parts = []
-        if counted:
+        if counted := [s for s in self.series if s.grade is Grade.DECLARED]:
             total = sum(s.declared or 0 for s in counted)
             parts.append(f"{sum(s.here for s in counted)} of {total} declared images in {len(counted)} series")
-        if frames := len(declared) - len(counted):
+        if frames := grades[Grade.MULTI_FRAME]:
             parts.append(f"{frames} multi-frame series")
-        if regular := count - len(declared):
+        if regular := grades[Grade.REGULAR]:
             parts.append(f"{regular} series evenly spaced without a gap")
         return ", ".join(parts)
 
@@ -127,8 +131,9 @@ def plural(number: int, noun: str) -> str:
 def take_inventory(contents: StudyContents) -> Inventory:
     """Counts a study. Results of this node that came back, and objects that are no images, declare nothing."""
     here = frozenset(i.sop_instance_uid for i in contents.instances)
+    steps = [replace(step, referenced=step.referenced - contents.elsewhere) for step in contents.steps]
     own = sum(i.own for i in contents.instances)
-    listed = _listed_completely(contents.steps, here)
+    listed = _listed_completely(steps, here)
     series: dict[str, list[InstanceEvidence]] = defaultdict(list)
     for instance in contents.instances:
         if not instance.own and is_image(instance.sop_class_uid):
@@ -137,8 +142,8 @@ def take_inventory(contents: StudyContents) -> Inventory:
         images=len(contents.instances) - own,
         own=own,
         series=tuple(_count(uid, instances, listed) for uid, instances in sorted(series.items())),
-        steps=_count_steps(contents.steps, here),
-        steps_ended_at=max((s.ended_at for s in contents.steps if s.ended_at is not None), default=None),
+        steps=_count_steps(steps, here),
+        steps_ended_at=max((s.ended_at for s in steps if s.ended_at is not None), default=None),
     )
 
 
@@ -172,8 +177,7 @@ def _listed_completely(steps: Iterable[StepEvidence], here: frozenset[str]) -> f
 def _count(uid: str, instances: Sequence[InstanceEvidence], listed: frozenset[str]) -> SeriesCount:
     facts = [instance.facts for instance in instances]
     single = [f for f in facts if (f.frames or 1) == 1]
-    multi_frame = not single
-    grade, declared, text = _judge_multi_frame(facts) if multi_frame else _judge(single)
+    grade, declared, text = _judge(single) if single else _judge_multi_frame(facts)
     times = [instance.received_at for instance in instances]
     return SeriesCount(
         series_instance_uid=uid,
@@ -183,7 +187,6 @@ def _count(uid: str, instances: Sequence[InstanceEvidence], listed: frozenset[st
         text=text,
         first_received_at=min(times),
         last_received_at=max(times),
-        multi_frame=multi_frame,
         in_completed_step=all(instance.sop_instance_uid in listed for instance in instances),
     )
 
@@ -193,7 +196,7 @@ Judgement = tuple[Grade, int | None, str]  # grade, declared number, text
 
 def _judge_multi_frame(facts: Sequence[Facts]) -> Judgement:
     frames = sum(f.frames or 1 for f in facts)
-    return Grade.DECLARED, None, f"{plural(len(facts), 'multi-frame instance')} of {frames} frames"
+    return Grade.MULTI_FRAME, None, f"{plural(len(facts), 'multi-frame instance')} of {frames} frames"
 
 
 def _judge(facts: Sequence[Facts]) -> Judgement:

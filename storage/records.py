@@ -225,7 +225,7 @@ class StudyEvidence:
 
     @property
     def contents_key(self) -> tuple[object, ...]:
-        """Changes whenever `Studies.contents` would."""
+        """Changes whenever `Studies.contents` would, but for what is here of other studies."""
         return self.study_instance_uid, self.revision, self.instances, self.last_received_at, self.steps
 
 
@@ -252,10 +252,15 @@ class StepEvidence:
 
 @dataclass(frozen=True)
 class StudyContents:
-    """Every instance of a study, and its procedure steps: as large as the study is."""
+    """Every instance of a study, and its procedure steps: as large as the study is.
+
+    `elsewhere` are the instances that the steps list and that are here as part of another study: a procedure step may
+    be for several (PS3.3 C.4.13, the group case).
+    """
 
     instances: tuple[InstanceEvidence, ...]
     steps: tuple[StepEvidence, ...] = ()
+    elsewhere: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

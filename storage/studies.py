@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, insert, or_, select, true, update
 from sqlalchemy.orm import Session
 
 from storage import schema
@@ -31,6 +31,7 @@ from storage.records import (
     StudyState,
 )
 
+_CHUNK = 500  # values of one IN: SQLite bounds them
 ASKED = "asked"  # the stage of events that keep what the source PACS answered
 
 
@@ -83,12 +84,15 @@ class Studies:
                 .where(schema.ProcedureStepStudy.study_instance_uid == study_instance_uid)
                 .order_by(step.created_at)
             ).all()
+            here = {row[0] for row in instances}
+            elsewhere = _known(session, sorted({uid for _, listed, _ in steps for uid in listed} - here))
         return StudyContents(
             instances=tuple(
                 InstanceEvidence(uid, sop_class, series, at, Facts.of(facts), mine is not None)
                 for uid, sop_class, series, at, facts, mine in instances
             ),
             steps=tuple(StepEvidence(state, frozenset(listed), at) for state, listed, at in steps),
+            elsewhere=elsewhere,
         )
 
     def own_at(self, study_instance_uid: str, destination: str) -> int:
@@ -123,20 +127,23 @@ class Studies:
 
     def complete(
         self,
-        study_instance_uid: str,
-        revision: int,
+        evidence: StudyEvidence,
         reason: str,
         now: datetime,
         data: Mapping[str, Any] | None = None,
     ) -> bool:
-        """RECEIVING → COMPLETE. False when the study is not at this revision in this state any more.
+        """RECEIVING → COMPLETE. False when the study is not as in `evidence` any more, on which this was decided: what
+        was indexed since is to be decided on too.
 
         `data` is the evidence: its name, its numbers and its times.
         """
+        uid, revision = evidence.study_instance_uid, evidence.revision
+        study = schema.Study
+        unchanged = and_(study.instances == evidence.instances, study.last_received_at == evidence.last_received_at)
         with self._database.session() as session:
-            if not _move(session, study_instance_uid, revision, StudyState.RECEIVING, StudyState.COMPLETE, reason):
+            if not _move(session, uid, revision, StudyState.RECEIVING, StudyState.COMPLETE, reason, unchanged):
                 return False
-            add_event(session, now, study_instance_uid, revision, "complete", reason, data=data)
+            add_event(session, now, uid, revision, "complete", reason, data=data)
             return True
 
     # -- routing -------------------------------------------------------------------------------------------------------
@@ -319,6 +326,13 @@ class Studies:
             )
 
 
+def _known(session: Session, sop_instance_uids: Sequence[str]) -> frozenset[str]:
+    """Those of the instances that are indexed."""
+    uid = schema.Instance.sop_instance_uid
+    chunks = (sop_instance_uids[i : i + _CHUNK] for i in range(0, len(sop_instance_uids), _CHUNK))
+    return frozenset(found for chunk in chunks for found in session.scalars(select(uid).where(uid.in_(chunk))))
+
+
 def _associations(session: Session, here: ColumnElement[bool]) -> dict[str, list[FeedingAssociation]]:
     study, feed, association = schema.Study, schema.Feed, schema.Association
     found: dict[str, list[FeedingAssociation]] = defaultdict(list)
@@ -378,7 +392,13 @@ def _held(session: Session, study_instance_uid: str, revision: int) -> bool:
 
 
 def _move(
-    session: Session, study_instance_uid: str, revision: int, start: StudyState, end: StudyState, reason: str
+    session: Session,
+    study_instance_uid: str,
+    revision: int,
+    start: StudyState,
+    end: StudyState,
+    reason: str,
+    condition: ColumnElement[bool] | None = None,
 ) -> bool:
     statement = (
         update(schema.Study)
@@ -386,6 +406,7 @@ def _move(
             schema.Study.study_instance_uid == study_instance_uid,
             schema.Study.revision == revision,
             schema.Study.state == start,
+            true() if condition is None else condition,
         )
         .values(state=end, reason=reason)
     )

@@ -119,9 +119,9 @@ def simulate(events: Sequence[Event], rule: CompletionRule = RULE, until: float 
             event(node)
         node.now = float(second)
         if node.instances and not node.complete:
-            decision = decide(node.evidence, take_inventory(node.contents), rule, at(second))
+            decision = decide(node.evidence, take_inventory(node.contents), rule, at(second), at(second))
             if isinstance(decision, Complete):
-                assert may_end(node.evidence, rule, at(second))  # or nobody would have looked
+                assert may_end(node.evidence, rule, at(second), at(second))  # or nobody would have looked
                 node.complete = True
                 found.append((second, decision))
             else:
@@ -303,7 +303,25 @@ SCENARIOS: dict[str, tuple[list[Event], CompletionRule, list[Expected]]] = {
     ),
     "an Enhanced instance": (
         [opens(0, "a"), brings(3, "a", "1.1.1", Facts(frames=120), ENHANCED_MR), releases(4, "a")], RULE,
-        [(6, Evidence.DECLARED, "1 instance; 1 multi-frame instance of 120 frames; all associations released")],
+        [(14, Evidence.RELEASED, "1 instance; 1 multi-frame instance of 120 frames; all associations released and "
+                                 "quiet for 10 s")],
+    ),
+    "Enhanced instances, each over an association of its own": (
+        [event for n in range(4) for event in (
+            opens(5 * n, f"a{n}"), brings(5 * n + 1, f"a{n}", f"1.1.{n}", Facts(frames=120), ENHANCED_MR),
+            releases(5 * n + 1, f"a{n}"),
+        )], RULE,
+        [(26, Evidence.RELEASED, "4 instances; 4 multi-frame instances of 480 frames; all associations released")],
+    ),
+    "an Enhanced instance and a declared series": (
+        [*sent("1.1", range(20), declared=20), opens(0, "b"), brings(1, "b", "1.2.1", Facts(frames=60), ENHANCED_MR),
+         releases(2, "b")], RULE,
+        [(15, Evidence.RELEASED, "21 instances; 20 of 20 declared images in 1 series, 1 multi-frame series; all")],
+    ),
+    "an Enhanced instance that a procedure step lists": (
+        [opens(0, "a"), brings(3, "a", "1.1.1", Facts(frames=120), ENHANCED_MR), releases(4, "a"),
+         step(4, COMPLETED, ["1.1.1"])], RULE,
+        [(6, Evidence.PROCEDURE_STEP, "the procedure step is completed and all 1 instance listed are here")],
     ),
     "a report among the images declares nothing": (
         [*sent("1.1", range(20), declared=20), opens(5, "b"), brings(6, "b", "1.5.1", sop_class=SR), releases(6, "b")],
@@ -440,7 +458,7 @@ def played(events: Sequence[Event], until: float, rule: CompletionRule = RULE) -
 
 
 def decided(node: Node, second: float) -> Complete | Wait:
-    return decide(node.evidence, take_inventory(node.contents), node.rule, at(second))
+    return decide(node.evidence, take_inventory(node.contents), node.rule, at(second), at(second))
 
 
 @pytest.mark.parametrize("begin", ["released", "aborted", "open"])
@@ -488,9 +506,54 @@ def test_what_is_indexed_late_is_not_taken_for_quiet() -> None:
     node = played(sent("1.1", range(20), positioned=False), 5)
     noticed = replace(node.evidence, noticed_at=at(100))
     inventory = take_inventory(node.contents)
-    assert isinstance(decide(noticed, inventory, RULE, at(109)), Wait)
-    assert isinstance(decide(noticed, inventory, RULE, at(110)), Complete)
-    assert not may_end(noticed, RULE, at(101))
+    assert isinstance(decide(noticed, inventory, RULE, at(109), at(109)), Wait)
+    assert isinstance(decide(noticed, inventory, RULE, at(110), at(110)), Complete)
+    assert not may_end(noticed, RULE, at(101), at(101))
+
+
+def test_it_is_not_quiet_as_long_as_the_index_is_behind() -> None:
+    node = played(sent("1.1", range(20), positioned=False), 5)
+    inventory = take_inventory(node.contents)
+    for second, filed in ((15.1, 15), (16, 15.9), (200, 15)):
+        assert may_end(node.evidence, RULE, at(second), at(filed))
+        assert isinstance(decide(node.evidence, inventory, RULE, at(second), at(filed)), Complete)
+    waiting = decide(node.evidence, inventory, RULE, at(300), at(14.9))
+    assert isinstance(waiting, Wait)
+    assert waiting.reason == (
+        "20 instances so far; the index is behind since 08:00:14 UTC; complete once all associations released and "
+        "quiet for 10 s"
+    )
+    assert waiting.until >= at(300)
+    assert not may_end(node.evidence, RULE, at(300), at(6))
+    oldest = decide(node.evidence, inventory, RULE, at(600), at(14))
+    assert isinstance(oldest, Complete)
+    assert "maximum age of 600 s reached while the index is behind" in oldest.reason
+    assert may_end(node.evidence, RULE, at(600), at(6))
+
+
+def test_it_is_not_quiet_before_anything_was_indexed() -> None:
+    node = played(sent("1.1", range(20), positioned=False), 5)
+    assert not may_end(node.evidence, RULE, at(300), None)
+    waiting = decide(node.evidence, take_inventory(node.contents), RULE, at(300), None)
+    assert isinstance(waiting, Wait)
+    assert "the index has not been through the journals yet" in waiting.reason
+    assert isinstance(decide(node.evidence, take_inventory(node.contents), RULE, at(600), None), Complete)
+
+
+def test_a_clock_that_was_ahead_keeps_no_study_waiting() -> None:
+    node = played([pacs(0, 20), *sent("1.1", range(20), begin=9000, end=9005, positioned=False)], 9005, WITH_SOURCE)
+    noticed = replace(node.evidence, noticed_at=at(100))
+    inventory = take_inventory(node.contents)
+    assert quiet_since(noticed, inventory) == at(100)
+    assert ask_at(noticed, WITH_SOURCE) == at(102)
+    assert isinstance(decide(noticed, inventory, WITH_SOURCE, at(109), at(109)), Wait)
+    assert isinstance(decide(noticed, inventory, WITH_SOURCE, at(110), at(110)), Complete)
+    counted = replace(noticed, answers=(SourceAnswer(at(103), "archive", 20),))
+    complete = decide(counted, inventory, WITH_SOURCE, at(104), at(104))
+    assert isinstance(complete, Complete)
+    assert complete.evidence is Evidence.SOURCE_COUNT
+    running = replace(noticed, steps=(("1.7", IN_PROGRESS),))
+    assert isinstance(decide(running, inventory, RULE, at(700), at(700)), Complete)  # its age
 
 
 def test_the_source_is_asked_ever_more_seldom() -> None:
@@ -502,6 +565,11 @@ def test_the_source_is_asked_ever_more_seldom() -> None:
         if len(node.answers) > before:
             asked.append(second)
     assert [b - a for a, b in pairwise(asked)] == [5, 10, 20, 40, 60, 60, 60]
+    answered_at = node.answers[-1].at
+    assert ask_at(node.evidence, WITH_SOURCE) == answered_at + timedelta(seconds=60)
+    for came, due in ((1, 5), (10, 12)):  # seconds after its last answer
+        late = replace(node.evidence, last_received_at=answered_at + timedelta(seconds=came))
+        assert ask_at(late, WITH_SOURCE) == answered_at + timedelta(seconds=due)
     assert ask_at(node.evidence, RULE) is None  # none is configured
     held = played([step(0, IN_PROGRESS), *sent("1.1", range(20))], 5)
     assert ask_at(held.evidence, WITH_SOURCE) is None  # its answer could not change anything
@@ -515,6 +583,25 @@ def test_an_answer_from_before_the_last_instance_counts_for_nothing() -> None:
     waiting = decided(node, 8)
     assert isinstance(waiting, Wait)
     assert waiting.evidence is Evidence.GEOMETRY
+
+
+def test_a_step_for_two_studies_waits_for_both_but_counts_only_this_one() -> None:
+    other = uids("1.2", 20)
+    node = played([*sent("1.1", range(20), positioned=False), step(5, COMPLETED, [*INSTANCES, *other])], 5)
+    missing = take_inventory(node.contents)
+    assert (missing.steps.referenced, missing.steps.missing) == (40, 20)
+    assert isinstance(decide(node.evidence, missing, RULE, at(8), at(8)), Wait)
+    arrived = take_inventory(replace(node.contents, elsewhere=frozenset(other)))
+    assert (arrived.steps.referenced, arrived.steps.missing) == (20, 0)
+    assert all(series.in_completed_step for series in arrived.series)
+    complete = decide(node.evidence, arrived, RULE, at(8), at(8))
+    assert isinstance(complete, Complete)
+    assert complete.evidence is Evidence.PROCEDURE_STEP
+    only_other = replace(node.contents.steps[0], referenced=frozenset(other))
+    unlisted = take_inventory(replace(node.contents, steps=(only_other,), elsewhere=frozenset(other)))
+    waiting = decide(node.evidence, unlisted, RULE, at(8), at(8))
+    assert isinstance(waiting, Wait)  # a step that lists nothing of this study proves nothing of it
+    assert waiting.evidence is Evidence.RELEASED
 
 
 # -- series that are whole while the study is not --------------------------------------------------------------------
@@ -555,7 +642,7 @@ def test_a_multi_frame_series_may_be_followed_by_another_instance() -> None:
     events = [opens(0, "a"), brings(3, "a", "1.1.1", Facts(frames=120), ENHANCED_MR)]
     assert whole(events, 12.9) == {}
     assert whole(events, 13) == {"1.1": "1 multi-frame instance of 120 frames; quiet for 10 s"}
-    assert whole([*events, releases(4, "a")], 6) == {"1.1": "1 multi-frame instance of 120 frames"}
+    assert whole([*events, releases(4, "a")], 6) == {}  # the next one may come over the next association
 
 
 def test_a_series_that_a_completed_step_lists_is_whole() -> None:

@@ -37,7 +37,7 @@ def bring(node: Node, number: int) -> None:
 def decision(node: Node, seconds: float) -> Complete | Wait:
     (evidence,) = node.studies.evidence(STUDY)
     now = evidence.last_received_at + timedelta(seconds=seconds)
-    return decide(evidence, take_inventory(node.studies.contents(STUDY)), RULE, now)
+    return decide(evidence, take_inventory(node.studies.contents(STUDY)), RULE, now, now)
 
 
 def explained(node: Node, awaited: Wait | None = None) -> tuple[str, views.Plain]:
@@ -66,6 +66,20 @@ def test_a_study_that_waits(node: Node) -> None:
     assert told["completion"] == []
 
 
+def test_a_study_that_waits_for_the_index(node: Node) -> None:
+    for number in (1, 2, 3):
+        bring(node, number)
+    (evidence,) = node.studies.evidence(STUDY)
+    last = evidence.last_received_at
+    inventory = take_inventory(node.studies.contents(STUDY))
+    waiting = decide(evidence, inventory, RULE, last + timedelta(seconds=60), last + timedelta(seconds=1))
+    assert isinstance(waiting, Wait)
+    text, told = explained(node, waiting)
+    behind = f"the index is behind since {last + timedelta(seconds=1):%H:%M:%S} UTC"
+    assert behind in text
+    assert behind in told["waiting"]["reason"]
+
+
 def test_a_study_that_is_complete(node: Node) -> None:
     for number in (1, 2, 3):
         bring(node, number)
@@ -73,7 +87,8 @@ def test_a_study_that_is_complete(node: Node) -> None:
     assert node.studies.start_early(job, "t1 is series 1.2.3.1", {}, node.study().last_received_at)
     complete = decision(node, 10)
     assert isinstance(complete, Complete)
-    assert node.studies.complete(STUDY, 1, complete.reason, node.study().last_received_at, complete.data())
+    (evidence,) = node.studies.evidence(STUDY)
+    assert node.studies.complete(evidence, complete.reason, node.study().last_received_at, complete.data())
     text, told = explained(node)
     assert "Early: liver: starts before the study is complete" in text
     assert "Complete: 3 instances; 3 of 3 declared images; all associations released and quiet for 10 s" in text

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from pydicom import dcmread
+from pydicom.dataset import Dataset
 
 from dicom_node.catalogue import ConfiguredApplication
 from dicom_node.completion import CompletionRule
@@ -15,7 +16,16 @@ from dicom_node.scheduler import Scheduler, Urgency
 from inference.manifest import InputRule, Manifest
 from storage.database import Database, default_url
 from storage.filing import Ended, Opened
-from storage.records import AssociationEnd, Facts, JobState, ReceivedInstance, StudyContents, StudyState
+from storage.procedure_steps import ProcedureSteps
+from storage.records import (
+    AssociationEnd,
+    Facts,
+    JobState,
+    ProcedureStepState,
+    ReceivedInstance,
+    StudyContents,
+    StudyState,
+)
 from tests.acceptance.studies import write_ball_study
 from tests.storage.node import STUDY, Node, received
 
@@ -26,6 +36,10 @@ START = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
 class Clock:
     def __init__(self) -> None:
         self.now = START
+        self.index_stalled_at: datetime | None = None
+
+    def filed(self) -> datetime | None:
+        return self.now if self.index_stalled_at is None else self.index_stalled_at
 
     def __call__(self) -> datetime:
         return self.now
@@ -78,7 +92,7 @@ def scheduler(
     rule = RULE if source is None else replace(RULE, source=source.name)
     return Scheduler(
         node.studies, node.instances, node.jobs, node.deliveries, rule, applications, timedelta(seconds=30), 3,
-        Urgency(peers or {}), source, clock,
+        Urgency(peers or {}), clock.filed, source, clock,
     )  # fmt: skip
 
 
@@ -150,6 +164,96 @@ def test_what_is_indexed_late_is_waited_for(node: Node, clock: Clock) -> None:
     assert node.study().state is StudyState.IGNORED
 
 
+def test_a_study_is_not_quiet_while_the_index_stalls(node: Node, clock: Clock) -> None:
+    """The database works, but what the receiver acknowledges stays in its journal."""
+    sweeper = scheduler(node, clock, applications=[application()])
+    bring(node, clock, 1)
+    clock.index_stalled_at = clock.now + timedelta(seconds=1)
+    for _ in range(60):
+        clock.pass_(1)
+        sweeper.sweep()
+    assert node.study().state is StudyState.RECEIVING
+    clock.index_stalled_at = None
+    sweeper.sweep()
+    assert node.study().state is StudyState.IGNORED
+
+
+def test_a_study_waits_until_something_says_what_is_indexed(
+    node: Node, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clock, "filed", lambda: None)
+    sweeper = scheduler(node, clock, applications=[application()])
+    bring(node, clock, 1, images_in_acquisition=1)
+    for _ in range(599):
+        clock.pass_(1)
+        sweeper.sweep()
+    assert node.study().state is StudyState.RECEIVING
+    clock.pass_(1)
+    sweeper.sweep()
+    assert node.study().state is StudyState.IGNORED
+
+
+def test_what_is_indexed_while_it_is_decided_keeps_the_study_open(
+    node: Node, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweeper = scheduler(node, clock)
+    bring(node, clock, 1)
+    sweeper.sweep()
+    clock.pass_(30)
+    contents = node.studies.contents
+
+    def late(uid: str) -> StudyContents:
+        monkeypatch.undo()
+        found = contents(uid)
+        bring(node, clock, 2)
+        return found
+
+    monkeypatch.setattr(node.studies, "contents", late)
+    sweeper.sweep()
+    study = node.study()
+    assert (study.state, study.revision, study.instances) == (StudyState.RECEIVING, 1, 2)
+
+
+def test_a_clock_that_is_set_back_keeps_no_study_waiting(node: Node, clock: Clock, source: Source) -> None:
+    sweeper = scheduler(node, clock, source)
+    source.count = 5
+    bring(node, clock, 1)
+    clock.pass_(3)
+    sweeper.sweep()
+    sweeper.ask_source()
+    clock.pass_(-3600)
+    source.count = 1
+    for _ in range(4):
+        sweeper.sweep()
+        sweeper.ask_source()
+        clock.pass_(1)
+    assert node.study().state is StudyState.IGNORED
+    assert source.asked == [STUDY, STUDY]
+
+
+def test_a_procedure_step_for_two_studies_completes_both(node: Node, clock: Clock) -> None:
+    """Neither waits for the images of the other one, once those are here."""
+    steps = ProcedureSteps(node.database, node.root / "mpps")
+    sweeper = scheduler(node, clock)
+    bring(node, clock, 1, study="1.1")
+    listed = ("1.1.1.1", "1.2.1.1")
+    ds = Dataset()
+    assert steps.create("1.7", ds, "MR1", ("1.1", "1.2"), listed, clock.now)
+    step = steps.get("1.7")
+    assert step is not None
+    assert steps.update(step, ds, ProcedureStepState.COMPLETED, ("1.1", "1.2"), listed, clock.now)
+    for _ in range(20):
+        sweeper.sweep()
+        clock.pass_(1)
+    assert node.study("1.1").state is StudyState.RECEIVING
+    bring(node, clock, 1, study="1.2")
+    for _ in range(4):
+        sweeper.sweep()
+        clock.pass_(1)
+    assert [node.study(uid).state for uid in ("1.1", "1.2")] == [StudyState.IGNORED] * 2
+    assert "the procedure step is completed and all 1 instance listed are here" in "".join(node.texts("1.2"))
+
+
 # -- the source PACS ---------------------------------------------------------------------------------------------------
 
 
@@ -168,6 +272,22 @@ def test_the_source_is_asked_once_what_came_has_settled(node: Node, clock: Clock
     assert "archive counts 1 instance too" in node.texts()[2]
     sweeper.ask_source()
     assert source.asked == [STUDY]
+
+
+def test_an_answer_says_nothing_of_what_came_while_it_was_given(node: Node, clock: Clock, source: Source) -> None:
+    sweeper = scheduler(node, clock, source)
+    bring(node, clock, 1)
+    clock.pass_(2)
+    asked_at = clock.now
+
+    def slowly(study_instance_uid: str) -> int:
+        clock.pass_(3)
+        return 1
+
+    source.count_instances = slowly  # type: ignore[method-assign]
+    sweeper.ask_source()
+    (evidence,) = node.studies.evidence(STUDY)
+    assert [a.at for a in evidence.answers] == [asked_at]
 
 
 def test_a_source_that_is_away_delays_nobody_and_rests(node: Node, clock: Clock, source: Source) -> None:

@@ -95,7 +95,7 @@ CASES: dict[str, tuple[list[Facts], Grade, int | None, str]] = {
         stack(*REGULAR, images_in_acquisition=10, temporal_positions=2, temporal_position=1),
         Grade.SHORT, 20, "10 of 20 declared images",
     ),
-    "multi-frame": ([Facts(frames=60), Facts(frames=30)], Grade.DECLARED, None, "2 multi-frame instances of 90 frames"),
+    "multi-frame": ([Facts(frames=60), Facts(frames=30)], Grade.MULTI_FRAME, None, "2 multi-frame instances of 90"),
 }  # fmt: skip
 
 

@@ -20,7 +20,9 @@ from dicom_node.simulator.phantom_study import PhantomStudy
 from tests.acceptance.node import SCANNER, Node, delivered
 from tests.acceptance.studies import write_ball_study
 
-SETTLED, RELEASED, QUIET, MAXIMUM_AGE = 1.0, 4.0, 8.0, 60.0
+SETTLED, MAXIMUM_AGE = 1.0, 90.0
+RELEASED = 10.0  # longer than it takes until the source is asked again, on a machine that is busy
+QUIET = 16.0
 COMPLETION = f"""
 settled_seconds = {SETTLED}
 released_seconds = {RELEASED}

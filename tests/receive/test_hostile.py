@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 from pydicom.uid import generate_uid
-from pynetdicom.sop_class import MRImageStorage
+from pynetdicom.sop_class import CTImageStorage, MRImageStorage, Verification
 
 from dicom_node import scu
 from dicom_node.data_path import LARGEST_PDU_BYTES
@@ -22,6 +22,7 @@ from tests.receive.kept import KeptJournal
 from tests.receive.raw import (
     COMMAND,
     DATASET,
+    EXPLICIT,
     LAST,
     RELEASE,
     RawPeer,
@@ -319,6 +320,30 @@ def test_connections_leave_no_descriptors_behind(receive: Receive, dataset: tupl
             peer.send(b"\x04\0\xff" if number % 3 else whole(*dataset))
     wait_until(lambda: not receiver._listener.connections)  # type: ignore[union-attr]
     assert open_descriptors() == before
+
+
+def test_a_class_is_stored_in_its_own_context_only(
+    receive: Receive, journal: KeptJournal, dataset: tuple[str, bytes]
+) -> None:
+    """PS3.7 9.1.1.1.9: the SOP class was not negotiated for what the message uses."""
+    uid, encoded = dataset
+    _, target = receive()
+    proposed = [(CTImageStorage, [EXPLICIT]), (MRImageStorage, [EXPLICIT]), (Verification, [EXPLICIT])]
+    with RawPeer(target, association_request(proposed)) as peer:
+
+        def store(context: int, sop_class: str, content: bytes) -> int:
+            command = fragment(COMMAND | LAST, store_command(uid, sop_class), context)
+            peer.send(data(command), data(fragment(DATASET | LAST, content, context)))
+            return peer.status()
+
+        verified = encoded.replace(MRImageStorage.encode() + b"\0", Verification.encode().ljust(26, b"\0"))
+        assert len(verified) == len(encoded)
+        assert store(1, MRImageStorage, encoded) == 0x0122
+        assert store(5, MRImageStorage, encoded) == 0x0122
+        assert store(5, Verification, verified) == 0x0122
+        assert store(1, CTImageStorage, encoded) == 0xA900
+        assert store(3, MRImageStorage, encoded) == 0x0000
+    assert journal.uids == [uid]
 
 
 def test_uids_that_cannot_be_filed_are_refused_before_they_are_acknowledged(

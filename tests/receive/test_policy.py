@@ -1,6 +1,12 @@
+import re
+from dataclasses import replace
+
 import pytest
 from pynetdicom import build_context
 
+from dicom_node.app import receiver_name
+from dicom_node.data_path import StoreRequest
+from dicom_node.logs import printable, unexpected
 from dicom_node.scp import (
     Peer,
     ReceivePolicy,
@@ -9,13 +15,14 @@ from dicom_node.scp import (
     Status,
     beyond_limit,
     describe_opening,
+    ensure_acceptable,
     is_storage,
     judge,
-    printable,
     response_to,
     supported_contexts,
 )
 from storage.errors import Permanent, Retriable, StorageFull
+from storage.header import Header
 
 COMMITMENT = "1.2.840.10008.1.20.1"
 ANYONE = ReceivePolicy("NODE")
@@ -124,6 +131,42 @@ def test_the_type_of_an_error_decides_the_status(error: Exception, status: Statu
     assert len(response.comment) <= 64
 
 
+MR = "1.2.840.10008.5.1.4.1.1.4"
+ACCEPTABLE = Header(MR, "1.2.3", "1.2", "1.2.1", "MR")
+
+
+@pytest.mark.parametrize(
+    ("header", "sop_class", "abstract_syntax", "status"),
+    [
+        (ACCEPTABLE, MR, MR, None),
+        (ACCEPTABLE, MR, "1.2.840.10008.5.1.4.1.1.2", Status.SOP_CLASS_NOT_SUPPORTED),
+        (ACCEPTABLE, "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2", Status.MISMATCH),
+        (replace(ACCEPTABLE, sop_instance_uid="1.2.4"), MR, MR, Status.MISMATCH),
+        (replace(ACCEPTABLE, sop_class_uid="1.2.x"), "1.2.x", "1.2.x", Status.CANNOT_UNDERSTAND),
+        (replace(ACCEPTABLE, sop_class_uid="../1"), "../1", "../1", Status.CANNOT_UNDERSTAND),
+        (replace(ACCEPTABLE, series_instance_uid="1.2.x"), MR, MR, Status.CANNOT_UNDERSTAND),
+        (replace(ACCEPTABLE, study_instance_uid="1" * 65), MR, MR, Status.CANNOT_UNDERSTAND),
+    ],
+)
+def test_what_is_acknowledged_can_be_filed(
+    header: Header, sop_class: str, abstract_syntax: str, status: Status | None
+) -> None:
+    request = StoreRequest(sop_class, "1.2.3", "1.2.840.10008.1.2.1", abstract_syntax)
+    if status is None:
+        ensure_acceptable(header, request)
+        return
+    with pytest.raises(Permanent) as refused:
+        ensure_acceptable(header, request)
+    assert response_to(refused.value).status is status
+
+
+@pytest.mark.parametrize("host", ["node", "h" * 30 + "." + "d" * 63])
+def test_names_of_receivers_fit_the_database_and_differ(host: str) -> None:
+    names = {receiver_name(host, index) for index in range(12)}
+    assert len(names) == 12
+    assert all(len(name) <= 64 and "-receive-" in name for name in names)
+
+
 @pytest.mark.parametrize(
     ("opening", "words"),
     [
@@ -139,3 +182,13 @@ def test_a_failed_opening_is_explained(opening: bytes, words: str) -> None:
 
 def test_a_peers_text_cannot_forge_log_lines() -> None:
     assert printable(" AE\nERROR x ") == "AE?ERROR x"
+
+
+def test_an_unexpected_error_is_told_by_type_and_place_alone() -> None:
+    def foreign(host: str) -> list[str]:
+        raise KeyError("SECRET^PERSON")
+
+    with pytest.raises(KeyError) as met:
+        judge(CONFIGURED, "SCANNER3", "NODE", "10.0.0.3", foreign)
+    assert re.fullmatch(r"KeyError at dicom_node/scp\.py:\d+", unexpected(met.value))
+    assert unexpected(KeyError("SECRET^PERSON")) == "KeyError"

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import socket
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from pynetdicom.dsutils import split_dataset
 from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.sop_class import CTImageStorage, MRImageStorage, StorageCommitmentPushModel, Verification
 
-from dicom_node import scu
+from dicom_node import scu, upper_layer
 from dicom_node.data_path import encode_store_response
 from dicom_node.receiver import Receiver
 from dicom_node.scp import Peer, ReceivePolicy, ServiceName
@@ -164,7 +165,7 @@ def status_of(target: Target, path: Path, **changed: str) -> int:
         path, changed.get("sop_class", sop_class), changed.get("sop_instance", sop_instance), EVR, _offset(path)
     )
     with StorageSCU("MR1", target, [(instance.sop_class_uid, EVR)], 5) as client:
-        return client._exchange(instance, 1, instance.encoded(EVR))
+        return client._send(instance, 1, instance.encoded(EVR))
 
 
 EVR = "1.2.840.10008.1.2.1"
@@ -193,7 +194,7 @@ def test_garbage_as_dataset_is_not_understood_and_the_association_goes_on(
     _, target = receive()
     good = scu.Outgoing.from_file(make_file())
     with StorageSCU("MR1", target, good.contexts(), 5) as client:
-        assert client._exchange(good, 1, b"\xff" * 5000) == 0xC000
+        assert client._send(good, 1, b"\xff" * 5000) == 0xC000
         assert client.store(good).ok
 
 
@@ -241,11 +242,13 @@ def test_an_unexpected_failure_is_logged_and_answered(
     _, target = receive()
 
     def broken(instance: ReceivedInstance) -> None:
-        raise RuntimeError("a defect")
+        raise RuntimeError("SECRET^PERSON")
 
     journal.before = broken
     assert status_of(target, make_file()) == 0x0110
-    assert [r.message for r in caplog.records if r.levelno >= logging.ERROR] == ["Storing failed unexpectedly"]
+    (message,) = [r.message for r in caplog.records if r.levelno >= logging.ERROR]
+    assert message.startswith("Storing failed unexpectedly: RuntimeError at dicom_node/scp.py:")
+    assert "SECRET" not in caplog.text
 
 
 def test_success_comes_only_after_the_store_has_returned(
@@ -391,10 +394,53 @@ def test_connections_are_bounded(receive: Receive, make_file: MakeFile, caplog: 
     receiver, target = receive(maximum_associations=1)
     held = [socket.create_connection((target.host, target.port)) for _ in range(10)]
     wait_until(lambda: len([r for r in caplog.records if r.message.startswith("Too many connections")]) == 6)
-    assert len(receiver._listener.connections) == 4  # type: ignore[union-attr]
+    wait_until(lambda: len(receiver._listener.connections) == 4)  # type: ignore[union-attr]
     for connection in held:
         connection.close()
     wait_until(lambda: not receiver._listener.connections)  # type: ignore[union-attr]
+    assert scu.send_files([make_file()], "MR1", target)[0].ok
+
+
+def test_silent_connections_keep_nobody_out(receive: Receive, make_file: MakeFile) -> None:
+    """The oldest of them gives way; associations stay."""
+    receiver, target = receive(maximum_associations=50)
+    instance = scu.Outgoing.from_file(make_file())
+    with StorageSCU("MR1", target, instance.contexts(), 5) as client:
+        silent = [socket.create_connection((target.host, target.port)) for _ in range(500)]
+        try:
+            for path in (make_file(), make_file()):
+                began = time.monotonic()
+                assert scu.send_files([path], "MR2", target)[0].ok
+                assert time.monotonic() - began < 2
+            assert client.store(instance).ok
+            wait_until(lambda: len(receiver._listener.connections) <= 200)  # type: ignore[union-attr]
+            assert not receiver._listener._dismissed  # type: ignore[union-attr]
+        finally:
+            for connection in silent:
+                connection.close()
+    wait_until(lambda: not receiver._listener.connections)  # type: ignore[union-attr]
+
+
+def test_a_connection_for_which_there_is_no_thread_is_forgotten(
+    receive: Receive, make_file: MakeFile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    receiver, target = receive()
+
+    def refused(assoc: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    assert scu.echo("MR1", target).ok
+    wait_until(lambda: not receiver._listener.connections)  # type: ignore[union-attr]
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(upper_layer._Accepted, "start", refused)
+        for _ in range(5):
+            with socket.create_connection((target.host, target.port)) as connection:
+                connection.settimeout(5)
+                assert connection.recv(1) == b""
+    assert not receiver._listener.connections  # type: ignore[union-attr]
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) == before)
+    assert len([r for r in caplog.records if "could not be served: RuntimeError" in r.message]) == 5
     assert scu.send_files([make_file()], "MR1", target)[0].ok
 
 

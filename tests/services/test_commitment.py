@@ -423,6 +423,27 @@ def test_an_association_that_ends_before_its_report_hands_over(services: Service
     assert len(services.commitments.due(datetime.now(UTC))) == 1
 
 
+def test_what_goes_wrong_again_and_again_is_tried_and_said_ever_more_seldom(
+    services: Services, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken() -> datetime:
+        raise RuntimeError("SECRET^PERSON")
+
+    services.filed = broken
+    now = datetime.now(UTC)
+    request = CommitmentRequest("1.9.1", "MR1", "host", (ONE,), "a-1")
+    kept = services.commitments.request(request, now, now + timedelta(seconds=60))
+    assoc = Posting(answered)
+    services.reports.watch(kept, link_of(assoc))
+    time.sleep(2)
+    said = [r.getMessage() for r in caplog.records if "broke off" in r.getMessage()]
+    assert 2 <= len(said) <= 5
+    assert "RuntimeError at dicom_node/commitment.py:" in said[0]
+    assert "SECRET" not in caplog.text
+    services.filed = lambda: datetime.now(UTC)
+    services.wait(lambda c: c.state is CommitmentState.REPORTED)
+
+
 def test_what_an_open_association_waits_for_stays_held(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     """The lease is renewed while the index is behind, however long that takes."""
     monkeypatch.setattr("dicom_node.commitment.LEASE", timedelta(seconds=1))

@@ -121,8 +121,8 @@ class Node:
         return found
 
     def complete(self, uid: str = STUDY) -> Study:
-        study = self.study(uid)
-        assert self.studies.complete(uid, study.revision, "quiet", NOW)
+        (evidence,) = self.studies.evidence(uid)
+        assert self.studies.complete(evidence, "quiet", NOW)
         return self.study(uid)
 
     def route(self, *applications: str, fingerprint: str | None = None, uid: str = STUDY) -> Study:

@@ -133,6 +133,17 @@ def test_procedure_steps_are_part_of_it(node: Node) -> None:
     )  # fmt: skip
 
 
+def test_what_a_step_lists_may_be_here_as_another_study(node: Node) -> None:
+    node.store(received(1))
+    listed = ["1.2.3.1.1", "1.2.3.1.2", *(f"1.4.1.{n}" for n in range(1, 1200))]
+    keep_step(node, ProcedureStepState.COMPLETED, listed, ended=after(5))
+    assert node.studies.contents(STUDY).elsewhere == frozenset()
+    node.store(received(7, study="1.4"))
+    node.store(received(1100, study="1.4"))
+    node.store(received(1500, study="1.4"))
+    assert node.studies.contents(STUDY).elsewhere == {"1.4.1.7", "1.4.1.1100"}
+
+
 def test_what_the_source_answered_is_kept(node: Node) -> None:
     node.store(received(1))
     answers = [SourceAnswer(after(1), "archive", 3, own=1), SourceAnswer(after(9), "archive", None, 0, "is down")]
@@ -165,7 +176,7 @@ def test_the_evidence_of_many_instances_reads_none_of_them(node: Node) -> None:
 def test_a_complete_study_keeps_its_evidence(node: Node) -> None:
     node.store(received(1))
     data = {"evidence": "declared counts", "numbers": {"images": 20}}
-    assert node.studies.complete(STUDY, 1, "20 of 20", NOW, data)
+    assert node.studies.complete(evidence(node), "20 of 20", NOW, data)
     assert node.studies.events(STUDY)[-1].data == data
 
 

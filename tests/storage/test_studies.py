@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC
 
 import pytest
@@ -15,8 +16,9 @@ from tests.storage.node import NOW, STUDY, Node, after, received
 
 def test_a_study_goes_its_way_once(node: Node) -> None:
     node.store(received())
-    assert node.studies.complete(STUDY, 1, "3 instances; quiet", NOW)
-    assert not node.studies.complete(STUDY, 1, "again", NOW)
+    (evidence,) = node.studies.evidence()
+    assert node.studies.complete(evidence, "3 instances; quiet", NOW)
+    assert not node.studies.complete(evidence, "again", NOW)
     (study,) = node.studies.completed()
     assert (study.state, study.reason) == (StudyState.COMPLETE, "3 instances; quiet")
     assert node.studies.evidence() == []
@@ -34,15 +36,32 @@ def test_a_study_goes_its_way_once(node: Node) -> None:
 
 def test_a_decision_on_an_older_revision_comes_too_late(node: Node) -> None:
     node.store(received(1))
+    (old,) = node.studies.evidence()
     node.complete()
     node.store(received(2))
-    assert not node.studies.complete(STUDY, 1, "old", NOW)
+    assert not node.studies.complete(old, "old", NOW)
     assert not node.studies.route(STUDY, 1, "old", [NewJob(STUDY, 1, "liver", {}, "f")], {}, NOW)
     assert node.jobs.list() == []
     node.complete()
     assert not node.studies.route(STUDY, 1, "old", [], {}, NOW)
     assert not node.studies.ignore(STUDY, 1, "old", {}, NOW)
     assert [s.revision for s in node.studies.completed()] == [2]
+
+
+def test_what_was_indexed_meanwhile_is_decided_on_again(node: Node) -> None:
+    node.store(received(1))
+    (before,) = node.studies.evidence()
+    node.store(received(2))
+    (after,) = node.studies.evidence()
+    for changed in (
+        before,
+        replace(after, last_received_at=before.last_received_at),
+        replace(after, instances=before.instances),
+    ):
+        assert not node.studies.complete(changed, "quiet", NOW)
+    assert node.study().state is StudyState.RECEIVING
+    assert "complete: quiet" not in node.texts()
+    assert node.studies.complete(after, "quiet", NOW)
 
 
 def test_of_many_schedulers_one_wins(node: Node) -> None:
