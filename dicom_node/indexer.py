@@ -8,14 +8,13 @@ import errno
 import hashlib
 import logging
 import threading
-import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dicom_node.logs import fields
+from dicom_node.logs import fields, unexpected
 from storage import journal
 from storage.database import Database
 from storage.errors import IndexLost, Retriable, Unfileable
@@ -167,7 +166,9 @@ class Indexer:
         except (Retriable, OSError):
             raise
         except Exception as error:
-            log.error("A batch cannot be filed (%s); its frames are tried alone", _where(error), extra=fields("index"))
+            log.error(
+                "A batch cannot be filed (%s); its frames are tried alone", unexpected(error), extra=fields("index")
+            )
             return self._file_singly(reader, place)
 
     def _file_batches(self, reader: SegmentReader, place: _Place) -> int:
@@ -196,7 +197,7 @@ class Indexer:
             except (Retriable, OSError):
                 raise
             except Exception as error:
-                self._keep_unfiled(frame, place, _where(error))
+                self._keep_unfiled(frame, place, unexpected(error))
                 place.offset = frame.end
         return filed
 
@@ -323,9 +324,3 @@ class Indexer:
 def _why(error: Exception) -> str:
     """Without the names of files that an OSError brings along."""
     return f"{type(error).__name__}: {error.strerror}" if isinstance(error, OSError) else str(error)
-
-
-def _where(error: Exception) -> str:
-    """Of an error that nobody foresaw, and whose text may quote anything."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno}"
