@@ -17,6 +17,7 @@ class View:
     scale: tuple[float, float] = (0.75, 1.3)
     bend: float = 2.5  # standard deviation of the elastic displacement
     keep_centre: float = 0.1  # how often the crop keeps its sides
+    recolour: float = 1.0  # how often brightness, contrast and resolution change, relative to the usual
 
 
 def view(image: Tensor, mask: Tensor, rng: np.random.Generator, how: View) -> tuple[Tensor, Tensor]:
@@ -34,26 +35,26 @@ def view(image: Tensor, mask: Tensor, rng: np.random.Generator, how: View) -> tu
     for axis in (1, 2, 3):
         if rng.uniform() < 0.5:
             picture, truth = picture.flip(axis), truth.flip(axis)
-    return recolour(picture, truth, rng), (truth >= 0.5).float()
+    return recolour(picture, truth, rng, how.recolour), (truth >= 0.5).float()
 
 
-def recolour(picture: Tensor, truth: Tensor, rng: np.random.Generator) -> Tensor:
+def recolour(picture: Tensor, truth: Tensor, rng: np.random.Generator, often: float = 1.0) -> Tensor:
     """Other receive fields, contrasts, noise and resolutions; sometimes another brightness of the mass."""
-    if rng.uniform() < 0.35:
+    if rng.uniform() < 0.35 * often:
         picture = _mass_brightness(picture, truth, rng)
-    if rng.uniform() < 0.7:
+    if rng.uniform() < 0.7 * often:
         picture = _curve(picture, rng)
-    if rng.uniform() < 0.6:
+    if rng.uniform() < 0.6 * often:
         picture = picture * torch.exp(float(rng.uniform(0.05, 0.35)) * _smooth(picture.shape[1:], 3, rng, picture))
-    if rng.uniform() < 0.5:
+    if rng.uniform() < 0.5 * often:
         picture = picture * float(rng.uniform(0.8, 1.25))
-    if rng.uniform() < 0.25:
+    if rng.uniform() < 0.25 * often:
         factor = float(rng.uniform(1.2, 2.2))
         axis = int(rng.integers(0, 4))  # one direction, as thick slices do, or all
         size = [max(int(n / factor), 8) if axis in (3, i) else n for i, n in enumerate(picture.shape[1:])]
         low = functional.interpolate(picture[None], size=size, mode="trilinear", align_corners=True)
         picture = functional.interpolate(low, size=picture.shape[1:], mode="trilinear", align_corners=True)[0]
-    if rng.uniform() < 0.6:
+    if rng.uniform() < 0.6 * often:
         noise = _normal(picture.shape, rng, picture) * float(rng.uniform(0.0, 0.06))
         picture = (picture + noise).abs()
     return picture.clamp(0.0, 1.6)

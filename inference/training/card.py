@@ -132,7 +132,8 @@ def _told(run: dict[str, Any]) -> str:
     return (
         f"{first['iterations']} iterations of {settings['batch']} views in {first['minutes']:.0f} minutes on {device}, "
         f"{settings['phantom_share']:.0%} of\nthem of {settings['phantoms']} simulated limbs; "
-        f"learning rate from {settings['learning_rate']:g} to 0."
+        f"learning rate from {settings['learning_rate']:g} to 0; brightness and contrast of "
+        f"{'the' if settings['recolour'] == 1 else format(settings['recolour'], '.0%') + ' as many'} views changed."
     )
 
 
@@ -142,7 +143,8 @@ def _command(settings: dict[str, Any], number: int) -> str:
     return (
         f"python -m inference.training soft_tissue_mass --data FOLDER --out OUT{number}{start} \\\n"
         f"    --iterations {settings['iterations']}{limit} --seed {settings['seed']} "
-        f"--phantom-share {settings['phantom_share']:g} --learning-rate {settings['learning_rate']:g}"
+        f"--phantom-share {settings['phantom_share']:g} --learning-rate {settings['learning_rate']:g} "
+        f"--recolour {settings['recolour']:g}"
     )
 
 

@@ -37,6 +37,7 @@ class Settings:
     weight_decay: float = 1e-2
     average: float = 0.998  # of the weights, over iterations
     phantom_share: float = 0.3
+    recolour: float = 1.0  # of the views, see View
     phantoms: int = 240
     test_phantoms: int = 20
     checkpoint_every: int = 500
@@ -90,7 +91,7 @@ def train(
     optimiser = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
     sources = [[_tensors(s, device) for s in group] for group in (samples, pool)]
     share = settings.phantom_share if samples else 1.0
-    how = View(size=settings.patch)
+    how = View(size=settings.patch, recolour=settings.recolour)
     started = time.monotonic()
     recent: list[tuple[float, float]] = []
     iteration = 0

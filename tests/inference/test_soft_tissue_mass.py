@@ -76,7 +76,7 @@ class Expected:
     oblique: bool = False
 
 
-# Measured with weights 1.0. Seed 1 is the demo's, whose result must be right. The rest is what is true today: to be
+# Measured with weights 1.1. Seed 1 is the demo's, whose result must be right. The rest is what is true today: to be
 # raised with better weights, never lowered without a word in the model card. Also measured, and not held here: the
 # masses of seeds 4 (63 mL: 0.45), 5 (3 mL: missed), 7 (5 mL: missed) and 8 (26 mL: 0.48).
 MASSES = (
@@ -207,7 +207,7 @@ def test_held_out_patients_are_outlined_as_promised(held_out_scores: tuple[float
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.xfail(reason="weights 1.0: 0.784 against the ellipsoid's 0.698, which is 0.087 more", strict=True)
+@pytest.mark.xfail(reason="weights 1.1: 0.777 against the ellipsoid's 0.698, which is 0.079 more", strict=True)
 def test_held_out_patients_are_outlined_far_better_than_by_an_ellipsoid(held_out_scores: tuple[float, float]) -> None:
     found, trivial = held_out_scores
     assert found >= trivial + 0.10
