@@ -20,7 +20,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--start", default=None, help="folder of an earlier run to go on from")
     parser.add_argument("--phantom-share", type=float, default=Settings.phantom_share)
-    parser.add_argument("--recolour", type=float, default=Settings.recolour, help="how often views change in brightness")
+    parser.add_argument(
+        "--recolour", type=float, default=Settings.recolour, help="how often views change in brightness"
+    )
     parser.add_argument("--learning-rate", type=float, default=Settings.learning_rate)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
