@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 # Connections that have not been admitted yet may outnumber associations by this factor before new ones are closed.
 CONNECTIONS_PER_ASSOCIATION = 4
+UNLIMITED = 2**31
 GRACE_SECONDS = 5.0
 ABORT_SECONDS = 1.0  # for the peer to hear of it
 
@@ -111,7 +112,7 @@ class Receiver:
         ae.dimse_timeout = policy.network_timeout
         ae.network_timeout = policy.network_timeout
         connections = policy.maximum_associations * CONNECTIONS_PER_ASSOCIATION
-        ae.maximum_associations = connections  # pynetdicom counts connections; the policy is ours to apply
+        ae.maximum_associations = connections
         handlers: list[Handler] = [(evt.EVT_C_ECHO, self._echoed)]
         handlers += [handler for service in self._services for handler in service.handlers]
         missing = missing_internals()
@@ -122,6 +123,8 @@ class Receiver:
                 extra=fields("receive"),
             )
             return StockAcceptor(ae, (policy.host, policy.port), self._service, handlers=handlers)
+        # pynetdicom counts threads, those of connections that are being closed among them; the Acceptor counts better.
+        ae.maximum_associations = UNLIMITED
         return Acceptor(
             ae,
             (policy.host, policy.port),
