@@ -7,7 +7,7 @@ from pathlib import Path
 from storage import journal
 from storage.errors import Permanent
 from storage.files import dataset_sha256
-from storage.filing import SUFFIX, VERSION_MARK
+from storage.filing import sop_instance_uid_of
 from storage.instances import InstanceStore
 from storage.journal import Kind, SegmentReader
 from storage.records import Instance
@@ -57,6 +57,7 @@ def examine(data_dir: Path, instances: InstanceStore, journals: Path) -> Census:
     problems += [
         Problem(Fault.UNFILED, str(p.relative_to(data_dir))) for p in sorted((data_dir / "unfiled").glob("*.dcm"))
     ]
+    in_journals = frozenset(waiting)
     counted = 0
     for instance in instances.all():
         counted += 1
@@ -67,7 +68,7 @@ def examine(data_dir: Path, instances: InstanceStore, journals: Path) -> Census:
     problems += [
         Problem(Fault.NOT_INDEXED, str(path.relative_to(data_dir)), path.parent.parent.name)
         for path in instances.files_without_row()
-        if path.name.removesuffix(SUFFIX).split(VERSION_MARK)[0] not in waiting
+        if sop_instance_uid_of(path) not in in_journals
     ]
     quarantined = sum(1 for _ in (data_dir / "quarantine").rglob("*.dcm"))
     return Census(counted, len(waiting), quarantined, tuple(problems))

@@ -587,6 +587,11 @@ def _is_torn(path: Path, content: bytes | Path) -> bool:
     return True
 
 
+def sop_instance_uid_of(path: Path) -> str:
+    """The SOP Instance UID that the name of a filed instance says, in whatever version."""
+    return path.name.removesuffix(SUFFIX).split(VERSION_MARK)[0]
+
+
 def _is_version(session: Session, row: Row) -> bool:
     return session.get(schema.InstanceVersion, (row.sop_instance_uid, row.sha256)) is not None
 

@@ -14,7 +14,7 @@ from storage.database import Database
 from storage.errors import NodeError, Permanent, Retriable
 from storage.events import add_event
 from storage.files import dataset_offset
-from storage.filing import SUFFIX, VERSION_MARK, Archive, Feeds, Filing, abort_open_associations
+from storage.filing import SUFFIX, VERSION_MARK, Archive, Feeds, Filing, abort_open_associations, sop_instance_uid_of
 from storage.header import scan_header
 from storage.records import Facts, Instance, ReceivedInstance, Series, Stored
 
@@ -187,7 +187,7 @@ def _read(path: Path) -> ReceivedInstance:
     with path.open("rb") as file:
         file.seek(dataset_offset(file.read(144)))
         header = scan_header(file.read(_LONGEST_HEADER), transfer_syntax_uid)
-    named = (path.parent.parent.name, path.parent.name, path.name.removesuffix(SUFFIX).split(VERSION_MARK)[0])
+    named = (path.parent.parent.name, path.parent.name, sop_instance_uid_of(path))
     if (header.study_instance_uid, header.series_instance_uid, header.sop_instance_uid) != named:
         raise Permanent("it holds another instance than its name says")
     return ReceivedInstance(
