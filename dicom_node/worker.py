@@ -83,9 +83,7 @@ class Worker:
         started = time.monotonic()
         try:
             objects, data = self._compute(job)
-            kept = self._jobs.succeed(
-                job.id, self._name, objects, self._applications[job.application].destinations, data, datetime.now(UTC)
-            )
+            kept = self._jobs.succeed(job.id, self._name, objects, data, datetime.now(UTC))
         except Exception as error:
             reason = _reason(error)
             now = datetime.now(UTC)
@@ -140,6 +138,7 @@ class Worker:
                 study_instance_uid=str(ds.StudyInstanceUID),
                 kind=kind,
                 path=write_durable(folder / f"{kind.lower()}_{ds.SOPInstanceUID}.dcm", ds),
+                destinations=self._applications[job.application].destinations,
             )
             for kind, ds in built
         ]

@@ -5,6 +5,7 @@ Masks are boolean arrays [slice, row, column] on the grid of `Findings.source`; 
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,14 +24,28 @@ class Code:
     meaning: str
 
 
+# Why a number is missing (PS3.16 CID 42).
+MEASUREMENT_FAILURE = Code("114006", "DCM", "Measurement failure")
+NOT_ATTEMPTED = Code("114007", "DCM", "Measurement not attempted")
+OUT_OF_RANGE = Code("114009", "DCM", "Value out of range")
+
+
 @dataclass(frozen=True)
 class Measurement:
-    """A number with its unit (UCUM). `derivation` says which statistic it is, where it is one."""
+    """A number with its unit (UCUM). `derivation` says which statistic it is, where it is one.
+
+    `value` is None where it could not be had, and `missing` (CID 42) then says why.
+    """
 
     name: Code
-    value: float
+    value: float | None
     unit: Code
     derivation: Code | None = None
+    missing: Code | None = None
+
+    def __post_init__(self) -> None:
+        if (self.value is None) == (self.missing is None):
+            raise ValueError(f"{self.name.meaning}: either a value, or the reason why there is none")
 
 
 @dataclass(frozen=True)
@@ -55,12 +70,35 @@ class Segment:
     anatomic_region: Code | None = None
     measurements: tuple[Measurement, ...] = ()
     evaluations: tuple[Evaluation, ...] = ()
+    probability: NDArray[np.float32] | None = None  # 0..1 on the same grid, for a FRACTIONAL segmentation
 
     def __post_init__(self) -> None:
         if self.mask.dtype != np.bool_ or self.mask.ndim != 3:
             raise ValueError(f"segment {self.label!r}: the mask must be a 3D boolean array")
         if not self.mask.any():
             raise ValueError(f"segment {self.label!r}: the mask is empty; leave the segment out instead")
+        if self.probability is not None and self.probability.shape != self.mask.shape:
+            raise ValueError(f"segment {self.label!r}: mask and probability have different shapes")
+
+
+@dataclass(frozen=True, eq=False)
+class ParametricMap:
+    """One quantity at every voxel. `values` (float32, [slice, row, column]) are in `unit`, NaN where there is none."""
+
+    label: str  # short, for SeriesDescription: "ADC"
+    quantity: Code
+    unit: Code
+    values: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class TimePoint:
+    """Which time point of a course the images are (PS3.16 TID 1502); what is not known is empty or None."""
+
+    label: str  # "baseline"
+    order: int | None = None  # 1 for the first
+    subject_identifier: str = ""
+    protocol_identifier: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,6 +129,8 @@ class Findings:
     started_at: datetime
     measurements: tuple[Measurement, ...] = ()
     evaluations: tuple[Evaluation, ...] = ()
+    maps: tuple[ParametricMap, ...] = ()
+    time_point: TimePoint | None = None
     notes: tuple[str, ...] = ()
     research: bool = True
     procedure_reported: Code = field(default=Code("25056-3", "LN", "MRI unspecified body region"))
@@ -101,3 +141,34 @@ class Findings:
                 raise ValueError(
                     f"segment {segment.label!r} has shape {segment.mask.shape}, its source {self.source.array.shape}"
                 )
+        for one in self.maps:
+            if one.values.shape != self.source.array.shape:
+                raise ValueError(
+                    f"map {one.label!r} has shape {one.values.shape}, its source {self.source.array.shape}"
+                )
+
+
+class WhyNoResult(StrEnum):
+    """Why nothing was computed; each is a concept of the published table 99DCMNODE."""
+
+    INPUT_MISSING = "input-missing"  # no series of the study fits
+    POOR_QUALITY = "poor-quality"  # the quality gate refused the images
+    OUT_OF_DISTRIBUTION = "out-of-distribution"  # they show something the model has not learned
+    UNUSABLE_IMAGES = "unusable-images"  # no volume can be made of them
+    FAILURE = "failure"  # the analysis broke off, or its model cannot be used
+
+
+@dataclass(frozen=True)
+class NoResult:
+    """What is said where an application computed nothing. `explanation` is a sentence for the reader of the report.
+
+    `algorithm` is None where the model itself cannot be used.
+    """
+
+    title: str  # as in Findings
+    why: WhyNoResult
+    explanation: str
+    started_at: datetime
+    algorithm: Algorithm | None = None
+    research: bool = True
+    procedure_reported: Code = field(default=Code("25056-3", "LN", "MRI unspecified body region"))

@@ -216,4 +216,5 @@ def _record(row: schema.Delivery, target: schema.ResultObject) -> Delivery:
         created_at=row.created_at,
         run_after=row.run_after,
         sent_at=row.sent_at,
+        resends=row.resends,
     )

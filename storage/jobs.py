@@ -78,14 +78,14 @@ class Jobs:
         job_id: int,
         worker: str,
         objects: Sequence[NewObject],
-        destinations: Sequence[str],
         data: Mapping[str, Any],
         now: datetime,
     ) -> bool:
-        """RUNNING → SUCCEEDED, with the result objects and a delivery of each to every destination, in one transaction.
+        """RUNNING → SUCCEEDED, with the result objects and their deliveries, in one transaction.
 
-        `objects` come in the order of delivery. False, with nothing enqueued, when this worker does not hold the job
-        any more; a superseded job is CANCELLED then. Raises Permanent when another job has an object's UID.
+        `objects` come in the order of delivery. Those that stand for others are kept, in case a destination refuses.
+        False, with nothing enqueued, when this worker does not hold the job any more; a superseded job is CANCELLED
+        then. Raises Permanent when another job has an object's UID.
         """
         job = schema.Job
         with self._database.session() as session:
@@ -101,8 +101,10 @@ class Jobs:
                 return False
             for sequence, new in enumerate(objects):
                 kept = _keep_object(session, job_id, sequence, new, now)
-                _enqueue_deliveries(session, kept, destinations, now)
-            kinds = ", ".join(new.kind for new in objects) or "no object"
+                if not new.stands_for:
+                    _enqueue_deliveries(session, kept, new.destinations, now)
+            kinds = ", ".join(dict.fromkeys(new.kind for new in objects if not new.stands_for)) or "no object"
+            destinations = dict.fromkeys(name for new in objects for name in new.destinations)
             text = f"{row.application}: {kinds}, for {', '.join(destinations) or 'no destination'}"
             add_event(session, now, row.study_instance_uid, row.revision, "encoded", text, job_id, data)
             return True
@@ -310,6 +312,8 @@ def _keep_object(session: Session, job_id: int, sequence: int, new: NewObject, n
         path=str(new.path),
         sequence=sequence,
         created_at=now,
+        destinations=list(new.destinations),
+        stands_for=new.stands_for,
     )
     session.add(row)
     session.flush()
@@ -347,6 +351,8 @@ def object_record(row: schema.ResultObject) -> ResultObject:
         path=Path(row.path),
         sequence=row.sequence,
         created_at=row.created_at,
+        destinations=tuple(row.destinations),
+        stands_for=row.stands_for,
     )
 
 
@@ -367,4 +373,6 @@ def _record(row: schema.Job) -> Job:
         finished_at=row.finished_at,
         worker=row.worker,
         priority=row.priority,
+        kind=row.kind,
+        detail=row.detail,
     )

@@ -23,6 +23,14 @@ class StudyState(StrEnum):
     IGNORED = "IGNORED"  # nothing applies; the reason says why
 
 
+class JobKind(StrEnum):
+    """What a worker is to do for a job."""
+
+    ANALYSIS = "ANALYSIS"  # run the application over its inputs
+    NO_RESULT = "NO_RESULT"  # write the report that says why there is none; `detail` holds `why` and `explanation`
+    WITHDRAWAL = "WITHDRAWAL"  # write the rejection note for the objects of the job that `detail` names
+
+
 class JobState(StrEnum):
     """State of one application's run over one study revision."""
 
@@ -43,6 +51,15 @@ class DeliveryState(StrEnum):
     COMMITTED = "COMMITTED"  # the destination took responsibility (storage commitment or read-back)
     RETRYING = "RETRYING"  # failed; claimable again once run_after has passed
     FAILED = "FAILED"  # dead letter: the last attempt failed; `retry` queues it again
+    REPLACED = "REPLACED"  # the destination does not take it; the reason says what is sent instead
+
+
+class ConfirmationState(StrEnum):
+    """State of a storage commitment request that this node made of a destination."""
+
+    REQUESTED = "REQUESTED"  # the destination took the request; its report is still to come
+    REPORTED = "REPORTED"  # the report came, and is to be acted upon
+    CLOSED = "CLOSED"  # acted upon, or too late
 
 
 class AssociationEnd(StrEnum):
@@ -277,6 +294,8 @@ class NewJob:
     inputs: Mapping[str, str]
     fingerprint: str
     priority: int = 0  # the higher one is claimed first
+    kind: JobKind = JobKind.ANALYSIS
+    detail: Mapping[str, Any] = field(default_factory=dict)  # of other kinds than ANALYSIS
 
 
 @dataclass(frozen=True)
@@ -296,6 +315,8 @@ class Job:
     finished_at: datetime | None
     worker: str | None
     priority: int = 0
+    kind: JobKind = JobKind.ANALYSIS
+    detail: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -306,8 +327,10 @@ class NewObject:
     sop_class_uid: str
     series_instance_uid: str
     study_instance_uid: str
-    kind: str  # "SEG", "SR"
+    kind: str  # one of `dicom_node.objects.build.Kind`
     path: Path
+    destinations: tuple[str, ...]  # for which it was made
+    stands_for: str = ""  # the kind in whose place it is sent where a destination does not take that; "" for itself
 
 
 @dataclass(frozen=True)
@@ -322,6 +345,8 @@ class ResultObject:
     path: Path
     sequence: int  # order of delivery within its job, from 0
     created_at: datetime
+    destinations: tuple[str, ...] = ()
+    stands_for: str = ""
 
 
 @dataclass(frozen=True)
@@ -335,6 +360,22 @@ class Delivery:
     created_at: datetime
     run_after: datetime
     sent_at: datetime | None
+    resends: int = 0  # after the destination accepted it and did not commit it
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """A storage commitment request that this node made of a destination (PS3.4 annex J). `items` are (SOP class, SOP
+    instance); `report` is what the destination said: {"committed": [uid, ...], "failed": [[uid, reason], ...]}."""
+
+    id: int
+    transaction_uid: str
+    destination: str
+    items: tuple[tuple[str, str], ...]
+    state: ConfirmationState
+    requested_at: datetime
+    deadline: datetime
+    report: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

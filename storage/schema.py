@@ -14,13 +14,15 @@ from sqlalchemy.types import TypeDecorator
 from storage.records import (
     AssociationEnd,
     CommitmentState,
+    ConfirmationState,
     DeliveryState,
+    JobKind,
     JobState,
     ProcedureStepState,
     StudyState,
 )
 
-REVISION = "0002"
+REVISION = "0003"
 
 UID = String(64)  # PS3.5 table 6.2-1
 AE = String(16)
@@ -64,6 +66,8 @@ class Base(DeclarativeBase):
         AssociationEnd: _text(AssociationEnd),
         ProcedureStepState: _text(ProcedureStepState),
         CommitmentState: _text(CommitmentState),
+        ConfirmationState: _text(ConfirmationState),
+        JobKind: _text(JobKind),
     }
 
 
@@ -186,6 +190,8 @@ class Job(Base):
     finished_at: Mapped[datetime | None]
     worker: Mapped[str | None]
     priority: Mapped[int] = mapped_column(default=0, server_default="0")
+    kind: Mapped[JobKind] = mapped_column(default=JobKind.ANALYSIS, server_default="ANALYSIS")
+    detail: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
 
 
 class ResultObject(Base):
@@ -206,6 +212,8 @@ class ResultObject(Base):
     path: Mapped[str]
     sequence: Mapped[int]
     created_at: Mapped[datetime]
+    destinations: Mapped[list[str]] = mapped_column(default=list, server_default="[]")
+    stands_for: Mapped[str] = mapped_column(String(16), default="", server_default="")
 
 
 class Delivery(Base):
@@ -232,6 +240,27 @@ class Delivery(Base):
     sent_at: Mapped[datetime | None]
     committed_at: Mapped[datetime | None]
     dispatcher: Mapped[str | None]
+    confirmation_id: Mapped[int | None] = mapped_column(ForeignKey("confirmation.id", name="fk_delivery_confirmation"))
+    resends: Mapped[int] = mapped_column(default=0, server_default="0")
+
+
+class Confirmation(Base):
+    """Storage commitment requests that this node made. A delivery names the one that is to confirm it."""
+
+    __tablename__ = "confirmation"
+    __table_args__ = (
+        UniqueConstraint("transaction_uid", name="uq_confirmation_transaction"),
+        Index("ix_confirmation_state", "state", "destination"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    transaction_uid: Mapped[str] = mapped_column(UID)
+    destination: Mapped[str]
+    items: Mapped[list[list[str]]]
+    state: Mapped[ConfirmationState]
+    requested_at: Mapped[datetime]
+    deadline: Mapped[datetime]
+    report: Mapped[dict[str, Any] | None]
 
 
 class Event(Base):

@@ -520,6 +520,8 @@ def _enqueue(session: Session, new: NewJob, now: datetime) -> None:
         created_at=now,
         run_after=now,
         priority=new.priority,
+        kind=new.kind,
+        detail=dict(new.detail),
     )
     session.add(row)
     session.flush()

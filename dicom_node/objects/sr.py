@@ -209,6 +209,7 @@ def _measurements(measurements: Iterable[Measurement]) -> list[Any]:
             derivation=sr_code(m.derivation) if m.derivation else None,
         )
         for m in measurements
+        if m.value is not None
     ]
 
 

@@ -146,7 +146,7 @@ class Node:
         return job
 
     def succeed(self, job: Job, *destinations: str, worker: str = "worker") -> bool:
-        return self.jobs.succeed(job.id, worker, objects(job), destinations, {"device": "cpu"}, NOW)
+        return self.jobs.succeed(job.id, worker, objects(job, *destinations), {"device": "cpu"}, NOW)
 
     def deliver(self, *destinations: str) -> Job:
         """A job that succeeded with a SEG and an SR for these destinations."""
@@ -162,7 +162,7 @@ class Node:
         return [f"{e.stage}: {e.text}" for e in self.studies.events(uid)]
 
 
-def objects(job: Job) -> list[NewObject]:
+def objects(job: Job, *destinations: str) -> list[NewObject]:
     return [
         NewObject(
             sop_instance_uid=f"2.25.{job.id}{number}",
@@ -171,6 +171,7 @@ def objects(job: Job) -> list[NewObject]:
             study_instance_uid=job.study_instance_uid,
             kind=kind,
             path=Path(f"/objects/{job.id}/{kind}.dcm"),
+            destinations=destinations,
         )
         for number, kind in enumerate(("SEG", "SR"))
     ]

@@ -99,7 +99,7 @@ def test_a_dead_letter_that_was_replaced_stays(node: Node) -> None:
 def test_success_ends_the_job_and_enqueues_its_objects(node: Node) -> None:
     node.queue("liver")
     job = node.claim()
-    assert node.jobs.succeed(job.id, "worker", objects(job), ("PACS", "ARCHIVE"), {"device": "cpu"}, after(5))
+    assert node.jobs.succeed(job.id, "worker", objects(job, "PACS", "ARCHIVE"), {"device": "cpu"}, after(5))
     ended = node.jobs.get(job.id)
     assert ended is not None
     assert (ended.state, ended.finished_at, ended.reason) == (JobState.SUCCEEDED, after(5), "")
@@ -147,7 +147,7 @@ def test_the_uid_of_another_jobs_object_is_refused(node: Node) -> None:
     first, second = node.claim(), node.claim()
     assert node.succeed(first, "PACS")
     with pytest.raises(Permanent, match="belongs to job"):
-        node.jobs.succeed(second.id, "worker", objects(first), ["PACS"], {}, NOW)
+        node.jobs.succeed(second.id, "worker", objects(first, "PACS"), {}, NOW)
     left = node.jobs.get(second.id)
     assert left is not None
     assert left.state is JobState.RUNNING  # nothing of the transaction remains
@@ -228,8 +228,8 @@ def test_a_revision_without_report_is_passed_over(node: Node) -> None:
     node.store(received(2))
     node.route("liver")
     job = node.claim()
-    only_seg: list[NewObject] = objects(job)[:1]
-    assert node.jobs.succeed(job.id, "worker", only_seg, ["PACS"], {}, NOW)
+    only_seg: list[NewObject] = objects(job, "PACS")[:1]
+    assert node.jobs.succeed(job.id, "worker", only_seg, {}, NOW)
     (previous,) = node.jobs.previous_sr(STUDY, "liver", job.id + 1)
     assert previous.job_id == 1
 
