@@ -248,7 +248,7 @@ def _tls_failure(error: BaseException) -> str:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return f"its certificate is not trusted ({cause.verify_message}): name the CA that signed it in `ca_file`"
+            return f"its certificate is not trusted ({cause.verify_message}): check `url`, and the CA in `ca_file`"
         if isinstance(cause, ssl.SSLError) and cause.reason:
             return f"TLS fails ({cause.reason.replace('_', ' ').lower()})"
         cause = cause.__cause__ or cause.__context__
