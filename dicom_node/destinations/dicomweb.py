@@ -23,7 +23,7 @@ from requests.auth import AuthBase, HTTPBasicAuth
 
 from dicom_node.destinations.base import EchoResult, SendResult
 from dicom_node.destinations.reading import read_instance
-from dicom_node.errors import PeerRefused, PeerUnavailable
+from dicom_node.errors import ObjectRefused, PeerRefused, PeerUnavailable
 from dicom_node.scu import judge
 from storage.errors import NodeError, Permanent, Retriable
 from storage.files import IMPLEMENTATION_CLASS_UID
@@ -35,6 +35,7 @@ DUPLICATE = 0x0111
 _PERHAPS_LATER = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
 # None of the instances was stored, and the answer may say why for each (PS3.18 table 10.5.3-1).
 _NOTHING_STORED = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.CONFLICT})
+_OF_THE_OBJECT = frozenset({400, 409, 413, 415})  # another object may be taken
 _WAYS_OUT: Mapping[int, str] = {
     400: "it does not understand the request",
     401: "it does not know this node: check `username` and what is in `password_file`, or in `token_file`",
@@ -112,6 +113,10 @@ class DicomwebDestination:
             results |= {path: answered[uid] for path, uid in uids.items()}
         return [results[path] for path in paths]
 
+    def accepted(self, sop_class_uids: Collection[str]) -> frozenset[str] | None:
+        """No service says beforehand."""
+        return None
+
     def echo(self) -> EchoResult:
         """Asks for a study that nobody has: an answer is proof enough, and tells nothing of a patient."""
         start = time.monotonic()
@@ -141,8 +146,10 @@ class DicomwebDestination:
             with self._client() as client:
                 return read_answer(client.store_instances(instances), uids)
         except NodeError as error:
-            retriable, reason = isinstance(error, Retriable), str(error)
-            return {uid: SendResult(uid, ok=False, retriable=retriable, reason=reason) for uid in uids}
+            retriable, refused = isinstance(error, Retriable), isinstance(error, ObjectRefused)
+            return {
+                uid: SendResult(uid, ok=False, retriable=retriable, reason=str(error), refused=refused) for uid in uids
+            }
 
     @contextmanager
     def _client(self) -> Iterator[DICOMwebClient]:
@@ -201,7 +208,9 @@ class DicomwebDestination:
         status = error.response.status_code
         way_out = f": {_WAYS_OUT[status]}" if status in _WAYS_OUT else ""
         message = f"{self.url} answers HTTP {status}{way_out}"
-        return PeerUnavailable(message) if status >= 500 or status in _PERHAPS_LATER else PeerRefused(message)
+        if status >= 500 or status in _PERHAPS_LATER:
+            return PeerUnavailable(message)
+        return ObjectRefused(message) if status in _OF_THE_OBJECT else PeerRefused(message)
 
 
 class _Adapter(HTTPAdapter):
@@ -240,7 +249,7 @@ def read_answer(answer: Dataset, uids: Collection[str]) -> dict[str, SendResult]
         ok, retriable, reason = judge(status)
         if ok and status != DUPLICATE:
             ok, retriable, reason = False, True, f"failed (0x{status:04X})"
-        results[uid] = SendResult(uid, ok, retriable, reason)
+        results[uid] = SendResult(uid, ok, retriable, reason, refused=not ok and not retriable)
     return results
 
 

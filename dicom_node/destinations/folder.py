@@ -27,6 +27,9 @@ class FolderDestination:
     def send(self, paths: Sequence[Path]) -> list[SendResult]:
         return [self._write(path) for path in paths]
 
+    def accepted(self, sop_class_uids: Collection[str]) -> frozenset[str] | None:
+        return frozenset(sop_class_uids)
+
     def echo(self) -> EchoResult:
         start = time.monotonic()
         reason = self._trouble()

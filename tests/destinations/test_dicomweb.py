@@ -12,6 +12,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from dicom_node.destinations.base import SendResult
 from dicom_node.destinations.dicomweb import BasicAuth, BearerAuth, DicomwebDestination, read_secret
 from storage.errors import Permanent, Retriable
 from tests.destinations.web import Answer, Asked, Authority, OrthancWeb, Scripted, orthanc_web, tls_in_front_of
@@ -171,6 +172,7 @@ def test_a_partial_failure_is_read_for_each_instance(service: Service, make_file
     assert [(r.ok, r.retriable) for r in results] == [
         (True, False), (True, False), (False, True), (False, False), (False, True), (False, True)
     ]  # fmt: skip
+    assert [r.refused for r in results] == [False, False, False, True, False, False]
     for result, told in zip(results, ("", "0xB000", "0xA700", "0x0122", "0x0110", "does not say"), strict=True):
         assert told in result.reason
 
@@ -193,7 +195,7 @@ def test_a_refusal_of_all_says_why_for_each(
     body = as_json if "json" in media_type else XML.format(uid=uid(path), reason=0x0122).encode()
     destination, _ = service(Answer(status, body, media_type))
     (result,) = destination.send([path])
-    assert (result.ok, result.retriable, result.reason) == (False, False, "refused (0x0122)")
+    assert result == SendResult(uid(path), ok=False, reason="refused (0x0122)", refused=True)
 
 
 @pytest.mark.parametrize(
@@ -219,6 +221,7 @@ def test_statuses(service: Service, make_file: MakeFile, status: int, retriable:
     (result,) = destination.send([make_file()])
     assert (result.ok, result.retriable) == (False, retriable)
     assert told in result.reason
+    assert result.refused is (status in (400, 409, 413, 415))  # then another object may be taken
     assert "SECRET" not in result.reason
     assert len(scripted.asked) == 1  # the dispatcher tries again, nobody else
     assert not destination.echo().ok
@@ -316,12 +319,12 @@ def test_an_object_goes_as_it_is_with_its_length_and_urls_hold_uids_alone(
     with caplog.at_level(logging.DEBUG, logger="dicom_node"):
         assert destination.send([path])[0].ok
         assert destination.echo().ok
-        assert destination.stored("1.2.03", [uid(path)]) == set()  # a scanner's UID that is not quite one
+        assert destination.stored("1.2..3", [uid(path)]) == set()  # a scanner's UID that is not quite one
     stored, echoed, looked = scripted.asked
     assert path.read_bytes() in stored.body
     assert int(stored.headers["content-length"]) == len(stored.body)
     assert {asked.headers["host"] for asked in scripted.asked} == {f"127.0.0.1:{scripted.port}"}
     assert stored.path == "/web/studies"
     assert echoed.path.startswith("/web/studies?")
-    assert looked.path == f"/web/studies/1.2.03/instances?SOPInstanceUID={uid(path)}"
+    assert looked.path == f"/web/studies/1.2..3/instances?SOPInstanceUID={uid(path)}"
     assert "SECRET" not in caplog.text + "".join(asked.path for asked in scripted.asked)

@@ -69,7 +69,7 @@ def test_a_folder_that_is_not_there_is_waited_for_and_not_made(inbox: Path, make
     destination = FolderDestination("inbox", inbox)
     (result,) = destination.send([make_file()])
     assert (result.ok, result.retriable) == (False, True)
-    assert "mount" in result.reason
+    assert "is not there" in result.reason
     assert not inbox.exists()
     assert not destination.echo().ok
     with pytest.raises(Retriable):
