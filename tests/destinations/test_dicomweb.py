@@ -40,7 +40,7 @@ def service() -> Iterator[Service]:
     def start(answer: Answer | Callable[[Asked], Answer | None]) -> tuple[DicomwebDestination, Scripted]:
         scripted = Scripted(answer if callable(answer) else lambda asked: answer)
         running.append(scripted)
-        return DicomwebDestination("archive", scripted.url, 1.0), scripted
+        return DicomwebDestination("archive", scripted.url, 5.0), scripted
 
     yield start
     for scripted in running:
