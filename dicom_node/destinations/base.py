@@ -8,12 +8,16 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class SendResult:
-    """What became of one instance. `reason` is a note where `ok`, and says what went wrong where not."""
+    """What became of one instance. `reason` is a note where `ok`, and says what went wrong where not.
+
+    `refused` says that the destination answered and does not take this object, now or later: something else may do.
+    """
 
     sop_instance_uid: str  # empty where the file could not be read
     ok: bool
     retriable: bool = False
     reason: str = ""
+    refused: bool = False
 
 
 @dataclass(frozen=True)
