@@ -164,9 +164,6 @@ def _unsent(why: str, instead: Mapping[Kind, Offer | None]) -> Undelivered:
     """`instead` are the kinds that the unsent object was to serve, each with what is sent now."""
     substitutes = dict.fromkeys(offer.kind for kind, offer in instead.items() if offer and offer.kind is not kind)
     bare = [kind for kind, offer in instead.items() if offer is None]
-    parts = [why]
-    if substitutes:
-        parts.append(f"sent instead: {', '.join(substitutes)}")
     if bare:
-        parts.append(f"nothing can be sent in place of {' and '.join(bare)}")
-    return Undelivered("; ".join(parts), replaced=not bare)
+        return Undelivered(f"{why}; nothing can be sent in place of {' and '.join(bare)}", replaced=False)
+    return Undelivered(f"{why}; sent instead: {', '.join(substitutes)}" if substitutes else why, replaced=True)

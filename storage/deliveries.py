@@ -160,9 +160,8 @@ class Deliveries:
         """
         delivery = schema.Delivery
         with self._database.session() as session:
-            refused = session.scalars(
-                select(delivery).where(_held(delivery_id, dispatcher)).with_for_update()
-            ).one_or_none()
+            held = select(delivery.job_id, delivery.destination).where(_held(delivery_id, dispatcher))
+            refused = session.execute(held.with_for_update()).one_or_none()
             if refused is None:
                 return ()
             here = and_(delivery.job_id == refused.job_id, delivery.destination == refused.destination)
