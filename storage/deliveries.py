@@ -158,7 +158,7 @@ class Deliveries:
         `sent` and `unsent` name all objects of the job for that destination. The deliveries that ended; none, and
         nothing changes, when this dispatcher does not hold the delivery any more.
         """
-        delivery = schema.Delivery
+        delivery, target = schema.Delivery, schema.ResultObject
         with self._database.session() as session:
             held = select(delivery.job_id, delivery.destination).where(_held(delivery_id, dispatcher))
             refused = session.execute(held.with_for_update()).one_or_none()
@@ -166,7 +166,10 @@ class Deliveries:
                 return ()
             here = and_(delivery.job_id == refused.job_id, delivery.destination == refused.destination)
             known = session.scalars(select(delivery.object_id).where(here)).all()
-            last = session.scalar(select(func.max(delivery.sequence)).where(here)) or 0
+            last = max(
+                session.scalars(select(func.max(target.sequence)).where(target.job_id == refused.job_id)).one(),
+                session.scalars(select(func.max(delivery.sequence)).where(here)).one(),
+            )
             ends = or_(delivery.id == delivery_id, and_(here, delivery.state.in_(_UNSENT)))
             ended: list[Delivery] = []
             for object_id, why in unsent.items():
@@ -180,8 +183,7 @@ class Deliveries:
                 ended += rows
             for object_id in sent:
                 if object_id not in known:
-                    target = session.get_one(schema.ResultObject, object_id)
-                    enqueue_deliveries(session, target, [refused.destination], now)
+                    enqueue_deliveries(session, session.get_one(target, object_id), [refused.destination], now)
             return ended
 
     # -- deliveries whose dispatcher is gone ---------------------------------------------------------------------------
