@@ -1,7 +1,6 @@
 """What PACSs that refuse SEG, Comprehensive 3D SR, or both are sent instead: at negotiation and by status."""
 
 import json
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -67,18 +66,19 @@ class Delivering:
         self._make_file = make_file
         self._dispatcher = Dispatcher(node.deliveries, [], Backoff(0, 0, 2), "dispatch")
 
-    def job(self, primaries: Collection[Kind] = ObjectProfile().objects) -> None:
-        """A job with objects of these kinds, and all that stands for them."""
-        self.node.queue("liver")
+    def job(self, study: str = STUDY) -> None:
+        """A job with a SEG, a PM and an SR, and all that stands for them."""
+        primaries = ObjectProfile().objects
+        self.node.queue("liver", uid=study)
         job = self.node.claim()
         objects = []
         for kind, sop_class_uid in CLASSES.items():
             if kind in primaries or stands_for(kind, primaries):
-                path = self._make_file(StudyInstanceUID=STUDY, SOPClassUID=sop_class_uid, ImageComments=str(kind))
+                path = self._make_file(StudyInstanceUID=study, SOPClassUID=sop_class_uid, ImageComments=str(kind))
                 ds = dcmread(path)
                 objects.append(
                     NewObject(
-                        ds.SOPInstanceUID, sop_class_uid, ds.SeriesInstanceUID, STUDY, str(kind), path, ("pacs",),
+                        ds.SOPInstanceUID, sop_class_uid, ds.SeriesInstanceUID, study, str(kind), path, ("pacs",),
                         "" if kind in primaries else stands_for(kind, primaries),
                     )
                 )  # fmt: skip
@@ -120,7 +120,7 @@ def storescp(tmp_path: Path) -> Iterator[Storescp]:
     started: list[subprocess.Popen[bytes]] = []
 
     def start(refused: Collection[str]) -> tuple[DimseDestination, Path]:
-        folder, port = tmp_path / "storescp", free_port()
+        folder, port = tmp_path / f"storescp-{len(started)}", free_port()
         folder.mkdir()
         accepted = sorted(set(CLASSES.values()) - set(refused))
         contexts = "\n".join(f"PresentationContext{n} = {uid}\\Plain" for n, uid in enumerate(accepted, 1))
@@ -168,12 +168,22 @@ def test_a_pacs_that_learned_to_take_a_class_gets_it(delivering: Delivering, sto
     delivering.job()
     delivering.run(pacs)
     (failed,) = (d for d in delivering.node.deliveries.list() if d.state == "FAILED")
-    shutil.rmtree(folder)
     mended, folder = storescp(set())
     again = Dispatcher(delivering.node.deliveries, [], Backoff(0, 0, 2), "again")
     assert delivering.node.deliveries.retry(failed.id)
     assert again.deliver_one(mended)
     assert held(list(folder.iterdir())) == {"PM"}
+
+
+def test_a_pacs_that_unlearned_a_class_gets_something_else(delivering: Delivering, storescp: Storescp) -> None:
+    """What it accepted an hour ago is believed only until it refuses."""
+    before, _ = storescp(set())
+    delivering.job()
+    delivering.run(before)
+    after, folder = storescp({SegmentationStorage})
+    delivering.job("1.2.4")
+    delivering.run(after)
+    assert held(list(folder.iterdir())) == {"PM", "RTSTRUCT", "SR-REGIONS"}
 
 
 def test_a_pacs_that_cannot_be_reached_has_refused_nothing(delivering: Delivering) -> None:
