@@ -51,6 +51,7 @@ def main(
         applications={a.name: a for a in applications(settings)},
         objects_dir=objects_dir(settings),
         ae_title=settings.node.ae_title,
+        profiles={destination.name: destination.profile for destination in settings.destinations},
         backoff=Backoff(RETRY_SECONDS, RETRY_SECONDS * 8, settings.work.maximum_attempts),
         heartbeat_seconds=settings.work.heartbeat_seconds,
         job_timeout_seconds=settings.work.job_timeout_seconds,

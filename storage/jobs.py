@@ -102,7 +102,7 @@ class Jobs:
             for sequence, new in enumerate(objects):
                 kept = _keep_object(session, job_id, sequence, new, now)
                 if not new.stands_for:
-                    _enqueue_deliveries(session, kept, new.destinations, now)
+                    enqueue_deliveries(session, kept, new.destinations, now)
             kinds = ", ".join(dict.fromkeys(new.kind for new in objects if not new.stands_for)) or "no object"
             destinations = dict.fromkeys(name for new in objects for name in new.destinations)
             text = f"{row.application}: {kinds}, for {', '.join(destinations) or 'no destination'}"
@@ -198,12 +198,22 @@ class Jobs:
         statement = select(schema.ResultObject).where(schema.ResultObject.study_instance_uid == study_instance_uid)
         return self._objects(statement)
 
-    def previous_sr(self, study_instance_uid: str, application: str, before_job: int) -> Sequence[ResultObject]:
-        """The reports of the application's latest earlier job that reported: what a new one supersedes.
+    def previous_sr(
+        self, study_instance_uid: str, application: str, before_job: int, destinations: Collection[str]
+    ) -> Sequence[ResultObject]:
+        """The reports of the application's latest earlier job that reported to one of these destinations: what a new
+        one supersedes there. Each destination has the form of the report that it takes. For no destination, the report
+        that was sent nowhere.
 
         That job is of an earlier revision, or of the same one where other weights computed it again.
         """
-        job, target = schema.Job, schema.ResultObject
+        job, target, delivery = schema.Job, schema.ResultObject, schema.Delivery
+        delivered = select(delivery.object_id).where(
+            delivery.destination.in_(destinations), delivery.state != DeliveryState.REPLACED
+        )
+        is_report = and_(
+            target.kind.startswith("SR"), target.id.in_(delivered) if destinations else target.stands_for == ""
+        )
         latest = (
             select(job.id)
             .join(target, target.job_id == job.id)
@@ -211,13 +221,13 @@ class Jobs:
                 job.study_instance_uid == study_instance_uid,
                 job.application == application,
                 job.id < before_job,
-                target.kind == "SR",
+                is_report,
             )
             .order_by(job.id.desc())
             .limit(1)
             .scalar_subquery()
         )
-        return self._objects(select(target).where(target.job_id == latest, target.kind == "SR"))
+        return self._objects(select(target).where(target.job_id == latest, is_report))
 
     def is_own_object(self, sop_instance_uid: str) -> bool:
         """Whether this node made the instance."""
@@ -320,7 +330,7 @@ def _keep_object(session: Session, job_id: int, sequence: int, new: NewObject, n
     return row
 
 
-def _enqueue_deliveries(
+def enqueue_deliveries(
     session: Session, target: schema.ResultObject, destinations: Sequence[str], now: datetime
 ) -> None:
     session.add_all(
