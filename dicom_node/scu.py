@@ -202,7 +202,7 @@ class Requestor:
         self._message_id = self._message_id % LARGEST_MESSAGE_ID + 1
         request.MessageID = self._message_id
         assoc.dimse.send_msg(request, context_id)
-        _, response = assoc.dimse.get_msg(block=True)
+        response = self._response()
         if not isinstance(response, type(request)) or response.MessageIDBeingRespondedTo != self._message_id:
             broken = response is None and not assoc.dul.is_alive()
             assoc.abort()
@@ -210,6 +210,12 @@ class Requestor:
         if response.Status is None:
             raise PeerUnavailable(f"{self._target} answered without a status")
         return response
+
+    def _response(self) -> Any:
+        """The next message; None when there is none in time, or when the association is over."""
+        assert self._assoc is not None
+        _, message = self._assoc.dimse.get_msg(block=True)
+        return message
 
 
 class StorageSCU(Requestor):
