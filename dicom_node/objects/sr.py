@@ -16,12 +16,12 @@ from dicom_node.objects import content
 from dicom_node.objects.codes import PRIVATE, RESEARCH_NOTICE, VOLUME, sr_code
 from dicom_node.objects.common import ObjectContext, describe, source_headers
 from dicom_node.objects.image_library import image_library
-from dicom_node.objects.outline import components_of, key_slice, outline
+from dicom_node.objects.outline import key_slice, outline, outline_of, parts_of
 from inference.findings import Findings, Segment
 from inference.volume import Volume
 
 SERIES_NUMBER = 9002
-MOST_REGIONS = 400  # of one segment that is drawn on the images
+MOST_REGIONS = 1000  # in a report that draws its segments on the images, shared evenly among them: some 2 MB
 Has = sr.RelationshipTypeValues
 
 
@@ -168,16 +168,17 @@ def _volumetric(findings: Findings, segment: Segment, **where: Any) -> Any:
 
 
 def _regions(findings: Findings, segment: Segment) -> tuple[list[Any], int]:
-    """Every part of the segment in every slice, and how many small ones were left out to stay at `MOST_REGIONS`.
+    """Every part of the segment in every slice, and how many small ones were left out to stay within `MOST_REGIONS`.
 
     The largest part of the key slice is the first: some viewers draw no other.
     """
     slices = np.flatnonzero(segment.mask.any(axis=(1, 2)))
-    parts = [(int(k), part) for k in slices for part in components_of(segment.mask[k])]
-    largest = sorted(parts, key=lambda one: -int(one[1].sum()))[:MOST_REGIONS]
+    parts = [(int(k), part) for k in slices for part in parts_of(segment.mask[k])]
+    share = max(1, MOST_REGIONS // len(findings.segments))
+    largest = sorted(parts, key=lambda one: -one[1].size)[:share]
     key = key_slice(segment.mask)
     ordered = sorted(largest, key=lambda one: (one[0] != key, one[0]))
-    return [_region(findings, k, part) for k, part in ordered], len(parts) - len(largest)
+    return [_region(findings, k, outline_of(part)) for k, part in ordered], len(parts) - len(largest)
 
 
 def _drawn_slices(findings: Findings, segment: Segment) -> list[int]:
@@ -193,16 +194,16 @@ def _drawn_slices(findings: Findings, segment: Segment) -> list[int]:
 def _planar(findings: Findings, segment: Segment, k: int) -> Any:
     """TID 1410: the finding as it is drawn on slice `k`."""
     return sr.PlanarROIMeasurementsAndQualitativeEvaluations(
-        referenced_region=_region(findings, k, segment.mask[k]), **_identity(findings, segment)
+        referenced_region=_region(findings, k, outline(segment.mask[k])), **_identity(findings, segment)
     )
 
 
-def _region(findings: Findings, k: int, mask: NDArray[np.bool_]) -> Any:
-    """The outline of the largest part of `mask` on slice `k` of the source."""
+def _region(findings: Findings, k: int, polygon: NDArray[np.float64]) -> Any:
+    """The region inside `polygon`, (n, 2) closed (column, row), on slice `k` of the source."""
     frame = findings.source.frames[k]
     return sr.ImageRegion(
         graphic_type=sr.GraphicTypeValues.POLYLINE,
-        graphic_data=outline(mask),
+        graphic_data=polygon,
         source_image=sr.SourceImageForRegion(
             frame.sop_class_uid, frame.sop_instance_uid, [frame.frame_number] if frame.frame_number else None
         ),
@@ -228,8 +229,9 @@ def _whole_study(findings: Findings, context: ObjectContext) -> Any:
     )
     if findings.segments:
         largest = max(findings.segments, key=lambda segment: int(segment.mask.sum()))
-        whole = np.ones(findings.source.array.shape[1:], bool)
-        group[0].ContentSequence.append(_region(findings, key_slice(largest.mask), whole))
+        _, rows, columns = findings.source.array.shape
+        image = np.array([(0, 0), (columns, 0), (columns, rows), (0, rows), (0, 0)], float)
+        group[0].ContentSequence.append(_region(findings, key_slice(largest.mask), image))
     return group
 
 
