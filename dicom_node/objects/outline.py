@@ -1,5 +1,7 @@
 """Masks to polygons, exact on pixel edges."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -7,17 +9,45 @@ from scipy import ndimage
 Point = tuple[int, int]
 
 
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A 4-connected component of a 2D mask: its bounding box, the top left corner of that, and its pixels."""
+
+    mask: NDArray[np.bool_]
+    row: int
+    column: int
+    size: int
+
+
+def parts_of(mask: NDArray[np.bool_]) -> list[Part]:
+    """The components of a 2D mask, the largest first."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    if not rows.size:
+        return []
+    top, left = int(rows[0]), int(columns[0])
+    labels, _ = ndimage.label(mask[top : rows[-1] + 1, left : columns[-1] + 1])  # most masks fill little of the image
+    parts = []
+    for label, (down, across) in enumerate(ndimage.find_objects(labels), start=1):
+        component = labels[down, across] == label
+        parts.append(Part(component, top + down.start, left + across.start, int(component.sum())))
+    return sorted(parts, key=lambda part: -part.size)
+
+
 def outline(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(n, 2) closed polygon (column, row) round the largest component of a 2D mask; the last point is the first.
+    """(n, 2) closed polygon (column, row) round the largest component of a 2D mask, as `outline_of`."""
+    parts = parts_of(mask)
+    if not parts:
+        raise ValueError("an empty mask has no outline")
+    return outline_of(parts[0])
+
+
+def outline_of(part: Part) -> NDArray[np.float64]:
+    """(n, 2) closed polygon (column, row) round a part; the last point is the first.
 
     Coordinates are those of SCOORD (PS3.3 C.18.6.1.2): 0\\0 is the top left corner of the top left pixel, 1\\1 its
     bottom right corner, so pixel edges are integers. Holes are not drawn; points on a straight line are left out.
     """
-    labels, count = ndimage.label(mask)
-    if count == 0:
-        raise ValueError("an empty mask has no outline")
-    largest = 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
-    region = np.pad(ndimage.binary_fill_holes(labels == largest), 1)
+    region = np.pad(ndimage.binary_fill_holes(part.mask), 1)
     after = _edges(region)
     row, column = np.argwhere(region)[0]
     start = (int(column), int(row))
@@ -27,7 +57,7 @@ def outline(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
         if step != direction:
             points.append(point)
         point, direction = (point[0] + step[0], point[1] + step[1]), step
-    return np.array([*points, start], float) - 1.0
+    return np.array([*points, start], float) + np.array([part.column - 1.0, part.row - 1.0])
 
 
 def key_slice(mask: NDArray[np.bool_]) -> int:
