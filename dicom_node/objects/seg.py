@@ -56,8 +56,8 @@ def build_seg(
     """The SEG of `findings`, which must hold at least one segment, in the form that the profile asks for.
 
     Segments that overlap cannot be a label map; they are made BINARY then, and SegmentationType and SegmentsOverlap
-    say so. Frames go by segment, then down the slices. Their positions are those of the source slices, never computed; each
-    names its source instance, and the frame number where the source is Enhanced.
+    say so. Frames go by segment, then down the slices. Their positions are those of the source slices, never computed;
+    each names its source instance, and the frame number where the source is Enhanced.
     """
     segments, source = findings.segments, findings.source
     overlap = _overlap(segments)
@@ -175,7 +175,7 @@ def _frames(segments: Sequence[Segment], form: SegmentationForm, omits_empty: bo
     else:
         present = np.ones((len(segments), len(segments[0].mask)), bool)
     if form is LABELMAP:
-        return [_Frame(k, None) for k in _downwards(present.any(axis=0))]
+        return [_Frame(k, None) for k in _downwards(np.asarray(present.any(axis=0)))]
     return [_Frame(k, number) for number, slices in enumerate(present) for k in _downwards(slices)]
 
 
