@@ -15,11 +15,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help install demo test test-slow test-faults bench-ingest check format clean
+.PHONY: help install demo test test-slow test-faults bench-ingest bench-objects check format clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS=$$'\t' read -r name text; \
-		do printf '  make %-12s %s\n' "$$name" "$$text"; done
+		do printf '  make %-13s %s\n' "$$name" "$$text"; done
 
 install: $(INSTALLED) ## Create .venv with dicom-node in it
 
@@ -41,6 +41,9 @@ test-faults: $(INSTALLED_DEV) ## Kills, full disks, hostile peers: half an hour;
 bench-ingest: $(INSTALLED_DEV) ## Receiving beside Orthanc and storescp; BENCH="--rounds 1 --images 100" for a look
 	tests/install-peers.sh
 	$(BIN)/python -m benchmarks.ingest $(BENCH)
+
+bench-objects: $(INSTALLED_DEV) ## Making segmentations beside dcmqi, reading series beside pydicom; BENCH="--rounds 1" for a look
+	$(BIN)/python -m benchmarks.objects $(BENCH)
 
 check: $(INSTALLED_DEV) ## Format, lint, types, layers
 	$(BIN)/ruff format --check .
