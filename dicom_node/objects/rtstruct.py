@@ -145,7 +145,9 @@ def _polygons(mask: Mask) -> Iterator[tuple[int, Polygon]]:
 
 
 def _contour(frame: FrameReference, plane: Plane, number: int, polygon: Polygon) -> Dataset:
-    points = _to_lps(plane, polygon[:-1])  # PS3.3 C.8.8.6.1: a reader connects the last point to the first
+    # PS3.3 C.8.8.6.1: a reader connects the last point to the first. It does so along a row: plastimatch 1.9.4 takes
+    # a contour whose ends have the same x and y for closed, and drops the last point.
+    points = _to_lps(plane, polygon[1:])
     item = Dataset()
     item.ContourNumber = number
     item.ContourImageSequence = [
