@@ -138,6 +138,7 @@ def new_object(
 ) -> Dataset:
     """An object of `sop_class_uid`, a series of its own with that SeriesNumber, in the patient and study of the header
     `source`: for what highdicom has no class for. Its UIDs come from the roles "<kind> series" and "<kind> instance".
+    It is to be described once complete.
     """
     algorithm = findings.algorithm
     ds = hd.base.SOPClass(
@@ -165,7 +166,6 @@ def new_object(
         specific_character_set=source.get("SpecificCharacterSet"),
     )
     ds.copy_patient_and_study_information(source)
-    describe(ds, findings, context, kind)
     return ds
 
 

@@ -8,7 +8,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import RTStructureSetStorage
 
-from dicom_node.objects.common import ObjectContext, new_object, source_headers
+from dicom_node.objects.common import ObjectContext, describe, new_object, source_headers
 from dicom_node.objects.outline import Polygon, contours
 from inference.findings import Code, Findings, Mask, Segment
 from inference.planes import Plane, planes_of
@@ -52,8 +52,6 @@ def build_rtstruct(findings: Findings, context: ObjectContext) -> Dataset | None
     ds.PositionReferenceIndicator = headers[0].get("PositionReferenceIndicator", "")
     ds.ApprovalStatus = "UNAPPROVED"
     ds.StructureSetLabel = findings.title[:LABEL_LENGTH]
-    ds.StructureSetName = ds.SeriesDescription
-    ds.StructureSetDate, ds.StructureSetTime = ds.SeriesDate, ds.SeriesTime
     ds.ReferencedFrameOfReferenceSequence = [_frame_of_reference(source)]
     planes = _planes(source, headers)
     numbered = list(
@@ -62,6 +60,9 @@ def build_rtstruct(findings: Findings, context: ObjectContext) -> Dataset | None
     ds.StructureSetROISequence = [_roi(findings, number, segment, name) for number, segment, name in numbered]
     ds.ROIContourSequence = [_roi_contour(source, planes, number, segment) for number, segment, _ in numbered]
     ds.RTROIObservationsSequence = [_observation(number, segment, name) for number, segment, name in numbered]
+    describe(ds, findings, context, "RTSTRUCT")
+    ds.StructureSetName = ds.SeriesDescription
+    ds.StructureSetDate, ds.StructureSetTime = ds.SeriesDate, ds.SeriesTime
     return ds
 
 

@@ -19,7 +19,7 @@ def winding(polygon: Polygon, shape: tuple[int, int]) -> NDArray[np.int64]:
 
 @pytest.mark.parametrize("density", [0.05, 0.3, 0.5, 0.7, 0.95])
 def test_polygons_enclose_the_mask_and_nothing_else(density: float) -> None:
-    """However a reader fills them: even-odd or non-zero, united or exclusive-ored; noise has holes in islands in holes."""
+    """However a reader fills them: even-odd or non-zero, united or exclusive-ored."""
     rng = np.random.default_rng(1)
     for shape in ((1, 1), (1, 20), (20, 1), (7, 9), (25, 25), (60, 40)):
         mask = rng.random(shape) < density

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
+import SimpleITK
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
@@ -38,8 +38,8 @@ def assert_read_back(found: Findings, path: Path, images: Path, folder: Path) ->
     files = plastimatch_masks(path, images, folder)
     geometry = found.source.geometry
     for one in found.segments:
-        image = sitk.ReadImage(str(files[one.label]))
-        found_there = np.argwhere(sitk.GetArrayFromImage(image))
+        image = SimpleITK.ReadImage(str(files[one.label]))
+        found_there = np.argwhere(SimpleITK.GetArrayFromImage(image))
         lps = np.array([image.TransformIndexToPhysicalPoint(index[::-1].tolist()) for index in found_there])
         indices = np.linalg.solve(geometry.affine[:3, :3], (lps - geometry.affine[:3, 3]).T).T
         assert np.abs(indices - np.round(indices)).max() < 0.01
