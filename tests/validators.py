@@ -61,3 +61,14 @@ def plastimatch_masks(path: Path, images: Path, folder: Path) -> dict[str, Path]
         capture_output=True, check=True, timeout=300,
     )  # fmt: skip
     return {file.name.removesuffix(".nii.gz"): file for file in folder.glob("*.nii.gz")}
+
+
+def dcmqi_map(path: Path, folder: Path) -> tuple[Path, dict[str, Any]]:
+    """dcmqi's reading of a Parametric Map: an image, and what it says of itself."""
+    folder.mkdir()
+    done = subprocess.run(
+        [_program("paramap2itkimage"), "--inputDICOM", str(path), "--outputDirectory", str(folder)],
+        capture_output=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, (done.stdout + done.stderr).decode(errors="replace")
+    return folder / "pmap.nrrd", json.loads((folder / "meta.json").read_text())
