@@ -66,7 +66,7 @@ def build_pm(findings: Findings, one: ParametricMap, context: ObjectContext) -> 
         _name_true_frames(ds, findings.source)
     _order_frames(ds, findings.source, one.values)
     del ds.ContributingEquipmentSequence[-1].ContributionDateTime  # highdicom's: now, so another one on repetition
-    describe(ds, findings, context, one.label)
+    describe(ds, findings, context, one.label[:LABEL_LENGTH])
     return ds
 
 

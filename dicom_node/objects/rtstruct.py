@@ -128,7 +128,7 @@ def _roi(findings: Findings, number: int, segment: Segment, name: str) -> Datase
     item.ROINumber = number
     item.ReferencedFrameOfReferenceUID = findings.source.frame_of_reference_uid
     item.ROIName = name
-    item.ROIVolume = f"{segment.mask.sum() * findings.source.geometry.voxel_volume / 1000:.6g}"  # cm3
+    item.ROIVolume = f"{np.count_nonzero(segment.mask) * findings.source.geometry.voxel_volume / 1000:.6g}"  # cm3
     item.ROIGenerationAlgorithm = "AUTOMATIC"
     item.ROIGenerationDescription = f"{findings.algorithm.name} {findings.algorithm.version}"[:64]
     return item

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK
 from numpy.typing import NDArray
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from dicom_node.objects.common import ObjectContext
@@ -73,6 +74,18 @@ def test_real_series_read_back(tmp_path: Path, test_data: Path, series: str) -> 
     _, path = written(found, tmp_path)
     assert dciodvfy_errors(path) == []
     assert_read_back(found, path, images, tmp_path / "masks")
+
+
+def test_a_contour_longer_than_an_explicit_vr_can_be(tmp_path: Path, test_data: Path) -> None:
+    images = test_data / "mr" / "ge_hdxt_prostate_adc"
+    volume = read_volume(images.iterdir())
+    mask = np.zeros(volume.array.shape, bool)
+    mask[5] = np.random.default_rng(1).random(mask.shape[1:]) < 0.7
+    ds, path = written(findings(volume, (segment("Noise", mask),)), tmp_path)
+    sent, received = (one.ROIContourSequence[0].ContourSequence for one in (ds, dcmread(path)))
+    assert max(len(contour.get_item("ContourData").value) for contour in sent) > 0xFFFF
+    assert [contour["ContourData"].VR for contour in received] == ["DS"] * len(sent)
+    assert [contour.ContourData for contour in received] == [contour.ContourData for contour in sent]
 
 
 def test_contours_name_the_frames_of_an_enhanced_source(tmp_path: Path, test_data: Path) -> None:
