@@ -5,6 +5,8 @@ C.18.6.1.2): 0\\0 is the top left corner of the top left pixel, 1\\1 its bottom 
 integers. Points on a straight line are left out. Pixels that touch only at a corner belong to different components.
 """
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -13,19 +15,42 @@ Point = tuple[int, int]
 Polygon = NDArray[np.float64]
 
 
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A 4-connected component of a 2D mask: its bounding box, the top left corner of that, and its pixels."""
+
+    mask: NDArray[np.bool_]
+    row: int
+    column: int
+    size: int
+
+
+def parts_of(mask: NDArray[np.bool_]) -> list[Part]:
+    """The components of a 2D mask, the largest first."""
+    labels, _ = ndimage.label(mask)
+    parts = []
+    for label, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
+        component = labels[rows, columns] == label
+        parts.append(Part(component, int(rows.start), int(columns.start), int(component.sum())))
+    return sorted(parts, key=lambda part: -part.size)
+
+
 def outline(mask: NDArray[np.bool_]) -> Polygon:
-    """The polygon round the largest component of a 2D mask, without its holes."""
-    labels, count = ndimage.label(mask)
-    if count == 0:
+    """The polygon round the largest component of a 2D mask, as `outline_of`."""
+    parts = parts_of(mask)
+    if not parts:
         raise ValueError("an empty mask has no outline")
-    largest = 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
-    ((loop, *_),) = _components(labels == largest)
-    return _polygon(loop)
+    return outline_of(parts[0])
+
+
+def outline_of(part: Part) -> Polygon:
+    """The polygon round a part, without its holes."""
+    return _polygon(_loops(replace(part, mask=ndimage.binary_fill_holes(part.mask)))[0])
 
 
 def boundaries(mask: NDArray[np.bool_]) -> list[Polygon]:
     """All edges of a 2D mask: for each component the polygon round it, then one round each of its holes."""
-    return [_polygon(loop) for loops in _components(mask) for loop in loops]
+    return [_polygon(loop) for part in parts_of(mask) for loop in _loops(part)]
 
 
 def contours(mask: NDArray[np.bool_]) -> list[Polygon]:
@@ -34,7 +59,7 @@ def contours(mask: NDArray[np.bool_]) -> list[Polygon]:
     Holes are joined to the outside by channels of no width (the keyhole technique of PS3.3 C.8.8.6.3), so that even-odd
     and non-zero filling give the mask, whether the polygons are united or exclusive-ored.
     """
-    return [_polygon(_keyhole(loops)) for loops in _components(mask)]
+    return [_polygon(_keyhole(_loops(part))) for part in parts_of(mask)]
 
 
 def key_slice(mask: NDArray[np.bool_]) -> int:
@@ -42,20 +67,11 @@ def key_slice(mask: NDArray[np.bool_]) -> int:
     return int(np.argmax([np.count_nonzero(image) for image in mask]))
 
 
-def _components(mask: NDArray[np.bool_]) -> list[list[list[Point]]]:
-    """For each component its loops, as corners of pixels one pixel apart, the first not repeated: the outer one first,
-    then those of its holes from the top down."""
-    labels, _ = ndimage.label(mask)
-    found = []
-    for number, (rows, columns) in enumerate(ndimage.find_objects(labels), 1):
-        loops = _loops(labels[rows, columns] == number)
-        found.append([[(c + columns.start, r + rows.start) for c, r in loop] for loop in loops])
-    return found
-
-
-def _loops(region: NDArray[np.bool_]) -> list[list[Point]]:
-    """The loops of one component. Each starts in its topmost row, at the left."""
-    after = _edges(np.pad(region, 1))
+def _loops(part: Part) -> list[list[Point]]:
+    """The edges of a part as loops of corners of pixels, one pixel apart, the first not repeated: the outer one, then
+    those round its holes from the top down. Each starts in its topmost row, at the left."""
+    after = _edges(np.pad(part.mask, 1))
+    left, top = part.column - 1, part.row - 1
     loops = []
     for start in sorted(after, key=lambda point: (point[1], point[0])):  # the outer loop has the topmost corner
         while after[start]:
@@ -65,7 +81,7 @@ def _loops(region: NDArray[np.bool_]) -> list[list[Point]]:
                 loop.append(point)
                 step = _next(after[point], point, direction)
                 point, direction = (point[0] + step[0], point[1] + step[1]), step
-            loops.append([(c - 1, r - 1) for c, r in loop])
+            loops.append([(column + left, row + top) for column, row in loop])
     return loops
 
 

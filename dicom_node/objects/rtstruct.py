@@ -10,7 +10,8 @@ from pydicom.sr.codedict import codes
 from pydicom.tag import Tag
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
 
-from dicom_node.objects.common import ObjectContext, describe, new_object, source_headers
+from dicom_node.objects.blank import new_object
+from dicom_node.objects.common import ObjectContext, describe, source_headers
 from dicom_node.objects.outline import Polygon, contours
 from inference.findings import Code, Findings, Mask, Segment
 from inference.planes import Plane, planes_of

@@ -17,8 +17,9 @@ from pydicom.tag import Tag
 from pydicom.uid import MultiFrameTrueColorSecondaryCaptureImageStorage
 
 from dicom_node.drawing import Box, draw_marks, drawable, font, letters, windowed
+from dicom_node.objects.blank import new_object
 from dicom_node.objects.codes import RESEARCH_NOTICE
-from dicom_node.objects.common import ObjectContext, describe, new_object, source_headers
+from dicom_node.objects.common import ObjectContext, describe, source_headers
 from dicom_node.objects.outline import boundaries, key_slice
 from inference.findings import Evaluation, Findings, Measurement, Segment
 from inference.volume import FrameReference, Volume
