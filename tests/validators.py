@@ -10,9 +10,7 @@ from typing import Any
 
 import pytest
 
-IOD_NAMES = re.compile(
-    r"^(Segmentation|(Comprehensive3D|Comprehensive|Enhanced)SR|KeyObjectSelectionDocument)$", re.MULTILINE
-)
+IOD_NAMES = re.compile(r"^[A-Z]\w+$", re.MULTILINE)  # alone on its line
 
 
 def _program(name: str) -> str:
@@ -85,3 +83,32 @@ def pixelmed_sr_errors(path: Path, template: str) -> list[str]:
     assert f"Found Root Template {template} " in output, output[-2000:]
     assert "Root Template Validation Complete" in output, output[-2000:]
     return [line for line in output.splitlines() if line.startswith("Error") and not PIXELMED_MISTAKES.search(line)]
+
+
+def plastimatch_masks(path: Path, images: Path, folder: Path) -> dict[str, Path]:
+    """plastimatch's reading of an RTSTRUCT on the grid of the series in the folder `images`: one NIfTI per ROI name."""
+    subprocess.run(
+        [_program("plastimatch"), "convert", "--input", str(path), "--referenced-ct", str(images),
+         "--output-prefix", str(folder), "--prefix-format", "nii.gz"],
+        capture_output=True, check=True, timeout=300,
+    )  # fmt: skip
+    return {file.name.removesuffix(".nii.gz"): file for file in folder.glob("*.nii.gz")}
+
+
+def dcmqi_map(path: Path, folder: Path) -> tuple[Path, dict[str, Any]]:
+    """dcmqi's reading of a Parametric Map: an image, and what it says of itself."""
+    folder.mkdir()
+    done = subprocess.run(
+        [_program("paramap2itkimage"), "--inputDICOM", str(path), "--outputDirectory", str(folder)],
+        capture_output=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, (done.stdout + done.stderr).decode(errors="replace")
+    return folder / "pmap.nrrd", json.loads((folder / "meta.json").read_text())
+
+
+def dcmtk_frame(path: Path, frame: int, folder: Path) -> Path:
+    """dcmtk's rendering of a frame, from 0, as a PNG."""
+    picture = folder / f"frame-{frame}.png"
+    command = [_program("dcm2pnm"), "--write-png", "--frame", str(frame + 1), str(path), str(picture)]
+    subprocess.run(command, capture_output=True, check=True, timeout=60)
+    return picture
