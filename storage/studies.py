@@ -177,14 +177,8 @@ class Studies:
         when it ends, without a delivery. So are jobs that started early in this revision, where it turns out that
         their application does not apply. Among the jobs may be reports that an application gives no result.
         """
-        with self._database.session() as session:
-            if not _move(session, study_instance_uid, revision, StudyState.COMPLETE, StudyState.ROUTED, reason):
-                return False
-            _keep_decisions(session, study_instance_uid, revision, decisions, now)
-            add_event(session, now, study_instance_uid, revision, "routed", reason)
-            _warn(session, study_instance_uid, revision, warnings, now)
-            _enqueue_all(session, study_instance_uid, revision, jobs, now)
-            return True
+        end = StudyState.ROUTED
+        return self._settle(study_instance_uid, revision, end, reason, jobs, decisions, now, warnings)
 
     def start_early(self, job: NewJob, why: str, decisions: Mapping[str, Any], now: datetime) -> bool:
         """Enqueues a job whose inputs are whole while the rest of its study still arrives; the study stays RECEIVING.
@@ -218,19 +212,37 @@ class Studies:
         decisions: Mapping[str, Any],
         now: datetime,
         warnings: Sequence[str] = (),
-        jobs: Sequence[NewJob] = (),
+        reports: Sequence[NewJob] = (),
     ) -> bool:
         """COMPLETE → IGNORED: nothing applies. False when the study is not COMPLETE any more.
 
-        `jobs` are those that report it, enqueued as `route` does.
+        `reports` are the jobs that tell this to the destinations; they are enqueued as `route` does.
         """
+        end = StudyState.IGNORED
+        return self._settle(study_instance_uid, revision, end, reason, reports, decisions, now, warnings)
+
+    def _settle(
+        self,
+        study_instance_uid: str,
+        revision: int,
+        end: StudyState,
+        reason: str,
+        jobs: Sequence[NewJob],
+        decisions: Mapping[str, Any],
+        now: datetime,
+        warnings: Sequence[str],
+    ) -> bool:
         with self._database.session() as session:
-            if not _move(session, study_instance_uid, revision, StudyState.COMPLETE, StudyState.IGNORED, reason):
+            if not _move(session, study_instance_uid, revision, StudyState.COMPLETE, end, reason):
                 return False
             _keep_decisions(session, study_instance_uid, revision, decisions, now)
             add_event(session, now, study_instance_uid, revision, "routed", reason)
             _warn(session, study_instance_uid, revision, warnings, now)
-            _enqueue_all(session, study_instance_uid, revision, jobs, now)
+            applies = [job.application for job in jobs if job.kind is JobKind.ANALYSIS]
+            supersede_early(session, study_instance_uid, revision, applies, now)
+            for job in jobs:
+                hold_jobs(session, job.study_instance_uid, job.application)
+                enqueue_unless_standing(session, job, now)
             return True
 
     def callers(self, study_instance_uid: str) -> set[str]:
@@ -403,16 +415,6 @@ def _move(
 def _warn(session: Session, study_instance_uid: str, revision: int, warnings: Sequence[str], now: datetime) -> None:
     for text in warnings:
         add_event(session, now, study_instance_uid, revision, "warning", text)
-
-
-def _enqueue_all(
-    session: Session, study_instance_uid: str, revision: int, jobs: Sequence[NewJob], now: datetime
-) -> None:
-    applies = [job.application for job in jobs if job.kind is JobKind.ANALYSIS]
-    supersede_early(session, study_instance_uid, revision, applies, now)
-    for job in jobs:
-        hold_jobs(session, job.study_instance_uid, job.application)
-        enqueue_unless_standing(session, job, now)
 
 
 def _keep_decisions(

@@ -136,15 +136,15 @@ def test_a_report_is_not_wanted_once_its_job_runs_again(node: Node, state: JobSt
 def test_an_ignored_study_is_reported_once(node: Node) -> None:
     node.store(received())
     node.complete()
-    assert node.studies.ignore(STUDY, 1, "nothing applies", {}, NOW, jobs=[no_input(node)])
+    assert node.studies.ignore(STUDY, 1, "nothing applies", {}, NOW, reports=[no_input(node)])
     assert node.study().state is StudyState.IGNORED
     report(node)
     assert node.studies.reroute(STUDY)
-    assert node.studies.ignore(STUDY, 1, "nothing applies", {}, NOW, jobs=[no_input(node)])
+    assert node.studies.ignore(STUDY, 1, "nothing applies", {}, NOW, reports=[no_input(node)])
     assert kinds(node) == [(NO_RESULT, JobState.SUCCEEDED)]
     node.store(received(2))
     node.complete()
-    assert node.studies.ignore(STUDY, 2, "nothing applies", {}, NOW, jobs=[no_input(node, 2, "other instances")])
+    assert node.studies.ignore(STUDY, 2, "nothing applies", {}, NOW, reports=[no_input(node, 2, "other instances")])
     assert kinds(node)[1:] == [(NO_RESULT, JobState.QUEUED)]
 
 
@@ -153,7 +153,7 @@ def test_the_last_decision_on_an_application_stands(node: Node) -> None:
     node.queue("liver")
     node.store(received(2))
     node.complete()
-    assert node.studies.ignore(STUDY, 2, "nothing applies", {}, NOW, jobs=[no_input(node, 2)])
+    assert node.studies.ignore(STUDY, 2, "nothing applies", {}, NOW, reports=[no_input(node, 2)])
     node.store(received(3))
     node.route("liver")
     assert kinds(node) == [
@@ -168,7 +168,7 @@ def test_a_result_after_which_none_was_reported_is_computed_again(node: Node) ->
     node.route("liver", fingerprint="same")
     assert node.succeed(node.claim(), "PACS")
     assert node.studies.reroute(STUDY)
-    assert node.studies.ignore(STUDY, 1, "the model folder is gone", {}, NOW, jobs=[no_input(node)])
+    assert node.studies.ignore(STUDY, 1, "the model folder is gone", {}, NOW, reports=[no_input(node)])
     job = node.claim(now=after(5))
     assert node.jobs.succeed(job.id, "worker", objects(job, "PACS")[1:], {}, after(5))
     assert node.studies.reroute(STUDY)
