@@ -245,7 +245,7 @@ def _ended(detail: views.Plain) -> bool:
         return True
     jobs = [JobState(j["state"]) for j in detail["jobs"]]
     deliveries = [DeliveryState(d["state"]) for d in detail["deliveries"]]
-    done = {DeliveryState.SENT, DeliveryState.COMMITTED, DeliveryState.FAILED}
+    done = {DeliveryState.SENT, DeliveryState.COMMITTED, DeliveryState.FAILED, DeliveryState.REPLACED}
     return (
         detail["state"] == StudyState.ROUTED
         and all(state in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED) for state in jobs)

@@ -6,9 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
+from pydicom.uid import UID
+
 from dicom_node.backoff import Backoff
+from dicom_node.destinations.acceptance import Acceptance
 from dicom_node.destinations.base import Destination, SendResult
 from dicom_node.logs import fields, unexpected
+from dicom_node.profiles import WRITTEN, Kind, Offer, choose
 from storage.deliveries import Deliveries
 from storage.errors import Retriable
 from storage.records import Delivery, DeliveryState
@@ -17,6 +21,8 @@ log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 0.5
 TROUBLE_SECONDS = 10.0
+_ARRIVED = (DeliveryState.SENT, DeliveryState.COMMITTED)
+_GIVEN_UP = (DeliveryState.REPLACED, DeliveryState.FAILED)
 
 
 class Dispatcher:
@@ -35,6 +41,7 @@ class Dispatcher:
         self._backoff = backoff
         self._name = name
         self._beside = beside
+        self._acceptance = Acceptance(WRITTEN)
 
     def run(self, stop: threading.Event) -> None:
         """Delivers until `stop` is set. What an earlier life of this dispatcher held is taken up again first."""
@@ -80,7 +87,8 @@ class Dispatcher:
                 stop.wait(IDLE_SECONDS)
 
     def deliver_one(self, destination: Destination) -> bool:
-        """Claims and sends the next due delivery of this destination. False when there is none."""
+        """Claims and sends the next due delivery of this destination, or chooses what to send in its place where the
+        destination does not take it. False when there is none."""
         delivery = self._deliveries.claim(destination.name, self._name, datetime.now(UTC))
         if delivery is None:
             return False
@@ -91,6 +99,10 @@ class Dispatcher:
             self._deliveries.sent(delivery.id, self._name, now)
             log.info("Delivered", extra=fields("deliver", study=delivery.object.study_instance_uid, **identifiers))
             return True
+        if result.refused:
+            self._choose_again(destination, delivery, result.reason, now)
+            return True
+        self._acceptance.forget(destination)
         retry_at = self._backoff.retry_at(delivery.attempts, now) if result.retriable else None
         self._deliveries.fail(delivery.id, self._name, result.reason, retry_at, now)
         if retry_at is None:
@@ -99,12 +111,41 @@ class Dispatcher:
             log.warning("Delivery will be retried: %s", result.reason, extra=fields("deliver", **identifiers))
         return True
 
+    def _choose_again(self, destination: Destination, delivery: Delivery, why: str, now: datetime) -> None:
+        """The destination does not take this object: what takes its place is queued, and what referred to it is
+        replaced. What was given up before is not tried again."""
+        offered = self._deliveries.offered(delivery.object.job_id, destination.name)
+        arrived = {target.id for target, sent in offered if sent is not None and sent.state in _ARRIVED}
+        refused = self._acceptance.refused(destination, {target.sop_class_uid for target, _ in offered})
+        refusals = {
+            target.id: _not_accepted(destination, target.sop_class_uid)
+            for target, _ in offered
+            if target.sop_class_uid in refused and target.id not in arrived
+        }
+        refusals |= {target.id: sent.reason for target, sent in offered if sent is not None and sent.state in _GIVEN_UP}
+        refusals[delivery.object.id] = why
+        offers = [Offer(target.id, Kind(target.kind), target.stands_for, target.id in arrived) for target, _ in offered]
+        choice = choose(offers, refusals)
+        for ended in self._deliveries.choose_again(delivery.id, self._name, choice.sent, choice.unsent, now):
+            extra = fields("deliver", delivery=ended.id, destination=destination.name, kind=ended.object.kind)
+            level = logging.WARNING if ended.state is DeliveryState.REPLACED else logging.ERROR
+            log.log(level, "Not delivered: %s", ended.reason, extra=extra)
+
     def _send(self, destination: Destination, delivery: Delivery) -> SendResult:
         """A failure nobody foresaw is one delivery's failure, said and retried; the queue goes on."""
-        sop_instance_uid = delivery.object.sop_instance_uid
+        sop_class_uid, sop_instance_uid = delivery.object.sop_class_uid, delivery.object.sop_instance_uid
         try:
+            if self._acceptance.refused(destination, {sop_class_uid}):
+                reason = _not_accepted(destination, sop_class_uid)
+                return SendResult(sop_instance_uid, ok=False, reason=reason, refused=True)
             (result,) = destination.send([delivery.object.path])
+            if result.refused:
+                self._acceptance.forget(destination)  # it says so now, whatever it said before
             return result
         except Exception as error:
             log.error("Sending broke off: %s", unexpected(error), extra=fields("deliver", delivery=delivery.id))
             return SendResult(sop_instance_uid, ok=False, retriable=True, reason=f"unexpected {type(error).__name__}")
+
+
+def _not_accepted(destination: Destination, sop_class_uid: str) -> str:
+    return f"{destination.name} does not accept {UID(sop_class_uid).name}"

@@ -5,7 +5,7 @@ never started: whoever sends a request reads its response.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -220,13 +220,17 @@ class StorageSCU(Requestor):
         uid = instance.sop_instance_uid
         context = next((c for c in instance.contexts() if c in self._accepted), None)
         if context is None:
-            return SendResult(uid, ok=False, reason=self._not_accepted(instance))
+            return SendResult(uid, ok=False, reason=self._not_accepted(instance), refused=True)
         try:
             dataset = instance.encoded(context[1])
         except Exception as error:
             return SendResult(uid, ok=False, reason=f"the file cannot be read ({type(error).__name__})")
         ok, retriable, reason = judge(self._send(instance, self._accepted[context], dataset))
-        return SendResult(uid, ok, retriable, reason)
+        return SendResult(uid, ok, retriable, reason, refused=not ok and not retriable)
+
+    def accepted(self) -> frozenset[str]:
+        """The SOP classes that the peer accepted."""
+        return frozenset(sop_class_uid for sop_class_uid, _ in self._accepted)
 
     def echo(self) -> int:
         """The status of a C-ECHO, 0x0000 for success."""
@@ -292,6 +296,20 @@ def send_files(
                 retriable = isinstance(error, PeerUnavailable)
                 note(index, SendResult(instance.sop_instance_uid, ok=False, retriable=retriable, reason=str(error)))
     return [result for result in results if result is not None]
+
+
+def accepted(
+    calling_ae_title: str, target: Target, sop_class_uids: Collection[str], timeout: float = 30.0
+) -> frozenset[str] | None:
+    """Which of these SOP classes the peer accepts in a syntax that every result can be sent in. None where there is no
+    association with it, which says nothing about classes."""
+    syntaxes = (str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian))
+    contexts = [(sop_class_uid, syntax) for sop_class_uid in sorted(sop_class_uids) for syntax in syntaxes]
+    try:
+        with StorageSCU(calling_ae_title, target, contexts, timeout) as scu:
+            return scu.accepted()
+    except (PeerUnavailable, PeerRefused):
+        return None
 
 
 def echo(calling_ae_title: str, target: Target, timeout: float = 10.0) -> EchoResult:

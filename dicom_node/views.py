@@ -24,7 +24,7 @@ Plain = dict[str, Any]
 _COLORS = {
     **dict.fromkeys(("ROUTED", "SUCCEEDED", "SENT", "COMMITTED", "REPORTED"), "green"),
     **dict.fromkeys(("RECEIVING", "COMPLETE", "RUNNING", "SENDING", "QUEUED", "REQUESTED"), "cyan"),
-    **dict.fromkeys(("RETRYING", "IGNORED", "CANCELLED"), "yellow"),
+    **dict.fromkeys(("RETRYING", "IGNORED", "CANCELLED", "REPLACED"), "yellow"),
     "FAILED": "bold red",
 }
 
@@ -56,10 +56,13 @@ def study_detail(
     """Every instance, series, job, object and delivery of a study, the procedure steps it is the result of, and its
     timeline.
 
-    `destinations` are those that are configured: a delivery to another one says that nobody serves it.
+    Objects that stand for others are left out where no destination needed them. `destinations` are those that are
+    configured: a delivery to another one says that nobody serves it.
     """
     uid = study.study_instance_uid
     series = instances.series(uid)
+    delivered = deliveries.list(study=uid)
+    in_use = {delivery.object.id for delivery in delivered}
     return {
         **plain(study),
         "instances": [plain(i) for s in series for i in s.instances],
@@ -68,8 +71,8 @@ def study_detail(
             for s in series
         ],
         "jobs": [plain(j) for j in jobs.list(study=uid)],
-        "objects": [plain(o) for o in jobs.objects(uid)],
-        "deliveries": [delivery_plain(d, destinations) for d in deliveries.list(study=uid)],
+        "objects": [plain(o) for o in jobs.objects(uid) if not o.stands_for or o.id in in_use],
+        "deliveries": [delivery_plain(d, destinations) for d in delivered],
         "procedure_steps": [plain(step) for step in procedure_steps],
         "timeline": [plain(e) for e in studies.events(uid)],
     }
@@ -253,7 +256,19 @@ def explanation(detail: Plain, routing: Plain | None, awaited: Plain | None) -> 
         for name, stage in (("completion", "complete"), ("asked", "asked"), ("early", "early"))
     }
     jobs = [{k: j[k] for k in ("id", "application", "revision", "state", "priority")} for j in detail["jobs"]]
-    return {**{k: detail[k] for k in keys}, "waiting": awaited, **by_stage, "routing": routing, "jobs": jobs}
+    not_delivered = [
+        {k: d[k] for k in ("id", "job_id", "kind", "destination", "state", "reason")}
+        for d in detail["deliveries"]
+        if d["state"] in (DeliveryState.REPLACED, DeliveryState.FAILED)
+    ]
+    return {
+        **{k: detail[k] for k in keys},
+        "waiting": awaited,
+        **by_stage,
+        "routing": routing,
+        "jobs": jobs,
+        "not_delivered": not_delivered,
+    }
 
 
 def explain_view(explained: Plain) -> Tree:
@@ -298,6 +313,9 @@ def explain_view(explained: Plain) -> Tree:
         for d in a.get("decisions", ()):
             mark = "taken" if d["taken"] else "not taken"
             node.add(Text(f"input {d['input']}: {d['series_instance_uid']} {mark}: {d['reason']}"))
+    for d in explained["not_delivered"]:
+        head = f"{d['kind']} of job {d['job_id']} → {d['destination']}: "
+        tree.add(Text.assemble((head, "bold"), state_text(d["state"]), f"  {d['reason']}"))
     return tree
 
 

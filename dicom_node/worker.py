@@ -9,7 +9,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,8 @@ from typing import NoReturn
 from dicom_node.backoff import Backoff
 from dicom_node.catalogue import ConfiguredApplication
 from dicom_node.logs import fields
-from dicom_node.objects.build import ObjectContext, Predecessor, build_objects
+from dicom_node.objects.build import Built, ObjectContext, Predecessor, build_objects
+from dicom_node.profiles import ObjectProfile
 from inference.application import Application, Progress, SeriesInput, load_application
 from inference.engine import Engine
 from storage.errors import ModelRefused, NodeError, Permanent
@@ -43,6 +44,7 @@ class Worker:
         applications: Mapping[str, ConfiguredApplication],
         objects_dir: Path,
         ae_title: str,
+        profiles: Mapping[str, ObjectProfile],
         backoff: Backoff,
         heartbeat_seconds: float,
         job_timeout_seconds: float,
@@ -54,6 +56,7 @@ class Worker:
         self._applications = applications
         self._objects_dir = objects_dir
         self._ae_title = ae_title
+        self._profiles = profiles
         self._backoff = backoff
         self._heartbeat_seconds = heartbeat_seconds
         self._job_timeout_seconds = job_timeout_seconds
@@ -116,31 +119,12 @@ class Worker:
         started = time.monotonic()
         findings = application.run(inputs, self._engine, _log_progress(job))
         computed = time.monotonic()
-        predecessors = self._jobs.previous_sr(job.study_instance_uid, job.application, job.id)
-        built = build_objects(
-            findings,
-            ObjectContext(
-                device_name=self._ae_title,
-                uid_seed=f"{job.id}/{job.fingerprint}",
-                revision=job.revision,
-                predecessors=tuple(
-                    Predecessor(p.sop_class_uid, p.sop_instance_uid, p.series_instance_uid) for p in predecessors
-                ),
-            ),
-        )
         folder = self._objects_dir / job.study_instance_uid / str(job.id)
         shutil.rmtree(folder, ignore_errors=True)  # what a killed attempt left behind
         objects = [
-            NewObject(
-                sop_instance_uid=str(ds.SOPInstanceUID),
-                sop_class_uid=str(ds.SOPClassUID),
-                series_instance_uid=str(ds.SeriesInstanceUID),
-                study_instance_uid=str(ds.StudyInstanceUID),
-                kind=kind,
-                path=write_durable(folder / f"{kind.lower()}_{ds.SOPInstanceUID}.dcm", ds),
-                destinations=self._applications[job.application].destinations,
-            )
-            for kind, ds in built
+            _written(built, folder, destinations)
+            for profile, destinations in self._destinations(job)
+            for built in build_objects(findings, self._context(job, destinations), profile)
         ]
         data: dict[str, object] = {
             "structures": [segment.label for segment in findings.segments],
@@ -149,6 +133,26 @@ class Worker:
             "encoding_seconds": round(time.monotonic() - computed, 2),
         }
         return objects, data
+
+    def _destinations(self, job: Job) -> list[tuple[ObjectProfile, tuple[str, ...]]]:
+        """The destinations of the job's application, those with the same profile together: they get the same objects.
+        An application without any has results nevertheless."""
+        groups: dict[ObjectProfile, list[str]] = {}
+        for name in self._applications[job.application].destinations:
+            groups.setdefault(self._profiles[name], []).append(name)
+        return [(profile, tuple(names)) for profile, names in groups.items()] or [(ObjectProfile(), ())]
+
+    def _context(self, job: Job, destinations: Sequence[str]) -> ObjectContext:
+        """The reports that are superseded are those that these destinations got."""
+        predecessors = self._jobs.previous_sr(job.study_instance_uid, job.application, job.id, destinations)
+        return ObjectContext(
+            device_name=self._ae_title,
+            uid_seed=f"{job.id}/{job.fingerprint}",
+            revision=job.revision,
+            predecessors=tuple(
+                Predecessor(p.sop_class_uid, p.sop_instance_uid, p.series_instance_uid) for p in predecessors
+            ),
+        )
 
     def _application(self, name: str) -> Application:
         configured = self._applications.get(name)
@@ -200,6 +204,20 @@ class Worker:
         with suppress(Exception):  # the next life gives the job back if this cannot
             self._jobs.fail(job.id, self._name, reason, self._backoff.retry_at(job.attempts, now), now)
         os._exit(EXIT_AGAIN)
+
+
+def _written(built: Built, folder: Path, destinations: tuple[str, ...]) -> NewObject:
+    ds = built.dataset
+    return NewObject(
+        sop_instance_uid=str(ds.SOPInstanceUID),
+        sop_class_uid=str(ds.SOPClassUID),
+        series_instance_uid=str(ds.SeriesInstanceUID),
+        study_instance_uid=str(ds.StudyInstanceUID),
+        kind=built.kind,
+        path=write_durable(folder / f"{built.kind.lower()}_{ds.SOPInstanceUID}.dcm", ds),
+        destinations=destinations,
+        stands_for=built.stands_for,
+    )
 
 
 def _reason(error: Exception) -> str:

@@ -1,25 +1,27 @@
-"""The queues of deliveries, one for each destination: QUEUED → SENDING → SENT → COMMITTED, RETRYING or FAILED.
+"""The queues of deliveries, one for each destination: QUEUED → SENDING → SENT → COMMITTED, RETRYING, REPLACED, FAILED.
 
 The objects of one job go to a destination in their order, a report after what it refers to: an object can be claimed
-once all earlier ones of its job are SENT or COMMITTED there. Where an earlier one FAILED, the later ones wait, listed
-as QUEUED, until `retry` queues the failed one again and it gets through.
+once all earlier ones of its job are SENT, COMMITTED or REPLACED there. Where an earlier one FAILED, the later ones
+wait, listed as QUEUED, until `retry` queues the failed one again and it gets through. One that the destination does not
+take, and that nothing can replace, is FAILED and goes to the end, so that it holds up none.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, or_, select, update
+from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from storage import schema
 from storage.database import Database
 from storage.errors import Permanent
 from storage.events import add_event
-from storage.jobs import object_record
-from storage.records import Delivery, DeliveryState
+from storage.jobs import enqueue_deliveries, object_record
+from storage.records import Delivery, DeliveryState, ResultObject, Undelivered
 
-_ARRIVED = (DeliveryState.SENT, DeliveryState.COMMITTED)
+_PASSED = (DeliveryState.SENT, DeliveryState.COMMITTED, DeliveryState.REPLACED)
+_UNSENT = (DeliveryState.QUEUED, DeliveryState.RETRYING)
 
 
 class Deliveries:
@@ -38,7 +40,7 @@ class Deliveries:
                 earlier.job_id == delivery.job_id,
                 earlier.destination == delivery.destination,
                 earlier.sequence < delivery.sequence,
-                earlier.state.not_in(_ARRIVED),
+                earlier.state.not_in(_PASSED),
             )
             .exists()
         )
@@ -121,6 +123,68 @@ class Deliveries:
         if state is None:
             raise Permanent(f"There is no delivery {delivery_id}")
         return state
+
+    # -- what a destination does not take ------------------------------------------------------------------------------
+
+    def offered(self, job_id: int, destination: str) -> list[tuple[ResultObject, Delivery | None]]:
+        """The objects of a job that were made for a destination, in their order, stand-ins included; each with its
+        delivery there, where it has one."""
+        target, delivery = schema.ResultObject, schema.Delivery
+        statement = (
+            select(target, delivery)
+            .outerjoin(delivery, and_(delivery.object_id == target.id, delivery.destination == destination))
+            .where(target.job_id == job_id)
+            .order_by(target.sequence)
+        )
+        with self._database.reading() as session:
+            return [
+                (object_record(made), None if row is None else _record(row, made))
+                for made, row in session.execute(statement)
+                if destination in made.destinations
+            ]
+
+    def choose_again(
+        self,
+        delivery_id: int,
+        dispatcher: str,
+        sent: Sequence[int],
+        unsent: Mapping[int, Undelivered],
+        now: datetime,
+    ) -> Sequence[Delivery]:
+        """SENDING → REPLACED or FAILED, for a delivery that its destination does not take, in one transaction with
+        what follows from it there: other objects of the job that are not sent any more end likewise, and the objects
+        `sent` are queued that were not yet.
+
+        `sent` and `unsent` name all objects of the job for that destination. The deliveries that ended; none, and
+        nothing changes, when this dispatcher does not hold the delivery any more.
+        """
+        delivery, target = schema.Delivery, schema.ResultObject
+        with self._database.session() as session:
+            held = select(delivery.job_id, delivery.destination).where(_held(delivery_id, dispatcher))
+            refused = session.execute(held.with_for_update()).one_or_none()
+            if refused is None:
+                return ()
+            here = and_(delivery.job_id == refused.job_id, delivery.destination == refused.destination)
+            known = session.scalars(select(delivery.object_id).where(here)).all()
+            last = max(
+                session.scalars(select(func.max(target.sequence)).where(target.job_id == refused.job_id)).one(),
+                session.scalars(select(func.max(delivery.sequence)).where(here)).one(),
+            )
+            ends = or_(delivery.id == delivery_id, and_(here, delivery.state.in_(_UNSENT)))
+            ended: list[Delivery] = []
+            for object_id, why in unsent.items():
+                where = and_(delivery.object_id == object_id, ends)
+                if why.replaced:
+                    rows = _move(session, where, state=DeliveryState.REPLACED, reason=why.reason)
+                else:
+                    last += 1
+                    rows = _move(session, where, state=DeliveryState.FAILED, reason=why.reason, sequence=last)
+                _tell(session, rows, now, "warning", f"not delivered: {why.reason}")
+                ended += rows
+            for object_id in sent:
+                if object_id not in known:
+                    enqueue_deliveries(session, session.get_one(target, object_id), [refused.destination], now)
+            return ended
 
     # -- deliveries whose dispatcher is gone ---------------------------------------------------------------------------
 

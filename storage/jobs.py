@@ -4,7 +4,7 @@ A worker holds a job by its name and its heartbeat; what it says about a job cou
 An analysis that ends as FAILED leaves a job that reports it: NO_RESULT. One of these that fails leaves none.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -119,7 +119,7 @@ class Jobs:
             for sequence, new in enumerate(objects):
                 kept = _keep_object(session, job_id, sequence, new, now)
                 if not new.stands_for:
-                    _enqueue_deliveries(session, kept, new.destinations, now)
+                    enqueue_deliveries(session, kept, new.destinations, now)
             kinds = ", ".join(dict.fromkeys(new.kind for new in objects if not new.stands_for)) or "no object"
             destinations = dict.fromkeys(name for new in objects for name in new.destinations)
             text = f"{row.application}: {kinds}, for {', '.join(destinations) or 'no destination'}"
@@ -272,17 +272,20 @@ class Jobs:
             ).one_or_none()
             if row is None or _is_withdrawn(session, row):
                 return None
-            deliveries = session.scalars(
-                select(delivery).where(delivery.job_id == job_id).order_by(delivery.id).with_for_update()
+            deliveries = session.execute(
+                select(delivery, _rejectable())
+                .join(schema.ResultObject, schema.ResultObject.id == delivery.object_id)
+                .where(delivery.job_id == job_id)
+                .order_by(delivery.destination, delivery.sequence)
+                .with_for_update(of=delivery)
             ).all()
             objects: dict[str, list[int]] = {}
-            for sent in _rejectable(session, deliveries):
-                if sent.claimed_at is not None:  # an answer that was lost may have been Success
-                    objects.setdefault(sent.destination, []).append(sent.object_id)
             ended = 0
-            for waiting in deliveries:
-                if waiting.state not in _ENDED:
-                    waiting.state, waiting.reason, waiting.dispatcher = DeliveryState.REPLACED, "withdrawn", None
+            for sent, rejectable in deliveries:
+                if rejectable and sent.claimed_at is not None:  # an answer that was lost may have been Success
+                    objects.setdefault(sent.destination, []).append(sent.object_id)
+                if sent.state not in _ENDED:
+                    sent.state, sent.reason, sent.dispatcher = DeliveryState.REPLACED, "withdrawn", None
                     ended += 1
             text = f"{row.application}: the results of job {job_id} are withdrawn"
             text += f": {reason}" if reason else ""
@@ -322,30 +325,34 @@ class Jobs:
         statement = select(schema.ResultObject).where(schema.ResultObject.study_instance_uid == study_instance_uid)
         return self._objects(statement)
 
-    def previous_sr(self, study_instance_uid: str, application: str, job: int) -> Sequence[ResultObject]:
-        """The reports of the application's latest other job that reported: what those of `job` supersede.
+    def previous_sr(
+        self, study_instance_uid: str, application: str, job: int, destinations: Collection[str]
+    ) -> Sequence[ResultObject]:
+        """The reports of the application's latest other job that reported to one of these destinations: what those of
+        `job` supersede there. Each destination has the form of the report that it takes. For no destination, the report
+        that was sent nowhere.
 
         That job is of an earlier revision, or of the same one where other weights computed it again or a failure was
         reported. What was withdrawn is passed over.
         """
         target = schema.ResultObject
-        latest = _latest_report(study_instance_uid, application, job)
-        return self._objects(select(target).where(target.job_id == latest, target.kind == "SR"))
+        is_report = _is_report(destinations)
+        latest = _latest_report(study_instance_uid, application, job, is_report)
+        return self._objects(select(target).where(target.job_id == latest, is_report))
 
-    def superseded(self, study_instance_uid: str, application: str, job: int) -> Mapping[str, Sequence[ResultObject]]:
-        """What each destination has got, or will get, of the result that the one of `job` supersedes: what a
-        rejection note for that destination names."""
-        delivery = schema.Delivery
-        latest = _latest_report(study_instance_uid, application, job)
-        found: dict[str, list[ResultObject]] = {}
-        with self._database.reading() as session:
-            deliveries = session.scalars(
-                select(delivery).where(delivery.job_id == latest).order_by(delivery.destination, delivery.sequence)
-            ).all()
-            for sent in _rejectable(session, deliveries):
-                record = object_record(session.get_one(schema.ResultObject, sent.object_id))
-                found.setdefault(sent.destination, []).append(record)
-        return found
+    def superseded(
+        self, study_instance_uid: str, application: str, job: int, destination: str
+    ) -> Sequence[ResultObject]:
+        """What a destination has got, or will get, of the result that the one of `job` supersedes there: what a
+        rejection note for it names."""
+        delivery, target = schema.Delivery, schema.ResultObject
+        latest = _latest_report(study_instance_uid, application, job, _is_report([destination]))
+        delivered = (
+            select(target)
+            .join(delivery, delivery.object_id == target.id)
+            .where(delivery.job_id == latest, delivery.destination == destination, _rejectable())
+        )
+        return self._objects(delivered)
 
     def is_own_object(self, sop_instance_uid: str) -> bool:
         """Whether this node made the instance."""
@@ -379,7 +386,18 @@ def _is_withdrawn(session: Session, row: schema.Job) -> bool:
     return session.scalar(found) is not None
 
 
-def _latest_report(study_instance_uid: str, application: str, other_than: int) -> ScalarSelect[int]:
+def _is_report(destinations: Collection[str]) -> ColumnElement[bool]:
+    delivery, target = schema.Delivery, schema.ResultObject
+    delivered = select(delivery.object_id).where(
+        delivery.destination.in_(destinations), delivery.state != DeliveryState.REPLACED
+    )
+    made_for = target.id.in_(delivered) if destinations else target.stands_for == ""
+    return and_(target.kind.startswith("SR"), made_for)
+
+
+def _latest_report(
+    study_instance_uid: str, application: str, other_than: int, is_report: ColumnElement[bool]
+) -> ScalarSelect[int]:
     job, target = schema.Job, schema.ResultObject
     return (
         select(job.id)
@@ -389,8 +407,8 @@ def _latest_report(study_instance_uid: str, application: str, other_than: int) -
             job.application == application,
             job.id != other_than,
             job.state == JobState.SUCCEEDED,
-            target.kind == "SR",
             ~withdrawn(job.study_instance_uid, job.id),
+            is_report,
         )
         .order_by(job.finished_at.desc(), job.id.desc())  # one that was queued again ended after newer ones
         .limit(1)
@@ -398,14 +416,9 @@ def _latest_report(study_instance_uid: str, application: str, other_than: int) -
     )
 
 
-def _rejectable(session: Session, deliveries: Iterable[schema.Delivery]) -> list[schema.Delivery]:
-    """Without what its destination does not take, and without rejection notes."""
-    return [
-        delivery
-        for delivery in deliveries
-        if delivery.state is not DeliveryState.REPLACED
-        and session.get_one(schema.ResultObject, delivery.object_id).kind != REJECTION
-    ]
+def _rejectable() -> ColumnElement[bool]:
+    """Of deliveries and their objects: not what the destination does not take, and no rejection note."""
+    return and_(schema.Delivery.state != DeliveryState.REPLACED, schema.ResultObject.kind != REJECTION)
 
 
 def _held(job_id: int, worker: str) -> ColumnElement[bool]:
@@ -474,7 +487,7 @@ def _keep_object(session: Session, job_id: int, sequence: int, new: NewObject, n
     return row
 
 
-def _enqueue_deliveries(
+def enqueue_deliveries(
     session: Session, target: schema.ResultObject, destinations: Sequence[str], now: datetime
 ) -> None:
     session.add_all(

@@ -330,7 +330,7 @@ class NewObject:
     kind: str  # one of `dicom_node.objects.build.Kind`
     path: Path
     destinations: tuple[str, ...]  # for which it was made
-    stands_for: str = ""  # the kind in whose place it is sent where a destination does not take that; "" for itself
+    stands_for: str = ""  # the kinds in whose place it may be sent, a space between them; "" for what is sent itself
 
 
 @dataclass(frozen=True)
@@ -361,6 +361,14 @@ class Delivery:
     run_after: datetime
     sent_at: datetime | None
     resends: int = 0  # after the destination accepted it and did not commit it
+
+
+@dataclass(frozen=True)
+class Undelivered:
+    """Why a destination does not get an object; `replaced` says that it gets something in its place."""
+
+    reason: str
+    replaced: bool
 
 
 @dataclass(frozen=True)

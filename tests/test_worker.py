@@ -35,7 +35,7 @@ class Hanging:
 database = Database(sys.argv[1])
 worker = Worker(
     "w", None, Jobs(database), InstanceStore(database, Path(sys.argv[2]), lambda sop, modality: True),
-    {"liver": ConfiguredApplication("liver", ("pacs",), None)}, Path(sys.argv[2]), "NODE", Backoff(5, 40, 3),
+    {"liver": ConfiguredApplication("liver", ("pacs",), None)}, Path(sys.argv[2]), "NODE", {}, Backoff(5, 40, 3),
     heartbeat_seconds=0.2, job_timeout_seconds=float(sys.argv[3]),
 )
 worker._application = lambda name: Hanging()

@@ -1,6 +1,6 @@
 """What every kind of destination offers to the dispatcher."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -8,12 +8,16 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class SendResult:
-    """What became of one instance. `reason` is a note where `ok`, and says what went wrong where not."""
+    """What became of one instance. `reason` is a note where `ok`, and says what went wrong where not.
+
+    `refused` says that the destination answered and does not take this object, now or later: something else may do.
+    """
 
     sop_instance_uid: str  # empty where the file could not be read
     ok: bool
     retriable: bool = False
     reason: str = ""
+    refused: bool = False
 
 
 @dataclass(frozen=True)
@@ -33,5 +37,8 @@ class Destination(Protocol):
 
     def send(self, paths: Sequence[Path]) -> list[SendResult]:
         """One result for each file, in their order. Does not raise for what a peer, a disk or a file does."""
+
+    def accepted(self, sop_class_uids: Collection[str]) -> frozenset[str] | None:
+        """Which of these SOP classes it takes. None where that cannot be known before something is sent."""
 
     def echo(self) -> EchoResult: ...

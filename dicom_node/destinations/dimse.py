@@ -1,6 +1,6 @@
 """A PACS that takes C-STORE."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,9 @@ class DimseDestination:
 
     def send(self, paths: Sequence[Path]) -> list[SendResult]:
         return scu.send_files(paths, self.calling_ae_title, self._target, self.timeout)
+
+    def accepted(self, sop_class_uids: Collection[str]) -> frozenset[str] | None:
+        return scu.accepted(self.calling_ae_title, self._target, sop_class_uids, self.timeout)
 
     def echo(self) -> EchoResult:
         return scu.echo(self.calling_ae_title, self._target, self.timeout)

@@ -1,17 +1,89 @@
-"""Findings to result objects, in the order of delivery: a report follows what it refers to."""
+"""Findings to result objects, in the order of delivery: a report follows what it refers to.
+
+Beside what a destination is to get stand the objects that take its place where the destination does not take it; which
+of them is sent, `dicom_node.profiles` decides at delivery.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from pydicom.dataset import Dataset
 
 from dicom_node.objects.common import ObjectContext, Predecessor
 from dicom_node.objects.seg import build_seg
 from dicom_node.objects.sr import build_sr
+from dicom_node.profiles import Kind, ObjectProfile, stands_for
 from inference.findings import Findings
 
-__all__ = ["ObjectContext", "Predecessor", "build_objects"]
+__all__ = ["Built", "ObjectContext", "Predecessor", "build_objects"]
+
+_OF_SEGMENTS = frozenset({Kind.SEG, Kind.RTSTRUCT, Kind.KO})
 
 
-def build_objects(findings: Findings, context: ObjectContext) -> list[tuple[str, Dataset]]:
-    """(kind, dataset) in delivery order. Findings without segments give a report alone: silence reads as normal."""
-    seg = build_seg(findings, context) if findings.segments else None
-    report = ("SR", build_sr(findings, context, seg))
-    return [("SEG", seg), report] if seg is not None else [report]
+@dataclass(frozen=True, eq=False)
+class Built:
+    """An object of a result. `stands_for` names the kinds in whose place it may be sent, a space between them; it is
+    empty for what is to be sent itself."""
+
+    kind: Kind
+    dataset: Dataset
+    stands_for: str = ""
+
+
+def build_objects(
+    findings: Findings,
+    context: ObjectContext,
+    profile: ObjectProfile = ObjectProfile(),  # noqa: B008 - frozen
+) -> list[Built]:
+    """What destinations of this profile get, and what may take its place, in the order of delivery.
+
+    Findings without segments have neither SEG nor RTSTRUCT nor KO, but a report: silence reads as normal. The UIDs
+    differ between profiles and between the forms of the report.
+    """
+    result = _Result(findings, replace(context, uid_seed=context.uid_seed + profile.key), profile)
+    primaries = profile.objects if findings.segments else profile.objects - _OF_SEGMENTS
+    return [
+        Built(kind, dataset, "" if kind in primaries else stands_for(kind, primaries))
+        for kind, build in _BUILDERS.items()
+        if kind in primaries or stands_for(kind, primaries)
+        for dataset in build(result)
+    ]
+
+
+class _Result:
+    """Objects that others are made of: each built once, when it is asked for."""
+
+    def __init__(self, findings: Findings, context: ObjectContext, profile: ObjectProfile) -> None:
+        self.findings = findings
+        self.context = context
+        self.profile = profile
+
+    @cached_property
+    def seg(self) -> Dataset | None:
+        wanted = Kind.SEG in self.profile.objects and self.findings.segments
+        return build_seg(self.findings, self.context) if wanted else None
+
+    @cached_property
+    def report(self) -> Dataset:
+        return build_sr(self.findings, self.context, self.seg)
+
+    @cached_property
+    def report_without_seg(self) -> Dataset | None:
+        """None where the report refers to no SEG anyway."""
+        return None if self.seg is None else build_sr(self.findings, self.variant(Kind.SR_REGIONS), None)
+
+    def variant(self, kind: Kind) -> ObjectContext:
+        return replace(self.context, uid_seed=f"{self.context.uid_seed}/{kind}")
+
+
+def _present(*datasets: Dataset | None) -> list[Dataset]:
+    return [dataset for dataset in datasets if dataset is not None]
+
+
+# In the order of delivery.
+_BUILDERS: Mapping[Kind, Callable[[_Result], Iterable[Dataset]]] = {
+    Kind.SEG: lambda result: _present(result.seg),
+    Kind.SR: lambda result: [result.report],
+    Kind.SR_REGIONS: lambda result: _present(result.report_without_seg),
+}

@@ -7,12 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom.dataset import Dataset
 
-from dicom_node.objects.build import ObjectContext, build_objects
+from dicom_node.objects.build import Built, ObjectContext, build_objects
 from dicom_node.objects.outline import outline
 from dicom_node.overlay import masks_of
 from inference.volume import read_volume
 from tests.objects.sources import findings, read, write_oblique
+
+
+def primary(objects: list[Built]) -> list[Dataset]:
+    """Without those that stand for others."""
+    return [built.dataset for built in objects if not built.stands_for]
 
 
 def test_outline_is_exact_on_pixel_edges() -> None:
@@ -28,11 +34,10 @@ def test_outline_is_exact_on_pixel_edges() -> None:
 def test_masks_and_names_read_back(tmp_path: Path, name: str, charset: str | list[str]) -> None:
     found = findings(read(write_oblique(tmp_path, name, charset)))
     context = ObjectContext("NODE", "seed")
-    (kind, seg), (_, sr) = build_objects(found, context)
-    assert kind == "SEG"
+    seg, sr = primary(build_objects(found, context))
     assert str(seg.PatientName) == str(sr.PatientName) == name
-    again = build_objects(found, context)
-    assert [ds.SOPInstanceUID for _, ds in again] == [seg.SOPInstanceUID, sr.SOPInstanceUID]
+    again = primary(build_objects(found, context))
+    assert [ds.SOPInstanceUID for ds in again] == [seg.SOPInstanceUID, sr.SOPInstanceUID]
     masks = np.zeros((len(found.segments), *found.source.array.shape), bool)
     slices = {frame.sop_instance_uid: k for k, frame in enumerate(found.source.frames)}
     for frame, pixels in zip(seg.PerFrameFunctionalGroupsSequence, seg.pixel_array, strict=True):
@@ -51,7 +56,7 @@ def test_enhanced_frames_are_named_as_they_are_stored(test_data: Path) -> None:
     folder = test_data / "mr" / "siemens_xa30_study" / "5_anat-T1w_acq-tfl"
     found = findings(read_volume(folder.iterdir()))
     assert found.source.frames[0].frame_number == found.source.array.shape[0]
-    (_, seg), _ = build_objects(found, ObjectContext("NODE", "seed"))
+    seg, _ = primary(build_objects(found, ObjectContext("NODE", "seed")))
     masks = masks_of(seg, found.source)
     for number, segment in enumerate(found.segments, start=1):
         assert np.array_equal(masks[number], segment.mask)
@@ -59,8 +64,7 @@ def test_enhanced_frames_are_named_as_they_are_stored(test_data: Path) -> None:
 
 def test_nothing_found_is_reported(tmp_path: Path) -> None:
     found = findings(read(write_oblique(tmp_path, "A^B", "ISO_IR 100")), segments=())
-    ((kind, sr),) = build_objects(found, ObjectContext("NODE", "seed"))
-    assert kind == "SR"
+    (sr,) = primary(build_objects(found, ObjectContext("NODE", "seed")))
     texts = [i.TextValue for i in sr.ContentSequence if i.ConceptNameCodeSequence[0].CodeMeaning == "Comment"]
     assert texts[0] == "RESEARCH - not for diagnosis"
     assert texts[1].startswith("No finding")
@@ -91,7 +95,7 @@ def test_one_time_zone_holds_for_all_dates_of_a_result(
 ) -> None:
     """PS3.3 C.12.1.1.8: the offset is that of StudyDate and StudyTime, which come from the scanner, too."""
     found = findings(read(write_oblique(tmp_path, "A^B", "ISO_IR 100", source)))
-    for _, ds in build_objects(found, ObjectContext("NODE", "seed")):
+    for ds in primary(build_objects(found, ObjectContext("NODE", "seed"))):
         assert ds.get("TimezoneOffsetFromUTC") == written
         assert (ds.StudyDate, ds.StudyTime) == ("20261101", "101010")
         for keyword in ("Content", "Series", "InstanceCreation"):
@@ -100,5 +104,5 @@ def test_one_time_zone_holds_for_all_dates_of_a_result(
 
 def test_the_equipment_names_the_installed_version(tmp_path: Path) -> None:
     found = findings(read(write_oblique(tmp_path, "A^B", "ISO_IR 100")))
-    for _, ds in build_objects(found, ObjectContext("NODE", "seed")):
+    for ds in primary(build_objects(found, ObjectContext("NODE", "seed"))):
         assert version("dicom-node") in ds.ContributingEquipmentSequence[-1].SoftwareVersions

@@ -1,8 +1,10 @@
 """The stores of one node over one database, and short ways to bring a study where a test needs it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
@@ -162,7 +164,8 @@ class Node:
         return [f"{e.stage}: {e.text}" for e in self.studies.events(uid)]
 
 
-def objects(job: Job, *destinations: str) -> list[NewObject]:
+def objects(job: Job, *destinations: str, stand_ins: Mapping[str, str] = MappingProxyType({})) -> list[NewObject]:
+    """A SEG and an SR, and after them `stand_ins`: kinds, and for what they stand."""
     return [
         NewObject(
             sop_instance_uid=f"2.25.{job.id}{number}",
@@ -172,8 +175,9 @@ def objects(job: Job, *destinations: str) -> list[NewObject]:
             kind=kind,
             path=Path(f"/objects/{job.id}/{kind}.dcm"),
             destinations=destinations,
+            stands_for=stand_ins.get(kind, ""),
         )
-        for number, kind in enumerate(("SEG", "SR"))
+        for number, kind in enumerate(("SEG", "SR", *stand_ins))
     ]
 
 

@@ -5,8 +5,8 @@ import threading
 import pytest
 
 from storage.errors import Permanent
-from storage.records import DeliveryState
-from tests.storage.node import NOW, STUDY, Node, after
+from storage.records import Delivery, DeliveryState, Undelivered
+from tests.storage.node import NOW, STUDY, Node, after, objects
 
 
 def test_the_report_follows_the_segmentation(node: Node) -> None:
@@ -168,3 +168,120 @@ def test_deliveries_are_listed(node: Node) -> None:
     assert node.deliveries.list(study="9.9") == []
     assert len(node.deliveries.list(study=STUDY)) == 4
     assert node.deliveries.list(states=[DeliveryState.FAILED]) == []
+
+
+# -- what a destination does not take ----------------------------------------------------------------------------------
+
+STAND_INS = {"RTSTRUCT": "SEG", "SR-REGIONS": "SR"}
+
+
+def offer(node: Node, *destinations: str) -> Delivery:
+    """A job with stand-ins for its SEG and SR; the delivery of the SEG to the first destination, which is claimed."""
+    node.queue("liver")
+    job = node.claim()
+    assert node.jobs.succeed(job.id, "worker", objects(job, *destinations, stand_ins=STAND_INS), {}, NOW)
+    seg = node.next(destinations[0])
+    assert seg is not None
+    return seg
+
+
+def ids(node: Node, destination: str = "PACS") -> dict[str, int]:
+    return {target.kind: target.id for target, _ in node.deliveries.offered(1, destination)}
+
+
+def states(node: Node, destination: str = "PACS") -> dict[str, str]:
+    return {d.object.kind: str(d.state) for d in node.deliveries.list(destination=destination)}
+
+
+def replace(node: Node, refused: Delivery, dispatcher: str = "dispatch") -> list[str]:
+    """The destination does not take the SEG; the kinds that ended."""
+    known = ids(node)
+    ended = node.deliveries.choose_again(
+        refused.id,
+        dispatcher,
+        [known["RTSTRUCT"], known["SR-REGIONS"]],
+        {known["SEG"]: Undelivered("refused; sent instead: RTSTRUCT", True), known["SR"]: Undelivered("refers", True)},
+        after(1),
+    )
+    return [delivery.object.kind for delivery in ended]
+
+
+def test_stand_ins_are_sent_only_in_place_of_what_is_refused(node: Node) -> None:
+    seg = offer(node, "PACS", "ARCHIVE")
+    assert states(node) == {"SEG": "SENDING", "SR": "QUEUED"}
+    offered = node.deliveries.offered(1, "PACS")
+    assert [(target.stands_for, d is not None) for target, d in offered] == [
+        ("", True), ("", True), ("SEG", False), ("SR", False)
+    ]  # fmt: skip
+    assert replace(node, seg) == ["SEG", "SR"]
+    assert states(node) == {"SEG": "REPLACED", "SR": "REPLACED", "RTSTRUCT": "QUEUED", "SR-REGIONS": "QUEUED"}
+    assert states(node, "ARCHIVE") == {"SEG": "QUEUED", "SR": "QUEUED"}
+    assert node.texts()[-2:] == [
+        "warning: SEG → PACS: not delivered: refused; sent instead: RTSTRUCT",
+        "warning: SR → PACS: not delivered: refers",
+    ]
+    for kind in ("RTSTRUCT", "SR-REGIONS"):
+        delivery = node.next()
+        assert delivery is not None
+        assert delivery.object.kind == kind
+        assert node.deliveries.sent(delivery.id, "dispatch", NOW)
+    assert node.next() is None
+    assert not node.deliveries.retry(seg.id)
+
+
+def test_only_the_holder_replaces_and_only_once(node: Node) -> None:
+    seg = offer(node, "PACS")
+    assert replace(node, seg, "other") == []
+    assert states(node) == {"SEG": "SENDING", "SR": "QUEUED"}
+    assert replace(node, seg) == ["SEG", "SR"]
+    told = node.texts()
+    assert replace(node, seg) == []
+    assert len(node.deliveries.list()) == 4
+    assert node.texts() == told
+
+
+def test_what_nothing_can_replace_fails_and_holds_up_nothing(node: Node) -> None:
+    seg = offer(node, "PACS")
+    known = ids(node)
+    ended = node.deliveries.choose_again(
+        seg.id,
+        "dispatch",
+        [known["SR-REGIONS"]],
+        {known["SEG"]: Undelivered("nothing instead", False), known["SR"]: Undelivered("refers", True)},
+        NOW,
+    )
+    assert [(d.object.kind, d.state) for d in ended] == [("SEG", DeliveryState.FAILED), ("SR", DeliveryState.REPLACED)]
+    report = node.next()
+    assert report is not None
+    assert report.object.kind == "SR-REGIONS"
+    assert node.deliveries.sent(report.id, "dispatch", NOW)
+    assert node.deliveries.retry(seg.id)
+    again = node.next()
+    assert again is not None
+    assert again.id == seg.id
+
+
+def test_a_sent_report_is_not_replaced(node: Node) -> None:
+    """The SEG before it is sent once more, because it was never committed, and is refused now."""
+    seg = offer(node, "PACS")
+    node.deliveries.sent(seg.id, "dispatch", NOW)
+    report = node.next()
+    assert report is not None
+    node.deliveries.sent(report.id, "dispatch", NOW)
+    known = ids(node)
+    why = {known["SR"]: Undelivered("refers", True)}
+    assert node.deliveries.choose_again(seg.id, "dispatch", [known["RTSTRUCT"]], why, NOW) == ()
+    assert states(node) == {"SEG": "SENT", "SR": "SENT"}
+
+
+def test_a_report_names_the_one_that_its_destination_got(node: Node) -> None:
+    replace(node, offer(node, "PACS", "ARCHIVE"))
+
+    def previous(*destinations: str) -> list[str]:
+        return [target.kind for target in node.jobs.previous_sr(STUDY, "liver", 2, destinations)]
+
+    assert previous("PACS") == ["SR-REGIONS"]
+    assert previous("ARCHIVE") == ["SR"]
+    assert previous("PACS", "ARCHIVE") == ["SR", "SR-REGIONS"]
+    assert previous("ELSEWHERE") == []
+    assert previous() == ["SR"]

@@ -199,7 +199,7 @@ def test_stopping_the_node_is_not_an_attempt(node: Node) -> None:
 
 
 def test_the_report_of_the_latest_earlier_revision_is_found(node: Node) -> None:
-    assert node.jobs.previous_sr(STUDY, "liver", 99) == []
+    assert node.jobs.previous_sr(STUDY, "liver", 99, ["PACS"]) == []
     node.queue("liver", "knee")
     for _ in range(2):
         node.succeed(node.claim(), "PACS")
@@ -207,7 +207,7 @@ def test_the_report_of_the_latest_earlier_revision_is_found(node: Node) -> None:
         node.store(received(revision))
         node.route("liver")
         job = node.claim()
-        (previous,) = node.jobs.previous_sr(STUDY, "liver", job.id)
+        (previous,) = node.jobs.previous_sr(STUDY, "liver", job.id, ["PACS"])
         assert previous.kind == "SR"
         assert previous.job_id == (1 if revision == 2 else 3)
         assert node.succeed(job, "PACS")
@@ -219,7 +219,7 @@ def test_the_report_of_other_weights_is_found_in_the_same_revision(node: Node) -
     assert node.studies.route(STUDY, 1, "applies", [NewJob(STUDY, 1, "liver", {}, "other weights")], {}, NOW)
     job = node.claim()
     assert (job.id, job.revision) == (2, 1)
-    (previous,) = node.jobs.previous_sr(STUDY, "liver", job.id)
+    (previous,) = node.jobs.previous_sr(STUDY, "liver", job.id, ["PACS"])
     assert (previous.kind, previous.job_id) == ("SR", 1)
 
 
@@ -230,7 +230,7 @@ def test_a_revision_without_report_is_passed_over(node: Node) -> None:
     job = node.claim()
     only_seg: list[NewObject] = objects(job, "PACS")[:1]
     assert node.jobs.succeed(job.id, "worker", only_seg, {}, NOW)
-    (previous,) = node.jobs.previous_sr(STUDY, "liver", job.id + 1)
+    (previous,) = node.jobs.previous_sr(STUDY, "liver", job.id + 1, ["PACS"])
     assert previous.job_id == 1
 
 

@@ -109,10 +109,10 @@ def test_a_result_supersedes_the_report_that_there_was_none(node: Node) -> None:
     report(node)
     assert node.jobs.retry(failed.id)
     again = node.claim()
-    (previous,) = node.jobs.previous_sr(STUDY, "liver", again.id)
+    (previous,) = node.jobs.previous_sr(STUDY, "liver", again.id, ["PACS"])
     assert previous.job_id == 2
     assert node.jobs.succeed(again.id, "worker", objects(again, "PACS"), {}, after(5))
-    (previous,) = node.jobs.previous_sr(STUDY, "liver", 99)
+    (previous,) = node.jobs.previous_sr(STUDY, "liver", 99, ["PACS"])
     assert previous.job_id == again.id  # it ended later, though its number is lower
 
 
@@ -174,7 +174,7 @@ def test_a_result_after_which_none_was_reported_is_computed_again(node: Node) ->
     assert node.studies.reroute(STUDY)
     assert node.studies.route(STUDY, 1, "applies", [NewJob(STUDY, 1, "liver", {}, "same")], {}, NOW)
     again = node.claim(now=after(9))
-    (previous,) = node.jobs.previous_sr(STUDY, "liver", again.id)
+    (previous,) = node.jobs.previous_sr(STUDY, "liver", again.id, ["PACS"])
     assert previous.job_id == job.id
     assert node.jobs.succeed(again.id, "worker", objects(again, "PACS"), {}, after(9))
     assert node.studies.reroute(STUDY)
@@ -232,13 +232,13 @@ def test_a_withdrawn_result_is_no_predecessor(node: Node) -> None:
     node.route("liver")
     second = node.claim()
     assert node.succeed(second, "PACS")
-    assert [o.job_id for o in node.jobs.previous_sr(STUDY, "liver", 99)] == [second.id]
-    assert [o.kind for o in node.jobs.superseded(STUDY, "liver", 99)["PACS"]] == ["SEG", "SR"]
+    assert [o.job_id for o in node.jobs.previous_sr(STUDY, "liver", 99, ["PACS"])] == [second.id]
+    assert [o.kind for o in node.jobs.superseded(STUDY, "liver", 99, "PACS")] == ["SEG", "SR"]
     assert node.jobs.withdraw(second.id, "", NOW)
-    assert [o.job_id for o in node.jobs.previous_sr(STUDY, "liver", 99)] == [1]
-    assert [o.job_id for o in node.jobs.superseded(STUDY, "liver", 99)["PACS"]] == [1, 1]
+    assert [o.job_id for o in node.jobs.previous_sr(STUDY, "liver", 99, ["PACS"])] == [1]
+    assert [o.job_id for o in node.jobs.superseded(STUDY, "liver", 99, "PACS")] == [1, 1]
     assert node.jobs.withdraw(1, "", NOW)
-    assert node.jobs.superseded(STUDY, "liver", 99) == {}
+    assert node.jobs.superseded(STUDY, "liver", 99, "PACS") == []
 
 
 def test_newer_images_do_not_supersede_a_withdrawal(node: Node) -> None:
