@@ -1,4 +1,4 @@
-"""A worker that hangs frees its device by ending its process."""
+"""What a worker writes for each kind of job; and one that hangs frees its device by ending its process."""
 
 import subprocess
 import sys
