@@ -15,7 +15,7 @@ from dicom_node.logs import fields, unexpected
 from dicom_node.profiles import WRITTEN, Kind, Offer, choose
 from storage.deliveries import Deliveries
 from storage.errors import Retriable
-from storage.records import Delivery, DeliveryState
+from storage.records import Delivery, DeliveryState, Undelivered
 
 log = logging.getLogger(__name__)
 
@@ -99,11 +99,10 @@ class Dispatcher:
             self._deliveries.sent(delivery.id, self._name, now)
             log.info("Delivered", extra=fields("deliver", study=delivery.object.study_instance_uid, **identifiers))
             return True
-        if result.refused:
-            self._choose_again(destination, delivery, result.reason, now)
-            return True
-        self._acceptance.forget(destination)
         retry_at = self._backoff.retry_at(delivery.attempts, now) if result.retriable else None
+        if result.refused and retry_at is None:
+            self._choose_again(destination, delivery, result, now)
+            return True
         self._deliveries.fail(delivery.id, self._name, result.reason, retry_at, now)
         if retry_at is None:
             log.error("Delivery failed for good: %s", result.reason, extra=fields("deliver", **identifiers))
@@ -111,9 +110,13 @@ class Dispatcher:
             log.warning("Delivery will be retried: %s", result.reason, extra=fields("deliver", **identifiers))
         return True
 
-    def _choose_again(self, destination: Destination, delivery: Delivery, why: str, now: datetime) -> None:
+    def _choose_again(self, destination: Destination, delivery: Delivery, result: SendResult, now: datetime) -> None:
         """The destination does not take this object: what takes its place is queued, and what referred to it is
-        replaced. What was given up before is not tried again."""
+        replaced. What was given up before is not tried again.
+
+        One that the destination did not refuse for good, but at every attempt, is FAILED all the same: it may be a full
+        disk, and the operator then has it sent after all.
+        """
         offered = self._deliveries.offered(delivery.object.job_id, destination.name)
         arrived = {target.id for target, sent in offered if sent is not None and sent.state in _ARRIVED}
         refused = self._acceptance.refused(destination, {target.sop_class_uid for target, _ in offered})
@@ -123,10 +126,13 @@ class Dispatcher:
             if target.sop_class_uid in refused and target.id not in arrived
         }
         refusals |= {target.id: sent.reason for target, sent in offered if sent is not None and sent.state in _GIVEN_UP}
-        refusals[delivery.object.id] = why
+        refusals[delivery.object.id] = result.reason
         offers = [Offer(target.id, Kind(target.kind), target.stands_for, target.id in arrived) for target, _ in offered]
         choice = choose(offers, refusals)
-        for ended in self._deliveries.choose_again(delivery.id, self._name, choice.sent, choice.unsent, now):
+        unsent = dict(choice.unsent)
+        if result.retriable:
+            unsent[delivery.object.id] = Undelivered(unsent[delivery.object.id].reason, replaced=False)
+        for ended in self._deliveries.choose_again(delivery.id, self._name, choice.sent, unsent, now):
             extra = fields("deliver", delivery=ended.id, destination=destination.name, kind=ended.object.kind)
             level = logging.WARNING if ended.state is DeliveryState.REPLACED else logging.ERROR
             log.log(level, "Not delivered: %s", ended.reason, extra=extra)
@@ -139,8 +145,8 @@ class Dispatcher:
                 reason = _not_accepted(destination, sop_class_uid)
                 return SendResult(sop_instance_uid, ok=False, reason=reason, refused=True)
             (result,) = destination.send([delivery.object.path])
-            if result.refused:
-                self._acceptance.forget(destination)  # it says so now, whatever it said before
+            if not result.ok:
+                self._acceptance.forget(destination)  # whatever it said before
             return result
         except Exception as error:
             log.error("Sending broke off: %s", unexpected(error), extra=fields("deliver", delivery=delivery.id))

@@ -226,7 +226,7 @@ class StorageSCU(Requestor):
         except Exception as error:
             return SendResult(uid, ok=False, reason=f"the file cannot be read ({type(error).__name__})")
         ok, retriable, reason = judge(self._send(instance, self._accepted[context], dataset))
-        return SendResult(uid, ok, retriable, reason, refused=not ok and not retriable)
+        return SendResult(uid, ok, retriable, reason, refused=not ok)
 
     def accepted(self) -> frozenset[str]:
         """The SOP classes that the peer accepted."""

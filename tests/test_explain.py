@@ -14,8 +14,8 @@ from dicom_node import views
 from dicom_node.completion import Complete, CompletionRule, Wait, decide
 from dicom_node.wholeness import take_inventory
 from storage.database import Database, default_url
-from storage.records import Facts, NewJob, SourceAnswer
-from tests.storage.node import STUDY, Node, received
+from storage.records import Facts, NewJob, SourceAnswer, Undelivered
+from tests.storage.node import NOW, STUDY, Node, objects, received
 
 RULE = CompletionRule(quiet=30, released=10, settled=2, maximum_age=600, source="archive")
 
@@ -100,3 +100,27 @@ def test_a_study_that_is_complete(node: Node) -> None:
     table = Console(width=200, record=True, file=StringIO())
     table.print(views.jobs_view(views.jobs_with_deliveries(node.jobs.list(), [], ())))
     assert "priority 2" in table.export_text()
+
+
+def test_what_a_destination_did_not_take(node: Node) -> None:
+    """Both views name what was sent instead; objects that stand for others are told of only where they are needed."""
+    node.store(received())
+    node.complete()
+    new = NewJob(STUDY, 1, "liver", {}, "f")
+    assert node.studies.route(STUDY, 1, "applies", [new], {"series": [], "applications": []}, NOW)
+    job = node.claim()
+    made = objects(job, "PACS", stand_ins={"RTSTRUCT": "SEG", "SR-COMPREHENSIVE": "SR"})
+    assert node.jobs.succeed(job.id, "worker", made, {}, NOW)
+    seg = node.next()
+    assert seg is not None
+    ids = {target.kind: target.id for target, _ in node.deliveries.offered(job.id, "PACS")}
+    why = {ids["SEG"]: Undelivered("no SEG there; sent instead: RTSTRUCT", replaced=True)}
+    assert node.deliveries.choose_again(seg.id, "dispatch", [ids["RTSTRUCT"], ids["SR"]], why, NOW)
+    text, told = explained(node)
+    assert "SEG of job 1 → PACS: REPLACED  no SEG there; sent instead: RTSTRUCT" in text
+    assert [d["kind"] for d in told["not_delivered"]] == ["SEG"]
+    detail = views.study_detail(node.study(), node.studies, node.instances, node.jobs, node.deliveries)
+    assert [o["kind"] for o in detail["objects"]] == ["SEG", "SR", "RTSTRUCT"]
+    console = Console(width=200, record=True, file=StringIO())
+    console.print(views.study_view(detail))
+    assert "SEG → PACS  REPLACED" in console.export_text()

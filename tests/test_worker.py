@@ -1,17 +1,24 @@
-"""What a worker writes for each kind of job; and one that hangs frees its device by ending its process."""
+"""A worker that hangs frees its device by ending its process; one that does not writes a set of objects per profile."""
 
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from pydicom import dcmread
 from sqlalchemy import update
 
-from dicom_node.worker import EXIT_AGAIN
+from dicom_node.backoff import Backoff
+from dicom_node.catalogue import ConfiguredApplication
+from dicom_node.profiles import Kind, ObjectProfile
+from dicom_node.worker import EXIT_AGAIN, Worker
 from storage import schema
 from storage.database import Database
 from storage.records import JobState
+from tests.objects.sources import findings, read, write_oblique
 from tests.storage.node import Node, received
 
 Hang = Callable[[float], subprocess.Popen[str]]
@@ -92,3 +99,42 @@ def test_a_job_that_takes_too_long_is_tried_again(node: Node, hang: Hang) -> Non
     assert hang(0.5).wait(30) == EXIT_AGAIN
     (job,) = node.jobs.list()
     assert (job.state, job.reason) == (JobState.RETRYING, "took longer than 0.5 s")
+
+
+def test_destinations_with_the_same_profile_get_the_same_objects(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later report names the form that its destination got of the one before."""
+    report_only = ObjectProfile(objects=frozenset({Kind.SR}))
+    found = findings(read(write_oblique(tmp_path / "series", "A^B", "ISO_IR 100")))
+    worker = Worker(
+        "w", SimpleNamespace(device="cpu"), node.jobs, node.instances,  # type: ignore[arg-type]
+        {"liver": ConfiguredApplication("liver", ("pacs", "archive", "reports"), None)}, tmp_path / "objects", "NODE",
+        {"pacs": ObjectProfile(), "archive": ObjectProfile(), "reports": report_only}, Backoff(5, 40, 3), 60, 60,
+    )  # fmt: skip
+    monkeypatch.setattr(worker, "_application", lambda name: SimpleNamespace(run=lambda *_: found))
+
+    def offered(job: int, destination: str) -> dict[str, Any]:
+        return {target.kind: target for target, _ in node.deliveries.offered(job, destination)}
+
+    assert worker.work_one()
+    assert offered(1, "pacs") == offered(1, "archive")
+    reports = offered(1, "reports")
+    assert reports["SR"].destinations == ("reports",)
+    assert reports["SR"].sop_instance_uid != offered(1, "pacs")["SR"].sop_instance_uid
+    assert [(d.object.kind, d.destination) for d in node.deliveries.list()] == [
+        ("SEG", "archive"), ("SR", "archive"), ("SEG", "pacs"), ("SR", "pacs"), ("SR", "reports"),
+    ]  # fmt: skip
+    assert offered(1, "pacs")["SR-REGIONS"].stands_for == "SR"
+    assert "SEG" not in reports
+    assert "SR-REGIONS" not in reports  # its report refers to no SEG anyway
+
+    node.store(received(2))
+    node.route("liver")
+    assert worker.work_one()
+    for destination in ("pacs", "reports"):
+        later = dcmread(offered(2, destination)["SR"].path)
+        (study,) = later.PredecessorDocumentsSequence
+        (series,) = study.ReferencedSeriesSequence
+        (predecessor,) = series.ReferencedSOPSequence
+        assert predecessor.ReferencedSOPInstanceUID == offered(1, destination)["SR"].sop_instance_uid

@@ -10,7 +10,8 @@ from typing import Protocol
 class SendResult:
     """What became of one instance. `reason` is a note where `ok`, and says what went wrong where not.
 
-    `refused` says that the destination answered and does not take this object, now or later: something else may do.
+    `refused` says that the destination answered, and does not take this object: for good, or only now where
+    `retriable`. It may take something else in its place.
     """
 
     sop_instance_uid: str  # empty where the file could not be read
