@@ -39,7 +39,7 @@ def holders(held: Mapping[str, Sequence[ResultObject]]) -> Mapping[tuple[Rejecte
     """The destinations that hold the very same objects, by what these are; none that holds nothing."""
     groups: dict[tuple[Rejected, ...], list[str]] = {}
     for name, objects in held.items():
-        rejected = tuple((o.sop_class_uid, o.sop_instance_uid, o.series_instance_uid) for o in objects)
+        rejected = tuple(Rejected(o.sop_class_uid, o.sop_instance_uid, o.series_instance_uid) for o in objects)
         if rejected:
             groups.setdefault(rejected, []).append(name)
     return {rejected: tuple(names) for rejected, names in groups.items()}

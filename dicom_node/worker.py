@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
+from pydicom.uid import ComprehensiveSRStorage
+
 from dicom_node.backoff import Backoff
 from dicom_node.catalogue import ConfiguredApplication
 from dicom_node.logs import fields, unexpected
@@ -22,6 +24,7 @@ from dicom_node.notices import first_images, holders
 from dicom_node.objects.build import Built, ObjectContext, Predecessor, build_objects
 from dicom_node.objects.ko import build_rejection
 from dicom_node.objects.no_result import build_no_result
+from dicom_node.objects.sr import as_sop_class
 from dicom_node.profiles import Kind, ObjectProfile
 from inference.application import Application, Progress, SeriesInput, load_application
 from inference.engine import Engine
@@ -165,8 +168,11 @@ class Worker:
             research=application is None or application.research,
         )
         context = self._context(job, configured.destinations)
-        report = Built(Kind.SR, build_no_result(result, self._looked_at(job), context))
-        return [_written(report, self._empty_folder(job), configured.destinations)], {"why": job.detail["why"]}
+        report = build_no_result(result, self._looked_at(job), context)
+        other = as_sop_class(report, ComprehensiveSRStorage, context.uid("no-result Comprehensive SR"))
+        folder = self._empty_folder(job)
+        forms = (Built(Kind.SR, report), Built(Kind.SR_COMPREHENSIVE, other, stands_for=Kind.SR))
+        return [_written(form, folder, configured.destinations) for form in forms], {"why": job.detail["why"]}
 
     def _withdraw(self, job: Job) -> tuple[Sequence[NewObject], dict[str, object]]:
         """`detail` names the objects that each destination got, or may have got."""

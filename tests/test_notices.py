@@ -100,7 +100,7 @@ def route(node: Node, job: NewJob) -> None:
 
 def made(node: Node, study: PhantomStudy, kind: str) -> tuple[ResultObject, Dataset]:
     """The latest object of this kind; valid."""
-    *_, latest = [o for o in node.jobs.objects(study.study_instance_uid) if o.kind == kind]
+    *_, latest = [o for o in node.jobs.objects(study.study_instance_uid) if o.kind == kind and not o.stands_for]
     assert dciodvfy_errors(latest.path) == []
     return latest, dcmread(latest.path)
 

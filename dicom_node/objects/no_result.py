@@ -1,76 +1,78 @@
-"""The report that there is no AI result: Comprehensive 3D SR with the coded and the readable reason."""
+"""What is said where an application computed nothing: silence would read as a normal finding."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from highdicom import sr
-from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.sr.coding import Code as SRCode
 
-from dicom_node.objects.codes import RESEARCH_NOTICE
-from dicom_node.objects.common import SERIES_DESCRIPTION_LENGTH, TYPE_2, ObjectContext
+from dicom_node.objects import content
+from dicom_node.objects.codes import PRIVATE, RESEARCH_NOTICE, sr_code
+from dicom_node.objects.common import NODE, ObjectContext, describe_result, source_header
 from inference.findings import NoResult
 
 SERIES_NUMBER = 9013
-Has = sr.RelationshipTypeValues
+KIND = "No AI result"
 
 
 def build_no_result(result: NoResult, sources: Sequence[Path], context: ObjectContext) -> Dataset:
-    """`sources` are stored instances of the study that were looked at, at least one."""
-    headers = [header(path) for path in sources]
-    root = sr.ContainerContentItem(codes.DCM.ImagingMeasurementReport, template_id="1500")
-    root.ContentSequence = sr.ContentSequence()
-    root.ContentSequence.append(
-        sr.CodeContentItem(
-            codes.DCM.Finding,
-            SRCode(result.why, "99DCMNODE", f"No AI result: {result.why.replace('-', ' ')}"),
-            Has.CONTAINS,
-        )
+    """The small report that says why `result` is none. `sources` are the instances that were looked at, at least one.
+
+    An Enhanced SR of TID 1500 without a coordinate. Its title is one of our own: viewers open a report titled Imaging
+    Measurement Report as drawings on images, and one without drawings as a blank page, but any other as text.
+    """
+    headers = [source_header(path) for path in sources]
+    report = sr.MeasurementReport(
+        observation_context=sr.ObservationContext(
+            observer_device_context=content.device_observer(result.algorithm, context)
+        ),
+        procedure_reported=sr_code(result.procedure_reported),
+        imaging_measurements=[_statement(result, context)],
+        title=PRIVATE["no-result"],
+        language_of_content_item_and_descendants=content.language(),
     )
-    text = f"No AI result of {result.title}: {result.explanation}"
-    root.ContentSequence.append(sr.TextContentItem(codes.DCM.Comment, text, Has.CONTAINS))
-    report = sr.Comprehensive3DSR(
+    items = report[0].ContentSequence
+    body = items.pop()
+    comments = [RESEARCH_NOTICE] if result.research else []
+    comments += [f"No AI result: {result.title} did not run to its end on these images.", result.explanation]
+    items.extend(content.texts((codes.DCM.Comment, comment) for comment in comments))
+    items.append(body)
+    document = sr.EnhancedSR(
         evidence=headers,
-        content=root,
-        series_instance_uid=context.uid("no result series"),
+        content=report[0],
+        series_instance_uid=context.uid("no-result series"),
         series_number=SERIES_NUMBER,
-        sop_instance_uid=context.uid("no result instance"),
+        sop_instance_uid=context.uid("no-result instance"),
         instance_number=context.revision,
-        manufacturer="dicom-node",
+        manufacturer=result.algorithm.manufacturer[:64] if result.algorithm else NODE,
         is_complete=True,
         is_final=False,
         is_verified=False,
     )
-    notice = f"{RESEARCH_NOTICE}: " if result.research else ""
-    report.SeriesDescription = f"{notice}No AI result: {result.title}"[:SERIES_DESCRIPTION_LENGTH]
+    document.ManufacturerModelName = result.algorithm.name[:64] if result.algorithm else NODE
+    document.SoftwareVersions = result.algorithm.version[:64] if result.algorithm else context.software_version[:64]
+    if result.algorithm:
+        document.DeviceSerialNumber = result.algorithm.weights_sha256[:16]
+    if result.research:
+        document.ContentQualification = "RESEARCH"
     if context.predecessors:
-        report.PredecessorDocumentsSequence = [_predecessors(str(headers[0].StudyInstanceUID), context)]
-    return report
+        study = str(headers[0].StudyInstanceUID)
+        document.PredecessorDocumentsSequence = content.references(study, context.predecessors)
+    content.name_coding_scheme(document)
+    describe_result(document, result, sources[0], context, KIND)
+    return document
 
 
-def header(path: Path) -> Dataset:
-    """Without pixels, its texts in UTF-8, absent type 2 attributes of patient and study empty."""
-    ds = dcmread(path, stop_before_pixels=True)
-    ds.decode()
-    ds.SpecificCharacterSet = "ISO_IR 192"
-    for keyword in TYPE_2:
-        if keyword not in ds:
-            setattr(ds, keyword, "")
-    return ds
-
-
-def _predecessors(study_instance_uid: str, context: ObjectContext) -> Dataset:
-    study = Dataset()
-    study.StudyInstanceUID = study_instance_uid
-    study.ReferencedSeriesSequence = []
-    for predecessor in context.predecessors:
-        reference = Dataset()
-        reference.ReferencedSOPClassUID = predecessor.sop_class_uid
-        reference.ReferencedSOPInstanceUID = predecessor.sop_instance_uid
-        series = Dataset()
-        series.SeriesInstanceUID = predecessor.series_instance_uid
-        series.ReferencedSOPSequence = [reference]
-        study.ReferencedSeriesSequence.append(series)
-    return study
+def _statement(result: NoResult, context: ObjectContext) -> Any:
+    """TID 1501: that no algorithm succeeded, and why."""
+    failed = codes.DCM.NoAlgorithmsSucceededWithoutFindings
+    return sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=sr.TrackingIdentifier(uid=context.uid("no-result"), identifier=result.title),
+        algorithm_id=content.algorithm_identification(result.algorithm) if result.algorithm else None,
+        qualitative_evaluations=[
+            sr.QualitativeEvaluation(codes.DCM.CADProcessingAndFindingsSummary, failed),
+            sr.QualitativeEvaluation(PRIVATE["why-no-result"], PRIVATE[result.why.value]),
+        ],
+    )

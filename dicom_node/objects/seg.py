@@ -19,8 +19,7 @@ def build_seg(findings: Findings, context: ObjectContext) -> Dataset:
     Frame positions are those of the source slices, never computed; each frame names its source instance, and the frame
     number where the source is Enhanced.
     """
-    text = findings.title + "".join(segment.label + segment.tracking_id for segment in findings.segments)
-    headers = source_headers(findings.source, text)
+    headers = source_headers(findings.source)
     enhanced = "PerFrameFunctionalGroupsSequence" in headers[0]
     sources = [reduced_enhanced(headers[0], findings.source)] if enhanced else headers
     seg = hd.seg.Segmentation(
