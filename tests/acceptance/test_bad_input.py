@@ -226,6 +226,7 @@ def test_a_new_node_is_closed_to_others_and_names_what_it_does_not_know(tmp_path
         (("retry", "--delivery", "9"), "There is no delivery 9"),
         (("retry", "--study", "1.2"), "There is no study 1.2"),
         (("jobs", "--study", "1.2"), "There is no study 1.2"),
+        (("withdraw", "9"), "There is no job 9"),
         (("retry",), "Nothing to queue again"),
     ):
         done = command(*asked, "--config", config)
