@@ -50,7 +50,7 @@ class DeliveryState(StrEnum):
     SENT = "SENT"  # the destination answered Success for this instance
     COMMITTED = "COMMITTED"  # the destination took responsibility (storage commitment or read-back)
     RETRYING = "RETRYING"  # failed; claimable again once run_after has passed
-    FAILED = "FAILED"  # dead letter: the last attempt failed; `retry` queues it again
+    FAILED = "FAILED"  # dead letter: the last attempt failed, or nothing stands for it; `retry` queues it again
     REPLACED = "REPLACED"  # not sent: the reason says what is sent instead, or that the result was withdrawn
 
 
