@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help install demo test test-slow test-faults bench-ingest check format clean
+.PHONY: help install demo test test-slow test-faults conformance bench-ingest check format clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS=$$'\t' read -r name text; \
@@ -37,6 +37,10 @@ test-slow: $(INSTALLED_DEV) ## The tests that take minutes each
 test-faults: $(INSTALLED_DEV) ## Kills, full disks, hostile peers: half an hour; as root, loop devices too
 	tests/install-peers.sh
 	$(BIN)/python -m pytest -m faults $(PYTEST)
+
+conformance: $(INSTALLED_DEV) ## Every result object of real series before every validator: a table; CASES="GE Canon" for some
+	tests/install-peers.sh pixelmed
+	$(BIN)/python -m tests.conformance $(CASES)
 
 bench-ingest: $(INSTALLED_DEV) ## Receiving beside Orthanc and storescp; BENCH="--rounds 1 --images 100" for a look
 	tests/install-peers.sh

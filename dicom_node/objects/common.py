@@ -79,7 +79,7 @@ def source_headers(volume: Volume, extra_text: str = "") -> list[Dataset]:
         ds = dcmread(path, stop_before_pixels=True)
         ds.decode()
         charset = ds.get("SpecificCharacterSet")
-        if not extra_text.isascii() or not isinstance(charset, str):
+        if not extra_text.isascii() or not isinstance(charset, str) or charset.startswith("ISO 2022"):
             ds.SpecificCharacterSet = "ISO_IR 192"
         for keyword in TYPE_2:
             if keyword not in ds:
