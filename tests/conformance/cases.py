@@ -52,11 +52,11 @@ CASES = [
 ]
 
 
-def rich_findings(volume: Volume) -> Findings:
-    """Two masses that overlap, with a site, several values and an evaluation; and a value of the whole study."""
+def rich_findings(volume: Volume, *, overlap: bool = True) -> Findings:
+    """Two masses, with a site, several values and an evaluation; and a value of the whole study."""
     one, two = blobs(volume)
     mask = two.mask.copy()
-    mask[tuple(np.argwhere(one.mask)[0])] = True
+    mask[tuple(np.argwhere(one.mask)[0])] = overlap
     adc = float(np.abs(volume.array[one.mask]).mean())
     one = replace(
         one,
