@@ -1,5 +1,6 @@
 """Objects by other writers, and the node's own, read back: same voxels, same measurements; or a reason why not."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,20 @@ def test_the_voxels_are_those_of_the_label_map_beside(
     assert {s.number for s in read_back.segments} == set(found)
     for segment in read_back.segments:
         assert np.array_equal(segment.mask, found[segment.number])
+
+
+def test_a_label_map_holds_several_segments(conformance: Path) -> None:
+    ds = dcmread(conformance / "dcmqi_labelmap_seg" / "sparse-labelmap-noppv.dcm")
+    pixels = ds.pixel_array.copy()
+    first = int((pixels[0] == 1).sum())
+    second = int((pixels[1:] == 1).sum())
+    pixels[0] *= 2
+    ds.PixelData = pixels.tobytes()
+    added = copy.deepcopy(ds.SegmentSequence[1])
+    added.SegmentNumber, added.SegmentLabel = 2, "Spleen"
+    ds.SegmentSequence.append(added)
+    segments = read_segmentation(ds).segments
+    assert [(s.number, s.label, s.mask.sum()) for s in segments] == [(1, "Liver", second), (2, "Spleen", first)]
 
 
 def test_the_own_grid_is_that_of_the_frames(conformance: Path) -> None:
