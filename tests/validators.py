@@ -5,12 +5,18 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-IOD_NAMES = re.compile(r"^[A-Z]\w+$", re.MULTILINE)  # alone on its line
+PIXELMED = Path("/usr/share/java/pixelmed.jar")
+# Java's own limits are below what PixelMed's templates need, and so is its default heap.
+JAVA_OPTIONS = ["-Xmx6g", *(f"-Djdk.xml.xpath{limit}=0" for limit in ("TotalOpLimit", "ExprOpLimit", "ExprGrpLimit"))]
+# It knows no number that is missing for a stated reason (PS3.3 C.18.1, Measured Value Sequence of zero items).
+PIXELMED_MISTAKES = re.compile(r"/NUM \([^)]*\): Missing value$")
+SECONDS = 600
 
 
 def _program(name: str) -> str:
@@ -20,69 +26,79 @@ def _program(name: str) -> str:
     return found
 
 
+def _output(command: Sequence[str]) -> str:
+    done = subprocess.run(
+        command, capture_output=True, check=False, timeout=SECONDS, env={"LC_ALL": "C.UTF-8", "PATH": "/usr/bin:/bin"}
+    )
+    return (done.stdout + done.stderr).decode(errors="replace")
+
+
 def dciodvfy_errors(path: Path) -> list[str]:
     """The lines that dciodvfy calls an error; fails when it did not recognise the object at all."""
-    done = subprocess.run(
-        [_program("dciodvfy"), str(path)],
-        capture_output=True, text=True, errors="replace", check=False, timeout=120,  # it prints names as they are
-    )  # fmt: skip
-    output = done.stdout + done.stderr
-    assert IOD_NAMES.search(output), output[-2000:]
+    output = _output([_program("dciodvfy"), str(path)])
+    assert re.search(r"^[A-Z]\w+$", output, re.MULTILINE), output[-2000:]  # the name of the IOD, alone on its line
     return [line for line in output.splitlines() if line.startswith("Error")]
 
 
+def dcmdump_errors(path: Path) -> list[str]:
+    """What dcmtk cannot parse."""
+    return _dcmtk("dcmdump", path, "# Dicom-Data-Set")
+
+
 def dsrdump_errors(path: Path) -> list[str]:
-    """The lines that dcmtk's dsrdump calls an error: relationships that the SOP class does not allow among them."""
-    done = subprocess.run(
-        [_program("dsrdump"), str(path)], capture_output=True, text=True, errors="replace", check=False, timeout=120
+    """What dcmtk refuses in a report: content items that are missing, relationships that are not allowed."""
+    return _dcmtk("dsrdump", path, "<CONTAINER")
+
+
+def _dcmtk(program: str, path: Path, beginning: str) -> list[str]:
+    output = _output([_program(program), str(path)])
+    errors = [line for line in output.splitlines() if re.match(r"[EF]: ", line)]
+    assert errors or beginning in output, output[-2000:]
+    return errors
+
+
+def pixelmed_errors(path: Path) -> list[str]:
+    """What PixelMed's DicomInstanceValidator calls an error: modules and attributes of the IOD."""
+    output = _pixelmed("DicomInstanceValidator", path)
+    assert "IOD validation complete" in output, output[-2000:]
+    return [line for line in output.splitlines() if line.startswith("Error")]
+
+
+def pixelmed_report_errors(path: Path, template: str = "") -> list[str]:
+    """What PixelMed's DicomSRValidator calls an error: modules of the IOD, and the template. Takes up to a minute."""
+    output = _pixelmed("DicomSRValidator", path)
+    assert "IOD validation complete" in output, output[-2000:]
+    assert f"Found Root Template {template}" in output, output[-2000:]
+    return [line for line in output.splitlines() if line.startswith("Error") and not PIXELMED_MISTAKES.search(line)]
+
+
+def _pixelmed(validator: str, path: Path) -> str:
+    if not PIXELMED.is_file():
+        pytest.skip("PixelMed is not installed: run tests/install-peers.sh pixelmed")
+    return _output(
+        [_program("java"), *JAVA_OPTIONS, "-cp", str(PIXELMED), f"com.pixelmed.validate.{validator}", str(path)]
     )
-    return [line for line in done.stderr.splitlines() if line.startswith(("E:", "F:"))]
 
 
 def dcmqi_segments(path: Path, folder: Path) -> dict[int, Path]:
     """dcmqi's reading of a SEG: one NIfTI per segment number."""
     folder.mkdir()
-    done = subprocess.run(
+    output = _output(
         [_program("segimage2itkimage"), "--inputDICOM", str(path), "--outputDirectory", str(folder),
          "--outputType", "nii"],
-        capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     files = {int(file.name.split(".")[0]): file for file in folder.glob("*.nii.gz")}
-    assert files, done.stdout + done.stderr
+    assert files, output
     return files
 
 
 def dcmqi_measurements(path: Path, folder: Path) -> list[dict[str, Any]]:
     """dcmqi's reading of a TID 1500 report: its measurement groups."""
-    output = folder / f"{path.stem}.json"
-    done = subprocess.run(
-        [_program("tid1500reader"), "--inputDICOM", str(path), "--outputMetadata", str(output)],
-        capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
-    assert output.is_file(), done.stdout + done.stderr
-    groups: list[dict[str, Any]] = json.loads(output.read_text())["Measurements"]
+    file = folder / f"{path.stem}.json"
+    output = _output([_program("tid1500reader"), "--inputDICOM", str(path), "--outputMetadata", str(file)])
+    assert file.is_file(), output
+    groups: list[dict[str, Any]] = json.loads(file.read_text())["Measurements"]
     return groups
-
-
-PIXELMED = Path("/usr/share/java/pixelmed.jar")
-# It knows no number that is missing for a stated reason (PS3.3 C.18.1, Measured Value Sequence of zero items).
-PIXELMED_MISTAKES = re.compile(r"/NUM \([^)]*\): Missing value$")
-
-
-def pixelmed_sr_errors(path: Path, template: str) -> list[str]:
-    """The lines that PixelMed's validator of SR templates calls an error; fails when it did not find `template`."""
-    if not PIXELMED.is_file():
-        pytest.skip("PixelMed is not installed: Debian package libpixelmed-java")
-    program = "com.pixelmed.validate.DicomSRValidator"
-    limits = [f"-Djdk.xml.xpath{name}Limit=0" for name in ("TotalOp", "ExprOp", "ExprGrp")]
-    done = subprocess.run(
-        [_program("java"), "-Xmx6g", *limits, "-cp", str(PIXELMED), program, str(path)],
-        capture_output=True, text=True, errors="replace", check=False, timeout=600,
-    )  # fmt: skip
-    output = done.stdout + done.stderr
-    assert f"Found Root Template {template} " in output, output[-2000:]
-    assert "Root Template Validation Complete" in output, output[-2000:]
-    return [line for line in output.splitlines() if line.startswith("Error") and not PIXELMED_MISTAKES.search(line)]
 
 
 def plastimatch_masks(path: Path, images: Path, folder: Path) -> dict[str, Path]:

@@ -14,7 +14,7 @@ from dicom_node.objects.outline import key_slice
 from inference.volume import read_volume
 from tests.objects.sources import findings, read, write_oblique
 from tests.objects.test_sr import evidence, save
-from tests.validators import dciodvfy_errors, dsrdump_errors, pixelmed_sr_errors
+from tests.validators import dciodvfy_errors, dsrdump_errors, pixelmed_report_errors
 
 CONTEXT = ObjectContext("NODE", "seed")
 WITHDRAWN = (
@@ -73,4 +73,4 @@ def test_pixelmed_finds_the_template_kept(tmp_path: Path) -> None:
     selection = build_ko(found, CONTEXT, [ds for _, ds in build_objects(found, CONTEXT)])
     rejection = build_rejection(found.source.frames[0].path, WITHDRAWN, CONTEXT)
     for name, ko in (("selection", selection), ("rejection", rejection)):
-        assert pixelmed_sr_errors(save(ko, tmp_path / f"{name}.dcm"), "TID_2010") == []
+        assert pixelmed_report_errors(save(ko, tmp_path / f"{name}.dcm"), "TID_2010") == []

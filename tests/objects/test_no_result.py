@@ -12,7 +12,7 @@ from dicom_node.objects.no_result import build_no_result
 from inference.findings import Algorithm, NoResult, WhyNoResult
 from tests.objects.sources import write_oblique
 from tests.objects.test_sr import all_items, evidence, items, save
-from tests.validators import dciodvfy_errors, dsrdump_errors, pixelmed_sr_errors
+from tests.validators import dciodvfy_errors, dsrdump_errors, pixelmed_report_errors
 
 CONTEXT = ObjectContext("NODE", "seed")
 ALGORITHM = Algorithm("TestNet", "1.0", "Test maker", "ab" * 32, "simulated phantoms")
@@ -45,7 +45,7 @@ def test_pixelmed_finds_the_template_kept(tmp_path: Path) -> None:
     """Its checks of TID 1500 begin below a title of CID 7021, so the title is one for them."""
     paths = sorted(write_oblique(tmp_path / "mr", "A^B", "ISO_IR 100").iterdir())
     report = build_no_result(NoResult("Test mass", WhyNoResult.FAILURE, "Broken.", STARTED, ALGORITHM), paths, CONTEXT)
-    assert pixelmed_sr_errors(save(report, tmp_path / "titled.dcm"), "TID_1500") == []
+    assert pixelmed_report_errors(save(report, tmp_path / "titled.dcm"), "TID_1500") == []
     title = report.ConceptNameCodeSequence[0]
     title.CodeValue, title.CodingSchemeDesignator, title.CodeMeaning = "126000", "DCM", "Imaging Measurement Report"
-    assert pixelmed_sr_errors(save(report, tmp_path / "retitled.dcm"), "TID_1500") == []
+    assert pixelmed_report_errors(save(report, tmp_path / "retitled.dcm"), "TID_1500") == []

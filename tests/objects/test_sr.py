@@ -17,7 +17,7 @@ from dicom_node.objects.sr import MOST_REGIONS, as_sop_class, build_sr
 from dicom_node.report import report_tree
 from inference.findings import NOT_ATTEMPTED, Code, Evaluation, Findings, Measurement, Segment, TimePoint
 from tests.objects.sources import CM3, VOLUME, findings, read, write_oblique
-from tests.validators import dciodvfy_errors, dcmqi_measurements, dsrdump_errors, pixelmed_sr_errors
+from tests.validators import dciodvfy_errors, dcmqi_measurements, dsrdump_errors, pixelmed_report_errors
 
 MM = Code("mm", "UCUM", "mm")
 ONE = Code("1", "UCUM", "no units")
@@ -228,11 +228,11 @@ def test_a_revision_names_what_it_replaces(found: Findings) -> None:
 def test_pixelmed_finds_the_template_kept(found: Findings, tmp_path: Path, segments: int, refers_to_seg: bool) -> None:
     some = replace(found, segments=found.segments[:segments])
     report = build_sr(some, CONTEXT, build_seg(some, CONTEXT) if refers_to_seg and segments else None)
-    assert pixelmed_sr_errors(save(report, tmp_path / "sr.dcm"), "TID_1500") == []
+    assert pixelmed_report_errors(save(report, tmp_path / "sr.dcm"), "TID_1500") == []
 
 
 @pytest.mark.slow
 def test_pixelmed_finds_the_template_kept_without_results_of_the_patient(found: Findings, tmp_path: Path) -> None:
     alone = replace(found, segments=found.segments[:1], measurements=(), evaluations=())
     report = build_sr(alone, CONTEXT, build_seg(alone, CONTEXT))
-    assert pixelmed_sr_errors(save(report, tmp_path / "sr.dcm"), "TID_1500") == []
+    assert pixelmed_report_errors(save(report, tmp_path / "sr.dcm"), "TID_1500") == []
