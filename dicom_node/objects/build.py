@@ -9,10 +9,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from pydicom.dataset import Dataset
+from pydicom.uid import ComprehensiveSRStorage, EnhancedSRStorage
 
 from dicom_node.objects.common import ObjectContext, Predecessor
+from dicom_node.objects.ko import build_ko
+from dicom_node.objects.pm import build_pm
+from dicom_node.objects.rtstruct import build_rtstruct
+from dicom_node.objects.sc import build_sc
 from dicom_node.objects.seg import build_seg
-from dicom_node.objects.sr import build_sr
+from dicom_node.objects.sr import as_sop_class, build_sr
 from dicom_node.profiles import Kind, ObjectProfile, stands_for
 from inference.findings import Findings
 
@@ -62,7 +67,12 @@ class _Result:
     @cached_property
     def seg(self) -> Dataset | None:
         wanted = Kind.SEG in self.profile.objects and self.findings.segments
-        return build_seg(self.findings, self.context) if wanted else None
+        return build_seg(self.findings, self.context, self.profile) if wanted else None
+
+    @property
+    def results(self) -> list[Dataset]:
+        """What a Key Object Selection ties together."""
+        return _present(self.seg, self.report if Kind.SR in self.profile.objects else None)
 
     @cached_property
     def report(self) -> Dataset:
@@ -72,6 +82,10 @@ class _Result:
     def report_without_seg(self) -> Dataset | None:
         """None where the report refers to no SEG anyway."""
         return None if self.seg is None else build_sr(self.findings, self.variant(Kind.SR_REGIONS), None)
+
+    def as_class(self, report: Dataset | None, kind: Kind, sop_class_uid: str) -> list[Dataset]:
+        uid = self.variant(kind).uid("SR instance")
+        return [] if report is None else [as_sop_class(report, sop_class_uid, uid)]
 
     def variant(self, kind: Kind) -> ObjectContext:
         return replace(self.context, uid_seed=f"{self.context.uid_seed}/{kind}")
@@ -83,7 +97,18 @@ def _present(*datasets: Dataset | None) -> list[Dataset]:
 
 # In the order of delivery.
 _BUILDERS: Mapping[Kind, Callable[[_Result], Iterable[Dataset]]] = {
-    Kind.SEG: lambda result: _present(result.seg),
-    Kind.SR: lambda result: [result.report],
-    Kind.SR_REGIONS: lambda result: _present(result.report_without_seg),
+    Kind.SEG: lambda r: _present(r.seg),
+    Kind.PM: lambda r: [build_pm(r.findings, one, r.context) for one in r.findings.maps],
+    Kind.RTSTRUCT: lambda r: _present(build_rtstruct(r.findings, r.context) if r.findings.segments else None),
+    Kind.SC: lambda r: [build_sc(r.findings, r.context)],
+    Kind.SR: lambda r: [r.report],
+    Kind.SR_COMPREHENSIVE: lambda r: r.as_class(r.report, Kind.SR_COMPREHENSIVE, ComprehensiveSRStorage),
+    Kind.SR_ENHANCED: lambda r: r.as_class(r.report, Kind.SR_ENHANCED, EnhancedSRStorage),
+    Kind.SR_REGIONS: lambda r: _present(r.report_without_seg),
+    Kind.SR_REGIONS_COMPREHENSIVE: lambda r: r.as_class(
+        r.report_without_seg, Kind.SR_REGIONS_COMPREHENSIVE, ComprehensiveSRStorage
+    ),
+    Kind.SR_REGIONS_ENHANCED: lambda r: r.as_class(r.report_without_seg, Kind.SR_REGIONS_ENHANCED, EnhancedSRStorage),
+    Kind.KO: lambda r: [build_ko(r.findings, r.context, r.results)],
+    Kind.KO_IMAGES: lambda r: [build_ko(r.findings, r.variant(Kind.KO_IMAGES), [])],
 }

@@ -9,6 +9,7 @@ from pydicom.dataset import Dataset
 from dicom_node.objects.build import ObjectContext, build_objects
 from inference.findings import Findings
 from storage.errors import InputRefused
+from dicom_node.profiles import Kind, ObjectProfile
 from tests.conformance.cases import Case, rich_findings
 
 
@@ -32,7 +33,8 @@ class Results:
 
 
 def results(findings: Findings, context: ObjectContext) -> list[Made]:
-    return [Made(kind, dataset, findings) for kind, dataset in build_objects(findings, context)]
+    """With what stands for others; a profile that wants everything has it first."""
+    return [Made(built.kind, built.dataset, findings) for built in build_objects(findings, context, EVERYTHING)]
 
 
 def nothing_found(findings: Findings, context: ObjectContext) -> list[Made]:
