@@ -1,22 +1,31 @@
-"""What every result object shares: identity, source headers, equipment, dates."""
+"""What every result object shares: identity, source headers, character set, equipment, dates."""
 
 import hashlib
 import re
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 from pydicom import dcmread
+from pydicom.charset import convert_encodings, python_encoding
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.sr.codedict import codes
+from pydicom.valuerep import DA, TM
 
 from dicom_node.objects.codes import RESEARCH_NOTICE
-from inference.findings import Algorithm, Findings
+from inference.findings import Algorithm, Findings, NoResult
 from inference.volume import Volume
 
+NODE = "dicom-node"  # manufacturer and model where no algorithm made the object
 SERIES_DESCRIPTION_LENGTH = 64  # PS3.5 6.2: VR LO
 OFFSET = re.compile(r"[+-](0\d|1[0-4])[0-5]\d")  # PS3.3 C.12.1.1.8: &ZZXX
+UTF_8 = "ISO_IR 192"
+TEXT_VRS = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})  # PS3.5 6.1.2.2: those the character set is for
 TYPE_2 = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex",
     "StudyDate", "StudyTime", "AccessionNumber", "StudyID", "ReferringPhysicianName",
@@ -49,6 +58,11 @@ class ObjectContext:
         """The UID (PS3.5 B.2, 2.25 root) of one role in this result."""
         return derived_uid(self.uid_seed, role)
 
+    @property
+    def node_uid(self) -> str:
+        """The device UID of the node itself, where no algorithm made the object."""
+        return derived_uid("device", NODE, self.device_name)
+
 
 def derived_uid(*parts: str) -> str:
     """A UID under 2.25 that depends on all the parts and on where one ends."""
@@ -61,36 +75,72 @@ def device_uid(algorithm: Algorithm) -> str:
     return derived_uid("device", algorithm.name, algorithm.version, algorithm.weights_sha256)
 
 
-def series_description(findings: Findings, kind: str) -> str:
-    """At most 64 characters, the notice first so that no list cuts it off."""
-    parts = [RESEARCH_NOTICE] if findings.research else []
-    return ": ".join([*parts, f"{findings.title} {kind}"])[:SERIES_DESCRIPTION_LENGTH]
+def series_description(result: Findings | NoResult, kind: str) -> str:
+    """At most 64 characters, the notice first so that no list cuts it off, and the kind never cut."""
+    notice = f"{RESEARCH_NOTICE}: " if result.research else ""
+    title = result.title[: SERIES_DESCRIPTION_LENGTH - len(notice) - len(kind) - 1]
+    return f"{notice}{title} {kind}"
 
 
-def source_headers(volume: Volume, extra_text: str = "") -> list[Dataset]:
-    """The headers, without pixels, of the instances of `volume`, each once, in slice order.
-
-    Texts are decoded, so that the source's SpecificCharacterSet can be kept, or replaced by UTF-8: where `extra_text`
-    (what the node adds) is not ASCII, and where it is absent or has code extensions, which highdicom 0.28.2 refuses.
-    Absent type 2 attributes of patient and study become empty.
-    """
+def source_headers(volume: Volume) -> list[Dataset]:
+    """The headers, without pixels, of the instances of `volume`, each once, in slice order, as `source_header`."""
     headers: list[Dataset] = []
     for path in dict.fromkeys(frame.path for frame in volume.frames):
-        ds = dcmread(path, stop_before_pixels=True)
-        ds.decode()
-        charset = ds.get("SpecificCharacterSet")
-        if not extra_text.isascii() or not isinstance(charset, str):
-            ds.SpecificCharacterSet = "ISO_IR 192"
-        for keyword in TYPE_2:
-            if keyword not in ds:
-                setattr(ds, keyword, "")
-        if "ProcedureCodeSequence" in ds and not ds.ProcedureCodeSequence:
-            del ds.ProcedureCodeSequence  # type 3: present means at least one item; some scanners write none
+        ds = source_header(path)
         if headers and "ImageOrientationPatient" in ds and _close(ds, headers[0]):
             # highdicom compares orientations by text; scanners round the last digit differently within a series
             ds.ImageOrientationPatient = headers[0].ImageOrientationPatient
         headers.append(ds)
     return headers
+
+
+def source_header(path: Path) -> Dataset:
+    """The header of one stored instance, made fit for highdicom 0.28.2 to copy patient and study from.
+
+    Texts are decoded and the character set is UTF-8, because highdicom knows not all of them; `describe` gives the
+    object that of its source back. What cannot be read is left out, absent or invalid type 2 attributes of patient
+    and study become empty, and an image without a frame of reference gets the one of its series.
+    """
+    ds = dcmread(path, stop_before_pixels=True)
+    _drop_unreadable(ds)
+    ds.decode()
+    ds.SpecificCharacterSet = UTF_8
+    for keyword in TYPE_2:
+        if keyword not in ds:
+            setattr(ds, keyword, "")
+    if isinstance(ds.PatientName, MultiValue):  # a second byte of Shift JIS under another character set
+        ds.PatientName = " ".join(str(part) for part in ds.PatientName)
+    if ds.PatientSex not in ("M", "F", "O"):
+        ds.PatientSex = ""
+    for keyword, valid in (("PatientBirthDate", DA), ("StudyDate", DA), ("StudyTime", TM)):
+        if not is_valid(valid, ds[keyword].value):
+            setattr(ds, keyword, "")
+    if "ProcedureCodeSequence" in ds and not ds.ProcedureCodeSequence:
+        del ds.ProcedureCodeSequence  # type 3: present means at least one item; some scanners write none
+    if not ds.get("FrameOfReferenceUID"):
+        ds.FrameOfReferenceUID = derived_uid("frame of reference", str(ds.SeriesInstanceUID))
+    return ds
+
+
+def _drop_unreadable(ds: Dataset) -> None:
+    """Removes elements whose value is none of their VR, in sequences too."""
+    for tag in list(ds.keys()):
+        try:
+            element = ds[tag]
+        except Exception:  # pydicom's converters raise anything
+            del ds[tag]
+            continue
+        if element.VR == "SQ":
+            for item in element.value:
+                _drop_unreadable(item)
+
+
+def is_valid(kind: Callable[[Any], Any], value: Any) -> bool:
+    try:
+        kind(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _close(one: Dataset, other: Dataset) -> bool:
@@ -126,29 +176,82 @@ def reduced_enhanced(source: Dataset, volume: Volume) -> Dataset:
 
 
 def describe(ds: Dataset, findings: Findings, context: ObjectContext, kind: str) -> None:
-    """Series description, dates and the equipment that contributed (PS3.3 C.12.1)."""
-    ds.SeriesDescription = series_description(findings, kind)
-    _set_dates(ds, findings.started_at, _offset(findings.source))
-    algorithm = findings.algorithm
+    """Series description, dates, character set and the equipment that contributed (PS3.3 C.12.1)."""
+    describe_result(ds, findings, findings.source.frames[0].path, context, kind)
+
+
+def describe_result(ds: Dataset, result: Findings | NoResult, source: Path, context: ObjectContext, kind: str) -> None:
+    """As `describe`; `source` is a stored instance of the study."""
+    ds.SeriesDescription = series_description(result, kind)
+    describe_origin(ds, result.algorithm, result.started_at, source, context)
+
+
+def describe_origin(
+    ds: Dataset, algorithm: Algorithm | None, at: datetime, source: Path, context: ObjectContext
+) -> None:
+    """Who made `ds` from what, and when: all of `describe` but the series description."""
+    declared = dcmread(source, specific_tags=["TimezoneOffsetFromUTC", "SpecificCharacterSet"], stop_before_pixels=True)
+    _set_dates(ds, at, _offset(declared))
     purpose = Dataset()
     purpose.CodeValue = codes.DCM.ProcessingEquipment.value
     purpose.CodingSchemeDesignator = codes.DCM.ProcessingEquipment.scheme_designator
     purpose.CodeMeaning = codes.DCM.ProcessingEquipment.meaning
     equipment = Dataset()
     equipment.PurposeOfReferenceCodeSequence = [purpose]
-    equipment.Manufacturer = algorithm.manufacturer[:64]
-    equipment.ManufacturerModelName = algorithm.name[:64]
-    equipment.SoftwareVersions = [algorithm.version[:64], context.software_version[:64]]
+    equipment.Manufacturer = algorithm.manufacturer[:64] if algorithm else NODE
+    equipment.ManufacturerModelName = algorithm.name[:64] if algorithm else NODE
+    versions = [algorithm.version[:64]] if algorithm else []
+    equipment.SoftwareVersions = [*versions, context.software_version[:64]]
     equipment.StationName = context.device_name[:16]
-    equipment.DeviceUID = device_uid(algorithm)
+    equipment.DeviceUID = device_uid(algorithm) if algorithm else context.node_uid
     equipment.ContributionDescription = "Automatic analysis; no human reviewed it"
     ds.ContributingEquipmentSequence = [*ds.get("ContributingEquipmentSequence", []), equipment]
+    _set_character_set(ds, declared.get("SpecificCharacterSet"))
 
 
-def _offset(source: Volume) -> str | None:
+def _set_character_set(ds: Dataset, declared: Any) -> None:
+    """The source's own character set where it holds every text of `ds`, none where none is needed, else UTF-8.
+
+    A PACS that reads the images of a study then reads its results: not all of them know UTF-8.
+    """
+    texts = {text for text in _texts(ds) if not text.isascii()}
+    terms = [declared] if isinstance(declared, str) else list(declared or [])
+    known = bool(terms) and all(term in python_encoding for term in terms)  # PS3.3 C.12.1.1.2
+    characters = {character for text in texts for character in text}
+    if known and all(_encodes(character, terms) for character in characters):
+        ds.SpecificCharacterSet = declared
+    elif texts:
+        ds.SpecificCharacterSet = UTF_8
+    elif "SpecificCharacterSet" in ds:
+        del ds.SpecificCharacterSet
+
+
+def _texts(ds: Dataset) -> Iterator[str]:
+    for element in ds:
+        if element.VR in TEXT_VRS and element.value is not None:
+            values = element.value if isinstance(element.value, MultiValue) else [element.value]
+            yield from (str(value) for value in values)
+        elif element.VR == "SQ" and element.keyword != "PerFrameFunctionalGroupsSequence":  # thousands, without texts
+            for item in element.value:
+                yield from _texts(item)
+
+
+def _encodes(character: str, terms: list[str]) -> bool:
+    """Whether one of these character sets has it. The default one is ASCII; pydicom takes it for Latin 1."""
+    for term, encoding in zip(terms, convert_encodings(terms), strict=True):
+        encoded = character.encode(encoding, "ignore")
+        if term in ("", "ISO_IR 6", "ISO 2022 IR 6"):
+            encoded = encoded if character.isascii() else b""
+        if encoding == "shift_jis" and len(encoded) > 1:
+            continue  # JIS X 0201 has one byte
+        if encoded:
+            return True
+    return False
+
+
+def _offset(header: Dataset) -> str | None:
     """The source's TimezoneOffsetFromUTC; None where it says none that can be read."""
-    ds = dcmread(source.frames[0].path, specific_tags=["TimezoneOffsetFromUTC"], stop_before_pixels=True)
-    offset = str(ds.get("TimezoneOffsetFromUTC") or "").strip()
+    offset = str(header.get("TimezoneOffsetFromUTC") or "").strip()
     return offset if OFFSET.fullmatch(offset) else None
 
 

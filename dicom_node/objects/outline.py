@@ -13,11 +13,10 @@ def outline(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
     Coordinates are those of SCOORD (PS3.3 C.18.6.1.2): 0\\0 is the top left corner of the top left pixel, 1\\1 its
     bottom right corner, so pixel edges are integers. Holes are not drawn; points on a straight line are left out.
     """
-    labels, count = ndimage.label(mask)
-    if count == 0:
+    components = components_of(mask)
+    if not components:
         raise ValueError("an empty mask has no outline")
-    largest = 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
-    region = np.pad(ndimage.binary_fill_holes(labels == largest), 1)
+    region = np.pad(ndimage.binary_fill_holes(components[0]), 1)
     after = _edges(region)
     row, column = np.argwhere(region)[0]
     start = (int(column), int(row))
@@ -28,6 +27,13 @@ def outline(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
             points.append(point)
         point, direction = (point[0] + step[0], point[1] + step[1]), step
     return np.array([*points, start], float) - 1.0
+
+
+def components_of(mask: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
+    """The 4-connected components of a 2D mask, the largest first."""
+    labels, count = ndimage.label(mask)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    return [labels == 1 + index for index in np.argsort(-sizes, kind="stable")]
 
 
 def key_slice(mask: NDArray[np.bool_]) -> int:

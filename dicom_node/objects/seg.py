@@ -90,8 +90,7 @@ def build_seg(
 def _of_one_slice(findings: Findings, context: ObjectContext, form: SegmentationForm) -> tuple[Dataset, Dataset]:
     """The object without frames, and the functional groups of its first frame."""
     first = replace(findings.source, frames=findings.source.frames[:1])
-    text = findings.title + "".join(segment.label + segment.tracking_id for segment in findings.segments)
-    (header,) = source_headers(first, text)
+    (header,) = source_headers(first)
     if is_enhanced(header):
         header = reduced_enhanced(header, first)
     measures = header.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0] if is_enhanced(header) else header
