@@ -1,10 +1,12 @@
 #!/bin/bash
-# Installs the Debian packages that the tests drive as peers: a PACS, DICOM tools, a validator, a database.
+# Installs the Debian packages that the tests drive as peers: a PACS, DICOM tools, a validator, an RT reader, a database.
 # Tests whose peer is missing skip and say so, hence a machine without apt or root is no error.
 set -euo pipefail
 
 # command -> package
-declare -A peers=([Orthanc]=orthanc [dcmsend]=dcmtk [dciodvfy]=dicom3tools [pg_ctlcluster]=postgresql)
+declare -A peers=(
+    [Orthanc]=orthanc [dcmsend]=dcmtk [dciodvfy]=dicom3tools [plastimatch]=plastimatch [pg_ctlcluster]=postgresql
+)
 services=(orthanc postgresql)
 
 PATH="$PATH:/usr/sbin:/sbin"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-IOD_NAMES = re.compile(r"^(Segmentation|Comprehensive3DSR)$", re.MULTILINE)
+IOD_NAMES = re.compile(r"^[A-Z]\w+$", re.MULTILINE)  # alone on its line
 
 
 def _program(name: str) -> str:
@@ -51,3 +51,24 @@ def dcmqi_measurements(path: Path, folder: Path) -> list[dict[str, Any]]:
     assert output.is_file(), done.stdout + done.stderr
     groups: list[dict[str, Any]] = json.loads(output.read_text())["Measurements"]
     return groups
+
+
+def plastimatch_masks(path: Path, images: Path, folder: Path) -> dict[str, Path]:
+    """plastimatch's reading of an RTSTRUCT on the grid of the series in the folder `images`: one NIfTI per ROI name."""
+    subprocess.run(
+        [_program("plastimatch"), "convert", "--input", str(path), "--referenced-ct", str(images),
+         "--output-prefix", str(folder), "--prefix-format", "nii.gz"],
+        capture_output=True, check=True, timeout=300,
+    )  # fmt: skip
+    return {file.name.removesuffix(".nii.gz"): file for file in folder.glob("*.nii.gz")}
+
+
+def dcmqi_map(path: Path, folder: Path) -> tuple[Path, dict[str, Any]]:
+    """dcmqi's reading of a Parametric Map: an image, and what it says of itself."""
+    folder.mkdir()
+    done = subprocess.run(
+        [_program("paramap2itkimage"), "--inputDICOM", str(path), "--outputDirectory", str(folder)],
+        capture_output=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, (done.stdout + done.stderr).decode(errors="replace")
+    return folder / "pmap.nrrd", json.loads((folder / "meta.json").read_text())

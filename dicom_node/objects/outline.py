@@ -1,32 +1,39 @@
-"""Masks to polygons, exact on pixel edges."""
+"""Masks to polygons, exact on pixel edges.
+
+Polygons are (n, 2) arrays of (column, row), the last point equal to the first. Coordinates are those of SCOORD (PS3.3
+C.18.6.1.2): 0\\0 is the top left corner of the top left pixel, 1\\1 its bottom right corner, so pixel edges are
+integers. Points on a straight line are left out. Pixels that touch only at a corner belong to different components.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 Point = tuple[int, int]
+Polygon = NDArray[np.float64]
 
 
-def outline(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(n, 2) closed polygon (column, row) round the largest component of a 2D mask; the last point is the first.
-
-    Coordinates are those of SCOORD (PS3.3 C.18.6.1.2): 0\\0 is the top left corner of the top left pixel, 1\\1 its
-    bottom right corner, so pixel edges are integers. Holes are not drawn; points on a straight line are left out.
-    """
+def outline(mask: NDArray[np.bool_]) -> Polygon:
+    """The polygon round the largest component of a 2D mask, without its holes."""
     components = components_of(mask)
     if not components:
         raise ValueError("an empty mask has no outline")
-    region = np.pad(ndimage.binary_fill_holes(components[0]), 1)
-    after = _edges(region)
-    row, column = np.argwhere(region)[0]
-    start = (int(column), int(row))
-    points, point, direction = [start], (start[0] + 1, start[1]), (1, 0)
-    while point != start:
-        step = _next(after[point], point, direction)
-        if step != direction:
-            points.append(point)
-        point, direction = (point[0] + step[0], point[1] + step[1]), step
-    return np.array([*points, start], float) - 1.0
+    ((loop, *_),) = _components(components[0])
+    return _polygon(loop)
+
+
+def boundaries(mask: NDArray[np.bool_]) -> list[Polygon]:
+    """All edges of a 2D mask: for each component the polygon round it, then one round each of its holes."""
+    return [_polygon(loop) for loops in _components(mask) for loop in loops]
+
+
+def contours(mask: NDArray[np.bool_]) -> list[Polygon]:
+    """One polygon for each component of a 2D mask, which encloses its pixels and nothing else.
+
+    Holes are joined to the outside by channels of no width (the keyhole technique of PS3.3 C.8.8.6.3), so that even-odd
+    and non-zero filling give the mask, whether the polygons are united or exclusive-ored.
+    """
+    return [_polygon(_keyhole(loops)) for loops in _components(mask)]
 
 
 def components_of(mask: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
@@ -39,6 +46,33 @@ def components_of(mask: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
 def key_slice(mask: NDArray[np.bool_]) -> int:
     """The slice of a (slice, row, column) mask with the largest area."""
     return int(mask.sum(axis=(1, 2)).argmax())
+
+
+def _components(mask: NDArray[np.bool_]) -> list[list[list[Point]]]:
+    """For each component its loops, as corners of pixels one pixel apart, the first not repeated: the outer one first,
+    then those of its holes from the top down."""
+    labels, _ = ndimage.label(mask)
+    found = []
+    for number, (rows, columns) in enumerate(ndimage.find_objects(labels), 1):
+        loops = _loops(labels[rows, columns] == number)
+        found.append([[(c + columns.start, r + rows.start) for c, r in loop] for loop in loops])
+    return found
+
+
+def _loops(region: NDArray[np.bool_]) -> list[list[Point]]:
+    """The loops of one component. Each starts in its topmost row, at the left."""
+    after = _edges(np.pad(region, 1))
+    loops = []
+    for start in sorted(after, key=lambda point: (point[1], point[0])):  # the outer loop has the topmost corner
+        while after[start]:
+            loop, point = [start], after[start].pop(0)
+            direction = (point[0] - start[0], point[1] - start[1])
+            while point != start:
+                loop.append(point)
+                step = _next(after[point], point, direction)
+                point, direction = (point[0] + step[0], point[1] + step[1]), step
+            loops.append([(c - 1, r - 1) for c, r in loop])
+    return loops
 
 
 def _edges(region: NDArray[np.bool_]) -> dict[Point, list[Point]]:
@@ -56,7 +90,43 @@ def _edges(region: NDArray[np.bool_]) -> dict[Point, list[Point]]:
 
 
 def _next(ends: list[Point], point: Point, direction: Point) -> Point:
-    """The step to take; where two pixels touch at a corner, turn right to stay on the same one."""
+    """Takes the next step out of `ends`; where two pixels touch at a corner, turns right to stay on the same one."""
     steps = [(end[0] - point[0], end[1] - point[1]) for end in ends]
     right = (-direction[1], direction[0])
-    return right if right in steps else steps[0]
+    step = right if right in steps else steps[0]
+    del ends[steps.index(step)]
+    return step
+
+
+def _keyhole(loops: list[list[Point]]) -> list[Point]:
+    """One loop out of all of a component.
+
+    A channel goes straight up from the top of a hole. Above it lies the component, then a corner of the outer loop or
+    of a hole that starts further up, part of the whole already.
+    """
+    outer, *holes = loops
+    points, following = list(outer), [*range(1, len(outer)), 0]  # a linked list: insertion must not move what follows
+    at = {point: n for n, point in enumerate(points)}
+    for hole in holes:
+        column, row = hole[0]
+        end = next(r for r in range(row - 1, -1, -1) if (column, r) in at)
+        channel = [(column, r) for r in range(end + 1, row)]
+        detour = [*channel, *hole, hole[0], *channel[::-1], (column, end)]
+        first, last = len(points), len(points) + len(detour) - 1
+        following += [*range(first + 1, last + 1), following[at[column, end]]]
+        following[at[column, end]] = first
+        points += detour
+        at.update((point, first + n) for n, point in enumerate(detour))
+    whole, n = [points[0]], following[0]
+    while n:
+        whole.append(points[n])
+        n = following[n]
+    return whole
+
+
+def _polygon(loop: list[Point]) -> Polygon:
+    """Closed, and without points at which the direction does not change."""
+    points = np.array(loop)
+    before, after = points - np.roll(points, 1, axis=0), np.roll(points, -1, axis=0) - points
+    kept = points[(before != after).any(axis=1)].astype(float)
+    return np.concatenate([kept, kept[:1]])
