@@ -18,7 +18,9 @@ from dicom_node.commitment import PUSH_MODEL, Addressee, AssociationReports, Com
 from dicom_node.commitment_reporter import CommitmentReporter, send_report
 from dicom_node.completion import Complete, CompletionRule, Wait, decide
 from dicom_node.destinations.base import Destination
+from dicom_node.destinations.dicomweb import BasicAuth, BearerAuth, DicomwebDestination, read_secret
 from dicom_node.destinations.dimse import DimseDestination
+from dicom_node.destinations.folder import FolderDestination
 from dicom_node.dispatcher import Dispatcher
 from dicom_node.errors import ConfigurationError
 from dicom_node.indexer import Indexer
@@ -30,14 +32,21 @@ from dicom_node.receiver import DimseService, Receiver
 from dicom_node.scheduler import Scheduler, Urgency
 from dicom_node.scp import Peer, ReceivePolicy, ServiceName, SopClass
 from dicom_node.scu import Target
-from dicom_node.settings import DestinationSettings, Inspection, Settings
+from dicom_node.settings import (
+    AnyDestination,
+    DicomwebSettings,
+    DimseSettings,
+    FolderSettings,
+    Inspection,
+    Settings,
+)
 from dicom_node.supervisor import Role
 from dicom_node.wholeness import take_inventory
 from inference.binding import feeds_inputs
 from storage.commitments import Commitments
 from storage.database import Database, sqlite_file
 from storage.deliveries import Deliveries
-from storage.errors import NodeError, Permanent
+from storage.errors import NodeError, Permanent, Retriable
 from storage.files import FileSystem
 from storage.instances import InstanceStore
 from storage.jobs import Jobs
@@ -224,7 +233,7 @@ def completion_of(settings: Settings, stores: Stores, study_instance_uid: str) -
 def build_source(settings: Settings) -> SourcePacs | None:
     """The PACS that is asked how many instances of a study it holds."""
     for destination in settings.destinations:
-        if destination.name == settings.completion.source:
+        if destination.name == settings.completion.source and isinstance(destination, DimseSettings):
             target = Target(destination.ae_title, destination.host, destination.port)
             return DimseSource(destination.name, settings.node.ae_title, target, SOURCE_TIMEOUT_SECONDS)
     return None
@@ -275,15 +284,35 @@ def retry(settings: Settings) -> Backoff:
     )
 
 
-def build_destination(destination: DestinationSettings, settings: Settings) -> Destination:
-    return DimseDestination(
-        name=destination.name,
-        calling_ae_title=settings.node.ae_title,
-        ae_title=destination.ae_title,
-        host=destination.host,
-        port=destination.port,
-        timeout=settings.dispatch.timeout_seconds,
-    )
+def build_destination(destination: AnyDestination, settings: Settings) -> Destination:
+    match destination:
+        case DimseSettings():
+            return DimseDestination(
+                name=destination.name,
+                calling_ae_title=settings.node.ae_title,
+                ae_title=destination.ae_title,
+                host=destination.host,
+                port=destination.port,
+                timeout=settings.dispatch.timeout_seconds,
+            )
+        case DicomwebSettings():
+            return DicomwebDestination(
+                name=destination.name,
+                url=destination.url,
+                timeout=settings.dispatch.timeout_seconds,
+                auth=_auth(destination),
+                ca_file=destination.ca_file,
+                client_certificate=destination.client_certificate,
+                client_key=destination.client_key,
+            )
+        case FolderSettings():
+            return FolderDestination(destination.name, destination.path)
+
+
+def _auth(destination: DicomwebSettings) -> BasicAuth | BearerAuth | None:
+    if destination.username is not None and destination.password_file is not None:
+        return BasicAuth(destination.username, destination.password_file)
+    return None if destination.token_file is None else BearerAuth(destination.token_file)
 
 
 def applications(settings: Settings) -> tuple[ConfiguredApplication, ...]:
@@ -306,6 +335,8 @@ def mistakes(inspection: Inspection) -> list[str]:
     found = list(inspection.mistakes)
     if inspection.data_dir is not None:
         found += _unusable_folder(inspection.data_dir)
+    for destination in inspection.destinations:
+        found += [f"destinations: {destination.name}: {trouble}" for trouble in _troubles(destination)]
     found += [
         f"applications: {a.name}: {a.problem}"
         for a in configured_applications(inspection.applications)
@@ -328,6 +359,28 @@ def _unusable_folder(data_dir: Path) -> list[str]:
     if not os.access(nearest, os.W_OK | os.X_OK):
         return [f"{key}: {nearest} cannot be written by this user; name another folder, or change its owner"]
     return []
+
+
+def _troubles(destination: AnyDestination) -> list[str]:
+    """What this machine lacks of what a destination needs. Asks nobody else."""
+    if isinstance(destination, FolderSettings):
+        answer = FolderDestination(destination.name, destination.path).echo()
+        return [] if answer.ok else [answer.reason]
+    if not isinstance(destination, DicomwebSettings):
+        return []
+    troubles = []
+    for key in ("ca_file", "client_certificate", "client_key"):
+        file = getattr(destination, key)
+        if file is not None and not os.access(file, os.R_OK):
+            troubles.append(f"{key} = '{file}': cannot be read by this user")
+    for key in ("password_file", "token_file"):
+        file = getattr(destination, key)
+        try:
+            if file is not None:
+                read_secret(key, file)
+        except Retriable as error:
+            troubles.append(str(error))
+    return troubles
 
 
 def devices(setting: str) -> list[str]:

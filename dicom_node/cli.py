@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -23,7 +24,7 @@ from dicom_node.logs import configure
 from dicom_node.process import claim_role, keep_files_private, run_role, share_memory_between_threads
 from dicom_node.receiver import ensure_port_is_free
 from dicom_node.scu import Target
-from dicom_node.settings import DestinationSettings, Settings, find_config, inspect, valid_ae_title
+from dicom_node.settings import DimseSettings, Settings, find_config, inspect, valid_ae_title
 from dicom_node.settings import load as load_settings
 from dicom_node.supervisor import Role, Supervisor
 from storage.database import Database
@@ -520,19 +521,24 @@ def echo(
     config: Config = None,
     calling: Calling = None,
 ) -> None:
-    """Check with C-ECHO that this node and its destinations answer."""
+    """Check that this node and its destinations answer: with C-ECHO, a query by QIDO-RS, or a look at the folder."""
     from dicom_node.scu import echo as verify
 
     configure("echo", "ERROR")
     settings, _ = _load(config)
-    targets = [_target(to, config)] if to else [_target(None, config), *map(_of, settings.destinations)]
     own = _ae_title("--calling", calling or settings.node.ae_title)
+    settings = settings.model_copy(update={"node": settings.node.model_copy(update={"ae_title": own})})
+    named = [d for d in settings.destinations if to in (None, d.name)]
+    places = [(d.address, wiring.build_destination(d, settings).echo) for d in named]
+    if to is None or not named:
+        target = _target(to, config)
+        places.insert(0, (str(target), partial(verify, own, target)))
     failed = False
-    for target in targets:
-        result = verify(own, target)
+    for place, ask in places:
+        result = ask()
         failed |= not result.ok
         verdict = f"[green]answers[/] in {result.seconds * 1000:.0f} ms" if result.ok else "[red]no answer[/]"
-        console.print(f"{target}: {verdict}", highlight=False)
+        console.print(f"{escape(place)}: {verdict}", highlight=False, soft_wrap=True)
         if not result.ok:
             console.print(f"  {escape(result.reason)}", highlight=False)
     if failed:
@@ -547,7 +553,11 @@ def _target(to: str | None, config: Path | None) -> Target:
         return Target(settings.node.ae_title, "127.0.0.1" if host == "0.0.0.0" else host, settings.receive.port)  # noqa: S104
     for destination in settings.destinations:
         if destination.name == to:
-            return _of(destination)
+            if not isinstance(destination, DimseSettings):
+                raise Permanent(
+                    f"{to!r} is a destination of kind {destination.kind!r}; this command needs one of 'dimse'"
+                )
+            return Target(destination.ae_title, destination.host, destination.port)
     ae_title, at, address = to.partition("@")
     host, colon, port = address.rpartition(":")
     if not (ae_title and at and host and colon and port.isdigit()):
@@ -563,10 +573,6 @@ def _ae_title(what: str, value: str) -> str:
         return valid_ae_title(value)
     except ValueError as error:
         raise Permanent(f"{what}: {value!r} is no AE title; {error}") from None
-
-
-def _of(destination: DestinationSettings) -> Target:
-    return Target(destination.ae_title, destination.host, destination.port)
 
 
 def _report_failures(failures: Sequence[tuple[str, str]]) -> None:

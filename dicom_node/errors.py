@@ -3,6 +3,7 @@
 Permanent
 ├── ConfigurationError    the TOML file or the environment is wrong; every mistake is in the one message
 └── PeerRefused           another application entity refuses, and will again
+    └── ObjectRefused     it refuses this object, and may take another one
 Retriable
 └── PeerUnavailable       another application entity does not answer, or broke off
 """
@@ -20,6 +21,10 @@ class ConfigurationError(Permanent):
 
 class PeerRefused(Permanent):
     """A peer rejects the association, the SOP class or the instance, and would again."""
+
+
+class ObjectRefused(PeerRefused):
+    """A peer takes objects from us, but not this one."""
 
 
 class PeerUnavailable(Retriable):

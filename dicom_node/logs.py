@@ -32,8 +32,8 @@ def configure(role: str, level: str = "INFO") -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter(f"%(asctime)s %(levelname)-7s {role}: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    # These describe datasets and association requests in full, patient attributes included.
-    for name in ("pynetdicom", "pydicom", "highdicom"):
+    # These describe datasets, requests and answers in full, patient attributes included.
+    for name in ("pynetdicom", "pydicom", "highdicom", "dicomweb_client", "retrying", "urllib3"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.simplefilter("ignore")  # theirs quote names and values of the dataset
     logging.getLogger("apscheduler").setLevel(logging.WARNING)

@@ -12,9 +12,20 @@ from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SecretStr,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -24,6 +35,7 @@ from pydantic_settings import (
 )
 
 from dicom_node.errors import ConfigurationError
+from dicom_node.profiles import Kind, ObjectProfile, SegmentationForm
 from inference.manifest import known_applications, takes_bundle
 from storage.database import default_url
 
@@ -40,13 +52,35 @@ def valid_ae_title(value: str) -> str:
     return title
 
 
+def valid_url(value: str) -> str:
+    """The address of a web service, without a slash at its end. It is told in logs and reasons, so that it may hold no
+    secret."""
+    text = value.strip()
+    try:
+        url = urlsplit(text)
+        whole = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:  # of the port, or of an IPv6 address
+        whole = False
+    if not whole or url.query or url.fragment or any(c.isspace() for c in text):
+        raise ValueError("must be the address of a DICOMweb service, such as https://pacs.example/dicom-web")
+    if "@" in url.netloc:
+        raise ValueError("must not hold a user; give `username` with `password_file`, or `token_file`, in its place")
+    return url.geturl().rstrip("/")
+
+
 AETitle = Annotated[str, AfterValidator(valid_ae_title)]
+Url = Annotated[str, AfterValidator(valid_url)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=LONGEST_SECONDS, allow_inf_nan=False)]
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def anchored(self, folder: Path) -> Self:
+        """The same with absolute paths: relative ones start at `folder`."""
+        paths = {key: (folder / value).resolve() for key, value in self if isinstance(value, Path)}
+        return self.model_copy(update=paths)  # keeps what was validated
 
 
 class NodeSettings(_Section):
@@ -98,11 +132,80 @@ class PeerSettings(_Section):
 
 
 class DestinationSettings(_Section):
+    """What every kind of destination has: a name, and which objects it gets."""
+
     name: str = Field(min_length=1)
+    objects: tuple[Literal["SEG", "PM", "RTSTRUCT", "SC", "SR", "KO"], ...] = Field(("SEG", "PM", "SR"), min_length=1)
+    segmentation: Literal["binary", "fractional", "labelmap"] = "binary"
+    omit_empty_frames: bool = True
+    withdraw_superseded: bool = False
+
+    @property
+    def profile(self) -> ObjectProfile:
+        return ObjectProfile(
+            segmentation=SegmentationForm(self.segmentation.upper()),
+            omits_empty_frames=self.omit_empty_frames,
+            objects=frozenset(map(Kind, self.objects)),
+            withdraws_superseded=self.withdraw_superseded,
+        )
+
+
+class DimseSettings(DestinationSettings):
     kind: Literal["dimse"] = "dimse"
     ae_title: AETitle
     host: str = Field(min_length=1)
     port: Port
+
+    @property
+    def address(self) -> str:
+        return f"{self.ae_title} at {self.host}:{self.port}"
+
+
+class DicomwebSettings(DestinationSettings):
+    """Secrets are in files of their own: nothing that prints a configuration can tell them."""
+
+    kind: Literal["dicomweb"]
+    url: Url
+    username: str | None = Field(None, min_length=1)
+    password_file: Path | None = None
+    token_file: Path | None = None
+    ca_file: Path | None = None
+    client_certificate: Path | None = None
+    client_key: Path | None = None
+
+    @property
+    def address(self) -> str:
+        return self.url
+
+
+class FolderSettings(DestinationSettings):
+    kind: Literal["folder"]
+    path: Path
+
+    @property
+    def address(self) -> str:
+        return str(self.path)
+
+
+def _kind(destination: Any) -> str:
+    """The `kind` of an entry, as the file or a settings object says it; "dimse" where it says none."""
+    if isinstance(destination, dict):
+        return str(destination.get("kind", "dimse"))
+    return str(getattr(destination, "kind", "dimse"))
+
+
+AnyDestination = Annotated[
+    Annotated[DimseSettings, Tag("dimse")]
+    | Annotated[DicomwebSettings, Tag("dicomweb")]
+    | Annotated[FolderSettings, Tag("folder")],
+    Discriminator(_kind),
+]
+DESTINATION_KINDS: dict[str, type[DestinationSettings]] = {
+    "dimse": DimseSettings,
+    "dicomweb": DicomwebSettings,
+    "folder": FolderSettings,
+}
+_destination: TypeAdapter[AnyDestination] = TypeAdapter(AnyDestination)
 
 
 class ApplicationSettings(_Section):
@@ -131,7 +234,7 @@ class Settings(BaseSettings):
     work: WorkSettings = WorkSettings()
     dispatch: DispatchSettings = DispatchSettings()
     peers: tuple[PeerSettings, ...] = ()
-    destinations: tuple[DestinationSettings, ...] = ()
+    destinations: tuple[AnyDestination, ...] = ()
     applications: tuple[ApplicationSettings, ...] = ()
 
     @classmethod
@@ -158,12 +261,14 @@ def find_config() -> Path | None:
 class Inspection:
     """What a configuration says, as far as it can be read.
 
-    `settings` is None where there are `mistakes`. `applications` are those entries that are right by themselves and
-    `devices` and `data_dir` what is meant by these keys, so that all can be looked into in spite of mistakes elsewhere.
+    `settings` is None where there are `mistakes`. `destinations` and `applications` are those entries that are right by
+    themselves and `devices` and `data_dir` what is meant by these keys, so that all can be looked into in spite of
+    mistakes elsewhere.
     """
 
     mistakes: tuple[str, ...]
     settings: Settings | None = None
+    destinations: tuple[AnyDestination, ...] = ()
     applications: tuple[ApplicationSettings, ...] = ()
     devices: str | None = None
     data_dir: Path | None = None
@@ -199,7 +304,8 @@ def inspect(path: Path | None) -> Inspection:
     return Inspection(
         mistakes=tuple(mistakes),
         settings=None if mistakes or settings is None else _anchor(settings, folder),
-        applications=tuple(_anchored(a, folder) for a in _right_applications(raw)),
+        destinations=tuple(d.anchored(folder) for d in _right_destinations(raw)),
+        applications=tuple(a.anchored(folder) for a in _right_applications(raw)),
         devices=_setting(raw, "work", "devices", WorkSettings()),
         data_dir=(folder / str(_setting(raw, "node", "data_dir", NodeSettings()))).resolve(),
     )
@@ -222,7 +328,7 @@ def _environment() -> tuple[dict[str, Any], list[str]]:
                 else f"it is a section; set one of its keys, as in {variable.upper()}__"
                 f"{next(iter(_section_keys(section))).upper()}"
             )
-            shown = "" if section == "node" else f" = {value!r}"  # [node] may hold a password
+            shown = "" if section in ("node", "destinations") else f" = {value!r}"  # these may hold a password
             mistakes.append(f"{variable.upper()} (environment){shown}: {way_out}")
             source.env_vars = {k: v for k, v in source.env_vars.items() if k != variable.lower()}
     try:
@@ -260,6 +366,15 @@ def _setting(raw: Mapping[str, Any], section: str, key: str, default: BaseModel)
     return value if isinstance(value, str) else str(getattr(default, key))
 
 
+def _right_destinations(raw: Mapping[str, Any]) -> Iterator[AnyDestination]:
+    """The `[[destinations]]` that are right by themselves."""
+    for entry in _tables(raw, "destinations"):
+        with suppress(ValidationError):
+            destination = _destination.validate_python(entry)
+            if not any(_contradictions("", entry)):
+                yield destination
+
+
 def _right_applications(raw: Mapping[str, Any]) -> Iterator[ApplicationSettings]:
     """The `[[applications]]` that are right by themselves."""
     known = known_applications()
@@ -288,16 +403,14 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _anchor(settings: Settings, folder: Path) -> Settings:
-    """The same settings with absolute paths. `model_copy` keeps what was validated."""
-    node = settings.node.model_copy(update={"data_dir": (folder / settings.node.data_dir).resolve()})
-    applications = tuple(_anchored(a, folder) for a in settings.applications)
-    return settings.model_copy(update={"node": node, "applications": applications})
-
-
-def _anchored(application: ApplicationSettings, folder: Path) -> ApplicationSettings:
-    if application.bundle is None:
-        return application
-    return application.model_copy(update={"bundle": (folder / application.bundle).resolve()})
+    """The same settings with absolute paths."""
+    return settings.model_copy(
+        update={
+            "node": settings.node.anchored(folder),
+            "destinations": tuple(d.anchored(folder) for d in settings.destinations),
+            "applications": tuple(a.anchored(folder) for a in settings.applications),
+        }
+    )
 
 
 def _unknown_environment() -> Iterator[str]:
@@ -326,15 +439,14 @@ def _inconsistencies(raw: Mapping[str, Any]) -> list[str]:
         for i, peer in enumerate(_tables(raw, "peers"))
         if peer.get("commitment") == "new" and peer.get("port") is None
     ]
+    for i, destination in enumerate(_tables(raw, "destinations")):
+        mistakes += _contradictions(f"destinations[{i}]", destination)
     known = known_applications()
     allowed = list(dict.fromkeys(destinations))
     completion = raw.get("completion")
     source = completion.get("source") if isinstance(completion, dict) else None
-    if isinstance(source, str) and source not in allowed:
-        mistakes.append(
-            f"completion.source = {source!r}: no [[destinations]] has this name; "
-            f"allowed: {', '.join(allowed) or 'none is defined'}{_nearest(source, allowed)}"
-        )
+    if isinstance(source, str):
+        mistakes += _source_mistakes(source, _tables(raw, "destinations"))
     for i, application in enumerate(applications):
         name = application.get("id")
         if isinstance(name, str) and name not in known:
@@ -354,6 +466,37 @@ def _inconsistencies(raw: Mapping[str, Any]) -> list[str]:
     return mistakes
 
 
+def _source_mistakes(source: str, destinations: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    kinds = {d["name"]: _kind(d) for d in destinations if isinstance(d.get("name"), str)}
+    allowed = [name for name, kind in kinds.items() if kind == "dimse"]
+    if source not in allowed:
+        told = "no [[destinations]] has this name"
+        if source in kinds:
+            told = f"this destination is of kind {kinds[source]!r}, and only one of kind 'dimse' is asked with C-FIND"
+        yield (
+            f"completion.source = {source!r}: {told}; "
+            f"allowed: {', '.join(allowed) or 'none is defined'}{_nearest(source, allowed)}"
+        )
+
+
+def _contradictions(key: str, destination: Mapping[str, Any]) -> Iterator[str]:
+    """Keys of a destination that need one another, or exclude one another."""
+    if _kind(destination) != "dicomweb":
+        return
+    if ("username" in destination) != ("password_file" in destination):
+        given, lacking = ("username", "password_file") if "username" in destination else ("password_file", "username")
+        yield f"{key}.{given}: needs `{lacking}` beside it"
+    if "token_file" in destination and "username" in destination:
+        yield f"{key}.token_file: excludes `username`; keep the one that the service asks for"
+    if "client_key" in destination and "client_certificate" not in destination:
+        yield f"{key}.client_key: needs `client_certificate`, the certificate that it belongs to"
+    url = destination.get("url")
+    if isinstance(url, str) and url.strip().lower().startswith("http:"):
+        for name in ("ca_file", "client_certificate"):
+            if name in destination:
+                yield f"{key}.{name}: needs a `url` that begins with https"
+
+
 def _bundle_mistakes(key: str, application: str, bundle: Any) -> list[str]:
     if takes_bundle(application) and bundle is None:
         return [f"{key}: the application {application!r} needs the folder of a model"]
@@ -371,13 +514,17 @@ def _texts(values: Iterable[Any]) -> list[str]:
 
 def _describe(error: Mapping[str, Any]) -> str:
     """One validation error as a line: key, value, what is allowed, nearest name."""
-    location: tuple[str | int, ...] = tuple(error["loc"])
+    location = _as_written(tuple(error["loc"]))
     key = _dotted(location)
     if error["type"] == "extra_forbidden":
-        names = _names_beside(location)
+        names = _names_beside(tuple(error["loc"]))
         return f"{key}: there is no such key; allowed: {', '.join(names)}{_nearest(str(location[-1]), names)}"
     if error["type"] == "missing":
         return f"{key}: missing; it has no default"
+    if error["type"] == "union_tag_invalid":
+        kinds = list(DESTINATION_KINDS)
+        given = str(error["ctx"]["tag"])
+        return f"{key}.kind = {given!r}: there is no such kind; allowed: {', '.join(kinds)}{_nearest(given, kinds)}"
     if error["type"] == "model_type":
         return f"{key}: must be a section, [{key}], with keys of its own"
     if error["type"] == "tuple_type" and len(location) == 1:
@@ -391,6 +538,13 @@ def _describe(error: Mapping[str, Any]) -> str:
     return f"{key} = {error['input']!r}: {message[0].lower()}{message[1:]}{suggestion}"
 
 
+def _as_written(location: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """Without the kind that pydantic puts behind the number of a destination."""
+    if location[:1] == ("destinations",) and len(location) > 2:
+        return (*location[:2], *location[3:])
+    return location
+
+
 def _dotted(location: tuple[str | int, ...]) -> str:
     text = ""
     for part in location:
@@ -400,6 +554,8 @@ def _dotted(location: tuple[str | int, ...]) -> str:
 
 def _names_beside(location: tuple[str | int, ...]) -> list[str]:
     """The valid names at the place where an unknown one stands."""
+    if location[0] == "destinations":
+        return list(DESTINATION_KINDS[str(location[2])].model_fields)
     model: type[BaseModel] = Settings
     for part in location[:-1]:
         if isinstance(part, int):

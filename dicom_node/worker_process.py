@@ -16,7 +16,6 @@ from dicom_node.backoff import Backoff
 from dicom_node.logs import configure
 from dicom_node.notify import notify
 from dicom_node.process import claim_role, die_with_parent, hold, stop_on_signals
-from dicom_node.profiles import ObjectProfile
 from dicom_node.settings import load
 from dicom_node.worker import Worker
 from inference.engine import Engine, resolve_devices
@@ -52,7 +51,7 @@ def main(
         applications={a.name: a for a in applications(settings)},
         objects_dir=objects_dir(settings),
         ae_title=settings.node.ae_title,
-        profiles={destination.name: ObjectProfile() for destination in settings.destinations},
+        profiles={destination.name: destination.profile for destination in settings.destinations},
         backoff=Backoff(RETRY_SECONDS, RETRY_SECONDS * 8, settings.work.maximum_attempts),
         heartbeat_seconds=settings.work.heartbeat_seconds,
         job_timeout_seconds=settings.work.job_timeout_seconds,

@@ -4,6 +4,7 @@ import ctypes
 import errno
 import hashlib
 import os
+import shutil
 import struct
 import tempfile
 import time
@@ -23,6 +24,7 @@ PREAMBLE = bytes(128) + b"DICM"
 INCOMING = ".incoming"  # a folder of temporary files: what a crash leaves is all in one place
 STALE_SECONDS = 600.0  # writing one file takes less
 _FOLDERS_REMEMBERED = 1_000
+_COPIED_AT_ONCE = 2**20
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -39,6 +41,25 @@ def write_durable(path: Path, ds: Dataset) -> Path:
             os.replace(temporary, path)
             sync_folder(path.parent)
     return path
+
+
+def copy_durable(source: Path, path: Path) -> None:
+    """Copies a file to `path`, replacing what is there; durable on return. Who may read it is for the umask to say.
+
+    Raises StorageFull and OSError, and leaves nothing behind then. What a crash leaves has a name that begins with a
+    dot, and is written over by the next try.
+    """
+    temporary = path.with_name(f".{path.name}.part")
+    with _space():
+        make_folder(path.parent)
+        try:
+            with source.open("rb") as content, temporary.open("wb") as file:
+                shutil.copyfileobj(content, file, _COPIED_AT_ONCE)
+                _flush(file)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
 
 
 class Tree:

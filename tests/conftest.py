@@ -1,6 +1,8 @@
 """Fixtures for every test."""
 
 import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,3 +29,17 @@ def test_data() -> Path:
 def test_models() -> Path:
     """Public models, outside the repository."""
     return _folder("DICOM_NODE_TEST_MODELS", REPOSITORY.parent / "shared" / "models", "test models")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system with room for about 64 KiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("a small file system cannot be mounted here: that takes root")
+    yield folder
+    subprocess.run(["umount", folder], check=True)

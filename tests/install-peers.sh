@@ -3,16 +3,20 @@
 # Tests whose peer is missing skip and say so, hence a machine without apt or root is no error.
 set -euo pipefail
 
-# command -> package
+# command -> package, and a file -> package
 declare -A peers=(
     [Orthanc]=orthanc [dcmsend]=dcmtk [dciodvfy]=dicom3tools [plastimatch]=plastimatch [pg_ctlcluster]=postgresql
 )
+declare -A plugins=([/usr/share/orthanc/plugins/libOrthancDicomWeb.so]=orthanc-dicomweb)
 services=(orthanc postgresql)
 
 PATH="$PATH:/usr/sbin:/sbin"
 missing=()
 for command in "${!peers[@]}"; do
     command -v "$command" >/dev/null || missing+=("${peers[$command]}")
+done
+for file in "${!plugins[@]}"; do
+    [[ -e $file ]] || missing+=("${plugins[$file]}")
 done
 ((${#missing[@]})) || exit 0
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from dicom_node import settings
-from dicom_node.settings import Settings, load
+from dicom_node.settings import DESTINATION_KINDS, DestinationSettings, DimseSettings, Settings, load
 from inference.bundle import BundleFile
 from inference.manifest import load_manifest
 from tests.conftest import REPOSITORY
@@ -29,8 +29,10 @@ def uncommented(path: Path = REFERENCE) -> str:
 
 
 def sections() -> Iterator[tuple[str, type[BaseModel], bool]]:
-    """(name, model, whether it is a list) of every section."""
+    """(name, model, whether it is a list) of every section but the destinations, which are of several kinds."""
     for name, field in Settings.model_fields.items():
+        if name == "destinations":
+            continue
         inner = [a for a in get_args(field.annotation) if isinstance(a, type)]
         model = inner[0] if inner else field.annotation
         assert isinstance(model, type)
@@ -57,6 +59,7 @@ def test_it_loads_with_everything_uncommented(tmp_path: Path) -> None:
     loaded = load(path)
     assert [a.label for a in loaded.applications] == ["soft_tissue_mass", "brain"]
     assert [p.ae_title for p in loaded.peers] == ["SCANNER1"]
+    assert [d.kind for d in loaded.destinations] == ["dimse", "dicomweb", "dicomweb", "folder"]
 
 
 def test_it_has_every_key() -> None:
@@ -65,6 +68,18 @@ def test_it_has_every_key() -> None:
     for name, model, is_list in sections():
         entries: list[dict[str, Any]] = raw[name] if is_list else [raw[name]]
         assert {key for entry in entries for key in entry} == set(model.model_fields), name
+
+
+def test_it_has_every_key_of_every_kind_of_destination() -> None:
+    entries = tomllib.loads(uncommented())["destinations"]
+    common = set(DestinationSettings.model_fields) - {"name"}
+    for kind, model in DESTINATION_KINDS.items():
+        keys = {key for entry in entries if entry["kind"] == kind for key in entry}
+        assert keys | common == set(model.model_fields), kind
+    assert common <= set(entries[0])
+    for key in common:
+        value = tuple(entries[0][key]) if isinstance(entries[0][key], list) else entries[0][key]
+        assert value == DestinationSettings.model_fields[key].default, key
 
 
 def test_what_it_calls_defaults_are_the_defaults() -> None:
@@ -80,7 +95,7 @@ def test_what_it_calls_defaults_are_the_defaults() -> None:
 def test_the_containers_configuration_loads() -> None:
     loaded = load(CONTAINER)
     assert loaded.node.data_dir == Path("/var/lib/dicom-node")
-    assert [d.host for d in loaded.destinations] == ["pacs"]
+    assert [d.host for d in loaded.destinations if isinstance(d, DimseSettings)] == ["pacs"]
 
 
 @pytest.mark.parametrize("text", [BUNDLE.read_text(), uncommented(BUNDLE)])

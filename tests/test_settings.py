@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from dicom_node.errors import ConfigurationError
-from dicom_node.settings import load
+from dicom_node.profiles import Kind, ObjectProfile, SegmentationForm
+from dicom_node.settings import DicomwebSettings, FolderSettings, load
 
 GOOD = """
 [node]
@@ -95,6 +96,84 @@ def test_a_mistake_is_told_by_key_and_value(tmp_path: Path, old: str, new: str, 
     with pytest.raises(ConfigurationError) as error:
         load(write(tmp_path, GOOD.replace(old, new)))
     assert told in str(error.value)
+
+
+WEB = """
+[[destinations]]
+name = "archive"
+kind = "dicomweb"
+url = "https://archive.example:8443/dicom-web/"
+username = "node"
+password_file = "secrets/archive"
+ca_file = "ca.pem"
+objects = ["SR", "SC", "SR"]
+segmentation = "labelmap"
+omit_empty_frames = false
+withdraw_superseded = true
+[[destinations]]
+name = "inbox"
+kind = "folder"
+path = "inbox"
+"""
+
+
+def test_destinations_of_every_kind(tmp_path: Path) -> None:
+    pacs, archive, inbox = load(write(tmp_path, GOOD + WEB)).destinations
+    assert isinstance(archive, DicomwebSettings)
+    assert isinstance(inbox, FolderSettings)
+    assert pacs.profile == inbox.profile == ObjectProfile()
+    assert archive.url == "https://archive.example:8443/dicom-web"
+    assert (archive.password_file, archive.ca_file) == (tmp_path / "secrets" / "archive", tmp_path / "ca.pem")
+    assert inbox.path == tmp_path / "inbox"
+    assert archive.profile == ObjectProfile(
+        SegmentationForm.LABELMAP, omits_empty_frames=False, objects=frozenset({Kind.SR, Kind.SC}),
+        withdraws_superseded=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ('kind = "folder"', 'kind = "foldr"', "destinations[2].kind = 'foldr': there is no such kind; allowed: dimse,"),
+        ('kind = "folder"', 'kind = "foldr"', "did you mean 'folder'?"),
+        ('kind = "folder"', "", "destinations[2].path: there is no such key; allowed: name,"),
+        ('path = "inbox"', "", "destinations[2].path: missing"),
+        ('path = "inbox"', 'path = "inbox"\nport = 1', "destinations[2].port: there is no such key; allowed: name,"),
+        ("password_file", "pasword_file", "did you mean 'password_file'?"),
+        ('password_file = "secrets/archive"', "", "destinations[1].username: needs `password_file` beside it"),
+        ("password_file =", "token_file =", "destinations[1].token_file: excludes `username`"),
+        ("ca_file =", "client_key =", "destinations[1].client_key: needs `client_certificate`"),
+        ("https:", "http:", "destinations[1].ca_file: needs a `url` that begins with https"),
+        ("https://", "ftp://", "destinations[1].url: must be the address of a DICOMweb service"),
+        (":8443", ":84430", "destinations[1].url: must be the address of a DICOMweb service"),
+        ('"SC"', '"CT"', "destinations[1].objects[1] = 'CT': input should be 'SEG', 'PM'"),
+        ('["SR", "SC", "SR"]', "[]", "destinations[1].objects = []: tuple should have at least 1 item"),
+        ('"labelmap"', '"labelmpa"', "did you mean 'labelmap'?"),
+        ('[[destinations]]\nname = "inbox"', '[completion]\nsource = "archive"\n[[destinations]]\nname = "inbox"',
+         "completion.source = 'archive': this destination is of kind 'dicomweb'"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_a_destination_is_told(tmp_path: Path, old: str, new: str, told: str) -> None:
+    assert old in WEB
+    with pytest.raises(ConfigurationError) as error:
+        load(write(tmp_path, GOOD + WEB.replace(old, new)))
+    assert told in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ['kind = "dicomweb"', ""])
+def test_a_password_in_a_destination_is_refused_and_not_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    text = WEB.replace('kind = "dicomweb"', kind).replace("https://", "https://node:hidden@")
+    with pytest.raises(ConfigurationError) as error:
+        load(write(tmp_path, GOOD + text.replace("ca_file =", 'password = "hidden"\ntoken = "hidden"\nca_file =')))
+    assert "hidden" not in str(error.value)
+    assert kind == "" or "must not hold a user; give `username` with `password_file`" in str(error.value)
+    monkeypatch.setenv("DICOM_NODE__DESTINATIONS", '[{"url": "https://node:hidden@h"')
+    with pytest.raises(ConfigurationError) as error:
+        load(write(tmp_path, GOOD))
+    assert "DICOM_NODE__DESTINATIONS (environment): it must be a JSON list of tables" in str(error.value)
+    assert "hidden" not in str(error.value)
 
 
 def test_all_mistakes_are_told_together(tmp_path: Path) -> None:

@@ -1,0 +1,72 @@
+"""A folder that others read: a share of the hospital, or the inbox of another program."""
+
+import errno
+import os
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dicom_node.destinations.base import EchoResult, SendResult
+from dicom_node.destinations.reading import read_instance
+from dicom_node.errors import PeerUnavailable
+from storage.errors import Permanent, StorageFull
+from storage.files import copy_durable
+
+
+@dataclass(frozen=True)
+class FolderDestination:
+    """Writes each object to `<path>/<study>/<series>/<SOP Instance UID>.dcm`: at once whole, and durable.
+
+    `path` itself is never made: while a share is not mounted, objects wait, and do not fill the disk below it.
+    """
+
+    name: str
+    path: Path
+
+    def send(self, paths: Sequence[Path]) -> list[SendResult]:
+        return [self._write(path) for path in paths]
+
+    def accepted(self, sop_class_uids: Collection[str]) -> frozenset[str] | None:
+        return frozenset(sop_class_uids)
+
+    def echo(self) -> EchoResult:
+        start = time.monotonic()
+        reason = self._trouble()
+        return EchoResult(ok=not reason, seconds=time.monotonic() - start, reason=reason)
+
+    def stored(self, study_instance_uid: str, sop_instance_uids: Collection[str]) -> set[str]:
+        """Which of these instances are there. Raises PeerUnavailable where the folder is not."""
+        if trouble := self._trouble():
+            raise PeerUnavailable(trouble)
+        there = {path.stem for path in (self.path / study_instance_uid).glob("*/*.dcm")}
+        return there.intersection(sop_instance_uids)
+
+    def _write(self, source: Path) -> SendResult:
+        try:
+            ds = read_instance(source, header_only=True)
+        except Permanent as error:
+            return SendResult("", ok=False, reason=str(error))
+        uid = str(ds.SOPInstanceUID)
+        reason = self._trouble()
+        if not reason:
+            try:
+                copy_durable(source, self.path / ds.StudyInstanceUID / ds.SeriesInstanceUID / f"{uid}.dcm")
+            except StorageFull:
+                reason = f"the folder {self.path} is full: make room there"
+            except OSError as error:
+                reason = self._told(error)
+        return SendResult(uid, ok=not reason, retriable=bool(reason), reason=reason)
+
+    def _trouble(self) -> str:
+        """What keeps us from writing there; empty where nothing does."""
+        if not self.path.is_dir():
+            return f"the folder {self.path} is not there: make it, or mount what it is on"
+        if not os.access(self.path, os.W_OK | os.X_OK):
+            return self._told(PermissionError(errno.EACCES, "Permission denied"))
+        return ""
+
+    def _told(self, error: OSError) -> str:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return f"the folder {self.path} cannot be written by this user: change its owner, or how it is mounted"
+        return f"the folder {self.path} cannot be written ({error.strerror})"
