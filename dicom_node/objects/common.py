@@ -24,10 +24,11 @@ from inference.findings import Algorithm, Findings, NoResult
 from inference.volume import Volume
 
 NODE = "dicom-node"  # manufacturer and model where no algorithm made the object
-SERIES_DESCRIPTION_LENGTH = 64  # PS3.5 6.2: VR LO
 OFFSET = re.compile(r"[+-](0\d|1[0-4])[0-5]\d")  # PS3.3 C.12.1.1.8: &ZZXX
 UTF_8 = "ISO_IR 192"
 TEXT_VRS = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})  # PS3.5 6.1.2.2: those the character set is for
+LONGEST = {"SH": 16, "LO": 64}  # PS3.5 6.2, characters
+IDENTIFIERS = frozenset({"PatientID", "AccessionNumber"})
 TYPE_2 = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex",
     "StudyDate", "StudyTime", "AccessionNumber", "StudyID", "ReferringPhysicianName",
@@ -80,7 +81,7 @@ def device_uid(algorithm: Algorithm) -> str:
 def series_description(result: Findings | NoResult, kind: str) -> str:
     """At most 64 characters, the notice first so that no list cuts it off, and the kind never cut."""
     notice = f"{RESEARCH_NOTICE}: " if result.research else ""
-    title = result.title[: SERIES_DESCRIPTION_LENGTH - len(notice) - len(kind) - 1]
+    title = result.title[: LONGEST["LO"] - len(notice) - len(kind) - 1]
     return f"{notice}{title} {kind}"
 
 
@@ -100,11 +101,12 @@ def source_header(path: Path) -> Dataset:
     """The header of one stored instance, made fit for highdicom 0.28.2 to copy patient and study from.
 
     Texts are decoded and the character set is UTF-8, because highdicom knows not all of them; `describe` gives the
-    object that of its source back. What cannot be read is left out, absent or invalid type 2 attributes of patient
-    and study become empty, and an image without a frame of reference gets the one of its series.
+    object that of its source back. What cannot be read is left out, as private elements are. Absent or invalid type 2
+    attributes of patient and study become empty, and texts longer than their VR allows are cut, but never an
+    identifier. An image without a frame of reference gets the one of its series.
     """
     ds = dcmread(path, stop_before_pixels=True)
-    _drop_unreadable(ds)
+    _drop_unusable(ds)
     ds.decode()
     ds.SpecificCharacterSet = UTF_8
     for keyword in TYPE_2:
@@ -112,6 +114,10 @@ def source_header(path: Path) -> Dataset:
             setattr(ds, keyword, "")
     if isinstance(ds.PatientName, MultiValue):  # a second byte of Shift JIS under another character set
         ds.PatientName = " ".join(str(part) for part in ds.PatientName)
+    for element in ds:
+        longest = LONGEST.get(element.VR)
+        if longest is not None and isinstance(element.value, str) and element.keyword not in IDENTIFIERS:
+            element.value = element.value[:longest]
     if ds.PatientSex not in ("M", "F", "O"):
         ds.PatientSex = ""
     for keyword, valid in (("PatientBirthDate", DA), ("StudyDate", DA), ("StudyTime", TM)):
@@ -124,17 +130,18 @@ def source_header(path: Path) -> Dataset:
     return ds
 
 
-def _drop_unreadable(ds: Dataset) -> None:
-    """Removes elements whose value is none of their VR, in sequences too."""
+def _drop_unusable(ds: Dataset) -> None:
+    """Removes private elements and those whose value is none of their VR, in sequences too."""
     for tag in list(ds.keys()):
         try:
-            element = ds[tag]
+            element = None if tag.is_private else ds[tag]
         except Exception:  # pydicom's converters raise anything
+            element = None
+        if element is None:
             del ds[tag]
-            continue
-        if element.VR == "SQ":
+        elif element.VR == "SQ":
             for item in element.value:
-                _drop_unreadable(item)
+                _drop_unusable(item)
 
 
 def is_valid(kind: Callable[[Any], Any], value: Any) -> bool:

@@ -29,7 +29,7 @@ def build_sr(findings: Findings, context: ObjectContext, seg: Dataset | None) ->
     """The report of `findings`. Raises ValueError for a unit that does not fit and a number that is not finite.
 
     With `seg`, their Segmentation, each segment gives a TID 1411 group that holds its values and refers to the SEG, and
-    a TID 1410 group with the same tracking UID and its outline on the key slice, without values: viewers merge the two,
+    TID 1410 groups with the same tracking UID and its outline, the key slice first, without values: viewers merge them,
     and would show a value twice. Without, each gives one TID 1411 group that holds its values and its outlines on the
     images, and nothing refers to a SEG.
 
@@ -119,7 +119,7 @@ def _groups(findings: Findings, context: ObjectContext, seg: Dataset | None) -> 
     notes: list[str] = []
     if seg is not None:
         groups += [_referring(findings, seg, number, s) for number, s in enumerate(findings.segments, 1)]
-        groups += [_planar(findings, s) for s in findings.segments]
+        groups += [_planar(findings, s, k) for s in findings.segments for k in _drawn_slices(findings, s)]
     else:
         for segment in findings.segments:
             regions, left_out = _regions(findings, segment)
@@ -180,9 +180,18 @@ def _regions(findings: Findings, segment: Segment) -> tuple[list[Any], int]:
     return [_region(findings, k, part) for k, part in ordered], len(parts) - len(largest)
 
 
-def _planar(findings: Findings, segment: Segment) -> Any:
-    """TID 1410: where viewers draw the finding."""
-    k = key_slice(segment.mask)
+def _drawn_slices(findings: Findings, segment: Segment) -> list[int]:
+    """The key slice; beside it the first and the last one where the segment is alone.
+
+    PixelMed takes all groups of a report with a single image region for TID 1410, the one that refers to the SEG too.
+    """
+    slices = np.flatnonzero(segment.mask.any(axis=(1, 2)))
+    extent = [int(slices[0]), int(slices[-1])] if len(findings.segments) == 1 else []
+    return list(dict.fromkeys([key_slice(segment.mask), *extent]))
+
+
+def _planar(findings: Findings, segment: Segment, k: int) -> Any:
+    """TID 1410: the finding as it is drawn on slice `k`."""
     return sr.PlanarROIMeasurementsAndQualitativeEvaluations(
         referenced_region=_region(findings, k, segment.mask[k]), **_identity(findings, segment)
     )
