@@ -72,3 +72,11 @@ def dcmqi_map(path: Path, folder: Path) -> tuple[Path, dict[str, Any]]:
     )  # fmt: skip
     assert done.returncode == 0, (done.stdout + done.stderr).decode(errors="replace")
     return folder / "pmap.nrrd", json.loads((folder / "meta.json").read_text())
+
+
+def dcmtk_frame(path: Path, frame: int, folder: Path) -> Path:
+    """dcmtk's rendering of a frame, from 0, as a PNG."""
+    picture = folder / f"frame-{frame}.png"
+    command = [_program("dcm2pnm"), "--write-png", "--frame", str(frame + 1), str(path), str(picture)]
+    subprocess.run(command, capture_output=True, check=True, timeout=60)
+    return picture
