@@ -13,19 +13,27 @@ RESEARCH_NOTICE = "RESEARCH - not for diagnosis"
 SCHEME = "99DCMNODE"
 
 PRIVATE = {
-    value: SRCode(value, SCHEME, meaning)
+    value: SRCode(value, SCHEME, meaning)  # a value has at most 16 characters (PS3.5 6.2, SH)
     for value, meaning in {
         "training-data": "Training data of the algorithm",
         "supersedes": "Superseded result",
         "no-finding": "AI result without findings",
         "no-result": "No AI result",
         "why-no-result": "Reason for no AI result",
-        WhyNoResult.INPUT_MISSING.value: "No series of the study fits the algorithm",
-        WhyNoResult.POOR_QUALITY.value: "Image quality is too poor for the algorithm",
-        WhyNoResult.OUT_OF_DISTRIBUTION.value: "Images show what the algorithm has not learned",
-        WhyNoResult.UNUSABLE_IMAGES.value: "Images do not make a volume",
-        WhyNoResult.FAILURE.value: "Analysis failed",
+        "input-missing": "No series of the study fits the algorithm",
+        "poor-quality": "Image quality is too poor for the algorithm",
+        "not-learned": "Images show what the algorithm has not learned",
+        "unusable-images": "Images do not make a volume",
+        "failure": "Analysis failed",
     }.items()
+}
+
+REASONS = {
+    WhyNoResult.INPUT_MISSING: PRIVATE["input-missing"],
+    WhyNoResult.POOR_QUALITY: PRIVATE["poor-quality"],
+    WhyNoResult.OUT_OF_DISTRIBUTION: PRIVATE["not-learned"],
+    WhyNoResult.UNUSABLE_IMAGES: PRIVATE["unusable-images"],
+    WhyNoResult.FAILURE: PRIVATE["failure"],
 }
 
 MODALITIES = {

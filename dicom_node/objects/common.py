@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ from weakref import WeakKeyDictionary
 import highdicom as hd
 from pydicom import dcmread
 from pydicom.charset import convert_encodings, python_encoding
+from pydicom.config import RAISE
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
-from pydicom.valuerep import DA, TM
+from pydicom.valuerep import DA, TM, validate_value
 
 from dicom_node.objects.codes import RESEARCH_NOTICE
 from inference.findings import Algorithm, Findings, NoResult
@@ -29,6 +32,8 @@ OFFSET = re.compile(r"[+-](0\d|1[0-4])[0-5]\d")  # PS3.3 C.12.1.1.8: &ZZXX
 UTF_8 = "ISO_IR 192"
 TEXT_VRS = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})  # PS3.5 6.1.2.2: those the character set is for
 LONGEST = {"SH": 16, "LO": 64}  # PS3.5 6.2, characters
+STRICT_VRS = frozenset({"AS", "CS", "DA", "DS", "IS", "TM"})
+PATIENT_GROUP = 0x0010
 IDENTIFIERS = frozenset({"PatientID", "AccessionNumber"})
 TYPE_2 = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex",
@@ -114,27 +119,29 @@ def source_header(path: Path) -> Dataset:
     """The header of one stored instance, made fit for highdicom 0.28.2 to copy patient and study from.
 
     Texts are decoded and the character set is UTF-8, because highdicom knows not all of them; `describe` gives the
-    object that of its source back. What cannot be read is left out, as private elements are. Absent or invalid type 2
-    attributes of patient and study become empty, and texts longer than their VR allows are cut, but never an
-    identifier. An image without a frame of reference gets the one of its series.
+    object that of its source back. Private elements, those that cannot be read, and attributes of the patient that are
+    none of their VR are left out. Absent or invalid type 2 attributes of patient and study become empty, and texts
+    longer than their VR allows are cut, but never an identifier. An image without a frame of reference gets the one of
+    its series.
     """
     ds = dcmread(path, stop_before_pixels=True)
     _drop_unusable(ds)
-    ds.decode()
     ds.SpecificCharacterSet = UTF_8
-    for keyword in TYPE_2:
-        if keyword not in ds:
-            setattr(ds, keyword, "")
-    if isinstance(ds.PatientName, MultiValue):  # a second byte of Shift JIS under another character set
-        ds.PatientName = " ".join(str(part) for part in ds.PatientName)
-    for element in ds:
+    for element in list(ds):
         longest = LONGEST.get(element.VR)
         if longest is not None and isinstance(element.value, str) and element.keyword not in IDENTIFIERS:
             element.value = element.value[:longest]
+        if element.tag.group == PATIENT_GROUP and element.VR in STRICT_VRS and not _is_valid(element):
+            del ds[element.tag]
+    for keyword in TYPE_2:
+        if keyword not in ds:
+            setattr(ds, keyword, "")
+    if isinstance(ds.PatientName, MultiValue):  # PN allows no backslash within, but allows several values
+        ds.PatientName = " ".join(str(part) for part in ds.PatientName)
     if ds.PatientSex not in ("M", "F", "O"):
         ds.PatientSex = ""
-    for keyword, valid in (("PatientBirthDate", DA), ("StudyDate", DA), ("StudyTime", TM)):
-        if not is_valid(valid, ds[keyword].value):
+    for keyword, kind in (("PatientBirthDate", DA), ("StudyDate", DA), ("StudyTime", TM)):
+        if not is_one(kind, ds[keyword].value):
             setattr(ds, keyword, "")
     if "ProcedureCodeSequence" in ds and not ds.ProcedureCodeSequence:
         del ds.ProcedureCodeSequence  # type 3: present means at least one item; some scanners write none
@@ -144,7 +151,10 @@ def source_header(path: Path) -> Dataset:
 
 
 def _drop_unusable(ds: Dataset) -> None:
-    """Removes private elements and those whose value is none of their VR, in sequences too."""
+    """Removes private elements and those that cannot be read, in sequences too. The rest is decoded afterwards.
+
+    `Dataset.decode` would decode a second time, and lose what a name holds beside its declared character set.
+    """
     for tag in list(ds.keys()):
         try:
             element = None if tag.is_private else ds[tag]
@@ -157,7 +167,16 @@ def _drop_unusable(ds: Dataset) -> None:
                 _drop_unusable(item)
 
 
-def is_valid(kind: Callable[[Any], Any], value: Any) -> bool:
+def _is_valid(element: DataElement) -> bool:
+    """Whether every value is one of the element's VR (PS3.5 6.2)."""
+    values = element.value if isinstance(element.value, MultiValue) else [element.value]
+    return all(
+        value is None or is_one(partial(validate_value, element.VR, validation_mode=RAISE), value) for value in values
+    )
+
+
+def is_one(kind: Callable[[Any], Any], value: Any) -> bool:
+    """Whether `kind`, a constructor or a check, takes `value`."""
     try:
         kind(value)
     except (TypeError, ValueError):

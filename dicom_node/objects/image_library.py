@@ -10,7 +10,7 @@ from pydicom.sr.coding import Code as SRCode
 from pydicom.valuerep import DA, TM
 
 from dicom_node.objects.codes import LATERALITIES, MODALITIES
-from dicom_node.objects.common import is_valid
+from dicom_node.objects.common import is_one
 from inference.planes import functional, is_enhanced, number
 from inference.volume import Volume
 
@@ -109,13 +109,13 @@ def _common(headers: Sequence[Dataset], keyword: str) -> str:
 def _acquisition_time(ds: Dataset) -> str | None:
     """HHMMSS.FFFFFF; Enhanced objects have a date and time in one."""
     time = str(ds.get("AcquisitionTime") or "") or _date_time(ds)[8:]
-    return time if time and is_valid(TM, time) else None
+    return time if time and is_one(TM, time) else None
 
 
 def _acquisition_date(headers: Sequence[Dataset]) -> str | None:
     dates = {str(ds.get("AcquisitionDate") or "") or _date_time(ds)[:8] for ds in headers}
     date = dates.pop() if len(dates) == 1 else ""
-    return date if date and is_valid(DA, date) else None
+    return date if date and is_one(DA, date) else None
 
 
 def _date_time(ds: Dataset) -> str:

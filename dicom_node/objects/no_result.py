@@ -9,7 +9,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
 from dicom_node.objects import content
-from dicom_node.objects.codes import PRIVATE, RESEARCH_NOTICE, sr_code
+from dicom_node.objects.codes import PRIVATE, REASONS, RESEARCH_NOTICE, sr_code
 from dicom_node.objects.common import NODE, ObjectContext, describe_result, source_header
 from inference.findings import NoResult
 
@@ -73,6 +73,6 @@ def _statement(result: NoResult, context: ObjectContext) -> Any:
         algorithm_id=content.algorithm_identification(result.algorithm) if result.algorithm else None,
         qualitative_evaluations=[
             sr.QualitativeEvaluation(codes.DCM.CADProcessingAndFindingsSummary, failed),
-            sr.QualitativeEvaluation(PRIVATE["why-no-result"], PRIVATE[result.why.value]),
+            sr.QualitativeEvaluation(PRIVATE["why-no-result"], REASONS[result.why]),
         ],
     )
