@@ -22,10 +22,21 @@ def _program(name: str) -> str:
 
 def dciodvfy_errors(path: Path) -> list[str]:
     """The lines that dciodvfy calls an error; fails when it did not recognise the object at all."""
-    done = subprocess.run([_program("dciodvfy"), str(path)], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(
+        [_program("dciodvfy"), str(path)],
+        capture_output=True, text=True, errors="replace", check=False, timeout=120,  # it prints names as they are
+    )  # fmt: skip
     output = done.stdout + done.stderr
     assert IOD_NAMES.search(output), output[-2000:]
     return [line for line in output.splitlines() if line.startswith("Error")]
+
+
+def dsrdump_errors(path: Path) -> list[str]:
+    """The lines that dcmtk's dsrdump calls an error: relationships that the SOP class does not allow among them."""
+    done = subprocess.run(
+        [_program("dsrdump"), str(path)], capture_output=True, text=True, errors="replace", check=False, timeout=120
+    )
+    return [line for line in done.stderr.splitlines() if line.startswith(("E:", "F:"))]
 
 
 def dcmqi_segments(path: Path, folder: Path) -> dict[int, Path]:

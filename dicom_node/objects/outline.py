@@ -45,7 +45,7 @@ def components_of(mask: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
 
 def key_slice(mask: NDArray[np.bool_]) -> int:
     """The slice of a (slice, row, column) mask with the largest area."""
-    return int(mask.sum(axis=(1, 2)).argmax())
+    return int(np.argmax([np.count_nonzero(image) for image in mask]))
 
 
 def _components(mask: NDArray[np.bool_]) -> list[list[list[Point]]]:

@@ -35,6 +35,7 @@ def build_pm(findings: Findings, one: ParametricMap, context: ObjectContext) -> 
     number = findings.maps.index(one)
     role = f"PM {number}"
     sources = _sources(findings, one)
+    finite = _finite(one.values)
     ds = hd.pm.ParametricMap(
         source_images=sources,
         pixel_array=one.values,
@@ -48,8 +49,8 @@ def build_pm(findings: Findings, one: ParametricMap, context: ObjectContext) -> 
         device_serial_number=findings.algorithm.weights_sha256[:16],
         # A map of a head can be recognised as the images can: it is so unless the source denies it of itself.
         contains_recognizable_visual_features=sources[0].get("RecognizableVisualFeatures") != "NO",
-        real_world_value_mappings=[_mapping(one)],
-        voi_lut_transformations=[_window(one.values)],
+        real_world_value_mappings=[_mapping(one, finite)],
+        voi_lut_transformations=[_window(finite)],
         content_description=f"{one.label}: {one.quantity.meaning}"[:64],
         content_creator_name="AI^Node",
         content_qualification="RESEARCH" if findings.research else "PRODUCT",
@@ -100,9 +101,8 @@ def _anatomy(source: Dataset) -> Dataset:
     return item
 
 
-def _mapping(one: ParametricMap) -> Dataset:
+def _mapping(one: ParametricMap, finite: Values) -> Dataset:
     """PS3.3 C.7.6.16.2.11."""
-    finite = _finite(one.values)
     mapping = hd.pm.RealWorldValueMapping(
         lut_label=one.label[:LABEL_LENGTH],
         lut_explanation=one.quantity.meaning[:64],
@@ -119,8 +119,8 @@ def _mapping(one: ParametricMap) -> Dataset:
     return mapping
 
 
-def _window(values: Values) -> hd.VOILUTTransformation:
-    low, high = (float(v) for v in np.percentile(_finite(values), WINDOW))
+def _window(finite: Values) -> hd.VOILUTTransformation:
+    low, high = (float(v) for v in np.percentile(finite, WINDOW))
     return hd.VOILUTTransformation(
         window_center=DS((low + high) / 2, auto_format=True),
         window_width=DS((high - low) or 1.0, auto_format=True),
@@ -143,7 +143,7 @@ def _order_frames(ds: Dataset, source: Volume, values: Values) -> None:
     )
     for k, frame in enumerate(ds.PerFrameFunctionalGroupsSequence, 1):
         frame.FrameContentSequence[0].DimensionIndexValues = [k]
-    ds.FloatPixelData = values.astype("<f4").tobytes()
+    ds.FloatPixelData = values.astype("<f4", copy=False).tobytes()
 
 
 def _name_true_frames(ds: Dataset, source: Volume) -> None:

@@ -6,7 +6,7 @@ refused and committed as a whole, keeps its order, and a viewer that ignores fra
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from dicom_node.objects.codes import RESEARCH_NOTICE
 from dicom_node.objects.common import ObjectContext, describe, new_object, source_headers
 from dicom_node.objects.outline import boundaries, key_slice
 from inference.findings import Evaluation, Findings, Measurement, Segment
-from inference.volume import Volume
+from inference.volume import FrameReference, Volume
 
 SERIES_NUMBER = 9011
 SIDE = 768  # pixels of a frame, which is square: shown at 512 x 512, its text is TEXT * 2 / 3 high
@@ -30,6 +30,7 @@ LINE = 30
 MARGIN = 12
 SWATCH = 18
 STROKE = 3
+LABEL_LENGTH = 16  # PS3.5 6.2: VR SH
 MAXIMUM_KEY_IMAGES = 8
 MAXIMUM_LEGEND = 4  # segments named under a key image
 LOSSY = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")  # PS3.3 C.7.6.1.1.5
@@ -60,10 +61,13 @@ def build_sc(findings: Findings, context: ObjectContext) -> Dataset:
     is as the source says, and left out where it is silent: a sagittal slice of a head may show a face.
     """
     source = findings.source
-    headers = source_headers(source)
-    slices = _key_slices(findings)
-    names = _names(source, headers)
-    pages = [*_key_images(findings, slices, names), *_text_pages(findings)]
+    labels = _key_slices(findings)
+    slices = list(labels)[:MAXIMUM_KEY_IMAGES]
+    headers = source_headers(replace(source, frames=tuple(source.frames[k] for k in slices)))
+    pages = [
+        *_key_images(findings, slices, [_name(source.frames[k], headers) for k in slices]),
+        *_text_pages(findings, unshown=len(labels) - len(slices)),
+    ]
     ds = new_object(
         headers[0], findings, context, "SC", MultiFrameTrueColorSecondaryCaptureImageStorage, "OT", SERIES_NUMBER
     )
@@ -77,9 +81,8 @@ def build_sc(findings: Findings, context: ObjectContext) -> Dataset:
             ds[keyword] = headers[0][keyword]
     ds.DerivationDescription = "Key images with outlines, and the report as text"
     ds.SourceImageSequence = [_source_image(source, k) for k in slices]
-    labels = [_frame_label(findings, k) for k in slices]
     ds.PageNumberVector = list(range(1, len(pages) + 1))
-    ds.FrameLabelVector = [*labels, *["Report"] * (len(pages) - len(labels))]
+    ds.FrameLabelVector = [*(labels[k] for k in slices), *["Report"] * (len(pages) - len(slices))]
     ds.FrameIncrementPointer = [Tag("PageNumberVector"), Tag("FrameLabelVector")]
     ds.NumberOfFrames = len(pages)
     ds.Rows = ds.Columns = SIDE
@@ -90,26 +93,21 @@ def build_sc(findings: Findings, context: ObjectContext) -> Dataset:
     return ds
 
 
-def _key_slices(findings: Findings) -> list[int]:
-    """In the order of the segments, each once."""
+def _key_slices(findings: Findings) -> dict[int, str]:
+    """Slices, in the order of the segments, and the label of the first segment that is largest there."""
     if not findings.segments:
-        return [len(findings.source.frames) // 2]
-    return list(dict.fromkeys(key_slice(segment.mask) for segment in findings.segments))[:MAXIMUM_KEY_IMAGES]
+        return {len(findings.source.frames) // 2: "No finding"}
+    labels: dict[int, str] = {}
+    for segment in findings.segments:
+        labels.setdefault(key_slice(segment.mask), segment.label[:LABEL_LENGTH])
+    return labels
 
 
-def _names(source: Volume, headers: Sequence[Dataset]) -> list[str]:
-    """What a reader finds each slice by: numbers of its series and of the image or frame."""
-    by_path = dict(zip(dict.fromkeys(frame.path for frame in source.frames), headers, strict=True))
-    names = []
-    for frame in source.frames:
-        header = by_path[frame.path]
-        image = header.get("InstanceNumber") if frame.frame_number is None else frame.frame_number
-        names.append(f"series {header.get('SeriesNumber') or '?'}, image {image or '?'}")
-    return names
-
-
-def _frame_label(findings: Findings, k: int) -> str:
-    return next((s.label[:16] for s in findings.segments if key_slice(s.mask) == k), "No finding")
+def _name(frame: FrameReference, headers: Sequence[Dataset]) -> str:
+    """What a reader finds a slice by: the numbers of its series and of the image or frame."""
+    header = next(header for header in headers if header.SOPInstanceUID == frame.sop_instance_uid)
+    image = header.get("InstanceNumber") if frame.frame_number is None else frame.frame_number
+    return f"series {header.get('SeriesNumber') or '?'}, image {image or '?'}"
 
 
 def _source_image(source: Volume, k: int) -> Dataset:
@@ -129,8 +127,8 @@ def _key_images(findings: Findings, slices: Sequence[int], names: Sequence[str])
     """A page for each slice; the picture has the same size on all of them."""
     feet = [_legend(findings, k) for k in slices]
     bottom = SIDE - LINE * max(len(foot) for foot in feet) - MARGIN
-    for k, foot in zip(slices, feet, strict=True):
-        head = [*_notice(findings), Line(f"{findings.title}: {names[k]}")]
+    for k, name, foot in zip(slices, names, feet, strict=True):
+        head = [*_notice(findings), Line(f"{findings.title}: {name}")]
         page = Image.new("RGB", (SIDE, SIDE))
         _write(page, 0, head)
         _draw_slice(page, (0, LINE * len(head) + MARGIN // 2, SIDE, bottom), findings, k)
@@ -205,10 +203,10 @@ def _digits(value: float) -> str:
     return f"{value:.{min(max(decimals, 0), 6)}f}"
 
 
-def _text_pages(findings: Findings) -> Iterator[Image.Image]:
+def _text_pages(findings: Findings, unshown: int) -> Iterator[Image.Image]:
     """Every result and note in words: what the SR says, for those who do not see it."""
     head = [*_notice(findings), Line(f"{findings.title}: report")]
-    lines = [wrapped for line in _text(findings) for wrapped in _wrapped(line)]
+    lines = [wrapped for line in _text(findings, unshown) for wrapped in _wrapped(line)]
     fitting = SIDE // LINE - len(head) - 1
     for n in range(0, len(lines), fitting):
         page = Image.new("RGB", (SIDE, SIDE))
@@ -217,16 +215,15 @@ def _text_pages(findings: Findings) -> Iterator[Image.Image]:
         yield page
 
 
-def _text(findings: Findings) -> list[Line]:
+def _text(findings: Findings, unshown: int) -> list[Line]:
     lines = [] if findings.segments else [Line(_nothing(findings))]
     for segment in findings.segments:
         lines.append(Line(segment.label, swatch=segment.color))
         lines += [Line(f"- {text}") for text in _results(segment.measurements, segment.evaluations)]
     lines += [Line(text) for text in _results(findings.measurements, findings.evaluations)]
     lines += [Line(note) for note in findings.notes]
-    hidden = {key_slice(segment.mask) for segment in findings.segments} - set(_key_slices(findings))
-    if hidden:
-        lines.append(Line(f"{len(hidden)} more key images are not shown."))
+    if unshown:
+        lines.append(Line(f"Key images that are not shown: {unshown}."))
     algorithm = findings.algorithm
     maker = f"{algorithm.name} {algorithm.version}, {algorithm.manufacturer}; trained on {algorithm.training_data}"
     return [*lines, Line(maker), Line("Automatic analysis; no human reviewed it.")]
