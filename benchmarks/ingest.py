@@ -24,6 +24,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import slow_flush
 from benchmarks.association import Association
 from benchmarks.network import NotPossible, Place, two_namespaces
 from benchmarks.servers import KINDS, Failed, Server, environment
@@ -35,9 +36,17 @@ SEND_SECONDS = 600.0
 CATCH_UP_SECONDS = 300.0
 WARM_UP = 20  # images before anything is measured
 IDLE_ASSOCIATIONS = 50
+GROUPS = (  # nodelay, namespaces, slow flush: each has servers of its own
+    (True, False, False),
+    (False, False, False),
+    (True, True, False),
+    (False, True, False),
+    (True, False, True),
+)
 SET_UPS = 50
 SAMPLE_SECONDS = 0.01
 SETTLE_SECONDS = 2.0
+FLUSH_MILLISECONDS = 4.0  # what a disk takes that has no cache of its own
 
 console = Console()
 if not console.is_terminal:
@@ -53,6 +62,7 @@ class Case:
     sender: str
     nodelay: bool = True
     namespaces: bool = False
+    slow_flush: bool = False  # each flush of the servers takes FLUSH_MILLISECONDS longer
 
 
 @dataclass(frozen=True)
@@ -277,6 +287,10 @@ def cases(options: argparse.Namespace, folder: Path) -> list[Case]:
         if options.namespaces:
             chosen += [Case("mr256 veth", mr256, "storescu x1", namespaces=True)]
             chosen += [Case("mr256 veth shipped", shipped, "storescu x1", nodelay=False, namespaces=True)]
+        if options.slow_flush:
+            chosen += [
+                Case(f"mr256 {s.removeprefix('storescu ')} slow flush", mr256, s, slow_flush=True) for s in SENDERS
+            ]
     if "mr512" in options.workloads:
         mr512 = mr_slices(folder / "mr512", "mr512", 512, max(1, count * 3 // 10))
         chosen += [Case("mr512 x1", mr512, "storescu x1"), Case("mr512 x4", mr512, "storescu x4")]
@@ -289,22 +303,23 @@ def cases(options: argparse.Namespace, folder: Path) -> list[Case]:
 def one_round(
     number: int, options: argparse.Namespace, chosen: Sequence[Case], folder: Path, renewer: Renewer, results: Results
 ) -> None:
-    """Each group has servers of its own: the variable, and the namespace, are theirs from the start."""
+    """Each group has servers of its own: the variables, and the namespace, are theirs from the start."""
     warm_up = Case("warm up", mr_slices(folder / f"warm-up-{number}", "mr256", 256, WARM_UP), "storescu x1")
     enhanced = None
     if "enhanced" in options.workloads:
         path = folder / "enhanced"
         enhanced = Case("enhanced x1", enhanced_mr(path, "enhanced", options.enhanced_megabytes), "storescu x1")
-    for nodelay, namespaces in ((True, False), (False, False), (True, True), (False, True)):
-        group = [c for c in chosen if (c.nodelay, c.namespaces) == (nodelay, namespaces)]
-        first = nodelay and not namespaces
+    for nodelay, namespaces, slow in GROUPS:
+        group = [c for c in chosen if (c.nodelay, c.namespaces, c.slow_flush) == (nodelay, namespaces, slow)]
+        first = (nodelay, namespaces, slow) == GROUPS[0]
         if not group and not (first and enhanced):
             continue
         with ExitStack() as stack:
             place = stack.enter_context(two_namespaces()) if namespaces else Place()
             servers: dict[str, Server] = {}
             for name in options.servers:
-                servers[name] = KINDS[name](Path(options.folder) / f"{number}-{name}", place, nodelay)
+                preload = options.slow_flush if slow else None
+                servers[name] = KINDS[name](Path(options.folder) / f"{number}-{name}", place, nodelay, preload)
                 stack.callback(servers[name].stop)
                 servers[name].start()
             order = list(servers)
@@ -424,6 +439,11 @@ def main() -> int:
         source = stack.enter_context(
             tempfile.TemporaryDirectory(prefix="dicom-node-bench-", dir=memory if memory.is_dir() else None)
         )
+        options.slow_flush = None
+        try:
+            options.slow_flush = slow_flush.slow_flush_library(Path(options.folder), FLUSH_MILLISECONDS)
+        except slow_flush.NotPossible as error:
+            console.print(f"[yellow]The cases with slow flushes are left out: {error}[/]")
         chosen = cases(options, Path(source))
         try:
             for number in range(options.rounds):
@@ -464,7 +484,8 @@ def main() -> int:
 
 def _how(case: Case) -> str:
     nagle = "" if case.nodelay else ", Nagle on"
-    return f"{case.sender}{nagle}{', two namespaces' if case.namespaces else ''}"
+    slow = f", each flush {FLUSH_MILLISECONDS:g} ms longer" if case.slow_flush else ""
+    return f"{case.sender}{nagle}{', two namespaces' if case.namespaces else ''}{slow}"
 
 
 if __name__ == "__main__":

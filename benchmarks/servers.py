@@ -53,15 +53,16 @@ def free_port() -> int:
 
 
 class Server(ABC):
-    """Started with an empty folder. `nodelay` concerns only servers that heed the variable."""
+    """Started with an empty folder. `nodelay` concerns only servers that heed the variable; `preload` is a library that
+    its processes load before all others."""
 
     kind: str
 
-    def __init__(self, folder: Path, place: Place, nodelay: bool) -> None:
+    def __init__(self, folder: Path, place: Place, nodelay: bool, preload: Path | None = None) -> None:
         folder.mkdir(parents=True)
         self.folder = folder
         self.place = place
-        self.nodelay = nodelay
+        self._environment = environment(nodelay) | ({} if preload is None else {"LD_PRELOAD": str(preload)})
         self.port = free_port()
         self.ae_title = self.kind.upper()
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -76,7 +77,7 @@ class Server(ABC):
                 self._processes.append(
                     subprocess.Popen(
                         [*self.place.in_server, *command],
-                        env=environment(self.nodelay),
+                        env=self._environment,
                         stdin=subprocess.DEVNULL,
                         stdout=log,
                         stderr=log,
@@ -151,8 +152,8 @@ class Orthanc(Server):
 
     kind = "orthanc"
 
-    def __init__(self, folder: Path, place: Place, nodelay: bool) -> None:
-        super().__init__(folder, place, nodelay)
+    def __init__(self, folder: Path, place: Place, nodelay: bool, preload: Path | None = None) -> None:
+        super().__init__(folder, place, nodelay, preload)
         self._http_port = free_port()
 
     def _commands(self) -> Sequence[Sequence[str]]:

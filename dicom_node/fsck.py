@@ -5,9 +5,9 @@ from enum import StrEnum
 from pathlib import Path
 
 from storage import journal
+from storage.archive import sop_instance_uid_of
 from storage.errors import Permanent
 from storage.files import dataset_sha256
-from storage.filing import sop_instance_uid_of
 from storage.instances import InstanceStore
 from storage.journal import Kind, SegmentReader
 from storage.records import Instance

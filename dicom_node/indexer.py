@@ -154,7 +154,7 @@ class Indexer:
                 filed += self._file(reader, place)
             if following is None and written:
                 return filed, False
-            if reader.size() > place.offset:
+            if reader.size > place.offset:
                 self._note_tail(reader, place)
         self._retire(place, following)
         return filed, following is not None
@@ -295,7 +295,7 @@ class Indexer:
 
     def _note_tail(self, reader: SegmentReader, place: _Place) -> None:
         """What lies behind the last frame of a segment that nobody writes any more."""
-        left = reader.size() - place.offset
+        left = reader.size - place.offset
         if reader.is_cut_off(place.offset):
             log.warning(
                 "A journal ends in %d bytes of an instance that was never acknowledged",
@@ -303,7 +303,7 @@ class Indexer:
                 extra=fields("index", journal=place.receiver),
             )
         else:
-            self._keep_damaged(reader, place, reader.size())
+            self._keep_damaged(reader, place, reader.size)
 
     def _retire(self, place: _Place, following: int | None) -> None:
         """Flushes what the segment held, and removes it."""

@@ -9,14 +9,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, ScalarSelect, SQLColumnExpression, and_, or_, select, update
+from sqlalchemy import ColumnElement, ScalarSelect, and_, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from storage import schema
 from storage.database import Database, changed
 from storage.errors import Permanent
 from storage.events import add_event
-from storage.queueing import cancel, enqueue, enqueue_unless_standing, hold_jobs, no_result_fingerprint
+from storage.queueing import (
+    cancel,
+    enqueue,
+    enqueue_unless_standing,
+    hold_jobs,
+    no_result_fingerprint,
+    withdrawn,
+)
 from storage.records import (
     DeliveryState,
     Job,
@@ -364,20 +371,6 @@ class Jobs:
         ordered = statement.order_by(schema.ResultObject.job_id, schema.ResultObject.sequence)
         with self._database.reading() as session:
             return [object_record(row) for row in session.scalars(ordered)]
-
-
-def withdrawn(study_instance_uid: SQLColumnExpression[str], job_id: SQLColumnExpression[int]) -> ColumnElement[bool]:
-    """Whether the results of a job of this study were withdrawn, for use in a statement."""
-    withdrawal = aliased(schema.Job)
-    return (
-        select(withdrawal.id)
-        .where(
-            withdrawal.study_instance_uid == study_instance_uid,
-            withdrawal.kind == JobKind.WITHDRAWAL,
-            withdrawal.detail["job"].as_integer() == job_id,
-        )
-        .exists()
-    )
 
 
 def _is_withdrawn(session: Session, row: schema.Job) -> bool:

@@ -38,6 +38,7 @@ from storage.records import AssociationEnd, Facts, ReceivedInstance
 MAGIC = b"DNJ1"
 SEGMENT_BYTES = 64 * 2**20
 LOCK_SECONDS = 1.0
+FLUSHES = 8  # of one segment at once
 SUFFIX = ".log"
 LARGE_SUFFIX = ".large"
 FILED = "filed"  # beside the journals: its time of modification is the mark of `filed_until`
@@ -242,15 +243,22 @@ class LargeFile:
 
 
 class _Segment:
-    """One file. Frames are appended under the journal's lock; threads that wait for a flush share the next one."""
+    """One file. Frames are appended under the journal's lock; a few threads flush at once, the others share the next
+    flush: none waits for one that began before it appended, and then for another.
+
+    Each flush has an opening of the file to itself, made before the first write: Linux tells of a failed write-back
+    once for each opening, and it must not be told to a thread that waits for other frames.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.size = 0
         self.failed = False  # nothing may be appended any more
         self._flushed = 0
-        self._flushing = threading.Lock()
+        self._noting = threading.Lock()
+        self._flushing = threading.BoundedSemaphore(FLUSHES)
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        self._idle = [os.open(path, os.O_WRONLY | os.O_CLOEXEC) for _ in range(FLUSHES)]
 
     def append(self, parts: Sequence[Bytes]) -> int:
         """Where the frame ends. What a failure has written of it is cut off again."""
@@ -275,27 +283,36 @@ class _Segment:
             if self.failed:
                 raise OSError(errno.EIO, "an earlier flush of the segment failed")
             written = self.size
+            descriptor = self._idle.pop()
             try:
-                os.fdatasync(self._descriptor)
+                os.fdatasync(descriptor)
             except OSError:
                 self.failed = True
                 raise
-            self._flushed = written
+            finally:
+                self._idle.append(descriptor)
+            with self._noting:
+                self._flushed = max(self._flushed, written)
 
     def close(self) -> None:
         """Flushes for those that still wait, and closes. Never after a flush that failed: the kernel tells of what it
         dropped only once, and a second flush would succeed without it."""
-        with self._flushing:
+        for _ in range(FLUSHES):  # until nobody flushes any more
+            self._flushing.acquire()
+        try:
             if self._descriptor < 0:
                 return
             try:
                 if not self.failed:
-                    os.fdatasync(self._descriptor)
+                    os.fdatasync(self._idle[0])
                     self._flushed = self.size
             except OSError:
                 self.failed = True
-            os.close(self._descriptor)
+            for descriptor in (self._descriptor, *self._idle):
+                os.close(descriptor)
             self._descriptor = -1
+        finally:
+            self._flushing.release(FLUSHES)
 
 
 # -- the reading side --------------------------------------------------------------------------------------------------
@@ -355,11 +372,15 @@ def remove_stray_files(folder: Path, retired: int, following: int | None) -> Non
 
 
 class SegmentReader:
-    """Reads the frames of a segment that may still grow. A context manager; `path` must exist."""
+    """Reads the frames of a segment that may still grow, as far as it reaches now. `path` must exist.
+
+    What is appended meanwhile is not looked at: a reader that followed the writer would find one frame at a time.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.size = os.fstat(self.descriptor).st_size
 
     def __enter__(self) -> "SegmentReader":
         return self
@@ -367,18 +388,14 @@ class SegmentReader:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         os.close(self.descriptor)
 
-    def size(self) -> int:
-        return os.fstat(self.descriptor).st_size
-
     def sync(self) -> None:
         """Makes what was read durable: rows must never speak of bytes that a loss of power takes away."""
         os.fdatasync(self.descriptor)
 
     def frames(self, start: int) -> Iterator[Frame]:
         """The whole frames from `start` on, up to the first one that is not there yet, or damaged."""
-        size = self.size()
         while True:
-            frame = self._frame(start, size)
+            frame = self._frame(start, self.size)
             if frame is None:
                 return
             yield frame
@@ -390,7 +407,7 @@ class SegmentReader:
         Frames are appended one after another: with a whole one behind them, bytes that are none are no frame that is
         still being written, but damage.
         """
-        size = self.size()  # looked at once: what is appended meanwhile must not lie behind an unfinished frame
+        size = self.size
         if self._frame(start, size) is not None:
             return start
         if size - start < HEAD_BYTES:
@@ -406,7 +423,7 @@ class SegmentReader:
     def is_cut_off(self, start: int) -> bool:
         """Whether what is left from `start` on was certainly never flushed: the beginning of a frame without its end,
         or a length that was reserved and not written."""
-        size = self.size()
+        size = self.size
         left = _read(self.descriptor, start, min(size - start, HEAD_BYTES))
         if len(left) == HEAD_BYTES and _CRC.unpack_from(left, _HEAD.size)[0] == zlib.crc32(left[: _HEAD.size]):
             _, _, meta_length, body_length, _ = _HEAD.unpack_from(left)
@@ -414,7 +431,7 @@ class SegmentReader:
         return len(left) < HEAD_BYTES or not any(_read(self.descriptor, start, size - start))
 
     def rest(self, start: int) -> bytes:
-        return _read(self.descriptor, start, self.size() - start)
+        return _read(self.descriptor, start, self.size - start)
 
     def _frame(self, start: int, size: int) -> Frame | None:
         if start + HEAD_BYTES > size:

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterable
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, and_, select, update
+from sqlalchemy import ColumnElement, SQLColumnExpression, and_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from storage import schema
@@ -114,6 +114,20 @@ def enqueue(session: Session, new: NewJob, now: datetime) -> int:
     return row.id
 
 
+def withdrawn(study_instance_uid: SQLColumnExpression[str], job_id: SQLColumnExpression[int]) -> ColumnElement[bool]:
+    """Whether the results of a job of this study were withdrawn, for use in a statement."""
+    withdrawal = aliased(schema.Job)
+    return (
+        select(withdrawal.id)
+        .where(
+            withdrawal.study_instance_uid == study_instance_uid,
+            withdrawal.kind == JobKind.WITHDRAWAL,
+            withdrawal.detail["job"].as_integer() == job_id,
+        )
+        .exists()
+    )
+
+
 def _purpose(new: NewJob) -> str:
     match new.kind:
         case JobKind.NO_RESULT:
@@ -138,6 +152,7 @@ def _standing_job(session: Session, new: NewJob) -> int | None:
             other.kind.not_in((new.kind, JobKind.WITHDRAWAL)),
             other.state == JobState.SUCCEEDED,
             other.finished_at > job.finished_at,
+            ~withdrawn(other.study_instance_uid, other.id),
         )
         .exists()
     )

@@ -446,6 +446,19 @@ def test_a_study_without_a_usable_input_is_reported_when_it_is_complete(
     assert len(node.jobs.list()) == 1
 
 
+def test_one_application_applies_and_another_reports(node: Node, clock: Clock, tmp_path: Path) -> None:
+    other = replace(application(start=False, kind="T2w"), name="other")
+    sweeper = scheduler(node, clock, applications=[application(start=False), other])
+    study = write_ball_study(tmp_path / "study")
+    push(node, clock, study.paths, "a", 20)
+    end(sweeper, node, clock)
+    assert node.study(study.study_instance_uid).state is StudyState.ROUTED
+    assert [(j.application, j.kind) for j in node.jobs.list()] == [
+        ("mass", JobKind.ANALYSIS),
+        ("other", JobKind.NO_RESULT),
+    ]
+
+
 def test_a_study_that_cannot_be_routed_is_reported(
     node: Node, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -141,8 +141,7 @@ class Node:
 
     def kill_role(self, role: str) -> None:
         """SIGKILL to the processes that run `role`, and to nothing else: with "run", to the supervisor alone."""
-        family = self._family()
-        found = [p for p in family if role in p.cmdline()[3:4]]
+        family, found = self._family(), self.processes(role)
         assert found, [p.cmdline() for p in family]
         for process in found:
             process.kill()
@@ -150,6 +149,10 @@ class Node:
         if role == "run":  # its children end by themselves, or the node cannot start again
             _, alive = psutil.wait_procs(family, timeout=40)
             assert not alive, alive
+
+    def processes(self, role: str) -> list[psutil.Process]:
+        """Those that run `role` now, in the order of their index."""
+        return sorted((p for p in self._family() if role in p.cmdline()[3:4]), key=lambda p: p.cmdline()[4:])
 
     def pids(self) -> list[int]:
         return [int(p.pid) for p in self._family()]

@@ -85,24 +85,34 @@ def test_success_comes_after_the_flush(opened: Journal, monkeypatch: pytest.Monk
     assert order == ["written", "flushed"]
 
 
-def test_threads_that_wait_share_a_flush(opened: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_few_flush_at_once_and_the_others_share(opened: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None waits behind a flush that began before it; and each has an opening of its own, which is told of failures."""
+    running: list[int] = []
+    most = []
     flushes = []
     slow = threading.Event()
 
     def flush(descriptor: int) -> None:
+        assert descriptor not in running
+        running.append(descriptor)
+        most.append(len(running))
         flushes.append(descriptor)
-        slow.wait(0.2)
+        slow.wait(0.3)
+        running.remove(descriptor)
 
     monkeypatch.setattr(os, "fdatasync", flush)
+    number = 3 * journal.FLUSHES
     threads = [
-        threading.Thread(target=opened.store, args=(received(n).instance, received(n).file)) for n in range(1, 9)
+        threading.Thread(target=opened.store, args=(received(n).instance, received(n).file))
+        for n in range(1, number + 1)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert 1 <= len(flushes) <= 3
-    assert len(frames(opened.folder)) == 9
+    assert max(most) == journal.FLUSHES
+    assert len(flushes) <= 2 * journal.FLUSHES
+    assert len(frames(opened.folder)) == number + 1
 
 
 def test_segments_follow_one_another(opened: Journal, monkeypatch: pytest.MonkeyPatch) -> None:

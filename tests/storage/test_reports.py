@@ -182,6 +182,20 @@ def test_a_result_after_which_none_was_reported_is_computed_again(node: Node) ->
     assert len(node.jobs.list()) == 3
 
 
+def test_a_result_stands_again_once_the_report_of_none_is_withdrawn(node: Node) -> None:
+    node.store(received())
+    node.route("liver", fingerprint="same")
+    assert node.succeed(node.claim(), "PACS")
+    assert node.studies.reroute(STUDY)
+    assert node.studies.ignore(STUDY, 1, "the model folder is gone", {}, NOW, reports=[no_input(node)])
+    job = node.claim(now=after(5))
+    assert node.jobs.succeed(job.id, "worker", objects(job, "PACS")[1:], {}, after(5))
+    assert node.jobs.withdraw(job.id, "", after(6))
+    assert node.studies.reroute(STUDY)
+    assert node.studies.route(STUDY, 1, "applies", [NewJob(STUDY, 1, "liver", {}, "same")], {}, NOW)
+    assert [kind for kind, _ in kinds(node)] == [ANALYSIS, NO_RESULT, JobKind.WITHDRAWAL]
+
+
 # -- withdrawal --------------------------------------------------------------------------------------------------------
 
 
@@ -232,6 +246,8 @@ def test_a_withdrawn_result_is_no_predecessor(node: Node) -> None:
     node.route("liver")
     second = node.claim()
     assert node.succeed(second, "PACS")
+    while (delivery := node.next("PACS")) is not None:
+        assert node.deliveries.sent(delivery.id, "dispatch", NOW)
     assert [o.job_id for o in node.jobs.previous_sr(STUDY, "liver", 99, ["PACS"])] == [second.id]
     assert [o.kind for o in node.jobs.superseded(STUDY, "liver", 99, "PACS")] == ["SEG", "SR"]
     assert node.jobs.withdraw(second.id, "", NOW)
