@@ -69,23 +69,14 @@ class _Result:
         wanted = Kind.SEG in self.profile.objects and self.findings.segments
         return build_seg(self.findings, self.context, self.profile) if wanted else None
 
-    @property
-    def results(self) -> list[Dataset]:
-        """What a Key Object Selection ties together."""
-        return _present(self.seg, self.report if Kind.SR in self.profile.objects else None)
-
     @cached_property
-    def report(self) -> Dataset:
-        return build_sr(self.findings, self.context, self.seg)
+    def report(self) -> Dataset | None:
+        return build_sr(self.findings, self.context, self.seg) if Kind.SR in self.profile.objects else None
 
     @cached_property
     def report_without_seg(self) -> Dataset | None:
         """None where the report refers to no SEG anyway."""
         return None if self.seg is None else build_sr(self.findings, self.variant(Kind.SR_REGIONS), None)
-
-    def as_class(self, report: Dataset | None, kind: Kind, sop_class_uid: str) -> list[Dataset]:
-        uid = self.variant(kind).uid("SR instance")
-        return [] if report is None else [as_sop_class(report, sop_class_uid, uid)]
 
     def variant(self, kind: Kind) -> ObjectContext:
         return replace(self.context, uid_seed=f"{self.context.uid_seed}/{kind}")
@@ -95,20 +86,35 @@ def _present(*datasets: Dataset | None) -> list[Dataset]:
     return [dataset for dataset in datasets if dataset is not None]
 
 
+def _form(
+    kind: Kind, sop_class_uid: str, of: Callable[[_Result], Dataset | None]
+) -> Callable[[_Result], Iterable[Dataset]]:
+    """The same report in another SOP class."""
+
+    def build(result: _Result) -> Iterable[Dataset]:
+        report = of(result)
+        uid = result.variant(kind).uid("SR instance")
+        return [] if report is None else [as_sop_class(report, sop_class_uid, uid)]
+
+    return build
+
+
 # In the order of delivery.
 _BUILDERS: Mapping[Kind, Callable[[_Result], Iterable[Dataset]]] = {
-    Kind.SEG: lambda r: _present(r.seg),
-    Kind.PM: lambda r: [build_pm(r.findings, one, r.context) for one in r.findings.maps],
-    Kind.RTSTRUCT: lambda r: _present(build_rtstruct(r.findings, r.context) if r.findings.segments else None),
-    Kind.SC: lambda r: [build_sc(r.findings, r.context)],
-    Kind.SR: lambda r: [r.report],
-    Kind.SR_COMPREHENSIVE: lambda r: r.as_class(r.report, Kind.SR_COMPREHENSIVE, ComprehensiveSRStorage),
-    Kind.SR_ENHANCED: lambda r: r.as_class(r.report, Kind.SR_ENHANCED, EnhancedSRStorage),
-    Kind.SR_REGIONS: lambda r: _present(r.report_without_seg),
-    Kind.SR_REGIONS_COMPREHENSIVE: lambda r: r.as_class(
-        r.report_without_seg, Kind.SR_REGIONS_COMPREHENSIVE, ComprehensiveSRStorage
+    Kind.SEG: lambda result: _present(result.seg),
+    Kind.PM: lambda result: [build_pm(result.findings, one, result.context) for one in result.findings.maps],
+    Kind.RTSTRUCT: lambda result: _present(build_rtstruct(result.findings, result.context)),
+    Kind.SC: lambda result: [build_sc(result.findings, result.context)],
+    Kind.SR: lambda result: _present(result.report),
+    Kind.SR_COMPREHENSIVE: _form(Kind.SR_COMPREHENSIVE, ComprehensiveSRStorage, lambda result: result.report),
+    Kind.SR_ENHANCED: _form(Kind.SR_ENHANCED, EnhancedSRStorage, lambda result: result.report),
+    Kind.SR_REGIONS: lambda result: _present(result.report_without_seg),
+    Kind.SR_REGIONS_COMPREHENSIVE: _form(
+        Kind.SR_REGIONS_COMPREHENSIVE, ComprehensiveSRStorage, lambda result: result.report_without_seg
     ),
-    Kind.SR_REGIONS_ENHANCED: lambda r: r.as_class(r.report_without_seg, Kind.SR_REGIONS_ENHANCED, EnhancedSRStorage),
-    Kind.KO: lambda r: [build_ko(r.findings, r.context, r.results)],
-    Kind.KO_IMAGES: lambda r: [build_ko(r.findings, r.variant(Kind.KO_IMAGES), [])],
+    Kind.SR_REGIONS_ENHANCED: _form(
+        Kind.SR_REGIONS_ENHANCED, EnhancedSRStorage, lambda result: result.report_without_seg
+    ),
+    Kind.KO: lambda result: [build_ko(result.findings, result.context, _present(result.seg, result.report))],
+    Kind.KO_IMAGES: lambda result: [build_ko(result.findings, result.variant(Kind.KO_IMAGES), [])],
 }

@@ -10,6 +10,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from pydicom import dcmread
 from pydicom.charset import convert_encodings, python_encoding
@@ -89,7 +90,19 @@ def series_description(result: Findings | NoResult, kind: str) -> str:
 
 
 def source_headers(volume: Volume) -> list[Dataset]:
-    """The headers, without pixels, of the instances of `volume`, each once, in slice order, as `source_header`."""
+    """The headers, without pixels, of the instances of `volume`, each once, in slice order, as `source_header`.
+
+    They are read once for all objects of a result, which share them.
+    """
+    if volume not in _headers:
+        _headers[volume] = _read_headers(volume)
+    return _headers[volume]
+
+
+_headers: WeakKeyDictionary[Volume, list[Dataset]] = WeakKeyDictionary()
+
+
+def _read_headers(volume: Volume) -> list[Dataset]:
     headers: list[Dataset] = []
     for path in dict.fromkeys(frame.path for frame in volume.frames):
         ds = source_header(path)

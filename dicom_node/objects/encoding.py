@@ -52,7 +52,7 @@ def add_sequence(ds: Dataset, keyword: str, items: Iterable[bytes]) -> None:
     tag = tag_of(keyword)
     value = b"".join(items)
     ds[tag] = RawDataElement(tag, "SQ", len(value), value, 0, False, True)
-    ds.set_original_encoding(False, True, convert_encodings(ds.SpecificCharacterSet))
+    ds.set_original_encoding(False, True, convert_encodings(ds.get("SpecificCharacterSet", "")))
 
 
 def tag_of(keyword: str) -> BaseTag:

@@ -85,9 +85,12 @@ def as_sop_class(report: Dataset, sop_class_uid: str, sop_instance_uid: str) -> 
     Both allow every content item of `build_sr` and `build_no_result`: these hold neither SCOORD3D nor references within
     the document.
     """
-    copy = deepcopy(report)
-    copy.SOPClassUID = copy.file_meta.MediaStorageSOPClassUID = UID(sop_class_uid)
-    copy.SOPInstanceUID = copy.file_meta.MediaStorageSOPInstanceUID = UID(sop_instance_uid)
+    copy = Dataset(dict(report.items()))  # elements are shared, so they are replaced and not changed
+    copy.add_new("SOPClassUID", "UI", sop_class_uid)
+    copy.add_new("SOPInstanceUID", "UI", sop_instance_uid)
+    copy.file_meta = deepcopy(report.file_meta)
+    copy.file_meta.MediaStorageSOPClassUID = UID(sop_class_uid)
+    copy.file_meta.MediaStorageSOPInstanceUID = UID(sop_instance_uid)
     return copy
 
 

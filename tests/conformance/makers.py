@@ -7,9 +7,9 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 
 from dicom_node.objects.build import ObjectContext, build_objects
+from dicom_node.profiles import Kind, ObjectProfile
 from inference.findings import Findings
 from storage.errors import InputRefused
-from dicom_node.profiles import Kind, ObjectProfile
 from tests.conformance.cases import Case, rich_findings
 
 
@@ -32,8 +32,11 @@ class Results:
     refusals: list[str] = field(default_factory=list)
 
 
+# Everything a destination can ask for, with what stands in for it.
+EVERYTHING = ObjectProfile(objects=frozenset({Kind.SEG, Kind.PM, Kind.RTSTRUCT, Kind.SC, Kind.SR, Kind.KO}))
+
+
 def results(findings: Findings, context: ObjectContext) -> list[Made]:
-    """With what stands for others; a profile that wants everything has it first."""
     return [Made(built.kind, built.dataset, findings) for built in build_objects(findings, context, EVERYTHING)]
 
 

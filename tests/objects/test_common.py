@@ -8,8 +8,8 @@ from pydicom.dataset import Dataset
 
 from dicom_node.objects.build import build_objects
 from dicom_node.objects.common import ObjectContext, series_description
-from dicom_node.objects.ko import build_ko
 from dicom_node.objects.no_result import build_no_result
+from dicom_node.profiles import Kind, ObjectProfile
 from inference.findings import NoResult, WhyNoResult
 from inference.volume import read_volume
 from tests.objects.sources import findings, write_oblique
@@ -91,12 +91,13 @@ def test_a_header_that_is_not_as_it_should_be(tmp_path: Path, change: dict[str, 
 
 
 def _valid_objects(folder: Path, out: Path) -> list[Dataset]:
-    """SEG, SR, key object selection and report of no AI result of a series, proven valid and read back."""
+    """Every object that may be sent of a series, and a report of no AI result, proven valid and read back."""
     found = findings(read_volume(sorted(folder.iterdir())))
-    results = [ds for _, ds in build_objects(found, CONTEXT)]
-    results += [build_ko(found, CONTEXT, results), build_no_result(FAILED, sorted(folder.iterdir()), CONTEXT)]
+    everything = ObjectProfile(objects=frozenset({Kind.SEG, Kind.SR, Kind.KO}))
+    results = [built.dataset for built in build_objects(found, CONTEXT, everything)]
+    results.append(build_no_result(FAILED, sorted(folder.iterdir()), CONTEXT))
     paths = [save(ds, out / f"{number}.dcm") for number, ds in enumerate(results)]
-    assert [dciodvfy_errors(path) for path in paths] == [[]] * 4
+    assert [dciodvfy_errors(path) for path in paths] == [[]] * len(paths)
     return [dcmread(path) for path in paths]
 
 

@@ -31,7 +31,7 @@ def named(ko: Dataset) -> list[tuple[str, int | None]]:
 
 def test_of_interest_ties_key_images_and_results(tmp_path: Path) -> None:
     found = findings(read(write_oblique(tmp_path / "mr", "Yamada^Tarou=山田^太郎", ["", "ISO 2022 IR 87"])))
-    results = [ds for _, ds in build_objects(found, CONTEXT)]
+    results = [built.dataset for built in build_objects(found, CONTEXT) if not built.stands_for]
     path = save(build_ko(found, CONTEXT, results), tmp_path / "ko.dcm")
     ko = dcmread(path)
     keys = [found.source.frames[key_slice(segment.mask)].sop_instance_uid for segment in found.segments]
@@ -70,7 +70,9 @@ def test_a_rejection_names_what_is_withdrawn_alone(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_pixelmed_finds_the_template_kept(tmp_path: Path) -> None:
     found = findings(read(write_oblique(tmp_path / "mr", "A^B", "ISO_IR 100")))
-    selection = build_ko(found, CONTEXT, [ds for _, ds in build_objects(found, CONTEXT)])
+    selection = build_ko(
+        found, CONTEXT, [built.dataset for built in build_objects(found, CONTEXT) if not built.stands_for]
+    )
     rejection = build_rejection(found.source.frames[0].path, WITHDRAWN, CONTEXT)
     for name, ko in (("selection", selection), ("rejection", rejection)):
         assert pixelmed_report_errors(save(ko, tmp_path / f"{name}.dcm"), "TID_2010") == []

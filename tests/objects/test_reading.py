@@ -202,7 +202,7 @@ def test_what_is_no_measurement_report_is_refused(conformance: Path, name: str, 
 def test_the_own_objects_read_back(tmp_path: Path) -> None:
     volume = read(write_oblique(tmp_path, "A^B", "ISO_IR 100"))
     found = findings(volume)
-    built = dict(build_objects(found, ObjectContext("NODE", "seed")))
+    built = {b.kind: b.dataset for b in build_objects(found, ObjectContext("NODE", "seed"))}
     seg, report = read_segmentation(built["SEG"], volume.geometry), read_report(built["SR"])
     assert {uid for _, uid in seg.sources} <= {f.sop_instance_uid for f in volume.frames}
     for number, segment in enumerate(found.segments, 1):
@@ -233,7 +233,7 @@ def test_an_enhanced_source_reads_back(test_data: Path) -> None:
     """Frame 1 of this source is the last slice; the segmentation names one instance."""
     volume = read_volume((test_data / "mr" / "siemens_xa30_study" / "5_anat-T1w_acq-tfl").iterdir())
     found = findings(volume)
-    seg = dict(build_objects(found, ObjectContext("NODE", "seed")))["SEG"]
+    seg = build_objects(found, ObjectContext("NODE", "seed"))[0].dataset
     read_back = read_segmentation(seg, volume.geometry)
     for mine, segment in zip(read_back.segments, found.segments, strict=True):
         assert np.array_equal(mine.mask, segment.mask)

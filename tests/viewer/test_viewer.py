@@ -84,7 +84,11 @@ def put(
     breaks: Callable[[dict[str, Any]], None] = lambda objects: None,
 ) -> Study:
     """Stores images, and what the node writes of them, in the PACS."""
-    objects = dict(build_objects(findings, ObjectContext("NODE", f"viewer {folder}")))
+    objects = {
+        str(built.kind): built.dataset
+        for built in build_objects(findings, ObjectContext("NODE", f"viewer {folder}"))
+        if not built.stands_for
+    }
     breaks(objects)
     files = [folder / f"{kind}.dcm" for kind in objects]
     for file, ds in zip(files, objects.values(), strict=True):
