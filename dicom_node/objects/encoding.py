@@ -6,7 +6,7 @@ As pydicom datasets such items take milliseconds each ten; their bytes are joine
 import struct
 from collections.abc import Iterable
 
-from pydicom.charset import convert_encodings
+from pydicom.charset import convert_encodings, default_encoding
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
@@ -47,12 +47,13 @@ def add_sequence(ds: Dataset, keyword: str, items: Iterable[bytes]) -> None:
     """Gives `ds` a sequence of encoded items. pydicom decodes it when it is asked for, and else writes it as it is.
 
     That it does only in a dataset that was read in the very encoding it is written in, so `ds` says that it was. Hence
-    no other element of it may have a VR that is still open, like US or SS.
+    no other element of it may have a VR that is still open, like US or SS, and its character set is to be final.
     """
     tag = tag_of(keyword)
     value = b"".join(items)
     ds[tag] = RawDataElement(tag, "SQ", len(value), value, 0, False, True)
-    ds.set_original_encoding(False, True, convert_encodings(ds.SpecificCharacterSet))
+    character_set = ds.get("SpecificCharacterSet")
+    ds.set_original_encoding(False, True, convert_encodings(character_set) if character_set else default_encoding)
 
 
 def tag_of(keyword: str) -> BaseTag:
