@@ -47,7 +47,7 @@ def add_sequence(ds: Dataset, keyword: str, items: Iterable[bytes]) -> None:
     """Gives `ds` a sequence of encoded items. pydicom decodes it when it is asked for, and else writes it as it is.
 
     That it does only in a dataset that was read in the very encoding it is written in, so `ds` says that it was. Hence
-    no other element of it may have a VR that is still open, like US or SS.
+    no other element of it may have a VR that is still open, like US or SS, and its character set is to be final.
     """
     tag = tag_of(keyword)
     value = b"".join(items)

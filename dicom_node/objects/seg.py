@@ -22,6 +22,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.valuerep import DS
 
+from dicom_node.logs import fields
 from dicom_node.objects.codes import sr_code
 from dicom_node.objects.common import ObjectContext, describe, reduced_enhanced, source_headers
 from dicom_node.objects.encoding import add_sequence, element, encoded, item, sequence
@@ -37,7 +38,7 @@ BINARY, FRACTIONAL, LABELMAP = SegmentationForm.BINARY, SegmentationForm.FRACTIO
 Image = NDArray[Any]  # [row, column]
 Position = list[Any]  # three DS: ImagePositionPatient
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,9 @@ def build_seg(
     form = profile.segmentation
     if form is LABELMAP and overlap:
         form = BINARY
-        logger.warning(
-            "overlapping segments cannot be a label map: the segmentation is BINARY",
-            extra={"action": "label_map_impossible", "sop_instance_uid": context.uid("SEG instance")},
+        log.warning(
+            "Overlapping segments cannot be a label map: the segmentation is BINARY",
+            extra=fields("build", sop_instance_uid=context.uid("SEG instance")),
         )
     seg, one_frame = _of_one_slice(findings, context, form)
     frames = _frames(segments, form, profile.omits_empty_frames)
