@@ -6,7 +6,7 @@ As pydicom datasets such items take milliseconds each ten; their bytes are joine
 import struct
 from collections.abc import Iterable
 
-from pydicom.charset import convert_encodings
+from pydicom.charset import convert_encodings, default_encoding
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
@@ -52,7 +52,8 @@ def add_sequence(ds: Dataset, keyword: str, items: Iterable[bytes]) -> None:
     tag = tag_of(keyword)
     value = b"".join(items)
     ds[tag] = RawDataElement(tag, "SQ", len(value), value, 0, False, True)
-    ds.set_original_encoding(False, True, convert_encodings(ds.get("SpecificCharacterSet", "")))
+    character_set = ds.get("SpecificCharacterSet")
+    ds.set_original_encoding(False, True, convert_encodings(character_set) if character_set else default_encoding)
 
 
 def tag_of(keyword: str) -> BaseTag:

@@ -103,22 +103,22 @@ def made_by_highdicom(found: Findings, wanted: ObjectProfile) -> Dataset:
 def differences(one: Dataset, other: Dataset, path: str = "") -> list[str]:
     """Where two datasets differ, but for what is only the hour, padding or rounding."""
     found = [f"{path}{one.get_item(tag) or other.get_item(tag)}" for tag in set(one.keys()) ^ set(other.keys())]
-    for element in one:
-        if element.tag not in other:
+    for each in one:
+        if each.tag not in other:
             continue
-        mine, theirs = element.value, other[element.tag].value
-        if element.keyword == "PixelData":
+        mine, theirs = each.value, other[each.tag].value
+        if each.keyword == "PixelData":
             equal = len(mine) == len(theirs) and np.array_equal(one.pixel_array, other.pixel_array)
-        elif element.keyword == "SpacingBetweenSlices":  # highdicom copies it, we have it from the positions
+        elif each.keyword == "SpacingBetweenSlices":  # highdicom copies it, we have it from the positions
             equal = float(mine) == pytest.approx(float(theirs), abs=1e-4)
-        elif element.VR == "SQ":
+        elif each.VR == "SQ":
             equal = len(mine) == len(theirs)
             for number, (a, b) in enumerate(zip(mine, theirs, strict=False)):
-                found += differences(a, b, f"{path}{element.keyword}[{number}].")
+                found += differences(a, b, f"{path}{each.keyword}[{number}].")
         else:
-            equal = element.VR == other[element.tag].VR and mine == theirs
-        if not equal and element.keyword not in NOT_COMPARED:
-            found.append(f"{path}{element.keyword}")
+            equal = each.VR == other[each.tag].VR and mine == theirs
+        if not equal and each.keyword not in NOT_COMPARED:
+            found.append(f"{path}{each.keyword}")
     return found
 
 
