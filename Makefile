@@ -15,11 +15,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help install demo test test-slow test-faults bench-ingest check format clean
+.PHONY: help install demo test test-slow test-faults test-viewer conformance bench-ingest bench-objects check format clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS=$$'\t' read -r name text; \
-		do printf '  make %-12s %s\n' "$$name" "$$text"; done
+		do printf '  make %-13s %s\n' "$$name" "$$text"; done
 
 install: $(INSTALLED) ## Create .venv with dicom-node in it
 
@@ -28,7 +28,7 @@ demo: $(INSTALLED) ## The whole job on a phantom study; STUDY=<folder> pushes yo
 
 test: $(INSTALLED_DEV) ## Install what the tests need, and run them (under 15 minutes on two cores)
 	tests/install-peers.sh
-	$(BIN)/python -m pytest -m "not slow and not faults" $(PYTEST)
+	$(BIN)/python -m pytest -m "not slow and not faults and not viewer" $(PYTEST)
 
 test-slow: $(INSTALLED_DEV) ## The tests that take minutes each
 	tests/install-peers.sh
@@ -38,9 +38,21 @@ test-faults: $(INSTALLED_DEV) ## Kills, full disks, hostile peers: half an hour;
 	tests/install-peers.sh
 	$(BIN)/python -m pytest -m faults $(PYTEST)
 
+conformance: $(INSTALLED_DEV) ## Every result object of real series before every validator: a table; CASES="GE Canon" for some
+	tests/install-peers.sh pixelmed
+	$(BIN)/python -m tests.conformance $(CASES)
+
+test-viewer: $(INSTALLED_DEV) ## OHIF in headless Chromium shows the results; screenshots in build/viewer; PYTEST="-k axial" for one case
+	tests/install-peers.sh viewer
+	tests/viewer/install.sh
+	$(BIN)/python -m pytest -m viewer $(PYTEST)
+
 bench-ingest: $(INSTALLED_DEV) ## Receiving beside Orthanc and storescp; BENCH="--rounds 1 --images 100" for a look
 	tests/install-peers.sh
 	$(BIN)/python -m benchmarks.ingest $(BENCH)
+
+bench-objects: $(INSTALLED_DEV) ## Making segmentations beside dcmqi, reading series beside pydicom; BENCH="--rounds 1" for a look
+	$(BIN)/python -m benchmarks.objects $(BENCH)
 
 check: $(INSTALLED_DEV) ## Format, lint, types, layers
 	$(BIN)/ruff format --check .

@@ -8,7 +8,6 @@ What arrived is counted at every server after every send; a wrong count ends the
 import argparse
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -21,13 +20,11 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from benchmarks import slow_flush
 from benchmarks.association import Association
 from benchmarks.network import NotPossible, Place, two_namespaces
-from benchmarks.servers import KINDS, Failed, Server, environment
+from benchmarks.report import Failed, Goal, console, markdown, show, verdicts, versions
+from benchmarks.servers import KINDS, Server, environment
 from benchmarks.workloads import Renewer, Workload, enhanced_mr, mr_slices
 
 STORESCU, DCMSEND = "/usr/bin/storescu", "/usr/bin/dcmsend"
@@ -47,10 +44,6 @@ SET_UPS = 50
 SAMPLE_SECONDS = 0.01
 SETTLE_SECONDS = 2.0
 FLUSH_MILLISECONDS = 4.0  # what a disk takes that has no cache of its own
-
-console = Console()
-if not console.is_terminal:
-    console = Console(width=140)
 
 
 @dataclass(frozen=True)
@@ -100,23 +93,6 @@ class Results:
     def rest(self, server: str, of: Callable[[AtRest], float]) -> float | None:
         found = self.at_rest.get(server)
         return statistics.median(map(of, found)) if found else None
-
-
-@dataclass(frozen=True)
-class Goal:
-    """`limit` of `value` is the least that is allowed, or the most. `value` is None when it was not measured."""
-
-    text: str
-    value: float | None
-    limit: float
-    at_least: bool
-    unit: str
-
-    @property
-    def met(self) -> bool | None:
-        if self.value is None:
-            return None
-        return self.value >= self.limit if self.at_least else self.value <= self.limit
 
 
 # -- goals: issue 3, "Speed" -------------------------------------------------------------------------------------------
@@ -373,34 +349,6 @@ def resting(results: Results) -> tuple[list[str], list[list[str]]]:
         growth = results.median("enhanced x1", server, lambda s: s.growth_bytes / 2**20)
         rows.append([server, *("–" if v is None else f"{v:.1f}" for v in (idle, associations, setup, growth))])
     return heads, rows
-
-
-def verdicts(found: Sequence[Goal]) -> tuple[list[str], list[list[str]]]:
-    rows = []
-    for goal in found:
-        value = "–" if goal.value is None else f"{goal.value:.2f} {goal.unit}"
-        verdict = {True: "met", False: "missed", None: "not measured"}[goal.met]
-        rows.append([goal.text, f"{'≥' if goal.at_least else '≤'} {goal.limit:g} {goal.unit}", value, verdict])
-    return ["what", "goal", "measured", ""], rows
-
-
-def show(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    table = Table(title=title, title_justify="left")
-    for head in heads:
-        table.add_column(head, justify="left" if head in ("case", "server", "what", "goal", "") else "right")
-    for row in rows:
-        style = {"met": "green", "missed": "red"}.get(row[-1])
-        table.add_row(*row, style=style)
-    console.print(table)
-
-
-def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
-def versions() -> str:
-    return f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"
 
 
 def arguments() -> argparse.Namespace:

@@ -18,6 +18,7 @@ import psutil
 
 from benchmarks.association import echo
 from benchmarks.network import LOOPBACK, Place
+from benchmarks.report import Failed
 
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
@@ -33,10 +34,6 @@ host = "{host}"
 port = {port}
 maximum_associations = 100
 """
-
-
-class Failed(Exception):
-    """Something that makes the numbers worthless."""
 
 
 def environment(nodelay: bool) -> dict[str, str]:

@@ -111,7 +111,7 @@ def _stores(database: Database, settings: Settings) -> Stores:
         database=database,
         instances=InstanceStore(database, settings.node.data_dir / "instances", feeds_inputs),
         studies=Studies(database),
-        jobs=Jobs(database),
+        jobs=Jobs(database, silent={a.label for a in settings.applications if a.no_result == "never"}),
         deliveries=Deliveries(database),
         procedure_steps=ProcedureSteps(database, procedure_steps_dir(settings)),
         commitments=Commitments(database),

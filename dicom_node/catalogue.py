@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from dicom_node.settings import ApplicationSettings
 from inference.manifest import Manifest, load_manifest
@@ -17,6 +18,7 @@ class ConfiguredApplication:
     manifest: Manifest | None
     problem: str = ""
     starts_on_inputs: bool = False  # as soon as its own inputs are whole, while the rest of the study still arrives
+    no_result: Literal["always", "failures", "never"] = "always"  # when a report says that there is no result
 
 
 def configured_applications(applications: Sequence[ApplicationSettings]) -> tuple[ConfiguredApplication, ...]:
@@ -27,7 +29,13 @@ def _configured(application: ApplicationSettings) -> ConfiguredApplication:
     try:
         manifest = load_manifest(application.id, application.label, application.bundle)
     except ModelRefused as error:
-        return ConfiguredApplication(application.label, application.destinations, None, str(error))
+        return ConfiguredApplication(
+            application.label, application.destinations, None, str(error), no_result=application.no_result
+        )
     return ConfiguredApplication(
-        application.label, application.destinations, manifest, starts_on_inputs=application.start == "inputs"
+        application.label,
+        application.destinations,
+        manifest,
+        starts_on_inputs=application.start == "inputs",
+        no_result=application.no_result,
     )

@@ -329,7 +329,7 @@ def _retried(stores: wiring.Stores, chosen: Mapping[str, Sequence[int]]) -> list
     lines = []
     for number in chosen["job"]:
         job = jobs[number]
-        state = "QUEUED" if stores.jobs.retry(number) else "left as it is: a newer job replaced it"
+        state = "QUEUED" if stores.jobs.retry(number) else "left as it is: another job replaced it"
         lines.append(f"job {number} ({job.application}, study {job.study_instance_uid}): {state}")
     for number in chosen["delivery"]:
         delivery = deliveries[number]
@@ -340,6 +340,28 @@ def _retried(stores: wiring.Stores, chosen: Mapping[str, Sequence[int]]) -> list
         state = "QUEUED" if queued else "left as it is: it moved meanwhile"
         lines.append(f"commitment report {number} ({reports[number].peer_ae_title}): {state}")
     return lines
+
+
+@cli.command(rich_help_panel=OPERATE)
+def withdraw(
+    job: Annotated[int, typer.Argument(help="The job whose results are withdrawn; `dicom-node jobs` lists them.")],
+    config: Config = None,
+    reason: Annotated[str, typer.Option(help="Why, for the study's timeline. Name no patient.")] = "",
+) -> None:
+    """Take back a job's results: destinations that got some get a rejection note, and the rest is not sent."""
+    _, stores = _existing(config)
+    found = stores.jobs.get(job)
+    if found is None:
+        raise NodeError(f"There is no job {job}; `dicom-node jobs` lists those there are")
+    withdrawal = stores.jobs.withdraw(job, reason, datetime.now(UTC))
+    if withdrawal is None:
+        raise NodeError(views.why_not_withdrawn(found))
+    destinations = ", ".join(withdrawal.detail["objects"]) or "nobody: nothing was sent yet"
+    console.print(
+        f"job {job} ({found.application}, study {found.study_instance_uid}): withdrawn; job {withdrawal.id} tells "
+        f"{destinations}",
+        highlight=False, markup=False, soft_wrap=True,
+    )  # fmt: skip
 
 
 @cli.command(rich_help_panel=OPERATE)

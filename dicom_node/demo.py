@@ -34,7 +34,7 @@ from dicom_node.simulator.scanner import push
 from dicom_node.simulator.study import load_study
 from inference.series import read_headers
 from storage.errors import NodeError, Permanent
-from storage.records import DeliveryState, JobState, StudyState
+from storage.records import DeliveryState, JobKind, JobState, StudyState
 
 AE_TITLE = "DICOM_NODE"
 SCANNER = "SCANNER1"
@@ -241,20 +241,18 @@ def _stage(detail: views.Plain) -> str:
 
 
 def _ended(detail: views.Plain) -> bool:
-    if detail["state"] == StudyState.IGNORED:
-        return True
     jobs = [JobState(j["state"]) for j in detail["jobs"]]
     deliveries = [DeliveryState(d["state"]) for d in detail["deliveries"]]
     done = {DeliveryState.SENT, DeliveryState.COMMITTED, DeliveryState.FAILED, DeliveryState.REPLACED}
     return (
-        detail["state"] == StudyState.ROUTED
+        detail["state"] in (StudyState.ROUTED, StudyState.IGNORED)
         and all(state in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED) for state in jobs)
         and all(state in done for state in deliveries)
     )
 
 
 def _show(detail: views.Plain, pacs: Pacs, pushed: Pushed, folder: Path, console: Console) -> bool:
-    """Prints the timeline and what the PACS holds; True when a report is among it."""
+    """Prints the timeline and what the PACS holds; True when the report of an analysis is among it."""
     console.print()
     console.print(views.timeline_table(detail))
     ours = {o["sop_instance_uid"]: o for o in detail["objects"]}
@@ -274,7 +272,9 @@ def _show(detail: views.Plain, pacs: Pacs, pushed: Pushed, folder: Path, console
     console.print(f"  Log:     {folder / 'node.log'}", highlight=False, soft_wrap=True)
     arguments = f"{pushed.study_instance_uid} --config {shlex.quote(str(folder / 'node.toml'))}"
     console.print(f"  Ask it:  {command()} study {arguments}", highlight=False, soft_wrap=True)
-    if "SR" not in objects and detail["state"] == StudyState.IGNORED:
+    analysed = {j["id"] for j in detail["jobs"] if j["kind"] == JobKind.ANALYSIS}
+    result = any(ours[i.sop_instance_uid]["job_id"] in analysed for i in held if i.modality == "SR")
+    if not result and detail["state"] == StudyState.IGNORED:
         names = ", ".join(a.label for a in load(folder / "node.toml").applications)
         console.print(f"\n[bold yellow]No result:[/] none of this study's series is one that {escape(names)} takes.")
         console.print(f"  Why:     {command()} explain {arguments}", highlight=False, soft_wrap=True)
@@ -283,9 +283,9 @@ def _show(detail: views.Plain, pacs: Pacs, pushed: Pushed, folder: Path, console
             "(make demo STUDY=<folder> BUNDLE=<folder of the model>)",
             highlight=False, soft_wrap=True, markup=False,
         )  # fmt: skip
-    elif "SR" not in objects:
+    elif not result:
         console.print(f"\n[bold yellow]No result:[/] {escape(_why(detail))}", highlight=False)
-    return "SR" in objects
+    return result
 
 
 def _sources(seg: Dataset, paths: Sequence[Path]) -> list[Path]:

@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 IMAGE = "docker.io/orthancteam/orthanc"
+DICOMWEB_PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
 INSTALL_SECONDS = 300.0
@@ -128,12 +129,14 @@ def start_pacs(
     dicom_port: int | None = None,
     http_port: int | None = None,
     kind: Kind | None = None,
+    dicomweb: bool = False,
     say: Say = lambda line: None,
 ) -> Pacs:
     """Starts the best PACS there is, or the `kind` that is wanted, with everything it writes below `folder`.
 
     Only `node` and the AE titles in `callers` may associate with it, and only from this machine. With `route_back` it
-    sends everything it stores to `node`. Without `kind`, Orthanc is installed where that is possible without asking.
+    sends everything it stores to `node`. With `dicomweb` it answers below `http_url`/dicom-web, by Debian's plugin.
+    Without `kind`, Orthanc is installed where that is possible without asking.
     The calling thread must live as long as the PACS: Linux ends children with the thread that started them.
     Raises PacsUnavailable.
     """
@@ -147,7 +150,8 @@ def start_pacs(
     if command is None:
         pacs = _PlainPacs(folder, ae_title, port, node, callers, route_back)
     else:
-        pacs = _Orthanc(folder, ae_title, port, http_port or free_port(), node, callers, route_back, kind, command)
+        http_port = http_port or free_port()
+        pacs = _Orthanc(folder, ae_title, port, http_port, node, callers, route_back, dicomweb, kind, command)
     pacs.start()
     return pacs
 
@@ -247,6 +251,7 @@ class _Orthanc(Pacs):
         node: Target | None,
         callers: Sequence[str],
         route_back: bool,
+        dicomweb: bool,
         kind: Kind,
         command: list[str],
     ) -> None:
@@ -271,7 +276,7 @@ class _Orthanc(Pacs):
             "Name": "demo",
             "StorageDirectory": str(folder / "orthanc"),
             "IndexDirectory": str(folder / "orthanc"),
-            "Plugins": [],
+            "Plugins": [str(DICOMWEB_PLUGIN)] if dicomweb else [],
             "HttpPort": http_port,
             "RemoteAccessAllowed": False,
             "AuthenticationEnabled": False,

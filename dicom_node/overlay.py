@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from highdicom.color import CIELabColor
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from pydicom.dataset import Dataset
 from scipy import ndimage
 
+from dicom_node.drawing import Marks, draw_marks, font, windowed
 from inference.findings import Mask
 from inference.planes import functional
 from inference.volume import Affine, Volume, read_volume
@@ -32,7 +33,7 @@ class View:
 
     axis: int  # that is looked along
     flip: bool  # head up
-    marks: tuple[str, str, str, str]  # at the left, right, top and bottom: R L A P H F
+    marks: Marks
 
 
 VIEWS = (
@@ -59,7 +60,7 @@ def write_overlay(path: Path, seg: Dataset, source_files: Sequence[Path]) -> Pat
     colors = {n: _rgb(described[n]) for n in numbers}
     plain, painted = [], []
     for view in VIEWS:
-        grey = np.repeat(_window(np.take(array, centre[view.axis], view.axis))[..., None], 3, axis=2)
+        grey = np.repeat(windowed(np.take(array, centre[view.axis], view.axis))[..., None], 3, axis=2)
         coloured = grey.copy()
         for n in numbers:
             _paint(coloured, np.take(masks[n], centre[view.axis], view.axis), colors[n])
@@ -123,11 +124,6 @@ def _rgb(segment: Dataset) -> tuple[int, int, int]:
     return int(r), int(g), int(b)
 
 
-def _window(image: NDArray[np.float32]) -> Picture:
-    low, high = np.percentile(image, [1, 99.5])
-    return np.clip((image - low) / max(high - low, 1e-6), 0, 1) * 255
-
-
 def _paint(image: Picture, mask: NDArray[np.bool_], color: tuple[int, int, int]) -> None:
     edge = mask & ~ndimage.binary_erosion(mask)
     image[mask] = (1 - OPACITY) * image[mask] + OPACITY * np.array(color)
@@ -141,10 +137,7 @@ def _panel(image: Picture, spacing: Sequence[float], view: View) -> Image.Image:
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     panel = Image.new("RGB", (PANEL, PANEL))
     panel.paste(picture.resize(size, Image.Resampling.BICUBIC), ((PANEL - size[0]) // 2, (PANEL - size[1]) // 2))
-    draw, font, middle, edge = ImageDraw.Draw(panel), ImageFont.load_default(16), PANEL // 2, 3
-    places = ((edge, middle, "lm"), (PANEL - edge, middle, "rm"), (middle, edge, "mt"), (middle, PANEL - edge, "mb"))
-    for (x, y, anchor), mark in zip(places, view.marks, strict=True):
-        draw.text((x, y), mark, fill="white", font=font, anchor=anchor, stroke_width=2, stroke_fill="black")
+    draw_marks(ImageDraw.Draw(panel), (0, 0, PANEL, PANEL), view.marks, 16)
     return panel
 
 
@@ -155,8 +148,7 @@ def _assemble(
     legend = LEGEND_ROW * -(-len(names) // columns) + LEGEND_ROW
     page = Image.new("RGB", (columns * PANEL, len(rows) * PANEL + legend + LEGEND_ROW))
     draw = ImageDraw.Draw(page)
-    font = ImageFont.load_default(14)
-    draw.text((8, 2), title, fill="white", font=font)
+    draw.text((8, 2), title, fill="white", font=font(14))
     for r, row in enumerate(rows):
         for c, panel in enumerate(row):
             page.paste(panel, (c * PANEL, LEGEND_ROW + r * PANEL))
@@ -168,5 +160,5 @@ def _assemble(
     for i, (name, color) in enumerate(names):
         x, y = (i % columns) * PANEL + 12, LEGEND_ROW + len(rows) * PANEL + LEGEND_ROW * (i // columns) + 8
         draw.rectangle((x, y, x + 12, y + 12), fill=color)
-        draw.text((x + 20, y - 2), name, fill="white", font=font)
+        draw.text((x + 20, y - 2), name, fill="white", font=font(14))
     return page

@@ -59,6 +59,9 @@ def _code(item: Dataset) -> str:
 def _value(item: Dataset) -> str:
     match item.ValueType:
         case "NUM":
+            if not item.MeasuredValueSequence:
+                qualifiers = item.get("NumericValueQualifierCodeSequence")
+                return f"missing ({qualifiers[0].CodeMeaning if qualifiers else 'no reason given'})"
             measured = item.MeasuredValueSequence[0]
             return f"{float(measured.NumericValue):g} {measured.MeasurementUnitsCodeSequence[0].CodeValue}"
         case "CODE":

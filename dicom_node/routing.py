@@ -2,16 +2,18 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from dicom_node.catalogue import ConfiguredApplication
 from dicom_node.logs import fields, unexpected
-from inference.binding import Binding, bind
+from inference.binding import Binding, bind, feeds_inputs
+from inference.findings import WhyNoResult
 from inference.manifest import Manifest
 from inference.series import SeriesDescription
-from storage.records import NewJob, Series
+from storage.queueing import no_result_fingerprint
+from storage.records import Instance, JobKind, NewJob, Series
 
 log = logging.getLogger(__name__)
 
@@ -20,13 +22,31 @@ log = logging.getLogger(__name__)
 class Route:
     """What becomes of a study. No jobs means that nothing applies, and `reason` says why.
 
-    `warnings` tell of applications that might have applied and could not be asked.
+    `warnings` tell of applications that might have applied and could not be asked. `reports` are the jobs that tell the
+    destinations of an application that it gives no result, and why.
     """
 
     jobs: tuple[NewJob, ...]
     reason: str
     warnings: tuple[str, ...] = ()
+    reports: tuple[NewJob, ...] = ()
     decisions: dict[str, Any] = field(default_factory=dict)  # JSON, for `dicom-node explain`
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What became of one application: its job, or why there is none. `binding` is None where it could not be asked."""
+
+    binding: Binding | None
+    reason: str
+    job: NewJob | None = None
+
+    @property
+    def why(self) -> WhyNoResult:
+        """Of an answer without job."""
+        if self.binding is None:
+            return WhyNoResult.FAILURE
+        return WhyNoResult.UNUSABLE_IMAGES if self.binding.unusable else WhyNoResult.INPUT_MISSING
 
 
 def route(
@@ -36,35 +56,34 @@ def route(
     recognised: Sequence[SeriesDescription],
     applications: Sequence[ConfiguredApplication],
     priority: int = 0,
+    own: Collection[str] = (),
 ) -> Route:
     """Binds every configured application to the study's series and makes the jobs of those that apply.
 
-    One that cannot be used, or whose binding breaks off, does not stop the others.
+    One that cannot be used, or whose binding breaks off, does not stop the others. `own` are the SOP Instance UIDs of
+    this node's results, which come back from a PACS.
     """
     jobs: list[NewJob] = []
     refused: list[str] = []
     warnings: list[str] = []
+    reports: list[NewJob] = []
     explained: list[dict[str, Any]] = []
     by_uid = {s.series_instance_uid: s for s in series}
+    images = _images(series, own)
     for application in applications:
-        try:
-            problem, binding, job = _ask(application, study_instance_uid, revision, recognised, by_uid, priority)
-        except Exception as error:
-            log.error(
-                "An application cannot be routed: %s",
-                unexpected(error),
-                extra=fields("route", study=study_instance_uid, application=application.name),
-            )
-            problem, binding, job = f"its routing failed ({type(error).__name__}), see the log", None, None
-        if binding is None:
-            warnings.append(f"not run: {application.name}: {problem}")
-            explained.append({"application": application.name, "applies": False, "reason": problem})
-            continue
-        explained.append(_explain(application.name, binding))
-        if job is None:
-            refused.append(f"{application.name}: {binding.reason}")
-        else:
-            jobs.append(job)
+        answer = _ask(application, study_instance_uid, revision, recognised, by_uid, priority)
+        told = _explain(application.name, answer)
+        if answer.job is not None:
+            jobs.append(answer.job)
+        elif images and _is_reported(application, answer):
+            report = _report(application, study_instance_uid, revision, images, answer.why, answer.reason)
+            reports.append(replace(report, priority=priority))
+            told["reported"] = str(answer.why)
+        if answer.binding is None:
+            warnings.append(f"not run: {application.name}: {answer.reason}")
+        elif answer.job is None:
+            refused.append(f"{application.name}: {answer.reason}")
+        explained.append(told)
     decisions = {"series": [_describe(s) for s in recognised], "applications": explained}
     if jobs:
         reason = "; ".join(["applies: " + ", ".join(job.application for job in jobs), *warnings])
@@ -72,7 +91,25 @@ def route(
         reason = "nothing applies: no application is configured"
     else:
         reason = "nothing applies: " + "; ".join([*refused, *warnings])
-    return Route(tuple(jobs), reason, tuple(warnings), decisions)
+    return Route(tuple(jobs), reason, tuple(warnings), tuple(reports), decisions)
+
+
+def broken_off(
+    study_instance_uid: str,
+    revision: int,
+    series: Sequence[Series],
+    applications: Sequence[ConfiguredApplication],
+    reason: str,
+    own: Collection[str] = (),
+) -> Route:
+    """What becomes of a study that cannot be routed at all: every application reports that it gives no result."""
+    images = _images(series, own)
+    reports = [
+        _report(application, study_instance_uid, revision, images, WhyNoResult.FAILURE, reason)
+        for application in applications
+        if images and _is_reported(application, _Answer(None, reason))
+    ]
+    return Route((), reason, reports=tuple(reports))
 
 
 def _ask(
@@ -82,22 +119,65 @@ def _ask(
     recognised: Sequence[SeriesDescription],
     series: Mapping[str, Series],
     priority: int,
-) -> tuple[str, Binding | None, NewJob | None]:
-    """Why the application cannot be asked, or its binding, with the job where it applies."""
+) -> _Answer:
     if application.manifest is None:
-        return application.problem, None, None
-    binding = bind(application.manifest.inputs, recognised)
-    if not binding.accepted:
-        return "", binding, None
-    job = NewJob(
+        return _Answer(None, application.problem)
+    try:
+        binding = bind(application.manifest.inputs, recognised)
+        if not binding.accepted:
+            return _Answer(binding, binding.reason)
+        job = NewJob(
+            study_instance_uid=study_instance_uid,
+            revision=revision,
+            application=application.name,
+            inputs=dict(binding.inputs),
+            fingerprint=fingerprint(application.manifest, binding.inputs, series),
+            priority=priority,
+        )
+        return _Answer(binding, binding.reason, job)
+    except Exception as error:
+        log.error(
+            "An application cannot be routed: %s",
+            unexpected(error),
+            extra=fields("route", study=study_instance_uid, application=application.name),
+        )
+        return _Answer(None, f"its routing failed ({type(error).__name__}), see the log")
+
+
+def _images(series: Sequence[Series], own: Collection[str]) -> list[Instance]:
+    """What an application could have looked at: a study without any, or of our own results alone, is reported on to
+    nobody."""
+    return [
+        instance
+        for s in series
+        for instance in s.instances
+        if feeds_inputs(instance.sop_class_uid, instance.modality) and instance.sop_instance_uid not in own
+    ]
+
+
+def _is_reported(application: ConfiguredApplication, answer: _Answer) -> bool:
+    wanted = application.no_result
+    return wanted == "always" or (wanted == "failures" and answer.binding is None)
+
+
+def _report(
+    application: ConfiguredApplication,
+    study_instance_uid: str,
+    revision: int,
+    images: Sequence[Instance],
+    why: WhyNoResult,
+    explanation: str,
+) -> NewJob:
+    contents = " ".join(sorted(f"{i.sop_instance_uid} {i.sha256}" for i in images))
+    return NewJob(
         study_instance_uid=study_instance_uid,
         revision=revision,
         application=application.name,
-        inputs=dict(binding.inputs),
-        fingerprint=fingerprint(application.manifest, binding.inputs, series),
-        priority=priority,
+        inputs={},
+        fingerprint=no_result_fingerprint(contents, why, explanation),
+        kind=JobKind.NO_RESULT,
+        detail={"why": str(why), "explanation": explanation},
     )
-    return "", binding, job
 
 
 def fingerprint(manifest: Manifest, inputs: Mapping[str, str], series: Mapping[str, Series]) -> str:
@@ -113,14 +193,12 @@ def fingerprint(manifest: Manifest, inputs: Mapping[str, str], series: Mapping[s
     return digest.hexdigest()
 
 
-def _explain(name: str, binding: Binding) -> dict[str, Any]:
-    return {
-        "application": name,
-        "applies": binding.accepted,
-        "reason": binding.reason,
-        "inputs": dict(binding.inputs),
-        "decisions": [asdict(decision) for decision in binding.decisions],
-    }
+def _explain(name: str, answer: _Answer) -> dict[str, Any]:
+    told = {"application": name, "applies": answer.job is not None, "reason": answer.reason}
+    if answer.binding is None:
+        return told
+    decisions = [asdict(decision) for decision in answer.binding.decisions]
+    return {**told, "inputs": dict(answer.binding.inputs), "decisions": decisions}
 
 
 def _describe(series: SeriesDescription) -> dict[str, Any]:

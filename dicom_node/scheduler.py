@@ -16,7 +16,7 @@ from dicom_node.catalogue import ConfiguredApplication
 from dicom_node.completion import Complete, CompletionRule, ask_at, decide, may_end, whole_series
 from dicom_node.logs import fields, unexpected
 from dicom_node.query import SourcePacs
-from dicom_node.routing import Route, route
+from dicom_node.routing import Route, broken_off, route
 from dicom_node.wholeness import Inventory, take_inventory
 from inference.series import Kind, SeriesDescription, read_headers, recognise
 from storage.deliveries import Deliveries
@@ -262,25 +262,27 @@ class Scheduler:
 
     def _decide(self, study: Study) -> Route:
         """A failure nobody foresaw is this study's stated end, and keeps no other study waiting."""
-        series = self._instances.series(study.study_instance_uid)
+        uid, revision = study.study_instance_uid, study.revision
+        series = self._instances.series(uid)
+        own = {result.sop_instance_uid for result in self._jobs.objects(uid)}
         try:
             recognised = [self._recognise_once(s) for s in series]
-            priority = self._urgency.of(study.priority, self._studies.callers(study.study_instance_uid))
-            return route(study.study_instance_uid, study.revision, series, recognised, self._applications, priority)
+            priority = self._urgency.of(study.priority, self._studies.callers(uid))
+            return route(uid, revision, series, recognised, self._applications, priority, own)
         except Exception as error:
-            extra = fields("route", study=study.study_instance_uid)
-            log.error("A study cannot be routed: %s", unexpected(error), extra=extra)
-            return Route((), f"routing failed ({type(error).__name__}), see the log; then `dicom-node retry --study`")
+            log.error("A study cannot be routed: %s", unexpected(error), extra=fields("route", study=uid))
+            reason = f"routing failed ({type(error).__name__}), see the log; then `dicom-node retry --study`"
+            return broken_off(uid, revision, series, self._applications, reason, own)
 
     def _apply(self, study: Study, decision: Route) -> None:
         now = self._now()
         uid, revision = study.study_instance_uid, study.revision
+        reason, reports, decisions, warnings = decision.reason, decision.reports, decision.decisions, decision.warnings
         if decision.jobs:
-            moved = self._studies.route(
-                uid, revision, decision.reason, decision.jobs, decision.decisions, now, decision.warnings
-            )
+            jobs = (*decision.jobs, *reports)
+            moved = self._studies.route(uid, revision, reason, jobs, decisions, now, warnings)
         else:
-            moved = self._studies.ignore(uid, revision, decision.reason, decision.decisions, now, decision.warnings)
+            moved = self._studies.ignore(uid, revision, reason, decisions, now, warnings, reports)
         if moved:
             log.info("Study routed: %s", decision.reason, extra=fields("route", study=uid, revision=revision))
 

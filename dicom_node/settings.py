@@ -215,6 +215,7 @@ class ApplicationSettings(_Section):
     name: str = ""
     bundle: Path | None = None
     start: Literal["study", "inputs"] = "study"
+    no_result: Literal["always", "failures", "never"] = "always"
     destinations: tuple[str, ...] = Field(min_length=1)
 
     @property

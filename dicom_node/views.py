@@ -16,7 +16,17 @@ from dicom_node.fsck import Census
 from storage.deliveries import Deliveries
 from storage.instances import InstanceStore
 from storage.jobs import Jobs
-from storage.records import Commitment, CommitmentState, Delivery, DeliveryState, Job, JobState, ProcedureStep, Study
+from storage.records import (
+    Commitment,
+    CommitmentState,
+    Delivery,
+    DeliveryState,
+    Job,
+    JobKind,
+    JobState,
+    ProcedureStep,
+    Study,
+)
 from storage.studies import Studies
 
 Plain = dict[str, Any]
@@ -99,6 +109,29 @@ def is_stranded(delivery: Delivery, destinations: Collection[str]) -> bool:
     return waits and delivery.destination not in destinations
 
 
+def why_not_withdrawn(job: Job) -> str:
+    """Of a job that `Jobs.withdraw` left as it is."""
+    if job.kind is JobKind.WITHDRAWAL:
+        return f"The job {job.id} is a withdrawal itself, which cannot be withdrawn"
+    if job.state is not JobState.SUCCEEDED:
+        return f"The job {job.id} is {job.state}; only results of a job that SUCCEEDED can be withdrawn"
+    return f"The results of job {job.id} were withdrawn before"
+
+
+def purpose(job: Plain) -> str:
+    """What a job that is no analysis is for; empty for an analysis."""
+    detail = job["detail"]
+    match job["kind"]:
+        case JobKind.NO_RESULT:
+            return f"no AI result ({detail['why']}): {detail['explanation']}"
+        case JobKind.WITHDRAWAL:
+            return f"withdraws the results of job {detail['job']}" + (
+                f": {detail['reason']}" if detail["reason"] else ""
+            )
+        case _:
+            return ""
+
+
 def jobs_with_deliveries(
     jobs: Sequence[Job], deliveries: Sequence[Delivery], destinations: Collection[str]
 ) -> list[Plain]:
@@ -164,6 +197,7 @@ def _job_block(job: Plain) -> RenderableType:
             f"  priority {job['priority']}" if job["priority"] else "",
         ),
         _below(_whole(job["study_instance_uid"])),
+        *_reason(purpose(job)),
         *_reason(job["reason"]),
     ]
     for delivery in job["deliveries"]:
@@ -238,8 +272,10 @@ def study_view(detail: Plain) -> RenderableType:
         lines.append(_below(Text(f"{s['modality']}  {s['instances']} instances")))
         lines.append(_below(_below(_whole(s["series_instance_uid"]))))
     lines.append(Text("Results", style="bold"))
+    reports = {job["id"] for job in detail["jobs"] if job["kind"] == JobKind.NO_RESULT}
     for delivery in detail["deliveries"]:
-        head = f"{delivery['kind']} → {delivery['destination']}  "
+        what = "no AI result, " if delivery["job_id"] in reports else ""
+        head = f"{what}{delivery['kind']} → {delivery['destination']}  "
         lines.append(_below(Text.assemble(head, state_text(delivery["state"]))))
         lines.append(_below(_below(_whole(delivery["sop_instance_uid"]))))
         lines += [_below(line) for line in _reason(delivery["reason"])]
@@ -255,7 +291,10 @@ def explanation(detail: Plain, routing: Plain | None, awaited: Plain | None) -> 
         name: [e for e in detail["timeline"] if e["stage"] == stage]
         for name, stage in (("completion", "complete"), ("asked", "asked"), ("early", "early"))
     }
-    jobs = [{k: j[k] for k in ("id", "application", "revision", "state", "priority")} for j in detail["jobs"]]
+    jobs = [
+        {**{k: j[k] for k in ("id", "application", "kind", "revision", "state", "priority")}, "purpose": purpose(j)}
+        for j in detail["jobs"]
+    ]
     not_delivered = [
         {k: d[k] for k in ("id", "job_id", "kind", "destination", "state", "reason")}
         for d in detail["deliveries"]
@@ -313,6 +352,13 @@ def explain_view(explained: Plain) -> Tree:
         for d in a.get("decisions", ()):
             mark = "taken" if d["taken"] else "not taken"
             node.add(Text(f"input {d['input']}: {d['series_instance_uid']} {mark}: {d['reason']}"))
+    for j in explained["jobs"]:
+        if j["purpose"]:
+            tree.add(
+                Text.assemble(
+                    (f"Job {j['id']}, {j['application']}: ", "bold"), state_text(j["state"]), f"  {j['purpose']}"
+                )
+            )
     for d in explained["not_delivered"]:
         head = f"{d['kind']} of job {d['job_id']} → {d['destination']}: "
         tree.add(Text.assemble((head, "bold"), state_text(d["state"]), f"  {d['reason']}"))

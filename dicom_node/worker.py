@@ -15,18 +15,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
+from pydicom.uid import ComprehensiveSRStorage
+
 from dicom_node.backoff import Backoff
 from dicom_node.catalogue import ConfiguredApplication
-from dicom_node.logs import fields
+from dicom_node.logs import fields, unexpected
+from dicom_node.notices import first_images, holders
 from dicom_node.objects.build import Built, ObjectContext, Predecessor, build_objects
-from dicom_node.profiles import ObjectProfile
+from dicom_node.objects.ko import build_rejection
+from dicom_node.objects.no_result import build_no_result
+from dicom_node.objects.sr import as_sop_class
+from dicom_node.profiles import Kind, ObjectProfile
 from inference.application import Application, Progress, SeriesInput, load_application
 from inference.engine import Engine
-from storage.errors import ModelRefused, NodeError, Permanent
+from inference.findings import NoResult, WhyNoResult
+from storage.errors import InputRefused, ModelRefused, NodeError, Permanent
 from storage.files import write_durable
 from storage.instances import InstanceStore
 from storage.jobs import Jobs
-from storage.records import Job, JobState, NewObject
+from storage.records import Job, JobKind, JobState, NewObject, ResultObject
 
 log = logging.getLogger(__name__)
 
@@ -85,13 +92,13 @@ class Worker:
         log.info("Job started, attempt %d", job.attempts, extra=fields("work", **identifiers))
         started = time.monotonic()
         try:
-            objects, data = self._compute(job)
+            objects, data = self._results(job)
             kept = self._jobs.succeed(job.id, self._name, objects, data, datetime.now(UTC))
         except Exception as error:
             reason = _reason(error)
             now = datetime.now(UTC)
             retry_at = None if isinstance(error, Permanent) else self._backoff.retry_at(job.attempts, now)
-            state = self._jobs.fail(job.id, self._name, reason, retry_at, now)
+            state = self._jobs.fail(job.id, self._name, reason, retry_at, now, _why(error))
             level = logging.ERROR if state is JobState.FAILED else logging.WARNING
             log.log(
                 level,
@@ -108,6 +115,15 @@ class Worker:
         else:
             log.info("Job's result is superseded and not sent", extra=fields("work", **identifiers))
 
+    def _results(self, job: Job) -> tuple[Sequence[NewObject], dict[str, object]]:
+        match job.kind:
+            case JobKind.ANALYSIS:
+                return self._compute(job)
+            case JobKind.NO_RESULT:
+                return self._report_no_result(job)
+            case JobKind.WITHDRAWAL:
+                return self._withdraw(job)
+
     def _compute(self, job: Job) -> tuple[list[NewObject], dict[str, object]]:
         """Images in, durable result files out."""
         application = self._application(job.application)
@@ -119,13 +135,13 @@ class Worker:
         started = time.monotonic()
         findings = application.run(inputs, self._engine, _log_progress(job))
         computed = time.monotonic()
-        folder = self._objects_dir / job.study_instance_uid / str(job.id)
-        shutil.rmtree(folder, ignore_errors=True)  # what a killed attempt left behind
+        folder = self._empty_folder(job)
         objects = [
             _written(built, folder, destinations)
             for profile, destinations in self._destinations(job)
             for built in build_objects(findings, self._context(job, destinations), profile)
         ]
+        objects += self._superseded(job, folder)
         data: dict[str, object] = {
             "structures": [segment.label for segment in findings.segments],
             "device": str(self._engine.device),
@@ -134,30 +150,99 @@ class Worker:
         }
         return objects, data
 
+    def _report_no_result(self, job: Job) -> tuple[Sequence[NewObject], dict[str, object]]:
+        """The report goes to every destination of the application, whatever kinds of objects it is to get. Whatever is
+        wrong with the model, it is not needed here."""
+        configured = self._configured(job.application)
+        application: Application | None = None
+        try:
+            application = self._application(job.application)
+        except Exception as error:
+            log.info("The report names no algorithm: %s", unexpected(error), extra=fields("work", job=job.id))
+        result = NoResult(
+            title=configured.manifest.title if configured.manifest is not None else configured.name,
+            why=WhyNoResult(job.detail["why"]),
+            explanation=job.detail["explanation"],
+            started_at=job.started_at or job.created_at,
+            algorithm=None if application is None else application.algorithm,
+            research=application is None or application.research,
+        )
+        context = self._context(job, configured.destinations)
+        report = build_no_result(result, self._looked_at(job), context)
+        other = as_sop_class(report, ComprehensiveSRStorage, context.uid("no-result Comprehensive SR"))
+        folder = self._empty_folder(job)
+        forms = (Built(Kind.SR, report), Built(Kind.SR_COMPREHENSIVE, other, stands_for=Kind.SR))
+        return [_written(form, folder, configured.destinations) for form in forms], {"why": job.detail["why"]}
+
+    def _withdraw(self, job: Job) -> tuple[Sequence[NewObject], dict[str, object]]:
+        """`detail` names the objects that each destination got, or may have got."""
+        known = {result.id: result for result in self._jobs.objects(job.study_instance_uid)}
+        held = {name: [known[number] for number in numbers] for name, numbers in job.detail["objects"].items()}
+        return self._rejections(job, held, self._empty_folder(job)), {"withdrawn_job": job.detail["job"]}
+
+    def _superseded(self, job: Job, folder: Path) -> Sequence[NewObject]:
+        """Rejection notes for the destinations that want them, about what each got of the result that this job's
+        supersedes."""
+        asking = [name for profile, names in self._destinations(job) if profile.withdraws_superseded for name in names]
+        of = (job.study_instance_uid, job.application, job.id)
+        return self._rejections(job, {name: self._jobs.superseded(*of, name) for name in asking}, folder)
+
+    def _rejections(self, job: Job, held: Mapping[str, Sequence[ResultObject]], folder: Path) -> Sequence[NewObject]:
+        """Destinations that hold the same objects get the same note; one that holds none gets none."""
+        notes = []
+        for number, (rejected, destinations) in enumerate(holders(held).items(), 1):
+            context = self._context(job, destinations, f"/rejection {number}")
+            note = Built(Kind.REJECTION, build_rejection(self._looked_at(job)[0], rejected, context))
+            notes.append(_written(note, folder, destinations))
+        return notes
+
+    def _looked_at(self, job: Job) -> Sequence[Path]:
+        """The first readable image of each series that feeds the job; of every series where none is named or readable.
+
+        Raises InputRefused without one.
+        """
+        series = self._instances.series(job.study_instance_uid)
+        own = {result.sop_instance_uid for result in self._jobs.objects(job.study_instance_uid)}
+        inputs = [s for s in series if s.series_instance_uid in job.inputs.values()]
+        found = first_images(inputs, own) or first_images(series, own)
+        if not found:
+            raise InputRefused("no image of the study can be read")
+        return found
+
+    def _empty_folder(self, job: Job) -> Path:
+        """Where the job's objects are filed, without what a killed attempt left behind."""
+        folder = self._objects_dir / job.study_instance_uid / str(job.id)
+        shutil.rmtree(folder, ignore_errors=True)
+        return folder
+
     def _destinations(self, job: Job) -> list[tuple[ObjectProfile, tuple[str, ...]]]:
         """The destinations of the job's application, those with the same profile together: they get the same objects.
         An application without any has results nevertheless."""
         groups: dict[ObjectProfile, list[str]] = {}
-        for name in self._applications[job.application].destinations:
+        for name in self._configured(job.application).destinations:
             groups.setdefault(self._profiles[name], []).append(name)
         return [(profile, tuple(names)) for profile, names in groups.items()] or [(ObjectProfile(), ())]
 
-    def _context(self, job: Job, destinations: Sequence[str]) -> ObjectContext:
-        """The reports that are superseded are those that these destinations got."""
+    def _context(self, job: Job, destinations: Sequence[str], seed: str = "") -> ObjectContext:
+        """The reports that are superseded are those that these destinations got. Another `seed` makes other UIDs."""
         predecessors = self._jobs.previous_sr(job.study_instance_uid, job.application, job.id, destinations)
         return ObjectContext(
             device_name=self._ae_title,
-            uid_seed=f"{job.id}/{job.fingerprint}",
+            uid_seed=f"{job.id}/{job.fingerprint}{seed}",
             revision=job.revision,
             predecessors=tuple(
                 Predecessor(p.sop_class_uid, p.sop_instance_uid, p.series_instance_uid) for p in predecessors
             ),
         )
 
-    def _application(self, name: str) -> Application:
+    def _configured(self, name: str) -> ConfiguredApplication:
         configured = self._applications.get(name)
         if configured is None:
             raise ModelRefused(f"application {name!r} is not configured any more; add it again or cancel the job")
+        return configured
+
+    def _application(self, name: str) -> Application:
+        configured = self._configured(name)
         if configured.manifest is None:
             raise ModelRefused(configured.problem)
         if name not in self._warm:
@@ -225,6 +310,11 @@ def _reason(error: Exception) -> str:
     if isinstance(error, NodeError):
         return str(error)
     return f"unexpected {type(error).__name__}; see the worker's log"
+
+
+def _why(error: Exception) -> str:
+    """What a report of this failure says."""
+    return error.why if isinstance(error, InputRefused) else WhyNoResult.FAILURE
 
 
 def _log_progress(job: Job) -> Progress:

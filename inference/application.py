@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from inference.engine import Engine
-from inference.findings import Findings
+from inference.findings import Algorithm, Findings
 from inference.manifest import Manifest
 
 Progress = Callable[[str, float], None]
@@ -24,7 +24,11 @@ class SeriesInput:
 
 
 class Application(Protocol):
+    """One that runs a configured model. It is made without loading the model."""
+
     manifest: Manifest
+    algorithm: Algorithm
+    research: bool  # not cleared for diagnosis
 
     def run(self, inputs: Mapping[str, SeriesInput], engine: Engine, progress: Progress) -> Findings:
         """Computes the findings of one study revision.

@@ -25,12 +25,16 @@ class Decision:
 
 @dataclass(frozen=True)
 class Binding:
-    """`accepted` when every required input has its series; otherwise `reason` says what is missing."""
+    """`accepted` when every required input has its series; otherwise `reason` says what is missing.
+
+    `unusable` tells that what is missing was acquired, but makes no volume.
+    """
 
     inputs: Mapping[str, str]  # input name to SeriesInstanceUID
     accepted: bool
     decisions: tuple[Decision, ...]
     reason: str
+    unusable: bool = False
 
 
 def bind(rules: Sequence[InputRule], series: Sequence[SeriesDescription]) -> Binding:
@@ -54,7 +58,9 @@ def bind(rules: Sequence[InputRule], series: Sequence[SeriesDescription]) -> Bin
         elif rule.required:
             missing.append(_missing(rule, series, refusals))
     if missing:
-        return Binding({}, False, tuple(decisions), "; ".join(missing))
+        wanted = [rule for rule in rules if rule.required and rule.name not in inputs]
+        unusable = all(any(not _unfit(rule, s) and _unusable(s) for s in series) for rule in wanted)
+        return Binding({}, False, tuple(decisions), "; ".join(missing), unusable)
     chosen = ", ".join(f"{name} is series {uid}" for name, uid in inputs.items())
     return Binding(inputs, True, tuple(decisions), chosen)
 

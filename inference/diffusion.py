@@ -11,6 +11,7 @@ PRIVATE = (
     (0x0043, "GEMS_PARM_01", 0x39),
     (0x2001, "Philips Imaging DD 001", 0x03),
 )
+PRIVATE_GROUPS = frozenset(group for group, _, _ in PRIVATE)
 GE_OFFSET = 1e9  # GE adds it to the b-value of some acquisitions
 
 
@@ -19,15 +20,24 @@ def b_value(ds: Dataset) -> float | None:
     standard = _first(ds.get("DiffusionBValue"))
     if standard is not None:
         return standard
+    blocks = _private_blocks(ds)
     for group, creator, element in PRIVATE:
-        try:
-            item = ds.private_block(group, creator)[element]
-        except KeyError:
+        block = blocks.get((group, creator))
+        if block is None or (tag := group << 16 | block << 8 | element) not in ds:
             continue
-        value = _first(item.value)
+        value = _first(ds[tag].value)
         if value is not None:
             return value % GE_OFFSET
     return None
+
+
+def _private_blocks(ds: Dataset) -> dict[tuple[int, str], int]:
+    """Group and creator to block (PS3.5 7.8.1). `Dataset.private_block` would sort all tags for every look-up."""
+    blocks: dict[tuple[int, str], int] = {}
+    for tag in list(ds.keys()):
+        if tag >> 16 in PRIVATE_GROUPS and 0x10 <= tag & 0xFFFF <= 0xFF:
+            blocks.setdefault((tag >> 16, str(ds[tag].value)), tag & 0xFF)
+    return blocks
 
 
 def b_values(ds: Dataset) -> set[float]:

@@ -4,7 +4,8 @@ Array axes are [slice, row, column]; space is the patient coordinate system of P
 Nothing is stacked silently: images are grouped by what tells them apart, and each group must lie on a regular grid.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset
 
 from inference.planes import COMPONENT, Plane, functional, is_enhanced, planes_of
 from storage.errors import InputRefused
@@ -86,13 +88,21 @@ class Stack:
     geometry: Geometry
 
 
+@dataclass(frozen=True, eq=False)
+class Header:
+    """What stands in a file before the pixels, and at which byte that ends."""
+
+    ds: Dataset
+    end: int
+
+
 def read_volume(paths: Iterable[Path]) -> Volume:
     """The one volume of a series. Raises InputRefused, naming what is wrong, unless there is exactly one."""
-    headers = [(_read(path, pixels=False), path) for path in paths]
-    stacks = stacks_of([plane for ds, path in headers for plane in planes_of(ds, path)])
+    headers = {path: _read_header(path) for path in paths}
+    stacks = stacks_of([plane for path, header in headers.items() for plane in planes_of(header.ds, path)])
     if len(stacks) > 1:
         raise InputRefused(f"the series holds {len(stacks)} volumes: {differences(stacks)}")
-    return _load(stacks[0], headers[0][0])
+    return _load(stacks[0], headers)
 
 
 def stacks_of(planes: Sequence[Plane]) -> list[Stack]:
@@ -213,34 +223,55 @@ def _stack(planes: Sequence[Plane]) -> Stack:
     return Stack(tuple(ordered), Geometry((len(ordered), first.rows, first.columns), affine))
 
 
-def _load(stack: Stack, header: Dataset) -> Volume:
-    """Reads the pixels, each file once."""
+def _load(stack: Stack, headers: dict[Path, Header]) -> Volume:
+    """Reads the pixels, file by file, and takes each header out of `headers`: none is kept with its pixels."""
+    any_header = next(iter(headers.values())).ds
+    study_instance_uid, series_instance_uid = str(any_header.StudyInstanceUID), str(any_header.SeriesInstanceUID)
+    modality = str(any_header.get("Modality", ""))
     array = np.empty(stack.geometry.shape, np.float32)
     wanted: dict[Path, list[int]] = {}
     for k, plane in enumerate(stack.planes):
         wanted.setdefault(plane.path, []).append(k)
     for path, slices in wanted.items():
-        ds = _read(path, pixels=True)
+        ds = _read_pixels(path, headers.pop(path))
         pixels = _pixels(ds)
         for k in slices:
             number = stack.planes[k].frame_number
             slope, intercept = _rescale(ds, number)
-            array[k] = pixels[(number or 1) - 1] * np.float32(slope) + np.float32(intercept)
+            image = pixels[(number or 1) - 1]
+            array[k] = image if (slope, intercept) == (1, 0) else image * np.float32(slope) + np.float32(intercept)
     first = stack.planes[0]
     return Volume(
         array=array,
         geometry=stack.geometry,
         frames=tuple(FrameReference(p.sop_class_uid, p.sop_instance_uid, p.frame_number, p.path) for p in stack.planes),
-        study_instance_uid=str(header.StudyInstanceUID),
-        series_instance_uid=str(header.SeriesInstanceUID),
+        study_instance_uid=study_instance_uid,
+        series_instance_uid=series_instance_uid,
         frame_of_reference_uid=first.frame_of_reference_uid,
-        modality=str(header.get("Modality", "")),
+        modality=modality,
     )
 
 
-def _read(path: Path, pixels: bool) -> Dataset:
+def _read_header(path: Path) -> Header:
+    with _readable(path), path.open("rb") as file:
+        return Header(dcmread(file, stop_before_pixels=True), file.tell())
+
+
+def _read_pixels(path: Path, header: Header) -> Dataset:
+    """The dataset of `header`, with the rest of its file. Parsing a header again would take as long as its pixels."""
+    with _readable(path), path.open("rb") as file:
+        if header.ds.file_meta.TransferSyntaxUID.is_deflated:  # bytes of the file are none of the dataset
+            return dcmread(file)
+        file.seek(header.end)
+        implicit, little = header.ds.original_encoding
+        header.ds.update(read_dataset(file, bool(implicit), bool(little)))
+        return header.ds
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
     try:
-        return dcmread(path, stop_before_pixels=not pixels)
+        yield
     except OSError:
         raise  # the disk's trouble, not the image's: worth another try
     except Exception as error:

@@ -38,7 +38,14 @@ class Unfileable(Permanent):
 
 
 class InputRefused(Permanent):
-    """Images that cannot be used: broken geometry, several volumes in one series, no pixels."""
+    """Images that cannot be used: broken geometry, several volumes in one series, no pixels.
+
+    `why` is one of `inference.findings.WhyNoResult`; a quality gate, for example, says "poor-quality".
+    """
+
+    def __init__(self, message: str, why: str = "unusable-images") -> None:
+        super().__init__(message)
+        self.why = why
 
 
 class ModelRefused(Permanent):

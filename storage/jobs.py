@@ -1,6 +1,7 @@
 """The queue of jobs, in the database: QUEUED → RUNNING → SUCCEEDED, RETRYING, FAILED or CANCELLED.
 
 A worker holds a job by its name and its heartbeat; what it says about a job counts only while it still holds it.
+An analysis that ends as FAILED leaves a job that reports it: NO_RESULT. One of these that fails leaves none.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -8,21 +9,44 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, or_, select, update
+from sqlalchemy import ColumnElement, ScalarSelect, and_, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from storage import schema
 from storage.database import Database, changed
 from storage.errors import Permanent
 from storage.events import add_event
-from storage.records import DeliveryState, Job, JobState, NewObject, ResultObject
+from storage.queueing import (
+    cancel,
+    enqueue,
+    enqueue_unless_standing,
+    hold_jobs,
+    no_result_fingerprint,
+    withdrawn,
+)
+from storage.records import (
+    DeliveryState,
+    Job,
+    JobKind,
+    JobState,
+    NewJob,
+    NewObject,
+    ResultObject,
+    StudyState,
+)
 
+FAILURE = "failure"  # why there is no result where nothing more is known
+REJECTION = "REJECTION"  # the kind of the notes that withdraw: they are never withdrawn themselves
+_ENDED = (DeliveryState.SENT, DeliveryState.COMMITTED, DeliveryState.REPLACED)
 _WITHOUT_SYNC = {"synchronize_session": False}
 
 
 class Jobs:
-    def __init__(self, database: Database) -> None:
+    """`silent` are the applications whose failures are not reported at their destinations."""
+
+    def __init__(self, database: Database, silent: Collection[str] = ()) -> None:
         self._database = database
+        self._silent = frozenset(silent)
 
     # -- a worker's side -----------------------------------------------------------------------------------------------
 
@@ -109,15 +133,17 @@ class Jobs:
             add_event(session, now, row.study_instance_uid, row.revision, "encoded", text, job_id, data)
             return True
 
-    def fail(self, job_id: int, worker: str, reason: str, retry_at: datetime | None, now: datetime) -> JobState:
+    def fail(
+        self, job_id: int, worker: str, reason: str, retry_at: datetime | None, now: datetime, why: str = FAILURE
+    ) -> JobState:
         """RUNNING → RETRYING at `retry_at`, or FAILED when that is None. The job's state afterwards.
 
-        A superseded job is CANCELLED instead. Nothing changes when this worker does not hold the job any more.
-        Raises Permanent when there is no such job.
+        `why` and `reason` are what a report of the failure says. A superseded job is CANCELLED instead. Nothing changes
+        when this worker does not hold the job any more. Raises Permanent when there is no such job.
         """
         job = schema.Job
         with self._database.session() as session:
-            if not _give_back(session, _held(job_id, worker), reason, retry_at, now):
+            if not self._give_back(session, _held(job_id, worker), reason, retry_at, now, why=why):
                 _cancel_superseded(session, _held(job_id, worker), now)
             state = session.scalar(select(job.state).where(job.id == job_id))
         if state is None:
@@ -134,7 +160,7 @@ class Jobs:
             if session.scalar(select(job.id).where(held).limit(1)) is None:
                 return []
         with self._database.session() as session:
-            return _release(session, held, "its worker fell silent", max_attempts, True, now)
+            return self._release(session, held, "its worker fell silent", max_attempts, True, now)
 
     def release_worker(self, worker: str, reason: str, max_attempts: int, counts: bool = True) -> list[Job]:
         """The jobs a worker held become due again, or FAILED after `max_attempts`.
@@ -145,12 +171,60 @@ class Jobs:
         job = schema.Job
         held = and_(job.state == JobState.RUNNING, job.worker == worker)
         with self._database.session() as session:
-            return _release(session, held, reason, max_attempts, counts, datetime.now(UTC))
+            return self._release(session, held, reason, max_attempts, counts, datetime.now(UTC))
+
+    def _release(
+        self, session: Session, held: ColumnElement[bool], reason: str, max_attempts: int, counts: bool, now: datetime
+    ) -> list[Job]:
+        job = schema.Job
+        released: list[schema.Job] = []
+        if counts:
+            last = and_(held, job.attempts >= max_attempts)
+            released += self._give_back(session, last, f"{reason}, at the last of {max_attempts} attempts", None, now)
+        released += self._give_back(session, held, reason, now, now, counts)
+        released += _cancel_superseded(session, held, now)
+        return [_record(row) for row in released]
+
+    def _give_back(
+        self,
+        session: Session,
+        held: ColumnElement[bool],
+        reason: str,
+        retry_at: datetime | None,
+        now: datetime,
+        counts: bool = True,
+        why: str = FAILURE,
+    ) -> Sequence[schema.Job]:
+        """RUNNING → RETRYING or FAILED, for those that are not superseded. A failure is reported."""
+        job = schema.Job
+        values: dict[str, Any] = {"reason": reason, "worker": None}
+        if not counts:
+            values["attempts"] = job.attempts - 1
+        if retry_at is None:
+            values |= {"state": JobState.FAILED, "finished_at": now}
+            for study, application in session.execute(select(job.study_instance_uid, job.application).where(held)):
+                hold_jobs(session, study, application)
+        else:
+            values |= {"state": JobState.RETRYING, "run_after": retry_at}
+        rows = session.scalars(
+            update(job).where(held, job.superseded.is_(False)).values(**values).returning(job),
+            execution_options=_WITHOUT_SYNC,
+        ).all()
+        for row in rows:
+            what = "failed for good" if retry_at is None else "will run again"
+            text = f"{row.application}: job {row.id} {what}: {reason}"
+            add_event(session, now, row.study_instance_uid, row.revision, "warning", text, row.id)
+            if retry_at is None and row.kind is JobKind.ANALYSIS and row.application not in self._silent:
+                _report_failure(session, row, why, now)
+        return rows
 
     # -- an operator's side --------------------------------------------------------------------------------------------
 
     def retry(self, job_id: int) -> bool:
-        """FAILED → QUEUED, with all its attempts again. False in other states, or when a newer job replaced it."""
+        """FAILED → QUEUED, with all its attempts again. False in other states, or when a newer job replaced it.
+
+        A report of the failure that was not written yet is not wanted any more; one that was will be superseded.
+        """
         now = datetime.now(UTC)
         job, newer = schema.Job, aliased(schema.Job)
         replaced = (
@@ -159,6 +233,11 @@ class Jobs:
                 newer.study_instance_uid == job.study_instance_uid,
                 newer.application == job.application,
                 newer.id > job.id,
+                job.kind != JobKind.WITHDRAWAL,
+                or_(
+                    newer.kind == JobKind.ANALYSIS,
+                    and_(newer.kind == JobKind.NO_RESULT, newer.detail["job"].as_integer().is_(None)),
+                ),
             )
             .exists()
         )
@@ -174,7 +253,62 @@ class Jobs:
                 return False
             text = f"{row.application}: job {job_id} queued again, as asked by the operator"
             add_event(session, now, row.study_instance_uid, row.revision, "queued", text, job_id)
+            reports = and_(
+                job.study_instance_uid == row.study_instance_uid,
+                job.kind == JobKind.NO_RESULT,
+                job.detail["job"].as_integer() == job_id,
+            )
+            reason = f"superseded: job {job_id} runs again"
+            cancel(session, reports, row.revision, reason, now)
+            failed = update(job).where(reports, job.state == JobState.FAILED)
+            changed(session, failed.values(state=JobState.CANCELLED, superseded=True, reason=reason))
             return True
+
+    def withdraw(self, job_id: int, reason: str, now: datetime) -> Job | None:
+        """Takes back the results of a SUCCEEDED job: what was not sent yet will not be, and the WITHDRAWAL job that is
+        returned tells the destinations that got something, or may have got it.
+
+        None for other jobs, and for one that was withdrawn before. `reason` names no patient.
+        """
+        job, delivery = schema.Job, schema.Delivery
+        with self._database.session() as session:
+            row = session.scalars(
+                select(job)
+                .where(job.id == job_id, job.state == JobState.SUCCEEDED, job.kind != JobKind.WITHDRAWAL)
+                .with_for_update()
+            ).one_or_none()
+            if row is None or _is_withdrawn(session, row):
+                return None
+            deliveries = session.execute(
+                select(delivery, _rejectable())
+                .join(schema.ResultObject, schema.ResultObject.id == delivery.object_id)
+                .where(delivery.job_id == job_id)
+                .order_by(delivery.destination, delivery.sequence)
+                .with_for_update(of=delivery)
+            ).all()
+            objects: dict[str, list[int]] = {}
+            ended = 0
+            for sent, rejectable in deliveries:
+                if rejectable and sent.claimed_at is not None:  # an answer that was lost may have been Success
+                    objects.setdefault(sent.destination, []).append(sent.object_id)
+                if sent.state not in _ENDED:
+                    sent.state, sent.reason, sent.dispatcher = DeliveryState.REPLACED, "withdrawn", None
+                    ended += 1
+            text = f"{row.application}: the results of job {job_id} are withdrawn"
+            text += f": {reason}" if reason else ""
+            text += f"; {ended} not sent yet will not be" if ended else ""
+            add_event(session, now, row.study_instance_uid, row.revision, "withdrawn", text, job_id)
+            withdrawal = NewJob(
+                study_instance_uid=row.study_instance_uid,
+                revision=row.revision,
+                application=row.application,
+                inputs=row.inputs,
+                fingerprint=f"withdrawal of job {job_id}",
+                priority=row.priority,
+                kind=JobKind.WITHDRAWAL,
+                detail={"job": job_id, "reason": reason, "objects": objects},
+            )
+            return _record(session.get_one(job, enqueue(session, withdrawal, now)))
 
     def list(self, states: Collection[JobState] | None = None, study: str | None = None) -> list[Job]:
         """Jobs in the order they were made."""
@@ -199,35 +333,33 @@ class Jobs:
         return self._objects(statement)
 
     def previous_sr(
-        self, study_instance_uid: str, application: str, before_job: int, destinations: Collection[str]
+        self, study_instance_uid: str, application: str, job: int, destinations: Collection[str]
     ) -> Sequence[ResultObject]:
-        """The reports of the application's latest earlier job that reported to one of these destinations: what a new
-        one supersedes there. Each destination has the form of the report that it takes. For no destination, the report
+        """The reports of the application's latest other job that reported to one of these destinations: what those of
+        `job` supersede there. Each destination has the form of the report that it takes. For no destination, the report
         that was sent nowhere.
 
-        That job is of an earlier revision, or of the same one where other weights computed it again.
+        That job is of an earlier revision, or of the same one where other weights computed it again or a failure was
+        reported. What was withdrawn is passed over.
         """
-        job, target, delivery = schema.Job, schema.ResultObject, schema.Delivery
-        delivered = select(delivery.object_id).where(
-            delivery.destination.in_(destinations), delivery.state != DeliveryState.REPLACED
-        )
-        is_report = and_(
-            target.kind.startswith("SR"), target.id.in_(delivered) if destinations else target.stands_for == ""
-        )
-        latest = (
-            select(job.id)
-            .join(target, target.job_id == job.id)
-            .where(
-                job.study_instance_uid == study_instance_uid,
-                job.application == application,
-                job.id < before_job,
-                is_report,
-            )
-            .order_by(job.id.desc())
-            .limit(1)
-            .scalar_subquery()
-        )
+        target = schema.ResultObject
+        is_report = _is_report(destinations)
+        latest = _latest_report(study_instance_uid, application, job, is_report)
         return self._objects(select(target).where(target.job_id == latest, is_report))
+
+    def superseded(
+        self, study_instance_uid: str, application: str, job: int, destination: str
+    ) -> Sequence[ResultObject]:
+        """What a destination has got, or will get, of the result that the one of `job` supersedes there: what a
+        rejection note for it names."""
+        delivery, target = schema.Delivery, schema.ResultObject
+        latest = _latest_report(study_instance_uid, application, job, _is_report([destination]))
+        delivered = (
+            select(target)
+            .join(delivery, delivery.object_id == target.id)
+            .where(delivery.job_id == latest, delivery.destination == destination, _rejectable())
+        )
+        return self._objects(delivered)
 
     def is_own_object(self, sop_instance_uid: str) -> bool:
         """Whether this node made the instance."""
@@ -239,6 +371,47 @@ class Jobs:
         ordered = statement.order_by(schema.ResultObject.job_id, schema.ResultObject.sequence)
         with self._database.reading() as session:
             return [object_record(row) for row in session.scalars(ordered)]
+
+
+def _is_withdrawn(session: Session, row: schema.Job) -> bool:
+    job = schema.Job
+    found = select(job.id).where(job.id == row.id, withdrawn(job.study_instance_uid, job.id))
+    return session.scalar(found) is not None
+
+
+def _is_report(destinations: Collection[str]) -> ColumnElement[bool]:
+    delivery, target = schema.Delivery, schema.ResultObject
+    delivered = select(delivery.object_id).where(
+        delivery.destination.in_(destinations), delivery.state != DeliveryState.REPLACED
+    )
+    made_for = target.id.in_(delivered) if destinations else target.stands_for == ""
+    return and_(target.kind.startswith("SR"), made_for)
+
+
+def _latest_report(
+    study_instance_uid: str, application: str, other_than: int, is_report: ColumnElement[bool]
+) -> ScalarSelect[int]:
+    job, target = schema.Job, schema.ResultObject
+    return (
+        select(job.id)
+        .join(target, target.job_id == job.id)
+        .where(
+            job.study_instance_uid == study_instance_uid,
+            job.application == application,
+            job.id != other_than,
+            job.state == JobState.SUCCEEDED,
+            ~withdrawn(job.study_instance_uid, job.id),
+            is_report,
+        )
+        .order_by(job.finished_at.desc(), job.id.desc())  # one that was queued again ended after newer ones
+        .limit(1)
+        .scalar_subquery()
+    )
+
+
+def _rejectable() -> ColumnElement[bool]:
+    """Of deliveries and their objects: not what the destination does not take, and no rejection note."""
+    return and_(schema.Delivery.state != DeliveryState.REPLACED, schema.ResultObject.kind != REJECTION)
 
 
 def _held(job_id: int, worker: str) -> ColumnElement[bool]:
@@ -262,45 +435,22 @@ def _cancel_superseded(session: Session, held: ColumnElement[bool], now: datetim
     return rows
 
 
-def _give_back(
-    session: Session,
-    held: ColumnElement[bool],
-    reason: str,
-    retry_at: datetime | None,
-    now: datetime,
-    counts: bool = True,
-) -> Sequence[schema.Job]:
-    """RUNNING → RETRYING or FAILED, for those that are not superseded."""
-    job = schema.Job
-    values: dict[str, Any] = {"reason": reason, "worker": None}
-    if not counts:
-        values["attempts"] = job.attempts - 1
-    if retry_at is None:
-        values |= {"state": JobState.FAILED, "finished_at": now}
-    else:
-        values |= {"state": JobState.RETRYING, "run_after": retry_at}
-    rows = session.scalars(
-        update(job).where(held, job.superseded.is_(False)).values(**values).returning(job),
-        execution_options=_WITHOUT_SYNC,
-    ).all()
-    for row in rows:
-        what = "failed for good" if retry_at is None else "will run again"
-        text = f"{row.application}: job {row.id} {what}: {reason}"
-        add_event(session, now, row.study_instance_uid, row.revision, "warning", text, row.id)
-    return rows
-
-
-def _release(
-    session: Session, held: ColumnElement[bool], reason: str, max_attempts: int, counts: bool, now: datetime
-) -> list[Job]:
-    job = schema.Job
-    released: list[schema.Job] = []
-    if counts:
-        last = and_(held, job.attempts >= max_attempts)
-        released += _give_back(session, last, f"{reason}, at the last of {max_attempts} attempts", None, now)
-    released += _give_back(session, held, reason, now, now, counts)
-    released += _cancel_superseded(session, held, now)
-    return [_record(row) for row in released]
+def _report_failure(session: Session, failed: schema.Job, why: str, now: datetime) -> None:
+    """Not while the study is to be routed still: that decides again, and runs the application once more."""
+    study = session.get(schema.Study, failed.study_instance_uid, populate_existing=True)
+    if study is None or study.state not in (StudyState.ROUTED, StudyState.IGNORED):
+        return
+    report = NewJob(
+        study_instance_uid=failed.study_instance_uid,
+        revision=failed.revision,
+        application=failed.application,
+        inputs=failed.inputs,
+        fingerprint=no_result_fingerprint(failed.fingerprint, why, failed.reason),
+        priority=failed.priority,
+        kind=JobKind.NO_RESULT,
+        detail={"why": why, "explanation": failed.reason, "job": failed.id},
+    )
+    enqueue_unless_standing(session, report, now)
 
 
 def _keep_object(session: Session, job_id: int, sequence: int, new: NewObject, now: datetime) -> schema.ResultObject:

@@ -51,7 +51,7 @@ class DeliveryState(StrEnum):
     COMMITTED = "COMMITTED"  # the destination took responsibility (storage commitment or read-back)
     RETRYING = "RETRYING"  # failed; claimable again once run_after has passed
     FAILED = "FAILED"  # dead letter: the last attempt failed, or nothing stands for it; `retry` queues it again
-    REPLACED = "REPLACED"  # the destination does not take it; the reason says what is sent instead
+    REPLACED = "REPLACED"  # not sent: the reason says what is sent instead, or that the result was withdrawn
 
 
 class ConfirmationState(StrEnum):
@@ -398,7 +398,7 @@ class Event:
     at: datetime
     study_instance_uid: str
     revision: int
-    stage: str  # received, asked, complete, early, routed, queued, running, encoded, delivered, warning
+    stage: str  # received, asked, complete, early, routed, queued, running, encoded, delivered, withdrawn, warning
     text: str
     job_id: int | None = None
     data: Mapping[str, Any] = field(default_factory=dict)

@@ -4,7 +4,7 @@ Every transition names the state and revision it starts from, so that of two pro
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,13 +14,14 @@ from sqlalchemy.orm import Session
 from storage import schema
 from storage.database import Database, changed
 from storage.events import add_event, events
+from storage.queueing import enqueue_unless_standing, hold_jobs, start, supersede_early
 from storage.records import (
     DeliveryState,
     Event,
     Facts,
     FeedingAssociation,
     InstanceEvidence,
-    JobState,
+    JobKind,
     NewJob,
     ProcedureStepState,
     SourceAnswer,
@@ -174,33 +175,10 @@ class Studies:
         A job whose application and fingerprint were computed already, or soon will be, is not enqueued again. Other
         jobs of the same study and application are superseded: waiting ones are CANCELLED, and a running one will be
         when it ends, without a delivery. So are jobs that started early in this revision, where it turns out that
-        their application does not apply.
+        their application does not apply. Among the jobs may be reports that an application gives no result.
         """
-        with self._database.session() as session:
-            if not _move(session, study_instance_uid, revision, StudyState.COMPLETE, StudyState.ROUTED, reason):
-                return False
-            _keep_decisions(session, study_instance_uid, revision, decisions, now)
-            add_event(session, now, study_instance_uid, revision, "routed", reason)
-            _warn(session, study_instance_uid, revision, warnings, now)
-            for job in jobs:
-                _hold_jobs(session, job)
-                standing = _standing_job(session, job)
-                _supersede(session, job, standing, now)
-                if standing is None:
-                    _enqueue(session, job, now)
-                else:
-                    _raise_priority(session, standing, job.priority)
-                    add_event(
-                        session,
-                        now,
-                        study_instance_uid,
-                        revision,
-                        "queued",
-                        f"{job.application}: the same instances as before, job {standing} stands",
-                        standing,
-                    )
-            _supersede_early(session, study_instance_uid, revision, [job.application for job in jobs], now)
-            return True
+        end = StudyState.ROUTED
+        return self._settle(study_instance_uid, revision, end, reason, jobs, decisions, now, warnings)
 
     def start_early(self, job: NewJob, why: str, decisions: Mapping[str, Any], now: datetime) -> bool:
         """Enqueues a job whose inputs are whole while the rest of its study still arrives; the study stays RECEIVING.
@@ -213,7 +191,7 @@ class Studies:
         with self._database.session() as session:
             if not _held(session, job.study_instance_uid, job.revision):
                 return False
-            _hold_jobs(session, job)
+            hold_jobs(session, job.study_instance_uid, job.application)
             tried = select(known.id).where(
                 known.study_instance_uid == job.study_instance_uid,
                 known.application == job.application,
@@ -221,10 +199,9 @@ class Studies:
             )
             if session.scalar(tried.limit(1)) is not None:
                 return False
-            _supersede(session, job, None, now)
             text = f"{job.application}: starts before the study is complete, its inputs are: {why}"
             add_event(session, now, job.study_instance_uid, job.revision, "early", text, data=decisions)
-            _enqueue(session, job, now)
+            start(session, job, now)
             return True
 
     def ignore(
@@ -235,15 +212,37 @@ class Studies:
         decisions: Mapping[str, Any],
         now: datetime,
         warnings: Sequence[str] = (),
+        reports: Sequence[NewJob] = (),
     ) -> bool:
-        """COMPLETE → IGNORED: nothing applies. False when the study is not COMPLETE any more."""
+        """COMPLETE → IGNORED: nothing applies. False when the study is not COMPLETE any more.
+
+        `reports` are the jobs that tell this to the destinations; they are enqueued as `route` does.
+        """
+        end = StudyState.IGNORED
+        return self._settle(study_instance_uid, revision, end, reason, reports, decisions, now, warnings)
+
+    def _settle(
+        self,
+        study_instance_uid: str,
+        revision: int,
+        end: StudyState,
+        reason: str,
+        jobs: Sequence[NewJob],
+        decisions: Mapping[str, Any],
+        now: datetime,
+        warnings: Sequence[str],
+    ) -> bool:
         with self._database.session() as session:
-            if not _move(session, study_instance_uid, revision, StudyState.COMPLETE, StudyState.IGNORED, reason):
+            if not _move(session, study_instance_uid, revision, StudyState.COMPLETE, end, reason):
                 return False
             _keep_decisions(session, study_instance_uid, revision, decisions, now)
             add_event(session, now, study_instance_uid, revision, "routed", reason)
-            _supersede_early(session, study_instance_uid, revision, (), now)
             _warn(session, study_instance_uid, revision, warnings, now)
+            applies = [job.application for job in jobs if job.kind is JobKind.ANALYSIS]
+            supersede_early(session, study_instance_uid, revision, applies, now)
+            for job in jobs:
+                hold_jobs(session, job.study_instance_uid, job.application)
+                enqueue_unless_standing(session, job, now)
             return True
 
     def callers(self, study_instance_uid: str) -> set[str]:
@@ -432,102 +431,6 @@ def _keep_decisions(
             study_instance_uid=study_instance_uid, revision=revision, decisions=dict(decisions), at=now
         )
     )
-
-
-def _hold_jobs(session: Session, new: NewJob) -> None:
-    """Keeps the jobs of the same study and application in their states until the end of the transaction: one that a
-    worker claims or gives back meanwhile would be met neither as waiting nor as running."""
-    job = schema.Job
-    session.scalars(
-        select(job.id)
-        .where(job.study_instance_uid == new.study_instance_uid, job.application == new.application)
-        .with_for_update()
-    ).all()
-
-
-def _standing_job(session: Session, new: NewJob) -> int | None:
-    """The job that gives, or has given, the very same result."""
-    job = schema.Job
-    return session.scalar(
-        select(job.id)
-        .where(
-            job.study_instance_uid == new.study_instance_uid,
-            job.application == new.application,
-            job.fingerprint == new.fingerprint,
-            job.state.in_((JobState.QUEUED, JobState.RUNNING, JobState.RETRYING, JobState.SUCCEEDED)),
-            job.superseded.is_(False),
-        )
-        .order_by(job.id.desc())
-        .limit(1)
-    )
-
-
-def _supersede(session: Session, new: NewJob, standing: int | None, now: datetime) -> None:
-    job = schema.Job
-    older = and_(job.study_instance_uid == new.study_instance_uid, job.application == new.application)
-    if standing is not None:
-        older = and_(older, job.id != standing)
-    _cancel(session, older, new.study_instance_uid, new.revision, f"superseded by revision {new.revision}", now)
-
-
-def _supersede_early(
-    session: Session, study_instance_uid: str, revision: int, applies: Iterable[str], now: datetime
-) -> None:
-    """Only what started early has a job of this revision already."""
-    job = schema.Job
-    early = and_(
-        job.study_instance_uid == study_instance_uid, job.revision == revision, job.application.not_in(list(applies))
-    )
-    session.scalars(select(job.id).where(early).with_for_update()).all()
-    reason = "superseded: the application does not apply to the complete study"
-    _cancel(session, early, study_instance_uid, revision, reason, now)
-
-
-def _cancel(
-    session: Session, jobs: ColumnElement[bool], study_instance_uid: str, revision: int, reason: str, now: datetime
-) -> None:
-    """Waiting jobs are CANCELLED; a running one will be when it ends."""
-    job = schema.Job
-    changed(session, update(job).where(jobs, job.state == JobState.RUNNING).values(superseded=True))
-    cancelled = session.execute(
-        update(job)
-        .where(jobs, job.state.in_((JobState.QUEUED, JobState.RETRYING)))
-        .values(state=JobState.CANCELLED, superseded=True, reason=reason, finished_at=now)
-        .returning(job.id, job.application),
-        execution_options={"synchronize_session": False},
-    ).all()
-    for job_id, application in cancelled:
-        text = f"{application}: job {job_id} cancelled, {reason}"
-        add_event(session, now, study_instance_uid, revision, "queued", text, job_id)
-
-
-def _raise_priority(session: Session, job_id: int, priority: int) -> None:
-    job = schema.Job
-    changed(session, update(job).where(job.id == job_id, job.priority < priority).values(priority=priority))
-
-
-def _enqueue(session: Session, new: NewJob, now: datetime) -> None:
-    row = schema.Job(
-        study_instance_uid=new.study_instance_uid,
-        revision=new.revision,
-        application=new.application,
-        inputs=dict(new.inputs),
-        fingerprint=new.fingerprint,
-        state=JobState.QUEUED,
-        superseded=False,
-        attempts=0,
-        reason="",
-        created_at=now,
-        run_after=now,
-        priority=new.priority,
-        kind=new.kind,
-        detail=dict(new.detail),
-    )
-    session.add(row)
-    session.flush()
-    urgent = f" with priority {new.priority}" if new.priority else ""
-    text = f"{new.application}: job {row.id} queued{urgent}"
-    add_event(session, now, new.study_instance_uid, new.revision, "queued", text, row.id)
 
 
 def _record(row: schema.Study) -> Study:

@@ -1,20 +1,34 @@
 #!/bin/bash
-# Installs the Debian packages that the tests drive as peers: a PACS, DICOM tools, a validator, a database.
+# Installs the Debian packages that the tests drive as peers: a PACS, DICOM tools, a validator, an RT reader, a database.
+# `install-peers.sh pixelmed viewer` installs two further sets, for `make conformance` and `make test-viewer`.
 # Tests whose peer is missing skip and say so, hence a machine without apt or root is no error.
 set -euo pipefail
 
-# command -> package, and a file -> package
-declare -A peers=([Orthanc]=orthanc [dcmsend]=dcmtk [dciodvfy]=dicom3tools [pg_ctlcluster]=postgresql)
-declare -A plugins=([/usr/share/orthanc/plugins/libOrthancDicomWeb.so]=orthanc-dicomweb)
+# command or file -> package
+declare -A peers=(
+    [Orthanc]=orthanc [dcmsend]=dcmtk [dciodvfy]=dicom3tools [plastimatch]=plastimatch [pg_ctlcluster]=postgresql
+    [/usr/share/orthanc/plugins/libOrthancDicomWeb.so]=orthanc-dicomweb
+)
+for set in "$@"; do
+    case $set in
+        pixelmed)
+            peers+=([java]=default-jre-headless [/usr/share/java/pixelmed.jar]=libpixelmed-java)
+            ;;
+        viewer)
+            peers+=([chromium]=chromium [/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf]=fonts-dejavu-core [npm]=npm)
+            ;;
+        *)
+            echo "install-peers: no set '$set'; there are pixelmed and viewer" >&2
+            exit 2
+            ;;
+    esac
+done
 services=(orthanc postgresql)
 
 PATH="$PATH:/usr/sbin:/sbin"
 missing=()
 for command in "${!peers[@]}"; do
-    command -v "$command" >/dev/null || missing+=("${peers[$command]}")
-done
-for file in "${!plugins[@]}"; do
-    [[ -e $file ]] || missing+=("${plugins[$file]}")
+    command -v "$command" >/dev/null || [[ $command == /* && -e $command ]] || missing+=("${peers[$command]}")
 done
 ((${#missing[@]})) || exit 0
 

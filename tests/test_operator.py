@@ -76,6 +76,27 @@ def test_a_delivery_to_a_removed_destination_is_seen(node: Node, caplog: pytest.
     assert "2 deliveries wait for destination old_pacs, which is not configured any more" in caplog.text
 
 
+def test_reports_of_no_result_and_withdrawals_are_told_from_results(node: Node) -> None:
+    node.complete(LONG)
+    jobs = [NewJob(LONG, 1, "liver", {}, "f")]
+    assert node.studies.route(LONG, 1, "applies: liver", jobs, {"series": [], "applications": []}, NOW)
+    failed = node.claim()
+    node.jobs.fail(failed.id, "worker", "one slice is missing", None, NOW, "unusable-images")
+    assert node.succeed(node.claim(), "pacs")
+    assert node.jobs.withdraw(2, "wrong study", NOW)
+    detail = views.study_detail(node.study(LONG), node.studies, node.instances, node.jobs, node.deliveries)
+    listed = views.jobs_with_deliveries(node.jobs.list(), node.deliveries.list(), {"pacs"})
+    for text in (
+        shown(views.jobs_view(listed), 200),
+        shown(views.explain_view(views.explanation(detail, node.studies.routing(LONG), None)), 200),
+    ):
+        assert "no AI result (unusable-images): one slice is missing" in text
+        assert "withdraws the results of job 2: wrong study" in text
+    assert "no AI result, SR → pacs" in shown(views.study_view(detail), 200)
+    for job, told in zip(node.jobs.list(), ("is FAILED", "were withdrawn before", "a withdrawal itself"), strict=True):
+        assert told in views.why_not_withdrawn(job)
+
+
 def test_a_long_list_of_body_parts_is_shortened() -> None:
     head = SeriesDescription(
         "1.1", "MR", Kind.T1W, "axial", "2D", 30, contrast=False, fat_suppressed=False, b_values=(), confidence=0.9,

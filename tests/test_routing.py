@@ -1,5 +1,6 @@
 """Which applications apply, what their jobs are called, and why nothing applies."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from dicom_node.routing import route
 from inference.inputs import InputRule
 from inference.manifest import Manifest
 from inference.series import Kind, SeriesDescription
-from storage.records import Instance, Series
+from storage.records import Instance, JobKind, Series
 
 
 def series(uid: str, instances: int = 3) -> Series:
@@ -64,6 +65,52 @@ def test_an_application_whose_routing_breaks_off_stops_no_other() -> None:
     found = route("1.9", 1, [series("1.1")], [described("1.1", Kind.T1W)], [odd, application("a")])
     assert [j.application for j in found.jobs] == ["a"]
     assert found.warnings == ("not run: odd: its routing failed (TypeError), see the log",)
+
+
+def reports(
+    kind: Kind = Kind.T2W,
+    problem: str = "",
+    own: tuple[str, ...] = (),
+    instances: int = 3,
+    *applications: ConfiguredApplication,
+) -> list[tuple[str, str, str]]:
+    """(application, why, fingerprint) of the reports on a study of one series."""
+    recognised = replace(described("1.1", kind), problem=problem, volumes=0 if problem else 1)
+    found = route("1.9", 1, [series("1.1", instances)], [recognised], applications or [application("a")], 3, own)
+    assert all((r.kind, r.inputs, r.priority) == (JobKind.NO_RESULT, {}, 3) for r in found.reports)
+    told = {a["application"]: a.get("reported") for a in found.decisions["applications"]}
+    assert all(told.pop(r.application) == r.detail["why"] for r in found.reports)
+    assert not any(told.values())
+    return [(r.application, r.detail["why"], r.fingerprint) for r in found.reports]
+
+
+def test_an_application_that_does_not_apply_reports_why() -> None:
+    ((_, why, fingerprint),) = reports()
+    assert why == "input-missing"
+    assert reports(Kind.T1W) == []
+    ((_, why, _),) = reports(Kind.T1W, problem="one slice is missing")
+    assert why == "unusable-images"
+    ((_, _, same),) = reports(own=("1.1.7",))
+    ((_, _, other),) = reports(instances=4)
+    assert fingerprint == same != other
+
+
+def test_nothing_is_reported_on_a_study_without_images_of_others() -> None:
+    assert reports(own=("1.1.0", "1.1.1", "1.1.2")) == []
+    raw = replace(series("1.1").instances[0], sop_class_uid="1.2.840.10008.5.1.4.1.1.66")
+    found = route("1.9", 1, [Series("1.1", "1.9", "MR", (raw,))], [described("1.1", Kind.T2W)], [application("a")])
+    assert found.reports == ()
+
+
+def test_each_application_says_what_it_reports() -> None:
+    wanted = ("always", "failures", "never")
+    apply = [replace(application(w), no_result=w) for w in wanted]
+    assert [(a, why) for a, why, _ in reports(Kind.T2W, "", (), 3, *apply)] == [("always", "input-missing")]
+    broken = [replace(BROKEN, name=w, no_result=w) for w in wanted]
+    assert [(a, why) for a, why, _ in reports(Kind.T1W, "", (), 3, *broken)] == [
+        ("always", "failure"),
+        ("failures", "failure"),
+    ]
 
 
 def fingerprint(instances: int = 3, sha256: str = "a", name: str = "a") -> str:

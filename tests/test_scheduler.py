@@ -20,6 +20,7 @@ from storage.procedure_steps import ProcedureSteps
 from storage.records import (
     AssociationEnd,
     Facts,
+    JobKind,
     JobState,
     ProcedureStepState,
     ReceivedInstance,
@@ -393,7 +394,7 @@ def test_no_application_starts_on_less(node: Node, clock: Clock, tmp_path: Path,
     for _ in range(28):
         clock.pass_(1)
         sweeper.sweep()
-    assert node.jobs.list() == []
+    assert [job for job in node.jobs.list() if job.kind is JobKind.ANALYSIS] == []
 
 
 def test_a_late_slice_supersedes_the_early_job(node: Node, clock: Clock, tmp_path: Path) -> None:
@@ -410,6 +411,67 @@ def test_a_late_slice_supersedes_the_early_job(node: Node, clock: Clock, tmp_pat
         clock.pass_(1)
         sweeper.sweep()
     assert [j.state for j in node.jobs.list()] == [JobState.CANCELLED, JobState.QUEUED]
+
+
+# -- no result ---------------------------------------------------------------------------------------------------------
+
+
+def end(sweeper: Scheduler, node: Node, clock: Clock) -> None:
+    release(node, clock, "a")
+    for _ in range(12):
+        clock.pass_(1)
+        sweeper.sweep()
+
+
+def test_a_study_without_a_usable_input_is_reported_when_it_is_complete(
+    node: Node, clock: Clock, tmp_path: Path
+) -> None:
+    sweeper = scheduler(node, clock, applications=[application(kind="T2w")])
+    study = write_ball_study(tmp_path / "study")
+    uid = study.study_instance_uid
+    push(node, clock, study.paths, "a", 20)
+    clock.pass_(3)
+    sweeper.sweep()
+    assert node.study(uid).state is StudyState.RECEIVING
+    assert node.jobs.list() == []  # it could have started on its inputs
+    end(sweeper, node, clock)
+    assert node.study(uid).state is StudyState.IGNORED
+    (report,) = node.jobs.list()
+    assert (report.kind, report.application, report.revision) == (JobKind.NO_RESULT, "mass", 1)
+    assert report.detail["why"] == "input-missing"
+    assert report.detail["explanation"] in node.study(uid).reason
+    assert node.studies.reroute(uid)
+    sweeper.sweep()
+    assert node.study(uid).state is StudyState.IGNORED
+    assert len(node.jobs.list()) == 1
+
+
+def test_one_application_applies_and_another_reports(node: Node, clock: Clock, tmp_path: Path) -> None:
+    other = replace(application(start=False, kind="T2w"), name="other")
+    sweeper = scheduler(node, clock, applications=[application(start=False), other])
+    study = write_ball_study(tmp_path / "study")
+    push(node, clock, study.paths, "a", 20)
+    end(sweeper, node, clock)
+    assert node.study(study.study_instance_uid).state is StudyState.ROUTED
+    assert [(j.application, j.kind) for j in node.jobs.list()] == [
+        ("mass", JobKind.ANALYSIS),
+        ("other", JobKind.NO_RESULT),
+    ]
+
+
+def test_a_study_that_cannot_be_routed_is_reported(
+    node: Node, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object) -> None:
+        raise KeyError("SECRET^PERSON")
+
+    monkeypatch.setattr("dicom_node.scheduler.route", broken)
+    sweeper = scheduler(node, clock, applications=[application(start=False)])
+    push(node, clock, write_ball_study(tmp_path / "study").paths, "a", 20)
+    end(sweeper, node, clock)
+    (report,) = node.jobs.list()
+    assert report.detail["why"] == "failure"
+    assert report.detail["explanation"].startswith("routing failed (KeyError)")
 
 
 # -- priority ----------------------------------------------------------------------------------------------------------

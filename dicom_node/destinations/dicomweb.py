@@ -254,7 +254,7 @@ def read_answer(answer: Dataset, uids: Collection[str]) -> dict[str, SendResult]
         ok, retriable, reason = judge(status)
         if ok and status != DUPLICATE:
             ok, retriable, reason = False, True, f"failed (0x{status:04X})"
-        results[uid] = SendResult(uid, ok, retriable, reason, refused=not ok and not retriable)
+        results[uid] = SendResult(uid, ok, retriable, reason, refused=not ok)
     return results
 
 

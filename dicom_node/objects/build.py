@@ -9,10 +9,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from pydicom.dataset import Dataset
+from pydicom.uid import ComprehensiveSRStorage, EnhancedSRStorage
 
 from dicom_node.objects.common import ObjectContext, Predecessor
+from dicom_node.objects.ko import build_ko
+from dicom_node.objects.pm import build_pm
+from dicom_node.objects.rtstruct import build_rtstruct
+from dicom_node.objects.sc import build_sc
 from dicom_node.objects.seg import build_seg
-from dicom_node.objects.sr import build_sr
+from dicom_node.objects.sr import as_sop_class, build_sr
 from dicom_node.profiles import Kind, ObjectProfile, stands_for
 from inference.findings import Findings
 
@@ -62,11 +67,11 @@ class _Result:
     @cached_property
     def seg(self) -> Dataset | None:
         wanted = Kind.SEG in self.profile.objects and self.findings.segments
-        return build_seg(self.findings, self.context) if wanted else None
+        return build_seg(self.findings, self.context, self.profile) if wanted else None
 
     @cached_property
-    def report(self) -> Dataset:
-        return build_sr(self.findings, self.context, self.seg)
+    def report(self) -> Dataset | None:
+        return build_sr(self.findings, self.context, self.seg) if Kind.SR in self.profile.objects else None
 
     @cached_property
     def report_without_seg(self) -> Dataset | None:
@@ -81,9 +86,35 @@ def _present(*datasets: Dataset | None) -> list[Dataset]:
     return [dataset for dataset in datasets if dataset is not None]
 
 
+def _form(
+    kind: Kind, sop_class_uid: str, of: Callable[[_Result], Dataset | None]
+) -> Callable[[_Result], Iterable[Dataset]]:
+    """The same report in another SOP class."""
+
+    def build(result: _Result) -> Iterable[Dataset]:
+        report = of(result)
+        uid = result.variant(kind).uid("SR instance")
+        return [] if report is None else [as_sop_class(report, sop_class_uid, uid)]
+
+    return build
+
+
 # In the order of delivery.
 _BUILDERS: Mapping[Kind, Callable[[_Result], Iterable[Dataset]]] = {
     Kind.SEG: lambda result: _present(result.seg),
-    Kind.SR: lambda result: [result.report],
+    Kind.PM: lambda result: [build_pm(result.findings, one, result.context) for one in result.findings.maps],
+    Kind.RTSTRUCT: lambda result: _present(build_rtstruct(result.findings, result.context)),
+    Kind.SC: lambda result: [build_sc(result.findings, result.context)],
+    Kind.SR: lambda result: _present(result.report),
+    Kind.SR_COMPREHENSIVE: _form(Kind.SR_COMPREHENSIVE, ComprehensiveSRStorage, lambda result: result.report),
+    Kind.SR_ENHANCED: _form(Kind.SR_ENHANCED, EnhancedSRStorage, lambda result: result.report),
     Kind.SR_REGIONS: lambda result: _present(result.report_without_seg),
+    Kind.SR_REGIONS_COMPREHENSIVE: _form(
+        Kind.SR_REGIONS_COMPREHENSIVE, ComprehensiveSRStorage, lambda result: result.report_without_seg
+    ),
+    Kind.SR_REGIONS_ENHANCED: _form(
+        Kind.SR_REGIONS_ENHANCED, EnhancedSRStorage, lambda result: result.report_without_seg
+    ),
+    Kind.KO: lambda result: [build_ko(result.findings, result.context, _present(result.seg, result.report))],
+    Kind.KO_IMAGES: lambda result: [build_ko(result.findings, result.variant(Kind.KO_IMAGES), [])],
 }

@@ -1,19 +1,39 @@
 """Coded concepts of the result objects.
 
-Whatever a public dictionary has is taken from it by name. `PRIVATE` is the published table of the rest (coding scheme
-99DCMNODE); a number that looks like SNOMED but is not would be a defect, so none is written here by hand.
+Whatever a public dictionary has is taken from it by name. `PRIVATE` is the table of the rest, published in
+docs/codes.md; a number that looks like SNOMED but is not would be a defect, so none is written here by hand.
 """
 
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as SRCode
 
-from inference.findings import Code
+from inference.findings import Code, WhyNoResult
 
 RESEARCH_NOTICE = "RESEARCH - not for diagnosis"
+SCHEME = "99DCMNODE"
 
 PRIVATE = {
-    "training-data": SRCode("training-data", "99DCMNODE", "Training data of the algorithm"),
-    "supersedes": SRCode("supersedes", "99DCMNODE", "Superseded result"),
+    value: SRCode(value, SCHEME, meaning)  # a value has at most 16 characters (PS3.5 6.2, SH)
+    for value, meaning in {
+        "training-data": "Training data of the algorithm",
+        "supersedes": "Superseded result",
+        "no-finding": "AI result without findings",
+        "no-result": "No AI result",
+        "why-no-result": "Reason for no AI result",
+        "input-missing": "No series of the study fits the algorithm",
+        "poor-quality": "Image quality is too poor for the algorithm",
+        "not-learned": "Images show what the algorithm has not learned",
+        "unusable-images": "Images do not make a volume",
+        "failure": "Analysis failed",
+    }.items()
+}
+
+REASONS = {
+    WhyNoResult.INPUT_MISSING: PRIVATE["input-missing"],
+    WhyNoResult.POOR_QUALITY: PRIVATE["poor-quality"],
+    WhyNoResult.OUT_OF_DISTRIBUTION: PRIVATE["not-learned"],
+    WhyNoResult.UNUSABLE_IMAGES: PRIVATE["unusable-images"],
+    WhyNoResult.FAILURE: PRIVATE["failure"],
 }
 
 MODALITIES = {
@@ -21,10 +41,13 @@ MODALITIES = {
     "CT": codes.DCM.ComputedTomography,
     "PT": codes.DCM.PositronEmissionTomography,
 }
+LATERALITIES = {"L": codes.SCT.Left, "R": codes.SCT.Right}
 
 VOLUME = codes.SCT.Volume
 
 
 def sr_code(code: Code) -> SRCode:
-    """A finding's code as pydicom and highdicom want it."""
+    """A finding's code as pydicom and highdicom want it. Raises ValueError for an unpublished one of our own scheme."""
+    if code.scheme == SCHEME and code.value not in PRIVATE:
+        raise ValueError(f"({code.value}, {SCHEME}) is not in the published table docs/codes.md")
     return SRCode(code.value, code.scheme, code.meaning)

@@ -1,32 +1,108 @@
-"""Segmentation (PS3.3 A.51): BINARY, one segment per structure, on the grid of the source volume."""
+"""Segmentation (PS3.3 A.51; Label Map Segmentation, A.51.8) on the grid of the source volume.
+
+highdicom makes the object for one slice: patient, study, equipment, segments, and the functional groups of a frame. The
+frames are encoded here: thousands of functional groups take seconds to make and to write as pydicom datasets, and no
+time as bytes, which are put together from one piece for each slice and one for each segment.
+"""
+
+import logging
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from io import BytesIO
+from itertools import islice
+from typing import Any
 
 import highdicom as hd
 import numpy as np
+from highdicom.spatial import get_volume_positions
 from numpy.typing import NDArray
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
+from pydicom.valuerep import DS
 
+from dicom_node.logs import fields
 from dicom_node.objects.codes import sr_code
 from dicom_node.objects.common import ObjectContext, describe, reduced_enhanced, source_headers
+from dicom_node.objects.encoding import add_sequence, element, encoded, item, sequence
+from dicom_node.profiles import ObjectProfile, SegmentationForm
 from inference.findings import Findings, Segment
+from inference.planes import functional, is_enhanced
+from inference.volume import FrameReference, Volume
 
 SERIES_NUMBER = 9001
+MAXIMUM_FRACTIONAL_VALUE = 255
+
+BINARY, FRACTIONAL, LABELMAP = SegmentationForm.BINARY, SegmentationForm.FRACTIONAL, SegmentationForm.LABELMAP
+Image = NDArray[Any]  # [row, column]
+Position = list[Any]  # three DS: ImagePositionPatient
+
+log = logging.getLogger(__name__)
 
 
-def build_seg(findings: Findings, context: ObjectContext) -> Dataset:
-    """The SEG of `findings`, which must hold at least one segment.
+@dataclass(frozen=True)
+class _Frame:
+    """The source slice that a frame lies on and the segment that it shows, both from 0; None: all (a label map)."""
 
-    Frame positions are those of the source slices, never computed; each frame names its source instance, and the frame
-    number where the source is Enhanced.
+    slice: int
+    segment: int | None
+
+
+def build_seg(
+    findings: Findings,
+    context: ObjectContext,
+    profile: ObjectProfile = ObjectProfile(),  # noqa: B008 - frozen
+) -> Dataset:
+    """The SEG of `findings`, which must hold at least one segment, in the form that the profile asks for.
+
+    Segments that overlap cannot be a label map; they are made BINARY then, and SegmentationType and SegmentsOverlap
+    say so. Frames go by segment, then down the slices. Their positions are those of the source slices, never computed;
+    each names its source instance, and the frame number where the source is Enhanced.
     """
-    text = findings.title + "".join(segment.label + segment.tracking_id for segment in findings.segments)
-    headers = source_headers(findings.source, text)
-    enhanced = "PerFrameFunctionalGroupsSequence" in headers[0]
-    sources = [reduced_enhanced(headers[0], findings.source)] if enhanced else headers
-    seg = hd.seg.Segmentation(
-        source_images=sources,
-        pixel_array=_pixels(findings.segments),
-        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+    segments, source = findings.segments, findings.source
+    overlap = _overlap(segments)
+    form = profile.segmentation
+    if form is LABELMAP and overlap:
+        form = BINARY
+        log.warning(
+            "Overlapping segments cannot be a label map: the segmentation is BINARY",
+            extra=fields("build", sop_instance_uid=context.uid("SEG instance")),
+        )
+    seg, one_frame = _of_one_slice(findings, context, form)
+    frames = _frames(segments, form, profile.omits_empty_frames)
+    positions = _positions(source)
+    _describe_grid(seg, frames, positions, places_only=form is LABELMAP or len(segments) == 1)
+    _reference_sources(seg, source)
+    seg.SegmentsOverlap = _segments_overlap(segments, form, overlap)
+    seg.NumberOfFrames = len(frames)
+    images = (_image(segments, form, frame) for frame in frames)
+    pixels = _packed(images) if form is BINARY else _joined(images)
+    seg.add_new("PixelData", "OW" if seg.BitsAllocated > 8 else "OB", pixels)
+    describe(seg, findings, context, "SEG")
+    groups = _functional_groups(seg, one_frame, frames, source, positions)
+    add_sequence(seg, "PerFrameFunctionalGroupsSequence", groups)
+    return seg
+
+
+# -- what highdicom makes ----------------------------------------------------------------------------------------------
+
+
+def _of_one_slice(findings: Findings, context: ObjectContext, form: SegmentationForm) -> tuple[Dataset, Dataset]:
+    """The object without frames, and the functional groups of its first frame."""
+    first = replace(findings.source, frames=findings.source.frames[:1])
+    (header,) = source_headers(first)
+    if is_enhanced(header):
+        header = reduced_enhanced(header, first)
+    measures = header.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0] if is_enhanced(header) else header
+    if not measures.get("SliceThickness"):  # type 2 in MR, 1C here
+        measures.SliceThickness = DS(findings.source.geometry.spacing[0], auto_format=True)
+    made = hd.seg.Segmentation(
+        source_images=[header],
+        pixel_array=np.zeros((1, *findings.source.array.shape[1:]), np.uint8),
+        segmentation_type=form.value,
+        fractional_type=hd.seg.SegmentationFractionalTypeValues.PROBABILITY,
+        max_fractional_value=MAXIMUM_FRACTIONAL_VALUE,
         segment_descriptions=[_description(findings, number, s) for number, s in enumerate(findings.segments, 1)],
         series_instance_uid=context.uid("SEG series"),
         series_number=SERIES_NUMBER,
@@ -39,28 +115,17 @@ def build_seg(findings: Findings, context: ObjectContext) -> Dataset:
         content_label="AI_SEGMENTATION",
         content_description=findings.title[:64],
         content_creator_name="AI^Node",
-        omit_empty_frames=True,
+        omit_empty_frames=False,
     )
-    if enhanced:
-        _name_true_frames(seg, findings)
+    seg = Dataset()
+    seg.update({element.tag: element for element in made if element.keyword != "PixelData"})
+    seg.file_meta = made.file_meta
+    if "PixelPaddingValue" in seg:
+        seg["PixelPaddingValue"].VR = "US"
     organization = context.uid("SEG dimensions")
-    for item in (*seg.DimensionOrganizationSequence, *seg.DimensionIndexSequence):
-        item.DimensionOrganizationUID = organization
-    describe(seg, findings, context, "SEG")
-    return seg
-
-
-def _pixels(segments: tuple[Segment, ...]) -> NDArray[np.uint8]:
-    """(slice, row, column) segment numbers where no two segments overlap, else (slice, row, column, segment) 0 / 1."""
-    count = np.zeros(segments[0].mask.shape, np.uint16)
-    for segment in segments:
-        count += segment.mask
-    if len(segments) > 255 or count.max() > 1:
-        return np.stack([segment.mask for segment in segments], axis=-1).astype(np.uint8)
-    labels = np.zeros(count.shape, np.uint8)
-    for number, segment in enumerate(segments, 1):
-        labels[segment.mask] = number
-    return labels
+    for dimension in (*seg.DimensionOrganizationSequence, *seg.DimensionIndexSequence):
+        dimension.DimensionOrganizationUID = organization
+    return seg, seg.PerFrameFunctionalGroupsSequence[0]
 
 
 def _description(findings: Findings, number: int, segment: Segment) -> hd.seg.SegmentDescription:
@@ -84,15 +149,176 @@ def _description(findings: Findings, number: int, segment: Segment) -> hd.seg.Se
     )
 
 
-def _name_true_frames(seg: Dataset, findings: Findings) -> None:
-    """The SEG was built from a reduced copy of the source; its references must name the stored object's frames."""
-    # highdicom gives frames of several segments the very same item: each is to be renamed once
-    references = {
-        id(source): source
-        for frame in seg.PerFrameFunctionalGroupsSequence
-        for derivation in frame.DerivationImageSequence
-        for source in derivation.SourceImageSequence
-    }
-    for source in references.values():
-        k = int(source.ReferencedFrameNumber) - 1
-        source.ReferencedFrameNumber = findings.source.frames[k].frame_number
+# -- frames ------------------------------------------------------------------------------------------------------------
+
+
+def _overlap(segments: Sequence[Segment]) -> bool:
+    taken = np.zeros(-(-segments[0].mask.size // 8), np.uint8)  # a bit for each voxel
+    for segment in segments:
+        bits = np.packbits(segment.mask)
+        if np.any(bits & taken):
+            return True
+        taken |= bits
+    return False
+
+
+def _segments_overlap(segments: Sequence[Segment], form: SegmentationForm, overlap: bool) -> str:
+    """PS3.3 C.8.20.2: what probabilities of several segments mean at one place is not defined."""
+    if form is FRACTIONAL and len(segments) > 1 and any(s.probability is not None for s in segments):
+        return "UNDEFINED"
+    return "YES" if overlap else "NO"
+
+
+def _frames(segments: Sequence[Segment], form: SegmentationForm, omits_empty: bool) -> list[_Frame]:
+    if omits_empty:
+        present = np.array([_present(segment, form) for segment in segments])
+    else:
+        present = np.ones((len(segments), len(segments[0].mask)), bool)
+    if form is LABELMAP:
+        return [_Frame(k, None) for k in _downwards(np.asarray(present.any(axis=0)))]
+    return [_Frame(k, number) for number, slices in enumerate(present) for k in _downwards(slices)]
+
+
+def _downwards(slices: NDArray[np.bool_]) -> list[int]:
+    """Against the normal: highdicom's order, in which slices, rows and columns are right-handed."""
+    return [int(k) for k in np.flatnonzero(slices)[::-1]]
+
+
+def _present(segment: Segment, form: SegmentationForm) -> NDArray[np.bool_]:
+    """Per slice, whether anything of the segment is encoded there."""
+    if form is FRACTIONAL and segment.probability is not None:
+        return np.array([bool(_fraction(image).any()) for image in segment.probability])
+    return np.asarray(segment.mask.any(axis=(1, 2)))
+
+
+def _image(segments: Sequence[Segment], form: SegmentationForm, frame: _Frame) -> Image:
+    if frame.segment is None:
+        labels = np.zeros(segments[0].mask.shape[1:], np.uint8 if len(segments) < 256 else "<u2")
+        for number, segment in enumerate(segments, start=1):
+            labels[segment.mask[frame.slice]] = number
+        return labels
+    segment = segments[frame.segment]
+    if form is BINARY:
+        return segment.mask[frame.slice]
+    if segment.probability is not None:
+        return _fraction(segment.probability[frame.slice])
+    return segment.mask[frame.slice] * np.uint8(MAXIMUM_FRACTIONAL_VALUE)
+
+
+def _fraction(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
+    return np.around(probability * float(MAXIMUM_FRACTIONAL_VALUE)).astype(np.uint8)
+
+
+def _packed(images: Iterator[Image]) -> bytes:
+    """One bit for each pixel, the first one lowest, nothing between frames (PS3.5 8.1.1, 8.2)."""
+    pixels = BytesIO()
+    while some := list(islice(images, 8)):  # so many fill whole bytes, whatever their size
+        pixels.write(np.packbits(np.concatenate([image.ravel() for image in some]), bitorder="little").tobytes())
+    return _even(pixels)
+
+
+def _joined(images: Iterable[Image]) -> bytes:
+    pixels = BytesIO()
+    for image in images:
+        pixels.write(image.tobytes())
+    return _even(pixels)
+
+
+def _even(pixels: BytesIO) -> bytes:
+    pixels.write(bytes(pixels.tell() % 2))
+    return pixels.getvalue()  # no copy
+
+
+# -- where they lie ----------------------------------------------------------------------------------------------------
+
+
+def _positions(volume: Volume) -> list[Position]:
+    """ImagePositionPatient of every slice, as its header has it."""
+    tags = ["ImagePositionPatient", "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"]
+    paths = dict.fromkeys(frame.path for frame in volume.frames)
+    headers = {path: dcmread(path, stop_before_pixels=True, specific_tags=tags) for path in paths}
+    return [_position(headers[frame.path], frame.frame_number) for frame in volume.frames]
+
+
+def _position(header: Dataset, frame_number: int | None) -> Position:
+    place = header if frame_number is None else functional(header, frame_number - 1, "PlanePositionSequence")
+    assert place is not None
+    return [DS(float(value), auto_format=True) for value in place.ImagePositionPatient]
+
+
+def _describe_grid(seg: Dataset, frames: Sequence[_Frame], positions: Sequence[Position], places_only: bool) -> None:
+    """Pixel measures from the positions of the slices: SpacingBetweenSlices only where these are evenly spaced.
+
+    `places_only`: frames differ in nothing but their place, so that they may be a 3D volume (PS3.3 C.7.6.17).
+    """
+    shared = seg.SharedFunctionalGroupsSequence[0]
+    orientation = shared.PlaneOrientationSequence[0].ImageOrientationPatient
+    measures = shared.PixelMeasuresSequence[0]
+    spacing, _ = get_volume_positions(positions, orientation)
+    if spacing is not None:
+        measures.SpacingBetweenSlices = DS(round(spacing, 6), auto_format=True)
+    elif "SpacingBetweenSlices" in measures:
+        del measures.SpacingBetweenSlices
+    if places_only and len(frames) > 1:
+        even, _ = get_volume_positions([positions[frame.slice] for frame in frames], orientation, sort=False)
+        if even is not None:
+            seg.DimensionOrganizationType = "3D"
+
+
+def _reference_sources(seg: Dataset, source: Volume) -> None:
+    """Source Image Sequence, and Common Instance Reference (PS3.3 C.12.2) to every slice of the source."""
+    references = []
+    for sop_class_uid, sop_instance_uid in dict.fromkeys((f.sop_class_uid, f.sop_instance_uid) for f in source.frames):
+        reference = Dataset()
+        reference.ReferencedSOPClassUID = sop_class_uid
+        reference.ReferencedSOPInstanceUID = sop_instance_uid
+        references.append(reference)
+    seg.SourceImageSequence = references
+    seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence = references
+
+
+def _functional_groups(
+    seg: Dataset, one_frame: Dataset, frames: Sequence[_Frame], source: Volume, positions: Sequence[Position]
+) -> Iterator[bytes]:
+    """The item of each frame (PS3.3 C.7.6.16), from one piece for each slice and one for each segment."""
+    derivation = one_frame.DerivationImageSequence[0]
+    how = encoded(derivation["DerivationCodeSequence"])
+    purpose = encoded(derivation.SourceImageSequence[0]["PurposeOfReferenceCodeSequence"])
+    planes = sorted({frame.slice for frame in frames}, reverse=True)
+    index = {k: n for n, k in enumerate(planes, start=1)}
+    derivations = {k: _derivation(source.frames[k], how, purpose) for k in planes}
+    places = {k: _plane_position(positions[k]) for k in planes}
+    # The only segment is named in the shared functional groups.
+    several = "SegmentIdentificationSequence" in one_frame
+    numbers = [_segment_identification(n) if several else b"" for n in range(1, len(seg.SegmentSequence) + 1)]
+    for frame in frames:
+        k, segment = frame.slice, frame.segment
+        dimensions = [index[k]] if segment is None else [segment + 1, index[k]]
+        number = b"" if segment is None else numbers[segment]
+        yield item(derivations[k] + _frame_content(dimensions) + places[k] + number)
+
+
+def _derivation(source: FrameReference, how: bytes, purpose: bytes) -> bytes:
+    number = b"" if source.frame_number is None else element("ReferencedFrameNumber", b"%d" % source.frame_number)
+    reference = (
+        element("ReferencedSOPClassUID", source.sop_class_uid.encode())
+        + element("ReferencedSOPInstanceUID", source.sop_instance_uid.encode())
+        + number
+        + element("SpatialLocationsPreserved", b"YES")
+        + purpose
+    )
+    return sequence("DerivationImageSequence", sequence("SourceImageSequence", reference) + how)
+
+
+def _frame_content(dimension_index_values: list[int]) -> bytes:
+    values = struct.pack(f"<{len(dimension_index_values)}L", *dimension_index_values)
+    return sequence("FrameContentSequence", element("DimensionIndexValues", values))
+
+
+def _plane_position(position: Position) -> bytes:
+    value = "\\".join(map(str, position)).encode()
+    return sequence("PlanePositionSequence", element("ImagePositionPatient", value))
+
+
+def _segment_identification(number: int) -> bytes:
+    return sequence("SegmentIdentificationSequence", element("ReferencedSegmentNumber", struct.pack("<H", number)))

@@ -1,48 +1,58 @@
 """The report: Comprehensive 3D SR, TID 1500 Measurement Report (PS3.16)."""
 
-import math
-from collections.abc import Iterable
+from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
+import numpy as np
 from highdicom import sr
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as SRCode
+from pydicom.uid import UID
 
-from dicom_node.objects.codes import MODALITIES, PRIVATE, RESEARCH_NOTICE, VOLUME, sr_code
-from dicom_node.objects.common import ObjectContext, describe, device_uid, source_headers
-from dicom_node.objects.outline import key_slice, outline
-from inference.findings import Evaluation, Findings, Measurement, Segment
+from dicom_node.objects import content
+from dicom_node.objects.codes import PRIVATE, RESEARCH_NOTICE, VOLUME, sr_code
+from dicom_node.objects.common import ObjectContext, describe, source_headers
+from dicom_node.objects.image_library import image_library
+from dicom_node.objects.outline import key_slice, outline, outline_of, parts_of
+from inference.findings import Findings, Segment
 from inference.volume import Volume
 
 SERIES_NUMBER = 9002
+MOST_REGIONS = 1000  # in a report that draws its segments on the images, shared evenly among them: some 2 MB
 Has = sr.RelationshipTypeValues
 
 
 def build_sr(findings: Findings, context: ObjectContext, seg: Dataset | None) -> Dataset:
-    """The report of `findings`; `seg` is their Segmentation, None where nothing was found.
+    """The report of `findings`. Raises ValueError for a unit that does not fit and a number that is not finite.
 
-    Each segment gives a TID 1411 group that holds its values and refers to the SEG, and a TID 1410 group with the same
-    tracking UID and its outline on the key slice, without values: viewers merge the two, and would show a value twice.
+    With `seg`, their Segmentation, each segment gives a TID 1411 group that holds its values and refers to the SEG, and
+    TID 1410 groups with the same tracking UID and its outline, the key slice first, without values: viewers merge them,
+    and would show a value twice. Without, each gives one TID 1411 group that holds its values and its outlines on the
+    images, and nothing refers to a SEG.
+
+    A report without segments has a title of our own: viewers open an Imaging Measurement Report as drawings on images,
+    and one without drawings as a blank page, but a report of another title as text.
     """
-    texts = _texts(findings, context)
-    added = "".join(text for _, text in texts) + "".join(s.label + s.tracking_id for s in findings.segments)
-    sources = [header for volume in _volumes(findings) for header in source_headers(volume, added)]
+    volumes = [(volume, source_headers(volume)) for volume in _volumes(findings)]
+    sources = [header for _, headers in volumes for header in headers]
+    groups, notes = _groups(findings, context, seg)
     report = sr.MeasurementReport(
-        observation_context=_observer(findings, context),
-        procedure_reported=sr_code(findings.procedure_reported),
-        imaging_measurements=_groups(findings, context, seg),
-        title=codes.DCM.ImagingMeasurementReport,
-        language_of_content_item_and_descendants=sr.LanguageOfContentItemAndDescendants(
-            SRCode("en-US", "RFC5646", "English (United States)")
+        observation_context=sr.ObservationContext(
+            observer_device_context=content.device_observer(findings.algorithm, context)
         ),
+        procedure_reported=sr_code(findings.procedure_reported),
+        imaging_measurements=groups,
+        title=codes.DCM.ImagingMeasurementReport if findings.segments else PRIVATE["no-finding"],
+        language_of_content_item_and_descendants=content.language(),
     )
-    content = report[0].ContentSequence
-    body = content.pop()  # the measurements follow the texts and the image library
-    for name, text in texts:
-        content.append(sr.TextContentItem(name, text, Has.CONTAINS))
-    content.append(_image_library(findings))
-    content.append(body)
+    items = report[0].ContentSequence
+    body = items.pop()  # the measurements follow the texts and the image library
+    items.extend(content.texts(_texts(findings, context, notes)))
+    items.append(image_library(volumes))
+    items.append(body)
     document = sr.Comprehensive3DSR(
         evidence=[*sources, seg] if seg is not None else sources,
         content=report[0],
@@ -61,9 +71,27 @@ def build_sr(findings: Findings, context: ObjectContext, seg: Dataset | None) ->
     if findings.research:
         document.ContentQualification = "RESEARCH"
     if context.predecessors:
-        document.PredecessorDocumentsSequence = _predecessors(findings, context)
+        study = findings.source.study_instance_uid
+        document.PredecessorDocumentsSequence = content.references(study, context.predecessors)
+    content.without_missing_values(document)
+    content.name_coding_scheme(document)
     describe(document, findings, context, "SR")
     return document
+
+
+def as_sop_class(report: Dataset, sop_class_uid: str, sop_instance_uid: str) -> Dataset:
+    """The same report as Comprehensive SR (PS3.3 A.35.3) or Enhanced SR (A.35.2).
+
+    Both allow every content item of `build_sr` and `build_no_result`: these hold neither SCOORD3D nor references within
+    the document.
+    """
+    copy = Dataset(dict(report.items()))  # elements are shared, so they are replaced and not changed
+    copy.add_new("SOPClassUID", "UI", sop_class_uid)
+    copy.add_new("SOPInstanceUID", "UI", sop_instance_uid)
+    copy.file_meta = deepcopy(report.file_meta)
+    copy.file_meta.MediaStorageSOPClassUID = UID(sop_class_uid)
+    copy.file_meta.MediaStorageSOPInstanceUID = UID(sop_instance_uid)
+    return copy
 
 
 def _volumes(findings: Findings) -> list[Volume]:
@@ -72,78 +100,67 @@ def _volumes(findings: Findings) -> list[Volume]:
     return [findings.source, *(v for uid, v in volumes.items() if uid != findings.source.series_instance_uid)]
 
 
-def _texts(findings: Findings, context: ObjectContext) -> list[tuple[SRCode, str]]:
+def _texts(findings: Findings, context: ObjectContext, notes: Sequence[str]) -> list[tuple[SRCode, str]]:
     """The sentences at the head of the report, in reading order."""
-    texts = [(codes.DCM.Comment, RESEARCH_NOTICE)] if findings.research else []
+    comments = [RESEARCH_NOTICE] if findings.research else []
     if not findings.segments:
-        texts.append((codes.DCM.Comment, f"No finding: {findings.title} ran on these images and segmented nothing."))
-    texts += [(codes.DCM.Comment, note) for note in findings.notes]
-    texts.append((PRIVATE["training-data"], findings.algorithm.training_data))
-    texts += [
-        (PRIVATE["supersedes"], f"Revision {context.revision} replaces the report {p.sop_instance_uid}")
-        for p in context.predecessors
+        comments.append(f"No finding: {findings.title} ran on these images and segmented nothing.")
+    comments += [*findings.notes, *notes]
+    return [
+        *((codes.DCM.Comment, comment) for comment in comments),
+        (PRIVATE["training-data"], findings.algorithm.training_data),
+        *(
+            (PRIVATE["supersedes"], f"Revision {context.revision} replaces the report {p.sop_instance_uid}")
+            for p in context.predecessors
+        ),
     ]
-    return [(name, text) for name, text in texts if text]
 
 
-def _observer(findings: Findings, context: ObjectContext) -> Any:
-    return sr.ObservationContext(
-        observer_device_context=sr.ObserverContext(
-            codes.DCM.Device,
-            sr.DeviceObserverIdentifyingAttributes(
-                uid=device_uid(findings.algorithm),
-                name=context.device_name,
-                manufacturer_name=findings.algorithm.manufacturer,
-                model_name=findings.algorithm.name,
-                serial_number=findings.algorithm.weights_sha256[:16],
-            ),
-        )
-    )
-
-
-def _image_library(findings: Findings) -> Any:
-    """TID 1600, one group per series, the modality stated once (highdicom's own refuses Enhanced sources)."""
-    library = sr.ContainerContentItem(codes.DCM.ImageLibrary, relationship_type=Has.CONTAINS, template_id="1600")
-    library.ContentSequence = sr.ContentSequence()
-    for volume in _volumes(findings):
-        group = sr.ContainerContentItem(codes.DCM.ImageLibraryGroup, relationship_type=Has.CONTAINS)
-        group.ContentSequence = sr.ContentSequence()
-        if volume.modality in MODALITIES:
-            group.ContentSequence.append(
-                sr.CodeContentItem(codes.DCM.Modality, MODALITIES[volume.modality], Has.HAS_ACQ_CONTEXT)
-            )
-        for sop_class, uid in dict.fromkeys((f.sop_class_uid, f.sop_instance_uid) for f in volume.frames):
-            image = sr.ImageContentItem(codes.SCT.Source, sop_class, uid, relationship_type=Has.CONTAINS)
-            group.ContentSequence.append(image)
-        library.ContentSequence.append(group)
-    return library
-
-
-def _groups(findings: Findings, context: ObjectContext, seg: Dataset | None) -> list[Any]:
+def _groups(findings: Findings, context: ObjectContext, seg: Dataset | None) -> tuple[list[Any], list[str]]:
+    """The measurement groups, and what the reader must know of how they are drawn."""
     groups: list[Any] = []
+    notes: list[str] = []
     if seg is not None:
-        groups += [_volumetric(findings, seg, number, s) for number, s in enumerate(findings.segments, 1)]
-        groups += [_planar(findings, s) for s in findings.segments]
+        groups += [_referring(findings, seg, number, s) for number, s in enumerate(findings.segments, 1)]
+        groups += [_planar(findings, s, k) for s in findings.segments for k in _drawn_slices(findings, s)]
+    else:
+        for segment in findings.segments:
+            regions, left_out = _regions(findings, segment)
+            groups.append(_volumetric(findings, segment, referenced_regions=regions))
+            if left_out:
+                notes.append(
+                    f"{segment.label}: its {left_out} smallest parts are not outlined; they are in its values."
+                )
     if findings.measurements or findings.evaluations or not groups:
         groups.append(_whole_study(findings, context))
-    return groups
+    return groups, notes
 
 
-def _volumetric(findings: Findings, seg: Dataset, number: int, segment: Segment) -> Any:
-    """TID 1411."""
-    only_volumes = bool(segment.measurements) and all(
-        (m.name.value, m.name.scheme) == (VOLUME.value, VOLUME.scheme_designator) for m in segment.measurements
-    )
-    group = sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
+def _referring(findings: Findings, seg: Dataset, number: int, segment: Segment) -> Any:
+    """TID 1411 that refers to a segment of the SEG."""
+    return _volumetric(
+        findings,
+        segment,
         referenced_segment=sr.ReferencedSegment(
             sop_class_uid=seg.SOPClassUID,
             sop_instance_uid=seg.SOPInstanceUID,
             segment_number=number,
             source_series=sr.SourceSeriesForSegmentation(findings.source.series_instance_uid),
         ),
+    )
+
+
+def _volumetric(findings: Findings, segment: Segment, **where: Any) -> Any:
+    """TID 1411 with the values of a segment."""
+    only_volumes = bool(segment.measurements) and all(
+        (m.name.value, m.name.scheme) == (VOLUME.value, VOLUME.scheme_designator) for m in segment.measurements
+    )
+    group = sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
         method=codes.DCM.SumOfSegmentedVoxelMethodForVolume if only_volumes else None,
-        measurements=_measurements(segment.measurements),
-        qualitative_evaluations=_evaluations(segment.evaluations),
+        measurements=content.measurements(segment.measurements),
+        qualitative_evaluations=content.evaluations(segment.evaluations),
+        time_point_context=content.time_point(findings.time_point),
+        **where,
         **_identity(findings, segment),
     )
     for item in group[0].ContentSequence:
@@ -153,91 +170,80 @@ def _volumetric(findings: Findings, seg: Dataset, number: int, segment: Segment)
     return group
 
 
-def _planar(findings: Findings, segment: Segment) -> Any:
-    """TID 1410: where viewers draw the finding."""
-    k = key_slice(segment.mask)
-    frame = findings.source.frames[k]
+def _regions(findings: Findings, segment: Segment) -> tuple[list[Any], int]:
+    """Every part of the segment in every slice, and how many small ones were left out to stay within `MOST_REGIONS`.
+
+    The largest part of the key slice is the first: some viewers draw no other.
+    """
+    slices = np.flatnonzero(segment.mask.any(axis=(1, 2)))
+    parts = [(int(k), part) for k in slices for part in parts_of(segment.mask[k])]
+    share = max(1, MOST_REGIONS // len(findings.segments))
+    largest = sorted(parts, key=lambda one: -one[1].size)[:share]
+    key = key_slice(segment.mask)
+    ordered = sorted(largest, key=lambda one: (one[0] != key, one[0]))
+    return [_region(findings, k, outline_of(part)) for k, part in ordered], len(parts) - len(largest)
+
+
+def _drawn_slices(findings: Findings, segment: Segment) -> list[int]:
+    """The key slice; beside it the first and the last one where the segment is alone.
+
+    PixelMed takes all groups of a report with a single image region for TID 1410, the one that refers to the SEG too.
+    """
+    slices = np.flatnonzero(segment.mask.any(axis=(1, 2)))
+    extent = [int(slices[0]), int(slices[-1])] if len(findings.segments) == 1 else []
+    return list(dict.fromkeys([key_slice(segment.mask), *extent]))
+
+
+def _planar(findings: Findings, segment: Segment, k: int) -> Any:
+    """TID 1410: the finding as it is drawn on slice `k`."""
     return sr.PlanarROIMeasurementsAndQualitativeEvaluations(
-        referenced_region=sr.ImageRegion(
-            graphic_type=sr.GraphicTypeValues.POLYLINE,
-            graphic_data=outline(segment.mask[k]),
-            source_image=sr.SourceImageForRegion(
-                frame.sop_class_uid, frame.sop_instance_uid, [frame.frame_number] if frame.frame_number else None
-            ),
+        referenced_region=_region(findings, k, outline(segment.mask[k])), **_identity(findings, segment)
+    )
+
+
+def _region(findings: Findings, k: int, polygon: NDArray[np.float64]) -> Any:
+    """The region inside `polygon`, (n, 2) closed (column, row), on slice `k` of the source."""
+    frame = findings.source.frames[k]
+    return sr.ImageRegion(
+        graphic_type=sr.GraphicTypeValues.POLYLINE,
+        graphic_data=polygon,
+        source_image=sr.SourceImageForRegion(
+            frame.sop_class_uid, frame.sop_instance_uid, [frame.frame_number] if frame.frame_number else None
         ),
-        **_identity(findings, segment),
     )
 
 
 def _whole_study(findings: Findings, context: ObjectContext) -> Any:
-    """TID 1501: results that belong to no region, and the plain statement that nothing was found."""
-    evaluations = _evaluations(findings.evaluations)
+    """TID 1501: results that belong to no region, and the plain statement that nothing was found.
+
+    Beside segments its region (row 10c) is the whole image that shows the largest one. OHIF 3.13.2 draws nothing at all
+    of a report that has a group without a region, and PixelMed takes such a group for a TID 1411 that lacks one.
+    """
+    evaluations = content.evaluations(findings.evaluations)
     if not findings.segments:
         nothing = codes.DCM.AllAlgorithmsSucceededWithoutFindings
         evaluations.insert(0, sr.QualitativeEvaluation(codes.DCM.CADProcessingAndFindingsSummary, nothing))
-    return sr.MeasurementsAndQualitativeEvaluations(
+    group = sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(uid=context.uid("whole study"), identifier=findings.title),
-        algorithm_id=_algorithm(findings),
-        measurements=_measurements(findings.measurements),
+        algorithm_id=content.algorithm_identification(findings.algorithm),
+        time_point_context=content.time_point(findings.time_point),
+        measurements=content.measurements(findings.measurements),
         qualitative_evaluations=evaluations,
     )
+    if findings.segments:
+        largest = max(findings.segments, key=lambda segment: int(segment.mask.sum()))
+        _, rows, columns = findings.source.array.shape
+        image = np.array([(0, 0), (columns, 0), (columns, rows), (0, rows), (0, 0)], float)
+        group[0].ContentSequence.append(_region(findings, key_slice(largest.mask), image))
+    return group
 
 
 def _identity(findings: Findings, segment: Segment) -> dict[str, Any]:
-    """What both groups of a segment say alike."""
+    """What all groups of a segment say alike."""
     return {
         "tracking_identifier": sr.TrackingIdentifier(uid=segment.tracking_uid, identifier=segment.tracking_id),
         "finding_type": sr_code(segment.type),
         "finding_category": sr_code(segment.category),
-        "algorithm_id": _algorithm(findings),
+        "algorithm_id": content.algorithm_identification(findings.algorithm),
         "finding_sites": [sr.FindingSite(sr_code(segment.anatomic_region))] if segment.anatomic_region else None,
     }
-
-
-def _algorithm(findings: Findings) -> Any:
-    """TID 4019."""
-    a = findings.algorithm
-    return sr.AlgorithmIdentification(name=a.name, version=a.version, manufacturer=a.manufacturer)
-
-
-def _measurements(measurements: Iterable[Measurement]) -> list[Any]:
-    return [
-        sr.Measurement(
-            name=sr_code(m.name),
-            value=_decimal(m.value),
-            unit=sr_code(m.unit),
-            derivation=sr_code(m.derivation) if m.derivation else None,
-        )
-        for m in measurements
-        if m.value is not None
-    ]
-
-
-def _evaluations(evaluations: Iterable[Evaluation]) -> list[Any]:
-    return [sr.QualitativeEvaluation(sr_code(e.name), sr_code(e.value)) for e in evaluations]
-
-
-def _decimal(value: float) -> float:
-    """Six significant digits: fits a DS (16 characters) and carries no float noise."""
-    if not math.isfinite(value):
-        raise ValueError("a measurement is not a finite number; leave it out and say why in the notes")
-    return float(f"{value:.6g}")
-
-
-def _predecessors(findings: Findings, context: ObjectContext) -> list[Dataset]:
-    """PS3.3 C.17.2, Predecessor Documents Sequence; all of this study."""
-    series: dict[str, list[Dataset]] = {}
-    for predecessor in context.predecessors:
-        reference = Dataset()
-        reference.ReferencedSOPClassUID = predecessor.sop_class_uid
-        reference.ReferencedSOPInstanceUID = predecessor.sop_instance_uid
-        series.setdefault(predecessor.series_instance_uid, []).append(reference)
-    study = Dataset()
-    study.StudyInstanceUID = findings.source.study_instance_uid
-    study.ReferencedSeriesSequence = []
-    for uid, references in series.items():
-        item = Dataset()
-        item.SeriesInstanceUID = uid
-        item.ReferencedSOPSequence = references
-        study.ReferencedSeriesSequence.append(item)
-    return [study]

@@ -170,15 +170,19 @@ class Node:
         (pid,) = [p.pid for p in self._family() if "dicom_node.worker_process" in p.cmdline()]
         return int(pid)
 
-    def command(self, *arguments: str) -> Any:
-        """What a command prints as JSON."""
-        done = subprocess.run(
-            [sys.executable, "-m", "dicom_node.cli", *arguments, "--json", "--config", str(self.config)],
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs a command of this node."""
+        return subprocess.run(
+            [sys.executable, "-m", "dicom_node.cli", *arguments, "--config", str(self.config)],
             capture_output=True,
             text=True,
             check=False,
             timeout=60,
         )
+
+    def command(self, *arguments: str) -> Any:
+        """What a command prints as JSON."""
+        done = self.run(*arguments, "--json")
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom.dataset import Dataset
 
 from dicom_node.demo_pacs import Pacs, free_port
 from dicom_node.scu import echo, find_files, send_files
 from tests.acceptance.node import SCANNER, Node, delivered
 from tests.acceptance.studies import write_ball_study
 from tests.acceptance.tiny_model import write_bundle
+from tests.validators import dciodvfy_errors
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +26,25 @@ def place(make_node: Callable[..., tuple[Node, Pacs]]) -> tuple[Node, Pacs]:
 
 def ignored(detail: dict[str, Any]) -> bool:
     return bool(detail["state"] == "IGNORED")
+
+
+def reports(pacs: Pacs, uid: str) -> list[Dataset]:
+    """The structured reports that the PACS holds of a study, in the order of their making."""
+    held = [pacs.dataset(i.sop_instance_uid) for i in pacs.instances(uid) if i.modality == "SR"]
+    return sorted(held, key=lambda ds: "PredecessorDocumentsSequence" in ds)
+
+
+def predecessors(report: Dataset) -> set[str]:
+    return {
+        str(sop.ReferencedSOPInstanceUID)
+        for study in report.PredecessorDocumentsSequence
+        for series in study.ReferencedSeriesSequence
+        for sop in series.ReferencedSOPSequence
+    }
+
+
+def text_of(ds: Dataset) -> str:
+    return " ".join(str(item.TextValue) for item in ds.ContentSequence if item.ValueType == "TEXT")
 
 
 def send_series(node: Node, folder: Path) -> str:
@@ -49,23 +70,45 @@ def send_series(node: Node, folder: Path) -> str:
     ],
 )  # fmt: skip
 def test_a_study_that_cannot_be_used_says_why(
-    place: tuple[Node, Pacs], test_data: Path, folder: str, reasons: tuple[str, ...]
+    place: tuple[Node, Pacs], test_data: Path, tmp_path: Path, folder: str, reasons: tuple[str, ...]
 ) -> None:
-    node, _ = place
+    node, pacs = place
     uid = send_series(node, test_data / folder)
     detail = node.wait(uid, ignored)
     assert "nothing applies" in detail["reason"]
     assert [reason for reason in reasons if reason not in detail["reason"]] == []
     assert len(detail["instances"]) == len(find_files([test_data / folder]))
+    if "nonimage" in folder:
+        assert detail["jobs"] == []
+        return
+    detail = node.wait(uid, delivered())
+    (report,) = reports(pacs, uid)
+    assert [reason for reason in reasons if reason not in text_of(report)] == []
+    report.save_as(tmp_path / "sr.dcm")
+    of_the_patient = dciodvfy_errors(find_files([test_data / folder])[0])  # copied as they are
+    assert [error for error in dciodvfy_errors(tmp_path / "sr.dcm") if error not in of_the_patient] == []
 
 
 def test_broken_geometry_is_named(place: tuple[Node, Pacs], tmp_path: Path) -> None:
-    node, _ = place
+    node, pacs = place
     study = write_ball_study(tmp_path)
     study.series["t1w"].paths[7].unlink()
     uid = send_series(node, tmp_path)
     detail = node.wait(uid, ignored)
-    assert "1 slice(s) missing: distances from 4.00 to 8.00 mm; send the missing slices again" in detail["reason"]
+    told = "1 slice(s) missing: distances from 4.00 to 8.00 mm; send the missing slices again"
+    assert told in detail["reason"]
+    node.wait(uid, delivered())
+    (report,) = reports(pacs, uid)
+    assert told in text_of(report)
+    assert "PHANTOM" in str(report.PatientName)
+    (listed,) = node.command("jobs", "--study", uid)
+    assert (listed["kind"], listed["state"], listed["detail"]["why"]) == ("NO_RESULT", "SUCCEEDED", "unusable-images")
+    assert "no AI result (unusable-images)" in " ".join(node.run("explain", uid).stdout.split())
+    assert "PHANTOM" not in node.log.read_text()
+    send_series(node, tmp_path)  # the same study again makes no second report
+    assert node.run("retry", "--study", uid).returncode == 0
+    detail = node.wait(uid, ignored)
+    assert [j["kind"] for j in detail["jobs"]] == ["NO_RESULT"]
 
 
 def test_port_scans_do_no_harm(place: tuple[Node, Pacs]) -> None:
@@ -183,6 +226,7 @@ def test_a_new_node_is_closed_to_others_and_names_what_it_does_not_know(tmp_path
         (("retry", "--delivery", "9"), "There is no delivery 9"),
         (("retry", "--study", "1.2"), "There is no study 1.2"),
         (("jobs", "--study", "1.2"), "There is no study 1.2"),
+        (("withdraw", "9"), "There is no job 9"),
         (("retry",), "Nothing to queue again"),
     ):
         done = command(*asked, "--config", config)
@@ -214,7 +258,7 @@ def test_a_model_folder_that_cannot_be_used(tmp_path: Path, damage: Callable[[Pa
 
 def test_a_broken_model_folder_loses_no_study(make_node: Callable[..., tuple[Node, Pacs]], tmp_path: Path) -> None:
     """One application works, the other one's folder is broken: told in log, reason and timeline; repaired, it runs."""
-    node, _ = make_node()
+    node, pacs = make_node()
     node.stop()
     text = node.config.read_text()
     other = (
@@ -229,6 +273,8 @@ def test_a_broken_model_folder_loses_no_study(make_node: Callable[..., tuple[Nod
     told = f"not run: other: the model folder {tmp_path / 'other'} does not exist"
     assert detail["reason"].startswith("applies: model; " + told)
     assert next(e["text"] for e in detail["timeline"] if e["stage"] == "warning").startswith(told)
+    node.wait(uid, lambda d: [o["kind"] for o in d["objects"]] == ["SEG", "SR", "SR"] and delivered()(d))
+    assert f"the model folder {tmp_path / 'other'} does not exist" in " ".join(map(text_of, reports(pacs, uid)))
     assert "ERROR" in next(line for line in node.log.read_text().splitlines() if "Application other cannot be" in line)
 
     write_bundle(tmp_path / "other")  # the way out: a good model, a restart, `retry`
@@ -237,11 +283,14 @@ def test_a_broken_model_folder_loses_no_study(make_node: Callable[..., tuple[Nod
     done = command("retry", "--study", uid, "--config", node.config)
     assert done.returncode == 0
     assert f"study {uid}: routed again" in done.stdout
-    detail = node.wait(uid, lambda d: [o["kind"] for o in d["objects"]] == ["SEG", "SR"] * 2 and delivered()(d))
-    assert [(j["application"], j["state"], j["revision"]) for j in detail["jobs"]] == [
-        ("model", "SUCCEEDED", 1),
-        ("other", "SUCCEEDED", 1),
+    kinds = ["SEG", "SR", "SR", "SEG", "SR"]
+    detail = node.wait(uid, lambda d: [o["kind"] for o in d["objects"]] == kinds and delivered()(d))
+    assert [(j["application"], j["kind"], j["state"], j["revision"]) for j in detail["jobs"]] == [
+        ("model", "ANALYSIS", "SUCCEEDED", 1),
+        ("other", "NO_RESULT", "SUCCEEDED", 1),
+        ("other", "ANALYSIS", "SUCCEEDED", 1),
     ]
+    assert predecessors(reports(pacs, uid)[-1]) == {detail["objects"][2]["sop_instance_uid"]}
     assert detail["reason"] == "applies: model, other"
 
 
@@ -250,15 +299,19 @@ def test_weights_that_are_no_model_fail_the_job_and_say_so(
 ) -> None:
     bundle = write_bundle(tmp_path / "bundle")
     (bundle / "model.ts").write_bytes(b"not a model")
-    node, _ = make_node(bundle=bundle)
+    node, pacs = make_node(bundle=bundle)
     write_ball_study(tmp_path / "study")
     uid = send_series(node, tmp_path / "study")
     detail = node.wait(uid, lambda d: any(j["state"] == "FAILED" for j in d["jobs"]))
     assert "model.ts cannot be loaded as a model" in detail["jobs"][0]["reason"]
+    node.wait(uid, delivered())
+    (report,) = reports(pacs, uid)
+    assert "model.ts cannot be loaded as a model" in text_of(report)
 
     write_bundle(bundle)  # the way out: a good model, a restart, `retry`
     node.stop()
     node.start()
     done = command("retry", "--study", uid, "--config", node.config)
     assert f"job {detail['jobs'][0]['id']} (model, study {uid}): QUEUED" in done.stdout
-    node.wait(uid, delivered())
+    node.wait(uid, lambda d: [o["kind"] for o in d["objects"]] == ["SR", "SEG", "SR"] and delivered()(d))
+    assert predecessors(reports(pacs, uid)[-1]) == {str(report.SOPInstanceUID)}

@@ -148,3 +148,28 @@ def test_a_late_slice_makes_a_new_revision_that_supersedes(
     first, second = sorted(reports, key=lambda ds: "PredecessorDocumentsSequence" in ds)
     predecessor = second.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
     assert predecessor.ReferencedSOPInstanceUID == first.SOPInstanceUID
+
+
+def test_a_withdrawn_result_is_rejected_at_the_pacs(place: tuple[Node, Pacs], push: Push, tmp_path: Path) -> None:
+    node, pacs = place
+    study = write_ball_study(tmp_path / "study")
+    uid = study.study_instance_uid
+    push(node, tmp_path / "study")
+    (job,) = node.wait(uid, delivered())["jobs"]
+    held = results(pacs, uid)
+    done = node.run("withdraw", str(job["id"]), "--reason", "wrong side")
+    assert done.returncode == 0, done.stderr
+    assert "withdrawn; job" in done.stdout
+    assert "tells pacs" in done.stdout
+    detail = node.wait(uid, lambda d: len(d["jobs"]) == 2 and len(d["deliveries"]) == 3 and delivered()(d))
+    (note,) = [pacs.dataset(i.sop_instance_uid) for i in pacs.instances(uid) if i.modality == "KO"]
+    assert note.ConceptNameCodeSequence[0].CodeValue == "113001"  # Rejected for Quality Reasons
+    named = [item.ReferencedSOPSequence[0] for item in note.ContentSequence if "ReferencedSOPSequence" in item]
+    assert {str(reference.ReferencedSOPInstanceUID) for reference in named} == {
+        str(held["SEG"][0].SOPInstanceUID), str(held["SR"][0].SOPInstanceUID),
+    }  # fmt: skip
+    note.save_as(tmp_path / "ko.dcm")
+    assert dciodvfy_errors(tmp_path / "ko.dcm") == []
+    assert f"model: the results of job {job['id']} are withdrawn: wrong side" in [e["text"] for e in detail["timeline"]]
+    again = node.run("withdraw", str(job["id"]))
+    assert (again.returncode, "were withdrawn before" in again.stderr) == (1, True)

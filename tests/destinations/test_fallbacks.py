@@ -15,6 +15,8 @@ from pydicom.uid import (
     ComprehensiveSRStorage,
     EnhancedSRStorage,
     ExplicitVRLittleEndian,
+    KeyObjectSelectionDocumentStorage,
+    MultiFrameTrueColorSecondaryCaptureImageStorage,
     ParametricMapStorage,
     RTStructureSetStorage,
     SecondaryCaptureImageStorage,
@@ -29,10 +31,12 @@ from dicom_node.destinations.acceptance import ACCEPTED_SECONDS, REFUSED_SECONDS
 from dicom_node.destinations.base import EchoResult, SendResult
 from dicom_node.destinations.dimse import DimseDestination
 from dicom_node.dispatcher import Dispatcher
+from dicom_node.objects.build import ObjectContext, build_objects
 from dicom_node.profiles import WRITTEN, Kind, ObjectProfile, stands_for
 from storage.database import Database, default_url
 from storage.records import NewObject
 from tests.instances import MakeFile
+from tests.objects.sources import findings, read, write_oblique
 from tests.storage.node import NOW, STUDY, Node
 
 STORESCP = Path("/usr/bin/storescp")  # pynetdicom puts a script of the same name into the environment
@@ -48,6 +52,7 @@ CLASSES = {
     Kind.SR_REGIONS_COMPREHENSIVE: ComprehensiveSRStorage,
     Kind.SR_REGIONS_ENHANCED: EnhancedSRStorage,
 }
+MORE_CLASSES = {MultiFrameTrueColorSecondaryCaptureImageStorage, KeyObjectSelectionDocumentStorage}
 SR_CLASSES = (Comprehensive3DSRStorage, ComprehensiveSRStorage, EnhancedSRStorage)
 REFUSALS = [
     ({SegmentationStorage}, ["PM", "RTSTRUCT", "SR-REGIONS"]),
@@ -67,22 +72,33 @@ class Delivering:
         self._dispatcher = Dispatcher(node.deliveries, [], Backoff(0, 0, 2), "dispatch")
 
     def job(self, study: str = STUDY) -> None:
-        """A job with a SEG, a PM and an SR, and all that stands for them."""
+        """A job with a SEG, a PM and an SR, and all that stands for them: small files that say what they are."""
         primaries = ObjectProfile().objects
+        self.finish(
+            study,
+            [
+                (
+                    kind,
+                    self._make_file(StudyInstanceUID=study, SOPClassUID=sop_class_uid, ImageComments=str(kind)),
+                    "" if kind in primaries else stands_for(kind, primaries),
+                )
+                for kind, sop_class_uid in CLASSES.items()
+            ],
+        )
+
+    def finish(self, study: str, files: Sequence[tuple[Kind, Path, str]]) -> None:
+        """A job that made these files: kind, file, and for what it stands."""
         self.node.queue("liver", uid=study)
-        job = self.node.claim()
         objects = []
-        for kind, sop_class_uid in CLASSES.items():
-            if kind in primaries or stands_for(kind, primaries):
-                path = self._make_file(StudyInstanceUID=study, SOPClassUID=sop_class_uid, ImageComments=str(kind))
-                ds = dcmread(path)
-                objects.append(
-                    NewObject(
-                        ds.SOPInstanceUID, sop_class_uid, ds.SeriesInstanceUID, study, str(kind), path, ("pacs",),
-                        "" if kind in primaries else stands_for(kind, primaries),
-                    )
-                )  # fmt: skip
-        assert self.node.jobs.succeed(job.id, "worker", objects, {}, NOW)
+        for kind, path, instead_of in files:
+            ds = dcmread(path)
+            objects.append(
+                NewObject(
+                    ds.SOPInstanceUID, ds.SOPClassUID, ds.SeriesInstanceUID, study, str(kind), path, ("pacs",),
+                    instead_of,
+                )
+            )  # fmt: skip
+        assert self.node.jobs.succeed(self.node.claim().id, "worker", objects, {}, NOW)
 
     def run(self, destination: DimseDestination) -> None:
         """Sends until nothing is due."""
@@ -122,7 +138,7 @@ def storescp(tmp_path: Path) -> Iterator[Storescp]:
     def start(refused: Collection[str]) -> tuple[DimseDestination, Path]:
         folder, port = tmp_path / f"storescp-{len(started)}", free_port()
         folder.mkdir()
-        accepted = sorted(set(CLASSES.values()) - set(refused))
+        accepted = sorted({*CLASSES.values(), *MORE_CLASSES} - set(refused))
         contexts = "\n".join(f"PresentationContext{n} = {uid}\\Plain" for n, uid in enumerate(accepted, 1))
         profile = tmp_path / "storescp.cfg"
         profile.write_text(
@@ -160,6 +176,27 @@ def test_a_pacs_that_refuses_at_negotiation_gets_something_else(
             assert delivering.reason(kind).startswith(f"pacs does not accept {UID(CLASSES[Kind(kind)]).name}; ")
     events = [text for text in delivering.node.texts() if "not delivered" in text]
     assert len(events) == len(delivering.kinds("FAILED", "REPLACED"))
+
+
+@pytest.mark.parametrize("refused", [{SegmentationStorage}, {Comprehensive3DSRStorage}, set(SR_CLASSES)])
+def test_what_a_pacs_gets_of_a_real_result_names_nothing_that_it_did_not_get(
+    delivering: Delivering, storescp: Storescp, tmp_path: Path, refused: set[str]
+) -> None:
+    found = findings(read(write_oblique(tmp_path / "series", "Müller^Änne", "ISO_IR 100")))
+    everything = ObjectProfile(objects=frozenset({Kind.SEG, Kind.SR, Kind.KO}))
+    files = []
+    for built in build_objects(found, ObjectContext("NODE", "seed"), everything):
+        path = tmp_path / f"{built.kind}.dcm"
+        built.dataset.save_as(path, enforce_file_format=True)
+        files.append((built.kind, path, built.stands_for))
+    pacs, folder = storescp(refused)
+    delivering.finish(STUDY, files)
+    delivering.run(pacs)
+    assert delivering.kinds("FAILED") == []
+    there = [dcmread(path) for path in folder.iterdir()]
+    assert {"KO", "SR" if refused == {SegmentationStorage} else "SEG"} <= {ds.Modality for ds in there}
+    elsewhere = {dcmread(path).SOPInstanceUID for _, path, _ in files} - {ds.SOPInstanceUID for ds in there}
+    assert not [uid for ds in there for uid in elsewhere if uid in str(ds)]
 
 
 def test_a_pacs_that_learned_to_take_a_class_gets_it(delivering: Delivering, storescp: Storescp) -> None:

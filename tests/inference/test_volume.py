@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK
 from pydicom import dcmread, dcmwrite
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from inference.planes import planes_of
 from inference.volume import Stack, differences, read_volume, stacks_of
@@ -143,3 +144,14 @@ def test_rescale_is_applied(tmp_path: Path) -> None:
         ds.RescaleSlope, ds.RescaleIntercept = "2.5", "-10"
         dcmwrite(path, ds)
     assert np.allclose(read_volume(paths).array, plain * 2.5 - 10)
+
+
+def test_a_deflated_file_is_read_like_any_other(tmp_path: Path) -> None:
+    """Its pixels stand at no byte of the file (PS3.5 A.5)."""
+    paths = sorted(write_oblique(tmp_path, "A^B", "ISO_IR 100").iterdir())
+    plain = read_volume(paths).array
+    for path in paths:
+        ds = dcmread(path)
+        ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+        dcmwrite(path, ds)
+    assert np.array_equal(read_volume(paths).array, plain)

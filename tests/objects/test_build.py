@@ -2,18 +2,34 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.uid import (
+    Comprehensive3DSRStorage,
+    ComprehensiveSRStorage,
+    EnhancedSRStorage,
+    KeyObjectSelectionDocumentStorage,
+    MultiFrameTrueColorSecondaryCaptureImageStorage,
+    ParametricMapStorage,
+    RTStructureSetStorage,
+    SegmentationStorage,
+)
 
 from dicom_node.objects.build import Built, ObjectContext, build_objects
 from dicom_node.objects.outline import outline
 from dicom_node.overlay import masks_of
+from dicom_node.profiles import WRITTEN, Kind, ObjectProfile
+from inference.findings import Code, ParametricMap
 from inference.volume import read_volume
 from tests.objects.sources import findings, read, write_oblique
+
+ADC = Code("113041", "DCM", "Apparent Diffusion Coefficient")
+UM2_PER_S = Code("um2/s", "UCUM", "square micrometer per second")
 
 
 def primary(objects: list[Built]) -> list[Dataset]:
@@ -29,7 +45,12 @@ def test_outline_is_exact_on_pixel_edges() -> None:
 
 @pytest.mark.parametrize(
     ("name", "charset"),
-    [("Müller^Änne", "ISO_IR 100"), ("Yamada^Tarou=山田^太郎", ["", "ISO 2022 IR 87"]), ("김^희중", "ISO_IR 192")],
+    [
+        ("Müller^Änne", "ISO_IR 100"),
+        ("Müller^Änne", "ISO 2022 IR 100"),
+        ("Yamada^Tarou=山田^太郎", ["", "ISO 2022 IR 87"]),
+        ("김^희중", "ISO_IR 192"),
+    ],
 )
 def test_masks_and_names_read_back(tmp_path: Path, name: str, charset: str | list[str]) -> None:
     found = findings(read(write_oblique(tmp_path, name, charset)))
@@ -106,3 +127,45 @@ def test_the_equipment_names_the_installed_version(tmp_path: Path) -> None:
     found = findings(read(write_oblique(tmp_path, "A^B", "ISO_IR 100")))
     for ds in primary(build_objects(found, ObjectContext("NODE", "seed"))):
         assert version("dicom-node") in ds.ContributingEquipmentSequence[-1].SoftwareVersions
+
+
+def test_beside_every_object_stand_those_that_may_replace_it(tmp_path: Path) -> None:
+    found = findings(read(write_oblique(tmp_path, "A^B", "ISO_IR 100")))
+    adc = ParametricMap("ADC", ADC, UM2_PER_S, found.source.array.astype(np.float32))
+    everything = ObjectProfile(objects=frozenset({Kind.SEG, Kind.PM, Kind.SR, Kind.KO}))
+    built = build_objects(replace(found, maps=(adc, adc)), ObjectContext("NODE", "seed"), everything)
+    assert [(b.kind, b.stands_for, b.dataset.SOPClassUID) for b in built] == [
+        ("SEG", "", SegmentationStorage),
+        ("PM", "", ParametricMapStorage),
+        ("PM", "", ParametricMapStorage),
+        ("RTSTRUCT", "SEG", RTStructureSetStorage),
+        ("SC", "SEG SR", MultiFrameTrueColorSecondaryCaptureImageStorage),
+        ("SR", "", Comprehensive3DSRStorage),
+        ("SR-COMPREHENSIVE", "SR", ComprehensiveSRStorage),
+        ("SR-ENHANCED", "SR", EnhancedSRStorage),
+        ("SR-REGIONS", "SR", Comprehensive3DSRStorage),
+        ("SR-REGIONS-COMP", "SR", ComprehensiveSRStorage),
+        ("SR-REGIONS-ENH", "SR", EnhancedSRStorage),
+        ("KO", "", KeyObjectSelectionDocumentStorage),
+        ("KO-IMAGES", "KO", KeyObjectSelectionDocumentStorage),
+    ]
+    assert {b.dataset.SOPClassUID for b in built} <= WRITTEN
+    own = {b.kind: b.dataset.SOPInstanceUID for b in built}
+    named = {b.kind: {own_kind for own_kind, uid in own.items() if uid in str(b.dataset)} for b in built}
+    for kind, kinds in named.items():  # each names itself, and beside that what `choose` takes it to refer to
+        reports = {Kind.SEG} if kind in (Kind.SR, Kind.SR_COMPREHENSIVE, Kind.SR_ENHANCED) else set()
+        assert kinds == {kind} | ({Kind.SEG, Kind.SR} if kind is Kind.KO else reports)
+
+
+def test_no_two_objects_share_a_uid(tmp_path: Path) -> None:
+    found = findings(read(write_oblique(tmp_path, "A^B", "ISO_IR 100")))
+    profiles = [
+        ObjectProfile(objects=objects)
+        for objects in (frozenset({Kind.SEG, Kind.PM, Kind.SR}), frozenset({Kind.SR}), frozenset({Kind.SR, Kind.SC}))
+    ]
+    uids = [
+        built.dataset.SOPInstanceUID
+        for profile in profiles
+        for built in build_objects(found, ObjectContext("NODE", "seed"), profile)
+    ]
+    assert len(uids) == len(set(uids)) == 9 + 4 + 4

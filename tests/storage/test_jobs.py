@@ -10,7 +10,7 @@ import pytest
 from storage.database import Database
 from storage.errors import Permanent
 from storage.jobs import Jobs
-from storage.records import DeliveryState, JobState, NewJob, NewObject
+from storage.records import DeliveryState, JobKind, JobState, NewJob, NewObject
 from tests.storage.node import NOW, STUDY, Node, after, objects, received
 
 
@@ -76,7 +76,7 @@ def test_a_dead_letter_is_queued_again_by_hand(node: Node) -> None:
     job = node.claim()
     assert not node.jobs.retry(job.id)
     assert node.jobs.fail(job.id, "worker", "no model", None, after(1)) is JobState.FAILED
-    assert node.jobs.claim("worker", after(99)) is None
+    assert node.claim(now=after(99)).kind is JobKind.NO_RESULT
     (dead,) = node.jobs.list(states=[JobState.FAILED])
     assert (dead.reason, dead.finished_at) == ("no model", after(1))
     assert node.jobs.retry(job.id)

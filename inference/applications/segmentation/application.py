@@ -33,6 +33,14 @@ class Segmentation:
         self.manifest = manifest
         self._bundle = bundle
         self._sha256 = weights_sha256(manifest)
+        self.algorithm = Algorithm(
+            name=bundle.algorithm,
+            version=manifest.version,
+            manufacturer=bundle.manufacturer,
+            weights_sha256=self._sha256,
+            training_data=bundle.training_data,
+        )
+        self.research = bundle.research
 
     def run(self, inputs: Mapping[str, SeriesInput], engine: Engine, progress: Progress) -> Findings:
         """The structures that the bundle's labels name, on the grid of the input series."""
@@ -103,17 +111,11 @@ class Segmentation:
                 for label, mask in zip(bundle.labels, masks, strict=True)
                 if mask.any() and volume_ml(mask, volume.geometry) >= smallest
             ),
-            algorithm=Algorithm(
-                name=bundle.algorithm,
-                version=self.manifest.version,
-                manufacturer=bundle.manufacturer,
-                weights_sha256=self._sha256,
-                training_data=bundle.training_data,
-            ),
+            algorithm=self.algorithm,
             title=self.manifest.title,
             started_at=started_at,
             notes=bundle.notes,
-            research=bundle.research,
+            research=self.research,
         )
 
     def _segment_of(self, label: Label, mask: Mask, volume: Volume) -> Segment:

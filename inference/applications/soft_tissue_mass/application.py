@@ -44,10 +44,19 @@ def create(manifest: Manifest) -> "SoftTissueMass":
 
 
 class SoftTissueMass:
+    research = True
+
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
         self._sha256 = weights_sha256(manifest)
         self._patients = int(manifest.options["training"]["patients"])
+        self.algorithm = Algorithm(
+            name="Soft tissue mass",
+            version=manifest.version,
+            manufacturer="dicom-node",
+            weights_sha256=self._sha256,
+            training_data=TRAINING_DATA.format(patients=self._patients),
+        )
 
     def run(self, inputs: Mapping[str, SeriesInput], engine: Engine, progress: Progress) -> Findings:
         """The largest mass on the grid of the series "t1w"; no segment where there is none."""
@@ -62,16 +71,11 @@ class SoftTissueMass:
             source=volume,
             inputs=(volume,),
             segments=found,
-            algorithm=Algorithm(
-                name="Soft tissue mass",
-                version=self.manifest.version,
-                manufacturer="dicom-node",
-                weights_sha256=self._sha256,
-                training_data=TRAINING_DATA.format(patients=self._patients),
-            ),
+            algorithm=self.algorithm,
             title=self.manifest.title,
             started_at=started_at,
             notes=((OUTLINED if found else NOT_FOUND).format(patients=self._patients),),
+            research=self.research,
         )
 
     def _probability(self, volume: Volume, engine: Engine) -> Array:

@@ -1,0 +1,48 @@
+"""How a slice, its directions and texts look in every picture that the node makes."""
+
+from functools import lru_cache
+from unicodedata import combining, normalize
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ImageDraw, ImageFont
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
+Marks = tuple[str, str, str, str]  # at the left, right, top and bottom: R L A P H F
+
+LETTERS = ("LR", "PA", "HF")  # towards and against each axis of LPS
+OBLIQUE = np.sin(np.deg2rad(15))  # a direction further than this off an axis has a second letter
+
+
+def windowed(image: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Grey values 0..255. The window leaves out the darkest hundredth and the brightest two-hundredth of a slice, so
+    that vessels and artefacts do not darken the rest."""
+    low, high = np.percentile(image, [1, 99.5])
+    return np.clip((image - low) / max(high - low, 1e-6), 0, 1) * 255
+
+
+def letters(direction: NDArray[np.float64]) -> str:
+    """A direction in LPS as in Patient Orientation (PS3.3 C.7.6.1.1.1), the main one first: "L", "PH"."""
+    unit = direction / np.linalg.norm(direction)
+    axes = [axis for axis in np.argsort(-np.abs(unit)) if abs(unit[axis]) > OBLIQUE]
+    return "".join(LETTERS[axis][0 if unit[axis] > 0 else 1] for axis in axes)
+
+
+@lru_cache
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def drawable(text: str) -> str:
+    """The text in ASCII, which is all that Pillow's own font has: letters without their accents, ? for others."""
+    plain = "".join(c for c in normalize("NFKD", text) if not combining(c))
+    return "".join(c if c.isascii() else "?" for c in plain)
+
+
+def draw_marks(draw: ImageDraw.ImageDraw, box: Box, marks: Marks, size: int) -> None:
+    """Writes where the edges of the picture in `box` look to, black round white, so that no image hides it."""
+    left, top, right, bottom = box
+    x, y, edge = (left + right) // 2, (top + bottom) // 2, 3
+    places = ((left + edge, y, "lm"), (right - edge, y, "rm"), (x, top + edge, "mt"), (x, bottom - edge, "mb"))
+    for (at_x, at_y, anchor), mark in zip(places, marks, strict=True):
+        draw.text((at_x, at_y), mark, fill="white", font=font(size), anchor=anchor, stroke_width=2, stroke_fill="black")

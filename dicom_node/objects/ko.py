@@ -1,0 +1,148 @@
+"""Key Object Selection documents (PS3.3 A.35.4, PS3.16 TID 2010): what to look at, and what to use no more."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from highdicom import sr
+from highdicom.ko import KeyObjectSelectionDocument
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code as SRCode
+from pydicom.uid import RTStructureSetStorage
+
+from dicom_node.objects import content
+from dicom_node.objects.codes import RESEARCH_NOTICE
+from dicom_node.objects.common import NODE, ObjectContext, Predecessor, describe, describe_origin, source_header
+from dicom_node.objects.outline import key_slice
+from inference.findings import Algorithm, Findings
+
+SERIES_NUMBER = 9012
+REJECTION_SERIES_NUMBER = 9014
+NOT_IMAGES = ("1.2.840.10008.5.1.4.1.1.88.", RTStructureSetStorage)  # SR and KO documents, RT Structure Sets
+Has = sr.RelationshipTypeValues
+
+Rejected = Predecessor
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """An object of the study; of a multi-frame one, the frame that is meant, counted from 1."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_instance_uid: str
+    frame_number: int | None = None
+
+
+def build_ko(findings: Findings, context: ObjectContext, objects: Sequence[Dataset]) -> Dataset:
+    """The selection "Of Interest": the key image of each segment, in their order, then `objects`, the results.
+
+    Raises ValueError where there is neither a segment nor an object.
+    """
+    keys = dict.fromkeys(findings.source.frames[key_slice(segment.mask)] for segment in findings.segments)
+    series = findings.source.series_instance_uid
+    notice = f"{RESEARCH_NOTICE}. " if findings.research else ""
+    ko = _document(
+        source_header(findings.source.frames[0].path),
+        codes.DCM.OfInterest,
+        f"{notice}Key images and results of {findings.title}.",
+        [
+            *(_Reference(key.sop_class_uid, key.sop_instance_uid, series, key.frame_number) for key in keys),
+            *(_Reference(ds.SOPClassUID, ds.SOPInstanceUID, ds.SeriesInstanceUID) for ds in objects),
+        ],
+        findings.algorithm,
+        context,
+        "KO",
+        SERIES_NUMBER,
+    )
+    describe(ko, findings, context, "KO")
+    return ko
+
+
+def build_rejection(source: Path, objects: Sequence[Rejected], context: ObjectContext) -> Dataset:
+    """The rejection note (IHE RAD IOCM, title 113001) that withdraws `objects`, results of one study.
+
+    `source` is any stored instance of the study. The evidence names the withdrawn objects alone, for an archive takes
+    away all that it names. Raises ValueError where `objects` is empty.
+    """
+    ko = _document(
+        source_header(source),
+        codes.DCM.RejectedForQualityReasons,
+        "Withdrawn AI results: replaced by a later result, or withdrawn by the site. Do not use them.",
+        [_Reference(one.sop_class_uid, one.sop_instance_uid, one.series_instance_uid) for one in objects],
+        None,
+        context,
+        "rejection",
+        REJECTION_SERIES_NUMBER,
+    )
+    ko.SeriesDescription = "Withdrawn AI results"
+    describe_origin(ko, None, datetime.now().astimezone(), source, context)
+    return ko
+
+
+def _document(
+    header: Dataset,
+    title: SRCode,
+    description: str,
+    references: Sequence[_Reference],
+    algorithm: Algorithm | None,
+    context: ObjectContext,
+    role: str,
+    series_number: int,
+) -> Dataset:
+    if not references:
+        raise ValueError("a selection refers to at least one object")
+    root = sr.ContainerContentItem(title, template_id="2010")
+    root.ContentSequence = sr.ContentSequence(
+        [
+            *content.language(),
+            *content.device_observer(algorithm, context),
+            sr.TextContentItem(codes.DCM.KeyObjectDescription, description, Has.CONTAINS),
+            *(_item(reference) for reference in references),
+        ]
+    )
+    ko = KeyObjectSelectionDocument(
+        evidence=[header, *(_stub(reference, header.StudyInstanceUID) for reference in references)],
+        content=sr.ContentSequence([root], is_root=True),
+        series_instance_uid=context.uid(f"{role} series"),
+        series_number=series_number,
+        sop_instance_uid=context.uid(f"{role} instance"),
+        instance_number=context.revision,
+        manufacturer=algorithm.manufacturer[:64] if algorithm else NODE,
+    )
+    for item in ko.ContentSequence:
+        if item.ValueType in ("IMAGE", "COMPOSITE"):
+            del item.ConceptNameCodeSequence  # TID 2010 rows 7 and 8 have none; highdicom 0.28.2 asks for one
+    ko.copy_patient_and_study_information(header)
+    distinct = {one.sop_instance_uid: one for one in references}.values()
+    ko.CurrentRequestedProcedureEvidenceSequence = content.references(
+        header.StudyInstanceUID,
+        [Predecessor(one.sop_class_uid, one.sop_instance_uid, one.series_instance_uid) for one in distinct],
+    )
+    return ko
+
+
+def _item(reference: _Reference) -> sr.ContentItem:
+    if reference.sop_class_uid.startswith(NOT_IMAGES):
+        return sr.CompositeContentItem(
+            codes.SCT.Source, reference.sop_class_uid, reference.sop_instance_uid, Has.CONTAINS
+        )
+    return sr.ImageContentItem(
+        codes.SCT.Source,
+        reference.sop_class_uid,
+        reference.sop_instance_uid,
+        referenced_frame_numbers=reference.frame_number,
+        relationship_type=Has.CONTAINS,
+    )
+
+
+def _stub(reference: _Reference, study_instance_uid: str) -> Dataset:
+    """What highdicom asks of an object that is referred to."""
+    stub = Dataset()
+    stub.SOPClassUID = reference.sop_class_uid
+    stub.SOPInstanceUID = reference.sop_instance_uid
+    stub.StudyInstanceUID = study_instance_uid
+    stub.SeriesInstanceUID = reference.series_instance_uid
+    return stub

@@ -1,0 +1,78 @@
+"""What is said where an application computed nothing: silence would read as a normal finding."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from highdicom import sr
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+
+from dicom_node.objects import content
+from dicom_node.objects.codes import PRIVATE, REASONS, RESEARCH_NOTICE, sr_code
+from dicom_node.objects.common import NODE, ObjectContext, describe_result, source_header
+from inference.findings import NoResult
+
+SERIES_NUMBER = 9013
+KIND = "No AI result"
+
+
+def build_no_result(result: NoResult, sources: Sequence[Path], context: ObjectContext) -> Dataset:
+    """The small report that says why `result` is none. `sources` are the instances that were looked at, at least one.
+
+    An Enhanced SR of TID 1500 without a coordinate. Its title is one of our own: viewers open a report titled Imaging
+    Measurement Report as drawings on images, and one without drawings as a blank page, but any other as text.
+    """
+    headers = [source_header(path) for path in sources]
+    report = sr.MeasurementReport(
+        observation_context=sr.ObservationContext(
+            observer_device_context=content.device_observer(result.algorithm, context)
+        ),
+        procedure_reported=sr_code(result.procedure_reported),
+        imaging_measurements=[_statement(result, context)],
+        title=PRIVATE["no-result"],
+        language_of_content_item_and_descendants=content.language(),
+    )
+    items = report[0].ContentSequence
+    body = items.pop()
+    comments = [RESEARCH_NOTICE] if result.research else []
+    comments += [f"No AI result: {result.title} did not run to its end on these images.", result.explanation]
+    items.extend(content.texts((codes.DCM.Comment, comment) for comment in comments))
+    items.append(body)
+    document = sr.EnhancedSR(
+        evidence=headers,
+        content=report[0],
+        series_instance_uid=context.uid("no-result series"),
+        series_number=SERIES_NUMBER,
+        sop_instance_uid=context.uid("no-result instance"),
+        instance_number=context.revision,
+        manufacturer=result.algorithm.manufacturer[:64] if result.algorithm else NODE,
+        is_complete=True,
+        is_final=False,
+        is_verified=False,
+    )
+    document.ManufacturerModelName = result.algorithm.name[:64] if result.algorithm else NODE
+    document.SoftwareVersions = result.algorithm.version[:64] if result.algorithm else context.software_version[:64]
+    if result.algorithm:
+        document.DeviceSerialNumber = result.algorithm.weights_sha256[:16]
+    if result.research:
+        document.ContentQualification = "RESEARCH"
+    if context.predecessors:
+        study = str(headers[0].StudyInstanceUID)
+        document.PredecessorDocumentsSequence = content.references(study, context.predecessors)
+    content.name_coding_scheme(document)
+    describe_result(document, result, sources[0], context, KIND)
+    return document
+
+
+def _statement(result: NoResult, context: ObjectContext) -> Any:
+    """TID 1501: that no algorithm succeeded, and why."""
+    failed = codes.DCM.NoAlgorithmsSucceededWithoutFindings
+    return sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=sr.TrackingIdentifier(uid=context.uid("no-result"), identifier=result.title),
+        algorithm_id=content.algorithm_identification(result.algorithm) if result.algorithm else None,
+        qualitative_evaluations=[
+            sr.QualitativeEvaluation(codes.DCM.CADProcessingAndFindingsSummary, failed),
+            sr.QualitativeEvaluation(PRIVATE["why-no-result"], REASONS[result.why]),
+        ],
+    )

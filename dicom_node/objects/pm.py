@@ -1,0 +1,155 @@
+"""Parametric Map (PS3.3 A.75): one quantity at every voxel, as 32-bit floats in its own unit, on the source's grid."""
+
+import highdicom as hd
+import numpy as np
+from highdicom.sr import CodeContentItem
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.valuerep import DS
+
+from dicom_node.objects.codes import sr_code
+from dicom_node.objects.common import ObjectContext, describe, reduced_enhanced, source_headers
+from inference.findings import Findings, ParametricMap
+from inference.planes import functional, is_enhanced
+from inference.volume import Volume
+
+SERIES_NUMBER = 9003  # of the first map; each has a series of its own
+LABEL_LENGTH = 16  # PS3.5 6.2: VR SH
+SIDES = ("FrameLaterality", "ImageLaterality", "Laterality")  # of a frame, an image, a series
+WINDOW = (1, 99)  # percentiles of the values that the display window reaches to
+
+Values = NDArray[np.float32]
+
+
+def build_pm(findings: Findings, one: ParametricMap, context: ObjectContext) -> Dataset:
+    """The Parametric Map of `one`, which is among `findings.maps`.
+
+    Stored values are the quantity itself: the Real World Value Mapping has slope 1 and intercept 0, and names the
+    quantity, the method where there is one, and the unit. Voxels without a value are NaN, which PS3.5 8.1.2 allows: any
+    number in its place, declared as padding or not, would be taken for a measured one by some reader. The mapped range
+    and the window are those of the other voxels. Frame positions are those of the source slices, never computed; each
+    frame names its source frame.
+    """
+    number = findings.maps.index(one)
+    role = f"PM {number}"
+    sources = _sources(findings)
+    finite = _finite(one.values)
+    ds = hd.pm.ParametricMap(
+        source_images=sources,
+        pixel_array=one.values,
+        series_instance_uid=context.uid(f"{role} series"),
+        series_number=SERIES_NUMBER + number,
+        sop_instance_uid=context.uid(f"{role} instance"),
+        instance_number=context.revision,
+        manufacturer=findings.algorithm.manufacturer[:64],
+        manufacturer_model_name=findings.algorithm.name[:64],
+        software_versions=findings.algorithm.version[:64],
+        device_serial_number=findings.algorithm.weights_sha256[:16],
+        # A map of a head can be recognised as the images can: it is so unless the source denies it of itself.
+        contains_recognizable_visual_features=sources[0].get("RecognizableVisualFeatures") != "NO",
+        real_world_value_mappings=[_mapping(one, finite)],
+        voi_lut_transformations=[_window(finite)],
+        content_description=f"{one.label}: {one.quantity.meaning}"[:64],
+        content_creator_name="AI^Node",
+        content_qualification="RESEARCH" if findings.research else "PRODUCT",
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+    )
+    shared = ds.SharedFunctionalGroupsSequence[0]
+    shared.FrameAnatomySequence = [_anatomy(sources[0])]
+    shared.PixelMeasuresSequence[0].SpacingBetweenSlices = DS(findings.source.geometry.spacing[0], auto_format=True)
+    organization = context.uid(f"{role} dimensions")
+    for item in (*ds.DimensionOrganizationSequence, *ds.DimensionIndexSequence):
+        item.DimensionOrganizationUID = organization
+    if is_enhanced(sources[0]):
+        _name_true_frames(ds, findings.source)
+    _order_frames(ds, findings.source, one.values)
+    del ds.ContributingEquipmentSequence[-1].ContributionDateTime  # highdicom's: now, so another one on repetition
+    describe(ds, findings, context, one.label[:LABEL_LENGTH])
+    return ds
+
+
+def _sources(findings: Findings) -> list[Dataset]:
+    """The source's headers as highdicom 0.28.2 wants them; SliceThickness, type 2 in MR, is 1C here."""
+    headers = source_headers(findings.source)
+    if is_enhanced(headers[0]):
+        headers = [reduced_enhanced(headers[0], findings.source)]
+        measures = headers[0].SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+    else:
+        measures = headers
+    for item in measures:
+        if not item.get("SliceThickness"):
+            item.SliceThickness = DS(findings.source.geometry.spacing[0], auto_format=True)
+    return headers
+
+
+def _anatomy(source: Dataset) -> Dataset:
+    """PS3.3 C.7.6.16.2.8, as the source has it; dcmqi 1.5.7, and so 3D Slicer, crashes on a map without it.
+
+    Where the source names no region, it is a body structure, which as such has no side.
+    """
+    found = functional(source, 0, "FrameAnatomySequence") if is_enhanced(source) else source
+    item = Dataset()
+    if found is not None and found.get("AnatomicRegionSequence"):
+        item.AnatomicRegionSequence = found.AnatomicRegionSequence
+    else:
+        region = codes.SCT.BodyStructure
+        item.AnatomicRegionSequence = [hd.sr.CodedConcept(region.value, region.scheme_designator, region.meaning)]
+    sides = (found.get(keyword) for keyword in SIDES) if found is not None else ()
+    item.FrameLaterality = next((side for side in sides if side), "U")
+    return item
+
+
+def _mapping(one: ParametricMap, finite: Values) -> Dataset:
+    """PS3.3 C.7.6.16.2.11."""
+    mapping = hd.pm.RealWorldValueMapping(
+        lut_label=one.label[:LABEL_LENGTH],
+        lut_explanation=one.quantity.meaning[:64],
+        unit=sr_code(one.unit),
+        value_range=(float(finite.min()), float(finite.max())),
+        slope=1.0,
+        intercept=0.0,
+        quantity_definition=sr_code(one.quantity),
+    )
+    if one.method is not None:
+        mapping.QuantityDefinitionSequence.append(
+            CodeContentItem(name=codes.SCT.MeasurementMethod, value=sr_code(one.method))
+        )
+    return mapping
+
+
+def _window(finite: Values) -> hd.VOILUTTransformation:
+    low, high = (float(v) for v in np.percentile(finite, WINDOW))
+    return hd.VOILUTTransformation(
+        window_center=DS((low + high) / 2, auto_format=True),
+        window_width=DS((high - low) or 1.0, auto_format=True),
+    )
+
+
+def _finite(values: Values) -> Values:
+    """The values there are; 0 where there is none."""
+    finite = values[np.isfinite(values)]
+    return finite if finite.size else np.zeros(1, np.float32)
+
+
+def _order_frames(ds: Dataset, source: Volume, values: Values) -> None:
+    """Frames go as the slices do, up the normal: highdicom 0.28.2 orders them down, and dcmqi 1.5.7, and so 3D Slicer,
+    then shows the map upside down."""
+    step = source.geometry.affine[:3, 0]
+    ds.PerFrameFunctionalGroupsSequence = sorted(
+        ds.PerFrameFunctionalGroupsSequence,
+        key=lambda frame: float(step @ np.array(frame.PlanePositionSequence[0].ImagePositionPatient, float)),
+    )
+    for k, frame in enumerate(ds.PerFrameFunctionalGroupsSequence, 1):
+        frame.FrameContentSequence[0].DimensionIndexValues = [k]
+    ds.FloatPixelData = values.astype("<f4", copy=False).tobytes()
+
+
+def _name_true_frames(ds: Dataset, source: Volume) -> None:
+    """The map was built from a reduced copy of the source; its references must name the stored object's frames."""
+    for frame in ds.PerFrameFunctionalGroupsSequence:
+        for derivation in frame.DerivationImageSequence:
+            for reference in derivation.SourceImageSequence:
+                stored = source.frames[int(reference.ReferencedFrameNumber) - 1].frame_number
+                reference.ReferencedFrameNumber = stored

@@ -1,0 +1,24 @@
+"""Codes of objects as `inference.findings.Code`."""
+
+from collections.abc import Sequence
+
+from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code as SRCode
+
+from inference.findings import Code
+
+
+def code_of(item: Dataset) -> Code:
+    """A code sequence item (PS3.3 table 8.8-1) as it is written; long and URN codes have attributes of their own."""
+    value = item.get("CodeValue") or item.get("LongCodeValue") or item.get("URNCodeValue") or ""
+    return Code(str(value), str(item.get("CodingSchemeDesignator") or ""), str(item.get("CodeMeaning") or ""))
+
+
+def first_code(ds: Dataset, keyword: str) -> Code | None:
+    sequence: Sequence[Dataset] = ds.get(keyword) or []
+    return code_of(sequence[0]) if sequence else None
+
+
+def same(one: Code | None, other: SRCode) -> bool:
+    """Whether two codes mean the same: meanings may differ, and SNOMED's older identifiers (SRT) equal the SCT ones."""
+    return one is not None and bool(SRCode(one.value, one.scheme, one.meaning) == other)

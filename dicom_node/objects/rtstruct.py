@@ -1,0 +1,203 @@
+"""RT Structure Set (PS3.3 A.19): every segment as planar contours on the source slices, for planning systems."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.tag import Tag
+from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
+
+from dicom_node.objects.blank import new_object
+from dicom_node.objects.common import ObjectContext, describe, source_headers
+from dicom_node.objects.outline import Polygon, contours
+from inference.findings import Code, Findings, Mask, Segment
+from inference.planes import Plane, planes_of
+from inference.volume import FrameReference, Volume
+
+SERIES_NUMBER = 9010
+STUDY_SOP_CLASS = "1.2.840.10008.3.1.2.3.1"  # Detached Study Management, retired; what PS3.3 C.8.8.5 still asks for
+NAME_LENGTH = 64  # PS3.5 6.2: VR LO
+LABEL_LENGTH = 16  # VR SH
+CONTOUR_DATA = Tag("ContourData")
+GROSS_TUMOUR = frozenset(
+    (code.value, code.scheme_designator)
+    for code in (
+        codes.SCT.Mass,
+        codes.SCT.Neoplasm,
+        codes.SCT.NeoplasmPrimary,
+        codes.SCT.NeoplasmSecondary,
+        codes.SCT.GrossTumorVolume,
+    )
+)
+
+
+def build_rtstruct(findings: Findings, context: ObjectContext) -> Dataset | None:
+    """The RT Structure Set of `findings`, which must hold at least one segment.
+
+    None where the source has no FrameOfReferenceUID: contours then have no place (PS3.3 C.8.8.5), and the caller goes
+    on without this object.
+
+    An ROI has one CLOSED_PLANAR contour for each component of its mask on each slice, along the edges of the pixels, so
+    that it encloses exactly the mask; holes are cut out by the keyhole technique (PS3.3 C.8.8.6.3), the only way that
+    readers understand alike: inner contours are taken as holes by some and filled by others. An island in a hole is
+    a contour of its own. Contours lie in the planes of the source images.
+    """
+    source = findings.source
+    if not source.frame_of_reference_uid:
+        return None
+    headers = source_headers(source)
+    ds = new_object(headers[0], findings, context, "RTSTRUCT", RTStructureSetStorage, "RTSTRUCT", SERIES_NUMBER)
+    # An explicit VR has a length of 16 bits here (PS3.5 7.1.2): too short for a contour of 2,500 points.
+    ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    ds.OperatorsName = ""
+    ds.FrameOfReferenceUID = source.frame_of_reference_uid
+    ds.PositionReferenceIndicator = headers[0].get("PositionReferenceIndicator", "")
+    ds.ApprovalStatus = "UNAPPROVED"
+    ds.StructureSetLabel = findings.title[:LABEL_LENGTH]
+    ds.ReferencedFrameOfReferenceSequence = [_frame_of_reference(source)]
+    planes = _planes(source, headers)
+    numbered = list(
+        zip(range(1, len(findings.segments) + 1), findings.segments, _names(findings.segments), strict=True)
+    )
+    ds.StructureSetROISequence = [_roi(findings, number, segment, name) for number, segment, name in numbered]
+    ds.ROIContourSequence = [_roi_contour(source, planes, number, segment) for number, segment, _ in numbered]
+    ds.RTROIObservationsSequence = [_observation(number, segment, name) for number, segment, name in numbered]
+    describe(ds, findings, context, "RTSTRUCT")
+    ds.StructureSetName = ds.SeriesDescription
+    ds.StructureSetDate, ds.StructureSetTime = ds.SeriesDate, ds.SeriesTime
+    return ds
+
+
+def _names(segments: Sequence[Segment]) -> list[str]:
+    """The segments' labels; a repeated one gets a number, because planning systems tell ROIs apart by name."""
+    names: list[str] = []
+    for segment in segments:
+        name, n = segment.label[:NAME_LENGTH], 1
+        while name in names:
+            n += 1
+            name = f"{segment.label[: NAME_LENGTH - len(str(n)) - 1]} {n}"
+        names.append(name)
+    return names
+
+
+def _planes(source: Volume, headers: Sequence[Dataset]) -> list[Plane]:
+    """The plane of each slice, as its header gives it."""
+    paths = dict.fromkeys(frame.path for frame in source.frames)
+    planes = {
+        (plane.sop_instance_uid, plane.frame_number): plane
+        for path, header in zip(paths, headers, strict=True)
+        for plane in planes_of(header, path)
+    }
+    return [planes[frame.sop_instance_uid, frame.frame_number] for frame in source.frames]
+
+
+def _frame_of_reference(source: Volume) -> Dataset:
+    """All images of the volume, in the study and series they belong to."""
+    numbers: dict[tuple[str, str], list[int]] = {}
+    for frame in source.frames:
+        found = numbers.setdefault((frame.sop_class_uid, frame.sop_instance_uid), [])
+        if frame.frame_number is not None:
+            found.append(frame.frame_number)
+    series = Dataset()
+    series.SeriesInstanceUID = source.series_instance_uid
+    series.ContourImageSequence = [_image(*uids, sorted(found)) for uids, found in numbers.items()]
+    study = Dataset()
+    study.ReferencedSOPClassUID = STUDY_SOP_CLASS
+    study.ReferencedSOPInstanceUID = source.study_instance_uid
+    study.RTReferencedSeriesSequence = [series]
+    item = Dataset()
+    item.FrameOfReferenceUID = source.frame_of_reference_uid
+    item.RTReferencedStudySequence = [study]
+    return item
+
+
+def _image(sop_class_uid: str, sop_instance_uid: str, frame_numbers: list[int]) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID = sop_class_uid
+    item.ReferencedSOPInstanceUID = sop_instance_uid
+    if frame_numbers:
+        item.ReferencedFrameNumber = frame_numbers
+    return item
+
+
+def _roi(findings: Findings, number: int, segment: Segment, name: str) -> Dataset:
+    item = Dataset()
+    item.ROINumber = number
+    item.ReferencedFrameOfReferenceUID = findings.source.frame_of_reference_uid
+    item.ROIName = name
+    item.ROIVolume = f"{np.count_nonzero(segment.mask) * findings.source.geometry.voxel_volume / 1000:.6g}"  # cm3
+    item.ROIGenerationAlgorithm = "AUTOMATIC"
+    item.ROIGenerationDescription = f"{findings.algorithm.name} {findings.algorithm.version}"[:64]
+    return item
+
+
+def _roi_contour(source: Volume, planes: Sequence[Plane], number: int, segment: Segment) -> Dataset:
+    item = Dataset()
+    item.ROIDisplayColor = list(segment.color)
+    item.ReferencedROINumber = number
+    item.ContourSequence = [
+        _contour(source.frames[k], planes[k], n, polygon) for n, (k, polygon) in enumerate(_polygons(segment.mask), 1)
+    ]
+    return item
+
+
+def _polygons(mask: Mask) -> Iterator[tuple[int, Polygon]]:
+    for k in np.flatnonzero(mask.any(axis=(1, 2))).tolist():
+        for polygon in contours(mask[k]):
+            yield k, polygon
+
+
+def _contour(frame: FrameReference, plane: Plane, number: int, polygon: Polygon) -> Dataset:
+    # PS3.3 C.8.8.6.1: a reader connects the last point to the first. It does so along a row: plastimatch 1.9.4 takes
+    # a contour whose ends have the same x and y for closed, and drops the last point.
+    points = _to_lps(plane, polygon[1:])
+    item = Dataset()
+    item.ContourNumber = number
+    item.ContourImageSequence = [
+        _image(frame.sop_class_uid, frame.sop_instance_uid, [] if frame.frame_number is None else [frame.frame_number])
+    ]
+    item.ContourGeometricType = "CLOSED_PLANAR"
+    item.NumberOfContourPoints = len(points)
+    item[CONTOUR_DATA] = _decimals(points)
+    return item
+
+
+def _decimals(points: NDArray[np.float64]) -> RawDataElement:
+    """Contour Data, to 0.1 um, as the bytes that are written: pydicom takes ten times as long for hundreds of thousands
+    of decimal strings."""
+    value = "\\".join([f"{number:.4f}" for number in points.ravel().tolist()]).encode()
+    value += b" " * (len(value) % 2)
+    return RawDataElement(CONTOUR_DATA, "DS", len(value), value, 0, True, True)
+
+
+def _to_lps(plane: Plane, polygon: Polygon) -> NDArray[np.float64]:
+    """(n, 2) (column, row), pixel edges being integers, to (n, 3) LPS mm."""
+    columns, rows = (polygon - 0.5).T * np.array([[plane.spacing[1]], [plane.spacing[0]]])
+    return plane.position + np.outer(columns, plane.row_direction) + np.outer(rows, plane.column_direction)
+
+
+def _observation(number: int, segment: Segment, name: str) -> Dataset:
+    item = Dataset()
+    item.ObservationNumber = number
+    item.ReferencedROINumber = number
+    item.ROIObservationLabel = name[:LABEL_LENGTH]
+    item.RTROIIdentificationCodeSequence = [_code(segment.type)]
+    item.RTROIInterpretedType = _interpreted_type(segment)
+    item.ROIInterpreter = ""
+    return item
+
+
+def _interpreted_type(segment: Segment) -> str:
+    """RT ROI Interpreted Type (PS3.3 C.8.8.8.1); empty where the segment's codes do not settle it."""
+    if (segment.type.value, segment.type.scheme) in GROSS_TUMOUR:
+        return "GTV"
+    return "ORGAN" if segment.category.value == codes.SCT.AnatomicalStructure.value else ""
+
+
+def _code(code: Code) -> Dataset:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code.value, code.scheme, code.meaning[:64]
+    return item

@@ -1,0 +1,190 @@
+"""How jobs come into the queue, and what they supersede there: parts of the transactions of `Studies` and `Jobs`.
+
+Jobs of a study and application are held (`hold_jobs`) before it is decided what stands and what is superseded.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, SQLColumnExpression, and_, select, update
+from sqlalchemy.orm import Session, aliased
+
+from storage import schema
+from storage.database import changed
+from storage.events import add_event
+from storage.records import JobKind, JobState, NewJob
+
+_WAITING = (JobState.QUEUED, JobState.RETRYING)
+
+
+def no_result_fingerprint(of: str, why: str, explanation: str) -> str:
+    """Names a report that there is no result; `of` names the instances, or the analysis that failed."""
+    return hashlib.sha256(f"no result\n{of}\n{why}\n{explanation}".encode()).hexdigest()
+
+
+def hold_jobs(session: Session, study_instance_uid: str, application: str) -> None:
+    """Keeps the jobs of the same study and application in their states until the end of the transaction: one that a
+    worker claims or gives back meanwhile would be met neither as waiting nor as running."""
+    job = schema.Job
+    session.scalars(
+        select(job.id)
+        .where(job.study_instance_uid == study_instance_uid, job.application == application)
+        .order_by(job.id)  # whoever holds several takes them in this order
+        .with_for_update()
+    ).all()
+
+
+def enqueue_unless_standing(session: Session, new: NewJob, now: datetime) -> int:
+    """Enqueues a job, unless one gives the very same result; supersedes the others of its study and application.
+
+    The id of the job that stands then. The jobs must be held.
+    """
+    standing = _standing_job(session, new)
+    _supersede(session, new, standing, now)
+    if standing is None:
+        return enqueue(session, new, now)
+    _raise_priority(session, standing, new.priority)
+    text = f"{new.application}: the same instances as before, job {standing} stands"
+    add_event(session, now, new.study_instance_uid, new.revision, "queued", text, standing)
+    return standing
+
+
+def start(session: Session, new: NewJob, now: datetime) -> int:
+    """Enqueues a job, whatever was computed before; supersedes the others of its study and application."""
+    _supersede(session, new, None, now)
+    return enqueue(session, new, now)
+
+
+def supersede_early(
+    session: Session, study_instance_uid: str, revision: int, applies: Iterable[str], now: datetime
+) -> None:
+    """Analyses of this revision whose application turns out not to apply: only what started early has one already."""
+    job = schema.Job
+    early = and_(
+        job.study_instance_uid == study_instance_uid,
+        job.revision == revision,
+        job.kind == JobKind.ANALYSIS,
+        job.application.not_in(list(applies)),
+    )
+    session.scalars(select(job.id).where(early).with_for_update()).all()
+    reason = "superseded: the application does not apply to the complete study"
+    cancel(session, early, revision, reason, now)
+
+
+def cancel(session: Session, jobs: ColumnElement[bool], revision: int, reason: str, now: datetime) -> None:
+    """Waiting jobs are CANCELLED; a running one will be when it ends."""
+    job = schema.Job
+    changed(session, update(job).where(jobs, job.state == JobState.RUNNING).values(superseded=True))
+    cancelled = session.execute(
+        update(job)
+        .where(jobs, job.state.in_(_WAITING))
+        .values(state=JobState.CANCELLED, superseded=True, reason=reason, finished_at=now)
+        .returning(job.id, job.study_instance_uid, job.application),
+        execution_options={"synchronize_session": False},
+    ).all()
+    for job_id, study_instance_uid, application in cancelled:
+        text = f"{application}: job {job_id} cancelled, {reason}"
+        add_event(session, now, study_instance_uid, revision, "queued", text, job_id)
+
+
+def enqueue(session: Session, new: NewJob, now: datetime) -> int:
+    """Makes the row and tells it in the timeline. The id."""
+    row = schema.Job(
+        study_instance_uid=new.study_instance_uid,
+        revision=new.revision,
+        application=new.application,
+        inputs=dict(new.inputs),
+        fingerprint=new.fingerprint,
+        state=JobState.QUEUED,
+        superseded=False,
+        attempts=0,
+        reason="",
+        created_at=now,
+        run_after=now,
+        priority=new.priority,
+        kind=new.kind,
+        detail=dict(new.detail),
+    )
+    session.add(row)
+    session.flush()
+    urgent = f" with priority {new.priority}" if new.priority else ""
+    text = f"{new.application}: job {row.id} queued{urgent}{_purpose(new)}"
+    add_event(session, now, new.study_instance_uid, new.revision, "queued", text, row.id)
+    return row.id
+
+
+def withdrawn(study_instance_uid: SQLColumnExpression[str], job_id: SQLColumnExpression[int]) -> ColumnElement[bool]:
+    """Whether the results of a job of this study were withdrawn, for use in a statement."""
+    withdrawal = aliased(schema.Job)
+    return (
+        select(withdrawal.id)
+        .where(
+            withdrawal.study_instance_uid == study_instance_uid,
+            withdrawal.kind == JobKind.WITHDRAWAL,
+            withdrawal.detail["job"].as_integer() == job_id,
+        )
+        .exists()
+    )
+
+
+def _purpose(new: NewJob) -> str:
+    match new.kind:
+        case JobKind.NO_RESULT:
+            return f" to report that there is no AI result ({new.detail['why']}): {new.detail['explanation']}"
+        case JobKind.WITHDRAWAL:
+            return f" to withdraw the results of job {new.detail['job']}"
+        case JobKind.ANALYSIS:
+            return ""
+
+
+def _standing_job(session: Session, new: NewJob) -> int | None:
+    """The job that gives, or has given, the very same result.
+
+    A result after which the opposite was reported stands no more: a report that there is none, or the other way round.
+    """
+    job, other = schema.Job, aliased(schema.Job)
+    contradicted = (
+        select(other.id)
+        .where(
+            other.study_instance_uid == job.study_instance_uid,
+            other.application == job.application,
+            other.kind.not_in((new.kind, JobKind.WITHDRAWAL)),
+            other.state == JobState.SUCCEEDED,
+            other.finished_at > job.finished_at,
+            ~withdrawn(other.study_instance_uid, other.id),
+        )
+        .exists()
+    )
+    return session.scalar(
+        select(job.id)
+        .where(
+            job.study_instance_uid == new.study_instance_uid,
+            job.application == new.application,
+            job.kind == new.kind,
+            job.fingerprint == new.fingerprint,
+            job.state.in_((JobState.QUEUED, JobState.RUNNING, JobState.RETRYING, JobState.SUCCEEDED)),
+            job.superseded.is_(False),
+            ~contradicted,
+        )
+        .order_by(job.id.desc())
+        .limit(1)
+    )
+
+
+def _supersede(session: Session, new: NewJob, standing: int | None, now: datetime) -> None:
+    """A withdrawal stays wanted, whatever comes."""
+    job = schema.Job
+    older = and_(
+        job.study_instance_uid == new.study_instance_uid,
+        job.application == new.application,
+        job.kind != JobKind.WITHDRAWAL,
+    )
+    if standing is not None:
+        older = and_(older, job.id != standing)
+    cancel(session, older, new.revision, f"superseded by revision {new.revision}", now)
+
+
+def _raise_priority(session: Session, job_id: int, priority: int) -> None:
+    job = schema.Job
+    changed(session, update(job).where(job.id == job_id, job.priority < priority).values(priority=priority))

@@ -1,0 +1,1 @@
+"""Whether every result object is valid, by every validator there is: `python -m tests.conformance`."""

@@ -1,0 +1,55 @@
+"""Objects of a few real series before the validators that take seconds; and broken ones, which must not pass.
+
+`make conformance` has every series and every validator.
+"""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dicom_node.objects.build import ObjectContext
+from inference.volume import read_volume
+from tests.conformance.breakages import BREAKAGES, Breakage
+from tests.conformance.cases import CASES, Case, rich_findings
+from tests.conformance.judges import JUDGES
+from tests.conformance.makers import Results, make, results
+from tests.conformance.trial import Verdict, try_all
+from tests.objects.sources import write_oblique
+
+FAST = [judge for judge in JUDGES if not judge.slow]
+FEW = ("Siemens classic", "Siemens Enhanced", "GE classic", "Sarcoma STS_001")
+
+
+def complaints(verdicts: list[Verdict]) -> list[str]:
+    return [f"{v.kind}, {v.judge}: {error}" for v in verdicts for error in v.errors]
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.name.startswith(FEW)], ids=lambda case: case.name)
+def test_objects_of_real_series_are_valid(test_data: Path, tmp_path: Path, case: Case) -> None:
+    verdicts = try_all(make(case, test_data), tmp_path / "objects", FAST)
+    assert {v.judge for v in verdicts} == {judge.name for judge in FAST}
+    assert complaints(verdicts) == []
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    folder = write_oblique(tmp_path_factory.mktemp("oblique"), "Müller^Änne", "ISO_IR 192")
+    paths = sorted(folder.iterdir())
+    found = rich_findings(read_volume(paths))
+    return Results(CASES[0], paths, results(found, ObjectContext("NODE", "negative controls")))
+
+
+def test_unbroken_objects_pass(sound: Results, tmp_path: Path) -> None:
+    assert complaints(try_all(sound, tmp_path / "objects", FAST)) == []
+
+
+@pytest.mark.parametrize("breakage", BREAKAGES, ids=lambda breakage: breakage.name)
+def test_broken_objects_do_not_pass(sound: Results, tmp_path: Path, breakage: Breakage) -> None:
+    """Each is noticed by the judge that is there for it, in the words that say what is wrong."""
+    made = [replace(one, dataset=copy.deepcopy(one.dataset)) for one in sound.made]
+    breakage.apply({one.kind: one.dataset for one in made})
+    (judge,) = [judge for judge in JUDGES if judge.name == breakage.judge]
+    found = complaints(try_all(replace(sound, made=made), tmp_path / "objects", [judge]))
+    assert any(breakage.complaint in line for line in found), found
