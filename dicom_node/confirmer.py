@@ -127,6 +127,9 @@ class Confirmer:
         except PeerRefused as error:
             log.info("No storage commitment: %s", error, extra=_extra(destination, confirmation))
             self._confirmations.read_back(confirmation.id, self._now())
+        except PeerUnavailable as error:  # some break off where they refuse
+            log.warning("Asking for storage commitment failed: %s", error, extra=_extra(destination, confirmation))
+            self._read_back(destination, confirmation, str(error))
 
     def _act(self, destination: Confirms, confirmation: Confirmation) -> None:
         """What follows from a report. What it does not name is not committed."""
@@ -138,7 +141,8 @@ class Confirmer:
         missed = {uid: failed.get(uid, "its report does not name it") for uid in asked - committed}
         self._settle(destination, confirmation, asked & committed, missed, "storage committed")
 
-    def _read_back(self, destination: Confirms, confirmation: Confirmation) -> None:
+    def _read_back(self, destination: Confirms, confirmation: Confirmation, trouble: str = "") -> None:
+        """`trouble` is why it could not be asked for storage commitment: until time is up, it will be again."""
         references = self._references(confirmation)
         was_requested = confirmation.state is ConfirmationState.REQUESTED
         is_over = self._now() - confirmation.requested_at >= self._patience
@@ -149,15 +153,20 @@ class Confirmer:
         except PeerRefused as error:
             if was_requested:
                 self._settle(destination, confirmation, set(), dict.fromkeys(asked, f"{overdue}, and {error}"), "")
-                return
-            log.info("Nothing can confirm what was sent: %s", error, extra=_extra(destination, confirmation))
-            self._confirmations.give_up(confirmation.id, f"it offers no storage commitment, and {error}", self._now())
+            elif trouble and not is_over:
+                self._postpone(destination, confirmation, trouble)
+            else:
+                self._give_up(destination, confirmation, f"{trouble or 'it offers no storage commitment'}, and {error}")
             return
         if asked - there and not (was_requested or is_over):
             self._postpone(destination, confirmation, "accepted, but not found there yet")
             return
         why = f"{overdue}, and a query does not find it" if was_requested else "a query does not find it"
         self._settle(destination, confirmation, there, dict.fromkeys(asked - there, why), "found there by a query")
+
+    def _give_up(self, destination: Confirms, confirmation: Confirmation, reason: str) -> None:
+        log.warning("What has arrived cannot be confirmed: %s", reason, extra=_extra(destination, confirmation))
+        self._confirmations.give_up(confirmation.id, reason, self._now())
 
     def _settle(
         self,
