@@ -210,14 +210,12 @@ class Confirmations:
                 add_event(session, now, job.study_instance_uid, job.revision, "delivered", text, job.id)
             return True
 
-    def list(self, destination: str | None = None) -> Sequence[Confirmation]:
+    def list(self) -> Sequence[Confirmation]:
         """The oldest first."""
-        row = schema.Confirmation
-        statement = select(row).order_by(row.id)
-        if destination is not None:
-            statement = statement.where(row.destination == destination)
         with self._database.reading() as session:
-            return [_record(found) for found in session.scalars(statement)]
+            return [
+                _record(row) for row in session.scalars(select(schema.Confirmation).order_by(schema.Confirmation.id))
+            ]
 
 
 def _move(session: Session, confirmation_id: int, states: Collection[ConfirmationState], **values: Any) -> bool:
