@@ -17,7 +17,8 @@ from dicom_node.catalogue import ConfiguredApplication, configured_applications
 from dicom_node.commitment import PUSH_MODEL, Addressee, AssociationReports, CommitmentService
 from dicom_node.commitment_reporter import CommitmentReporter, send_report
 from dicom_node.completion import Complete, CompletionRule, Wait, decide
-from dicom_node.destinations.base import Destination
+from dicom_node.confirmation import ConfirmationService
+from dicom_node.confirmer import Confirmer
 from dicom_node.destinations.dicomweb import BasicAuth, BearerAuth, DicomwebDestination, read_secret
 from dicom_node.destinations.dimse import DimseDestination
 from dicom_node.destinations.folder import FolderDestination
@@ -44,6 +45,7 @@ from dicom_node.supervisor import Role
 from dicom_node.wholeness import take_inventory
 from inference.binding import feeds_inputs
 from storage.commitments import Commitments
+from storage.confirmations import Confirmations
 from storage.database import Database, sqlite_file
 from storage.deliveries import Deliveries
 from storage.errors import NodeError, Permanent, Retriable
@@ -74,6 +76,7 @@ class Stores:
     deliveries: Deliveries
     procedure_steps: ProcedureSteps
     commitments: Commitments
+    confirmations: Confirmations
 
 
 def open_stores(settings: Settings, upgrade: bool = False) -> Stores:
@@ -112,6 +115,7 @@ def _stores(database: Database, settings: Settings) -> Stores:
         deliveries=Deliveries(database),
         procedure_steps=ProcedureSteps(database, procedure_steps_dir(settings)),
         commitments=Commitments(database),
+        confirmations=Confirmations(database),
     )
 
 
@@ -185,8 +189,8 @@ def further_services(settings: Settings) -> list[DimseService]:
     return [
         DimseService((SopClass(MPPS, ServiceName.MPPS, scu_role=True, scp_role=False),), tuple(steps.handlers())),
         DimseService(
-            (SopClass(PUSH_MODEL, ServiceName.COMMITMENT, scu_role=True, scp_role=False),),
-            tuple(commitment.handlers()),
+            (SopClass(PUSH_MODEL, ServiceName.COMMITMENT, scu_role=True, scp_role=True),),
+            (*commitment.handlers(), *ConfirmationService(Confirmations(database)).handlers()),
         ),
     ]
 
@@ -261,7 +265,16 @@ def build_dispatcher(settings: Settings, stores: Stores) -> Dispatcher:
         destinations=[build_destination(d, settings) for d in settings.destinations],
         backoff=retry(settings),
         name=role_name("dispatch"),
-        beside=[build_commitment_reporter(settings, stores).run],
+        beside=[build_commitment_reporter(settings, stores).run, build_confirmer(settings, stores).run],
+    )
+
+
+def build_confirmer(settings: Settings, stores: Stores) -> Confirmer:
+    return Confirmer(
+        confirmations=stores.confirmations,
+        destinations=[build_destination(d, settings) for d in settings.destinations if d.confirm == "auto"],
+        patience=timedelta(seconds=settings.dispatch.commitment_timeout_seconds),
+        pauses=retry(settings),
     )
 
 
@@ -284,7 +297,9 @@ def retry(settings: Settings) -> Backoff:
     )
 
 
-def build_destination(destination: AnyDestination, settings: Settings) -> Destination:
+def build_destination(
+    destination: AnyDestination, settings: Settings
+) -> DimseDestination | DicomwebDestination | FolderDestination:
     match destination:
         case DimseSettings():
             return DimseDestination(

@@ -53,13 +53,15 @@ Filed = Callable[[], datetime | None]  # everything acknowledged before this tim
 
 
 class Status(IntEnum):
-    """N-ACTION response statuses (PS3.7 annex C)."""
+    """N-ACTION and N-EVENT-REPORT response statuses (PS3.7 annex C)."""
 
     SUCCESS = 0x0000
     PROCESSING_FAILURE = 0x0110
     NO_SUCH_INSTANCE = 0x0112
+    NO_SUCH_EVENT_TYPE = 0x0113
     INVALID_ARGUMENT = 0x0115
     NO_SUCH_ACTION = 0x0123
+    UNRECOGNIZED_OPERATION = 0x0211
     RESOURCE_LIMITATION = 0x0213
 
 
@@ -74,7 +76,7 @@ class FailureReason(IntEnum):
 
 @dataclass(frozen=True)
 class Answer:
-    """What the peer is told of its N-ACTION."""
+    """What the peer is told of its N-ACTION or N-EVENT-REPORT."""
 
     status: Status
     comment: str = ""
@@ -85,6 +87,9 @@ class Answer:
         if self.comment:
             ds.ErrorComment = self.comment[:ERROR_COMMENT_LENGTH]
         return ds
+
+
+NOT_IN_THIS_ROLE = Answer(Status.UNRECOGNIZED_OPERATION, "Not in the role that was negotiated")
 
 
 @dataclass(frozen=True)
@@ -119,11 +124,11 @@ class Report:
         ds = Dataset()
         ds.TransactionUID = self.transaction_uid
         if self.failed:
-            ds.FailedSOPSequence = Items([_reference(f.sop_class_uid, f.sop_instance_uid) for f in self.failed])
+            ds.FailedSOPSequence = Items([reference_item(f.sop_class_uid, f.sop_instance_uid) for f in self.failed])
             for item, failure in zip(ds.FailedSOPSequence, self.failed, strict=True):
                 item.FailureReason = int(failure.reason)
         if self.committed:
-            ds.ReferencedSOPSequence = Items([_reference(*item) for item in self.committed])
+            ds.ReferencedSOPSequence = Items([reference_item(*item) for item in self.committed])
         return ds
 
     def __str__(self) -> str:
@@ -152,12 +157,12 @@ def judge_request(action_type: int | None, sop_instance_uid: str, ds: Dataset) -
         return Answer(Status.NO_SUCH_ACTION, "The only Action Type ID is 1")
     if sop_instance_uid != PUSH_MODEL_INSTANCE:
         return Answer(Status.NO_SUCH_INSTANCE, f"The SOP Instance UID is {PUSH_MODEL_INSTANCE}")
-    transaction_uid = _uid(ds, "TransactionUID")
+    transaction_uid = uid_of(ds, "TransactionUID")
     if transaction_uid is None:
         return Answer(Status.INVALID_ARGUMENT, "TransactionUID is missing or no UID")
     items = []
     for item in ds.get("ReferencedSOPSequence") or ():
-        sop_class, instance = _uid(item, "ReferencedSOPClassUID"), _uid(item, "ReferencedSOPInstanceUID")
+        sop_class, instance = uid_of(item, "ReferencedSOPClassUID"), uid_of(item, "ReferencedSOPInstanceUID")
         if sop_class is None or instance is None:
             return Answer(Status.INVALID_ARGUMENT, "An item lacks a UID, or has one that is none")
         items.append((sop_class, instance))
@@ -215,14 +220,16 @@ def report_request(report: Report, message_id: int, transfer_syntax_uid: str) ->
     return request
 
 
-def _reference(sop_class_uid: str, sop_instance_uid: str) -> Dataset:
+def reference_item(sop_class_uid: str, sop_instance_uid: str) -> Dataset:
+    """An item of Referenced SOP Sequence."""
     item = Dataset()
     item.ReferencedSOPClassUID = sop_class_uid
     item.ReferencedSOPInstanceUID = sop_instance_uid
     return item
 
 
-def _uid(ds: Dataset, keyword: str) -> str | None:
+def uid_of(ds: Dataset, keyword: str) -> str | None:
+    """The UID that an attribute holds; None where it is absent or none."""
     value = str(ds.get(keyword) or "").strip()
     return value if UID.fullmatch(value) else None
 
@@ -418,6 +425,11 @@ class ReactorLink:
         threading.Thread(target=send, name="commitment-report", daemon=True).start()
 
 
+def context_of(event: Any) -> Any:
+    """The presentation context of a request, with the roles that were negotiated for this node (PS3.7 D.3.3.4)."""
+    return next(c for c in event.assoc.accepted_contexts if c.context_id == event.context.context_id)
+
+
 def link_of(assoc: Any) -> Link:
     return PostingLink(assoc) if hasattr(assoc, "post") else ReactorLink(assoc)
 
@@ -486,6 +498,8 @@ class CommitmentService:
 
     def _on_action(self, event: Any) -> tuple[Dataset, None]:
         assoc = event.assoc
+        if not context_of(event).as_scp:
+            return NOT_IN_THIS_ROLE.dataset(), None
         try:
             ds = event.action_information
             for _ in ds.iterall():

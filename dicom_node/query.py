@@ -1,15 +1,17 @@
-"""The node as a query SCU (PS3.4 annex C): how many instances of a study a PACS holds.
+"""The node as a query SCU (PS3.4 annex C): how many instances of a study a PACS holds, and which of certain ones.
 
-A study-root C-FIND at STUDY level for Number of Study Related Instances (0020,1208), an optional key that not every
-PACS answers (PS3.4 C.6.2.1.2).
+The first is a study-root C-FIND at STUDY level for Number of Study Related Instances (0020,1208), an optional key that
+not every PACS answers (PS3.4 C.6.2.1.2); the second one at IMAGE level for each series.
 """
 
+from collections.abc import Collection
 from typing import Protocol
 
 from pydicom.dataset import Dataset
 from pydicom.uid import ImplicitVRLittleEndian
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
+from dicom_node.destinations.base import Reference
 from dicom_node.errors import PeerRefused, PeerUnavailable
 from dicom_node.scu import StorageSCU, Target
 
@@ -73,3 +75,23 @@ class DimseSource:
             return max(int(ds.NumberOfStudyRelatedInstances) for ds in matches)
         except (AttributeError, TypeError, ValueError):
             raise PeerRefused(f"{self._target} does not say how many instances a study has") from None
+
+
+def find_instances(
+    calling_ae_title: str, target: Target, references: Collection[Reference], timeout: float
+) -> set[str]:
+    """The SOP Instance UIDs of those that the peer holds. Raises PeerUnavailable, or PeerRefused where it does not say.
+
+    Asks for whole series: not every PACS matches lists of UIDs, and results have series of their own.
+    """
+    model = str(StudyRootQueryRetrieveInformationModelFind)
+    found: set[str] = set()
+    with QuerySCU(calling_ae_title, target, [(model, str(ImplicitVRLittleEndian))], timeout) as scu:
+        for study, series in sorted({(r.study_instance_uid, r.series_instance_uid) for r in references}):
+            query = Dataset()
+            query.QueryRetrieveLevel = "IMAGE"
+            query.StudyInstanceUID = study
+            query.SeriesInstanceUID = series
+            query.SOPInstanceUID = None
+            found.update(str(ds.get("SOPInstanceUID", "")) for ds in scu.find(query, model))
+    return found.intersection(r.sop_instance_uid for r in references)

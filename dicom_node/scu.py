@@ -25,7 +25,7 @@ from pynetdicom.transport import AddressInformation
 from dicom_node.data_path import MAXIMUM_PDU_BYTES
 from dicom_node.destinations.base import EchoResult, SendResult
 from dicom_node.errors import PeerRefused, PeerUnavailable
-from dicom_node.upper_layer import DeadlineSocket, QuietAssociation, silence_pynetdicom
+from dicom_node.upper_layer import DeadlineSocket, RequestedAssociation, silence_pynetdicom
 from storage.errors import NodeError, Permanent
 from storage.header import UnreadableDataset, scan_header
 
@@ -137,7 +137,7 @@ class Requestor:
         self._calling_ae_title = calling_ae_title
         self._accepted: dict[Context, int] = {}
         self._message_id = 0
-        self._assoc: QuietAssociation | None = None
+        self._assoc: RequestedAssociation | None = None
 
     def __enter__(self) -> Self:
         silence_pynetdicom()
@@ -160,7 +160,7 @@ class Requestor:
         else:
             assoc.abort()
 
-    def _create(self) -> QuietAssociation:
+    def _create(self) -> RequestedAssociation:
         ae = AE(ae_title=self._calling_ae_title)
         ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = self._timeout
         try:
@@ -168,7 +168,7 @@ class Requestor:
         except OSError:
             raise PeerUnavailable(f"the host name {self._target.host} is unknown") from None
         local = AddressInformation("0.0.0.0" if remote.is_ipv4 else "::", 0)  # noqa: S104 - an outgoing connection
-        assoc = QuietAssociation(ae, MODE_REQUESTOR)
+        assoc = RequestedAssociation(ae, MODE_REQUESTOR)
         assoc.set_socket(DeadlineSocket(assoc, self._timeout, address=local))
         assoc.acceptor.ae_title = self._target.ae_title
         assoc.acceptor.address_info = remote
@@ -185,7 +185,7 @@ class Requestor:
             assoc.requestor.add_negotiation_item(build_role(sop_class_uid, scp_role=True))
         return assoc
 
-    def _failure(self, assoc: QuietAssociation) -> NodeError:
+    def _failure(self, assoc: RequestedAssociation) -> NodeError:
         if assoc.is_rejected:
             answer = assoc.acceptor.primitive
             message = f"{self._target} rejects the association: {answer.reason_str.lower()}"
@@ -202,7 +202,7 @@ class Requestor:
         self._message_id = self._message_id % LARGEST_MESSAGE_ID + 1
         request.MessageID = self._message_id
         assoc.dimse.send_msg(request, context_id)
-        _, response = assoc.dimse.get_msg(block=True)
+        response = self._response()
         if not isinstance(response, type(request)) or response.MessageIDBeingRespondedTo != self._message_id:
             broken = response is None and not assoc.dul.is_alive()
             assoc.abort()
@@ -210,6 +210,12 @@ class Requestor:
         if response.Status is None:
             raise PeerUnavailable(f"{self._target} answered without a status")
         return response
+
+    def _response(self) -> Any:
+        """The next message; None when there is none in time, or when the association is over."""
+        assert self._assoc is not None
+        _, message = self._assoc.dimse.get_msg(block=True)
+        return message
 
 
 class StorageSCU(Requestor):

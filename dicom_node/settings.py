@@ -118,6 +118,7 @@ class DispatchSettings(_Section):
     first_retry_seconds: Seconds = 5
     longest_retry_seconds: Seconds = 900
     timeout_seconds: Seconds = 30
+    commitment_timeout_seconds: Seconds = 600
 
 
 class PeerSettings(_Section):
@@ -139,6 +140,7 @@ class DestinationSettings(_Section):
     segmentation: Literal["binary", "fractional", "labelmap"] = "binary"
     omit_empty_frames: bool = True
     withdraw_superseded: bool = False
+    confirm: Literal["auto", "none"] = "auto"
 
     @property
     def profile(self) -> ObjectProfile:

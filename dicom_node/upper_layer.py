@@ -114,6 +114,14 @@ class QuietAssociation(Association):
 # -- as requestor ------------------------------------------------------------------------------------------------------
 
 
+class RequestedAssociation(QuietAssociation):
+    """An association that we request of a peer. What the peer asks of us waits among its responses, for the one thread
+    that reads them; pynetdicom would answer an N-EVENT-REPORT in a thread of its own."""
+
+    def _serve_request(self, msg: Any, context_id: int) -> None:
+        self.dimse.msg_queue.put((context_id, msg))
+
+
 class DeadlineSocket(AssociationSocket):
     """Reads and writes whole PDUs or fails within `timeout` seconds, however slowly the peer trickles."""
 

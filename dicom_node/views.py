@@ -206,12 +206,16 @@ def _job_block(job: Plain) -> RenderableType:
                 Text.assemble(
                     f"delivery {delivery['id']}  {delivery['kind']} → {delivery['destination']}  ",
                     state_text(delivery["state"]),
-                    f"  attempts {delivery['attempts']}",
+                    f"  attempts {delivery['attempts']}{_resent(delivery)}",
                 )
             )
         )
         lines += [_below(line) for line in _reason(delivery["reason"])]
     return Group(*lines)
+
+
+def _resent(delivery: Plain) -> str:
+    return "  sent again: it was accepted and not committed" if delivery["resends"] else ""
 
 
 def _whole(uid: str, style: str = "") -> Text:
@@ -276,7 +280,7 @@ def study_view(detail: Plain) -> RenderableType:
     for delivery in detail["deliveries"]:
         what = "no AI result, " if delivery["job_id"] in reports else ""
         head = f"{what}{delivery['kind']} → {delivery['destination']}  "
-        lines.append(_below(Text.assemble(head, state_text(delivery["state"]))))
+        lines.append(_below(Text.assemble(head, state_text(delivery["state"]), _resent(delivery))))
         lines.append(_below(_below(_whole(delivery["sop_instance_uid"]))))
         lines += [_below(line) for line in _reason(delivery["reason"])]
     if not detail["deliveries"]:
@@ -295,10 +299,16 @@ def explanation(detail: Plain, routing: Plain | None, awaited: Plain | None) -> 
         {**{k: j[k] for k in ("id", "application", "kind", "revision", "state", "priority")}, "purpose": purpose(j)}
         for j in detail["jobs"]
     ]
-    not_delivered = [
-        {k: d[k] for k in ("id", "job_id", "kind", "destination", "state", "reason")}
+    told = [
+        {k: d[k] for k in ("id", "job_id", "kind", "destination", "state", "reason", "resends")}
         for d in detail["deliveries"]
-        if d["state"] in (DeliveryState.REPLACED, DeliveryState.FAILED)
+    ]
+    not_delivered = [d for d in told if d["state"] in (DeliveryState.REPLACED, DeliveryState.FAILED)]
+    not_confirmed = [
+        d
+        for d in told
+        if (d["state"] == DeliveryState.SENT and d["reason"])
+        or (d["resends"] and d["state"] not in (DeliveryState.COMMITTED, DeliveryState.FAILED))
     ]
     return {
         **{k: detail[k] for k in keys},
@@ -307,6 +317,7 @@ def explanation(detail: Plain, routing: Plain | None, awaited: Plain | None) -> 
         "routing": routing,
         "jobs": jobs,
         "not_delivered": not_delivered,
+        "not_confirmed": not_confirmed,
     }
 
 
@@ -359,9 +370,9 @@ def explain_view(explained: Plain) -> Tree:
                     (f"Job {j['id']}, {j['application']}: ", "bold"), state_text(j["state"]), f"  {j['purpose']}"
                 )
             )
-    for d in explained["not_delivered"]:
+    for d in explained["not_delivered"] + explained["not_confirmed"]:
         head = f"{d['kind']} of job {d['job_id']} → {d['destination']}: "
-        tree.add(Text.assemble((head, "bold"), state_text(d["state"]), f"  {d['reason']}"))
+        tree.add(Text.assemble((head, "bold"), state_text(d["state"]), f"{_resent(d)}  {d['reason']}"))
     return tree
 
 

@@ -4,6 +4,8 @@ The objects of one job go to a destination in their order, a report after what i
 once all earlier ones of its job are SENT, COMMITTED or REPLACED there. Where an earlier one FAILED, the later ones
 wait, listed as QUEUED, until `retry` queues the failed one again and it gets through. One that the destination does not
 take, and that nothing can replace, is FAILED and goes to the end, so that it holds up none.
+
+What follows once a delivery is SENT is in `storage.confirmations`.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -63,7 +65,7 @@ class Deliveries:
                 return None
         with self._database.session() as session:
             locked = due.with_for_update(skip_locked=True, of=delivery)
-            rows = _move(
+            rows = move(
                 session,
                 delivery.id == locked.scalar_subquery(),
                 state=DeliveryState.SENDING,
@@ -76,27 +78,14 @@ class Deliveries:
     def sent(self, delivery_id: int, dispatcher: str, now: datetime) -> bool:
         """SENDING → SENT: the destination answered Success. False when this dispatcher does not hold it any more."""
         with self._database.session() as session:
-            rows = _move(
+            rows = move(
                 session,
                 _held(delivery_id, dispatcher),
                 state=DeliveryState.SENT,
                 reason="",
                 sent_at=now,
             )
-            _tell(session, rows, now, "delivered", "arrived")
-            return bool(rows)
-
-    def committed(self, delivery_id: int, now: datetime) -> bool:
-        """SENT → COMMITTED: the destination took responsibility. False in other states."""
-        delivery = schema.Delivery
-        with self._database.session() as session:
-            rows = _move(
-                session,
-                and_(delivery.id == delivery_id, delivery.state == DeliveryState.SENT),
-                state=DeliveryState.COMMITTED,
-                committed_at=now,
-            )
-            _tell(session, rows, now, "delivered", "storage committed")
+            tell(session, rows, now, "delivered", "arrived")
             return bool(rows)
 
     def fail(
@@ -108,17 +97,17 @@ class Deliveries:
         """
         with self._database.session() as session:
             if retry_at is None:
-                rows = _move(session, _held(delivery_id, dispatcher), state=DeliveryState.FAILED, reason=reason)
-                _tell(session, rows, now, "warning", f"not delivered, for good: {reason}")
+                rows = move(session, _held(delivery_id, dispatcher), state=DeliveryState.FAILED, reason=reason)
+                tell(session, rows, now, "warning", f"not delivered, for good: {reason}")
             else:
-                rows = _move(
+                rows = move(
                     session,
                     _held(delivery_id, dispatcher),
                     state=DeliveryState.RETRYING,
                     reason=reason,
                     run_after=retry_at,
                 )
-                _tell(session, rows, now, "warning", f"not delivered, will be tried again: {reason}")
+                tell(session, rows, now, "warning", f"not delivered, will be tried again: {reason}")
             state = session.scalar(select(schema.Delivery.state).where(schema.Delivery.id == delivery_id))
         if state is None:
             raise Permanent(f"There is no delivery {delivery_id}")
@@ -175,11 +164,11 @@ class Deliveries:
             for object_id, why in unsent.items():
                 where = and_(delivery.object_id == object_id, ends)
                 if why.replaced:
-                    rows = _move(session, where, state=DeliveryState.REPLACED, reason=why.reason)
+                    rows = move(session, where, state=DeliveryState.REPLACED, reason=why.reason)
                 else:
                     last += 1
-                    rows = _move(session, where, state=DeliveryState.FAILED, reason=why.reason, sequence=last)
-                _tell(session, rows, now, "warning", f"not delivered: {why.reason}")
+                    rows = move(session, where, state=DeliveryState.FAILED, reason=why.reason, sequence=last)
+                tell(session, rows, now, "warning", f"not delivered: {why.reason}")
                 ended += rows
             for object_id in sent:
                 if object_id not in known:
@@ -205,8 +194,8 @@ class Deliveries:
             if session.scalar(select(schema.Delivery.id).where(held).limit(1)) is None:
                 return []
         with self._database.session() as session:
-            rows = _move(session, held, state=DeliveryState.RETRYING, reason=reason, run_after=now)
-            _tell(session, rows, now, "warning", f"delivery interrupted, will be tried again: {reason}")
+            rows = move(session, held, state=DeliveryState.RETRYING, reason=reason, run_after=now)
+            tell(session, rows, now, "warning", f"delivery interrupted, will be tried again: {reason}")
             return rows
 
     # -- an operator's side --------------------------------------------------------------------------------------------
@@ -216,15 +205,17 @@ class Deliveries:
         delivery = schema.Delivery
         now = datetime.now(UTC)
         with self._database.session() as session:
-            rows = _move(
+            rows = move(
                 session,
                 and_(delivery.id == delivery_id, delivery.state == DeliveryState.FAILED),
                 state=DeliveryState.QUEUED,
                 attempts=0,
                 reason="",
                 run_after=now,
+                confirmation_id=None,
+                resends=0,
             )
-            _tell(session, rows, now, "queued", "delivery queued again, as asked by the operator")
+            tell(session, rows, now, "queued", "delivery queued again, as asked by the operator")
             return bool(rows)
 
     def list(
@@ -252,7 +243,7 @@ def _held(delivery_id: int, dispatcher: str) -> ColumnElement[bool]:
     return and_(delivery.id == delivery_id, delivery.state == DeliveryState.SENDING, delivery.dispatcher == dispatcher)
 
 
-def _move(session: Session, where: ColumnElement[bool], **values: Any) -> list[Delivery]:
+def move(session: Session, where: ColumnElement[bool], **values: Any) -> list[Delivery]:
     """One guarded transition; the deliveries that made it, as they are now."""
     rows = session.scalars(
         update(schema.Delivery).where(where).values(**values).returning(schema.Delivery),
@@ -261,7 +252,8 @@ def _move(session: Session, where: ColumnElement[bool], **values: Any) -> list[D
     return [_record(row, session.get_one(schema.ResultObject, row.object_id)) for row in rows]
 
 
-def _tell(session: Session, deliveries: Collection[Delivery], now: datetime, stage: str, what: str) -> None:
+def tell(session: Session, deliveries: Collection[Delivery], now: datetime, stage: str, what: str) -> None:
+    """One line for each in the timelines of their studies."""
     for delivery in deliveries:
         target = delivery.object
         revision = session.get_one(schema.Job, target.job_id).revision

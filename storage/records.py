@@ -55,9 +55,11 @@ class DeliveryState(StrEnum):
 
 
 class ConfirmationState(StrEnum):
-    """State of a storage commitment request that this node made of a destination."""
+    """State of the question to a destination whether it has committed what it accepted."""
 
-    REQUESTED = "REQUESTED"  # the destination took the request; its report is still to come
+    ASKING = "ASKING"  # the request is on its way; at the deadline it is made anew
+    REQUESTED = "REQUESTED"  # the destination took it; at the deadline its report is overdue
+    READING = "READING"  # the destination takes no requests: at the deadline it is asked what it holds
     REPORTED = "REPORTED"  # the report came, and is to be acted upon
     CLOSED = "CLOSED"  # acted upon, or too late
 
@@ -373,8 +375,11 @@ class Undelivered:
 
 @dataclass(frozen=True)
 class Confirmation:
-    """A storage commitment request that this node made of a destination (PS3.4 annex J). `items` are (SOP class, SOP
-    instance); `report` is what the destination said: {"committed": [uid, ...], "failed": [[uid, reason], ...]}."""
+    """A storage commitment request that this node makes of a destination (PS3.4 annex J). `items` are (SOP class, SOP
+    instance); `report` is what the destination said: {"committed": [uid, ...], "failed": [[uid, reason], ...]}.
+
+    `requested_at` is when these objects were first asked for.
+    """
 
     id: int
     transaction_uid: str

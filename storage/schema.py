@@ -224,6 +224,7 @@ class Delivery(Base):
         UniqueConstraint("object_id", "destination", name="uq_delivery_object_destination"),
         Index("ix_delivery_destination_state", "destination", "state", "run_after"),
         Index("ix_delivery_job_destination", "job_id", "destination", "sequence"),
+        Index("ix_delivery_confirmation", "confirmation_id", "destination", "state"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)

@@ -4,11 +4,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from pynetdicom.sop_class import MRImageStorage
 
+from dicom_node.destinations.base import Reference
+
 MakeFile = Callable[..., Path]
+
+
+def reference(path: Path) -> Reference:
+    ds = dcmread(path, stop_before_pixels=True)
+    return Reference(ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPClassUID, ds.SOPInstanceUID)
 
 
 @pytest.fixture

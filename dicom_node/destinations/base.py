@@ -1,6 +1,6 @@
-"""What every kind of destination offers to the dispatcher."""
+"""What every kind of destination offers to the dispatcher, and to the confirmer."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -43,3 +43,50 @@ class Destination(Protocol):
         """Which of these SOP classes it takes. None where that cannot be known before something is sent."""
 
     def echo(self) -> EchoResult: ...
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An instance by its UIDs."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_class_uid: str
+    sop_instance_uid: str
+
+
+@dataclass(frozen=True)
+class CommitmentReport:
+    """What a destination tells in an N-EVENT-REPORT (PS3.4 table J.3-2): SOP Instance UIDs, those that failed with
+    their Failure Reason (0008,1197)."""
+
+    transaction_uid: str
+    committed: frozenset[str]
+    failed: Mapping[str, int]
+
+
+class Asker(Protocol):
+    """Who asks for storage commitment, as far as a destination needs them."""
+
+    def taken(self) -> None:
+        """The destination has taken the request: its report is to come."""
+
+    def heard(self, report: CommitmentReport) -> int:
+        """A report came on the association that asked; the status to answer."""
+
+    def waits(self) -> bool:
+        """Whether that association is to be kept open for it."""
+
+
+class Confirms(Protocol):
+    """A destination that is asked whether it keeps what it accepted."""
+
+    @property
+    def name(self) -> str: ...
+
+    def commit(self, transaction_uid: str, references: Sequence[Reference], asker: Asker) -> None:
+        """Asks for storage commitment. Raises PeerRefused where there is no such service, or where it does not take
+        the request, and PeerUnavailable."""
+
+    def stored(self, references: Collection[Reference]) -> set[str]:
+        """Which of these SOP instances it holds. Raises PeerUnavailable, or PeerRefused where it does not say."""

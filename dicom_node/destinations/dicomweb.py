@@ -21,7 +21,7 @@ from pydicom.dataset import Dataset
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase, HTTPBasicAuth
 
-from dicom_node.destinations.base import EchoResult, SendResult
+from dicom_node.destinations.base import Asker, EchoResult, Reference, SendResult
 from dicom_node.destinations.reading import read_instance
 from dicom_node.errors import ObjectRefused, PeerRefused, PeerUnavailable
 from dicom_node.scu import judge
@@ -128,18 +128,23 @@ class DicomwebDestination:
             reason = str(error)
         return EchoResult(ok=not reason, seconds=time.monotonic() - start, reason=reason)
 
-    def stored(self, study_instance_uid: str, sop_instance_uids: Collection[str]) -> set[str]:
-        """Which of these instances it holds in this study. Raises PeerUnavailable, or PeerRefused where it does not
+    def commit(self, transaction_uid: str, references: Sequence[Reference], asker: Asker) -> None:
+        raise PeerRefused(f"{self.url} takes no requests for storage commitment")
+
+    def stored(self, references: Collection[Reference]) -> set[str]:
+        """Which of these instances it holds in their studies. Raises PeerUnavailable, or PeerRefused where it does not
         say.
 
         Asks for one instance at a time: archives cut long answers off, and not all of them match lists of UIDs.
         """
         found: set[str] = set()
         with self._client() as client:
-            for uid in sop_instance_uids:
-                answers = client.search_for_instances(study_instance_uid, search_filters={"SOPInstanceUID": uid})
+            for reference in references:
+                answers = client.search_for_instances(
+                    reference.study_instance_uid, search_filters={"SOPInstanceUID": reference.sop_instance_uid}
+                )
                 found.update(answer[SOP_INSTANCE_UID]["Value"][0] for answer in answers)
-        return found.intersection(sop_instance_uids)
+        return found.intersection(reference.sop_instance_uid for reference in references)
 
     def _store(self, instances: Sequence[Dataset], uids: Sequence[str]) -> dict[str, SendResult]:
         try:

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dicom_node import scu
-from dicom_node.destinations.base import EchoResult, SendResult
+from dicom_node.commitment_scu import CommitmentSCU
+from dicom_node.destinations.base import Asker, EchoResult, Reference, SendResult
+from dicom_node.query import find_instances
 
 
 @dataclass(frozen=True)
 class DimseDestination:
-    """Sends over one association per call. `timeout` (seconds) holds for connecting and for each answer."""
+    """Sends, and asks, over one association per call. `timeout` (seconds) holds for connecting and for each answer."""
 
     name: str
     calling_ae_title: str
@@ -27,6 +29,17 @@ class DimseDestination:
 
     def echo(self) -> EchoResult:
         return scu.echo(self.calling_ae_title, self._target, self.timeout)
+
+    def commit(self, transaction_uid: str, references: Sequence[Reference], asker: Asker) -> None:
+        """Storage commitment (PS3.4 annex J); its report is waited for on the same association while `asker` does."""
+        with CommitmentSCU(self.calling_ae_title, self._target, self.timeout, asker.heard) as commitment:
+            commitment.request(transaction_uid, references)
+            asker.taken()
+            commitment.listen(asker.waits)
+
+    def stored(self, references: Collection[Reference]) -> set[str]:
+        """C-FIND (PS3.4 annex C)."""
+        return find_instances(self.calling_ae_title, self._target, references, self.timeout)
 
     @property
     def _target(self) -> scu.Target:

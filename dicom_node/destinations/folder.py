@@ -7,9 +7,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dicom_node.destinations.base import EchoResult, SendResult
+from dicom_node.destinations.base import Asker, EchoResult, Reference, SendResult
 from dicom_node.destinations.reading import read_instance
-from dicom_node.errors import PeerUnavailable
+from dicom_node.errors import PeerRefused, PeerUnavailable
 from storage.errors import Permanent, StorageFull
 from storage.files import copy_durable
 
@@ -35,12 +35,22 @@ class FolderDestination:
         reason = self._trouble()
         return EchoResult(ok=not reason, seconds=time.monotonic() - start, reason=reason)
 
-    def stored(self, study_instance_uid: str, sop_instance_uids: Collection[str]) -> set[str]:
-        """Which of these instances are there. Raises PeerUnavailable where the folder is not."""
+    def commit(self, transaction_uid: str, references: Sequence[Reference], asker: Asker) -> None:
+        raise PeerRefused("a folder takes no requests for storage commitment")
+
+    def stored(self, references: Collection[Reference]) -> set[str]:
+        """All of these instances. Raises PeerUnavailable where the folder is not there, and PeerRefused where one of
+        them is not: who reads an inbox takes away what was written there."""
         if trouble := self._trouble():
             raise PeerUnavailable(trouble)
-        there = {path.stem for path in (self.path / study_instance_uid).glob("*/*.dcm")}
-        return there.intersection(sop_instance_uids)
+        if not all(
+            self._file(r.study_instance_uid, r.series_instance_uid, r.sop_instance_uid).is_file() for r in references
+        ):
+            raise PeerRefused(f"what was written to the folder {self.path} is not there any more")
+        return {r.sop_instance_uid for r in references}
+
+    def _file(self, study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str) -> Path:
+        return self.path / study_instance_uid / series_instance_uid / f"{sop_instance_uid}.dcm"
 
     def _write(self, source: Path) -> SendResult:
         try:
@@ -51,7 +61,7 @@ class FolderDestination:
         reason = self._trouble()
         if not reason:
             try:
-                copy_durable(source, self.path / ds.StudyInstanceUID / ds.SeriesInstanceUID / f"{uid}.dcm")
+                copy_durable(source, self._file(ds.StudyInstanceUID, ds.SeriesInstanceUID, uid))
             except StorageFull:
                 reason = f"the folder {self.path} is full: make room there"
             except OSError as error:

@@ -225,5 +225,10 @@ def delivered(revision: int = 1) -> Callable[[dict[str, Any]], bool]:
     return decide
 
 
+def committed(detail: dict[str, Any]) -> bool:
+    """Every delivery has been confirmed by its destination."""
+    return bool(detail["deliveries"]) and all(d["state"] == "COMMITTED" for d in detail["deliveries"])
+
+
 def running(detail: dict[str, Any]) -> bool:
     return any(j["state"] == "RUNNING" for j in detail["jobs"])

@@ -89,7 +89,7 @@ def test_dcmjs_hears_on_the_association_that_asked(node: ReceivingNode, dcmjs: D
     ]
     result = dcmjs.scu(node.target.port, requests, called="DICOM_NODE", roles=(True, True), linger=4)
     assert [a["status"] for a in result["answers"]] == [0x0000, 0x0000]
-    assert [(c["accepted"], c["scu"], c["scp"]) for c in result["contexts"]] == [(True, True, False)]
+    assert [(c["accepted"], c["scu"], c["scp"]) for c in result["contexts"]] == [(True, True, True)]
     told = {r["dataset"]["TransactionUID"]: r for r in result["reports"]}
     assert {uid: r["event"] for uid, r in told.items()} == {"1.9.11": 1, "1.9.12": 2}
     failed = told["1.9.12"]["dataset"]["FailedSOPSequence"]

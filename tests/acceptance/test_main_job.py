@@ -15,7 +15,7 @@ from dicom_node.simulator.phantom_study import PhantomStudy
 from inference.measurements import centroid_lps, volume_ml
 from inference.volume import Volume, read_volume
 from tests.acceptance.conftest import Push
-from tests.acceptance.node import SCANNER, Node, delivered
+from tests.acceptance.node import SCANNER, Node, committed, delivered
 from tests.acceptance.studies import RADIUS, write_ball_study
 from tests.validators import dciodvfy_errors, dcmqi_measurements, dcmqi_segments
 
@@ -92,7 +92,7 @@ def test_the_commands_tell_the_same_story(place: tuple[Node, Pacs], push: Push, 
     study = write_ball_study(tmp_path / "study")
     uid = study.study_instance_uid
     push(node, tmp_path / "study")
-    node.wait(uid, delivered())
+    node.wait(uid, committed)
 
     (listed,) = [s for s in node.command("studies") if s["study_instance_uid"] == uid]
     assert (listed["state"], listed["revision"], listed["instances"]) == ("ROUTED", 1, len(study.paths))
@@ -100,7 +100,9 @@ def test_the_commands_tell_the_same_story(place: tuple[Node, Pacs], push: Push, 
     detail = node.command("study", uid)
     assert len(detail["instances"]) == len(study.paths)
     assert [o["kind"] for o in detail["objects"]] == ["SEG", "SR"]
-    assert [d["state"] for d in detail["deliveries"]] == ["SENT", "SENT"]
+    assert [d["state"] for d in detail["deliveries"]] == ["COMMITTED", "COMMITTED"]
+    landed = [e["text"] for e in detail["timeline"] if e["stage"] == "delivered" and "committed" in e["text"]]
+    assert landed == ["SEG → pacs: storage committed", "SR → pacs: storage committed"]
     assert [j["application"] for j in node.command("jobs") if j["study_instance_uid"] == uid] == ["model"]
     decisions = node.command("explain", uid)["routing"]["applications"][0]["decisions"]
     assert [d["taken"] for d in decisions] == [True]

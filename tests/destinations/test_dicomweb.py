@@ -12,11 +12,11 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from dicom_node.destinations.base import SendResult
+from dicom_node.destinations.base import Reference, SendResult
 from dicom_node.destinations.dicomweb import BasicAuth, BearerAuth, DicomwebDestination, read_secret
 from storage.errors import Permanent, Retriable
 from tests.destinations.web import Answer, Asked, Authority, OrthancWeb, Scripted, orthanc_web, tls_in_front_of
-from tests.instances import MakeFile
+from tests.instances import MakeFile, reference
 
 Service = Callable[..., tuple[DicomwebDestination, Scripted]]
 
@@ -82,18 +82,22 @@ def test_objects_arrive_over_tls_with_a_password(
     auth = BasicAuth(orthanc.username, secret(tmp_path, orthanc.password))
     one = make_file(pixels=3_000_000)
     two = make_file(StudyInstanceUID=dcmread(one).StudyInstanceUID)
-    study, uids = str(dcmread(one).StudyInstanceUID), [uid(one), uid(two)]
+    references = [reference(one), reference(two)]
     with tls_in_front_of(orthanc.port, authority) as port:
         destination = DicomwebDestination(
             "archive", f"https://127.0.0.1:{port}/dicom-web", 10, auth, authority.certificate
         )
         assert destination.echo().ok
-        assert destination.stored(study, uids) == set()
+        assert destination.stored(references) == set()
         for paths in ([one], [one, two]):  # the first one twice: that is harmless
             results = destination.send(paths)
             assert [(r.sop_instance_uid, r.ok, r.reason) for r in results] == [(uid(p), True, "") for p in paths]
-        assert destination.stored(study, [*uids, "1.2.3"]) == set(uids)
-        assert destination.stored("1.2.3", uids) == set()
+        absent, elsewhere = (
+            replace(references[0], sop_instance_uid="1.2.3"),
+            replace(references[0], study_instance_uid="1.2.3"),
+        )
+        assert destination.stored([*references, absent]) == {uid(one), uid(two)}
+        assert destination.stored([elsewhere]) == set()
     for path in (one, two):
         assert orthanc.held(uid(path)) == dcmread(path)
 
@@ -112,7 +116,7 @@ def test_what_orthanc_drops_and_says_to_have_stored_is_found_out(
     results = destination.send([dropped, text, taken])
     assert [(r.ok, r.retriable) for r in results] == [(True, False), (False, False), (True, False)]
     assert "notes.txt" in results[1].reason
-    assert destination.stored(study, [uid(dropped), uid(taken)]) == {uid(taken)}
+    assert destination.stored([reference(dropped), reference(taken)]) == {uid(taken)}
 
 
 def test_a_wrong_password_and_an_unknown_ca_are_told(
@@ -226,7 +230,7 @@ def test_statuses(service: Service, make_file: MakeFile, status: int, retriable:
     assert len(scripted.asked) == 1  # the dispatcher tries again, nobody else
     assert not destination.echo().ok
     with pytest.raises(Retriable if retriable else Permanent, match=str(status)):
-        destination.stored("1.2.3", ["1.2.3.4"])
+        destination.stored([Reference("1.2.3", "1.2.3.1", "1.2", "1.2.3.4")])
 
 
 @pytest.mark.parametrize(
@@ -319,7 +323,8 @@ def test_an_object_goes_as_it_is_with_its_length_and_urls_hold_uids_alone(
     with caplog.at_level(logging.DEBUG, logger="dicom_node"):
         assert destination.send([path])[0].ok
         assert destination.echo().ok
-        assert destination.stored("1.2..3", [uid(path)]) == set()  # a scanner's UID that is not quite one
+        odd = replace(reference(path), study_instance_uid="1.2..3")
+        assert destination.stored([odd]) == set()  # a scanner's UID that is not quite one
     stored, echoed, looked = scripted.asked
     assert path.read_bytes() in stored.body
     assert int(stored.headers["content-length"]) == len(stored.body)

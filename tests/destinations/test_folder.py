@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
+from dicom_node.destinations.base import Reference
 from dicom_node.destinations.folder import FolderDestination
+from dicom_node.errors import PeerRefused
 from storage.errors import Retriable
-from tests.instances import MakeFile
+from tests.instances import MakeFile, reference
 
 
 def below(folder: Path) -> list[Path]:
@@ -31,16 +33,21 @@ def test_objects_are_filed_by_study_and_series_and_once(inbox: Path, make_file: 
     destination = FolderDestination("inbox", inbox)
     one = make_file()
     two = make_file(StudyInstanceUID=dcmread(one).StudyInstanceUID)
-    study, uids = str(dcmread(one).StudyInstanceUID), [str(dcmread(p).SOPInstanceUID) for p in (one, two)]
+    uids = [str(dcmread(p).SOPInstanceUID) for p in (one, two)]
+    references = [reference(one), reference(two)]
     assert destination.echo().ok
-    assert destination.stored(study, uids) == set()
+    with pytest.raises(PeerRefused, match="not there any more"):
+        destination.stored(references)
     for _ in range(2):
         results = destination.send([one, two])
         assert [(r.sop_instance_uid, r.ok, r.reason) for r in results] == [(uid, True, "") for uid in uids]
     assert below(inbox) == sorted([place(one), place(two)])
     for path in (one, two):
         assert (inbox / place(path)).read_bytes() == path.read_bytes()
-    assert destination.stored(study, [*uids, "1.2.3"]) == set(uids)
+    assert destination.stored(references) == set(uids)
+    (inbox / place(two)).unlink()
+    with pytest.raises(PeerRefused, match="not there any more"):  # somebody took it away
+        destination.stored(references)
 
 
 def test_who_may_read_them_follows_the_umask(inbox: Path, make_file: MakeFile) -> None:
@@ -59,7 +66,8 @@ def test_a_torn_file_of_a_crash_is_no_object_and_is_replaced(inbox: Path, make_f
     target.parent.mkdir(parents=True)
     (target.parent / f".{target.name}.part").write_bytes(b"half")
     destination = FolderDestination("inbox", inbox)
-    assert destination.stored(str(dcmread(path).StudyInstanceUID), [target.stem]) == set()
+    with pytest.raises(PeerRefused):
+        destination.stored([reference(path)])
     assert destination.send([path])[0].ok
     assert below(inbox) == [place(path)]
 
@@ -73,7 +81,7 @@ def test_a_folder_that_is_not_there_is_waited_for_and_not_made(inbox: Path, make
     assert not inbox.exists()
     assert not destination.echo().ok
     with pytest.raises(Retriable):
-        destination.stored("1.2.3", ["1.2.3.4"])
+        destination.stored([Reference("1.2.3", "1.2.3.1", "1.2", "1.2.3.4")])
 
 
 def test_a_folder_that_cannot_be_written_is_told(make_file: MakeFile) -> None:

@@ -15,9 +15,11 @@ from pynetdicom import AE
 from dicom_node.backoff import Backoff
 from dicom_node.commitment import PUSH_MODEL, Addressee, AssociationReports, CommitmentService
 from dicom_node.commitment_reporter import CommitmentReporter, send_report
+from dicom_node.confirmation import ConfirmationService
 from dicom_node.mpps import MODALITY_PERFORMED_PROCEDURE_STEP, ProcedureStepService
 from dicom_node.upper_layer import silence_pynetdicom
 from storage.commitments import Commitments
+from storage.confirmations import Confirmations
 from storage.database import Database, default_url
 from storage.procedure_steps import ProcedureSteps
 from storage.records import Commitment
@@ -78,10 +80,11 @@ def services(tmp_path: Path) -> Iterator[Services]:
     ae = AE("NODE")
     for sop_class in (MODALITY_PERFORMED_PROCEDURE_STEP, PUSH_MODEL):
         ae.add_supported_context(
-            sop_class, [ExplicitVRLittleEndian, ImplicitVRLittleEndian], scu_role=True, scp_role=False
+            sop_class, [ExplicitVRLittleEndian, ImplicitVRLittleEndian], scu_role=True, scp_role=sop_class == PUSH_MODEL
         )
     commitment = CommitmentService(commitments, addressees, reports)
-    handlers = [*ProcedureStepService(steps).handlers(), *commitment.handlers()]
+    confirmation = ConfirmationService(Confirmations(database))
+    handlers = [*ProcedureStepService(steps).handlers(), *commitment.handlers(), *confirmation.handlers()]
     server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
     made = Services(
         server.server_address[1], Node(database, tmp_path / "instances"), steps, commitments, reports, addressees

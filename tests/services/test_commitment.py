@@ -198,16 +198,24 @@ def scu(services: Services) -> Scu:
     return Scu(services.port)
 
 
-@pytest.mark.parametrize("roles", [None, (True, False), (True, True)])
-def test_the_peer_is_scu_whatever_it_proposes(services: Services, scu: Scu, roles: tuple[bool, bool] | None) -> None:
+@pytest.mark.parametrize("roles", [None, (True, False), (False, True), (True, True)])
+def test_the_peer_has_the_roles_that_it_proposes(services: Services, scu: Scu, roles: tuple[bool, bool] | None) -> None:
     with scu.association(roles) as assoc:
         (context,) = assoc.accepted_contexts
-        assert (context.as_scu, context.as_scp) == (True, False)
+        assert (context.as_scu, context.as_scp) == (roles or (True, False))
         answered = assoc.acceptor.role_selection
         if roles is None:
             assert not answered
         else:
-            assert (answered[PUSH_MODEL].scu_role, answered[PUSH_MODEL].scp_role) == (True, False)
+            assert (answered[PUSH_MODEL].scu_role, answered[PUSH_MODEL].scp_role) == roles
+
+
+def test_a_peer_that_is_not_scu_cannot_ask(services: Services, scu: Scu) -> None:
+    with scu.association((False, True)) as assoc:
+        context = assoc.accepted_contexts[0]
+        context._as_scu = True  # or pynetdicom would not even send it
+        assert scu.ask(assoc, commitment("1.9.1", ONE)) == Status.UNRECOGNIZED_OPERATION
+    assert services.commitments.list() == []
 
 
 def test_the_report_comes_on_the_association_that_asked(services: Services, scu: Scu) -> None:

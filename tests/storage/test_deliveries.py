@@ -84,19 +84,6 @@ def test_a_report_waits_until_the_failed_segmentation_is_queued_again(node: Node
     assert sr.object.kind == "SR"
 
 
-def test_committed_comes_after_sent(node: Node) -> None:
-    node.deliver("PACS")
-    seg = node.next()
-    assert seg is not None
-    assert not node.deliveries.committed(seg.id, NOW)
-    node.deliveries.sent(seg.id, "dispatch", NOW)
-    assert node.deliveries.committed(seg.id, after(1))
-    assert not node.deliveries.committed(seg.id, after(2))
-    (committed,) = node.deliveries.list(states=[DeliveryState.COMMITTED])
-    assert committed.id == seg.id
-    assert node.next() is not None  # the report, whose predecessor arrived
-
-
 def test_only_the_holder_ends_a_delivery(node: Node) -> None:
     node.deliver("PACS")
     seg = node.next()

@@ -30,3 +30,4 @@ def upgrade() -> None:
         delivery.add_column(sa.Column("confirmation_id", sa.Integer(), nullable=True))
         delivery.add_column(sa.Column("resends", sa.Integer(), nullable=False, server_default="0"))
         delivery.create_foreign_key("fk_delivery_confirmation", "confirmation", ["confirmation_id"], ["id"])
+    op.create_index("ix_delivery_confirmation", "delivery", ["confirmation_id", "destination", "state"], unique=False)

@@ -1,0 +1,300 @@
+"""Whether destinations have committed what they accepted: SENT → COMMITTED, or once more QUEUED, or FAILED.
+
+The deliveries of a job to a destination are asked for together, once none of them is on its way there any more:
+ASKING → REQUESTED → REPORTED → CLOSED, or ASKING → READING → CLOSED where the destination takes no requests for storage
+commitment (PS3.4 annex J). A report may come to any receiver, at any time: it is kept whatever the state, and acted
+upon by the dispatcher.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, case, or_, select, update
+from sqlalchemy.orm import Session, aliased
+
+from storage import schema
+from storage.database import Database, changed
+from storage.deliveries import move, tell
+from storage.events import add_event
+from storage.jobs import object_record
+from storage.records import Confirmation, ConfirmationState, Delivery, DeliveryState, JobState, ResultObject
+
+_WAITING = (ConfirmationState.ASKING, ConfirmationState.REQUESTED, ConfirmationState.READING)
+_UNSENT = (DeliveryState.QUEUED, DeliveryState.RETRYING)
+
+
+class Confirmations:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # -- asking --------------------------------------------------------------------------------------------------------
+
+    def begin(
+        self, destination: str, transaction_uid: str, now: datetime, deadline: datetime, since: datetime
+    ) -> Confirmation | None:
+        """→ ASKING, for the objects of a job that were SENT to `destination` after `since` and that nobody asked for
+        yet. None while the next ones of every such job are on their way there."""
+        sent, other, before = schema.Delivery, aliased(schema.Delivery), aliased(schema.Delivery)
+        unasked = and_(
+            sent.destination == destination,
+            sent.state == DeliveryState.SENT,
+            sent.confirmation_id.is_(None),
+            sent.sent_at >= since,
+        )
+        is_stuck = (  # behind one that FAILED: it waits for the operator
+            select(before.id)
+            .where(
+                before.job_id == other.job_id,
+                before.destination == other.destination,
+                before.sequence < other.sequence,
+                before.state == DeliveryState.FAILED,
+            )
+            .exists()
+        )
+        is_under_way = (
+            select(other.id)
+            .where(
+                other.job_id == sent.job_id,
+                other.destination == sent.destination,
+                or_(other.state == DeliveryState.SENDING, and_(other.state.in_(_UNSENT), ~is_stuck)),
+            )
+            .exists()
+        )
+        with self._database.reading() as session:
+            job_id = session.scalar(select(sent.job_id).where(unasked, ~is_under_way).order_by(sent.sent_at).limit(1))
+        if job_id is None:
+            return None
+        with self._database.session() as session:
+            row = _insert(session, destination, transaction_uid, [], now, deadline)
+            asked = move(session, and_(unasked, sent.job_id == job_id), confirmation_id=row.id)
+            if not asked:  # somebody else has
+                session.delete(row)
+                return None
+            ordered = sorted(asked, key=lambda delivery: delivery.object.sequence)
+            row.items = [[d.object.sop_class_uid, d.object.sop_instance_uid] for d in ordered]
+            return _record(row)
+
+    def due(self, destination: str, now: datetime) -> Confirmation | None:
+        """The next one to do something about: a report first."""
+        row = schema.Confirmation
+        is_reported = row.state == ConfirmationState.REPORTED
+        statement = (
+            select(row)
+            .where(row.destination == destination, or_(is_reported, and_(row.state.in_(_WAITING), row.deadline <= now)))
+            .order_by(case((is_reported, 0), else_=1), row.deadline, row.id)
+            .limit(1)
+        )
+        with self._database.reading() as session:
+            found = session.scalars(statement).one_or_none()
+            return None if found is None else _record(found)
+
+    def renew(
+        self, confirmation_id: int, transaction_uid: str, now: datetime, deadline: datetime
+    ) -> Confirmation | None:
+        """ASKING → CLOSED, and ASKING under another transaction UID: the destination may have taken the first request.
+        None when somebody else has done so."""
+        row, delivery = schema.Confirmation, schema.Delivery
+        due = and_(row.id == confirmation_id, row.state == ConfirmationState.ASKING, row.deadline <= now)
+        with self._database.session() as session:
+            if not changed(session, update(row).where(due).values(state=ConfirmationState.CLOSED)):
+                return None
+            old = session.get_one(row, confirmation_id)
+            new = _insert(session, old.destination, transaction_uid, old.items, old.requested_at, deadline)
+            changed(
+                session,
+                update(delivery).where(delivery.confirmation_id == confirmation_id).values(confirmation_id=new.id),
+            )
+            return _record(new)
+
+    def taken(self, confirmation_id: int, deadline: datetime) -> bool:
+        """ASKING → REQUESTED. False in other states: the report may have come before."""
+        with self._database.session() as session:
+            return _move(
+                session,
+                confirmation_id,
+                [ConfirmationState.ASKING],
+                state=ConfirmationState.REQUESTED,
+                deadline=deadline,
+            )
+
+    def read_back(self, confirmation_id: int, now: datetime) -> bool:
+        """ASKING → READING. False in other states."""
+        with self._database.session() as session:
+            return _move(
+                session, confirmation_id, [ConfirmationState.ASKING], state=ConfirmationState.READING, deadline=now
+            )
+
+    def postpone(self, confirmation_id: int, deadline: datetime, reason: str) -> bool:
+        """Looks at it again at `deadline`; its deliveries say why. False for one that waits no more."""
+        with self._database.session() as session:
+            if not _move(session, confirmation_id, _WAITING, deadline=deadline):
+                return False
+            move(session, _sent_under(confirmation_id), reason=reason)
+            return True
+
+    def is_awaited(self, confirmation_id: int) -> bool:
+        """Whether its report is still to come."""
+        row = schema.Confirmation
+        statement = select(row.id).where(row.id == confirmation_id, row.state == ConfirmationState.REQUESTED)
+        with self._database.reading() as session:
+            return session.scalar(statement) is not None
+
+    def objects(self, confirmation_id: int) -> Sequence[ResultObject]:
+        """What it asks for and was not committed otherwise meanwhile."""
+        target, delivery = schema.ResultObject, schema.Delivery
+        statement = select(target).join(delivery, delivery.object_id == target.id).where(_sent_under(confirmation_id))
+        with self._database.reading() as session:
+            return [object_record(row) for row in session.scalars(statement.order_by(delivery.sequence))]
+
+    # -- what comes of it ----------------------------------------------------------------------------------------------
+
+    def report(self, transaction_uid: str, report: Mapping[str, Any]) -> bool:
+        """→ REPORTED, from any state: what was given up may be committed late. False for a transaction UID that is not
+        ours. A second report under the same one changes nothing."""
+        row = schema.Confirmation
+        mine = row.transaction_uid == transaction_uid
+        with self._database.session() as session:
+            first = update(row).where(mine, row.report.is_(None))
+            changed(session, first.values(state=ConfirmationState.REPORTED, report=dict(report)))
+            return session.scalar(select(row.id).where(mine)) is not None
+
+    def settle(
+        self, confirmation_id: int, committed: Collection[str], missed: Mapping[str, str], how: str, now: datetime
+    ) -> list[Delivery]:
+        """→ CLOSED. `committed` are SOP Instance UIDs that the destination holds, as `how` tells; `missed` are those
+        that it accepted and does not hold, with the reason: they are sent once more, and are FAILED the second time.
+
+        One whose job was replaced or withdrawn by a later one meanwhile stays SENT: the later one may have had the
+        destination reject it. The deliveries of what was missed; none when somebody else has settled it.
+        """
+        row, delivery = schema.Confirmation, schema.Delivery
+        with self._database.session() as session:
+            open_ = (*_WAITING, ConfirmationState.REPORTED)
+            if not _move(session, confirmation_id, open_, state=ConfirmationState.CLOSED):
+                return []
+            destination = session.get_one(row, confirmation_id).destination
+            landed = move(
+                session,
+                and_(
+                    delivery.destination == destination,
+                    _of(committed),
+                    # Not only what this one asked for: a late report tells of what has been sent again since.
+                    or_(
+                        delivery.state == DeliveryState.SENT,
+                        and_(delivery.resends > 0, delivery.state.in_((*_UNSENT, DeliveryState.FAILED))),
+                    ),
+                ),
+                state=DeliveryState.COMMITTED,
+                committed_at=now,
+                reason="",
+            )
+            tell(session, landed, now, "delivered", how)
+            alarms: list[Delivery] = []
+            for uid, why in missed.items():
+                alarms += _miss(session, and_(_sent_under(confirmation_id), _of([uid])), why, now)
+            return alarms
+
+    def give_up(self, confirmation_id: int, reason: str, now: datetime) -> bool:
+        """→ CLOSED: the destination has no way of confirming. Its deliveries stay SENT, and the timeline says so once.
+        False when somebody else has closed it."""
+        with self._database.session() as session:
+            if not _move(session, confirmation_id, _WAITING, state=ConfirmationState.CLOSED):
+                return False
+            deliveries = move(session, _sent_under(confirmation_id), reason=f"cannot be confirmed: {reason}")
+            if deliveries:
+                ordered = sorted(deliveries, key=lambda delivery: delivery.object.sequence)
+                first, kinds = ordered[0], ", ".join(d.object.kind for d in ordered)
+                job = session.get_one(schema.Job, first.object.job_id)
+                text = f"{kinds} → {first.destination}: arrived, but cannot be confirmed: {reason}"
+                add_event(session, now, job.study_instance_uid, job.revision, "delivered", text, job.id)
+            return True
+
+    def list(self, destination: str | None = None) -> Sequence[Confirmation]:
+        """The oldest first."""
+        row = schema.Confirmation
+        statement = select(row).order_by(row.id)
+        if destination is not None:
+            statement = statement.where(row.destination == destination)
+        with self._database.reading() as session:
+            return [_record(found) for found in session.scalars(statement)]
+
+
+def _move(session: Session, confirmation_id: int, states: Collection[ConfirmationState], **values: Any) -> bool:
+    """One guarded transition; whether it was made."""
+    row = schema.Confirmation
+    return changed(session, update(row).where(row.id == confirmation_id, row.state.in_(states)).values(**values)) > 0
+
+
+def _miss(session: Session, where: ColumnElement[bool], why: str, now: datetime) -> list[Delivery]:
+    delivery, job, later = schema.Delivery, schema.Job, aliased(schema.Job)
+    is_outdated = (
+        select(later.id)
+        .join(job, and_(job.study_instance_uid == later.study_instance_uid, job.application == later.application))
+        .where(job.id == delivery.job_id, later.id > job.id, later.state == JobState.SUCCEEDED)
+        .exists()
+    )
+    text = f"accepted but not committed ({why})"
+    outdated = f"{text}; a later result has replaced it, so that it is not sent again"
+    kept = move(session, and_(where, is_outdated), reason=outdated)
+    tell(session, kept, now, "warning", outdated)
+    current = and_(where, ~is_outdated)
+    lost = f"accepted twice and not committed ({why})"
+    failed = move(session, and_(current, delivery.resends > 0), state=DeliveryState.FAILED, reason=lost)
+    tell(session, failed, now, "warning", f"not delivered, for good: {lost}")
+    again = move(
+        session,
+        and_(current, delivery.resends == 0),
+        state=DeliveryState.QUEUED,
+        attempts=0,
+        resends=1,
+        run_after=now,
+        confirmation_id=None,
+        reason=text,
+    )
+    tell(session, again, now, "warning", f"{text}, and is sent once more")
+    return kept + failed + again
+
+
+def _sent_under(confirmation_id: int) -> ColumnElement[bool]:
+    delivery = schema.Delivery
+    return and_(delivery.confirmation_id == confirmation_id, delivery.state == DeliveryState.SENT)
+
+
+def _of(sop_instance_uids: Collection[str]) -> ColumnElement[bool]:
+    target = schema.ResultObject
+    return schema.Delivery.object_id.in_(select(target.id).where(target.sop_instance_uid.in_(sop_instance_uids)))
+
+
+def _insert(
+    session: Session,
+    destination: str,
+    transaction_uid: str,
+    items: list[list[str]],
+    requested_at: datetime,
+    deadline: datetime,
+) -> schema.Confirmation:
+    row = schema.Confirmation(
+        transaction_uid=transaction_uid,
+        destination=destination,
+        items=items,
+        state=ConfirmationState.ASKING,
+        requested_at=requested_at,
+        deadline=deadline,
+    )
+    session.add(row)
+    session.flush()
+    return row
+
+
+def _record(row: schema.Confirmation) -> Confirmation:
+    return Confirmation(
+        id=row.id,
+        transaction_uid=row.transaction_uid,
+        destination=row.destination,
+        items=tuple((entry[0], entry[1]) for entry in row.items),
+        state=row.state,
+        requested_at=row.requested_at,
+        deadline=row.deadline,
+        report=row.report,
+    )
