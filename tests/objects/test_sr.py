@@ -174,7 +174,7 @@ def test_regions_hold_every_part_of_every_slice(found: Findings, tmp_path: Path)
             volume_of(segment)
         ]
     for sop_class in (report.SOPClassUID, ComprehensiveSRStorage, EnhancedSRStorage):
-        one = as_sop_class(report, sop_class, generate_uid())
+        one = as_sop_class(report, sop_class, generate_uid(), generate_uid())
         path = save(one, tmp_path / f"{sop_class}.dcm")
         assert dciodvfy_errors(path) == []
         assert dsrdump_errors(path) == []
