@@ -13,6 +13,7 @@ from rich.console import Console
 from dicom_node import views
 from dicom_node.completion import Complete, CompletionRule, Wait, decide
 from dicom_node.wholeness import take_inventory
+from storage.confirmations import Confirmations
 from storage.database import Database, default_url
 from storage.records import Facts, NewJob, SourceAnswer, Undelivered
 from tests.storage.node import NOW, STUDY, Node, objects, received
@@ -124,3 +125,29 @@ def test_what_a_destination_did_not_take(node: Node) -> None:
     console = Console(width=200, record=True, file=StringIO())
     console.print(views.study_view(detail))
     assert "SEG → PACS  REPLACED" in console.export_text()
+
+
+def test_what_a_destination_did_not_confirm(node: Node) -> None:
+    node.store(received())
+    node.complete()
+    new = NewJob(STUDY, 1, "liver", {}, "f")
+    assert node.studies.route(STUDY, 1, "applies", [new], {"series": [], "applications": []}, NOW)
+    assert node.succeed(node.claim(), "PACS")
+    for _ in range(2):
+        delivery = node.next()
+        assert delivery is not None
+        node.deliveries.sent(delivery.id, "dispatch", NOW)
+    assert explained(node)[1]["not_confirmed"] == []
+    confirmations = Confirmations(node.database)
+    asked = confirmations.begin("PACS", "1.9.1", NOW, NOW, NOW)
+    assert asked is not None
+    confirmations.postpone(asked.id, NOW, "not confirmed yet: PACS does not answer")
+    assert "SR of job 1 → PACS: SENT  not confirmed yet: PACS does not answer" in explained(node)[0]
+    sr = asked.items[1][1]
+    confirmations.settle(asked.id, {asked.items[0][1]}, {sr: "it is not there"}, "storage committed", NOW)
+    text, told = explained(node)
+    assert "SR of job 1 → PACS: QUEUED  sent again: it was accepted and not committed" in text
+    assert [d["kind"] for d in told["not_confirmed"]] == ["SR"]
+    console = Console(width=200, record=True, file=StringIO())
+    console.print(views.jobs_view(views.jobs_with_deliveries(node.jobs.list(), node.deliveries.list(), ["PACS"])))
+    assert "accepted but not committed (it is not there)" in console.export_text()

@@ -20,6 +20,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian, SegmentationStorage
 from pynetdicom import AE, build_role, evt
 
+from dicom_node.app import build_confirmer, open_stores
 from dicom_node.backoff import Backoff
 from dicom_node.commitment import (
     ALL_COMMITTED,
@@ -42,6 +43,7 @@ from dicom_node.dispatcher import Dispatcher
 from dicom_node.receiver import DimseService, Receiver
 from dicom_node.scp import ReceivePolicy, ServiceName, SopClass
 from dicom_node.scu import Target
+from dicom_node.settings import load
 from storage.confirmations import Confirmations
 from storage.database import Database, default_url
 from storage.journal import Journal
@@ -470,6 +472,20 @@ def test_what_was_taken_from_an_inbox_cannot_be_confirmed(landing: Landing, tmp_
     landing.confirm(inbox)
     assert landing.states() == ["SENT", "SENT"]
     assert len(landing.told("cannot be confirmed")) == 1
+
+
+def test_a_destination_may_be_left_unasked(tmp_path: Path) -> None:
+    entries = "".join(
+        f'[[destinations]]\nname = "{name}"\nkind = "folder"\npath = "{name}"\n{more}\n'
+        for name, more in (("asked", ""), ("unasked", 'confirm = "none"'))
+    )
+    (tmp_path / "node.toml").write_text(f"[dispatch]\ncommitment_timeout_seconds = 90\n{entries}")
+    settings = load(tmp_path / "node.toml")
+    stores = open_stores(settings, upgrade=True)
+    confirmer = build_confirmer(settings, stores)
+    stores.database.close()
+    assert [d.name for d in confirmer._destinations] == ["asked"]
+    assert confirmer._patience == timedelta(seconds=90)
 
 
 # -- reports on associations of peers ----------------------------------------------------------------------------------

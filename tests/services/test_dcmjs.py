@@ -68,7 +68,7 @@ def test_the_report_comes_on_the_association_that_asked(
     )
     assert statuses(result) == [0x0000, 0x0000]
     assert [(c["sopClass"], c["accepted"], c["scu"], c["scp"]) for c in result["contexts"]] == [
-        (PUSH_MODEL, True, True, False)
+        (PUSH_MODEL, True, True, roles[1])
     ]
     told = {r["dataset"]["TransactionUID"]: r for r in result["reports"]}
     assert set(told) == {"1.9.1", "1.9.2"}
