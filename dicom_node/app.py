@@ -143,20 +143,28 @@ def procedure_steps_dir(settings: Settings) -> Path:
 
 
 def receive_policy(settings: Settings) -> ReceivePolicy:
+    """Where only peers are admitted, destinations may still report on what they are asked to confirm."""
+    named = {p.ae_title for p in settings.peers}
+    reporting = [
+        Peer(d.ae_title, d.host, services=frozenset({ServiceName.ECHO, ServiceName.COMMITMENT}))
+        for d in settings.destinations
+        if isinstance(d, DimseSettings) and d.confirm == "auto" and d.ae_title not in named
+    ]
+    peers = [
+        Peer(
+            p.ae_title,
+            p.host,
+            maximum_associations=p.maximum_associations,
+            maximum_pdu_bytes=p.maximum_pdu_bytes,
+            services=None if p.services is None else frozenset(ServiceName(name) for name in p.services),
+        )
+        for p in settings.peers
+    ]
     return ReceivePolicy(
         ae_title=settings.node.ae_title,
         host=settings.receive.host,
         port=settings.receive.port,
-        peers=tuple(
-            Peer(
-                p.ae_title,
-                p.host,
-                maximum_associations=p.maximum_associations,
-                maximum_pdu_bytes=p.maximum_pdu_bytes,
-                services=None if p.services is None else frozenset(ServiceName(name) for name in p.services),
-            )
-            for p in settings.peers
-        ),
+        peers=(*peers, *reporting) if peers else (),
         maximum_associations=settings.receive.maximum_associations,
         network_timeout=settings.receive.network_timeout_seconds,
     )

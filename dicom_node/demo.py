@@ -40,6 +40,7 @@ AE_TITLE = "DICOM_NODE"
 SCANNER = "SCANNER1"
 NODE_START_SECONDS = 120.0
 RESULT_SECONDS = 1800.0
+CONFIRMATION_SECONDS = 5.0
 NODE_STOP_SECONDS = 30.0
 PHANTOM_SEED = 1
 PHANTOM = "a limb phantom with a mass (T1w, T2w-FS, DWI, ADC)"
@@ -216,8 +217,10 @@ def _push(pushed: Pushed, node: Target, console: Console) -> None:
 
 
 def _wait(stores: Stores, study_instance_uid: str, console: Console) -> views.Plain:
-    """Waits until the study has ended: every delivery done or failed for good, or nothing to deliver."""
+    """Waits until the study has ended: every delivery done or failed for good, or nothing to deliver; and for a moment
+    until the PACS has confirmed them, which not every one does."""
     deadline = time.monotonic() + RESULT_SECONDS
+    ended = 0.0
     with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as progress:
         task = progress.add_task("The node works", total=None)
         while time.monotonic() < deadline:
@@ -226,7 +229,9 @@ def _wait(stores: Stores, study_instance_uid: str, console: Console) -> views.Pl
                 detail = views.study_detail(study, stores.studies, stores.instances, stores.jobs, stores.deliveries)
                 progress.update(task, description=f"  {_stage(detail)}")
                 if _ended(detail):
-                    return detail
+                    ended = ended or time.monotonic()
+                    if _confirmed(detail) or time.monotonic() - ended > CONFIRMATION_SECONDS:
+                        return detail
             time.sleep(0.3)
     raise NodeError(f"The node did not finish within {RESULT_SECONDS:g} s; ask it with `dicom-node study`")
 
@@ -249,6 +254,10 @@ def _ended(detail: views.Plain) -> bool:
         and all(state in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED) for state in jobs)
         and all(state in done for state in deliveries)
     )
+
+
+def _confirmed(detail: views.Plain) -> bool:
+    return all(d["state"] != DeliveryState.SENT for d in detail["deliveries"])
 
 
 def _show(detail: views.Plain, pacs: Pacs, pushed: Pushed, folder: Path, console: Console) -> bool:

@@ -71,6 +71,7 @@ def study_detail(
     """
     uid = study.study_instance_uid
     series = instances.series(uid)
+    listed = jobs.list(study=uid)  # before its deliveries: those of a job that has succeeded are there then
     delivered = deliveries.list(study=uid)
     in_use = {delivery.object.id for delivery in delivered}
     return {
@@ -80,7 +81,7 @@ def study_detail(
             {"series_instance_uid": s.series_instance_uid, "modality": s.modality, "instances": len(s.instances)}
             for s in series
         ],
-        "jobs": [plain(j) for j in jobs.list(study=uid)],
+        "jobs": [plain(j) for j in listed],
         "objects": [plain(o) for o in jobs.objects(uid) if not o.stands_for or o.id in in_use],
         "deliveries": [delivery_plain(d, destinations) for d in delivered],
         "procedure_steps": [plain(step) for step in procedure_steps],

@@ -169,7 +169,12 @@ class Worker:
         )
         context = self._context(job, configured.destinations)
         report = build_no_result(result, self._looked_at(job), context)
-        other = as_sop_class(report, ComprehensiveSRStorage, context.uid("no-result Comprehensive SR"))
+        other = as_sop_class(
+            report,
+            ComprehensiveSRStorage,
+            context.uid("no-result Comprehensive SR series"),
+            context.uid("no-result Comprehensive SR"),
+        )
         folder = self._empty_folder(job)
         forms = (Built(Kind.SR, report), Built(Kind.SR_COMPREHENSIVE, other, stands_for=Kind.SR))
         return [_written(form, folder, configured.destinations) for form in forms], {"why": job.detail["why"]}

@@ -93,8 +93,10 @@ def _form(
 
     def build(result: _Result) -> Iterable[Dataset]:
         report = of(result)
-        uid = result.variant(kind).uid("SR instance")
-        return [] if report is None else [as_sop_class(report, sop_class_uid, uid)]
+        if report is None:
+            return []
+        own = result.variant(kind)
+        return [as_sop_class(report, sop_class_uid, own.uid("SR series"), own.uid("SR instance"))]
 
     return build
 

@@ -36,7 +36,10 @@ def build_no_result(result: NoResult, sources: Sequence[Path], context: ObjectCo
     items = report[0].ContentSequence
     body = items.pop()
     comments = [RESEARCH_NOTICE] if result.research else []
-    comments += [f"No AI result: {result.title} did not run to its end on these images.", result.explanation]
+    comments += [
+        f"No AI result: {result.title} was not computed. This says nothing of the patient.",
+        result.explanation,
+    ]
     items.extend(content.texts((codes.DCM.Comment, comment) for comment in comments))
     items.append(body)
     document = sr.EnhancedSR(

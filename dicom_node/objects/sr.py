@@ -79,14 +79,15 @@ def build_sr(findings: Findings, context: ObjectContext, seg: Dataset | None) ->
     return document
 
 
-def as_sop_class(report: Dataset, sop_class_uid: str, sop_instance_uid: str) -> Dataset:
-    """The same report as Comprehensive SR (PS3.3 A.35.3) or Enhanced SR (A.35.2).
+def as_sop_class(report: Dataset, sop_class_uid: str, series_instance_uid: str, sop_instance_uid: str) -> Dataset:
+    """The same report as Comprehensive SR (PS3.3 A.35.3) or Enhanced SR (A.35.2), in a series of its own.
 
     Both allow every content item of `build_sr` and `build_no_result`: these hold neither SCOORD3D nor references within
     the document.
     """
     copy = Dataset(dict(report.items()))  # elements are shared, so they are replaced and not changed
     copy.add_new("SOPClassUID", "UI", sop_class_uid)
+    copy.add_new("SeriesInstanceUID", "UI", series_instance_uid)
     copy.add_new("SOPInstanceUID", "UI", sop_instance_uid)
     copy.file_meta = deepcopy(report.file_meta)
     copy.file_meta.MediaStorageSOPClassUID = UID(sop_class_uid)

@@ -6,11 +6,21 @@ from pathlib import Path
 
 import numpy as np
 
-from inference.findings import Algorithm, Code, Evaluation, Findings, Measurement
+from inference.findings import (
+    MEASUREMENT_FAILURE,
+    Algorithm,
+    Code,
+    Evaluation,
+    Findings,
+    Measurement,
+    ParametricMap,
+    TimePoint,
+)
 from inference.volume import Volume, read_volume
 from tests.objects.sources import blobs, findings, read
 
 LONG_AXIS = Code("103339001", "SCT", "Long axis")
+SHORT_AXIS = Code("103340004", "SCT", "Short axis")
 ADC = Code("113041", "DCM", "Apparent Diffusion Coefficient")
 MEAN = Code("373098007", "SCT", "Mean")
 SEVERITY = Code("272141005", "SCT", "Severity")
@@ -53,7 +63,8 @@ CASES = [
 
 
 def rich_findings(volume: Volume, *, overlap: bool = True) -> Findings:
-    """Two masses, with a site, several values and an evaluation; and a value of the whole study."""
+    """Two masses with a site, several values, one of them missing, and an evaluation; a value of the whole study; a map
+    without values here and there."""
     one, two = blobs(volume)
     mask = two.mask.copy()
     mask[tuple(np.argwhere(one.mask)[0])] = overlap
@@ -61,13 +72,22 @@ def rich_findings(volume: Volume, *, overlap: bool = True) -> Findings:
     one = replace(
         one,
         anatomic_region=THIGH,
-        measurements=(*one.measurements, Measurement(LONG_AXIS, 31.5, MM), Measurement(ADC, adc, UM2_S, MEAN)),
+        measurements=(
+            *one.measurements,
+            Measurement(LONG_AXIS, 31.5, MM),
+            Measurement(SHORT_AXIS, None, MM, missing=MEASUREMENT_FAILURE),
+            Measurement(ADC, adc, UM2_S, MEAN),
+        ),
         evaluations=(Evaluation(SEVERITY, MODERATE),),
     )
     two = replace(two, mask=mask, anatomic_region=THIGH)
+    values = volume.array.astype(np.float32)
+    values[::2, ::3, ::5] = np.nan
     return replace(
         findings(volume, (one, two)),
         algorithm=Algorithm("ConformanceNet", "1.0", "Test maker", "cd" * 32, "simulated phantoms"),
         measurements=(Measurement(Code("122157", "DCM", "Probability"), 0.42, Code("1", "UCUM", "no units")),),
+        maps=(ParametricMap("ADC", ADC, UM2_S, values),),
+        time_point=TimePoint("baseline", 1),
         notes=("Only one sequence was available.",),
     )

@@ -84,7 +84,13 @@ def defects(ds: Dataset, study: Study) -> list[str]:
 def patient_and_study(ds: Dataset, study: Study) -> Iterator[str]:
     source = next(iter(study.sources.values()))
     for keyword in PATIENT_AND_STUDY:
-        if str(ds.get(keyword) or "") != str(source.get(keyword) or ""):
+        wanted = str(source.get(keyword) or "")
+        # What is none of its VR (PS3.5 table 6.2-1) would make the object invalid.
+        if keyword == "StudyID":
+            wanted = wanted[:16]
+        if keyword in ("PatientBirthDate", "StudyDate") and not wanted.isdigit():
+            wanted = ""
+        if str(ds.get(keyword) or "") != wanted:
             yield f"{keyword} differs from the source's"
 
 
@@ -98,6 +104,8 @@ def own_series(ds: Dataset, study: Study) -> Iterator[str]:
 
 
 def research_notice(ds: Dataset, study: Study) -> Iterator[str]:
+    if _is_rejection(ds):
+        return  # it holds no result
     if not str(ds.get("SeriesDescription", "")).startswith(RESEARCH_NOTICE):
         yield "SeriesDescription does not begin with the notice"
     if ds.Modality == "SR":
@@ -121,7 +129,7 @@ def references(ds: Dataset, study: Study) -> Iterator[str]:
     """Every instance that is named anywhere exists and is of the class that is named."""
     for path, item in _items(ds):
         uid = item.get("ReferencedSOPInstanceUID")
-        if uid is None or path.startswith(ELSEWHERE):
+        if uid is None or path.startswith(ELSEWHERE) or uid == ds.StudyInstanceUID:  # RT Referenced Study Sequence
             continue
         found = study.find(str(uid))
         if found is None:
@@ -131,8 +139,10 @@ def references(ds: Dataset, study: Study) -> Iterator[str]:
 
 
 def frame_of_reference(ds: Dataset, study: Study) -> Iterator[str]:
+    """Where no source has one, the result has one of its own."""
     declared = ds.get("FrameOfReferenceUID")
-    if declared is not None and declared not in {s.get("FrameOfReferenceUID") for s in study.sources.values()}:
+    known = {s.get("FrameOfReferenceUID") for s in study.sources.values()} - {None, ""}
+    if known and declared is not None and declared not in known:
         yield "no source has this Frame of Reference UID"
 
 
@@ -274,7 +284,7 @@ def drawn_regions(ds: Dataset, study: Study) -> Iterator[str]:
                 yield f"a region of {group.tracking_id} leaves its image"
             if region.graphic_type == "POLYLINE" and not np.array_equal(region.points[0], region.points[-1]):
                 yield f"a region of {group.tracking_id} is not closed"
-            if "NumberOfFrames" in source and not region.image.frame_numbers:
+            if int(source.get("NumberOfFrames") or 1) > 1 and not region.image.frame_numbers:
                 yield f"a region of {group.tracking_id} does not say which frame it is drawn on"
 
 
@@ -311,6 +321,12 @@ def is_measurement_report(ds: Dataset) -> bool:
     """Not so, for example, a report that says why there is no result."""
     title = ds.get("ConceptNameCodeSequence")
     return bool(ds.Modality == "SR" and title and title[0].CodeValue == codes.DCM.ImagingMeasurementReport.value)
+
+
+def _is_rejection(ds: Dataset) -> bool:
+    return bool(
+        ds.Modality == "KO" and ds.ConceptNameCodeSequence[0].CodeValue == codes.DCM.RejectedForQualityReasons.value
+    )
 
 
 def _report(ds: Dataset) -> Report | None:

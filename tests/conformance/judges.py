@@ -8,8 +8,9 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK
 from pydicom.dataset import Dataset
-from pydicom.uid import SegmentationStorage
+from pydicom.uid import ParametricMapStorage, SegmentationStorage
 
 from dicom_node.objects.reading import read_report, read_segmentation
 from inference.findings import Measurement
@@ -75,7 +76,6 @@ KNOWN = [
         "it takes a group of TID 1501, whose values belong to no region, for one of TID 1411 without its region",
         _belongs_to_no_region,
     ),
-    Known("build", r"holds several slices tiled into one image", "the node refuses such images, and says so"),
 ]
 
 
@@ -89,6 +89,18 @@ def _report(ds: Dataset) -> bool:
 
 def _segmentation(ds: Dataset) -> bool:
     return bool(ds.Modality == "SEG")
+
+
+def _known_to_dcmqi(ds: Dataset) -> bool:
+    return _segmentation(ds) and ds.SegmentationType != "LABELMAP"  # it takes all labels for one segment
+
+
+def _document(ds: Dataset) -> bool:
+    return ds.Modality in ("SR", "KO")
+
+
+def _map(ds: Dataset) -> bool:
+    return bool(ds.SOPClassUID == ParametricMapStorage)
 
 
 def _binary(ds: Dataset) -> bool:
@@ -114,6 +126,7 @@ def _dcmqi_report(made: Made, path: Path, study: Study) -> list[str]:
         (g["TrackingUniqueIdentifier"], m["quantity"]["CodeValue"], float(m["value"]))
         for g in groups
         for m in g.get("measurementItems", [])
+        if m["value"]  # none where it is missing
     )
     wanted = sorted(
         (g.tracking_uid, m.name.value, m.value)
@@ -123,6 +136,16 @@ def _dcmqi_report(made: Made, path: Path, study: Study) -> list[str]:
     )
     missing = [w for w in wanted if not any(w[:2] == f[:2] and abs(w[2] - f[2]) <= 1e-4 * abs(w[2]) for f in found)]
     return [f"{name} of {uid} is not {value}" for uid, name, value in missing]
+
+
+def _dcmqi_map(made: Made, path: Path, study: Study) -> list[str]:
+    """Every value, as another reader has it."""
+    assert made.findings is not None
+    file, _ = validators.dcmqi_map(path, path.with_suffix(".dcmqi"))
+    values = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(file)))
+    wanted = made.findings.maps[0].values
+    same = values.shape == wanted.shape and np.array_equal(values, wanted, equal_nan=True)
+    return [] if same else ["the map has other values than its finding"]
 
 
 def _own(made: Made, path: Path, study: Study) -> list[str]:
@@ -153,8 +176,12 @@ def _differs_from_findings(made: Made) -> list[str]:
         for uid, measurement in wanted:
             if not any(
                 uid in (None, group)
-                and (name, unit) == (measurement.name, measurement.unit)
-                and value == pytest.approx(measurement.value, rel=1e-5)
+                and name == measurement.name
+                and (
+                    value is None  # and so has no unit
+                    if measurement.value is None
+                    else unit == measurement.unit and value == pytest.approx(measurement.value, rel=1e-5)
+                )
                 for group, name, unit, value in values
             ):
                 found.append(f"{measurement.name.meaning} of the findings is not reported")
@@ -166,8 +193,9 @@ JUDGES = [
     Judge("own checks", _any, _own),
     Judge("dciodvfy", _known_to_dciodvfy, lambda made, path, study: validators.dciodvfy_errors(path)),
     Judge("dcmdump", _any, lambda made, path, study: validators.dcmdump_errors(path)),
-    Judge("dsrdump", _report, lambda made, path, study: validators.dsrdump_errors(path)),
-    Judge("dcmqi SEG", _segmentation, _dcmqi_segmentation),
+    Judge("dsrdump", _document, lambda made, path, study: validators.dsrdump_errors(path)),
+    Judge("dcmqi SEG", _known_to_dcmqi, _dcmqi_segmentation),
+    Judge("dcmqi PM", _map, _dcmqi_map),
     Judge("dcmqi SR", is_measurement_report, _dcmqi_report),
     Judge("PixelMed", _binary, lambda made, path, study: validators.pixelmed_errors(path), slow=True),
     Judge("PixelMed SR", _report, lambda made, path, study: validators.pixelmed_report_errors(path), slow=True),

@@ -105,6 +105,8 @@ def test_the_report_is_read_back_by_others(found: Findings, tmp_path: Path) -> N
         assert items(group, "Volume")
         assert items(drawn, "Image Region")
         assert not items(drawn, "Volume")
+        assert [item.TextValue for item in items(group, "Time Point")] == ["Baseline (time point 1)"]
+        assert [i.ConceptCodeSequence[0].CodeMeaning for i in items(group, "Time Point Type")] == ["Baseline"]
     # without a region in every group OHIF 3.13.2 draws none of them, see build_sr
     assert items(groups(report)[-1], "Image Region")
     assert [item.ConceptCodeSequence[0].CodeMeaning for item in items(groups(report)[-1], "Finding")] == ["Benign"]
@@ -172,7 +174,7 @@ def test_regions_hold_every_part_of_every_slice(found: Findings, tmp_path: Path)
             volume_of(segment)
         ]
     for sop_class in (report.SOPClassUID, ComprehensiveSRStorage, EnhancedSRStorage):
-        one = as_sop_class(report, sop_class, generate_uid())
+        one = as_sop_class(report, sop_class, generate_uid(), generate_uid())
         path = save(one, tmp_path / f"{sop_class}.dcm")
         assert dciodvfy_errors(path) == []
         assert dsrdump_errors(path) == []

@@ -29,7 +29,7 @@ def test_nobody_listening_is_no_error(monkeypatch: pytest.MonkeyPatch, address: 
     ("microseconds", "pid", "seconds"),
     [
         ("30000000", None, 30.0),
-        ("500000", str(os.getpid()), 0.5),
+        pytest.param("500000", str(os.getpid()), 0.5, id="own"),
         ("500000", "1", None),
         ("0", None, None),
         ("x", None, None),
