@@ -137,9 +137,9 @@ class Confirmer:
         assert report is not None
         committed = set(report["committed"])
         failed = {uid: f"it reports {reason}{_in_words(reason)}" for uid, reason in report["failed"]}
-        asked = {uid for _, uid in confirmation.items}
-        missed = {uid: failed.get(uid, "its report does not name it") for uid in asked - committed}
-        self._settle(destination, confirmation, asked & committed, missed, "storage committed")
+        asked = [uid for _, uid in confirmation.items]
+        missed = {uid: failed.get(uid, "its report does not name it") for uid in asked if uid not in committed}
+        self._settle(destination, confirmation, committed.intersection(asked), missed, "storage committed")
 
     def _read_back(self, destination: Confirms, confirmation: Confirmation, trouble: str = "") -> None:
         """`trouble` is why it could not be asked for storage commitment: until time is up, it will be again."""
@@ -147,7 +147,7 @@ class Confirmer:
         was_requested = confirmation.state is ConfirmationState.REQUESTED
         is_over = self._now() - confirmation.requested_at >= self._patience
         overdue = f"no report came within {self._patience.total_seconds():g} s"
-        asked = {reference.sop_instance_uid for reference in references}
+        asked = [reference.sop_instance_uid for reference in references]
         try:
             there = destination.stored(references) if references else set()
         except PeerRefused as error:
@@ -158,11 +158,12 @@ class Confirmer:
             else:
                 self._give_up(destination, confirmation, f"{trouble or 'it offers no storage commitment'}, and {error}")
             return
-        if asked - there and not (was_requested or is_over):
+        missing = [uid for uid in asked if uid not in there]
+        if missing and not (was_requested or is_over):
             self._postpone(destination, confirmation, "accepted, but not found there yet")
             return
         why = f"{overdue}, and a query does not find it" if was_requested else "a query does not find it"
-        self._settle(destination, confirmation, there, dict.fromkeys(asked - there, why), "found there by a query")
+        self._settle(destination, confirmation, there, dict.fromkeys(missing, why), "found there by a query")
 
     def _give_up(self, destination: Confirms, confirmation: Confirmation, reason: str) -> None:
         log.warning("What has arrived cannot be confirmed: %s", reason, extra=_extra(destination, confirmation))

@@ -71,8 +71,7 @@ class Confirmations:
             if not asked:  # somebody else has
                 session.delete(row)
                 return None
-            ordered = sorted(asked, key=lambda delivery: delivery.object.sequence)
-            row.items = [[d.object.sop_class_uid, d.object.sop_instance_uid] for d in ordered]
+            row.items = [[d.object.sop_class_uid, d.object.sop_instance_uid] for d in _in_order(asked)]
             return _record(row)
 
     def due(self, destination: str, now: datetime) -> Confirmation | None:
@@ -189,7 +188,7 @@ class Confirmations:
                 committed_at=now,
                 reason="",
             )
-            tell(session, landed, now, "delivered", how)
+            tell(session, _in_order(landed), now, "delivered", how)
             alarms: list[Delivery] = []
             for uid, why in missed.items():
                 alarms += _miss(session, and_(_sent_under(confirmation_id), _of([uid])), why, now)
@@ -201,23 +200,20 @@ class Confirmations:
         with self._database.session() as session:
             if not _move(session, confirmation_id, _WAITING, state=ConfirmationState.CLOSED):
                 return False
-            deliveries = move(session, _sent_under(confirmation_id), reason=f"cannot be confirmed: {reason}")
-            if deliveries:
-                ordered = sorted(deliveries, key=lambda delivery: delivery.object.sequence)
-                first, kinds = ordered[0], ", ".join(d.object.kind for d in ordered)
+            found = move(session, _sent_under(confirmation_id), reason=f"cannot be confirmed: {reason}")
+            if found:
+                first, kinds = found[0], ", ".join(d.object.kind for d in _in_order(found))
                 job = session.get_one(schema.Job, first.object.job_id)
                 text = f"{kinds} → {first.destination}: arrived, but cannot be confirmed: {reason}"
                 add_event(session, now, job.study_instance_uid, job.revision, "delivered", text, job.id)
             return True
 
-    def list(self, destination: str | None = None) -> Sequence[Confirmation]:
+    def list(self) -> Sequence[Confirmation]:
         """The oldest first."""
-        row = schema.Confirmation
-        statement = select(row).order_by(row.id)
-        if destination is not None:
-            statement = statement.where(row.destination == destination)
         with self._database.reading() as session:
-            return [_record(found) for found in session.scalars(statement)]
+            return [
+                _record(row) for row in session.scalars(select(schema.Confirmation).order_by(schema.Confirmation.id))
+            ]
 
 
 def _move(session: Session, confirmation_id: int, states: Collection[ConfirmationState], **values: Any) -> bool:
@@ -254,6 +250,11 @@ def _miss(session: Session, where: ColumnElement[bool], why: str, now: datetime)
     )
     tell(session, again, now, "warning", f"{text}, and is sent once more")
     return kept + failed + again
+
+
+def _in_order(deliveries: Collection[Delivery]) -> list[Delivery]:
+    """As they are sent: the database returns what it changed in any order."""
+    return sorted(deliveries, key=lambda delivery: delivery.object.sequence)
 
 
 def _sent_under(confirmation_id: int) -> ColumnElement[bool]:

@@ -7,7 +7,7 @@ import pytest
 from storage.confirmations import Confirmations
 from storage.database import Database
 from storage.records import Confirmation, ConfirmationState, JobKind, NewJob
-from tests.storage.node import MR, NOW, STUDY, Node, after
+from tests.storage.node import MR, NOW, STUDY, Node, after, objects
 
 SEG, SR = "2.25.10", "2.25.11"  # of job 1
 
@@ -64,23 +64,25 @@ def test_a_job_is_asked_for_once_all_of_it_has_arrived(confirmations: Confirmati
 def test_what_waits_behind_a_failure_keeps_nothing_from_being_asked_for(
     confirmations: Confirmations, node: Node
 ) -> None:
-    node.queue("liver", "knee")
-    for _ in range(2):
-        assert node.succeed(node.claim(), "PACS")
-    seg = node.next()
-    assert seg is not None
-    node.deliveries.fail(seg.id, "dispatch", "refused", None, NOW)
-    send(node)
-    found = begin(confirmations)
+    node.queue("liver")
+    job = node.claim()
+    made = objects(job, "PACS", stand_ins={"KO": ""})
+    assert node.jobs.succeed(job.id, "worker", made, {}, NOW)
+    send(node, 1)
+    report = node.next()
+    assert report is not None
+    node.deliveries.fail(report.id, "dispatch", "no answer", after(9), NOW)
+    assert begin(confirmations) is None
+    assert node.next(now=after(9)) is not None
+    node.deliveries.fail(report.id, "dispatch", "refused", None, NOW)
+    found = begin(confirmations)  # the key object selection waits for the operator
     assert found is not None
-    assert [uid for _, uid in found.items] == ["2.25.20", "2.25.21"]
-    # Of the first job nothing has arrived; the report that waits behind the failure is not asked for.
-    assert begin(confirmations, "1.9.2") is None
-    assert node.deliveries.retry(seg.id)
+    assert [uid for _, uid in found.items] == [SEG]
+    assert node.deliveries.retry(report.id)
     send(node)
     again = begin(confirmations, "1.9.2")
     assert again is not None
-    assert [uid for _, uid in again.items] == [SEG, SR]
+    assert [uid for _, uid in again.items] == [SR, "2.25.12"]
 
 
 def test_a_report_is_kept_and_acted_upon_once(confirmations: Confirmations, node: Node) -> None:
