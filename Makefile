@@ -28,7 +28,7 @@ demo: $(INSTALLED) ## The whole job on a phantom study; STUDY=<folder> pushes yo
 
 test: $(INSTALLED_DEV) ## Install what the tests need, and run them (under 15 minutes on two cores)
 	tests/install-peers.sh
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not faults and not viewer" $(PYTEST)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not faults and not viewer" $(PYTEST)
 
 test-slow: $(INSTALLED_DEV) ## The tests that take minutes each
 	tests/install-peers.sh
