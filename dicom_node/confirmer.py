@@ -121,9 +121,13 @@ class Confirmer:
         return due
 
     def _ask(self, destination: Confirms, confirmation: Confirmation, stop: threading.Event) -> None:
+        references = self._references(confirmation)
+        if not references:  # a late report has committed everything
+            self._settle(destination, confirmation, set(), {}, "storage committed")
+            return
         asker = _Asker(self._confirmations, confirmation, self._patience, self._now, self._linger, stop)
         try:
-            destination.commit(confirmation.transaction_uid, self._references(confirmation), asker)
+            destination.commit(confirmation.transaction_uid, references, asker)
         except PeerRefused as error:
             log.info("No storage commitment: %s", error, extra=_extra(destination, confirmation))
             self._confirmations.read_back(confirmation.id, self._now())

@@ -263,12 +263,16 @@ class Scheduler:
     def _decide(self, study: Study) -> Route:
         """A failure nobody foresaw is this study's stated end, and keeps no other study waiting."""
         uid, revision = study.study_instance_uid, study.revision
-        series = self._instances.series(uid)
         own = {result.sop_instance_uid for result in self._jobs.objects(uid)}
+        series = [  # results of this node that came back say nothing new
+            s for s in self._instances.series(uid) if any(i.sop_instance_uid not in own for i in s.instances)
+        ]
         try:
             recognised = [self._recognise_once(s) for s in series]
             priority = self._urgency.of(study.priority, self._studies.callers(uid))
             return route(uid, revision, series, recognised, self._applications, priority, own)
+        except Retriable:
+            raise
         except Exception as error:
             log.error("A study cannot be routed: %s", unexpected(error), extra=fields("route", study=uid))
             reason = f"routing failed ({type(error).__name__}), see the log; then `dicom-node retry --study`"

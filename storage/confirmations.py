@@ -17,8 +17,9 @@ from storage import schema
 from storage.database import Database, changed
 from storage.deliveries import move, tell
 from storage.events import add_event
-from storage.jobs import object_record
-from storage.records import Confirmation, ConfirmationState, Delivery, DeliveryState, JobState, ResultObject
+from storage.jobs import REJECTION, object_record
+from storage.queueing import withdrawn
+from storage.records import Confirmation, ConfirmationState, Delivery, DeliveryState, JobKind, JobState, ResultObject
 
 _WAITING = (ConfirmationState.ASKING, ConfirmationState.REQUESTED, ConfirmationState.READING)
 _UNSENT = (DeliveryState.QUEUED, DeliveryState.RETRYING)
@@ -223,13 +224,8 @@ def _move(session: Session, confirmation_id: int, states: Collection[Confirmatio
 
 
 def _miss(session: Session, where: ColumnElement[bool], why: str, now: datetime) -> list[Delivery]:
-    delivery, job, later = schema.Delivery, schema.Job, aliased(schema.Job)
-    is_outdated = (
-        select(later.id)
-        .join(job, and_(job.study_instance_uid == later.study_instance_uid, job.application == later.application))
-        .where(job.id == delivery.job_id, later.id > job.id, later.state == JobState.SUCCEEDED)
-        .exists()
-    )
+    delivery = schema.Delivery
+    is_outdated = and_(_is_outdated(), ~_is_note())
     text = f"accepted but not committed ({why})"
     outdated = f"{text}; a later result has replaced it, so that it is not sent again"
     kept = move(session, and_(where, is_outdated), reason=outdated)
@@ -260,6 +256,33 @@ def _in_order(deliveries: Collection[Delivery]) -> list[Delivery]:
 def _sent_under(confirmation_id: int) -> ColumnElement[bool]:
     delivery = schema.Delivery
     return and_(delivery.confirmation_id == confirmation_id, delivery.state == DeliveryState.SENT)
+
+
+def _is_outdated() -> ColumnElement[bool]:
+    """Withdrawn, or superseded by a result that ended later: the destination may have been told to reject it."""
+    job, later = schema.Job, aliased(schema.Job)
+    ended_later = or_(
+        later.finished_at > job.finished_at, and_(later.finished_at == job.finished_at, later.id > job.id)
+    )
+    superseded = (
+        select(later.id)
+        .where(
+            later.study_instance_uid == job.study_instance_uid,
+            later.application == job.application,
+            later.kind == JobKind.ANALYSIS,
+            later.state == JobState.SUCCEEDED,
+            ended_later,
+        )
+        .exists()
+    )
+    outdated = or_(withdrawn(job.study_instance_uid, job.id), superseded)
+    return select(job.id).where(job.id == schema.Delivery.job_id, outdated).exists()
+
+
+def _is_note() -> ColumnElement[bool]:
+    """A rejection note stays wanted, whatever comes."""
+    target = schema.ResultObject
+    return schema.Delivery.object_id.in_(select(target.id).where(target.kind == REJECTION))
 
 
 def _of(sop_instance_uids: Collection[str]) -> ColumnElement[bool]:

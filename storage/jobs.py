@@ -131,6 +131,8 @@ class Jobs:
             destinations = dict.fromkeys(name for new in objects for name in new.destinations)
             text = f"{row.application}: {kinds}, for {', '.join(destinations) or 'no destination'}"
             add_event(session, now, row.study_instance_uid, row.revision, "encoded", text, job_id, data)
+            if row.kind is JobKind.ANALYSIS:
+                _end_superseded_deliveries(session, row, list(destinations), now)
             return True
 
     def fail(
@@ -382,7 +384,8 @@ def _is_withdrawn(session: Session, row: schema.Job) -> bool:
 def _is_report(destinations: Collection[str]) -> ColumnElement[bool]:
     delivery, target = schema.Delivery, schema.ResultObject
     delivered = select(delivery.object_id).where(
-        delivery.destination.in_(destinations), delivery.state != DeliveryState.REPLACED
+        delivery.destination.in_(destinations),
+        delivery.state.not_in((DeliveryState.REPLACED, DeliveryState.FAILED)),
     )
     made_for = target.id.in_(delivered) if destinations else target.stands_for == ""
     return and_(target.kind.startswith("SR"), made_for)
@@ -412,6 +415,32 @@ def _latest_report(
 def _rejectable() -> ColumnElement[bool]:
     """Of deliveries and their objects: not what the destination does not take, and no rejection note."""
     return and_(schema.Delivery.state != DeliveryState.REPLACED, schema.ResultObject.kind != REJECTION)
+
+
+def _end_superseded_deliveries(session: Session, by: schema.Job, destinations: Sequence[str], now: datetime) -> None:
+    """What earlier results of the application have not sent to these destinations yet must not come after the result
+    that supersedes them. Rejection notes stay wanted."""
+    job, delivery, target = schema.Job, schema.Delivery, schema.ResultObject
+    earlier = select(job.id).where(
+        job.study_instance_uid == by.study_instance_uid,
+        job.application == by.application,
+        job.kind != JobKind.WITHDRAWAL,
+        job.id != by.id,
+    )
+    ended = changed(
+        session,
+        update(delivery)
+        .where(
+            delivery.job_id.in_(earlier),
+            delivery.destination.in_(destinations),
+            delivery.state.in_((DeliveryState.QUEUED, DeliveryState.RETRYING, DeliveryState.FAILED)),
+            delivery.object_id.in_(select(target.id).where(target.kind != REJECTION)),
+        )
+        .values(state=DeliveryState.REPLACED, reason=f"superseded by the result of job {by.id}"),
+    )
+    if ended:
+        text = f"{by.application}: {ended} objects of earlier results were not sent, and will not be"
+        add_event(session, now, by.study_instance_uid, by.revision, "encoded", text, by.id)
 
 
 def _held(job_id: int, worker: str) -> ColumnElement[bool]:

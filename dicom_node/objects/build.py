@@ -43,11 +43,19 @@ def build_objects(
 ) -> list[Built]:
     """What destinations of this profile get, and what may take its place, in the order of delivery.
 
-    Findings without segments have neither SEG nor RTSTRUCT nor KO, but a report: silence reads as normal. The UIDs
-    differ between profiles and between the forms of the report.
+    Findings without segments have neither SEG nor RTSTRUCT nor KO. A destination that would get nothing gets a report:
+    silence reads as normal. The UIDs differ between profiles and between the forms of the report.
     """
-    result = _Result(findings, replace(context, uid_seed=context.uid_seed + profile.key), profile)
+    seeded = replace(context, uid_seed=context.uid_seed + profile.key)
     primaries = profile.objects if findings.segments else profile.objects - _OF_SEGMENTS
+    built = _build(findings, seeded, replace(profile, objects=primaries))
+    if all(one.stands_for for one in built):
+        return _build(findings, seeded, replace(profile, objects=frozenset({Kind.SR})))
+    return built
+
+
+def _build(findings: Findings, context: ObjectContext, profile: ObjectProfile) -> list[Built]:
+    result, primaries = _Result(findings, context, profile), profile.objects
     return [
         Built(kind, dataset, "" if kind in primaries else stands_for(kind, primaries))
         for kind, build in _BUILDERS.items()

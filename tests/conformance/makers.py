@@ -105,5 +105,6 @@ def make(case: Case, test_data: Path) -> Results:
         except Exception as error:
             done.refusals.append(f"{type(error).__name__}: {error}")
     done.made.extend(no_result(paths, context))
-    done.made.append(rejection(paths, done.made, context))
+    if done.made[0].kind == Kind.SEG:
+        done.made.append(rejection(paths, done.made, context))
     return done

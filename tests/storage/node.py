@@ -157,6 +157,11 @@ class Node:
         assert self.succeed(job, *destinations)
         return job
 
+    def arrive(self, destination: str = "PACS") -> None:
+        """Everything that is due there gets there."""
+        while (delivery := self.next(destination)) is not None:
+            assert self.deliveries.sent(delivery.id, "dispatch", NOW)
+
     def next(self, destination: str = "PACS", now: datetime = NOW) -> Delivery | None:
         return self.deliveries.claim(destination, "dispatch", now)
 

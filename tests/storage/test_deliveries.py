@@ -6,7 +6,24 @@ import pytest
 
 from storage.errors import Permanent
 from storage.records import Delivery, DeliveryState, Undelivered
-from tests.storage.node import NOW, STUDY, Node, after, objects
+from tests.storage.node import NOW, STUDY, Node, after, objects, received
+
+
+def test_what_was_not_sent_does_not_come_after_the_result_that_supersedes_it(node: Node) -> None:
+    """At the destinations of the later result; a rejection note of an earlier one stays wanted."""
+    first = node.deliver("PACS", "ARCHIVE")
+    seg = node.next()
+    assert seg is not None
+    assert node.deliveries.fail(seg.id, "dispatch", "down", after(900), NOW) is DeliveryState.RETRYING
+    node.store(received(2))
+    node.route("liver")
+    second = node.claim()
+    assert node.succeed(second, "PACS")
+    states = {(d.object.job_id, d.destination, d.object.kind): d.state for d in node.deliveries.list()}
+    assert states[first.id, "PACS", "SEG"] == states[first.id, "PACS", "SR"] == DeliveryState.REPLACED
+    assert states[first.id, "ARCHIVE", "SEG"] == states[second.id, "PACS", "SEG"] == DeliveryState.QUEUED
+    assert any("2 objects of earlier results were not sent" in text for text in node.texts())
+    assert not node.deliveries.retry(seg.id)
 
 
 def test_the_report_follows_the_segmentation(node: Node) -> None:

@@ -225,6 +225,7 @@ def test_the_report_of_other_weights_is_found_in_the_same_revision(node: Node) -
 
 def test_a_revision_without_report_is_passed_over(node: Node) -> None:
     node.deliver("PACS")
+    node.arrive()
     node.store(received(2))
     node.route("liver")
     job = node.claim()
