@@ -6,11 +6,21 @@ from pathlib import Path
 
 import numpy as np
 
-from inference.findings import Algorithm, Code, Evaluation, Findings, Measurement
+from inference.findings import (
+    MEASUREMENT_FAILURE,
+    Algorithm,
+    Code,
+    Evaluation,
+    Findings,
+    Measurement,
+    ParametricMap,
+    TimePoint,
+)
 from inference.volume import Volume, read_volume
 from tests.objects.sources import blobs, findings, read
 
 LONG_AXIS = Code("103339001", "SCT", "Long axis")
+SHORT_AXIS = Code("103340004", "SCT", "Short axis")
 ADC = Code("113041", "DCM", "Apparent Diffusion Coefficient")
 MEAN = Code("373098007", "SCT", "Mean")
 SEVERITY = Code("272141005", "SCT", "Severity")
@@ -53,15 +63,23 @@ CASES = [
 
 
 def rich_findings(volume: Volume, *, overlap: bool = True) -> Findings:
-    """Two masses, with a site, several values and an evaluation; and a value of the whole study."""
+    """Two masses, with a site, several values, one that failed, and an evaluation; a value of the whole study; and a
+    map, with voxels that have no value."""
     one, two = blobs(volume)
     mask = two.mask.copy()
     mask[tuple(np.argwhere(one.mask)[0])] = overlap
-    adc = float(np.abs(volume.array[one.mask]).mean())
+    diffusion = np.abs(volume.array).astype(np.float32)
+    adc = float(diffusion[one.mask].mean())
+    diffusion[:, 0] = np.nan
     one = replace(
         one,
         anatomic_region=THIGH,
-        measurements=(*one.measurements, Measurement(LONG_AXIS, 31.5, MM), Measurement(ADC, adc, UM2_S, MEAN)),
+        measurements=(
+            *one.measurements,
+            Measurement(LONG_AXIS, 31.5, MM),
+            Measurement(ADC, adc, UM2_S, MEAN),
+            Measurement(SHORT_AXIS, None, MM, missing=MEASUREMENT_FAILURE),
+        ),
         evaluations=(Evaluation(SEVERITY, MODERATE),),
     )
     two = replace(two, mask=mask, anatomic_region=THIGH)
@@ -69,5 +87,7 @@ def rich_findings(volume: Volume, *, overlap: bool = True) -> Findings:
         findings(volume, (one, two)),
         algorithm=Algorithm("ConformanceNet", "1.0", "Test maker", "cd" * 32, "simulated phantoms"),
         measurements=(Measurement(Code("122157", "DCM", "Probability"), 0.42, Code("1", "UCUM", "no units")),),
+        maps=(ParametricMap("ADC", ADC, UM2_S, diffusion),),
+        time_point=TimePoint("baseline", 1, "T0", "AI-1"),
         notes=("Only one sequence was available.",),
     )

@@ -2,13 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 from pydicom.dataset import Dataset
 
 from dicom_node.objects.build import ObjectContext, build_objects
-from dicom_node.profiles import Kind, ObjectProfile
-from inference.findings import Findings
+from dicom_node.objects.ko import Rejected, build_rejection
+from dicom_node.objects.no_result import build_no_result
+from dicom_node.profiles import Kind, ObjectProfile, SegmentationForm
+from inference.findings import Findings, NoResult, WhyNoResult
 from storage.errors import InputRefused
 from tests.conformance.cases import Case, rich_findings
 
@@ -42,16 +47,49 @@ def results(findings: Findings, context: ObjectContext) -> list[Made]:
 
 def nothing_found(findings: Findings, context: ObjectContext) -> list[Made]:
     """The report of an analysis that segmented nothing."""
-    nothing = replace(findings, segments=(), measurements=())
+    nothing = replace(findings, segments=(), measurements=(), maps=())
     return [
         replace(made, kind=f"{made.kind}, no finding")
         for made in results(nothing, replace(context, uid_seed=f"{context.uid_seed}, nothing"))
     ]
 
 
-# What is made of findings, and of images that are refused. A new builder is a line here.
-FROM_FINDINGS: list[Callable[[Findings, ObjectContext], list[Made]]] = [results, nothing_found]
-FROM_REFUSALS: list[Callable[[InputRefused, list[Path], ObjectContext], list[Made]]] = []
+def other_segmentations(findings: Findings, context: ObjectContext) -> list[Made]:
+    """FRACTIONAL, of probabilities, and LABELMAP, of segments that do not overlap."""
+    one, two = findings.segments
+    apart = (one, replace(two, mask=two.mask & ~one.mask))
+    fractions = tuple(replace(s, probability=np.where(s.mask, 0.8, 0.2).astype(np.float32)) for s in findings.segments)
+    made = []
+    for form, segments in ((SegmentationForm.FRACTIONAL, fractions), (SegmentationForm.LABELMAP, apart)):
+        found = replace(findings, segments=segments)
+        profile = ObjectProfile(segmentation=form, objects=frozenset({Kind.SEG}))
+        (seg,) = [b.dataset for b in build_objects(found, context, profile) if not b.stands_for]
+        made.append(Made(f"SEG, {form}", seg, found))
+    return made
+
+
+def no_result(error: InputRefused, sources: list[Path], context: ObjectContext) -> list[Made]:
+    result = NoResult("Test mass", WhyNoResult.UNUSABLE_IMAGES, str(error), datetime(2026, 11, 23, 12, 0, tzinfo=UTC))
+    return [Made("SR, no result", build_no_result(result, sources, context))]
+
+
+def rejection(made: list[Made], sources: list[Path], context: ObjectContext) -> list[Made]:
+    """The note that withdraws everything that was made.
+
+    But the label map: dcmtk 3.6.7 is older than these, and reads no document that refers to one.
+    """
+    withdrawn = [
+        Rejected(one.dataset.SOPClassUID, one.dataset.SOPInstanceUID, one.dataset.SeriesInstanceUID)
+        for one in made
+        if one.dataset.get("SegmentationType") != "LABELMAP"
+    ]
+    return [Made("KO, rejection", build_rejection(sources[0], withdrawn, context))]
+
+
+# What is made of findings, of images that are refused, and of what was made. A new builder is a line here.
+FROM_FINDINGS: list[Callable[[Findings, ObjectContext], list[Made]]] = [results, nothing_found, other_segmentations]
+FROM_REFUSALS: list[Callable[[InputRefused, list[Path], ObjectContext], list[Made]]] = [no_result]
+FROM_OBJECTS: list[Callable[[list[Made], list[Path], ObjectContext], list[Made]]] = [rejection]
 
 
 def make(case: Case, test_data: Path) -> Results:
@@ -62,14 +100,13 @@ def make(case: Case, test_data: Path) -> Results:
     try:
         found = rich_findings(case.read(paths))
     except InputRefused as error:
-        for refused in FROM_REFUSALS:
-            done.made.extend(refused(error, paths, context))
-        if not FROM_REFUSALS:
-            done.refusals.append(str(error))
-        return done
-    for maker in FROM_FINDINGS:
+        makers = [partial(refused, error, paths) for refused in FROM_REFUSALS]
+    else:
+        makers = [partial(maker, found) for maker in FROM_FINDINGS]
+    makers += [partial(maker, done.made, paths) for maker in FROM_OBJECTS]
+    for build in makers:
         try:
-            done.made.extend(maker(found, context))
+            done.made.extend(build(context))
         except Exception as error:
             done.refusals.append(f"{type(error).__name__}: {error}")
     return done
