@@ -32,6 +32,7 @@ TEXT_VRS = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})  # PS3.5 6.1.2.
 LONGEST = {"SH": 16, "LO": 64}  # PS3.5 6.2, characters
 STRICT_VRS = frozenset({"AS", "CS", "DA", "DS", "IS", "TM"})
 PATIENT_GROUP = 0x0010
+OF_FRAMES = ("NumberOfFrames", "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence")
 IDENTIFIERS = frozenset({"PatientID", "AccessionNumber"})
 TYPE_2 = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex",
@@ -195,8 +196,8 @@ def reduced_enhanced(source: Dataset, volume: Volume) -> Dataset:
     because highdicom 0.28.2 reads pixel measures and orientation only there (PS3.3 C.7.6.16).
     """
     copy = Dataset()
-    for element in source:
-        if element.keyword not in ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"):
+    for element in source:  # shared with the source, so none of them may be changed
+        if element.keyword not in OF_FRAMES:
             copy.add(element)
     copy.file_meta = source.file_meta
     frames = [

@@ -75,13 +75,20 @@ def _sources(findings: Findings) -> list[Dataset]:
     headers = source_headers(findings.source)
     if is_enhanced(headers[0]):
         headers = [reduced_enhanced(headers[0], findings.source)]
-        measures = headers[0].SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+        measures = list(headers[0].SharedFunctionalGroupsSequence[0].PixelMeasuresSequence)
     else:
-        measures = headers
+        headers = measures = [_copy(header) for header in headers]
     for item in measures:
         if not item.get("SliceThickness"):
-            item.SliceThickness = DS(findings.source.geometry.spacing[0], auto_format=True)
+            item.add_new("SliceThickness", "DS", DS(findings.source.geometry.spacing[0], auto_format=True))
     return headers
+
+
+def _copy(header: Dataset) -> Dataset:
+    """Elements are shared, so they are replaced and not changed."""
+    copy = Dataset(dict(header.items()))
+    copy.file_meta = header.file_meta
+    return copy
 
 
 def _anatomy(source: Dataset) -> Dataset:

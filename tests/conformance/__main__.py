@@ -38,6 +38,11 @@ def main(names: list[str]) -> int:
                 console.print(f"[red]{missing}[/]")
                 return 2
     console.print(table(verdicts, JUDGES))
+    objects = {(verdict.case, verdict.kind) for verdict in verdicts}
+    console.print(
+        f"{len(objects)} objects of {len(chosen)} series before {len(JUDGES)} judges: {len(verdicts)} verdicts,"
+        f" {sum(not v.errors for v in verdicts)} without an error that counts"
+    )
     reasons = {known: None for verdict in verdicts for _, known in verdict.known}
     for known in reasons:
         console.print(f"known, no error: {known.judge} says {known.pattern!r}: {known.reason}", highlight=False)

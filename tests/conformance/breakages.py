@@ -15,6 +15,7 @@ class Breakage:
     apply: Callable[[Objects], None]
     judge: str
     complaint: str
+    kinds: tuple[str, ...] = ("SEG", "SR")  # the objects that there are
 
 
 def _group(report: Dataset, number: int = 0) -> Dataset:
@@ -165,6 +166,40 @@ def no_notice_in_text(objects: Objects) -> None:
     notice.TextValue = "Results"
 
 
+# --- other kinds
+
+
+def other_map_value(objects: Objects) -> None:
+    values = np.frombuffer(objects["PM"].FloatPixelData, "<f4").copy()
+    values[-1] += 1
+    objects["PM"].FloatPixelData = values.tobytes()
+
+
+def map_moved(objects: Objects) -> None:
+    for frame in objects["PM"].PerFrameFunctionalGroupsSequence:
+        frame.PlanePositionSequence[0].ImagePositionPatient[0] += 1
+
+
+def contour_off_plane(objects: Objects) -> None:
+    contour = objects["RTSTRUCT"].ROIContourSequence[0].ContourSequence[0]
+    contour.ContourData = [*contour.ContourData[:2], float(contour.ContourData[2]) + 0.5, *contour.ContourData[3:]]
+
+
+def contour_left_out(objects: Objects) -> None:
+    objects["RTSTRUCT"].ROIContourSequence[1].ContourSequence.pop()
+
+
+def selection_without_notice(objects: Objects) -> None:
+    (text,) = _items(objects["KO"], "TEXT", "113012")
+    text.TextValue = "Key images"
+
+
+def source_withdrawn(objects: Objects) -> None:
+    reference = Dataset()
+    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = "1.2.840.10008.5.1.4.1.1.4", "1.2.3"
+    _first_evidence(objects["KO, rejection"]).ReferencedSOPSequence.append(reference)
+
+
 # --- any
 
 
@@ -213,6 +248,12 @@ BREAKAGES = [
     Breakage("relationship that is not allowed", forbidden_relationship, "dsrdump", "E: "),
     Breakage("no completion flag", no_completion_flag, "dciodvfy", "CompletionFlag"),
     Breakage("report without the notice", no_notice_in_text, "own checks", "first text of the report"),
+    Breakage("another value in a map", other_map_value, "own checks", "ADC has other values", ("PM",)),
+    Breakage("map moved by 1 mm", map_moved, "dcmqi PM", "lies elsewhere", ("PM",)),
+    Breakage("contour beside its plane", contour_off_plane, "own checks", "leaves the plane", ("RTSTRUCT",)),
+    Breakage("contour left out", contour_left_out, "plastimatch", "voxels by segment", ("RTSTRUCT",)),
+    Breakage("selection without the notice", selection_without_notice, "own checks", "description of", ("KO",)),
+    Breakage("note that withdraws an image", source_withdrawn, "own checks", "is withdrawn, but", ("KO, rejection",)),
     Breakage("another patient", other_patient, "own checks", "PatientID differs"),
     Breakage("two objects in a series", shared_series, "own checks", "the series holds other instances"),
     Breakage("series without the notice", no_notice, "own checks", "SeriesDescription does not begin"),

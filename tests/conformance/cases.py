@@ -63,31 +63,31 @@ CASES = [
 
 
 def rich_findings(volume: Volume, *, overlap: bool = True) -> Findings:
-    """Two masses with a site, several values, one of them missing, and an evaluation; a value of the whole study; a map
-    without values here and there."""
+    """Two masses, with a site, several values, one that failed, and an evaluation; a value of the whole study; and a
+    map, with voxels that have no value."""
     one, two = blobs(volume)
     mask = two.mask.copy()
     mask[tuple(np.argwhere(one.mask)[0])] = overlap
-    adc = float(np.abs(volume.array[one.mask]).mean())
+    diffusion = np.abs(volume.array).astype(np.float32)
+    adc = float(diffusion[one.mask].mean())
+    diffusion[:, 0] = np.nan
     one = replace(
         one,
         anatomic_region=THIGH,
         measurements=(
             *one.measurements,
             Measurement(LONG_AXIS, 31.5, MM),
-            Measurement(SHORT_AXIS, None, MM, missing=MEASUREMENT_FAILURE),
             Measurement(ADC, adc, UM2_S, MEAN),
+            Measurement(SHORT_AXIS, None, MM, missing=MEASUREMENT_FAILURE),
         ),
         evaluations=(Evaluation(SEVERITY, MODERATE),),
     )
     two = replace(two, mask=mask, anatomic_region=THIGH)
-    values = volume.array.astype(np.float32)
-    values[::2, ::3, ::5] = np.nan
     return replace(
         findings(volume, (one, two)),
         algorithm=Algorithm("ConformanceNet", "1.0", "Test maker", "cd" * 32, "simulated phantoms"),
         measurements=(Measurement(Code("122157", "DCM", "Probability"), 0.42, Code("1", "UCUM", "no units")),),
-        maps=(ParametricMap("ADC", ADC, UM2_S, values),),
-        time_point=TimePoint("baseline", 1),
+        maps=(ParametricMap("ADC", ADC, UM2_S, diffusion),),
+        time_point=TimePoint("baseline", 1, "T0", "AI-1"),
         notes=("Only one sequence was available.",),
     )

@@ -3,6 +3,7 @@
 Each check is a generator of sentences, one for each defect. `defects` runs those that apply to an object.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,7 +14,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as SRCode
-from pydicom.uid import SegmentationStorage
+from pydicom.uid import ParametricMapStorage, SegmentationStorage
 
 from dicom_node.objects.codes import RESEARCH_NOTICE, sr_code
 from dicom_node.objects.reading import Group, Report, read_report
@@ -24,9 +25,12 @@ PATIENT_AND_STUDY = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex",
     "StudyInstanceUID", "StudyDate", "StudyTime", "AccessionNumber", "StudyID", "ReferringPhysicianName",
 )  # fmt: skip
+CUT = {"StudyID": 16}  # characters, PS3.5 6.2: scanners and anonymisers write more, and an archive may refuse it
+DATES = ("PatientBirthDate", "StudyDate")  # which some anonymisers fill with other text
 ABBREVIATED_SERIES_DATA = ("SeriesNumber", "SeriesDescription", "Modality", "SeriesDate", "SeriesTime")
 # name what need not be here: earlier results, and the scanner's own records of the study, which are copied
 ELSEWHERE = ("PredecessorDocumentsSequence", "ReferencedStudySequence", "ReferencedPerformedProcedureStepSequence")
+OF_STRUCTURES = ("ReferencedFrameOfReferenceSequence", "StructureSetROISequence")  # of an RT Structure Set
 POSITION = 0.01  # mm
 DIRECTION = 1e-4
 LENGTH, AREA, VOLUME = {"mm", "cm"}, {"mm2", "cm2"}, {"mm3", "cm3", "mL", "ml"}
@@ -84,19 +88,17 @@ def defects(ds: Dataset, study: Study) -> list[str]:
 def patient_and_study(ds: Dataset, study: Study) -> Iterator[str]:
     source = next(iter(study.sources.values()))
     for keyword in PATIENT_AND_STUDY:
-        wanted = str(source.get(keyword) or "")
-        # What is none of its VR (PS3.5 table 6.2-1) would make the object invalid.
-        if keyword == "StudyID":
-            wanted = wanted[:16]
-        if keyword in ("PatientBirthDate", "StudyDate") and not wanted.isdigit():
-            wanted = ""
-        if str(ds.get(keyword) or "") != wanted:
+        expected = str(source.get(keyword) or "")[: CUT.get(keyword)]
+        if keyword in DATES and not re.fullmatch(r"\d{8}", expected):
+            expected = ""
+        if str(ds.get(keyword) or "") != expected:
             yield f"{keyword} differs from the source's"
 
 
 def own_series(ds: Dataset, study: Study) -> Iterator[str]:
+    """No other object is in the series, but the forms of one report, of which an archive gets one."""
     others = [o for uid, o in (*study.sources.items(), *study.objects.items()) if uid != ds.SOPInstanceUID]
-    if any(o.SeriesInstanceUID == ds.SeriesInstanceUID for o in others):
+    if any(o.SeriesInstanceUID == ds.SeriesInstanceUID and {o.Modality, ds.Modality} != {"SR"} for o in others):
         yield "the series holds other instances, too"
     for keyword in ABBREVIATED_SERIES_DATA:
         if not ds.get(keyword):
@@ -104,8 +106,12 @@ def own_series(ds: Dataset, study: Study) -> Iterator[str]:
 
 
 def research_notice(ds: Dataset, study: Study) -> Iterator[str]:
-    if _is_rejection(ds):
-        return  # it holds no result
+    """In what lists of series show, in what is read first, and in the attribute for it, where the IOD has one.
+
+    A rejection note is no result.
+    """
+    if is_rejection(ds):
+        return
     if not str(ds.get("SeriesDescription", "")).startswith(RESEARCH_NOTICE):
         yield "SeriesDescription does not begin with the notice"
     if ds.Modality == "SR":
@@ -114,8 +120,14 @@ def research_notice(ds: Dataset, study: Study) -> Iterator[str]:
         ]
         if not texts or texts[0] != RESEARCH_NOTICE:
             yield "the first text of the report is not the notice"
-        if ds.get("ContentQualification") != "RESEARCH":
-            yield "ContentQualification is not RESEARCH"
+    if ds.Modality == "KO":
+        described = _named(ds, codes.DCM.KeyObjectDescription)
+        if not described or not described[0].TextValue.startswith(RESEARCH_NOTICE):
+            yield "the description of the selection does not begin with the notice"
+    if (ds.Modality == "SR" or ds.SOPClassUID == ParametricMapStorage) and (
+        ds.get("ContentQualification") != "RESEARCH"
+    ):
+        yield "ContentQualification is not RESEARCH"
 
 
 def equipment(ds: Dataset, study: Study) -> Iterator[str]:
@@ -129,7 +141,11 @@ def references(ds: Dataset, study: Study) -> Iterator[str]:
     """Every instance that is named anywhere exists and is of the class that is named."""
     for path, item in _items(ds):
         uid = item.get("ReferencedSOPInstanceUID")
-        if uid is None or path.startswith(ELSEWHERE) or uid == ds.StudyInstanceUID:  # RT Referenced Study Sequence
+        if uid is None or path.startswith(ELSEWHERE):
+            continue
+        if "RTReferencedSeriesSequence" in item:  # PS3.3 C.8.8.5: a study
+            if uid != ds.StudyInstanceUID:
+                yield f"{path}: {uid} is another study"
             continue
         found = study.find(str(uid))
         if found is None:
@@ -139,11 +155,15 @@ def references(ds: Dataset, study: Study) -> Iterator[str]:
 
 
 def frame_of_reference(ds: Dataset, study: Study) -> Iterator[str]:
-    """Where no source has one, the result has one of its own."""
+    """That of a source. Where the sources have none, the result has one of its own: its IOD asks for it."""
     declared = ds.get("FrameOfReferenceUID")
-    known = {s.get("FrameOfReferenceUID") for s in study.sources.values()} - {None, ""}
-    if known and declared is not None and declared not in known:
+    known = {s.FrameOfReferenceUID for s in study.sources.values() if s.get("FrameOfReferenceUID")}
+    if declared is not None and known and declared not in known:
         yield "no source has this Frame of Reference UID"
+    for path, item in _items(ds):
+        named = item.get("FrameOfReferenceUID") or item.get("ReferencedFrameOfReferenceUID")
+        if path.startswith(OF_STRUCTURES) and named not in (None, declared):
+            yield f"{path}: not the frame of reference of the object"
 
 
 def geometry(ds: Dataset, study: Study) -> Iterator[str]:
@@ -168,6 +188,26 @@ def geometry(ds: Dataset, study: Study) -> Iterator[str]:
             yield f"frame {frame + 1} derives from a plane that does not exist"
             continue
         yield from (f"frame {frame + 1} and its source differ in {what}" for what in _differences(plane, source))
+
+
+def contours(ds: Dataset, study: Study) -> Iterator[str]:
+    """Every contour of an RT Structure Set is closed by its reader, and lies in the plane of the image it names."""
+    for roi in ds.get("ROIContourSequence") or []:
+        for k, contour in enumerate(roi.ContourSequence, 1):
+            where = f"contour {k} of ROI {roi.ReferencedROINumber}"
+            image = contour.ContourImageSequence[0]
+            number = image.get("ReferencedFrameNumber")
+            key = (str(image.ReferencedSOPInstanceUID), None if number is None else int(number))
+            points = np.array(contour.ContourData, float).reshape(-1, 3)
+            if len(points) != contour.NumberOfContourPoints:
+                yield f"{where} has {len(points)} points, not {contour.NumberOfContourPoints}"
+            plane = study.planes.get(key)
+            if plane is None:
+                yield f"{where} is drawn on a plane that does not exist"
+                continue
+            normal = np.cross(plane.row_direction, plane.column_direction)
+            if np.abs((points - plane.position) @ normal).max() > POSITION:
+                yield f"{where} leaves the plane of its image"
 
 
 def _differences(one: Plane, other: Plane) -> Iterator[str]:
@@ -257,6 +297,7 @@ def evidence(ds: Dataset, study: Study) -> Iterator[str]:
     if ds.Modality not in ("SR", "KO"):
         return
     listed: set[str] = set()
+    named: set[str] = set()
     for keyword in ("CurrentRequestedProcedureEvidenceSequence", "PertinentOtherEvidenceSequence"):
         for evidence_study in ds.get(keyword) or []:
             for series in evidence_study.ReferencedSeriesSequence:
@@ -270,8 +311,12 @@ def evidence(ds: Dataset, study: Study) -> Iterator[str]:
                         yield f"instance {uid} is listed in another series than its own"
     for path, item in _items(ds):
         uid = str(item.get("ReferencedSOPInstanceUID") or "")
-        if uid and path.startswith("ContentSequence") and uid not in listed:
-            yield f"{path}: instance {uid} is not in the evidence"
+        if uid and path.startswith("ContentSequence"):
+            named.add(uid)
+            if uid not in listed:
+                yield f"{path}: instance {uid} is not in the evidence"
+    if is_rejection(ds):  # IHE RAD IOCM: an archive takes away all that the evidence names
+        yield from (f"instance {uid} is withdrawn, but not named" for uid in sorted(listed - named))
 
 
 def drawn_regions(ds: Dataset, study: Study) -> Iterator[str]:
@@ -307,6 +352,7 @@ CHECKS: list[Check] = [
     references,
     frame_of_reference,
     geometry,
+    contours,
     tracked_segments,
     tracked_groups,
     values_once,
@@ -318,15 +364,23 @@ CHECKS: list[Check] = [
 
 
 def is_measurement_report(ds: Dataset) -> bool:
-    """Not so, for example, a report that says why there is no result."""
-    title = ds.get("ConceptNameCodeSequence")
-    return bool(ds.Modality == "SR" and title and title[0].CodeValue == codes.DCM.ImagingMeasurementReport.value)
+    """Of TID 1500, whatever its title."""
+    template = ds.get("ContentTemplateSequence")
+    return bool(ds.Modality == "SR" and template and template[0].TemplateIdentifier == "1500")
 
 
-def _is_rejection(ds: Dataset) -> bool:
+def is_rejection(ds: Dataset) -> bool:
     return bool(
         ds.Modality == "KO" and ds.ConceptNameCodeSequence[0].CodeValue == codes.DCM.RejectedForQualityReasons.value
     )
+
+
+def _named(ds: Dataset, name: SRCode) -> list[Dataset]:
+    """Content items of the first level with this concept name."""
+    return [
+        i for i in ds.ContentSequence
+        if "ConceptNameCodeSequence" in i and i.ConceptNameCodeSequence[0].CodeValue == name.value
+    ]  # fmt: skip
 
 
 def _report(ds: Dataset) -> Report | None:

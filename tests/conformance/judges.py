@@ -9,9 +9,19 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK
+from highdicom.sr import CodedConcept
+from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.uid import ParametricMapStorage, SegmentationStorage
+from pydicom.sr.codedict import codes
+from pydicom.uid import (
+    Comprehensive3DSRStorage,
+    EnhancedSRStorage,
+    ParametricMapStorage,
+    RTStructureSetStorage,
+    SegmentationStorage,
+)
 
+from dicom_node.objects.no_result import SERIES_NUMBER as NO_RESULT_SERIES_NUMBER
 from dicom_node.objects.reading import read_report, read_segmentation
 from inference.findings import Measurement
 from storage.errors import InputRefused
@@ -83,40 +93,95 @@ def _any(ds: Dataset) -> bool:
     return True
 
 
-def _report(ds: Dataset) -> bool:
-    return bool(ds.Modality == "SR")
-
-
 def _segmentation(ds: Dataset) -> bool:
     return bool(ds.Modality == "SEG")
 
 
-def _known_to_dcmqi(ds: Dataset) -> bool:
-    return _segmentation(ds) and ds.SegmentationType != "LABELMAP"  # it takes all labels for one segment
+def _segmentation_storage(ds: Dataset) -> bool:
+    return bool(ds.SOPClassUID == SegmentationStorage)
 
 
 def _document(ds: Dataset) -> bool:
-    return ds.Modality in ("SR", "KO")
+    return bool(ds.Modality in ("SR", "KO"))
+
+
+def _template(ds: Dataset) -> bool:
+    """Documents whose content PixelMed is asked about: the other forms of a report have the very same."""
+    return ds.Modality == "KO" or ds.SOPClassUID == Comprehensive3DSRStorage or _no_result(ds)
+
+
+def _no_result(ds: Dataset) -> bool:
+    return bool(ds.SOPClassUID == EnhancedSRStorage and ds.SeriesNumber == NO_RESULT_SERIES_NUMBER)
 
 
 def _map(ds: Dataset) -> bool:
     return bool(ds.SOPClassUID == ParametricMapStorage)
 
 
-def _binary(ds: Dataset) -> bool:
-    return bool(ds.SOPClassUID == SegmentationStorage)
+def _structures_on_single_frames(ds: Dataset) -> bool:
+    """plastimatch reads no Enhanced images."""
+    if ds.SOPClassUID != RTStructureSetStorage:
+        return False
+    image = ds.ROIContourSequence[0].ContourSequence[0].ContourImageSequence[0]
+    return "ReferencedFrameNumber" not in image
 
 
 def _known_to_dciodvfy(ds: Dataset) -> bool:
-    return ds.Modality != "SEG" or _binary(ds)  # it is older than Label Map Segmentation
+    return ds.Modality != "SEG" or _segmentation_storage(ds)  # it is older than Label Map Segmentation
 
 
 def _dcmqi_segmentation(made: Made, path: Path, study: Study) -> list[str]:
-    """The voxels of every segment, as another reader counts them."""
+    """The voxels of every segment, as another reader counts them; of a fraction those of one half and more."""
     files = validators.dcmqi_segments(path, path.with_suffix(".dcmqi"))
-    found = {n: int(np.count_nonzero(nibabel.load(file).get_fdata())) for n, file in files.items()}
+    images = {n: nibabel.load(file).get_fdata() for n, file in files.items()}
+    if made.dataset.SegmentationType == "LABELMAP":  # all in one file
+        (labels,) = images.values()
+        images = {int(label): labels == label for label in np.unique(labels) if label}
+    found = {n: int(np.count_nonzero(image >= image.max() / 2)) for n, image in images.items()}
     wanted = {s.number: int(s.mask.sum()) for s in read_segmentation(made.dataset).segments}
     return [] if found == wanted else [f"voxels by segment: {found}, not {wanted}"]
+
+
+def _dcmqi_map(made: Made, path: Path, study: Study) -> list[str]:
+    """The value of every voxel and its place, as another reader has them."""
+    assert made.findings is not None
+    file, meta = validators.dcmqi_map(path, path.with_suffix(".dcmqi"))
+    image = SimpleITK.ReadImage(str(file))
+    (one,), geometry = made.findings.maps, made.findings.source.geometry
+    found = []
+    if not np.array_equal(SimpleITK.GetArrayFromImage(image), one.values, equal_nan=True):
+        found.append("other values")
+    for index in ([0, 0, 0], [n - 1 for n in one.values.shape]):
+        lps = geometry.to_lps(np.array([index], float))[0]
+        if np.abs(np.subtract(image.TransformPhysicalPointToContinuousIndex(lps.tolist()), index[::-1])).max() > 0.01:
+            found.append(f"voxel {index} lies elsewhere")
+    if meta["MeasurementUnitsCode"]["CodeValue"] != one.unit.value:
+        found.append(f"unit {meta['MeasurementUnitsCode']}")
+    return found
+
+
+def _plastimatch(made: Made, path: Path, study: Study) -> list[str]:
+    """The voxels of every segment, as plastimatch rasterises the contours on the images."""
+    assert made.findings is not None
+    images = path.with_suffix(".images")
+    images.mkdir()
+    for frame in made.findings.source.frames:
+        (images / f"{frame.sop_instance_uid}.dcm").symlink_to(frame.path.resolve())
+    files = validators.plastimatch_masks(path, images, path.with_suffix(".masks"))
+    found = {name: int(np.count_nonzero(nibabel.load(file).get_fdata())) for name, file in files.items()}
+    wanted = {s.label: int(s.mask.sum()) for s in made.findings.segments}
+    return [] if found == wanted else [f"voxels by segment: {found}, not {wanted}"]
+
+
+def _pixelmed_report(made: Made, path: Path, study: Study) -> list[str]:
+    """Its checks of TID 1500 begin below a title of CID 7021: a report with a title of our own gets one for them."""
+    if is_measurement_report(made.dataset):
+        ds = dcmread(path)
+        title = codes.DCM.ImagingMeasurementReport
+        ds.ConceptNameCodeSequence = [CodedConcept(title.value, title.scheme_designator, title.meaning)]
+        path = path.with_suffix(".titled.dcm")
+        ds.save_as(path)
+    return validators.pixelmed_report_errors(path)
 
 
 def _dcmqi_report(made: Made, path: Path, study: Study) -> list[str]:
@@ -126,7 +191,7 @@ def _dcmqi_report(made: Made, path: Path, study: Study) -> list[str]:
         (g["TrackingUniqueIdentifier"], m["quantity"]["CodeValue"], float(m["value"]))
         for g in groups
         for m in g.get("measurementItems", [])
-        if m["value"]  # none where it is missing
+        if m["value"]
     )
     wanted = sorted(
         (g.tracking_uid, m.name.value, m.value)
@@ -136,16 +201,6 @@ def _dcmqi_report(made: Made, path: Path, study: Study) -> list[str]:
     )
     missing = [w for w in wanted if not any(w[:2] == f[:2] and abs(w[2] - f[2]) <= 1e-4 * abs(w[2]) for f in found)]
     return [f"{name} of {uid} is not {value}" for uid, name, value in missing]
-
-
-def _dcmqi_map(made: Made, path: Path, study: Study) -> list[str]:
-    """Every value, as another reader has it."""
-    assert made.findings is not None
-    file, _ = validators.dcmqi_map(path, path.with_suffix(".dcmqi"))
-    values = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(file)))
-    wanted = made.findings.maps[0].values
-    same = values.shape == wanted.shape and np.array_equal(values, wanted, equal_nan=True)
-    return [] if same else ["the map has other values than its finding"]
 
 
 def _own(made: Made, path: Path, study: Study) -> list[str]:
@@ -166,6 +221,10 @@ def _differs_from_findings(made: Made) -> list[str]:
         for number, segment in enumerate(findings.segments, 1):
             if number not in masks or not np.array_equal(masks[number], segment.mask):
                 found.append(f"segment {number} has other voxels than its finding")
+    if _map(ds):
+        (one,) = findings.maps
+        if not np.array_equal(np.frombuffer(ds.FloatPixelData, "<f4"), one.values.ravel(), equal_nan=True):
+            found.append(f"{one.label} has other values than its finding")
     if is_measurement_report(ds):
         groups = read_report(ds).groups
         values = [(g.tracking_uid, m.name, m.unit, m.value) for g in groups for m in g.measurements]
@@ -176,12 +235,8 @@ def _differs_from_findings(made: Made) -> list[str]:
         for uid, measurement in wanted:
             if not any(
                 uid in (None, group)
-                and name == measurement.name
-                and (
-                    value is None  # and so has no unit
-                    if measurement.value is None
-                    else unit == measurement.unit and value == pytest.approx(measurement.value, rel=1e-5)
-                )
+                and (name, value and unit) == (measurement.name, measurement.value and measurement.unit)
+                and value == (None if measurement.value is None else pytest.approx(measurement.value, rel=1e-5))
                 for group, name, unit, value in values
             ):
                 found.append(f"{measurement.name.meaning} of the findings is not reported")
@@ -194,9 +249,10 @@ JUDGES = [
     Judge("dciodvfy", _known_to_dciodvfy, lambda made, path, study: validators.dciodvfy_errors(path)),
     Judge("dcmdump", _any, lambda made, path, study: validators.dcmdump_errors(path)),
     Judge("dsrdump", _document, lambda made, path, study: validators.dsrdump_errors(path)),
-    Judge("dcmqi SEG", _known_to_dcmqi, _dcmqi_segmentation),
+    Judge("dcmqi SEG", _segmentation, _dcmqi_segmentation),
     Judge("dcmqi PM", _map, _dcmqi_map),
+    Judge("plastimatch", _structures_on_single_frames, _plastimatch),
     Judge("dcmqi SR", is_measurement_report, _dcmqi_report),
-    Judge("PixelMed", _binary, lambda made, path, study: validators.pixelmed_errors(path), slow=True),
-    Judge("PixelMed SR", _report, lambda made, path, study: validators.pixelmed_report_errors(path), slow=True),
+    Judge("PixelMed", _segmentation_storage, lambda made, path, study: validators.pixelmed_errors(path), slow=True),
+    Judge("PixelMed SR", _template, _pixelmed_report, slow=True),
 ]

@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 from pydicom.dataset import Dataset
 
 from dicom_node.objects.build import ObjectContext, build_objects
@@ -39,54 +41,55 @@ class Results:
 EVERYTHING = ObjectProfile(objects=frozenset({Kind.SEG, Kind.PM, Kind.RTSTRUCT, Kind.SC, Kind.SR, Kind.KO}))
 
 
-_SEG = frozenset({Kind.SEG})
-SEGMENTATIONS = {
-    "SEG, fractional": ObjectProfile(SegmentationForm.FRACTIONAL, objects=_SEG),
-    "SEG, label map": ObjectProfile(SegmentationForm.LABELMAP, objects=_SEG),
-    "SEG, every frame": ObjectProfile(omits_empty_frames=False, objects=_SEG),
-}
-
-
 def results(findings: Findings, context: ObjectContext) -> list[Made]:
     return [Made(built.kind, built.dataset, findings) for built in build_objects(findings, context, EVERYTHING)]
 
 
 def nothing_found(findings: Findings, context: ObjectContext) -> list[Made]:
     """The report of an analysis that segmented nothing."""
-    nothing = replace(findings, segments=(), measurements=())
+    nothing = replace(findings, segments=(), measurements=(), maps=())
     return [
         replace(made, kind=f"{made.kind}, no finding")
         for made in results(nothing, replace(context, uid_seed=f"{context.uid_seed}, nothing"))
     ]
 
 
-def segmentations(findings: Findings, context: ObjectContext) -> list[Made]:
-    """Every form that a destination can ask for. Segments of a label map do not overlap."""
+def other_segmentations(findings: Findings, context: ObjectContext) -> list[Made]:
+    """FRACTIONAL, of probabilities, and LABELMAP, of segments that do not overlap."""
     one, two = findings.segments
-    apart = replace(findings, segments=(one, replace(two, mask=two.mask & ~one.mask)))
+    apart = (one, replace(two, mask=two.mask & ~one.mask))
+    fractions = tuple(replace(s, probability=np.where(s.mask, 0.8, 0.2).astype(np.float32)) for s in findings.segments)
     made = []
-    for name, profile in SEGMENTATIONS.items():
-        seg, *_ = build_objects(apart, context, profile)  # what stands for it follows
-        made.append(Made(name, seg.dataset, apart))
+    for form, segments in ((SegmentationForm.FRACTIONAL, fractions), (SegmentationForm.LABELMAP, apart)):
+        found = replace(findings, segments=segments)
+        profile = ObjectProfile(segmentation=form, objects=frozenset({Kind.SEG}))
+        (seg,) = [b.dataset for b in build_objects(found, context, profile) if not b.stands_for]
+        made.append(Made(f"SEG, {form}", seg, found))
     return made
 
 
-def no_result(paths: list[Path], context: ObjectContext) -> list[Made]:
-    result = NoResult("Test mass", WhyNoResult.POOR_QUALITY, "The images show motion.", datetime.now(UTC))
-    return [Made("SR, no result", build_no_result(result, paths, context))]
+def no_result(error: InputRefused, sources: list[Path], context: ObjectContext) -> list[Made]:
+    result = NoResult("Test mass", WhyNoResult.UNUSABLE_IMAGES, str(error), datetime(2026, 11, 23, 12, 0, tzinfo=UTC))
+    return [Made("SR, no result", build_no_result(result, sources, context))]
 
 
-def rejection(paths: list[Path], made: list[Made], context: ObjectContext) -> Made:
-    """What withdraws some of the objects."""
+def rejection(made: list[Made], sources: list[Path], context: ObjectContext) -> list[Made]:
+    """The note that withdraws everything that was made.
+
+    But the label map: dcmtk 3.6.7 is older than these, and reads no document that refers to one.
+    """
     withdrawn = [
-        Rejected(ds.SOPClassUID, ds.SOPInstanceUID, ds.SeriesInstanceUID)
-        for ds in (one.dataset for one in made if one.kind in (Kind.SEG, Kind.SR))
+        Rejected(one.dataset.SOPClassUID, one.dataset.SOPInstanceUID, one.dataset.SeriesInstanceUID)
+        for one in made
+        if one.dataset.get("SegmentationType") != "LABELMAP"
     ]
-    return Made("KO, rejection", build_rejection(paths[0], withdrawn, context))
+    return [Made("KO, rejection", build_rejection(sources[0], withdrawn, context))]
 
 
-# What is made of findings. A new builder is a line here.
-FROM_FINDINGS: list[Callable[[Findings, ObjectContext], list[Made]]] = [results, nothing_found, segmentations]
+# What is made of findings, of images that are refused, and of what was made. A new builder is a line here.
+FROM_FINDINGS: list[Callable[[Findings, ObjectContext], list[Made]]] = [results, nothing_found, other_segmentations]
+FROM_REFUSALS: list[Callable[[InputRefused, list[Path], ObjectContext], list[Made]]] = [no_result]
+FROM_OBJECTS: list[Callable[[list[Made], list[Path], ObjectContext], list[Made]]] = [rejection]
 
 
 def make(case: Case, test_data: Path) -> Results:
@@ -96,15 +99,14 @@ def make(case: Case, test_data: Path) -> Results:
     done = Results(case, paths, [])
     try:
         found = rich_findings(case.read(paths))
-    except InputRefused:
-        done.made.extend(no_result(paths, context))
-        return done
-    for maker in FROM_FINDINGS:
+    except InputRefused as error:
+        makers = [partial(refused, error, paths) for refused in FROM_REFUSALS]
+    else:
+        makers = [partial(maker, found) for maker in FROM_FINDINGS]
+    makers += [partial(maker, done.made, paths) for maker in FROM_OBJECTS]
+    for build in makers:
         try:
-            done.made.extend(maker(found, context))
+            done.made.extend(build(context))
         except Exception as error:
             done.refusals.append(f"{type(error).__name__}: {error}")
-    done.made.extend(no_result(paths, context))
-    if done.made[0].kind == Kind.SEG:
-        done.made.append(rejection(paths, done.made, context))
     return done

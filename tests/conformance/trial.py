@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import CalledProcessError
 
 from pydicom.dataset import Dataset
 from rich.table import Table
@@ -45,7 +46,7 @@ def try_all(results: Results, folder: Path, judges: Sequence[Judge]) -> list[Ver
         made, path, judge = task
         try:
             errors = judge.errors(made, path, study)
-        except AssertionError as error:
+        except (AssertionError, CalledProcessError) as error:
             errors = [f"did not run to its end: {error}"]
         return _verdict(results, made.kind, judge.name, errors, made.dataset)
 
