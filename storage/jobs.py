@@ -346,7 +346,7 @@ class Jobs:
         """
         target = schema.ResultObject
         is_report = _is_report(destinations)
-        latest = _latest_report(study_instance_uid, application, job, is_report)
+        latest = _latest(study_instance_uid, application, job, is_report)
         return self._objects(select(target).where(target.job_id == latest, is_report))
 
     def superseded(
@@ -355,11 +355,11 @@ class Jobs:
         """What a destination has got, or will get, of the result that the one of `job` supersedes there: what a
         rejection note for it names."""
         delivery, target = schema.Delivery, schema.ResultObject
-        latest = _latest_report(study_instance_uid, application, job, _is_report([destination]))
+        here = and_(delivery.destination == destination, _rejectable())
+        got = select(target.id).join(delivery, delivery.object_id == target.id).where(here)
+        latest = _latest(study_instance_uid, application, job, schema.ResultObject.id.in_(got))
         delivered = (
-            select(target)
-            .join(delivery, delivery.object_id == target.id)
-            .where(delivery.job_id == latest, delivery.destination == destination, _rejectable())
+            select(target).join(delivery, delivery.object_id == target.id).where(delivery.job_id == latest, here)
         )
         return self._objects(delivered)
 
@@ -391,9 +391,8 @@ def _is_report(destinations: Collection[str]) -> ColumnElement[bool]:
     return and_(target.kind.startswith("SR"), made_for)
 
 
-def _latest_report(
-    study_instance_uid: str, application: str, other_than: int, is_report: ColumnElement[bool]
-) -> ScalarSelect[int]:
+def _latest(study_instance_uid: str, application: str, other_than: int, has: ColumnElement[bool]) -> ScalarSelect[int]:
+    """The job that ended last and has such an object, unless it was withdrawn."""
     job, target = schema.Job, schema.ResultObject
     return (
         select(job.id)
@@ -404,7 +403,7 @@ def _latest_report(
             job.id != other_than,
             job.state == JobState.SUCCEEDED,
             ~withdrawn(job.study_instance_uid, job.id),
-            is_report,
+            has,
         )
         .order_by(job.finished_at.desc(), job.id.desc())  # one that was queued again ended after newer ones
         .limit(1)

@@ -257,6 +257,16 @@ def test_a_withdrawn_result_is_no_predecessor(node: Node) -> None:
     assert node.jobs.superseded(STUDY, "liver", 99, "PACS") == []
 
 
+def test_a_result_without_report_is_superseded_too(node: Node) -> None:
+    """Its destination may not take reports."""
+    node.queue("liver")
+    job = node.claim()
+    assert node.jobs.succeed(job.id, "worker", objects(job, "PACS")[:1], {}, NOW)
+    node.arrive()
+    assert [o.kind for o in node.jobs.superseded(STUDY, "liver", 99, "PACS")] == ["SEG"]
+    assert node.jobs.superseded(STUDY, "liver", 99, "ARCHIVE") == []
+
+
 def test_newer_images_do_not_supersede_a_withdrawal(node: Node) -> None:
     node.deliver("PACS")
     withdrawal = node.jobs.withdraw(1, "", NOW)
