@@ -6,6 +6,7 @@ Screenshots of every case are kept below build/viewer, or below the folder in DI
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from pydicom.uid import generate_uid
 
 from dicom_node.demo_pacs import Kind, start_pacs
 from dicom_node.objects.build import ObjectContext, build_objects
+from dicom_node.objects.codes import RESEARCH_NOTICE
+from dicom_node.objects.no_result import build_no_result
 from dicom_node.objects.outline import key_slice, outline
-from inference.findings import Findings, Segment
+from inference.findings import Findings, NoResult, Segment, WhyNoResult
 from inference.measurements import centroid_lps
 from inference.volume import read_volume
 from tests.acceptance.studies import write_ball_study
@@ -131,15 +134,35 @@ def test_a_mirrored_segmentation_is_noticed(viewer: Viewer, tmp_path: Path) -> N
     ]
 
 
-@pytest.mark.xfail(strict=True, reason="OHIF 3.13.2 fails on a group without coordinates, and shows nothing at all")
-@pytest.mark.parametrize("segments", [True, False], ids=["beside a finding", "alone"])
-def test_values_of_no_region_are_shown(viewer: Viewer, tmp_path: Path, segments: bool) -> None:
-    paths = write_ball_study(tmp_path / "study", seed=3 + segments).paths
-    findings = rich_findings(read_volume(paths))
-    findings = findings if segments else replace(findings, segments=())
-    study = replace(put(viewer, paths, findings, tmp_path), segmentation="", findings=1, patience=15_000)
-    seen = viewer.look(study, SCREENSHOTS / f"no_region_{segments}")
-    assert "T1 TSE axial" in seen["report"][0]["text"]
+def test_values_of_no_region_are_shown_beside_those_of_regions(viewer: Viewer, tmp_path: Path) -> None:
+    paths = write_ball_study(tmp_path / "study", seed=3).paths
+    findings = rich_findings(read_volume(paths), overlap=False)
+    study = put(viewer, paths, findings, tmp_path)
+    seen = viewer.look(
+        replace(study, segmentation="", findings=len(findings.segments) + 1), SCREENSHOTS / "values_of_no_region"
+    )
+    assert report_mistakes({"report": seen["report"][:-1]}, findings) == []
+    assert "Probability: 0.42" in seen["report"][-1]["text"]
+
+
+def test_a_report_without_findings_is_a_page_of_text(viewer: Viewer, tmp_path: Path) -> None:
+    paths = write_ball_study(tmp_path / "study", seed=4).paths
+    findings = replace(rich_findings(read_volume(paths)), segments=())
+    (page,) = viewer.look(put(viewer, paths, findings, tmp_path), SCREENSHOTS / "no_finding")["report"]
+    for words in (RESEARCH_NOTICE, "segmented nothing", *findings.notes, "0.42"):
+        assert words in page["text"]
+
+
+def test_a_report_of_no_result_is_a_page_of_text(viewer: Viewer, tmp_path: Path) -> None:
+    paths = write_ball_study(tmp_path / "study", seed=5).paths
+    result = NoResult("Test mass", WhyNoResult.POOR_QUALITY, "The images show motion.", datetime.now(UTC))
+    report = build_no_result(result, paths, ObjectContext("NODE", f"viewer {tmp_path}"))
+    report.save_as(tmp_path / "report.dcm", enforce_file_format=True)
+    viewer.store([*paths, tmp_path / "report.dcm"])
+    study = Study(str(report.StudyInstanceUID), "T1 TSE axial", report="Test mass No AI result")
+    (page,) = viewer.look(study, SCREENSHOTS / "no_result")["report"]
+    for words in (RESEARCH_NOTICE, "did not run to its end", "The images show motion."):
+        assert words in page["text"]
 
 
 def mistakes(seen: dict[str, Any], study: Study, findings: Findings) -> list[str]:
@@ -182,7 +205,7 @@ def report_mistakes(seen: dict[str, Any], findings: Findings) -> list[str]:
         k = key_slice(segment.mask)
         if shown["instance"] != findings.source.frames[k].sop_instance_uid:
             found.append(f"{segment.label} is not shown on its key slice")
-        for m in segment.measurements:
+        for m in (m for m in segment.measurements if m.value is not None):
             number = f": {m.value:.2f} {m.unit.value}"
             if number not in shown["text"]:
                 found.append(f"{m.name.meaning}{number} of {segment.label} is not on the image: {shown['text']}")

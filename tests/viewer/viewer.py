@@ -29,7 +29,7 @@ class Study:
     images: str
     segmentation: str = ""
     report: str = ""
-    findings: int = 0  # that the report draws
+    findings: int = 0  # that the report draws; a report that draws none opens as a page of text
     patience: int = 60_000  # ms for each thing that is to appear
 
     @property
