@@ -21,6 +21,8 @@ from storage.records import JobState
 from tests.objects.sources import findings, read, write_oblique
 from tests.storage.node import Node, received
 
+SECRET = "SECRETPERSON"
+
 Hang = Callable[[float], subprocess.Popen[str]]
 
 # A process of its own with a worker whose application never returns, as when a kernel hangs in torch.
@@ -47,6 +49,33 @@ worker = Worker(
 )
 worker._application = lambda name: Hanging()
 worker.run(threading.Event())
+"""
+
+# A process of its own with a worker that writes every kind of object, of a patient whose name libraries warn about.
+WRITING = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from dicom_node.backoff import Backoff
+from dicom_node.catalogue import ConfiguredApplication
+from dicom_node.logs import configure
+from dicom_node.worker import Worker
+from storage.database import Database
+from storage.instances import InstanceStore
+from storage.jobs import Jobs
+from tests.conformance.cases import rich_findings
+from tests.conformance.makers import EVERYTHING
+from tests.objects.sources import read
+
+configure("work", "DEBUG")
+database, folder = Database(sys.argv[1]), Path(sys.argv[2])
+worker = Worker(
+    "w", SimpleNamespace(device="cpu"), Jobs(database), InstanceStore(database, folder, lambda sop, modality: True),
+    {"liver": ConfiguredApplication("liver", ("pacs",), None)}, folder, "NODE", {"pacs": EVERYTHING},
+    Backoff(5, 40, 3), 60, 60,
+)
+worker._application = lambda name: SimpleNamespace(run=lambda *_: rich_findings(read(Path(sys.argv[3]))))
+worker.work_one()
 """
 
 
@@ -99,6 +128,17 @@ def test_a_job_that_takes_too_long_is_tried_again(node: Node, hang: Hang) -> Non
     assert hang(0.5).wait(30) == EXIT_AGAIN
     (job,) = node.jobs.list()
     assert (job.state, job.reason) == (JobState.RETRYING, "took longer than 0.5 s")
+
+
+def test_what_a_worker_says_names_no_patient(node: Node, tmp_path: Path) -> None:
+    """highdicom warns of a name of one component, and quotes it."""
+    series = write_oblique(tmp_path / "series", SECRET, "ISO_IR 100")
+    arguments = [f"sqlite:///{tmp_path / 'node.sqlite'}", str(tmp_path / "objects"), str(series)]
+    done = subprocess.run([sys.executable, "-c", WRITING, *arguments], capture_output=True, text=True, check=True)
+    (job,) = node.jobs.list()
+    assert (job.state, job.reason) == (JobState.SUCCEEDED, "")
+    assert "Job succeeded" in done.stderr
+    assert SECRET not in done.stdout + done.stderr
 
 
 def test_destinations_with_the_same_profile_get_the_same_objects(

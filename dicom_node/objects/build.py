@@ -4,6 +4,7 @@ Beside what a destination is to get stand the objects that take its place where 
 of them is sent, `dicom_node.profiles` decides at delivery.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,6 +12,7 @@ from functools import cached_property
 from pydicom.dataset import Dataset
 from pydicom.uid import ComprehensiveSRStorage, EnhancedSRStorage
 
+from dicom_node.logs import fields
 from dicom_node.objects.common import ObjectContext, Predecessor
 from dicom_node.objects.ko import build_ko
 from dicom_node.objects.pm import build_pm
@@ -22,6 +24,9 @@ from dicom_node.profiles import Kind, ObjectProfile, stands_for
 from inference.findings import Findings
 
 __all__ = ["Built", "ObjectContext", "Predecessor", "build_objects"]
+
+NO_STRUCTURES = "There is no RT Structure Set: the images have no frame of reference."
+log = logging.getLogger(__name__)
 
 _OF_SEGMENTS = frozenset({Kind.SEG, Kind.RTSTRUCT, Kind.KO})
 
@@ -44,8 +49,12 @@ def build_objects(
     """What destinations of this profile get, and what may take its place, in the order of delivery.
 
     Findings without segments have neither SEG nor RTSTRUCT nor KO. A destination that would get nothing gets a report:
-    silence reads as normal. The UIDs differ between profiles and between the forms of the report.
+    silence reads as normal. The UIDs differ between profiles and between the forms of the report. Where an RT Structure
+    Set is asked for and the images have no frame of reference, there is none, and the report says so.
     """
+    if Kind.RTSTRUCT in profile.objects and findings.segments and not findings.source.frame_of_reference_uid:
+        log.warning(NO_STRUCTURES, extra=fields("build", series=findings.source.series_instance_uid))
+        findings = replace(findings, notes=(*findings.notes, NO_STRUCTURES))
     seeded = replace(context, uid_seed=context.uid_seed + profile.key)
     primaries = profile.objects if findings.segments else profile.objects - _OF_SEGMENTS
     built = _build(findings, seeded, replace(profile, objects=primaries))

@@ -20,7 +20,7 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
-from dicom_node.objects.build import Built, ObjectContext, build_objects
+from dicom_node.objects.build import NO_STRUCTURES, Built, ObjectContext, build_objects
 from dicom_node.objects.outline import outline
 from dicom_node.overlay import masks_of
 from dicom_node.profiles import WRITTEN, Kind, ObjectProfile
@@ -81,6 +81,18 @@ def test_enhanced_frames_are_named_as_they_are_stored(test_data: Path) -> None:
     masks = masks_of(seg, found.source)
     for number, segment in enumerate(found.segments, start=1):
         assert np.array_equal(masks[number], segment.mask)
+
+
+@pytest.mark.parametrize("frame_of_reference_uid", ["", "2.25.1"])
+def test_a_structure_set_that_cannot_be_made_is_told(tmp_path: Path, frame_of_reference_uid: str) -> None:
+    volume = replace(read(write_oblique(tmp_path, "A^B", "ISO_IR 100")), frame_of_reference_uid=frame_of_reference_uid)
+    profile = ObjectProfile(objects=frozenset({Kind.RTSTRUCT, Kind.SR}))
+    built = {one.kind: one.dataset for one in build_objects(findings(volume), ObjectContext("NODE", "seed"), profile)}
+    texts = [item.get("TextValue") for item in built[Kind.SR].ContentSequence]
+    assert (Kind.RTSTRUCT in built, NO_STRUCTURES in texts) == (
+        bool(frame_of_reference_uid),
+        not frame_of_reference_uid,
+    )
 
 
 def test_nothing_found_is_reported(tmp_path: Path) -> None:
