@@ -42,30 +42,14 @@ class Judge:
 
 @dataclass(frozen=True)
 class Known:
-    """An error that is none: `judge` says what `pattern` matches, and why it is wrong.
-
-    `where` tells the object apart where the words do not; it gets the position of the content item that is meant.
-    """
+    """An error that is none: `judge` says what `pattern` matches, and why it is wrong."""
 
     judge: str
     pattern: str
     reason: str
-    where: Callable[[Dataset, str], bool] | None = None
 
-    def covers(self, judge: str, error: str, ds: Dataset | None) -> bool:
-        match = re.search(self.pattern, error) if judge == self.judge else None
-        if match is None or self.where is None:
-            return match is not None
-        return ds is not None and self.where(ds, match["position"])
-
-
-def _belongs_to_no_region(ds: Dataset, position: str) -> bool:
-    """Whether the content item at `position`, "1.13.5" for example, is a group of TID 1501."""
-    item = ds
-    for n in position.split(".")[1:]:
-        item = item.ContentSequence[int(n) - 1]
-    template = item.get("ContentTemplateSequence")
-    return bool(template and template[0].TemplateIdentifier == "1501")
+    def covers(self, judge: str, error: str) -> bool:
+        return judge == self.judge and re.search(self.pattern, error) is not None
 
 
 COPIED = "copied as the scanner wrote it: all instances of a study have the same patient and study attributes"
@@ -75,17 +59,7 @@ KNOWN = [
         r"GeneralSeriesModule/Laterality/: : Missing conditional attribute",
         "type 2C: required of paired body parts only, which PixelMed cannot tell; it asks for it always",
     ),
-    Known("PixelMed", r"Illegal character\(s\).*PN VR", "it reads names in UTF-8 as ASCII"),
-    Known("PixelMed", r"GeneralStudyModule/StudyID/.*Length invalid", COPIED),
     Known("PixelMed", r"ProcedureCodeSequence/Item\[\d\]/CodingSchemeVersion", COPIED),
-    Known("dciodvfy", r"\((0x0020,0x0010|0x0010,0x1010)\) .*Length invalid", COPIED),  # StudyID, PatientAge
-    Known("dciodvfy", r"Dicom dataset contains invalid data values for Value Representations", "sums up other errors"),
-    Known(
-        "PixelMed SR",
-        r"Template 1411 .*within (?P<position>[\d.]+):.*Missing conditional content item",
-        "it takes a group of TID 1501, whose values belong to no region, for one of TID 1411 without its region",
-        _belongs_to_no_region,
-    ),
 ]
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from subprocess import CalledProcessError
 
-from pydicom.dataset import Dataset
 from rich.table import Table
 
 from tests.conformance.checks import Study
@@ -35,7 +34,7 @@ def try_all(results: Results, folder: Path, judges: Sequence[Judge]) -> list[Ver
     """The verdicts on the objects of one case, whose files go into `folder`."""
     folder.mkdir(parents=True)
     study = Study.of(results.sources, [made.dataset for made in results.made])
-    verdicts = [_verdict(results, "(not made)", "build", [refusal], None) for refusal in results.refusals]
+    verdicts = [_verdict(results, "(not made)", "build", [refusal]) for refusal in results.refusals]
     tasks = []
     for n, made in enumerate(results.made):
         path = folder / f"{n:02}.dcm"
@@ -48,14 +47,14 @@ def try_all(results: Results, folder: Path, judges: Sequence[Judge]) -> list[Ver
             errors = judge.errors(made, path, study)
         except (AssertionError, CalledProcessError) as error:
             errors = [f"did not run to its end: {error}"]
-        return _verdict(results, made.kind, judge.name, errors, made.dataset)
+        return _verdict(results, made.kind, judge.name, errors)
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         return [*verdicts, *pool.map(try_one, tasks)]
 
 
-def _verdict(results: Results, kind: str, judge: str, errors: Sequence[str], ds: Dataset | None) -> Verdict:
-    known = {error: k for error in errors for k in KNOWN if k.covers(judge, error, ds)}
+def _verdict(results: Results, kind: str, judge: str, errors: Sequence[str]) -> Verdict:
+    known = {error: k for error in errors for k in KNOWN if k.covers(judge, error)}
     return Verdict(results.case.name, kind, judge, tuple(e for e in errors if e not in known), tuple(known.items()))
 
 
