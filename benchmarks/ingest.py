@@ -13,7 +13,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -23,6 +22,7 @@ from pathlib import Path
 from benchmarks import slow_flush
 from benchmarks.association import Association
 from benchmarks.network import NotPossible, Place, two_namespaces
+from benchmarks.peak import Peak
 from benchmarks.report import Failed, Goal, console, markdown, show, verdicts, versions
 from benchmarks.servers import KINDS, Server, environment
 from benchmarks.workloads import Renewer, Workload, enhanced_mr, mr_slices
@@ -165,30 +165,6 @@ def send(case: Case, server: Server) -> float:
     return time.perf_counter() - started
 
 
-class Memory:
-    """The highest resident memory of a server while a block runs."""
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._sample)
-        self.highest = 0
-
-    def __enter__(self) -> "Memory":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _sample(self) -> None:
-        while True:
-            self.highest = max(self.highest, self._server.rss())
-            if self._stop.wait(SAMPLE_SECONDS):
-                return
-
-
 class Round:
     """All servers of one round, and how many instances each must hold."""
 
@@ -228,7 +204,7 @@ class Round:
         idle = server.rss()
         cpu = server.cpu_seconds()
         if sample:
-            with Memory(server) as memory:
+            with Peak(server.rss, SAMPLE_SECONDS) as memory:
                 seconds = send(case, server)
             highest = memory.highest
         else:

@@ -13,12 +13,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import dcmread
 
+from benchmarks.peak import Peak
 from benchmarks.report import Failed, Goal, console, markdown, show, verdicts, versions
 from benchmarks.workloads import mr_slices
 
@@ -346,36 +346,22 @@ def dcmqi_seg(folder: Path, output: Path) -> Measured:
     ]  # fmt: skip
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    with Watch(process.pid) as watch:
+    # What wait4 says of the memory counts that of the parent before exec, too.
+    with Peak(partial(peak_memory, process.pid), SAMPLE_SECONDS) as resident:
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         raise Failed(f"{program.name} ended with {process.returncode}")
-    return Measured(seconds, usage.ru_utime + usage.ru_stime, watch.peak, watch.peak)
+    return Measured(seconds, usage.ru_utime + usage.ru_stime, resident.highest, resident.highest)
 
 
-class Watch:
-    """The highest resident memory of another process: what wait4 says of it counts its parent before exec, too."""
-
-    def __init__(self, process: int) -> None:
-        self._process = process
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._sample)
-        self.peak = 0
-
-    def __enter__(self) -> "Watch":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _sample(self) -> None:
-        while not self._stop.wait(SAMPLE_SECONDS):
-            with suppress(FileNotFoundError, ProcessLookupError):
-                self.peak = max(self.peak, memory("VmHWM", self._process))
+def peak_memory(process: int) -> int:
+    """The most there was; 0 when the process is gone."""
+    try:
+        return memory("VmHWM", process)
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
 
 
 def check(case: Case, output: Path, expected: int) -> None:

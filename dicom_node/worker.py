@@ -194,10 +194,14 @@ class Worker:
 
     def _rejections(self, job: Job, held: Mapping[str, Sequence[ResultObject]], folder: Path) -> Sequence[NewObject]:
         """Destinations that hold the same objects get the same note; one that holds none gets none."""
+        groups = holders(held)
+        if not groups:
+            return []
+        source, *_ = self._looked_at(job)
         notes = []
-        for number, (rejected, destinations) in enumerate(holders(held).items(), 1):
+        for number, (rejected, destinations) in enumerate(groups.items(), 1):
             context = self._context(job, destinations, f"/rejection {number}")
-            note = Built(Kind.REJECTION, build_rejection(self._looked_at(job)[0], rejected, context))
+            note = Built(Kind.REJECTION, build_rejection(source, rejected, context))
             notes.append(_written(note, folder, destinations))
         return notes
 

@@ -352,7 +352,7 @@ class Jobs:
     def superseded(
         self, study_instance_uid: str, application: str, job: int, destination: str
     ) -> Sequence[ResultObject]:
-        """What a destination has got, or will get, of the result that the one of `job` supersedes there: what a
+        """What a destination has got, or was to get, of the result that the one of `job` supersedes there: what a
         rejection note for it names."""
         delivery, target = schema.Delivery, schema.ResultObject
         here = and_(delivery.destination == destination, _rejectable())

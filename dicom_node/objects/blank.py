@@ -4,7 +4,7 @@ import highdicom as hd
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from dicom_node.objects.common import ObjectContext
+from dicom_node.objects.common import ObjectContext, equipment
 from inference.findings import Findings
 
 
@@ -20,7 +20,6 @@ def new_object(
     """An object of `sop_class_uid`, a series of its own with that SeriesNumber, in the patient and study of the header
     `source`. Its UIDs come from the roles "<kind> series" and "<kind> instance". It is to be described once complete.
     """
-    algorithm = findings.algorithm
     ds = hd.base.SOPClass(
         study_instance_uid=source.StudyInstanceUID,
         series_instance_uid=context.uid(f"{kind} series"),
@@ -29,10 +28,7 @@ def new_object(
         sop_class_uid=sop_class_uid,
         instance_number=context.revision,
         modality=modality,
-        manufacturer=algorithm.manufacturer[:64],
-        manufacturer_model_name=algorithm.name[:64],
-        software_versions=algorithm.version[:64],
-        device_serial_number=algorithm.weights_sha256[:16],
+        **equipment(findings.algorithm, context),
         transfer_syntax_uid=ExplicitVRLittleEndian,
         patient_id=source.PatientID,
         patient_name=source.PatientName,

@@ -83,6 +83,22 @@ def device_uid(algorithm: Algorithm) -> str:
     return derived_uid("device", algorithm.name, algorithm.version, algorithm.weights_sha256)
 
 
+def equipment(algorithm: Algorithm | None, context: ObjectContext) -> dict[str, Any]:
+    """Who made an object, as highdicom wants it (PS3.3 C.7.5.1, C.7.5.2): the node itself without an algorithm."""
+    if algorithm is None:
+        return {
+            "manufacturer": NODE,
+            "manufacturer_model_name": NODE,
+            "software_versions": context.software_version[:64],
+        }
+    return {
+        "manufacturer": algorithm.manufacturer[:64],
+        "manufacturer_model_name": algorithm.name[:64],
+        "software_versions": algorithm.version[:64],
+        "device_serial_number": algorithm.weights_sha256[:16],
+    }
+
+
 def series_description(result: Findings | NoResult, kind: str) -> str:
     """At most 64 characters, the notice first so that no list cuts it off, and the kind never cut."""
     notice = f"{RESEARCH_NOTICE}: " if result.research else ""
@@ -189,17 +205,22 @@ def _close(one: Dataset, other: Dataset) -> bool:
     return all(abs(float(a) - float(b)) < 1e-4 for a, b in pairs)
 
 
+def sharing(ds: Dataset) -> Dataset:
+    """A dataset with the very elements of `ds`: they may be replaced in it, or left out, but not changed."""
+    copy = Dataset(dict(ds.items()))
+    copy.file_meta = ds.file_meta
+    return copy
+
+
 def reduced_enhanced(source: Dataset, volume: Volume) -> Dataset:
     """A copy of an Enhanced header that holds only the frames of `volume`, in slice order.
 
     Frame k + 1 of the copy is slice k. Functional groups that are equal for all these frames move to the shared ones,
     because highdicom 0.28.2 reads pixel measures and orientation only there (PS3.3 C.7.6.16).
     """
-    copy = Dataset()
-    for element in source:  # shared with the source, so none of them may be changed
-        if element.keyword not in OF_FRAMES:
-            copy.add(element)
-    copy.file_meta = source.file_meta
+    copy = sharing(source)
+    for keyword in OF_FRAMES:
+        del copy[keyword]
     frames = [
         deepcopy(source.PerFrameFunctionalGroupsSequence[(frame.frame_number or 1) - 1]) for frame in volume.frames
     ]
@@ -236,16 +257,16 @@ def describe_origin(
     purpose.CodeValue = codes.DCM.ProcessingEquipment.value
     purpose.CodingSchemeDesignator = codes.DCM.ProcessingEquipment.scheme_designator
     purpose.CodeMeaning = codes.DCM.ProcessingEquipment.meaning
-    equipment = Dataset()
-    equipment.PurposeOfReferenceCodeSequence = [purpose]
-    equipment.Manufacturer = algorithm.manufacturer[:64] if algorithm else NODE
-    equipment.ManufacturerModelName = algorithm.name[:64] if algorithm else NODE
+    device = Dataset()
+    device.PurposeOfReferenceCodeSequence = [purpose]
+    device.Manufacturer = algorithm.manufacturer[:64] if algorithm else NODE
+    device.ManufacturerModelName = algorithm.name[:64] if algorithm else NODE
     versions = [algorithm.version[:64]] if algorithm else []
-    equipment.SoftwareVersions = [*versions, context.software_version[:64]]
-    equipment.StationName = context.device_name[:16]
-    equipment.DeviceUID = device_uid(algorithm) if algorithm else context.node_uid
-    equipment.ContributionDescription = "Automatic analysis; no human reviewed it"
-    ds.ContributingEquipmentSequence = [*ds.get("ContributingEquipmentSequence", []), equipment]
+    device.SoftwareVersions = [*versions, context.software_version[:64]]
+    device.StationName = context.device_name[:16]
+    device.DeviceUID = device_uid(algorithm) if algorithm else context.node_uid
+    device.ContributionDescription = "Automatic analysis; no human reviewed it"
+    ds.ContributingEquipmentSequence = [*ds.get("ContributingEquipmentSequence", []), device]
     _set_character_set(ds, declared.get("SpecificCharacterSet"))
 
 

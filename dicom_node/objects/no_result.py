@@ -10,7 +10,7 @@ from pydicom.sr.codedict import codes
 
 from dicom_node.objects import content
 from dicom_node.objects.codes import PRIVATE, REASONS, RESEARCH_NOTICE, sr_code
-from dicom_node.objects.common import NODE, ObjectContext, describe_result, source_header
+from dicom_node.objects.common import ObjectContext, describe_result, equipment, source_header
 from inference.findings import NoResult
 
 SERIES_NUMBER = 9013
@@ -49,15 +49,11 @@ def build_no_result(result: NoResult, sources: Sequence[Path], context: ObjectCo
         series_number=SERIES_NUMBER,
         sop_instance_uid=context.uid("no-result instance"),
         instance_number=context.revision,
-        manufacturer=result.algorithm.manufacturer[:64] if result.algorithm else NODE,
+        **equipment(result.algorithm, context),
         is_complete=True,
         is_final=False,
         is_verified=False,
     )
-    document.ManufacturerModelName = result.algorithm.name[:64] if result.algorithm else NODE
-    document.SoftwareVersions = result.algorithm.version[:64] if result.algorithm else context.software_version[:64]
-    if result.algorithm:
-        document.DeviceSerialNumber = result.algorithm.weights_sha256[:16]
     if result.research:
         document.ContentQualification = "RESEARCH"
     if context.predecessors:

@@ -10,7 +10,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import DS
 
 from dicom_node.objects.codes import sr_code
-from dicom_node.objects.common import ObjectContext, describe, reduced_enhanced, source_headers
+from dicom_node.objects.common import ObjectContext, describe, equipment, reduced_enhanced, sharing, source_headers
 from inference.findings import Findings, ParametricMap
 from inference.planes import functional, is_enhanced
 from inference.volume import Volume
@@ -43,10 +43,7 @@ def build_pm(findings: Findings, one: ParametricMap, context: ObjectContext) -> 
         series_number=SERIES_NUMBER + number,
         sop_instance_uid=context.uid(f"{role} instance"),
         instance_number=context.revision,
-        manufacturer=findings.algorithm.manufacturer[:64],
-        manufacturer_model_name=findings.algorithm.name[:64],
-        software_versions=findings.algorithm.version[:64],
-        device_serial_number=findings.algorithm.weights_sha256[:16],
+        **equipment(findings.algorithm, context),
         # A map of a head can be recognised as the images can: it is so unless the source denies it of itself.
         contains_recognizable_visual_features=sources[0].get("RecognizableVisualFeatures") != "NO",
         real_world_value_mappings=[_mapping(one, finite)],
@@ -77,18 +74,11 @@ def _sources(findings: Findings) -> list[Dataset]:
         headers = [reduced_enhanced(headers[0], findings.source)]
         measures = list(headers[0].SharedFunctionalGroupsSequence[0].PixelMeasuresSequence)
     else:
-        headers = measures = [_copy(header) for header in headers]
+        headers = measures = [sharing(header) for header in headers]
     for item in measures:
         if not item.get("SliceThickness"):
             item.add_new("SliceThickness", "DS", DS(findings.source.geometry.spacing[0], auto_format=True))
     return headers
-
-
-def _copy(header: Dataset) -> Dataset:
-    """Elements are shared, so they are replaced and not changed."""
-    copy = Dataset(dict(header.items()))
-    copy.file_meta = header.file_meta
-    return copy
 
 
 def _anatomy(source: Dataset) -> Dataset:

@@ -24,7 +24,7 @@ from pydicom.valuerep import DS
 
 from dicom_node.logs import fields
 from dicom_node.objects.codes import sr_code
-from dicom_node.objects.common import ObjectContext, describe, reduced_enhanced, source_headers
+from dicom_node.objects.common import ObjectContext, describe, equipment, reduced_enhanced, source_headers
 from dicom_node.objects.encoding import add_sequence, element, encoded, item, sequence
 from dicom_node.profiles import ObjectProfile, SegmentationForm
 from inference.findings import Findings, Segment
@@ -108,10 +108,7 @@ def _of_one_slice(findings: Findings, context: ObjectContext, form: Segmentation
         series_number=SERIES_NUMBER,
         sop_instance_uid=context.uid("SEG instance"),
         instance_number=context.revision,
-        manufacturer=findings.algorithm.manufacturer[:64],
-        manufacturer_model_name=findings.algorithm.name[:64],
-        software_versions=findings.algorithm.version[:64],
-        device_serial_number=findings.algorithm.weights_sha256[:16],
+        **equipment(findings.algorithm, context),
         content_label="AI_SEGMENTATION",
         content_description=findings.title[:64],
         content_creator_name="AI^Node",

@@ -14,7 +14,7 @@ from pydicom.uid import UID
 
 from dicom_node.objects import content
 from dicom_node.objects.codes import PRIVATE, RESEARCH_NOTICE, VOLUME, sr_code
-from dicom_node.objects.common import ObjectContext, describe, source_headers
+from dicom_node.objects.common import ObjectContext, describe, equipment, sharing, source_headers
 from dicom_node.objects.image_library import image_library
 from dicom_node.objects.outline import key_slice, outline, outline_of, parts_of
 from inference.findings import Findings, Segment
@@ -60,14 +60,11 @@ def build_sr(findings: Findings, context: ObjectContext, seg: Dataset | None) ->
         series_number=SERIES_NUMBER,
         sop_instance_uid=context.uid("SR instance"),
         instance_number=context.revision,
-        manufacturer=findings.algorithm.manufacturer[:64],
+        **equipment(findings.algorithm, context),
         is_complete=True,
         is_final=False,
         is_verified=False,
     )
-    document.ManufacturerModelName = findings.algorithm.name[:64]
-    document.SoftwareVersions = findings.algorithm.version[:64]
-    document.DeviceSerialNumber = findings.algorithm.weights_sha256[:16]
     if findings.research:
         document.ContentQualification = "RESEARCH"
     if context.predecessors:
@@ -85,7 +82,7 @@ def as_sop_class(report: Dataset, sop_class_uid: str, series_instance_uid: str, 
     Both allow every content item of `build_sr` and `build_no_result`: these hold neither SCOORD3D nor references within
     the document.
     """
-    copy = Dataset(dict(report.items()))  # elements are shared, so they are replaced and not changed
+    copy = sharing(report)
     copy.add_new("SOPClassUID", "UI", sop_class_uid)
     copy.add_new("SeriesInstanceUID", "UI", series_instance_uid)
     copy.add_new("SOPInstanceUID", "UI", sop_instance_uid)
