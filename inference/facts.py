@@ -5,20 +5,23 @@ Classic and Enhanced MR say the same in different places (PS3.3 C.8.3.1 against 
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cache
 from typing import Any
 
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 
 from inference.diffusion import b_value
-from inference.planes import functional, is_enhanced, number
+from inference.planes import is_enhanced, number
 from inference.private import PrivateElements
 
 NO_AGENT = frozenset({"", "NO", "NONE", "N", "0", "NIL", "NA", "N/A", "NO CONTRAST", "WITHOUT"})
 FAT_BY_NAME = re.compile(r"fat.?sat|(?<![a-z])fs(?![a-z])|stir|spair|spir")
 AGENT_BY_NAME = re.compile(
     r"post.?(gd|gad|contrast|km)|(?<![a-z0-9])(\+ ?(c|gd|km)|c\+|gd|gad|gadolinium)(?![a-z0-9+])"
+    r"|arterial|portal|venous|hepatobil"
 )
 GATED_OPTIONS = frozenset({"CG", "PPG", "CARDIAC_GATING", "CARDIAC", "ECG", "VCG"})
 GE_COMPONENTS = {"1": "P", "2": "R", "3": "I"}  # of (0043,xx2F); 0 is magnitude
@@ -28,6 +31,9 @@ CODED_QUANTITIES = {
 }  # fmt: skip
 
 DIFFUSIVITIES = frozenset({"um2/s", "mm2/s", "10-6.mm2/s", "10*-6.mm2/s", "10*-3.mm2/s"})  # UCUM
+
+NOTHING = Dataset()
+keyword_tag = cache(tag_for_keyword)
 
 
 @dataclass(frozen=True)
@@ -72,20 +78,21 @@ def is_image(ds: Dataset) -> bool:
 
 def facts_of(ds: Dataset) -> Iterator[Facts]:
     """One for each image in `ds`, in frame order. Numbers that are absent or unreadable are None."""
+    private = PrivateElements(ds)
+    common = _common(ds, private)
     if not is_enhanced(ds):
-        yield _facts(ds, _Classic(ds))
+        yield _facts(common, ds, _Classic(ds, private))
         return
-    shared = PrivateElements(ds)
-    for frame in range(len(ds.PerFrameFunctionalGroupsSequence)):
-        yield _facts(ds, _Enhanced(ds, frame, shared))
+    for own in ds.PerFrameFunctionalGroupsSequence:
+        yield _facts(common, ds, _Enhanced(ds, own, ds.SharedFunctionalGroupsSequence[0]))
 
 
 class _Classic:
     """Where a classic instance keeps what Enhanced objects keep in functional groups."""
 
-    def __init__(self, ds: Dataset) -> None:
+    def __init__(self, ds: Dataset, private: PrivateElements) -> None:
         self.ds = ds
-        self.private = PrivateElements(ds)
+        self.private = private
 
     def group(self, name: str) -> Dataset:
         """The first item of that sequence, or the dataset itself, which holds most of the same attributes."""
@@ -127,6 +134,8 @@ class _Classic:
         spir = self.private.text(0x2001, "Philips Imaging DD 001", 0x21, "PHILIPS")
         if spir == "Y":
             return True
+        if "EP" in self.sequence:  # often excites water alone, which is not among ScanOptions
+            return None
         return False if options is not None or spir == "N" else None
 
     @property
@@ -136,14 +145,21 @@ class _Classic:
 
 
 class _Enhanced:
-    def __init__(self, ds: Dataset, frame: int, private: PrivateElements) -> None:
+    """One frame: the functional groups of its own, and those that all frames share."""
+
+    def __init__(self, ds: Dataset, own: Dataset, shared: Dataset) -> None:
         self.ds = ds
-        self.frame = frame
-        self.private = private
+        self.own = own
+        self.shared = shared
 
     def group(self, name: str) -> Dataset:
-        found = functional(self.ds, self.frame, name)
-        return Dataset() if found is None else found
+        """The first item of that functional group; an empty dataset where there is none."""
+        tag = keyword_tag(name)
+        for groups in (self.own, self.shared):
+            if tag in groups and groups[tag].value:
+                item: Dataset = groups[tag].value[0]
+                return item
+        return NOTHING
 
     @property
     def image_type(self) -> list[str]:
@@ -192,50 +208,23 @@ class _Enhanced:
         return tuple(str(content.get(keyword, "")) for keyword in keywords)
 
 
-def _facts(ds: Dataset, where: _Classic | _Enhanced) -> Facts:
-    timing = where.group("MRTimingAndRelatedParametersSequence")
-    private = where.private
-    image_type = where.image_type
-    sequence = where.sequence
-    inversion_time = where.inversion_time or None  # 0 says that there is none
-    description = " ".join(str(ds.get(k, "")) for k in ("SeriesDescription", "ProtocolName")).lower()
-    options = frozenset(texts(ds.get("ScanOptions")))
+def _common(ds: Dataset, private: PrivateElements) -> Facts:
+    """What is so for every image in `ds`."""
     synchronised = str(ds.get("CardiacSynchronizationTechnique") or "NONE")
-    trigger_time = where.trigger_time or None
     name = (
         str(ds.get("SequenceName") or ds.get("PulseSequenceName") or "")
         or private.text(0x2001, "Philips Imaging DD 001", 0x20, "PHILIPS")
         or private.text(0x0019, "GEMS_ACQU_01", 0x9C, "GE")
     ).lower()
-    suppressed = where.suppression
-    if is_stir(inversion_time) and "GR" not in sequence or FAT_BY_NAME.search(description):
-        suppressed = True
-    elif suppressed is False and "EP" in sequence and not is_enhanced(ds):
-        suppressed = None  # what excites water alone is not among ScanOptions
+    asl_label = private.text(0x2005, "Philips MR Imaging DD 005", 0x29, "PHILIPS").upper()
     return Facts(
-        image_type=frozenset(image_type[:2]),
-        flavours=frozenset(image_type[2:]) | _quantities(where),
-        sequence=sequence,
         variant=frozenset(texts(ds.get("SequenceVariant"))),
         sequence_name=name,
-        declared=str(where.group("MRImageFrameTypeSequence").get("AcquisitionContrast") or "")
-        or str(ds.get("AcquisitionContrast") or ""),
-        repetition_time=number(timing.get("RepetitionTime")),
-        echo_time=where.echo_time,
-        echo_train=number(timing.get("EchoTrainLength")),
-        inversion_time=inversion_time,
-        flip_angle=number(timing.get("FlipAngle")),
-        trigger_time=trigger_time,
         field_strength=number(ds.get("MagneticFieldStrength")),
-        b_value=where.b_value,
-        fat_suppressed=suppressed,
-        gated=trigger_time is not None or bool(options & GATED_OPTIONS) or synchronised != "NONE",
+        gated=synchronised != "NONE" or bool(GATED_OPTIONS & set(texts(ds.get("ScanOptions")))),
         heart_phases=number(ds.get("CardiacNumberOfImages")) or 0,
-        agent=_agent(ds, where),
-        labelled=(
-            bool(where.group("MRArterialSpinLabelingSequence").get("ASLTechniqueDescription"))
-            or private.text(0x2005, "Philips MR Imaging DD 005", 0x29, "PHILIPS").upper() in ("LABEL", "CONTROL")
-        ),
+        agent=_agent(ds),
+        labelled=asl_label in ("LABEL", "CONTROL"),
         flow=(
             ds.get("PhaseContrast") == "YES"
             or ds.get("TimeOfFlightContrast") == "YES"
@@ -244,10 +233,40 @@ def _facts(ds: Dataset, where: _Classic | _Enhanced) -> Facts:
         ),
         colour=number(ds.get("SamplesPerPixel")) == 3,
         captured="Secondary Capture" in getattr(ds.get("SOPClassUID", ""), "name", ""),
+        time_points=number(ds.get("NumberOfTemporalPositions")) or 0,
+        description=" ".join(str(ds.get(k, "")) for k in ("SeriesDescription", "ProtocolName")).lower(),
+    )
+
+
+def _facts(common: Facts, ds: Dataset, where: _Classic | _Enhanced) -> Facts:
+    timing = where.group("MRTimingAndRelatedParametersSequence")
+    frame_type = where.group("MRImageFrameTypeSequence")
+    usage = where.group("ContrastBolusUsageSequence").get("ContrastBolusAgentAdministered")
+    image_type, sequence = where.image_type, where.sequence
+    inversion_time = where.inversion_time or None  # 0 says that there is none
+    trigger_time = where.trigger_time or None
+    suppressed = where.suppression
+    if (is_stir(inversion_time) and "GR" not in sequence) or FAT_BY_NAME.search(common.description):
+        suppressed = True
+    return replace(
+        common,
+        image_type=frozenset(image_type[:2]),
+        flavours=frozenset(image_type[2:]) | _quantities(where),
+        sequence=sequence,
+        declared=str(frame_type.get("AcquisitionContrast") or ds.get("AcquisitionContrast") or ""),
+        repetition_time=number(timing.get("RepetitionTime")),
+        echo_time=where.echo_time,
+        echo_train=number(timing.get("EchoTrainLength")),
+        inversion_time=inversion_time,
+        flip_angle=number(timing.get("FlipAngle")),
+        trigger_time=trigger_time,
+        b_value=where.b_value,
+        fat_suppressed=suppressed,
+        gated=common.gated or trigger_time is not None,
+        agent=common.agent if usage is None else usage == "YES",
+        labelled=common.labelled or bool(where.group("MRArterialSpinLabelingSequence").get("ASLTechniqueDescription")),
         position=_position(where),
         moment=where.moment,
-        time_points=number(ds.get("NumberOfTemporalPositions")) or 0,
-        description=description,
     )
 
 
@@ -277,10 +296,7 @@ def _time(value: Any) -> datetime | None:
         return None
 
 
-def _agent(ds: Dataset, where: _Classic | _Enhanced) -> bool:
-    usage = where.group("ContrastBolusUsageSequence").get("ContrastBolusAgentAdministered")
-    if isinstance(where, _Enhanced) and usage is not None:
-        return bool(usage == "YES")
+def _agent(ds: Dataset) -> bool:
     return (
         str(ds.get("ContrastBolusAgent") or "").strip().upper() not in NO_AGENT
         or bool(ds.get("ContrastBolusAgentSequence"))

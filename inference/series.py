@@ -78,10 +78,13 @@ def recognise(headers: Sequence[Dataset], site: SiteTable = ()) -> SeriesDescrip
     """
     images = [ds for ds in headers if is_image(ds)]
     if not images:
-        return _without_images(headers[0])
+        what = getattr(headers[0].get("SOPClassUID", ""), "name", "") or "an unknown object"
+        return _nothing(headers[0], Kind.NON_IMAGE, 1.0, f"holds no image, but {what}", "the series holds no image")
     first = images[0]
     modality = str(first.get("Modality", ""))
-    facts = [f for ds in images for f in facts_of(ds)]
+    facts = [f for ds in images for f in _readable(ds)]
+    if not facts:
+        return _nothing(first, Kind.UNKNOWN, 0.0, "its headers are malformed", "its headers are malformed")
     planes, problem, stacks = _geometry(images)
     verdict = _verdict(modality, facts, planes)
     phases = 1 if verdict.kind in DIFFUSION else _phases(facts)
@@ -120,22 +123,30 @@ def recognise(headers: Sequence[Dataset], site: SiteTable = ()) -> SeriesDescrip
     )
 
 
-def _without_images(ds: Dataset) -> SeriesDescription:
-    what = getattr(ds.get("SOPClassUID", ""), "name", "") or "an unknown object"
+def _nothing(ds: Dataset, kind: Kind, confidence: float, reason: str, problem: str) -> SeriesDescription:
+    """Of a series in which there is nothing to look at."""
     return SeriesDescription(
         series_instance_uid=str(ds.get("SeriesInstanceUID", "")),
         modality=str(ds.get("Modality", "")),
-        kind=Kind.NON_IMAGE,
+        kind=kind,
         plane=None,
         dimension=None,
         slices=0,
         contrast=None,
         fat_suppressed=None,
         b_values=(),
-        confidence=1.0,
-        reasons=(f"holds no image, but {what}",),
-        problem="the series holds no image",
+        confidence=confidence,
+        reasons=(reason,),
+        problem=problem,
     )
+
+
+def _readable(ds: Dataset) -> list[Facts]:
+    """None of an instance whose header is malformed: pydicom reads values late, and raises anything."""
+    try:
+        return list(facts_of(ds))
+    except Exception:
+        return []
 
 
 # -- the kind of the whole -----------------------------------------------------------------------------------------------
@@ -152,7 +163,7 @@ def _verdict(modality: str, facts: Sequence[Facts], planes: Sequence[Plane]) -> 
         return Verdict(Kind.LOCALIZER, 0.9, "few slices in several planes, or called LOCALIZER in ImageType")
     verdicts = [judge(f) for f in facts]
     return (
-        _of_diffusion(verdicts)
+        _of_diffusion(facts, verdicts)
         or _field_map(facts, verdicts)
         or _dixon(facts, verdicts)
         or _heart(facts, verdicts)
@@ -178,11 +189,15 @@ def _vote(verdicts: Sequence[Verdict]) -> Verdict:
     return replace(chosen, confidence=chosen.confidence * votes / len(heard))
 
 
-def _of_diffusion(verdicts: Sequence[Verdict]) -> Verdict | None:
+def _of_diffusion(facts: Sequence[Facts], verdicts: Sequence[Verdict]) -> Verdict | None:
     """Images without weighting belong to the weighted ones beside them; maps do not."""
     weighted = [v for v in verdicts if v.kind is Kind.DWI]
     maps = sum(v.kind in DIFFUSION - {Kind.DWI} for v in verdicts)
-    return weighted[0] if weighted and maps < len(verdicts) / 2 else None
+    if not weighted or maps >= len(verdicts) / 2:
+        return None
+    chosen = max(weighted, key=lambda v: v.confidence)
+    b_values = ", ".join(f"{b:g}" for b in _different(f.b_value for f in facts))
+    return replace(chosen, reason=f"diffusion weighted, b = {b_values}" if b_values else chosen.reason)
 
 
 def _field_map(facts: Sequence[Facts], verdicts: Sequence[Verdict]) -> Verdict | None:
@@ -320,6 +335,8 @@ def _geometry(images: Sequence[Dataset]) -> tuple[list[Plane], str, list[Stack]]
         stacks = stacks_of(planes)
     except InputRefused as error:
         return planes, str(error), []
+    except Exception as error:  # pydicom reads values late, and raises anything where one is malformed
+        return planes, f"its place in space cannot be read ({type(error).__name__})", []
     return planes, _problem(stacks), stacks
 
 
