@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset
 from inference.facts import Facts, agent_by_name, facts_of, is_image, seconds_after_injection
 from inference.kinds import Kind as Kind
 from inference.physics import NAMED, Verdict, judge
-from inference.planes import Plane, is_enhanced, planes_of
+from inference.planes import Plane, functional, is_enhanced, planes_of
 from inference.sites import SiteTable, rule_for
 from inference.volume import Stack, differences, stacks_of
 from storage.errors import InputRefused
@@ -351,10 +351,11 @@ def _few_in_several_planes(planes: Sequence[Plane]) -> bool:
 
 
 def _plane(planes: Sequence[Plane], ds: Dataset) -> str | None:
-    """Of the first image. Tiled images have a direction, though no plane."""
+    """Of the first image. Tiled and coloured images have a direction, though they make no plane."""
     if planes:
         return _nearest(planes[0].normal)
-    directions = None if is_enhanced(ds) else ds.get("ImageOrientationPatient")
+    place = functional(ds, 0, "PlaneOrientationSequence") if is_enhanced(ds) else ds
+    directions = None if place is None else place.get("ImageOrientationPatient")
     if directions is None or len(directions) != 6:
         return None
     return _nearest(np.cross(directions[:3], directions[3:]))
