@@ -118,7 +118,9 @@ def _diffusion(f: Facts) -> Verdict | None:
     if weighted and f.derived and "SECONDARY" in f.image_type and not says_so:
         named = _named(f)
         if named is not None and named.kind in OF_DIFFUSION:
-            return Verdict(named.kind, 0.6, f"computed from diffusion weighted images, and its description names {named.kind}")
+            return Verdict(
+                named.kind, 0.6, f"computed from diffusion weighted images, and its description names {named.kind}"
+            )
         return Verdict(Kind.DERIVED, 0.5, "computed from diffusion weighted images; its header does not tell what")
     if weighted:
         return Verdict(Kind.DWI, 0.95, f"diffusion weighted, b = {f.b_value:g}")

@@ -316,7 +316,9 @@ def _phase(modality: str, contrast: bool, phases: int, images: Sequence[Dataset]
     seconds = [s for ds in images if (s := seconds_after_injection(ds)) is not None]
     if seconds:
         after = min(seconds)
-        reached = [name for name, begin in PHASES if after >= begin and not (name == "hepatobiliary" and modality == "CT")]
+        reached = [
+            name for name, begin in PHASES if after >= begin and not (name == "hepatobiliary" and modality == "CT")
+        ]
         return reached[0] if reached else PRE_CONTRAST
     named = next((name for name in PHASE_NAMES if name in description), "")
     return {"portal": "portal venous", "venous": "portal venous", "late": "delayed"}.get(named, named)

@@ -76,7 +76,7 @@ def blanked(ds: Dataset) -> Dataset:
 def printed(table: Sequence[Row]) -> Iterator[str]:
     yield f"{'series':50} {'is':16} {'recognised as':22} {'without names':22} {'plane':9} fat suppressed"
     for row in table:
-        where = row.label["folder"] + (" " + row.label["series"][-10:] if "series" in row.label else "")
+        where = row.label["folder"] + (" " + row.label["series"][18:25] if "series" in row.label else "")
         cells = [
             f"{'' if right else '! '}{found.kind} {found.confidence:.2f}"
             for right, found in ((row.right, row.named), (row.right_blanked, row.blanked))
