@@ -10,8 +10,8 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 
 from inference.diffusion import b_value
 from inference.planes import is_enhanced, number
@@ -33,7 +33,7 @@ CODED_QUANTITIES = {
 DIFFUSIVITIES = frozenset({"um2/s", "mm2/s", "10-6.mm2/s", "10*-6.mm2/s", "10*-3.mm2/s"})  # UCUM
 
 NOTHING = Dataset()
-keyword_tag = cache(tag_for_keyword)
+keyword_tag = cache(Tag)
 
 
 @dataclass(frozen=True)
@@ -291,7 +291,7 @@ def _time(value: Any) -> datetime | None:
     """PS3.5 TM, on any day."""
     digits = str(value or "").strip().split(".")[0].replace(":", "")
     try:
-        return datetime.strptime(digits.ljust(6, "0"), "%H%M%S") if digits else None  # noqa: DTZ007
+        return datetime.strptime(digits.ljust(6, "0"), "%H%M%S") if digits else None
     except ValueError:
         return None
 
@@ -306,7 +306,7 @@ def _agent(ds: Dataset) -> bool:
 
 
 def _quantities(where: _Classic | _Enhanced) -> frozenset[str]:
-    """What the pixels measure, where the header says so in codes: real world values (CID 7180), derivation (CID 7203)."""
+    """What the pixels measure, where the header says so in codes: real world values, derivation (CID 7203)."""
     mapping = where.group("RealWorldValueMappingSequence")
     codes = [
         concept

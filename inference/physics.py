@@ -58,7 +58,8 @@ NAMES = (
     (r"(?<![a-z])pd(?![a-z])", Kind.PDW),
     (r"(?<![a-z])(loc|scout|localizer|localiser|survey)(?![a-z])", Kind.LOCALIZER),
 )  # fmt: skip
-OF_DIFFUSION = frozenset({Kind.ADC, Kind.FA})
+NAMED_MAPS = frozenset({Kind.ADC, Kind.FA, Kind.T1_MAP, Kind.T2_MAP, Kind.T2_STAR_MAP})
+TRACES = frozenset({"TRACEW", "DIFFUSION_ISO"})
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def judge(facts: Facts) -> Verdict:
         _map(facts)
         or _no_signal(facts)
         or _labelled(facts)
+        or _computed(facts)
         or _diffusion(facts)
         or _dixon(facts)
         or _phase(facts)
@@ -112,19 +114,22 @@ def _labelled(f: Facts) -> Verdict | None:
     return None
 
 
-def _diffusion(f: Facts) -> Verdict | None:
-    weighted = f.b_value is not None and f.b_value > 0
-    says_so = bool(f.flavours & {"DIFFUSION", "TRACEW", "DIFFUSION_ISO"}) or f.declared == "DIFFUSION"
-    if weighted and f.derived and "SECONDARY" in f.image_type and not says_so:
-        named = _named(f)
-        if named is not None and named.kind in OF_DIFFUSION:
-            return Verdict(
-                named.kind, 0.6, f"computed from diffusion weighted images, and its description names {named.kind}"
-            )
+def _computed(f: Facts) -> Verdict | None:
+    """Derived images keep the timing of what they were computed from: it must not be taken for theirs."""
+    if not f.derived or f.flavours & TRACES:
+        return None
+    named = _named(f)
+    if named is not None and named.kind in NAMED_MAPS:
+        return Verdict(named.kind, 0.6, f"computed from other images, and its description names {named.kind}")
+    if f.b_value and "SECONDARY" in f.image_type and "DIFFUSION" not in f.flavours:
         return Verdict(Kind.DERIVED, 0.5, "computed from diffusion weighted images; its header does not tell what")
-    if weighted:
+    return None
+
+
+def _diffusion(f: Facts) -> Verdict | None:
+    if f.b_value:
         return Verdict(Kind.DWI, 0.95, f"diffusion weighted, b = {f.b_value:g}")
-    if says_so or f.sequence_name.startswith("dwi"):
+    if f.flavours & TRACES or "DIFFUSION" in (*f.flavours, f.declared) or f.sequence_name.startswith("dwi"):
         return Verdict(Kind.DWI, 0.8, "called diffusion in its header")
     return None
 

@@ -17,8 +17,8 @@ from pydicom.dataset import Dataset
 
 from inference.facts import Facts, agent_by_name, facts_of, is_image, seconds_after_injection
 from inference.kinds import Kind as Kind
-from inference.physics import NAMED, Verdict, judge
-from inference.planes import Plane, functional, is_enhanced, planes_of
+from inference.physics import Verdict, judge
+from inference.planes import Plane, Vector, functional, is_enhanced, planes_of
 from inference.sites import SiteTable, rule_for
 from inference.volume import Stack, differences, stacks_of
 from storage.errors import InputRefused
@@ -79,7 +79,13 @@ def recognise(headers: Sequence[Dataset], site: SiteTable = ()) -> SeriesDescrip
     images = [ds for ds in headers if is_image(ds)]
     if not images:
         what = getattr(headers[0].get("SOPClassUID", ""), "name", "") or "an unknown object"
-        return _nothing(headers[0], Kind.NON_IMAGE, 1.0, f"holds no image, but {what}", "the series holds no image")
+        return _nothing(
+            headers[0],
+            Kind.NON_IMAGE,
+            1.0,
+            f"holds no image: {what}, without Rows and Columns",
+            "the series holds no image",
+        )
     first = images[0]
     modality = str(first.get("Modality", ""))
     facts = [f for ds in images for f in _readable(ds)]
@@ -107,7 +113,7 @@ def recognise(headers: Sequence[Dataset], site: SiteTable = ()) -> SeriesDescrip
         echo_times=_different(f.echo_time for f in facts),
         inversion_times=_different(f.inversion_time for f in facts),
         phases=phases,
-        phase=_phase(modality, contrast, phases, images, facts[0].description),
+        phase=_contrast_phase(modality, contrast, phases, images, facts[0].description),
     )
     rule = rule_for(first, site)
     if rule is None:
@@ -149,7 +155,7 @@ def _readable(ds: Dataset) -> list[Facts]:
         return []
 
 
-# -- the kind of the whole -----------------------------------------------------------------------------------------------
+# -- the kind of the whole ---------------------------------------------------------------------------------------------
 
 
 def _verdict(modality: str, facts: Sequence[Facts], planes: Sequence[Plane]) -> Verdict:
@@ -289,7 +295,7 @@ def _phases(facts: Sequence[Facts]) -> int:
     return max(len(group) if declared else len({f.moment for f in group}) for group in groups.values())
 
 
-# -- what else is known --------------------------------------------------------------------------------------------------
+# -- what else is known ------------------------------------------------------------------------------------------------
 
 
 def _fat_suppressed(kind: Kind, facts: Sequence[Facts]) -> bool | None:
@@ -307,7 +313,7 @@ def _contrast(facts: Sequence[Facts]) -> tuple[bool, bool]:
     return by_name, by_name
 
 
-def _phase(modality: str, contrast: bool, phases: int, images: Sequence[Dataset], description: str) -> str:
+def _contrast_phase(modality: str, contrast: bool, phases: int, images: Sequence[Dataset], description: str) -> str:
     """Of a series that is one phase of a contrast study: by the time since the injection, else by its name."""
     if modality not in ("CT", "MR") or phases > 1:
         return ""
@@ -363,5 +369,5 @@ def _plane(planes: Sequence[Plane], ds: Dataset) -> str | None:
     return _nearest(np.cross(directions[:3], directions[3:]))
 
 
-def _nearest(normal: np.ndarray) -> str:
+def _nearest(normal: Vector) -> str:
     return ("sagittal", "coronal", "axial")[int(np.argmax(np.abs(normal)))]
