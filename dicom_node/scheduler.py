@@ -78,8 +78,8 @@ class Scheduler:
         urgency: Urgency,
         filed: Callable[[], datetime | None],
         source: SourcePacs | None = None,
-        site: SiteTable = (),
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        site: SiteTable = (),
     ) -> None:
         self._studies = studies
         self._instances = instances
