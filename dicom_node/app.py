@@ -54,6 +54,7 @@ from storage.instances import InstanceStore
 from storage.jobs import Jobs
 from storage.journal import Journal, filed_until
 from storage.procedure_steps import ProcedureSteps
+from storage.results import Results
 from storage.studies import Studies
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ class Stores:
     instances: InstanceStore
     studies: Studies
     jobs: Jobs
+    results: Results
     deliveries: Deliveries
     procedure_steps: ProcedureSteps
     commitments: Commitments
@@ -112,6 +114,7 @@ def _stores(database: Database, settings: Settings) -> Stores:
         instances=InstanceStore(database, settings.node.data_dir / "instances", feeds_inputs),
         studies=Studies(database),
         jobs=Jobs(database, silent={a.label for a in settings.applications if a.no_result == "never"}),
+        results=Results(database),
         deliveries=Deliveries(database),
         procedure_steps=ProcedureSteps(database, procedure_steps_dir(settings)),
         commitments=Commitments(database),
@@ -256,6 +259,7 @@ def build_scheduler(settings: Settings, stores: Stores) -> Scheduler:
         studies=stores.studies,
         instances=stores.instances,
         jobs=stores.jobs,
+        results=stores.results,
         deliveries=stores.deliveries,
         rule=completion_rule(settings),
         applications=applications(settings),

@@ -27,6 +27,7 @@ from dicom_node.scu import Target
 from dicom_node.settings import DimseSettings, Settings, find_config, inspect, valid_ae_title
 from dicom_node.settings import load as load_settings
 from dicom_node.supervisor import Role, Supervisor
+from storage.confirmations import WAITING
 from storage.database import Database
 from storage.errors import NodeError, Permanent
 from storage.records import Commitment, CommitmentState, Delivery, Job, Study, StudyState
@@ -272,6 +273,22 @@ def commitments(
 
 
 @cli.command(rich_help_panel=OPERATE)
+def confirmations(
+    config: Config = None,
+    as_json: AsJson = False,
+    waiting: Annotated[bool, typer.Option("--waiting", help="Only what destinations have not answered yet.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="At most this many, newest first.")] = 100,
+) -> None:
+    """List what destinations were asked to confirm, and what they said."""
+    _, stores = _existing(config)
+    found = stores.confirmations.list(WAITING if waiting else None, limit)
+    if as_json:
+        _print_json([views.plain(confirmation) for confirmation in found])
+    else:
+        console.print(views.confirmations_table(found))
+
+
+@cli.command(rich_help_panel=OPERATE)
 def retry(
     config: Config = None,
     study: Annotated[
@@ -420,7 +437,7 @@ def _found(stores: wiring.Stores, uid: str) -> Study:
 def _detail(config: Path | None, uid: str) -> tuple[views.Plain, wiring.Stores]:
     settings, stores = _existing(config)
     detail = views.study_detail(
-        _found(stores, uid), stores.studies, stores.instances, stores.jobs, stores.deliveries,
+        _found(stores, uid), stores.studies, stores.instances, stores.jobs, stores.results, stores.deliveries,
         stores.procedure_steps.of_study(uid), {d.name for d in settings.destinations},
     )  # fmt: skip
     return detail, stores

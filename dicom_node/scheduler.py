@@ -24,6 +24,7 @@ from storage.errors import NodeError, Retriable
 from storage.instances import InstanceStore
 from storage.jobs import Jobs
 from storage.records import NewJob, Series, SourceAnswer, Study, StudyEvidence
+from storage.results import Results
 from storage.studies import Studies
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class Scheduler:
         studies: Studies,
         instances: InstanceStore,
         jobs: Jobs,
+        results: Results,
         deliveries: Deliveries,
         rule: CompletionRule,
         applications: Sequence[ConfiguredApplication],
@@ -81,6 +83,7 @@ class Scheduler:
         self._studies = studies
         self._instances = instances
         self._jobs = jobs
+        self._results = results
         self._deliveries = deliveries
         self._rule = rule
         self._applications = applications
@@ -263,7 +266,7 @@ class Scheduler:
     def _decide(self, study: Study) -> Route:
         """A failure nobody foresaw is this study's stated end, and keeps no other study waiting."""
         uid, revision = study.study_instance_uid, study.revision
-        own = {result.sop_instance_uid for result in self._jobs.objects(uid)}
+        own = {result.sop_instance_uid for result in self._results.objects(uid)}
         series = [  # results of this node that came back say nothing new
             s for s in self._instances.series(uid) if any(i.sop_instance_uid not in own for i in s.instances)
         ]

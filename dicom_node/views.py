@@ -19,6 +19,7 @@ from storage.jobs import Jobs
 from storage.records import (
     Commitment,
     CommitmentState,
+    Confirmation,
     Delivery,
     DeliveryState,
     Job,
@@ -27,6 +28,7 @@ from storage.records import (
     ProcedureStep,
     Study,
 )
+from storage.results import Results
 from storage.studies import Studies
 
 Plain = dict[str, Any]
@@ -59,6 +61,7 @@ def study_detail(
     studies: Studies,
     instances: InstanceStore,
     jobs: Jobs,
+    results: Results,
     deliveries: Deliveries,
     procedure_steps: Sequence[ProcedureStep] = (),
     destinations: Collection[str] | None = None,
@@ -82,7 +85,7 @@ def study_detail(
             for s in series
         ],
         "jobs": [plain(j) for j in listed],
-        "objects": [plain(o) for o in jobs.objects(uid) if not o.stands_for or o.id in in_use],
+        "objects": [plain(o) for o in results.objects(uid) if not o.stands_for or o.id in in_use],
         "deliveries": [delivery_plain(d, destinations) for d in delivered],
         "procedure_steps": [plain(step) for step in procedure_steps],
         "timeline": [plain(e) for e in studies.events(uid)],
@@ -247,6 +250,25 @@ def commitments_table(commitments: Sequence[Commitment]) -> Table:
             state_text(c.state),
             str(c.attempts),
             c.reason,
+        )
+    return table
+
+
+def confirmations_table(confirmations: Sequence[Confirmation]) -> Table:
+    table = Table(
+        "Question", "Destination", "Transaction UID", "Objects", "Requested (UTC)", "State", "Report",
+        header_style="bold",
+    )  # fmt: skip
+    for c in confirmations:
+        report = c.report or {}
+        table.add_row(
+            str(c.id),
+            c.destination,
+            c.transaction_uid,
+            str(len(c.items)),
+            f"{c.requested_at:%Y-%m-%d %H:%M:%S}",
+            state_text(c.state),
+            f"{len(report['committed'])} committed, {len(report['failed'])} failed" if report else "",
         )
     return table
 

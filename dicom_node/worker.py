@@ -34,6 +34,7 @@ from storage.files import write_durable
 from storage.instances import InstanceStore
 from storage.jobs import Jobs
 from storage.records import Job, JobKind, JobState, NewObject, ResultObject
+from storage.results import Results
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class Worker:
         name: str,
         engine: Engine,
         jobs: Jobs,
+        results: Results,
         instances: InstanceStore,
         applications: Mapping[str, ConfiguredApplication],
         objects_dir: Path,
@@ -59,6 +61,7 @@ class Worker:
         self._name = name
         self._engine = engine
         self._jobs = jobs
+        self._results = results
         self._instances = instances
         self._applications = applications
         self._objects_dir = objects_dir
@@ -92,7 +95,7 @@ class Worker:
         log.info("Job started, attempt %d", job.attempts, extra=fields("work", **identifiers))
         started = time.monotonic()
         try:
-            objects, data = self._results(job)
+            objects, data = self._make(job)
             kept = self._jobs.succeed(job.id, self._name, objects, data, datetime.now(UTC))
         except Exception as error:
             reason = _reason(error)
@@ -115,7 +118,7 @@ class Worker:
         else:
             log.info("Job's result is superseded and not sent", extra=fields("work", **identifiers))
 
-    def _results(self, job: Job) -> tuple[Sequence[NewObject], dict[str, object]]:
+    def _make(self, job: Job) -> tuple[Sequence[NewObject], dict[str, object]]:
         match job.kind:
             case JobKind.ANALYSIS:
                 return self._compute(job)
@@ -167,30 +170,33 @@ class Worker:
             algorithm=None if application is None else application.algorithm,
             research=application is None or application.research,
         )
-        context = self._context(job, configured.destinations)
-        report = build_no_result(result, self._looked_at(job), context)
-        other = as_sop_class(
-            report,
-            ComprehensiveSRStorage,
-            context.uid("no-result Comprehensive SR series"),
-            context.uid("no-result Comprehensive SR"),
-        )
-        folder = self._empty_folder(job)
-        forms = (Built(Kind.SR, report), Built(Kind.SR_COMPREHENSIVE, other, stands_for=Kind.SR))
-        return [_written(form, folder, configured.destinations) for form in forms], {"why": job.detail["why"]}
+        images, folder = self._looked_at(job), self._empty_folder(job)
+        objects = []
+        for profile, destinations in self._destinations(job):  # what they got before may differ, as their profiles do
+            context = self._context(job, destinations, profile.key)
+            report = build_no_result(result, images, context)
+            other = as_sop_class(
+                report,
+                ComprehensiveSRStorage,
+                context.uid("no-result Comprehensive SR series"),
+                context.uid("no-result Comprehensive SR"),
+            )
+            forms = (Built(Kind.SR, report), Built(Kind.SR_COMPREHENSIVE, other, stands_for=Kind.SR))
+            objects += [_written(form, folder, destinations) for form in forms]
+        return objects, {"why": job.detail["why"]}
 
     def _withdraw(self, job: Job) -> tuple[Sequence[NewObject], dict[str, object]]:
         """`detail` names the objects that each destination got, or may have got."""
-        known = {result.id: result for result in self._jobs.objects(job.study_instance_uid)}
+        known = {result.id: result for result in self._results.objects(job.study_instance_uid)}
         held = {name: [known[number] for number in numbers] for name, numbers in job.detail["objects"].items()}
         return self._rejections(job, held, self._empty_folder(job)), {"withdrawn_job": job.detail["job"]}
 
     def _superseded(self, job: Job, folder: Path) -> Sequence[NewObject]:
-        """Rejection notes for the destinations that want them, about what each got of the result that this job's
+        """Rejection notes for the destinations that want them, about what each got of the results that this job's
         supersedes."""
         asking = [name for profile, names in self._destinations(job) if profile.withdraws_superseded for name in names]
         of = (job.study_instance_uid, job.application, job.id)
-        return self._rejections(job, {name: self._jobs.superseded(*of, name) for name in asking}, folder)
+        return self._rejections(job, {name: self._results.superseded(*of, name) for name in asking}, folder)
 
     def _rejections(self, job: Job, held: Mapping[str, Sequence[ResultObject]], folder: Path) -> Sequence[NewObject]:
         """Destinations that hold the same objects get the same note; one that holds none gets none."""
@@ -211,7 +217,7 @@ class Worker:
         Raises InputRefused without one.
         """
         series = self._instances.series(job.study_instance_uid)
-        own = {result.sop_instance_uid for result in self._jobs.objects(job.study_instance_uid)}
+        own = {result.sop_instance_uid for result in self._results.objects(job.study_instance_uid)}
         inputs = [s for s in series if s.series_instance_uid in job.inputs.values()]
         found = first_images(inputs, own) or first_images(series, own)
         if not found:
@@ -234,7 +240,7 @@ class Worker:
 
     def _context(self, job: Job, destinations: Sequence[str], seed: str = "") -> ObjectContext:
         """The reports that are superseded are those that these destinations got. Another `seed` makes other UIDs."""
-        predecessors = self._jobs.previous_sr(job.study_instance_uid, job.application, job.id, destinations)
+        predecessors = self._results.previous_sr(job.study_instance_uid, job.application, job.id, destinations)
         return ObjectContext(
             device_name=self._ae_title,
             uid_seed=f"{job.id}/{job.fingerprint}{seed}",
