@@ -194,7 +194,9 @@ class Node:
             if found is None:
                 return None
             steps = stores.procedure_steps.of_study(uid)
-            return views.study_detail(found, stores.studies, stores.instances, stores.jobs, stores.deliveries, steps)
+            return views.study_detail(
+                found, stores.studies, stores.instances, stores.jobs, stores.results, stores.deliveries, steps
+            )
         finally:
             stores.database.close()
 
