@@ -268,6 +268,7 @@ def build_scheduler(settings: Settings, stores: Stores) -> Scheduler:
         urgency=Urgency({peer.ae_title: peer.priority for peer in settings.peers}),
         filed=partial(filed_until, journals_dir(settings)),
         source=build_source(settings),
+        site=[entry.rule for entry in settings.series],
     )
 
 

@@ -553,6 +553,26 @@ def send(
 
 
 @cli.command(rich_help_panel=TRY)
+def recognise(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of DICOM files.")],
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what each series in a folder is taken for, and why; with the `[[series]]` of the configuration."""
+    from dicom_node.simulator.study import load_study
+    from inference.series import read_headers
+    from inference.series import recognise as recognise_headers
+
+    settings, _ = _load(config)
+    site = [entry.rule for entry in settings.series]
+    found = [recognise_headers(read_headers(paths), site) for paths in load_study(folders).series.values()]
+    if as_json:
+        _print_json([views.plain(series) for series in found])
+    else:
+        console.print(views.recognised_view(found))
+
+
+@cli.command(rich_help_panel=TRY)
 def echo(
     to: Annotated[
         str | None, typer.Argument(help="AET@host:port, or a destination's name. Default: all of them.")

@@ -19,6 +19,7 @@ from dicom_node.query import SourcePacs
 from dicom_node.routing import Route, broken_off, route
 from dicom_node.wholeness import Inventory, take_inventory
 from inference.series import Kind, SeriesDescription, read_headers, recognise
+from inference.sites import SiteTable
 from storage.deliveries import Deliveries
 from storage.errors import NodeError, Retriable
 from storage.instances import InstanceStore
@@ -62,6 +63,7 @@ class Scheduler:
 
     `source` is asked how many instances of a study it holds, in a thread of its own. `filed` says until when everything
     acknowledged is indexed (`storage.journal.filed_until`): what came since may be in a journal and have no row yet.
+    `site` is what the site says of its own series.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Scheduler:
         filed: Callable[[], datetime | None],
         source: SourcePacs | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        site: SiteTable = (),
     ) -> None:
         self._studies = studies
         self._instances = instances
@@ -93,6 +96,7 @@ class Scheduler:
         self._urgency = urgency
         self._filed = filed
         self._source = source
+        self._site = site
         self._now = now
         self._source_failures = 0
         self._source_rests_until: datetime | None = None
@@ -250,7 +254,7 @@ class Scheduler:
         known = self._descriptions.get(series.series_instance_uid)
         if known is not None and known[0] == version:
             return known[1]
-        description = recognise_series(series)
+        description = recognise_series(series, self._site)
         if not description.problem:  # one that cannot be read may be readable next time
             self._descriptions[series.series_instance_uid] = (version, description)
             while len(self._descriptions) > DESCRIPTIONS:
@@ -308,10 +312,10 @@ def series_version(series: Series) -> int:
     return hash(tuple((i.sop_instance_uid, i.sha256) for i in series.instances))
 
 
-def recognise_series(series: Series) -> SeriesDescription:
+def recognise_series(series: Series, site: SiteTable = ()) -> SeriesDescription:
     """What a stored series is. One unreadable file must not keep the rest of the study from being routed."""
     try:
-        return recognise(read_headers([instance.path for instance in series.instances]))
+        return recognise(read_headers([instance.path for instance in series.instances]), site)
     except Exception as error:
         extra = fields("recognise", series=series.series_instance_uid)
         log.error("A series cannot be recognised: %s", unexpected(error), extra=extra)

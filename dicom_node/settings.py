@@ -6,13 +6,14 @@ Relative paths in the file are relative to the file's own folder.
 
 import json
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -36,7 +37,9 @@ from pydantic_settings import (
 
 from dicom_node.errors import ConfigurationError
 from dicom_node.profiles import Kind, ObjectProfile, SegmentationForm
+from inference.kinds import Kind as SeriesKind
 from inference.manifest import known_applications, takes_bundle
+from inference.sites import SiteRule
 from storage.database import default_url
 
 LONGEST_SECONDS = 31 * 24 * 3600.0
@@ -224,6 +227,23 @@ class ApplicationSettings(_Section):
         return self.name or self.id
 
 
+class SeriesSettings(_Section):
+    """What the series are that match all of the patterns. PATTERNS names the keys that hold one."""
+
+    PATTERNS: ClassVar = ("station_name", "series_description", "protocol_name")
+
+    station_name: str = ""
+    series_description: str = ""
+    protocol_name: str = ""
+    kind: SeriesKind
+    fat_suppressed: bool | None = None
+    contrast: bool | None = None
+
+    @property
+    def rule(self) -> SiteRule:
+        return SiteRule(**dict(self))
+
+
 class Settings(BaseSettings):
     """Everything the node can be told. `config/node.toml` is the reference."""
 
@@ -239,6 +259,7 @@ class Settings(BaseSettings):
     peers: tuple[PeerSettings, ...] = ()
     destinations: tuple[AnyDestination, ...] = ()
     applications: tuple[ApplicationSettings, ...] = ()
+    series: tuple[SeriesSettings, ...] = ()
 
     @classmethod
     def settings_customise_sources(
@@ -323,7 +344,7 @@ def _environment() -> tuple[dict[str, Any], list[str]]:
         value = source.env_vars.get(variable.lower())
         if value is None:
             continue
-        listed = section in ("peers", "destinations", "applications")
+        listed = section in ("peers", "destinations", "applications", "series")
         if not isinstance(_json(value), list if listed else dict):
             way_out = (
                 "it must be a JSON list of tables"
@@ -442,6 +463,11 @@ def _inconsistencies(raw: Mapping[str, Any]) -> list[str]:
         for i, peer in enumerate(_tables(raw, "peers"))
         if peer.get("commitment") == "new" and peer.get("port") is None
     ]
+    mistakes += [
+        f"series[{i}]: names no series; give at least one of {', '.join(SeriesSettings.PATTERNS)}"
+        for i, entry in enumerate(_tables(raw, "series"))
+        if not any(entry.get(key) for key in SeriesSettings.PATTERNS)
+    ]
     for i, destination in enumerate(_tables(raw, "destinations")):
         mistakes += _contradictions(f"destinations[{i}]", destination)
     known = known_applications()
@@ -536,6 +562,8 @@ def _describe(error: Mapping[str, Any]) -> str:
     suggestion = ""
     if error["type"] == "literal_error":
         suggestion = _nearest(str(error["input"]), str(error["ctx"]["expected"]).replace("'", "").split(" or "))
+    if error["type"] == "enum":
+        suggestion = _nearest(str(error["input"]), re.findall(r"'([^']+)'", str(error["ctx"]["expected"])))
     if error.get("input") is None or "url" in key:  # never echo a value that may hold a password
         return f"{key}: {message}"
     return f"{key} = {error['input']!r}: {message[0].lower()}{message[1:]}{suggestion}"

@@ -13,6 +13,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from dicom_node.fsck import Census
+from inference.series import SeriesDescription
 from storage.deliveries import Deliveries
 from storage.instances import InstanceStore
 from storage.jobs import Jobs
@@ -396,6 +397,33 @@ def explain_view(explained: Plain) -> Tree:
     for d in explained["not_delivered"] + explained["not_confirmed"]:
         head = f"{d['kind']} of job {d['job_id']} → {d['destination']}: "
         tree.add(Text.assemble((head, "bold"), state_text(d["state"]), f"{_resent(d)}  {d['reason']}"))
+    return tree
+
+
+def recognised_view(found: Sequence[SeriesDescription]) -> Tree:
+    """What each series is taken for, and why."""
+    tree = Tree("[bold]Series[/]")
+    for s in found:
+        fat = {True: "fat suppressed", False: "not fat suppressed", None: ""}[s.fat_suppressed]
+        b_values = "b = " + ", ".join(f"{b:g}" for b in s.b_values) if s.b_values else ""
+        agent, phases = "with contrast agent" if s.contrast else "", f"{s.phases} phases" if s.phases > 1 else ""
+        facts = [
+            s.modality,
+            str(s.kind),
+            s.plane,
+            s.dimension,
+            f"{s.slices} slices",
+            fat,
+            agent,
+            s.phase,
+            phases,
+            b_values,
+        ]
+        head = f"{s.series_instance_uid}: {', '.join(f for f in facts if f)} (confidence {s.confidence:.2f})"
+        node = tree.add(Text(head))
+        for reason in (*s.reasons, s.problem):
+            if reason:
+                node.add(Text(reason))
     return tree
 
 

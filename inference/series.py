@@ -1,39 +1,45 @@
-"""What an MR series is, from its physics: timing, flip angle, diffusion weighting, image type. No pixels are read.
+"""What a series is, from its physics: timing, flip angle, diffusion weighting, image type. No pixels are read.
 
-Every instance is judged by itself and the series takes the kind most of them have. A SeriesDescription differs at
-every site, so it decides only where the physics is silent, and with low confidence.
+Every image is judged by itself and the series takes the kind most of them have; then what only the whole series tells
+is looked at: repeats of a place, several echoes, phases of the heart. A SeriesDescription differs at every site, so it
+decides only where the physics is silent, and with low confidence. What the site itself says in its table stands above
+all.
 """
 
-import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from inference.diffusion import b_values
-from inference.planes import Plane, functional, is_enhanced, number, planes_of
-from inference.volume import differences, stacks_of
+from inference.facts import Facts, agent_by_name, facts_of, is_image, seconds_after_injection
+from inference.kinds import Kind as Kind
+from inference.physics import Verdict, judge
+from inference.planes import Plane, Vector, functional, is_enhanced, planes_of
+from inference.sites import SiteTable, rule_for
+from inference.volume import Stack, differences, stacks_of
 from storage.errors import InputRefused
 
-
-class Kind(StrEnum):
-    """The contrast of a series."""
-
-    T1W = "T1w"
-    T2W = "T2w"
-    PDW = "PDw"
-    FLAIR = "FLAIR"
-    DWI = "DWI"
-    ADC = "ADC"
-    LOCALIZER = "localizer"
-    OTHER = "other"  # recognised, and none of the above: phase images, echo planar time series, steady state
-    UNKNOWN = "unknown"
+PERFUSION_REPEATS = 20  # of one place; fewer are phases of a dynamic study
+HEART_PHASES = 8  # the fewest that are a cine
+LOCALIZER_SLICES = 15  # the most in one plane
+LONGEST_HEARTBEAT = 2000.0  # ms
+FAT_SHIFT = 3.4e-6  # of the frequency of water
+GYROMAGNETIC = 42.577e6  # Hz/T
+DIFFUSION = frozenset({Kind.DWI, Kind.ADC, Kind.FA, Kind.TENSOR})
+DIXON = frozenset({Kind.WATER, Kind.FAT, Kind.IN_PHASE, Kind.OPPOSED_PHASE, Kind.FAT_FRACTION})
+REPEATABLE = frozenset({Kind.T1W, Kind.PDW, Kind.T2_STAR, Kind.OTHER, Kind.PERFUSION, Kind.UNKNOWN, Kind.LGE})
+PRE_CONTRAST = "pre-contrast"
+PHASES = (  # of a contrast study, and the second after the injection at which each begins
+    ("hepatobiliary", 900.0),
+    ("delayed", 110.0),
+    ("portal venous", 45.0),
+    ("arterial", 8.0),
+)
+PHASE_NAMES = ("arterial", "portal", "venous", "delayed", "late", "hepatobiliary")
 
 
 @dataclass(frozen=True)
@@ -47,37 +53,17 @@ class SeriesDescription:
     dimension: str | None  # "2D", "3D"
     slices: int  # of its first volume
     contrast: bool | None
-    fat_suppressed: bool | None
-    b_values: tuple[float, ...]  # s/mm2
+    fat_suppressed: bool | None  # None: the header does not tell
+    b_values: tuple[float, ...]  # s/mm2; of diffusion alone
     confidence: float  # 0..1
     reasons: tuple[str, ...]
     body_part: str = ""
     volumes: int = 0
     problem: str = ""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """The physics of one instance (of its first frame where it is Enhanced). Times in ms, the angle in degrees."""
-
-    image_type: frozenset[str]
-    sequence: frozenset[str]  # SE, IR, GR, EP, RM
-    variant: frozenset[str]
-    declared: str  # AcquisitionContrast of Enhanced objects
-    repetition_time: float | None
-    echo_time: float | None
-    inversion_time: float | None
-    flip_angle: float | None
-    fat_suppressed: bool
-    b_values: frozenset[float]
-    description: str
-
-
-@dataclass(frozen=True)
-class Verdict:
-    kind: Kind
-    confidence: float
-    reason: str
+    echo_times: tuple[float, ...] = ()  # ms
+    inversion_times: tuple[float, ...] = ()  # ms
+    phases: int = 1  # images of one place that differ in time alone
+    phase: str = ""  # of a contrast study: "pre-contrast", "arterial", "portal venous", "delayed", "hepatobiliary"
 
 
 def read_headers(paths: Iterable[Path]) -> list[Dataset]:
@@ -85,208 +71,303 @@ def read_headers(paths: Iterable[Path]) -> list[Dataset]:
     return [dcmread(path, stop_before_pixels=True) for path in paths]
 
 
-def recognise(headers: Sequence[Dataset]) -> SeriesDescription:
-    """What the series with these headers is. `headers` must not be empty."""
-    first = headers[0]
+def recognise(headers: Sequence[Dataset], site: SiteTable = ()) -> SeriesDescription:
+    """What the series with these headers is. `headers` must not be empty; what is no image among them is passed over.
+
+    The first rule of `site` that names the series decides its kind.
+    """
+    images = [ds for ds in headers if is_image(ds)]
+    if not images:
+        what = getattr(headers[0].get("SOPClassUID", ""), "name", "") or "an unknown object"
+        return _nothing(
+            headers[0],
+            Kind.NON_IMAGE,
+            1.0,
+            f"holds no image: {what}, without Rows and Columns",
+            "the series holds no image",
+        )
+    first = images[0]
     modality = str(first.get("Modality", ""))
-    facts = [facts_of(ds) for ds in headers]
-    planes, problem, volumes, slices = _geometry(headers)
-    verdict = _vote([judge(f) for f in facts]) if modality == "MR" else _not_mr(modality)
-    if modality == "MR" and planes and (_several_planes(planes) or "LOCALIZER" in facts[0].image_type):
-        verdict = Verdict(Kind.LOCALIZER, 0.9, "few slices in several planes, or called LOCALIZER in ImageType")
-    return SeriesDescription(
-        series_instance_uid=str(first.SeriesInstanceUID),
+    facts = [f for ds in images for f in _readable(ds)]
+    if not facts:
+        return _nothing(first, Kind.UNKNOWN, 0.0, "its headers are malformed", "its headers are malformed")
+    planes, problem, stacks = _geometry(images)
+    verdict = _verdict(modality, facts, planes)
+    phases = 1 if verdict.kind in DIFFUSION else _phases(facts)
+    contrast, by_name = _contrast(facts)
+    found = SeriesDescription(
+        series_instance_uid=str(first.get("SeriesInstanceUID", "")),
         modality=modality,
         kind=verdict.kind,
-        plane=_plane(planes[0]) if planes else None,
+        plane=_plane(planes, first),
         dimension=str(first.get("MRAcquisitionType") or "") or None,
-        slices=slices,
-        contrast=_contrast(first),
-        fat_suppressed=any(f.fat_suppressed for f in facts),
-        b_values=tuple(sorted({b for f in facts for b in f.b_values})),
+        slices=len(stacks[0].planes) if stacks else len(planes),
+        contrast=contrast,
+        fat_suppressed=_fat_suppressed(verdict.kind, facts) if modality == "MR" else None,
+        b_values=_different(f.b_value for f in facts) if verdict.kind in DIFFUSION else (),
         confidence=verdict.confidence,
-        reasons=(verdict.reason,),
+        reasons=(verdict.reason, *(["its description alone tells of a contrast agent"] if by_name else [])),
         body_part=str(first.get("BodyPartExamined") or "").strip().upper(),
-        volumes=volumes,
+        volumes=len(stacks),
+        problem=problem,
+        echo_times=_different(f.echo_time for f in facts),
+        inversion_times=_different(f.inversion_time for f in facts),
+        phases=phases,
+        phase=_contrast_phase(modality, contrast, phases, images, facts[0].description),
+    )
+    rule = rule_for(first, site)
+    if rule is None:
+        return found
+    return replace(
+        found,
+        kind=rule.kind,
+        confidence=1.0,
+        reasons=(f"the site's table names it ({rule})",),
+        fat_suppressed=found.fat_suppressed if rule.fat_suppressed is None else rule.fat_suppressed,
+        contrast=found.contrast if rule.contrast is None else rule.contrast,
+        b_values=_different(f.b_value for f in facts) if rule.kind in DIFFUSION else (),
+    )
+
+
+def _nothing(ds: Dataset, kind: Kind, confidence: float, reason: str, problem: str) -> SeriesDescription:
+    """Of a series in which there is nothing to look at."""
+    return SeriesDescription(
+        series_instance_uid=str(ds.get("SeriesInstanceUID", "")),
+        modality=str(ds.get("Modality", "")),
+        kind=kind,
+        plane=None,
+        dimension=None,
+        slices=0,
+        contrast=None,
+        fat_suppressed=None,
+        b_values=(),
+        confidence=confidence,
+        reasons=(reason,),
         problem=problem,
     )
 
 
-def facts_of(ds: Dataset) -> Facts:
-    """Reads one header; numbers that are absent or unreadable are None."""
-    enhanced = is_enhanced(ds)
-    timing = (functional(ds, 0, "MRTimingAndRelatedParametersSequence") if enhanced else None) or ds
-    echo = (functional(ds, 0, "MREchoSequence") if enhanced else None) or ds
-    modifier = (functional(ds, 0, "MRModifierSequence") if enhanced else None) or ds
-    frame_type = (functional(ds, 0, "MRImageFrameTypeSequence") if enhanced else None) or ds
-    description = f"{ds.get('SeriesDescription', '')} {ds.get('ProtocolName', '')}".lower()
-    inversion = modifier.get("InversionTimes") if enhanced else ds.get("InversionTime")
-    inversion_time = number(inversion[0] if isinstance(inversion, Sequence) and inversion else inversion)
-    return Facts(
-        image_type=frozenset(_upper(ds.get("ImageType")) | _upper(frame_type.get("FrameType"))),
-        sequence=frozenset(_upper(ds.get("ScanningSequence")) | _enhanced_sequence(ds, modifier)),
-        variant=frozenset(_upper(ds.get("SequenceVariant"))),
-        declared=str(ds.get("AcquisitionContrast") or frame_type.get("AcquisitionContrast") or ""),
-        repetition_time=number(timing.get("RepetitionTime")),
-        echo_time=number(echo.get("EffectiveEchoTime") if enhanced else ds.get("EchoTime")),
-        inversion_time=inversion_time or None,
-        flip_angle=number(timing.get("FlipAngle")),
-        fat_suppressed=(
-            "FS" in _upper(ds.get("ScanOptions"))
-            or "FAT" in _upper(modifier.get("SpectrallySelectedSuppression"))
-            or _is_stir(inversion_time)
-            or re.search(r"fat.?sat|(?<![a-z])fs(?![a-z])|stir|spair|spir", description) is not None
-        ),
-        b_values=frozenset(b_values(ds)),
-        description=description,
-    )
+def _readable(ds: Dataset) -> list[Facts]:
+    """None of an instance whose header is malformed: pydicom reads values late, and raises anything."""
+    try:
+        return list(facts_of(ds))
+    except Exception:
+        return []
 
 
-def judge(facts: Facts) -> Verdict:
-    """The kind of one instance, from the most to the least trustworthy sign."""
+# -- the kind of the whole ---------------------------------------------------------------------------------------------
+
+
+def _verdict(modality: str, facts: Sequence[Facts], planes: Sequence[Plane]) -> Verdict:
+    if modality == "SEG":
+        return Verdict(Kind.DERIVED, 1.0, "a segmentation")
+    if modality == "CT":
+        return _ct(facts)
+    if modality != "MR":
+        return Verdict(Kind.UNKNOWN, 0.0, f"modality {modality or 'unknown'} is neither MR nor CT")
+    if planes and (_few_in_several_planes(planes) or "LOCALIZER" in facts[0].flavours):
+        return Verdict(Kind.LOCALIZER, 0.9, "few slices in several planes, or called LOCALIZER in ImageType")
+    verdicts = [judge(f) for f in facts]
     return (
-        _diffusion(facts)
-        or _not_a_contrast(facts)
-        or _declared(facts)
-        or _spin_echo(facts)
-        or _gradient_echo(facts)
-        or _named(facts)
-        or Verdict(Kind.UNKNOWN, 0.0, "neither its timing nor its description tells what it is")
+        _of_diffusion(facts, verdicts)
+        or _field_map(facts, verdicts)
+        or _dixon(facts, verdicts)
+        or _heart(facts, verdicts)
+        or _repeated(facts, verdicts)
+        or _echoes(facts, verdicts)
+        or _vote(verdicts)
     )
 
 
-def _diffusion(f: Facts) -> Verdict | None:
-    if "ADC" in f.image_type:
-        return Verdict(Kind.ADC, 0.95, "ImageType contains ADC")
-    weighted = sorted(b for b in f.b_values if b > 0)
-    if "DERIVED" in f.image_type and re.search(r"apparent diffusion|(?<![a-z])adc(?![a-z])", f.description):
-        return Verdict(Kind.ADC, 0.6, "a derived image whose description names ADC")
-    if weighted:
-        return Verdict(Kind.DWI, 0.95, f"diffusion weighted, b = {weighted[0]:g}")
-    if f.image_type & {"DIFFUSION", "TRACEW"} or f.declared == "DIFFUSION":
-        return Verdict(Kind.DWI, 0.8, "called diffusion in its image type")
-    return None
-
-
-def _not_a_contrast(f: Facts) -> Verdict | None:
-    if f.image_type & {"P", "PHASE", "PHASE MAP"}:
-        return Verdict(Kind.OTHER, 0.9, "a phase image")
-    if "EP" in f.sequence:
-        return Verdict(Kind.OTHER, 0.8, "echo planar without diffusion weighting")
-    return None
-
-
-def _declared(f: Facts) -> Verdict | None:
-    kinds = {"T1": Kind.T1W, "T2": Kind.T2W, "PROTON_DENSITY": Kind.PDW, "FLUID_ATTENUATED": Kind.FLAIR}
-    if f.declared in kinds:
-        return Verdict(kinds[f.declared], 0.9, f"AcquisitionContrast is {f.declared}")
-    return None
-
-
-def _spin_echo(f: Facts) -> Verdict | None:
-    tr, te, ti = f.repetition_time, f.echo_time, f.inversion_time
-    if not f.sequence & {"SE", "IR"} or "GR" in f.sequence or tr is None or te is None:
-        return None
-    why = f"spin echo, TR {tr:g} ms, TE {te:g} ms" + (f", TI {ti:g} ms" if ti else "")
-    if ti is not None and ti >= 1500 and te >= 60:
-        return Verdict(Kind.FLAIR, 0.9, why)
-    if te < 30 and tr < 1500:
-        return Verdict(Kind.T1W, 0.9, why)
-    if tr >= 1500:
-        return Verdict(Kind.T2W if te >= 50 or _is_stir(ti) else Kind.PDW, 0.9, why)
-    return Verdict(Kind.OTHER, 0.5, why)
-
-
-def _gradient_echo(f: Facts) -> Verdict | None:
-    tr, te, ti, angle = f.repetition_time, f.echo_time, f.inversion_time, f.flip_angle
-    if "GR" not in f.sequence or tr is None or te is None:
-        return None
-    why = f"gradient echo, TR {tr:g} ms, TE {te:g} ms" + (f", flip angle {angle:g}" if angle else "")
-    if te >= 15:
-        return Verdict(Kind.OTHER, 0.7, f"{why}: T2* weighted")
-    if "MP" in f.variant or (ti is not None and 400 <= ti <= 1500):
-        return Verdict(Kind.T1W, 0.9, f"{why}, magnetisation prepared")
-    if angle is None:
-        return None
-    if f.variant == {"SS"} and angle >= 30 and tr < 10:
-        return Verdict(Kind.OTHER, 0.7, f"{why}: balanced steady state")
-    # the Ernst angle of T1 = 1 s parts proton density from T1 weighting
-    ernst = float(np.degrees(np.arccos(np.exp(-tr / 1000.0))))
-    if angle >= ernst:
-        return Verdict(Kind.T1W, 0.75, why)
-    return Verdict(Kind.PDW, 0.5, why)
-
-
-def _named(f: Facts) -> Verdict | None:
-    """The last resort: what the site calls it."""
-    names = (
-        (r"flair", Kind.FLAIR),
-        (r"(?<![a-z])adc(?![a-z])", Kind.ADC),
-        (r"dwi|diff", Kind.DWI),
-        (r"mprage|(?<![a-z0-9])t1(?![0-9])", Kind.T1W),
-        (r"stir|(?<![a-z0-9])t2(?![0-9*])", Kind.T2W),
-        (r"(?<![a-z])pd(?![a-z])", Kind.PDW),
-    )
-    for pattern, kind in names:
-        if re.search(pattern, f.description):
-            return Verdict(kind, 0.4, "timing is missing; its description names it")
-    return None
-
-
-def _is_stir(inversion_time: float | None) -> bool:
-    return inversion_time is not None and 80 <= inversion_time <= 300
-
-
-def _enhanced_sequence(ds: Dataset, modifier: Dataset) -> set[str]:
-    """ScanningSequence values from what Enhanced objects say instead (PS3.3 C.8.13.4)."""
-    found = {"SPIN": {"SE"}, "GRADIENT": {"GR"}, "BOTH": {"SE", "GR"}}.get(str(ds.get("EchoPulseSequence", "")), set())
-    if ds.get("EchoPlanarPulseSequence") == "YES":
-        found = found | {"EP"}
-    if modifier.get("InversionRecovery") == "YES":
-        found = found | {"IR"}
-    return found
+def _ct(facts: Sequence[Facts]) -> Verdict:
+    if "LOCALIZER" in facts[0].flavours:
+        return Verdict(Kind.LOCALIZER, 0.95, "called LOCALIZER in ImageType")
+    if facts[0].captured or facts[0].colour:
+        return Verdict(Kind.DERIVED, 0.95, "a capture of a screen, or a colour image")
+    return Verdict(Kind.CT, 0.95, "modality is CT")
 
 
 def _vote(verdicts: Sequence[Verdict]) -> Verdict:
-    kind, votes = Counter(v.kind for v in verdicts).most_common(1)[0]
-    chosen = next(v for v in verdicts if v.kind is kind)
-    return Verdict(kind, chosen.confidence * votes / len(verdicts), chosen.reason)
+    """What most images are. Phase images beside others say nothing of the contrast."""
+    heard = [v for v in verdicts if v.kind is not Kind.PHASE] or verdicts
+    kind, votes = Counter(v.kind for v in heard).most_common(1)[0]
+    chosen = next(v for v in heard if v.kind is kind)
+    return replace(chosen, confidence=chosen.confidence * votes / len(heard))
 
 
-def _not_mr(modality: str) -> Verdict:
-    return Verdict(Kind.UNKNOWN, 0.0, f"modality {modality or 'unknown'} is not MR")
+def _of_diffusion(facts: Sequence[Facts], verdicts: Sequence[Verdict]) -> Verdict | None:
+    """Images without weighting belong to the weighted ones beside them; maps do not."""
+    weighted = [v for v in verdicts if v.kind is Kind.DWI]
+    maps = sum(v.kind in DIFFUSION - {Kind.DWI} for v in verdicts)
+    if not weighted or maps >= len(verdicts) / 2:
+        return None
+    chosen = max(weighted, key=lambda v: v.confidence)
+    b_values = ", ".join(f"{b:g}" for b in _different(f.b_value for f in facts))
+    return replace(chosen, reason=f"diffusion weighted, b = {b_values}" if b_values else chosen.reason)
 
 
-def _geometry(headers: Sequence[Dataset]) -> tuple[list[Plane], str, int, int]:
-    """Planes, why they make no volume, and how many volumes of how many slices they make."""
+def _field_map(facts: Sequence[Facts], verdicts: Sequence[Verdict]) -> Verdict | None:
+    named = [v for v in verdicts if v.kind is Kind.FIELD_MAP]
+    if len(named) >= len(verdicts) / 3:
+        return named[0]
+    phases = sum(v.kind is Kind.PHASE for v in verdicts)
+    echoes = _different(f.echo_time for f in facts)
+    if phases == len(facts) / 2 and len(echoes) == 2 and echoes[1] < 15 and all("GR" in f.sequence for f in facts):
+        return Verdict(Kind.FIELD_MAP, 0.8, "magnitude and phase of a gradient echo at two short echo times")
+    return None
+
+
+def _dixon(facts: Sequence[Facts], verdicts: Sequence[Verdict]) -> Verdict | None:
+    kinds = {v.kind for v in verdicts} & DIXON
+    if len(kinds) > 1:
+        return Verdict(Kind.DIXON, 0.9, f"holds several images of a Dixon acquisition: {', '.join(sorted(kinds))}")
+    echoes, field = _different(f.echo_time for f in facts), facts[0].field_strength
+    if kinds or len(echoes) != 2 or not field or not all("GR" in f.sequence for f in facts):
+        return None
+    turns = [te / 1000 * FAT_SHIFT * GYROMAGNETIC * field for te in echoes]  # of fat against water
+    off = [abs(turn - round(turn)) for turn in turns]
+    if max(turns) < 3 and min(off) < 0.15 and max(off) > 0.35:
+        return Verdict(Kind.DIXON, 0.7, f"one echo in phase and one opposed, TE {echoes[0]:g} and {echoes[1]:g} ms")
+    return None
+
+
+def _heart(facts: Sequence[Facts], verdicts: Sequence[Verdict]) -> Verdict | None:
+    """Phases of the heart, and inversion recoveries that are sampled for a map."""
+    if any(v.kind not in REPEATABLE for v in verdicts):
+        return None
+    places = _by_place(facts)
+    triggers = max((_different(f.trigger_time for f in place) for place in places), key=len)
+    if len(triggers) >= HEART_PHASES and 200 <= triggers[-1] - triggers[0] <= LONGEST_HEARTBEAT:
+        return Verdict(Kind.CINE, 0.9, f"{len(triggers)} phases of the heart in one place")
+    if facts[0].heart_phases >= HEART_PHASES and all(f.gated for f in facts):
+        return Verdict(Kind.CINE, 0.8, f"CardiacNumberOfImages is {facts[0].heart_phases:g}")
+    inversions = max(len(_different(f.inversion_time for f in place)) for place in places)
+    if inversions >= 3:
+        return Verdict(Kind.OTHER, 0.8, f"{inversions} inversion times in one place: the source of a T1 map")
+    return None
+
+
+def _repeated(facts: Sequence[Facts], verdicts: Sequence[Verdict]) -> Verdict | None:
+    phases = _phases(facts)
+    chosen = _vote(verdicts)
+    if phases < 2 or chosen.kind not in REPEATABLE or chosen.kind is Kind.LGE:
+        return None
+    planar = all("EP" in f.sequence for f in facts)
+    agent, _ = _contrast(facts)
+    why = f"{phases} images of each place one after another, {'with' if agent else 'without'} contrast agent"
+    if planar and not agent:
+        return Verdict(Kind.BOLD, 0.9, f"echo planar, {why}")
+    if phases >= PERFUSION_REPEATS:
+        return Verdict(Kind.PERFUSION, 0.85 if agent else 0.6, why)
+    if planar:
+        return Verdict(Kind.PERFUSION, 0.6, f"echo planar, {why}")
+    return Verdict(Kind.DYNAMIC, 0.85 if agent else 0.6, f"{why}; {chosen.reason}")
+
+
+def _echoes(facts: Sequence[Facts], verdicts: Sequence[Verdict]) -> Verdict | None:
+    """Many echoes of one place: what their decay shows counts, not the contrast of each."""
+    if any(v.kind not in {Kind.T1W, Kind.T2W, Kind.PDW, Kind.T2_STAR, Kind.OTHER, Kind.PHASE} for v in verdicts):
+        return None
+    echoes = max((_different(f.echo_time for f in place) for place in _by_place(facts)), key=len)
+    if len(echoes) < 3:
+        return None
+    why = f"{len(echoes)} echoes of each place, TE {echoes[0]:g} to {echoes[-1]:g} ms"
+    if all("GR" in f.sequence for f in facts):
+        return Verdict(Kind.T2_STAR, 0.6, f"gradient echo, {why}")
+    if all("SE" in f.sequence for f in facts):
+        return Verdict(Kind.T2W, 0.6, f"spin echo, {why}")
+    return None
+
+
+def _by_place(facts: Sequence[Facts]) -> list[list[Facts]]:
+    places: defaultdict[tuple[float, ...], list[Facts]] = defaultdict(list)
+    for f in facts:
+        places[f.position].append(f)
+    return list(places.values())
+
+
+def _phases(facts: Sequence[Facts]) -> int:
+    """Images of one place that nothing but time tells apart."""
+    groups: defaultdict[tuple[object, ...], list[Facts]] = defaultdict(list)
+    for f in facts:
+        groups[f.position, f.echo_time, f.inversion_time, f.b_value, f.flavours].append(f)
+    declared = max(f.time_points for f in facts) > 1
+    return max(len(group) if declared else len({f.moment for f in group}) for group in groups.values())
+
+
+# -- what else is known ------------------------------------------------------------------------------------------------
+
+
+def _fat_suppressed(kind: Kind, facts: Sequence[Facts]) -> bool | None:
+    if kind is Kind.WATER:
+        return True
+    told = {f.fat_suppressed for f in facts}
+    return True if True in told else None if None in told else False
+
+
+def _contrast(facts: Sequence[Facts]) -> tuple[bool, bool]:
+    """Whether an agent was given, and whether the name alone tells so: technologists leave the attribute empty."""
+    if any(f.agent for f in facts):
+        return True, False
+    by_name = agent_by_name(facts[0].description)
+    return by_name, by_name
+
+
+def _contrast_phase(modality: str, contrast: bool, phases: int, images: Sequence[Dataset], description: str) -> str:
+    """Of a series that is one phase of a contrast study: by the time since the injection, else by its name."""
+    if modality not in ("CT", "MR") or phases > 1:
+        return ""
+    if not contrast:
+        return PRE_CONTRAST if modality == "CT" else ""
+    seconds = [s for ds in images if (s := seconds_after_injection(ds)) is not None]
+    if seconds:
+        after = min(seconds)
+        reached = [
+            name for name, begin in PHASES if after >= begin and not (name == "hepatobiliary" and modality == "CT")
+        ]
+        return reached[0] if reached else PRE_CONTRAST
+    named = next((name for name in PHASE_NAMES if name in description), "")
+    return {"portal": "portal venous", "venous": "portal venous", "late": "delayed"}.get(named, named)
+
+
+def _different(values: Iterable[float | None]) -> tuple[float, ...]:
+    return tuple(sorted({value for value in values if value is not None}))
+
+
+def _geometry(images: Sequence[Dataset]) -> tuple[list[Plane], str, list[Stack]]:
+    """The planes, why they make no volume, and the volumes they make."""
     planes: list[Plane] = []
     try:
-        for ds in headers:
+        for ds in images:
             planes += planes_of(ds, Path())
         stacks = stacks_of(planes)
     except InputRefused as error:
-        return planes, str(error), 0, len(planes)
-    slices = len(stacks[0].planes)
-    return (
-        planes,
-        (f"holds {len(stacks)} volumes: {differences(stacks)}" if len(stacks) > 1 else ""),
-        len(stacks),
-        slices,
-    )
+        return planes, str(error), []
+    except Exception as error:  # pydicom reads values late, and raises anything where one is malformed
+        return planes, f"its place in space cannot be read ({type(error).__name__})", []
+    return planes, _problem(stacks), stacks
 
 
-def _several_planes(planes: Sequence[Plane]) -> bool:
-    return len(planes) < 30 and len({_plane(plane) for plane in planes}) > 1
+def _problem(stacks: Sequence[Stack]) -> str:
+    """Why a series that makes these volumes cannot be used."""
+    return f"holds {len(stacks)} volumes: {differences(stacks)}" if len(stacks) > 1 else ""
 
 
-def _plane(plane: Plane) -> str:
-    return ("sagittal", "coronal", "axial")[int(np.argmax(np.abs(plane.normal)))]
+def _few_in_several_planes(planes: Sequence[Plane]) -> bool:
+    counts = Counter(_nearest(plane.normal) for plane in planes)
+    return len(counts) > 1 and max(counts.values()) <= LOCALIZER_SLICES
 
 
-def _contrast(ds: Dataset) -> bool:
-    return bool(ds.get("ContrastBolusAgent") or ds.get("ContrastBolusAgentSequence"))
+def _plane(planes: Sequence[Plane], ds: Dataset) -> str | None:
+    """Of the first image. Tiled and coloured images have a direction, though they make no plane."""
+    if planes:
+        return _nearest(planes[0].normal)
+    place = functional(ds, 0, "PlaneOrientationSequence") if is_enhanced(ds) else ds
+    directions = None if place is None else place.get("ImageOrientationPatient")
+    if directions is None or len(directions) != 6:
+        return None
+    return _nearest(np.cross(directions[:3], directions[3:]))
 
 
-def _upper(value: Any) -> set[str]:
-    values = [value] if isinstance(value, str) else list(value or [])
-    return {str(v).strip().upper() for v in values}
+def _nearest(normal: Vector) -> str:
+    return ("sagittal", "coronal", "axial")[int(np.argmax(np.abs(normal)))]

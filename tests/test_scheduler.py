@@ -13,7 +13,9 @@ from dicom_node.catalogue import ConfiguredApplication
 from dicom_node.completion import CompletionRule
 from dicom_node.errors import PeerRefused, PeerUnavailable
 from dicom_node.scheduler import Scheduler, Urgency
+from inference.kinds import Kind
 from inference.manifest import InputRule, Manifest
+from inference.sites import SiteRule, SiteTable
 from storage.database import Database, default_url
 from storage.filing import Ended, Opened
 from storage.procedure_steps import ProcedureSteps
@@ -89,11 +91,12 @@ def scheduler(
     source: Source | None = None,
     applications: Sequence[ConfiguredApplication] = (),
     peers: dict[str, int] | None = None,
+    site: SiteTable = (),
 ) -> Scheduler:
     rule = RULE if source is None else replace(RULE, source=source.name)
     return Scheduler(
         node.studies, node.instances, node.jobs, node.results, node.deliveries, rule, applications,
-        timedelta(seconds=30), 3, Urgency(peers or {}), clock.filed, source, clock,
+        timedelta(seconds=30), 3, Urgency(peers or {}), clock.filed, source, clock, site,
     )  # fmt: skip
 
 
@@ -457,6 +460,16 @@ def test_one_application_applies_and_another_reports(node: Node, clock: Clock, t
         ("mass", JobKind.ANALYSIS),
         ("other", JobKind.NO_RESULT),
     ]
+
+
+def test_what_the_site_says_of_its_series_feeds_an_input(node: Node, clock: Clock, tmp_path: Path) -> None:
+    site = [SiteRule(Kind.T2W, series_description="*")]
+    sweeper = scheduler(node, clock, applications=[application(start=False, kind="T2w")], site=site)
+    study = write_ball_study(tmp_path / "study")
+    push(node, clock, study.paths, "a", 20)
+    end(sweeper, node, clock)
+    (job,) = node.jobs.list()
+    assert (job.kind, job.application) == (JobKind.ANALYSIS, "mass")
 
 
 def test_a_study_that_cannot_be_routed_is_reported(

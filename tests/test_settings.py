@@ -7,6 +7,8 @@ import pytest
 from dicom_node.errors import ConfigurationError
 from dicom_node.profiles import Kind, ObjectProfile, SegmentationForm
 from dicom_node.settings import DicomwebSettings, FolderSettings, load
+from inference.kinds import Kind as SeriesKind
+from inference.sites import SiteRule
 
 GOOD = """
 [node]
@@ -88,6 +90,17 @@ def test_a_misspelt_variable_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
             'id = "soft_tissue_mass"',
             "bundle = 'models/brain': the application 'soft_tissue_mass' has a model of its own and takes none",
         ),
+        (
+            "[[peers]]",
+            '[[series]]\nkind = "T1w"\n[[peers]]',
+            "series[0]: names no series; give at least one of station_name",
+        ),
+        (
+            "[[peers]]",
+            '[[series]]\nprotocol_name = "a*"\nkind = "T1"\n[[peers]]',
+            "series[0].kind = 'T1': input should be",
+        ),
+        ("[[peers]]", '[[series]]\nprotocol_name = "a*"\nkind = "T1W"\n[[peers]]', "did you mean 'T1w'?"),
         ("[[peers]]", "[peers]", "peers: must be a list of tables, each under [[peers]] in double brackets"),
     ],
 )
@@ -174,6 +187,12 @@ def test_a_password_in_a_destination_is_refused_and_not_told(
         load(write(tmp_path, GOOD))
     assert "DICOM_NODE__DESTINATIONS (environment): it must be a JSON list of tables" in str(error.value)
     assert "hidden" not in str(error.value)
+
+
+def test_a_sites_own_series(tmp_path: Path) -> None:
+    entry = '[[series]]\nseries_description = "*t1*tra*"\nkind = "T1w"\nfat_suppressed = false'
+    (series,) = load(write(tmp_path, f"{GOOD}{entry}")).series
+    assert series.rule == SiteRule(SeriesKind.T1W, series_description="*t1*tra*", fat_suppressed=False)
 
 
 def test_all_mistakes_are_told_together(tmp_path: Path) -> None:

@@ -1,0 +1,41 @@
+"""What a series can be."""
+
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """What the images of a series show."""
+
+    T1W = "T1w"
+    T2W = "T2w"
+    PDW = "PDw"
+    T2_STAR = "T2*w"
+    STIR = "STIR"
+    FLAIR = "FLAIR"
+    DWI = "DWI"  # with its b = 0 images, and traces computed from them
+    ADC = "ADC"
+    FA = "FA"
+    TENSOR = "tensor"  # what else a scanner computes of diffusion tensors
+    WATER = "water"  # of a Dixon acquisition, as the next five
+    FAT = "fat"
+    IN_PHASE = "in phase"
+    OPPOSED_PHASE = "opposed phase"
+    FAT_FRACTION = "fat fraction"
+    DIXON = "Dixon"  # several of these in one series
+    T1_MAP = "T1 map"
+    T2_MAP = "T2 map"
+    T2_STAR_MAP = "T2* map"
+    LGE = "LGE"
+    CINE = "cine"
+    PERFUSION = "perfusion"
+    DYNAMIC = "dynamic"  # phases of a dynamic contrast study
+    BOLD = "EPI time series"  # without contrast agent
+    ASL = "ASL"
+    FIELD_MAP = "field map"  # and the images it is computed from
+    PHASE = "phase"
+    LOCALIZER = "localizer"
+    CT = "CT"
+    DERIVED = "derived"  # computed or captured, and no measured signal: projections, subtractions, colour images
+    NON_IMAGE = "non-image"
+    OTHER = "other"  # recognised, and none of the above: balanced steady state, angiography, flow
+    UNKNOWN = "unknown"
