@@ -43,8 +43,8 @@ class Plane:
     `row_direction` points along a row (increasing column), `column_direction` down a column (increasing row).
     `spacing` is (between rows, between columns). `told_apart` holds what makes one image of a place differ from
     another: echo time, b-value, time point and the like; None where the header is silent. `order` is that of
-    acquisition, as far as numbers tell it, and `label` what a reader finds the plane by. `tile` counts from 0; None
-    where the image is one slice.
+    acquisition, as far as numbers tell it, and `label` what a reader finds the plane by. `tile` is the row and
+    column, from 0, of its first pixel in an image that several slices are tiled into; None where an image is one slice.
     """
 
     path: Path
@@ -61,7 +61,7 @@ class Plane:
     told_apart: Mapping[str, Any]
     order: tuple[float, ...]
     label: str
-    tile: int | None = None
+    tile: tuple[int, int] | None = None
 
     @property
     def normal(self) -> Vector:
@@ -108,15 +108,15 @@ def planes_of(ds: Dataset, path: Path) -> Iterator[Plane]:
 def _tiled_planes(ds: Dataset, path: Path, kind: str, name: str) -> Iterator[Plane]:
     tiling = tiling_of(ds, kind, name)
     plane = _plane(ds, path, None, name, tiling.positions[0], ds, ds, _classic_differences(ds))
-    for tile, position in enumerate(tiling.positions):
+    for k, (corner, position) in enumerate(zip(tiling.corners, tiling.positions, strict=True), 1):
         yield replace(
             plane,
             rows=tiling.rows,
             columns=tiling.columns,
             position=position,
-            order=(*plane.order, tile),
-            label=f"tile {tile + 1} of {plane.label}",
-            tile=tile,
+            order=(*plane.order, k),
+            label=f"tile {k} of {plane.label}",
+            tile=corner,
         )
 
 

@@ -6,7 +6,6 @@ Tiles go along rows, from the upper left. Only private attributes say how many t
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, isqrt
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +25,12 @@ MOST = 1024  # tiles: 32 x 32; no scanner comes near
 
 @dataclass(frozen=True, eq=False)
 class Tiling:
-    """`rows` and `columns` are those of one tile; `positions` the centres of the tiles' first voxels, in LPS mm."""
+    """`rows` and `columns` are those of one tile; of each tile, `corners` has the row and column of its first pixel in
+    the image, from 0, and `positions` where the centre of that lies, in LPS mm."""
 
     rows: int
     columns: int
+    corners: tuple[tuple[int, int], ...]
     positions: tuple[NDArray[np.float64], ...]
 
 
@@ -42,12 +43,6 @@ def tiled_as(ds: Dataset) -> str | None:
 def tiling_of(ds: Dataset, kind: str, name: str) -> Tiling:
     """Raises InputRefused, which calls the instance `name`, where the private attributes are missing or wrong."""
     return _mosaic(ds, name) if kind == MOSAIC else _vframe(ds, name)
-
-
-def cut(image: NDArray[Any], tile: int, rows: int, columns: int) -> NDArray[Any]:
-    """Tile number `tile`, from 0, of an image [row, column]: a view of `rows` x `columns`."""
-    down, along = divmod(tile, image.shape[1] // columns)
-    return image[down * rows : (down + 1) * rows, along * columns : (along + 1) * columns]
 
 
 def _mosaic(ds: Dataset, name: str) -> Tiling:
@@ -80,7 +75,7 @@ def _mosaic(ds: Dataset, name: str) -> Tiling:
         raise InputRefused(f"{where}: its SliceNormalVector is not perpendicular to the image")
     margin = np.array([ds.Rows - rows, ds.Columns - columns]) / 2 * spacing
     first = vector(ds, "ImagePositionPatient", 3, where) + margin[0] * directions[3:] + margin[1] * directions[:3]
-    return Tiling(rows, columns, tuple(first + k * step * normal for k in range(number)))
+    return _tiling(rows, columns, across, [first + k * step * normal for k in range(number)])
 
 
 def _vframe(ds: Dataset, name: str) -> Tiling:
@@ -101,8 +96,13 @@ def _vframe(ds: Dataset, name: str) -> Tiling:
         raise InputRefused(f"{where}: says it has {declared[0]:g} slices but places {number}")
     across = isqrt(number - 1) + 1
     rows, columns = _divided(ds, ceil(number / across), across, where)
-    positions = (vector(item, "ImagePositionPatient", 3, f"{where}, slice {k}") for k, item in enumerate(items, 1))
-    return Tiling(rows, columns, tuple(positions))
+    positions = [vector(item, "ImagePositionPatient", 3, f"{where}, slice {k}") for k, item in enumerate(items, 1)]
+    return _tiling(rows, columns, across, positions)
+
+
+def _tiling(rows: int, columns: int, across: int, positions: Sequence[NDArray[np.float64]]) -> Tiling:
+    corners = tuple((k // across * rows, k % across * columns) for k in range(len(positions)))
+    return Tiling(rows, columns, corners, tuple(positions))
 
 
 def _sequence(value: bytes) -> Sequence[Dataset]:

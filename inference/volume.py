@@ -20,7 +20,6 @@ from pydicom.filereader import read_dataset
 from inference.grouping import Group, groups_of, same_grid, text_of
 from inference.planes import DIRECTION, Plane, planes_of
 from inference.scaling import rescale, signal_scale
-from inference.tiles import cut
 from storage.errors import InputRefused
 
 Array = NDArray[np.float32]
@@ -34,13 +33,13 @@ SAME_POSITION = 0.01  # mm along the normal
 @dataclass(frozen=True)
 class FrameReference:
     """Where one slice of a volume came from. `frame_number` counts from 1; None for a single-frame instance. `tile`
-    counts from 0 the slices that are tiled into one image; None where the image is one slice."""
+    is as in `Plane`."""
 
     sop_class_uid: str
     sop_instance_uid: str
     frame_number: int | None
     path: Path
-    tile: int | None = None
+    tile: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,7 +219,8 @@ def _load(stacks: Sequence[Stack], headers: dict[Path, Header]) -> tuple[Volume,
             slope, intercept = rescale(ds, plane.frame_number)
             image = pixels[(plane.frame_number or 1) - 1]
             if plane.tile is not None:
-                image = cut(image, plane.tile, plane.rows, plane.columns)
+                row, column = plane.tile
+                image = image[row : row + plane.rows, column : column + plane.columns]
             same = (slope, intercept) == (1, 0)
             arrays[n][k] = image if same else image * np.float32(slope) + np.float32(intercept)
             if k == 0:
