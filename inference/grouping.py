@@ -115,9 +115,9 @@ def _repetitions(part: Sequence[Plane], places: Mapping[Plane, int]) -> list[Gro
     ordered = sorted(part, key=lambda plane: plane.order)
     sequence = np.array([places[plane] for plane in ordered])
     if len({plane.order for plane in part}) == len(part):
-        again, at_once = sequence.reshape(number, -1), sequence.reshape(-1, number)
+        again, at_once = np.sort(sequence.reshape(number, -1)), sequence.reshape(-1, number)
         key = REPETITION if TIME in told else TIME
-        if (again == again[0]).all():
+        if (again == sorted(at)).all():
             return [Group(ordered[k * len(at) : (k + 1) * len(at)], told | {key: k + 1.0}) for k in range(number)]
         if (at_once == at_once[:, :1]).all():
             return [Group(ordered[k::number], told | {key: k + 1.0}) for k in range(number)]

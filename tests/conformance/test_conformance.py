@@ -19,7 +19,7 @@ from tests.conformance.trial import Verdict, try_all
 from tests.objects.sources import write_oblique
 
 FAST = [judge for judge in JUDGES if not judge.slow]
-FEW = ("Siemens Enhanced", "GE classic", "Siemens mosaic")
+FEW = ("Siemens Enhanced", "GE classic")
 
 
 def complaints(verdicts: list[Verdict]) -> list[str]:
