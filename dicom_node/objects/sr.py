@@ -202,9 +202,10 @@ def _planar(findings: Findings, segment: Segment, k: int) -> Any:
 def _region(findings: Findings, k: int, polygon: NDArray[np.float64]) -> Any:
     """The region inside `polygon`, (n, 2) closed (column, row), on slice `k` of the source."""
     frame = findings.source.frames[k]
+    corner = np.array((frame.tile or (0, 0))[::-1])
     return sr.ImageRegion(
         graphic_type=sr.GraphicTypeValues.POLYLINE,
-        graphic_data=polygon,
+        graphic_data=polygon + corner,
         source_image=sr.SourceImageForRegion(
             frame.sop_class_uid, frame.sop_instance_uid, [frame.frame_number] if frame.frame_number else None
         ),
