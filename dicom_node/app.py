@@ -53,6 +53,7 @@ from storage.files import FileSystem
 from storage.instances import InstanceStore
 from storage.jobs import Jobs
 from storage.journal import Journal, filed_until
+from storage.patients import Patients
 from storage.procedure_steps import ProcedureSteps
 from storage.studies import Studies
 
@@ -77,6 +78,7 @@ class Stores:
     procedure_steps: ProcedureSteps
     commitments: Commitments
     confirmations: Confirmations
+    patients: Patients
 
 
 def open_stores(settings: Settings, upgrade: bool = False) -> Stores:
@@ -116,6 +118,7 @@ def _stores(database: Database, settings: Settings) -> Stores:
         procedure_steps=ProcedureSteps(database, procedure_steps_dir(settings)),
         commitments=Commitments(database),
         confirmations=Confirmations(database),
+        patients=Patients(database, settings.node.data_dir / "patients.key"),
     )
 
 
@@ -264,6 +267,7 @@ def build_scheduler(settings: Settings, stores: Stores) -> Scheduler:
         urgency=Urgency({peer.ae_title: peer.priority for peer in settings.peers}),
         filed=partial(filed_until, journals_dir(settings)),
         source=build_source(settings),
+        patients=stores.patients,
     )
 
 
