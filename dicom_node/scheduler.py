@@ -79,8 +79,8 @@ class Scheduler:
         urgency: Urgency,
         filed: Callable[[], datetime | None],
         source: SourcePacs | None = None,
-        patients: Patients | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        patients: Patients | None = None,
     ) -> None:
         self._studies = studies
         self._instances = instances
