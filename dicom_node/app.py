@@ -53,6 +53,7 @@ from storage.files import FileSystem
 from storage.instances import InstanceStore
 from storage.jobs import Jobs
 from storage.journal import Journal, filed_until
+from storage.patients import Patients
 from storage.procedure_steps import ProcedureSteps
 from storage.results import Results
 from storage.studies import Studies
@@ -79,6 +80,7 @@ class Stores:
     procedure_steps: ProcedureSteps
     commitments: Commitments
     confirmations: Confirmations
+    patients: Patients
 
 
 def open_stores(settings: Settings, upgrade: bool = False) -> Stores:
@@ -119,6 +121,7 @@ def _stores(database: Database, settings: Settings) -> Stores:
         procedure_steps=ProcedureSteps(database, procedure_steps_dir(settings)),
         commitments=Commitments(database),
         confirmations=Confirmations(database),
+        patients=Patients(database, settings.node.data_dir / "patients.key"),
     )
 
 
@@ -269,6 +272,7 @@ def build_scheduler(settings: Settings, stores: Stores) -> Scheduler:
         filed=partial(filed_until, journals_dir(settings)),
         source=build_source(settings),
         site=[entry.rule for entry in settings.series],
+        patients=stores.patients,
     )
 
 

@@ -384,9 +384,9 @@ def explain_view(explained: Plain) -> Tree:
     for a in routing["applications"]:
         verdict = "applies" if a["applies"] else "does not apply"
         node = applications.add(Text(f"{a['application']}: {verdict}. {a['reason']}"))
-        for d in a.get("decisions", ()):
-            mark = "taken" if d["taken"] else "not taken"
-            node.add(Text(f"input {d['input']}: {d['series_instance_uid']} {mark}: {d['reason']}"))
+        _add_decisions(node, a)
+        for point in a.get("earlier", ()):
+            _add_decisions(node.add(Text(_time_point(point))), point)
     for j in explained["jobs"]:
         if j["purpose"]:
             tree.add(
@@ -434,6 +434,27 @@ def is_dead(record: Job | Delivery | Commitment) -> bool:
 def _priority(detail: Plain) -> str:
     highest = max([detail["priority"], *(j["priority"] for j in detail["jobs"])])
     return f"  priority {highest}" if highest else ""
+
+
+def _add_decisions(node: Tree, bound: Plain) -> None:
+    """Of each input: what it takes, what feeds it, and why nothing else does."""
+    wanted = bound.get("wanted", {})
+    by_input: dict[str, list[Plain]] = {}
+    for d in bound.get("decisions", ()):
+        by_input.setdefault(d["input"], []).append(d)
+    for name, decisions in by_input.items():
+        decisions.sort(key=lambda d: not d["taken"])
+        fed = f"series {decisions[0]['series_instance_uid']}" if decisions[0]["taken"] else "no series"
+        takes = f" (takes {wanted[name]})" if name in wanted else ""
+        below = node.add(Text(f"input {name}: {fed}{takes}"))
+        for d in decisions:
+            below.add(Text(f"{d['series_instance_uid']} {'taken' if d['taken'] else 'not taken'}: {d['reason']}"))
+
+
+def _time_point(point: Plain) -> str:
+    when = "" if point["days"] is None else f", {point['days']} days before"
+    mark = f"taken as time point {point['time_point']}" if point["time_point"] else "not taken"
+    return f"earlier study {point['study_instance_uid']}{when}: {mark}: {point['reason']}"
 
 
 def _add_counts(node: Tree, numbers: Plain) -> None:

@@ -19,6 +19,7 @@ from pydicom.uid import ComprehensiveSRStorage
 
 from dicom_node.backoff import Backoff
 from dicom_node.catalogue import ConfiguredApplication
+from dicom_node.earlier import acquired_on
 from dicom_node.logs import fields, unexpected
 from dicom_node.notices import first_images, holders
 from dicom_node.objects.build import Built, ObjectContext, Predecessor, build_objects
@@ -29,6 +30,7 @@ from dicom_node.profiles import Kind, ObjectProfile
 from inference.application import Application, Progress, SeriesInput, load_application
 from inference.engine import Engine
 from inference.findings import NoResult, WhyNoResult
+from inference.inputs import split_key
 from storage.errors import InputRefused, ModelRefused, NodeError, Permanent
 from storage.files import write_durable
 from storage.instances import InstanceStore
@@ -130,11 +132,7 @@ class Worker:
     def _compute(self, job: Job) -> tuple[list[NewObject], dict[str, object]]:
         """Images in, durable result files out."""
         application = self._application(job.application)
-        series = {s.series_instance_uid: s for s in self._instances.series(job.study_instance_uid)}
-        inputs = {
-            name: SeriesInput(name, uid, tuple(i.path for i in series[uid].instances))
-            for name, uid in job.inputs.items()
-        }
+        inputs = self._inputs(job)
         started = time.monotonic()
         findings = application.run(inputs, self._engine, _log_progress(job))
         computed = time.monotonic()
@@ -152,6 +150,18 @@ class Worker:
             "encoding_seconds": round(time.monotonic() - computed, 2),
         }
         return objects, data
+
+    def _inputs(self, job: Job) -> dict[str, SeriesInput]:
+        """The series of the study and of the earlier ones that the job names. The time point is the place of a study
+        among these, from 1."""
+        studies = [job.study_instance_uid, *job.detail.get("earlier", ())]
+        series = [{s.series_instance_uid: s for s in self._instances.series(uid)} for uid in studies]
+        inputs = {}
+        for key, uid in job.inputs.items():
+            name, time_point = split_key(key)
+            paths = tuple(instance.path for instance in series[time_point][uid].instances)
+            inputs[key] = SeriesInput(name, uid, paths, time_point, acquired_on(paths))
+        return inputs
 
     def _report_no_result(self, job: Job) -> tuple[Sequence[NewObject], dict[str, object]]:
         """The report goes to every destination of the application, whatever kinds of objects it is to get. Whatever is

@@ -93,9 +93,9 @@ def as_sop_class(report: Dataset, sop_class_uid: str, series_instance_uid: str, 
 
 
 def _volumes(findings: Findings) -> list[Volume]:
-    """The source and the other inputs, each series once."""
-    volumes = {v.series_instance_uid: v for v in (*findings.inputs, findings.source)}
-    return [findings.source, *(v for uid, v in volumes.items() if uid != findings.source.series_instance_uid)]
+    """The source and the other inputs, each once; a series may hold several."""
+    volumes = {volume.frames: volume for volume in (findings.source, *findings.inputs)}
+    return list(volumes.values())
 
 
 def _texts(findings: Findings, context: ObjectContext, notes: Sequence[str]) -> list[tuple[SRCode, str]]:
