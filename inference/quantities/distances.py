@@ -27,9 +27,10 @@ class Gap:
 def shortest_distance(first: Mask, second: Mask, geometry: Geometry) -> Gap:
     """Between the surfaces of two masks [slice, row, column] on `geometry`.
 
-    0 where they overlap or touch: a voxel of one is a voxel of the other, or next to it (26 neighbours). Else between the
-    centres of surface faces, where a surface at half height lies and where diameters are measured; so it may be off
-    by up to a voxel in the direction across. Raises InputRefused where a mask is empty or none of the geometry's shape.
+    0 where they overlap or touch: a voxel of one is a voxel of the other, or next to it (26 neighbours). Else between
+    the centres of surface faces, where a surface at half height lies and where diameters are measured. Between curved
+    surfaces it errs on the short side, by less than a voxel.
+    Raises InputRefused where a mask is empty or not of the geometry's shape.
     """
     for mask in (first, second):
         if mask.shape != geometry.shape:

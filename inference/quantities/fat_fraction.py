@@ -3,7 +3,10 @@
 It is the fraction of the signal, not of the protons: what T1 weighting and T2* decay add to it is not corrected for.
 """
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from inference.quantities.fitting import FLOOR, noise_sd
 from inference.volume import Array
@@ -33,7 +36,7 @@ def fat_fraction_two_point(in_phase: Array, opposed_phase: Array, noise: float |
     return _percent((in_phase - opposed_phase) / 2, in_phase, noise_sd(in_phase) if noise is None else noise)
 
 
-def _percent(fat: Array, total: Array, noise: float | None) -> Array:
+def _percent(fat: NDArray[Any], total: NDArray[Any], noise: float | None) -> Array:
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(total > FLOOR * (noise or 0.0), 100.0 * fat / total, np.nan).astype(np.float32)
 

@@ -86,8 +86,8 @@ def noise_sd(image: NDArray[Any]) -> float | None:
 def decay(signals: Stack, x: Stack, floor: float) -> Decay:
     """Weighted log-linear least squares in every voxel.
 
-    log S has variance (noise / S)^2, so signals weigh with S^2; as measured first, then as the first fit predicts, which
-    takes away most of the bias of weights that share their noise with the data (Veraart et al. 2013,
+    log S has variance (noise / S)^2, so signals weigh with S^2: as measured first, then as the first fit predicts,
+    which takes away most of the bias of weights that share their noise with the data (Veraart et al. 2013,
     doi 10.1016/j.neuroimage.2013.05.028). Signals predicted at or below `floor` are noise rather than signal and do
     not count.
     """

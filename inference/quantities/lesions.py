@@ -15,7 +15,7 @@ NEIGHBOURS = np.ones((3, 3, 3), bool)
 
 @dataclass(frozen=True)
 class Matching:
-    """Indices into the earlier and the later lesions. `pairs` are (earlier, later), in the order of the earlier ones."""
+    """Indices into the earlier and the later lesions. `pairs` are (earlier, later), in the order of the earlier."""
 
     pairs: tuple[tuple[int, int], ...]
     gone: tuple[int, ...]  # earlier lesions that none of the later ones is
@@ -34,8 +34,8 @@ def instances(mask: Mask, geometry: Geometry, minimum_ml: float = 0.0) -> tuple[
 def match(earlier: Sequence[Mask], later: Sequence[Mask], geometry: Geometry, reach: float) -> Matching:
     """Which later lesion is which earlier one; all masks on one grid, so the time points must be registered.
 
-    Those that overlap most, by volume, are paired first; then those whose centroids are closest, up to `reach` mm. Every
-    lesion has one partner at most: of one that split, the larger part stays and the others are new.
+    Those that overlap most, by volume, are paired first; then those whose centroids are closest, up to `reach` mm.
+    Every lesion has one partner at most: of one that split, the larger part stays and the others are new.
     """
     overlaps = [
         (-volume_ml(a & b, geometry), i, j)

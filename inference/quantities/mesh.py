@@ -1,9 +1,10 @@
 """The surface of a mask as triangles: marching cubes (Lorensen and Cline 1987, doi 10.1145/37402.37422) at half height.
 
 A cube spans eight neighbouring voxel centres; the surface crosses its edges half-way between a centre inside and one
-outside. How the crossings join follows from the corners alone and is worked out once for all 256 cases: on each face of
-a cube every crossing that leaves the inside is joined to the next that enters it, and round the cube these make
-closed polygons. Where only two opposite corners of a face are inside, they are connected, as 26-connected components are.
+outside. How the crossings join follows from the corners alone and is worked out once for each of the 256 cases: on each
+face of a cube every crossing that leaves the inside is joined to the next that enters it, and round the cube these
+make closed polygons. Where two opposite corners of a face are inside alone, they are connected, as 26-connected
+components are.
 """
 
 from functools import cache
@@ -16,7 +17,9 @@ from inference.volume import Geometry
 
 Points = NDArray[np.float64]
 
-CORNERS = np.array([(i, j, k) for i in (0, 1) for j in (0, 1) for k in (0, 1)])  # of a cube; bit n of a case is corner n
+CORNERS = np.array(
+    [(i, j, k) for i in (0, 1) for j in (0, 1) for k in (0, 1)]
+)  # of a cube; bit n of a case is corner n
 
 
 def surface_mesh(mask: Mask, geometry: Geometry) -> Points:

@@ -18,13 +18,17 @@ from scipy.spatial import ConvexHull
 from inference.findings import Code, Mask
 from inference.measurements import diameters, volume_ml
 from inference.quantities.mesh import mesh_area, mesh_volume, surface_mesh
+from inference.quantities.statistics import NO_UNIT, moments
 from inference.volume import Geometry
 from storage.errors import InputRefused, Permanent
 
 Levels = NDArray[np.int16]
 
-NO_UNIT = Code("1", "UCUM", "no units")
-MM, MM2, MM3 = Code("mm", "UCUM", "mm"), Code("mm2", "UCUM", "square millimeter"), Code("mm3", "UCUM", "cubic millimeter")
+MM, MM2, MM3 = (
+    Code("mm", "UCUM", "mm"),
+    Code("mm2", "UCUM", "square millimeter"),
+    Code("mm3", "UCUM", "cubic millimeter"),
+)
 PER_MM = Code("/mm", "UCUM", "per millimeter")
 LEGENDRE_TERMS = 20  # after which the IBSI stops the series for the area of an ellipsoid
 LEAST_VOXELS = 4  # three axes need four points that are not in one plane
@@ -50,13 +54,12 @@ def first_order(values: NDArray[Any], mask: Mask) -> tuple[Feature, ...]:
     x = x[np.isfinite(x)]
     if x.size == 0:
         raise InputRefused("there are no values inside the mask; first-order features need at least one")
-    mean, variance, median = float(x.mean()), float(x.var()), float(np.median(x))
-    p10, p25, p75, p90 = (float(v) for v in np.percentile(x, (10, 25, 75, 90)))
+    mean, sd, skewness, kurtosis = moments(x)
+    p10, p25, median, p75, p90 = (float(v) for v in np.percentile(x, (10, 25, 50, 75, 90)))
     middle = x[(x >= p10) & (x <= p90)]
-    scaled = (x - mean) / math.sqrt(variance) if variance > 0 else None
     plain = (
         ("Q4LE", "Mean Intensity", mean),
-        ("ECT3", "Intensity Variance", variance),
+        ("ECT3", "Intensity Variance", sd**2),
         ("Y12H", "Median Intensity", median),
         ("1GSF", "Minimum Intensity", float(x.min())),
         ("QG58", "10th Intensity Percentile", p10),
@@ -71,9 +74,9 @@ def first_order(values: NDArray[Any], mask: Mask) -> tuple[Feature, ...]:
         ("5ZWQ", "Root Mean Square Intensity", float(np.sqrt((x**2).mean()))),
     )
     ratios = (
-        ("KE2A", "Intensity Skewness", 0.0 if scaled is None else float(np.mean(scaled**3))),
-        ("IPH6", "Excess Intensity Kurtosis", 0.0 if scaled is None else float(np.mean(scaled**4) - 3.0)),
-        ("7TET", "Intensity-based Coefficient of Variation", _ratio(math.sqrt(variance), mean)),
+        ("KE2A", "Intensity Skewness", skewness if sd > 0 else 0.0),
+        ("IPH6", "Excess Intensity Kurtosis", kurtosis if sd > 0 else 0.0),
+        ("7TET", "Intensity-based Coefficient of Variation", _ratio(sd, mean)),
         ("9S40", "Intensity-based Quartile Coefficient of Dispersion", _ratio(p75 - p25, p75 + p25)),
     )
     return (
@@ -98,8 +101,10 @@ def shape(mask: Mask, geometry: Geometry) -> tuple[Feature, ...]:
     mesh = surface_mesh(mask, geometry)
     area, volume = mesh_area(mesh), mesh_volume(mesh)
     hull = ConvexHull(mesh.reshape(-1, 3))
-    a, b, c = np.ptp(indices, axis=0) + 1.0  # voxels, and so the extent of the mesh
-    box_volume, box_area = float(a * b * c) * geometry.voxel_volume, _box_area(np.array([a, b, c]), geometry)
+    extent = np.ptp(indices, axis=0) + 1.0  # voxels
+    box_volume, box_area = float(extent.prod()) * geometry.voxel_volume, _box_area(extent, geometry)
+    ellipsoid_volume = math.pi * major * minor * least / 6.0
+    ellipsoid_area = _ellipsoid_area(major / 2.0, minor / 2.0, least / 2.0)
     sphericity = (36.0 * math.pi * volume**2) ** (1 / 3) / area
     found = (
         ("RNU0", "Volume of Mesh", volume, MM3),
@@ -119,8 +124,8 @@ def shape(mask: Mask, geometry: Geometry) -> tuple[Feature, ...]:
         ("N17B", "Flatness", least / major, NO_UNIT),
         ("PBX1", "Volume Density in Frame of Reference Axis Aligned Bounding Box", volume / box_volume, NO_UNIT),
         ("R59B", "Area Density in Frame of Reference Axis Aligned Bounding Box", area / box_area, NO_UNIT),
-        ("6BDE", "Volume Density in Approximate Enclosing Ellipsoid", 6 * volume / (math.pi * major * minor * least), NO_UNIT),
-        ("RDD2", "Area Density in Approximate Enclosing Ellipsoid", area / _ellipsoid_area(major / 2, minor / 2, least / 2), NO_UNIT),
+        ("6BDE", "Volume Density in Approximate Enclosing Ellipsoid", volume / ellipsoid_volume, NO_UNIT),
+        ("RDD2", "Area Density in Approximate Enclosing Ellipsoid", area / ellipsoid_area, NO_UNIT),
         ("R3ER", "Volume Density in Convex Hull", volume / float(hull.volume), NO_UNIT),
         ("7T7F", "Area Density in Convex Hull", area / float(hull.area), NO_UNIT),
     )  # fmt: skip
@@ -138,7 +143,7 @@ def fixed_bin_number(values: NDArray[Any], mask: Mask, levels: int = 32) -> Leve
 
 
 def fixed_bin_size(values: NDArray[Any], mask: Mask, width: float, low: float = 0.0) -> Levels:
-    """Grey levels of `width` counted from `low` (IBSI Q3RU), in the unit of the image; 0 outside `mask` and below `low`.
+    """Grey levels of `width` counted from `low` (IBSI Q3RU), in the image's unit; 0 outside `mask` and below `low`.
 
     For maps whose values are comparable between patients (ADC, T1, T2). Raises InputRefused beyond 256 levels.
     """
@@ -157,7 +162,7 @@ def texture(levels: Levels) -> tuple[Feature, ...]:
         import nyxus
     except ModuleNotFoundError:
         raise Permanent("texture features need nyxus; install it with: pip install 'dicom-node[radiomics]'") from None
-    import SimpleITK as sitk
+    import SimpleITK
 
     if len(np.unique(levels[levels > 0])) < 2:
         raise InputRefused("the region has fewer than two grey levels, and so no texture")
@@ -171,8 +176,8 @@ def texture(levels: Levels) -> tuple[Feature, ...]:
     )
     with tempfile.TemporaryDirectory() as folder:  # nyxus takes 3D images from files only
         image, region = Path(folder, "image.nii"), Path(folder, "region.nii")
-        sitk.WriteImage(sitk.GetImageFromArray(cropped), str(image))
-        sitk.WriteImage(sitk.GetImageFromArray((cropped > 0).astype(np.uint8)), str(region))
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(cropped), str(image))
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray((cropped > 0).astype(np.uint8)), str(region))
         row = extractor.featurize_files([str(image)], [str(region)], False).iloc[0]
     return tuple(Feature(Code(code, "IBSI", meaning), float(row[name])) for name, code, meaning in TEXTURE)
 
@@ -206,11 +211,9 @@ def _box_area(extent: NDArray[np.float64], geometry: Geometry) -> float:
 
 def _ellipsoid_area(a: float, b: float, c: float) -> float:
     """mm2, of the ellipsoid with semi-axes a >= b >= c, by the series of the IBSI (RDD2)."""
-    alpha, beta = math.sqrt(1.0 - (b / a) ** 2), math.sqrt(1.0 - (c / a) ** 2)
+    # The series has a limit where axes are alike, but no value: a tiny eccentricity stands for none.
+    alpha, beta = (math.sqrt(max(1.0 - (axis / a) ** 2, 1e-12)) for axis in (b, c))
     order = np.arange(LEGENDRE_TERMS + 1)
-    if alpha * beta == 0.0:  # two axes alike: the product tends to a power of beta^2 / 2 or, for a sphere, to 1
-        alpha = max(alpha, 1e-6)
-        beta = max(beta, 1e-6)
     series = np.polynomial.legendre.legval(
         (alpha**2 + beta**2) / (2.0 * alpha * beta), (alpha * beta) ** order / (1.0 - 4.0 * order**2)
     )

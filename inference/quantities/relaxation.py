@@ -43,10 +43,10 @@ def t1_map_inversion_recovery(
     """T1 in ms of S = |a - b exp(-TI / T1)|, TI in ms, from magnitude images with the sign restored.
 
     For each T1 of a list, `a` and `b` follow by least squares; signals before the smallest one are negative, and that
-    one itself is tried with either sign (RD-NLS-PR, Barral et al. 2010, doi 10.1002/mrm.22497). `a` and `b` are free, so
-    imperfect inversion and incomplete recovery before the next one are allowed for. Of a Look-Locker read-out (MOLLI)
-    this is T1*, not T1. Voxels without signal above the floor are NaN, and so are those that recover out of range or
-    from no inversion (b <= a): they count as `implausible`.
+    one itself is tried with either sign (RD-NLS-PR, Barral et al. 2010, doi 10.1002/mrm.22497). `a` and `b` are free,
+    so imperfect inversion and incomplete recovery before the next one are allowed for. Of a Look-Locker read-out
+    (MOLLI) this is T1*, not T1. Voxels without signal above the floor are NaN, and so are those that recover out of
+    range or from no inversion (b <= a): they count as `implausible`.
     Raises InputRefused: fewer than four inversion times, images of different shapes.
     """
     signals, times = stack(images, inversion_times, 4, "inversion times")
@@ -67,13 +67,13 @@ def t1_map_flip_angles(
     """T1 in ms from spoiled gradient echoes of several flip angles (degrees) at one repetition time (ms).
 
     S / sin(a) = E1 S / tan(a) + M0 (1 - E1) is a line of slope E1 = exp(-TR / T1), fitted with the weights of
-    Chang et al. 2008 (doi 10.1002/mrm.21669). The flip angles are taken as given: where the transmit field is x times the
-    nominal one, T1 comes out about x^2 times too long. Voxels with a signal at the noise floor are NaN; those with a
-    slope outside 0..1, or a T1 out of range, too, and count as `implausible`.
+    Chang et al. 2008 (doi 10.1002/mrm.21669). The flip angles are taken as given: where the transmit field is x times
+    the nominal one, T1 comes out about x^2 times too long. Voxels with a signal at the noise floor are NaN; those with
+    a slope outside 0..1, or a T1 out of range, too, and count as `implausible`.
     Raises InputRefused: fewer than two flip angles, one outside 0..90 degrees, images of different shapes.
     """
     signals, degrees = stack(images, flip_angles, 2, "flip angles")
-    if not (0 < degrees[0] and degrees[-1] < 90 and repetition_time > 0):
+    if not (degrees[0] > 0 and degrees[-1] < 90 and repetition_time > 0):
         raise InputRefused("the fit needs flip angles between 0 and 90 degrees and a repetition time above 0 ms")
     if noise is None:
         noise = noise_sd(signals[int(np.argmin(signals.mean(axis=(1, 2, 3))))])

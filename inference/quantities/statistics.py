@@ -1,8 +1,8 @@
 """How the values of a map are distributed inside a mask, as report measurements or as a reason why not.
 
 Moments are those of the voxels themselves, not estimates for a larger population (division by n), as the IBSI defines
-them (Zwanenburg et al. 2020, doi 10.1148/radiol.2020191145): skewness is KE2A, kurtosis is the excess kurtosis IPH6, 0 for a
-normal distribution. DCM 126051 and 126052 leave the definition open. Percentiles interpolate linearly.
+them (Zwanenburg et al. 2020, doi 10.1148/radiol.2020191145): skewness is KE2A, kurtosis the excess kurtosis IPH6,
+which is 0 for a normal distribution. DCM 126051 and 126052 leave the definition open. Percentiles interpolate linearly.
 """
 
 from dataclasses import dataclass
@@ -56,13 +56,18 @@ def statistics(
     x = inside[np.isfinite(inside)]
     if x.size < max(minimum, inside.size / 2):
         return Missing(MEASUREMENT_FAILURE, f"only {x.size} of the {inside.size} voxels of the region have a value")
-    mean = float(x.mean())
+    mean, sd, skewness, kurtosis = moments(x)
     if limits is not None and not limits[0] <= mean <= limits[1]:
         return Missing(OUT_OF_RANGE, f"the mean {mean:.4g} is outside {limits[0]:g} to {limits[1]:g}")
-    sd = float(x.std())
-    scaled = (x - mean) / sd if sd > 0 else np.full(x.shape, np.nan)
     p10, median, p90 = (float(v) for v in np.percentile(x, (10, 50, 90)))
-    return Statistics(x.size, mean, median, sd, p10, p90, float(np.mean(scaled**3)), float(np.mean(scaled**4) - 3.0))
+    return Statistics(x.size, mean, median, sd, p10, p90, skewness, kurtosis)
+
+
+def moments(x: NDArray[np.float64]) -> tuple[float, float, float, float]:
+    """Mean, SD, skewness and excess kurtosis of finite values; the last two are NaN where all values are the same."""
+    mean, sd = float(x.mean()), float(x.std())
+    scaled = (x - mean) / sd if sd > 0 else np.full(x.shape, np.nan)
+    return mean, sd, float(np.mean(scaled**3)), float(np.mean(scaled**4) - 3.0)
 
 
 def as_measurements(quantity: Code, unit: Code, found: Statistics | Missing) -> tuple[Measurement, ...]:
