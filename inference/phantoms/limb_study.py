@@ -228,11 +228,11 @@ class LimbImages:
 def limb_study(seed: int, time_point: int = 0) -> LimbStudy:
     """The limb of `seed` at a time point, 0 the baseline; each later one has changed as much again.
 
-    The mass is 30 to 90 mm long at baseline. Its change in size stays clear of the thresholds of RECIST 1.1, so that
+    The mass is 40 to 95 mm long at baseline. Its change in size stays clear of the thresholds of RECIST 1.1, so that
     the true category does not hang on a fraction of a voxel.
     """
     rng = np.random.default_rng([seed, 101])
-    limb = limb_phantom(seed, diameter=(30.0, 90.0), length=30.0, kind="cellular")
+    limb = limb_phantom(seed, diameter=(40.0, 95.0), length=30.0, kind="cellular")
     malignant, grade, tissue = _labelled_tissue(np.random.default_rng([seed, 102]))
     change = _change(rng)
     fatty = float(rng.uniform(0.2, 0.6)) if rng.uniform() < 0.15 else float(rng.uniform(0.0, 0.05))
@@ -244,7 +244,9 @@ def limb_study(seed: int, time_point: int = 0) -> LimbStudy:
     )
     bundle = _bundle(rng, limb)
     small = limb.vessels[2:]  # the first two are an artery and a vein, which the bundle has
-    clear = np.hypot(small[:, 0] - bundle.centre[0], small[:, 1] - bundle.centre[1]) > bundle.radius + small[:, 2] + 2.0
+    x, y, thick = small.T
+    clear = np.hypot(x - bundle.centre[0], y - bundle.centre[1]) > bundle.radius + thick + 2.0
+    clear &= _from_mass(limb, x, y) > thick + 2.0  # a mass pushes vessels aside
     oedema = float(rng.uniform(4.0, 18.0)) if rng.uniform() < 0.75 else 0.0
     necrosis = _necrosis(rng, limb.lobes[0])
     phantom = replace(
@@ -254,7 +256,7 @@ def limb_study(seed: int, time_point: int = 0) -> LimbStudy:
         inclusions=(),
         septa=0.0,
         capsule=0.0,
-        infiltration=float(rng.uniform(0.0, 2.0)),
+        infiltration=float(rng.uniform(0.0, 1.0)),
         vessels=small[clear],
         bundle=bundle,
         growth=elapsed.size,
@@ -307,7 +309,7 @@ def _with_fat(tissue: Tissue, fat: float) -> Tissue:
 
 
 def _change(rng: np.random.Generator) -> Change:
-    low, high = ((0.50, 0.64), (0.78, 1.12), (1.28, 1.40))[int(rng.integers(3))]
+    low, high = ((0.50, 0.64), (0.78, 1.12), (1.28, 1.36))[int(rng.integers(3))]
     return Change(
         size=float(rng.uniform(low, high)),
         adc=float(rng.uniform(0.95, 1.35)),
@@ -351,11 +353,15 @@ def _bundle(rng: np.random.Generator, limb: Phantom) -> Bundle:
     deepest = 0.85 * limb.radius - mean - variation - radius  # inside of the fascia all around
     from_bone = np.hypot(x - bx, y - by) - bone - radius
     outside = np.maximum(np.maximum(distances - deepest, 1.0 - from_bone), 0.0)
+    best = int(np.argmin(np.abs(_from_mass(limb, x, y) - radius - wanted) + 5.0 * outside))
+    return Bundle((float(x[best]), float(y[best])), radius, turn)
+
+
+def _from_mass(limb: Phantom, x: NDArray[np.float64], y: NDArray[np.float64]) -> Field:
+    """mm from the mass to lines along the limb that pass through `x` and `y`, (n,) each, where z is 0."""
     z = np.linspace(-1, 1, 41)[:, None] * 1.4 * limb.diameter / 2 + limb.lobes[0].centre[2]
     points = np.stack(np.broadcast_arrays(x + limb.tilt[0] * z, y + limb.tilt[1] * z, z), axis=-1)
-    away = lobes_distance(points.astype(np.float32), limb.lobes).min(axis=0) - radius
-    best = int(np.argmin(np.abs(away - wanted) + 5.0 * outside))
-    return Bundle((float(x[best]), float(y[best])), radius, turn)
+    return np.asarray(lobes_distance(points.astype(np.float32), limb.lobes).min(axis=0))
 
 
 def _fine_grid(limb: Phantom) -> Geometry:
