@@ -15,11 +15,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help install demo test test-slow test-faults test-viewer conformance bench-ingest bench-objects check format clean
+.PHONY: help install demo test test-slow test-faults test-viewer conformance bench-ingest bench-objects bench-applications check format clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS=$$'\t' read -r name text; \
-		do printf '  make %-13s %s\n' "$$name" "$$text"; done
+		do printf '  make %-18s %s\n' "$$name" "$$text"; done
 
 install: $(INSTALLED) ## Create .venv with dicom-node in it
 
@@ -53,6 +53,9 @@ bench-ingest: $(INSTALLED_DEV) ## Receiving beside Orthanc and storescp; BENCH="
 
 bench-objects: $(INSTALLED_DEV) ## Making segmentations beside dcmqi, reading series beside pydicom; BENCH="--rounds 1" for a look
 	$(BIN)/python -m benchmarks.objects $(BENCH)
+
+bench-applications: $(INSTALLED_DEV) ## What analyses cost, stage by stage; BENCH="--rounds 1" for a look
+	$(BIN)/python -m benchmarks.applications $(BENCH)
 
 check: $(INSTALLED_DEV) ## Format, lint, types, layers
 	$(BIN)/ruff format --check .

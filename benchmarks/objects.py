@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import dcmread
 
-from benchmarks.peak import Peak
+from benchmarks.peak import Peak, memory
 from benchmarks.report import Failed, Goal, console, markdown, show, verdicts, versions
 from benchmarks.workloads import mr_slices
 
@@ -188,12 +188,6 @@ class Meter:
     def read(self) -> Measured:
         seconds, cpu, peak = time.perf_counter() - self._start, time.process_time() - self._cpu, memory("VmHWM")
         return Measured(seconds, cpu, peak, peak - self._held)
-
-
-def memory(of: str, process: int | str = "self") -> int:
-    """Bytes: VmRSS, resident now, or VmHWM, the most there was. 0 when the process has ended."""
-    lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{of}:")), 0)
 
 
 def node_seg(folder: Path, output: Path) -> Measured:

@@ -1,7 +1,8 @@
-"""The highest of a value that changes while something runs, such as the memory of another process."""
+"""Memory of processes, and the highest of a value that changes while something runs."""
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 
 class Peak:
@@ -27,3 +28,9 @@ class Peak:
             self.highest = max(self.highest, self._read())
             if self._stop.wait(self._seconds):
                 return
+
+
+def memory(of: str, process: int | str = "self") -> int:
+    """Bytes: VmRSS, resident now, or VmHWM, the most there was. 0 when the process has ended."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{of}:")), 0)

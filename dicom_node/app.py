@@ -53,7 +53,9 @@ from storage.files import FileSystem
 from storage.instances import InstanceStore
 from storage.jobs import Jobs
 from storage.journal import Journal, filed_until
+from storage.patients import Patients
 from storage.procedure_steps import ProcedureSteps
+from storage.results import Results
 from storage.studies import Studies
 
 log = logging.getLogger(__name__)
@@ -73,10 +75,12 @@ class Stores:
     instances: InstanceStore
     studies: Studies
     jobs: Jobs
+    results: Results
     deliveries: Deliveries
     procedure_steps: ProcedureSteps
     commitments: Commitments
     confirmations: Confirmations
+    patients: Patients
 
 
 def open_stores(settings: Settings, upgrade: bool = False) -> Stores:
@@ -112,10 +116,12 @@ def _stores(database: Database, settings: Settings) -> Stores:
         instances=InstanceStore(database, settings.node.data_dir / "instances", feeds_inputs),
         studies=Studies(database),
         jobs=Jobs(database, silent={a.label for a in settings.applications if a.no_result == "never"}),
+        results=Results(database),
         deliveries=Deliveries(database),
         procedure_steps=ProcedureSteps(database, procedure_steps_dir(settings)),
         commitments=Commitments(database),
         confirmations=Confirmations(database),
+        patients=Patients(database, settings.node.data_dir / "patients.key"),
     )
 
 
@@ -256,6 +262,7 @@ def build_scheduler(settings: Settings, stores: Stores) -> Scheduler:
         studies=stores.studies,
         instances=stores.instances,
         jobs=stores.jobs,
+        results=stores.results,
         deliveries=stores.deliveries,
         rule=completion_rule(settings),
         applications=applications(settings),
@@ -265,6 +272,7 @@ def build_scheduler(settings: Settings, stores: Stores) -> Scheduler:
         filed=partial(filed_until, journals_dir(settings)),
         source=build_source(settings),
         site=[entry.rule for entry in settings.series],
+        patients=stores.patients,
     )
 
 

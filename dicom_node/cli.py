@@ -27,6 +27,7 @@ from dicom_node.scu import Target
 from dicom_node.settings import DimseSettings, Settings, find_config, inspect, valid_ae_title
 from dicom_node.settings import load as load_settings
 from dicom_node.supervisor import Role, Supervisor
+from storage.confirmations import WAITING
 from storage.database import Database
 from storage.errors import NodeError, Permanent
 from storage.records import Commitment, CommitmentState, Delivery, Job, Study, StudyState
@@ -66,6 +67,12 @@ class Associations(StrEnum):
     SERIES = "series"
     INSTANCE = "instance"
     STUDY = "study"
+
+
+class Phantoms(StrEnum):
+    """What the simulated scanner images."""
+
+    LIMB = "limb"
 
 
 def main() -> None:
@@ -272,6 +279,22 @@ def commitments(
 
 
 @cli.command(rich_help_panel=OPERATE)
+def confirmations(
+    config: Config = None,
+    as_json: AsJson = False,
+    waiting: Annotated[bool, typer.Option("--waiting", help="Only what destinations have not answered yet.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="At most this many, newest first.")] = 100,
+) -> None:
+    """List what destinations were asked to confirm, and what they said."""
+    _, stores = _existing(config)
+    found = stores.confirmations.list(WAITING if waiting else None, limit)
+    if as_json:
+        _print_json([views.plain(confirmation) for confirmation in found])
+    else:
+        console.print(views.confirmations_table(found))
+
+
+@cli.command(rich_help_panel=OPERATE)
 def retry(
     config: Config = None,
     study: Annotated[
@@ -420,7 +443,7 @@ def _found(stores: wiring.Stores, uid: str) -> Study:
 def _detail(config: Path | None, uid: str) -> tuple[views.Plain, wiring.Stores]:
     settings, stores = _existing(config)
     detail = views.study_detail(
-        _found(stores, uid), stores.studies, stores.instances, stores.jobs, stores.deliveries,
+        _found(stores, uid), stores.studies, stores.instances, stores.jobs, stores.results, stores.deliveries,
         stores.procedure_steps.of_study(uid), {d.name for d in settings.destinations},
     )  # fmt: skip
     return detail, stores
@@ -469,9 +492,12 @@ def simulate(
     to: To = None,
     config: Config = None,
     calling: Calling = "SCANNER1",
-    patients: Annotated[
-        int, typer.Option(min=1, help="How many phantoms, each a patient, when no folder is named.")
-    ] = 1,
+    phantom: Annotated[Phantoms, typer.Option(help="What to image when no folder is named.")] = Phantoms.LIMB,
+    patients: Annotated[int, typer.Option(min=1, help="How many phantoms, each a patient.")] = 1,
+    timepoints: Annotated[int, typer.Option(min=1, max=4, help="Studies of each patient, some weeks apart.")] = 1,
+    truth: Annotated[
+        Path | None, typer.Option(help="Write the phantoms' true values to this file: JSON, by Study Instance UID.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Names the first phantom, and the order of shuffling.")] = 1,
     associations: Annotated[Associations, typer.Option(help="One association for each ...")] = Associations.SERIES,
     concurrency: Annotated[int, typer.Option(min=1, help="Associations open at once.")] = 1,
@@ -479,23 +505,26 @@ def simulate(
     rate: Annotated[float | None, typer.Option(min=0.1, help="Images per second, all associations together.")] = None,
 ) -> None:
     """Send studies as a scanner does: several series, several associations, several patients."""
-    from dicom_node.simulator.limb import limb
-    from dicom_node.simulator.phantom_study import write_phantom_study
+    from dicom_node.simulator.limb_study import write_limb_patient
     from dicom_node.simulator.scanner import push
     from dicom_node.simulator.study import load_study
 
     configure("simulate", "ERROR")
+    if folders and truth:
+        raise Permanent(f"--truth {truth}: it is known of phantoms only; name no folder")
     target = _target(to, config)
     scanner = _ae_title("--calling", calling or "SCANNER1")
     with TemporaryDirectory(prefix="dicom-node-") as temporary:
-        sources = folders or []
-        if not folders:
-            for n in range(seed, seed + patients):
-                sources.append(Path(temporary) / str(n))
-                written = write_phantom_study(sources[-1], limb(n), n)
-                console.print(f"Phantom {n}: study", highlight=False)
+        series = list(load_study(folders).series.values()) if folders else []
+        true_values: dict[str, Any] = {}
+        for n in range(seed, seed + patients) if not folders else ():
+            for written, values in write_limb_patient(Path(temporary), n, timepoints):
+                console.print(f"Phantom {n}, time point {values['time_point']}: study", highlight=False)
                 console.print(written.study_instance_uid, highlight=False, soft_wrap=True)
-        series = list(load_study(sources).series.values())
+                series += [one.paths for one in written.series.values()]
+                true_values[written.study_instance_uid] = values
+        if truth:
+            _write_json(truth, true_values)
         report = push(
             series,
             target,
@@ -615,6 +644,13 @@ def _ae_title(what: str, value: str) -> str:
         return valid_ae_title(value)
     except ValueError as error:
         raise Permanent(f"{what}: {value!r} is no AE title; {error}") from None
+
+
+def _write_json(path: Path, value: Any) -> None:
+    try:
+        path.write_text(json.dumps(value, indent=2) + "\n")
+    except OSError as error:
+        raise Permanent(f"{path} cannot be written ({error.strerror}); name another file") from None
 
 
 def _report_failures(failures: Sequence[tuple[str, str]]) -> None:

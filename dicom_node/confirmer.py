@@ -18,7 +18,7 @@ from dicom_node.confirmation import keep_report
 from dicom_node.destinations.base import CommitmentReport, Confirms, Reference
 from dicom_node.errors import PeerRefused, PeerUnavailable
 from dicom_node.logs import fields, unexpected
-from storage.confirmations import Confirmations
+from storage.confirmations import WAITING, Confirmations
 from storage.errors import Retriable
 from storage.records import Confirmation, ConfirmationState, DeliveryState
 
@@ -63,6 +63,7 @@ class Confirmer:
 
     def run(self, stop: threading.Event) -> None:
         """Confirms until `stop` is set."""
+        self._give_up_unserved()
         threads = [
             threading.Thread(target=self._serve, args=(destination, stop), name=f"confirm-{destination.name}")
             for destination in self._destinations
@@ -73,15 +74,23 @@ class Confirmer:
         for thread in threads:
             thread.join()
 
+    def _give_up_unserved(self) -> None:
+        """What was asked of a destination that has left the configuration since, or is not to be asked any more."""
+        served = {destination.name for destination in self._destinations}
+        for confirmation in self._confirmations.list(WAITING, limit=None):
+            if confirmation.destination not in served:
+                self._confirmations.give_up(confirmation.id, "the destination is not to be asked any more", self._now())
+                log.warning("Not asked any more", extra=_extra(confirmation.destination, confirmation))
+
     def _serve(self, destination: Confirms, stop: threading.Event) -> None:
         while not stop.is_set():
             try:
                 worked = self.confirm_next(destination, stop)
             except Retriable as error:
-                log.warning("Confirming is put off: %s", error, extra=_extra(destination))
+                log.warning("Confirming is put off: %s", error, extra=_extra(destination.name))
                 worked = False
             except Exception as error:  # this queue goes on
-                log.error("Confirming broke off: %s", unexpected(error), extra=_extra(destination))
+                log.error("Confirming broke off: %s", unexpected(error), extra=_extra(destination.name))
                 stop.wait(TROUBLE_SECONDS)
                 worked = False
             if not worked:
@@ -105,7 +114,7 @@ class Confirmer:
         except Retriable:
             raise  # of the database
         except Exception as error:
-            log.error("Confirming broke off: %s", unexpected(error), extra=_extra(destination, confirmation))
+            log.error("Confirming broke off: %s", unexpected(error), extra=_extra(destination.name, confirmation))
             if not self._postpone(destination, confirmation, f"unexpected {type(error).__name__}"):
                 raise
         return True
@@ -129,10 +138,10 @@ class Confirmer:
         try:
             destination.commit(confirmation.transaction_uid, references, asker)
         except PeerRefused as error:
-            log.info("No storage commitment: %s", error, extra=_extra(destination, confirmation))
+            log.info("No storage commitment: %s", error, extra=_extra(destination.name, confirmation))
             self._confirmations.read_back(confirmation.id, self._now())
         except PeerUnavailable as error:  # some break off where they refuse
-            log.warning("Asking for storage commitment failed: %s", error, extra=_extra(destination, confirmation))
+            log.warning("Asking for storage commitment failed: %s", error, extra=_extra(destination.name, confirmation))
             self._read_back(destination, confirmation, str(error))
 
     def _act(self, destination: Confirms, confirmation: Confirmation) -> None:
@@ -170,7 +179,7 @@ class Confirmer:
         self._settle(destination, confirmation, there, dict.fromkeys(missing, why), "found there by a query")
 
     def _give_up(self, destination: Confirms, confirmation: Confirmation, reason: str) -> None:
-        log.warning("What has arrived cannot be confirmed: %s", reason, extra=_extra(destination, confirmation))
+        log.warning("What has arrived cannot be confirmed: %s", reason, extra=_extra(destination.name, confirmation))
         self._confirmations.give_up(confirmation.id, reason, self._now())
 
     def _settle(
@@ -181,9 +190,9 @@ class Confirmer:
         missed: Mapping[str, str],
         how: str,
     ) -> None:
-        extra = _extra(destination, confirmation)
+        extra = _extra(destination.name, confirmation)
         for alarm in self._confirmations.settle(confirmation.id, committed, missed, how, self._now()):
-            told = {**extra, **_extra(destination, confirmation, delivery=alarm.id, kind=alarm.object.kind)}
+            told = {**extra, **_extra(destination.name, confirmation, delivery=alarm.id, kind=alarm.object.kind)}
             match alarm.state:
                 case DeliveryState.QUEUED:
                     log.error("An object is sent once more: %s", alarm.reason, extra=told)
@@ -199,7 +208,7 @@ class Confirmer:
         now = self._now()
         elapsed = (now - confirmation.requested_at).total_seconds()
         pause = min(self._pauses.longest, max(self._pauses.first, elapsed))
-        log.warning("Not confirmed yet: %s", reason, extra=_extra(destination, confirmation))
+        log.warning("Not confirmed yet: %s", reason, extra=_extra(destination.name, confirmation))
         told = f"not confirmed yet: {reason}"
         return self._confirmations.postpone(confirmation.id, now + timedelta(seconds=pause), told)
 
@@ -246,6 +255,6 @@ def _in_words(reason: str) -> str:
     return f", {_REASONS[reason]}" if reason in _REASONS else ""
 
 
-def _extra(destination: Confirms, confirmation: Confirmation | None = None, **more: object) -> dict[str, object]:
+def _extra(destination: str, confirmation: Confirmation | None = None, **more: object) -> dict[str, object]:
     transaction = None if confirmation is None else confirmation.transaction_uid
-    return fields("confirm", destination=destination.name, transaction=transaction, **more)
+    return fields("confirm", destination=destination, transaction=transaction, **more)

@@ -226,7 +226,9 @@ def _wait(stores: Stores, study_instance_uid: str, console: Console) -> views.Pl
         while time.monotonic() < deadline:
             study = stores.studies.get(study_instance_uid)
             if study is not None:
-                detail = views.study_detail(study, stores.studies, stores.instances, stores.jobs, stores.deliveries)
+                detail = views.study_detail(
+                    study, stores.studies, stores.instances, stores.jobs, stores.results, stores.deliveries
+                )
                 progress.update(task, description=f"  {_stage(detail)}")
                 if _ended(detail):
                     ended = ended or time.monotonic()

@@ -24,6 +24,7 @@ class Kind(StrEnum):
     """Kinds of result objects, in the order of delivery; `storage` keeps them as text of at most 16 characters."""
 
     SEG = "SEG"  # Segmentation
+    SEG_BINARY = "SEG-BINARY"  # the same in BINARY form, where a label map was asked for
     PM = "PM"  # Parametric Map
     RTSTRUCT = "RTSTRUCT"  # RT Structure Set
     SC = "SC"  # Secondary Capture: key images with the outline and the numbers
@@ -87,7 +88,7 @@ _WITHOUT_SEG = (Kind.SR_REGIONS, Kind.SR_REGIONS_COMPREHENSIVE, Kind.SR_REGIONS_
 
 # What may be sent in the place of what: the best first.
 _STAND_INS: Mapping[Kind, tuple[Kind, ...]] = {
-    Kind.SEG: (Kind.RTSTRUCT, Kind.SC),
+    Kind.SEG: (Kind.SEG_BINARY, Kind.RTSTRUCT, Kind.SC),
     Kind.SR: (Kind.SR_COMPREHENSIVE, Kind.SR_ENHANCED, *_WITHOUT_SEG, Kind.SC),
     Kind.KO: (Kind.KO_IMAGES,),
 }

@@ -1,4 +1,5 @@
-"""Which applications apply to a completed study, and which series feeds which input: pure decisions."""
+"""Which applications apply to a completed study, and which series, of it and of earlier studies of the patient, feeds
+which input: pure decisions."""
 
 import hashlib
 import logging
@@ -7,9 +8,11 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from dicom_node.catalogue import ConfiguredApplication
+from dicom_node.earlier import EarlierStudy
 from dicom_node.logs import fields, unexpected
-from inference.binding import Binding, bind, feeds_inputs
+from inference.binding import Binding, bind, feeds_inputs, wanted
 from inference.findings import WhyNoResult
+from inference.inputs import EarlierRule, input_key
 from inference.manifest import Manifest
 from inference.series import SeriesDescription
 from storage.queueing import no_result_fingerprint
@@ -34,12 +37,23 @@ class Route:
 
 
 @dataclass(frozen=True)
+class _TimePoint:
+    """What was decided on an earlier study. `number` is its time point, 1 being the oldest; 0 where it is not taken."""
+
+    study: EarlierStudy
+    binding: Binding | None
+    number: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class _Answer:
     """What became of one application: its job, or why there is none. `binding` is None where it could not be asked."""
 
     binding: Binding | None
     reason: str
     job: NewJob | None = None
+    earlier: tuple[_TimePoint, ...] = ()
 
     @property
     def why(self) -> WhyNoResult:
@@ -57,11 +71,13 @@ def route(
     applications: Sequence[ConfiguredApplication],
     priority: int = 0,
     own: Collection[str] = (),
+    earlier: Sequence[EarlierStudy] = (),
 ) -> Route:
     """Binds every configured application to the study's series and makes the jobs of those that apply.
 
     One that cannot be used, or whose binding breaks off, does not stop the others. `own` are the SOP Instance UIDs of
-    this node's results, which come back from a PACS.
+    this node's results, which come back from a PACS. `earlier` are the studies of the same patient, the oldest first,
+    for the applications that ask for them.
     """
     jobs: list[NewJob] = []
     refused: list[str] = []
@@ -71,8 +87,8 @@ def route(
     by_uid = {s.series_instance_uid: s for s in series}
     images = _images(series, own)
     for application in applications:
-        answer = _ask(application, study_instance_uid, revision, recognised, by_uid, priority)
-        told = _explain(application.name, answer)
+        answer = _ask(application, study_instance_uid, revision, recognised, by_uid, priority, earlier)
+        told = _explain(application, answer)
         if answer.job is not None:
             jobs.append(answer.job)
         elif images and _is_reported(application, answer):
@@ -119,22 +135,32 @@ def _ask(
     recognised: Sequence[SeriesDescription],
     series: Mapping[str, Series],
     priority: int,
+    earlier: Sequence[EarlierStudy],
 ) -> _Answer:
-    if application.manifest is None:
+    manifest = application.manifest
+    if manifest is None:
         return _Answer(None, application.problem)
     try:
-        binding = bind(application.manifest.inputs, recognised)
+        binding = bind(manifest.inputs, recognised)
+        points = _time_points(manifest, earlier)
+        taken = sorted((p for p in points if p.number), key=lambda p: p.number)
         if not binding.accepted:
-            return _Answer(binding, binding.reason)
+            return _Answer(binding, binding.reason, earlier=points)
+        if manifest.earlier is not None and manifest.earlier.required and not taken:
+            return _Answer(binding, _no_earlier(points), earlier=points)
+        bound = {name: series[uid] for name, uid in binding.inputs.items()}
+        for point in taken:
+            bound |= _bound(point)
         job = NewJob(
             study_instance_uid=study_instance_uid,
             revision=revision,
             application=application.name,
-            inputs=dict(binding.inputs),
-            fingerprint=fingerprint(application.manifest, binding.inputs, series),
+            inputs={name: s.series_instance_uid for name, s in bound.items()},
+            fingerprint=fingerprint(manifest, bound),
             priority=priority,
+            detail={"earlier": [point.study.study_instance_uid for point in taken]} if taken else {},
         )
-        return _Answer(binding, binding.reason, job)
+        return _Answer(binding, binding.reason, job, points)
     except Exception as error:
         log.error(
             "An application cannot be routed: %s",
@@ -142,6 +168,46 @@ def _ask(
             extra=fields("route", study=study_instance_uid, application=application.name),
         )
         return _Answer(None, f"its routing failed ({type(error).__name__}), see the log")
+
+
+def _time_points(manifest: Manifest, earlier: Sequence[EarlierStudy]) -> tuple[_TimePoint, ...]:
+    """What becomes of each earlier study: it is taken where its series fill the same inputs."""
+    if manifest.earlier is None:
+        return ()
+    bindings = {s.study_instance_uid: None if s.problem else bind(manifest.inputs, s.recognised) for s in earlier}
+    fitting = [s for s in earlier if (b := bindings[s.study_instance_uid]) is not None and b.accepted]
+    chosen = [s.study_instance_uid for s in _chosen(manifest.earlier, fitting)]
+    return tuple(_time_point(s, bindings[s.study_instance_uid], chosen) for s in earlier)
+
+
+def _chosen(rule: EarlierRule, fitting: Sequence[EarlierStudy]) -> list[EarlierStudy]:
+    """The first one is what a course is measured against."""
+    if len(fitting) <= rule.maximum:
+        return list(fitting)
+    if rule.maximum == 1:
+        return [fitting[-1]]
+    return [fitting[0], *fitting[1 - rule.maximum :]]
+
+
+def _time_point(study: EarlierStudy, binding: Binding | None, chosen: Sequence[str]) -> _TimePoint:
+    if binding is None:
+        return _TimePoint(study, None, 0, study.problem)
+    if not binding.accepted:
+        return _TimePoint(study, binding, 0, binding.reason)
+    if study.study_instance_uid not in chosen:
+        return _TimePoint(study, binding, 0, f"fits, but only {len(chosen)} earlier studies are taken")
+    return _TimePoint(study, binding, chosen.index(study.study_instance_uid) + 1, binding.reason)
+
+
+def _bound(point: _TimePoint) -> dict[str, Series]:
+    assert point.binding is not None
+    series = {s.series_instance_uid: s for s in point.study.series}
+    return {input_key(name, point.number): series[uid] for name, uid in point.binding.inputs.items()}
+
+
+def _no_earlier(points: Sequence[_TimePoint]) -> str:
+    told = [f"study {point.study.study_instance_uid} {point.reason}" for point in points]
+    return ": ".join(["no earlier study of the same patient can be used", "; ".join(told) or "none is here"])
 
 
 def _images(series: Sequence[Series], own: Collection[str]) -> list[Instance]:
@@ -180,25 +246,44 @@ def _report(
     )
 
 
-def fingerprint(manifest: Manifest, inputs: Mapping[str, str], series: Mapping[str, Series]) -> str:
+def fingerprint(manifest: Manifest, inputs: Mapping[str, Series]) -> str:
     """Names the exact instances, their content, and the model of a job: the same fingerprint means the same result.
 
     A version of an instance under a corrected name makes another result: the report tells whom it is about.
     """
     digest = hashlib.sha256(f"{manifest.id}\n{manifest.name}\n{manifest.sha256}\n".encode())
-    for name, series_instance_uid in sorted(inputs.items()):
+    for name, series in sorted(inputs.items()):
         digest.update(f"{name}\n".encode())
-        for uid, sha256 in sorted((i.sop_instance_uid, i.sha256) for i in series[series_instance_uid].instances):
+        for uid, sha256 in sorted((i.sop_instance_uid, i.sha256) for i in series.instances):
             digest.update(f"{uid} {sha256}\n".encode())
     return digest.hexdigest()
 
 
-def _explain(name: str, answer: _Answer) -> dict[str, Any]:
-    told = {"application": name, "applies": answer.job is not None, "reason": answer.reason}
-    if answer.binding is None:
+def _explain(application: ConfiguredApplication, answer: _Answer) -> dict[str, Any]:
+    told = {"application": application.name, "applies": answer.job is not None, "reason": answer.reason}
+    if answer.binding is None or application.manifest is None:
         return told
-    decisions = [asdict(decision) for decision in answer.binding.decisions]
-    return {**told, "inputs": dict(answer.binding.inputs), "decisions": decisions}
+    return {
+        **told,
+        "wanted": {rule.name: wanted(rule) for rule in application.manifest.inputs},
+        **_explain_binding(answer.binding),
+        "earlier": [_explain_time_point(point) for point in answer.earlier],
+    }
+
+
+def _explain_binding(binding: Binding) -> dict[str, Any]:
+    return {"inputs": dict(binding.inputs), "decisions": [asdict(decision) for decision in binding.decisions]}
+
+
+def _explain_time_point(point: _TimePoint) -> dict[str, Any]:
+    """No date: how many days lie between tells as much, and less of the patient."""
+    told = {
+        "study_instance_uid": point.study.study_instance_uid,
+        "days": point.study.days,
+        "time_point": point.number or None,
+        "reason": point.reason,
+    }
+    return told if point.binding is None else {**told, **_explain_binding(point.binding)}
 
 
 def _describe(series: SeriesDescription) -> dict[str, Any]:

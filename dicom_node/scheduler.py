@@ -14,6 +14,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from dicom_node.backoff import Backoff
 from dicom_node.catalogue import ConfiguredApplication
 from dicom_node.completion import Complete, CompletionRule, ask_at, decide, may_end, whole_series
+from dicom_node.earlier import EarlierStudies, EarlierStudy
 from dicom_node.logs import fields, unexpected
 from dicom_node.query import SourcePacs
 from dicom_node.routing import Route, broken_off, route
@@ -24,7 +25,9 @@ from storage.deliveries import Deliveries
 from storage.errors import NodeError, Retriable
 from storage.instances import InstanceStore
 from storage.jobs import Jobs
+from storage.patients import Patients
 from storage.records import NewJob, Series, SourceAnswer, Study, StudyEvidence
+from storage.results import Results
 from storage.studies import Studies
 
 log = logging.getLogger(__name__)
@@ -63,6 +66,7 @@ class Scheduler:
     `source` is asked how many instances of a study it holds, in a thread of its own. `filed` says until when everything
     acknowledged is indexed (`storage.journal.filed_until`): what came since may be in a journal and have no row yet.
     `site` is what the site says of its own series.
+    `patients` says which studies are of one patient, for applications that ask for earlier ones.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class Scheduler:
         studies: Studies,
         instances: InstanceStore,
         jobs: Jobs,
+        results: Results,
         deliveries: Deliveries,
         rule: CompletionRule,
         applications: Sequence[ConfiguredApplication],
@@ -80,10 +85,12 @@ class Scheduler:
         source: SourcePacs | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         site: SiteTable = (),
+        patients: Patients | None = None,
     ) -> None:
         self._studies = studies
         self._instances = instances
         self._jobs = jobs
+        self._results = results
         self._deliveries = deliveries
         self._rule = rule
         self._applications = applications
@@ -94,6 +101,9 @@ class Scheduler:
         self._filed = filed
         self._source = source
         self._site = site
+        self._earlier = None
+        if patients is not None and any(a.manifest is not None and a.manifest.earlier for a in applications):
+            self._earlier = EarlierStudies(patients, instances, self._series, self._recognise_once)
         self._now = now
         self._source_failures = 0
         self._source_rests_until: datetime | None = None
@@ -229,14 +239,17 @@ class Scheduler:
             if study is None:
                 return
             priority = self._urgency.of(study.priority, self._studies.callers(uid))
-            early = route(uid, evidence.revision, series, recognised, self._early, priority)
+            earlier = self._before(uid)
+            early = route(uid, evidence.revision, series, recognised, self._early, priority, earlier=earlier)
         except Retriable:
             raise
         except Exception as error:
             log.error("Inputs cannot be recognised yet: %s", unexpected(error), extra=fields("early", study=uid))
             return
         for job in early.jobs:
-            why = "; ".join(f"{name} is series {s}, {whole[s]}" for name, s in job.inputs.items())
+            why = "; ".join(
+                f"{key} is series {s}, {whole.get(s, 'of an earlier study')}" for key, s in job.inputs.items()
+            )
             self._start(job, why, early, now)
 
     def _start(self, job: NewJob, why: str, early: Route, now: datetime) -> None:
@@ -262,19 +275,43 @@ class Scheduler:
 
     def _route(self) -> None:
         for study in self._studies.completed():
+            self._reopen_later(study)
             self._apply(study, self._decide(study))
+
+    def _reopen_later(self, study: Study) -> None:
+        """Later studies of the patient are routed again, once for each revision of this one: it may be an earlier time
+        point of theirs. A study that is itself routed again has no new images."""
+        uid = study.study_instance_uid
+        if self._earlier is None or self._studies.routing(uid, study.revision) is not None:
+            return
+        try:
+            for later in self._earlier.arrived(uid):
+                if self._studies.reroute(later, f"to be routed again: the earlier study {uid} of the patient came"):
+                    log.info("Routed again: an earlier study came", extra=fields("route", study=later))
+        except Retriable:
+            raise
+        except Exception as error:
+            log.error("Later studies are not looked for: %s", unexpected(error), extra=fields("route", study=uid))
+
+    def _before(self, study_instance_uid: str) -> Sequence[EarlierStudy]:
+        return () if self._earlier is None else self._earlier.before(study_instance_uid)
+
+    def _series(self, study_instance_uid: str) -> list[Series]:
+        """Those of a study that others sent: results of this node that came back say nothing new."""
+        own = {result.sop_instance_uid for result in self._results.objects(study_instance_uid)}
+        series = self._instances.series(study_instance_uid)
+        return [s for s in series if any(i.sop_instance_uid not in own for i in s.instances)]
 
     def _decide(self, study: Study) -> Route:
         """A failure nobody foresaw is this study's stated end, and keeps no other study waiting."""
         uid, revision = study.study_instance_uid, study.revision
-        own = {result.sop_instance_uid for result in self._jobs.objects(uid)}
-        series = [  # results of this node that came back say nothing new
-            s for s in self._instances.series(uid) if any(i.sop_instance_uid not in own for i in s.instances)
-        ]
+        own = {result.sop_instance_uid for result in self._results.objects(uid)}
+        series = self._series(uid)
         try:
             recognised = [self._recognise_once(s) for s in series]
             priority = self._urgency.of(study.priority, self._studies.callers(uid))
-            return route(uid, revision, series, recognised, self._applications, priority, own)
+            earlier = self._before(uid)
+            return route(uid, revision, series, recognised, self._applications, priority, own, earlier)
         except Retriable:
             raise
         except Exception as error:

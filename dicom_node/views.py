@@ -20,6 +20,7 @@ from storage.jobs import Jobs
 from storage.records import (
     Commitment,
     CommitmentState,
+    Confirmation,
     Delivery,
     DeliveryState,
     Job,
@@ -28,6 +29,7 @@ from storage.records import (
     ProcedureStep,
     Study,
 )
+from storage.results import Results
 from storage.studies import Studies
 
 Plain = dict[str, Any]
@@ -60,6 +62,7 @@ def study_detail(
     studies: Studies,
     instances: InstanceStore,
     jobs: Jobs,
+    results: Results,
     deliveries: Deliveries,
     procedure_steps: Sequence[ProcedureStep] = (),
     destinations: Collection[str] | None = None,
@@ -83,7 +86,7 @@ def study_detail(
             for s in series
         ],
         "jobs": [plain(j) for j in listed],
-        "objects": [plain(o) for o in jobs.objects(uid) if not o.stands_for or o.id in in_use],
+        "objects": [plain(o) for o in results.objects(uid) if not o.stands_for or o.id in in_use],
         "deliveries": [delivery_plain(d, destinations) for d in delivered],
         "procedure_steps": [plain(step) for step in procedure_steps],
         "timeline": [plain(e) for e in studies.events(uid)],
@@ -252,6 +255,25 @@ def commitments_table(commitments: Sequence[Commitment]) -> Table:
     return table
 
 
+def confirmations_table(confirmations: Sequence[Confirmation]) -> Table:
+    table = Table(
+        "Question", "Destination", "Transaction UID", "Objects", "Requested (UTC)", "State", "Report",
+        header_style="bold",
+    )  # fmt: skip
+    for c in confirmations:
+        report = c.report or {}
+        table.add_row(
+            str(c.id),
+            c.destination,
+            c.transaction_uid,
+            str(len(c.items)),
+            f"{c.requested_at:%Y-%m-%d %H:%M:%S}",
+            state_text(c.state),
+            f"{len(report['committed'])} committed, {len(report['failed'])} failed" if report else "",
+        )
+    return table
+
+
 def timeline_table(detail: Plain) -> Table:
     """Each step with the time since the one before."""
     what = Column("What", overflow="fold")
@@ -362,9 +384,9 @@ def explain_view(explained: Plain) -> Tree:
     for a in routing["applications"]:
         verdict = "applies" if a["applies"] else "does not apply"
         node = applications.add(Text(f"{a['application']}: {verdict}. {a['reason']}"))
-        for d in a.get("decisions", ()):
-            mark = "taken" if d["taken"] else "not taken"
-            node.add(Text(f"input {d['input']}: {d['series_instance_uid']} {mark}: {d['reason']}"))
+        _add_decisions(node, a)
+        for point in a.get("earlier", ()):
+            _add_decisions(node.add(Text(_time_point(point))), point)
     for j in explained["jobs"]:
         if j["purpose"]:
             tree.add(
@@ -412,6 +434,27 @@ def is_dead(record: Job | Delivery | Commitment) -> bool:
 def _priority(detail: Plain) -> str:
     highest = max([detail["priority"], *(j["priority"] for j in detail["jobs"])])
     return f"  priority {highest}" if highest else ""
+
+
+def _add_decisions(node: Tree, bound: Plain) -> None:
+    """Of each input: what it takes, what feeds it, and why nothing else does."""
+    wanted = bound.get("wanted", {})
+    by_input: dict[str, list[Plain]] = {}
+    for d in bound.get("decisions", ()):
+        by_input.setdefault(d["input"], []).append(d)
+    for name, decisions in by_input.items():
+        decisions.sort(key=lambda d: not d["taken"])
+        fed = f"series {decisions[0]['series_instance_uid']}" if decisions[0]["taken"] else "no series"
+        takes = f" (takes {wanted[name]})" if name in wanted else ""
+        below = node.add(Text(f"input {name}: {fed}{takes}"))
+        for d in decisions:
+            below.add(Text(f"{d['series_instance_uid']} {'taken' if d['taken'] else 'not taken'}: {d['reason']}"))
+
+
+def _time_point(point: Plain) -> str:
+    when = "" if point["days"] is None else f", {point['days']} days before"
+    mark = f"taken as time point {point['time_point']}" if point["time_point"] else "not taken"
+    return f"earlier study {point['study_instance_uid']}{when}: {mark}: {point['reason']}"
 
 
 def _add_counts(node: Tree, numbers: Plain) -> None:

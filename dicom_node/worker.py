@@ -19,6 +19,7 @@ from pydicom.uid import ComprehensiveSRStorage
 
 from dicom_node.backoff import Backoff
 from dicom_node.catalogue import ConfiguredApplication
+from dicom_node.earlier import acquired_on
 from dicom_node.logs import fields, unexpected
 from dicom_node.notices import first_images, holders
 from dicom_node.objects.build import Built, ObjectContext, Predecessor, build_objects
@@ -29,11 +30,13 @@ from dicom_node.profiles import Kind, ObjectProfile
 from inference.application import Application, Progress, SeriesInput, load_application
 from inference.engine import Engine
 from inference.findings import NoResult, WhyNoResult
+from inference.inputs import split_key
 from storage.errors import InputRefused, ModelRefused, NodeError, Permanent
 from storage.files import write_durable
 from storage.instances import InstanceStore
 from storage.jobs import Jobs
 from storage.records import Job, JobKind, JobState, NewObject, ResultObject
+from storage.results import Results
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +50,7 @@ class Worker:
         name: str,
         engine: Engine,
         jobs: Jobs,
+        results: Results,
         instances: InstanceStore,
         applications: Mapping[str, ConfiguredApplication],
         objects_dir: Path,
@@ -59,6 +63,7 @@ class Worker:
         self._name = name
         self._engine = engine
         self._jobs = jobs
+        self._results = results
         self._instances = instances
         self._applications = applications
         self._objects_dir = objects_dir
@@ -92,7 +97,7 @@ class Worker:
         log.info("Job started, attempt %d", job.attempts, extra=fields("work", **identifiers))
         started = time.monotonic()
         try:
-            objects, data = self._results(job)
+            objects, data = self._make(job)
             kept = self._jobs.succeed(job.id, self._name, objects, data, datetime.now(UTC))
         except Exception as error:
             reason = _reason(error)
@@ -115,7 +120,7 @@ class Worker:
         else:
             log.info("Job's result is superseded and not sent", extra=fields("work", **identifiers))
 
-    def _results(self, job: Job) -> tuple[Sequence[NewObject], dict[str, object]]:
+    def _make(self, job: Job) -> tuple[Sequence[NewObject], dict[str, object]]:
         match job.kind:
             case JobKind.ANALYSIS:
                 return self._compute(job)
@@ -127,11 +132,7 @@ class Worker:
     def _compute(self, job: Job) -> tuple[list[NewObject], dict[str, object]]:
         """Images in, durable result files out."""
         application = self._application(job.application)
-        series = {s.series_instance_uid: s for s in self._instances.series(job.study_instance_uid)}
-        inputs = {
-            name: SeriesInput(name, uid, tuple(i.path for i in series[uid].instances))
-            for name, uid in job.inputs.items()
-        }
+        inputs = self._inputs(job)
         started = time.monotonic()
         findings = application.run(inputs, self._engine, _log_progress(job))
         computed = time.monotonic()
@@ -150,6 +151,18 @@ class Worker:
         }
         return objects, data
 
+    def _inputs(self, job: Job) -> dict[str, SeriesInput]:
+        """The series of the study and of the earlier ones that the job names. The time point is the place of a study
+        among these, from 1."""
+        studies = [job.study_instance_uid, *job.detail.get("earlier", ())]
+        series = [{s.series_instance_uid: s for s in self._instances.series(uid)} for uid in studies]
+        inputs = {}
+        for key, uid in job.inputs.items():
+            name, time_point = split_key(key)
+            paths = tuple(instance.path for instance in series[time_point][uid].instances)
+            inputs[key] = SeriesInput(name, uid, paths, time_point, acquired_on(paths))
+        return inputs
+
     def _report_no_result(self, job: Job) -> tuple[Sequence[NewObject], dict[str, object]]:
         """The report goes to every destination of the application, whatever kinds of objects it is to get. Whatever is
         wrong with the model, it is not needed here."""
@@ -167,30 +180,33 @@ class Worker:
             algorithm=None if application is None else application.algorithm,
             research=application is None or application.research,
         )
-        context = self._context(job, configured.destinations)
-        report = build_no_result(result, self._looked_at(job), context)
-        other = as_sop_class(
-            report,
-            ComprehensiveSRStorage,
-            context.uid("no-result Comprehensive SR series"),
-            context.uid("no-result Comprehensive SR"),
-        )
-        folder = self._empty_folder(job)
-        forms = (Built(Kind.SR, report), Built(Kind.SR_COMPREHENSIVE, other, stands_for=Kind.SR))
-        return [_written(form, folder, configured.destinations) for form in forms], {"why": job.detail["why"]}
+        images, folder = self._looked_at(job), self._empty_folder(job)
+        objects = []
+        for profile, destinations in self._destinations(job):  # what they got before may differ, as their profiles do
+            context = self._context(job, destinations, profile.key)
+            report = build_no_result(result, images, context)
+            other = as_sop_class(
+                report,
+                ComprehensiveSRStorage,
+                context.uid("no-result Comprehensive SR series"),
+                context.uid("no-result Comprehensive SR"),
+            )
+            forms = (Built(Kind.SR, report), Built(Kind.SR_COMPREHENSIVE, other, stands_for=Kind.SR))
+            objects += [_written(form, folder, destinations) for form in forms]
+        return objects, {"why": job.detail["why"]}
 
     def _withdraw(self, job: Job) -> tuple[Sequence[NewObject], dict[str, object]]:
         """`detail` names the objects that each destination got, or may have got."""
-        known = {result.id: result for result in self._jobs.objects(job.study_instance_uid)}
+        known = {result.id: result for result in self._results.objects(job.study_instance_uid)}
         held = {name: [known[number] for number in numbers] for name, numbers in job.detail["objects"].items()}
         return self._rejections(job, held, self._empty_folder(job)), {"withdrawn_job": job.detail["job"]}
 
     def _superseded(self, job: Job, folder: Path) -> Sequence[NewObject]:
-        """Rejection notes for the destinations that want them, about what each got of the result that this job's
+        """Rejection notes for the destinations that want them, about what each got of the results that this job's
         supersedes."""
         asking = [name for profile, names in self._destinations(job) if profile.withdraws_superseded for name in names]
         of = (job.study_instance_uid, job.application, job.id)
-        return self._rejections(job, {name: self._jobs.superseded(*of, name) for name in asking}, folder)
+        return self._rejections(job, {name: self._results.superseded(*of, name) for name in asking}, folder)
 
     def _rejections(self, job: Job, held: Mapping[str, Sequence[ResultObject]], folder: Path) -> Sequence[NewObject]:
         """Destinations that hold the same objects get the same note; one that holds none gets none."""
@@ -211,7 +227,7 @@ class Worker:
         Raises InputRefused without one.
         """
         series = self._instances.series(job.study_instance_uid)
-        own = {result.sop_instance_uid for result in self._jobs.objects(job.study_instance_uid)}
+        own = {result.sop_instance_uid for result in self._results.objects(job.study_instance_uid)}
         inputs = [s for s in series if s.series_instance_uid in job.inputs.values()]
         found = first_images(inputs, own) or first_images(series, own)
         if not found:
@@ -234,7 +250,7 @@ class Worker:
 
     def _context(self, job: Job, destinations: Sequence[str], seed: str = "") -> ObjectContext:
         """The reports that are superseded are those that these destinations got. Another `seed` makes other UIDs."""
-        predecessors = self._jobs.previous_sr(job.study_instance_uid, job.application, job.id, destinations)
+        predecessors = self._results.previous_sr(job.study_instance_uid, job.application, job.id, destinations)
         return ObjectContext(
             device_name=self._ae_title,
             uid_seed=f"{job.id}/{job.fingerprint}{seed}",

@@ -47,6 +47,7 @@ def main(
         name=name,
         engine=Engine(device),
         jobs=stores.jobs,
+        results=stores.results,
         instances=stores.instances,
         applications={a.name: a for a in applications(settings)},
         objects_dir=objects_dir(settings),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import date
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol
@@ -16,11 +17,17 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class SeriesInput:
-    """The series bound to one input of the application: its files, in no particular order."""
+    """The series bound to one input of the application: its files, in no particular order.
+
+    `time_point` is 0 for the study that is analysed, and counts earlier studies of the same patient from 1, the oldest
+    first. `acquired` is None where the images do not say it.
+    """
 
     name: str
     series_instance_uid: str
     paths: tuple[Path, ...]
+    time_point: int = 0
+    acquired: date | None = None
 
 
 class Application(Protocol):
@@ -31,7 +38,8 @@ class Application(Protocol):
     research: bool  # not cleared for diagnosis
 
     def run(self, inputs: Mapping[str, SeriesInput], engine: Engine, progress: Progress) -> Findings:
-        """Computes the findings of one study revision.
+        """Computes the findings of one study revision. `inputs` has the keys that `inference.inputs.input_key` makes:
+        the input's name, followed by "@" and the time point where the series is of an earlier study.
 
         Raises InputRefused when the images cannot be used, ModelRefused when the model cannot; both say why.
         """

@@ -7,8 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from inference.descriptor import validated
 from inference.findings import Code
-from inference.inputs import BodyPart, Modality
-from inference.series import Kind
+from inference.inputs import SeriesRule
 from storage.errors import ModelRefused
 
 AXES = {"L": "LR", "R": "LR", "A": "AP", "P": "AP", "S": "SI", "I": "SI"}
@@ -109,24 +108,12 @@ class Bundle(_Part):
         return self
 
 
-class BundleInput(_Part):
-    """Which series is taken: the `[input]` of a bundle, with the keys of `inference.inputs.InputRule`."""
-
-    modality: Modality = "MR"
-    kind: Kind | None = None
-    dimension: Literal["2D", "3D"] | None = None
-    minimum_slices: int = Field(3, ge=1)
-    contrast: bool | None = None
-    fat_suppressed: bool | None = None
-    body_parts: tuple[BodyPart, ...] = ()
-
-
 class BundleFile(Bundle):
     """All of `bundle.toml`."""
 
     version: str = Field(min_length=1)
     title: str = Field(min_length=1)
-    input: BundleInput = BundleInput()
+    input: SeriesRule = SeriesRule()
 
 
 def read_bundle(options: Mapping[str, Any]) -> Bundle:

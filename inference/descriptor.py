@@ -29,13 +29,28 @@ def validated(schema: type[Schema], raw: Mapping[str, Any]) -> tuple[Schema | No
         # through JSON, because strict validation of Python's own values takes no list for a tuple
         return schema.model_validate_json(json.dumps(raw, default=str), strict=True), []
     except ValidationError as error:
-        return None, [_told(schema, dict(e)) for e in error.errors()]
+        told = [e for e in error.errors() if not _is_echo(dict(e))]
+        return None, [_told(schema, {**e, "loc": _place(raw, e["loc"])}) for e in told]
 
 
 def nearest(name: str, names: Sequence[str]) -> str:
     """A hint at the valid name that was probably meant; empty where none is near."""
     close = get_close_matches(name, names, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _is_echo(error: Mapping[str, Any]) -> bool:
+    """A list that is called too short because items of it are wrong, which is told already."""
+    return error["type"] == "too_short" and len(error["input"]) >= error["ctx"]["min_length"]
+
+
+def _place(raw: Any, location: Location) -> Location:
+    """As far as it exists: one value may stand for a list of one, and is no item of it."""
+    for depth, part in enumerate(location):
+        if isinstance(part, int) and not isinstance(raw, list):
+            return location[:depth]
+        raw = raw.get(part) if isinstance(raw, Mapping) else raw[part] if isinstance(part, int) else None
+    return location
 
 
 def _told(schema: type[Any], error: Mapping[str, Any]) -> str:

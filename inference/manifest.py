@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from inference.bundle import Bundle, BundleFile
 from inference.descriptor import validated
-from inference.inputs import InputRule
+from inference.inputs import SAME_PLANE, EarlierRule, InputRule
 from storage.errors import ModelRefused
 
 APPLICATIONS = Path(__file__).parent / "applications"
@@ -27,6 +27,23 @@ class _ApplicationFile(BaseModel):
     version: str = Field(min_length=1)
     title: str = Field(min_length=1)
     inputs: tuple[InputRule, ...] = Field(min_length=1)
+    earlier: EarlierRule | None = None
+
+    @field_validator("inputs")
+    @classmethod
+    def _names(cls, rules: tuple[InputRule, ...]) -> tuple[InputRule, ...]:
+        """An input that is compared with another one is bound after it."""
+        names: list[str] = []
+        for rule in rules:
+            if rule.name in names:
+                raise ValueError(f"two inputs have the name {rule.name!r}")
+            others = [p.removeprefix(SAME_PLANE) for p in rule.prefer if p.startswith(SAME_PLANE)]
+            if unknown := [name for name in others if name not in names]:
+                raise ValueError(
+                    f"input {rule.name!r} prefers the same plane as {unknown[0]!r}, which is no input before it"
+                )
+            names.append(rule.name)
+        return rules
 
 
 @dataclass(frozen=True)
@@ -41,6 +58,7 @@ class Manifest:
     folder: Path
     options: dict[str, Any]
     sha256: str  # of the descriptor and every weights file it names: another hash means other results
+    earlier: EarlierRule | None = None  # None: the application looks at one study alone
 
 
 def known_applications() -> list[str]:
@@ -80,12 +98,13 @@ def load_manifest(application_id: str, name: str, bundle: Path | None) -> Manife
         folder=path.parent,
         options={key: value for key, value in raw.items() if key in own},
         sha256=_digest(path.parent, text, raw),
+        earlier=described.earlier if isinstance(described, _ApplicationFile) else None,
     )
 
 
 def _inputs(described: _ApplicationFile | BundleFile) -> tuple[InputRule, ...]:
     if isinstance(described, BundleFile):
-        return (InputRule("image", **described.input.model_dump()),)
+        return (InputRule("image", **vars(described.input)),)
     return described.inputs
 
 

@@ -41,7 +41,7 @@ def diameters(mask: Mask, geometry: Geometry) -> Diameters:
     """Diameters between the centres of surface faces, where a surface at half height lies. `mask` must not be empty."""
     long_axis, short_axis = 0.0, 0.0
     for k in np.flatnonzero(mask.any(axis=(1, 2))):
-        corners = _hull(_faces(mask[k : k + 1], axes=(1, 2)) + np.array([k, 0, 0]), geometry)
+        corners = _hull(faces(mask[k : k + 1], axes=(1, 2)) + np.array([k, 0, 0]), geometry)
         distances = squareform(pdist(corners))
         if distances.max() > long_axis:
             long_axis = float(distances.max())
@@ -50,7 +50,7 @@ def diameters(mask: Mask, geometry: Geometry) -> Diameters:
             normal = np.cross(geometry.affine[:3, 1], geometry.affine[:3, 2])
             across = np.cross(normal / np.linalg.norm(normal), along)
             short_axis = float(np.ptp(corners @ across))
-    return Diameters(long_axis, short_axis, float(pdist(_hull(_faces(mask, axes=(0, 1, 2)), geometry)).max()))
+    return Diameters(long_axis, short_axis, float(pdist(_hull(faces(mask, axes=(0, 1, 2)), geometry)).max()))
 
 
 def largest_component(mask: Mask) -> Mask:
@@ -72,7 +72,7 @@ def resample(
     )
 
 
-def _faces(mask: Mask, axes: tuple[int, ...]) -> Points:
+def faces(mask: Mask, axes: tuple[int, ...]) -> Points:
     """(n, 3) indices of the centres of the faces between inside and outside, along `axes`."""
     padded = np.pad(mask, 1)
     found = []

@@ -1,28 +1,38 @@
-"""Image planes from DICOM headers: one per single-frame instance, one per frame of an Enhanced object. No pixels.
+"""Image planes from DICOM headers: one per single-frame instance, one per frame of an Enhanced object, one per tile of
+an image that several slices are tiled into. No pixels.
 
 Classic and Enhanced MR keep the same facts in different places (PS3.3 C.7.6.2 against the functional groups of
 C.7.6.16); everything after this module sees `Plane` only.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 
-from inference.diffusion import b_value
+from inference.attributes import values, vector
+from inference.diffusion import direction, weighting
+from inference.tiles import tiled_as, tiling_of
 from storage.errors import InputRefused
 
 Vector = NDArray[np.float64]
 COMPONENT = "image component"
+B_VALUE = "b-value"
+DIRECTION = "gradient direction"  # (x, y, z), as the vendor writes it
+POSITION = "ImagePositionPatient"
+TIME = "TemporalPositionIdentifier"
+SPATIAL = frozenset(Tag(k) for k in ("StackID", "InStackPositionNumber", POSITION, "PlanePositionSequence"))
 COMPONENTS = {
     "M": "magnitude", "P": "phase", "R": "real", "I": "imaginary",
     "MAGNITUDE": "magnitude", "PHASE": "phase", "REAL": "real", "IMAGINARY": "imaginary",
     "W": "water", "F": "fat", "IP": "in phase", "OP": "opposed phase",
     "WATER": "water", "FAT": "fat", "IN_PHASE": "in phase", "OPP_PHASE": "opposed phase",
+    "FF": "fat fraction", "FIELD_MAP": "field map", "ADC": "ADC", "FA": "FA", "T1 MAP": "T1 map", "T2 MAP": "T2 map",
 }  # fmt: skip
 
 
@@ -32,7 +42,9 @@ class Plane:
 
     `row_direction` points along a row (increasing column), `column_direction` down a column (increasing row).
     `spacing` is (between rows, between columns). `told_apart` holds what makes one image of a place differ from
-    another: echo time, b-value, time point and the like; None where the header is silent.
+    another: echo time, b-value, time point and the like; None where the header is silent. `order` is that of
+    acquisition, as far as numbers tell it, and `label` what a reader finds the plane by. `tile` is the row and
+    column, from 0, of its first pixel in an image that several slices are tiled into; None where an image is one slice.
     """
 
     path: Path
@@ -47,6 +59,9 @@ class Plane:
     column_direction: Vector
     spacing: tuple[float, float]
     told_apart: Mapping[str, Any]
+    order: tuple[float, ...]
+    label: str
+    tile: tuple[int, int] | None = None
 
     @property
     def normal(self) -> Vector:
@@ -75,43 +90,69 @@ def planes_of(ds: Dataset, path: Path) -> Iterator[Plane]:
         raise InputRefused(f"{name} is not an image: it has no Rows and Columns")
     if int(ds.get("SamplesPerPixel", 1)) != 1:
         raise InputRefused(f"{name} is a colour image, which is no measured signal")
-    image_type = {str(v).upper() for v in _values(ds.get("ImageType"))}
-    if tiled := image_type & {"MOSAIC", "VFRAME"}:
-        raise InputRefused(f"{name} holds several slices tiled into one image ({tiled.pop()}), which is not supported")
     if is_enhanced(ds):
         count = len(ds.PerFrameFunctionalGroupsSequence)
         if int(ds.get("NumberOfFrames", 1)) != count:
             raise InputRefused(f"{name} says NumberOfFrames {ds.get('NumberOfFrames')} but describes {count} frames")
+        dimensions = _other_dimensions(ds)
         for frame in range(count):
-            yield _enhanced_plane(ds, path, frame, name)
-        return
-    if int(ds.get("NumberOfFrames") or 1) != 1:
+            yield _enhanced_plane(ds, path, frame, name, dimensions)
+    elif int(ds.get("NumberOfFrames") or 1) != 1:
         raise InputRefused(f"{name} has several frames without the functional groups that place them in space")
-    yield _plane(ds, path, None, name, ds, ds, ds, _classic_differences(ds))
+    elif kind := tiled_as(ds):
+        yield from _tiled_planes(ds, path, kind, name)
+    else:
+        yield _plane(ds, path, None, name, vector(ds, POSITION, 3, name), ds, ds, _classic_differences(ds))
 
 
-def _enhanced_plane(ds: Dataset, path: Path, frame: int, name: str) -> Plane:
-    parts = [functional(ds, frame, f"{g}Sequence") for g in ("PlanePosition", "PlaneOrientation", "PixelMeasures")]
-    if any(part is None for part in parts):
+def _tiled_planes(ds: Dataset, path: Path, kind: str, name: str) -> Iterator[Plane]:
+    tiling = tiling_of(ds, kind, name)
+    plane = _plane(ds, path, None, name, tiling.positions[0], ds, ds, _classic_differences(ds))
+    for k, (corner, position) in enumerate(zip(tiling.corners, tiling.positions, strict=True), 1):
+        yield replace(
+            plane,
+            rows=tiling.rows,
+            columns=tiling.columns,
+            position=position,
+            order=(*plane.order, k),
+            label=f"tile {k} of {plane.label}",
+            tile=corner,
+        )
+
+
+def _enhanced_plane(ds: Dataset, path: Path, frame: int, name: str, dimensions: list[int]) -> Plane:
+    at, orientation, measures = (
+        functional(ds, frame, f"{g}Sequence") for g in ("PlanePosition", "PlaneOrientation", "PixelMeasures")
+    )
+    if at is None or orientation is None or measures is None:
         raise InputRefused(f"{name}, frame {frame + 1}: position, orientation or pixel measures are missing")
-    position, orientation, measures = parts
-    return _plane(ds, path, frame + 1, name, position, orientation, measures, _enhanced_differences(ds, frame))
+    position = vector(at, POSITION, 3, f"{name}, frame {frame + 1}")
+    plane = _plane(ds, path, frame + 1, name, position, orientation, measures, _enhanced_differences(ds, frame))
+    content = functional(ds, frame, "FrameContentSequence")
+    index = values(content.get("DimensionIndexValues")) if content is not None else []
+    others = [float(index[d]) for d in dimensions if d < len(index)]
+    return replace(plane, order=(*plane.order, *others, frame + 1), label=f"frame {frame + 1} of {plane.label}")
+
+
+def _other_dimensions(ds: Dataset) -> list[int]:
+    """Which of the dimension indices (PS3.3 C.7.6.17) say something else than where a frame lies."""
+    pointers = [item.get("DimensionIndexPointer") for item in ds.get("DimensionIndexSequence") or []]
+    return [d for d, pointer in enumerate(pointers) if pointer not in SPATIAL]
 
 
 def _plane(
     ds: Dataset,
     path: Path,
-    number: int | None,
+    frame_number: int | None,
     name: str,
-    position: Any,
-    orientation: Any,
-    measures: Any,
+    position: Vector,
+    orientation: Dataset,
+    measures: Dataset,
     told_apart: Mapping[str, Any],
 ) -> Plane:
-    where = name if number is None else f"{name}, frame {number}"
-    at = _vector(position, "ImagePositionPatient", 3, where)
-    directions = _vector(orientation, "ImageOrientationPatient", 6, where)
-    spacing = _vector(measures, "PixelSpacing", 2, where)
+    where = name if frame_number is None else f"{name}, frame {frame_number}"
+    directions = vector(orientation, "ImageOrientationPatient", 6, where)
+    spacing = vector(measures, "PixelSpacing", 2, where)
     row, column = directions[:3], directions[3:]
     if abs(np.linalg.norm(row) - 1) > 1e-3 or abs(np.linalg.norm(column) - 1) > 1e-3 or abs(float(row @ column)) > 1e-3:
         raise InputRefused(f"{where}: ImageOrientationPatient is not two perpendicular unit vectors")
@@ -121,58 +162,53 @@ def _plane(
         path=path,
         sop_class_uid=str(ds.SOPClassUID),
         sop_instance_uid=str(ds.SOPInstanceUID),
-        frame_number=number,
+        frame_number=frame_number,
         frame_of_reference_uid=str(ds.get("FrameOfReferenceUID", "")),
         rows=int(ds.Rows),
         columns=int(ds.Columns),
-        position=at,
+        position=position,
         row_direction=row / np.linalg.norm(row),
         column_direction=column / np.linalg.norm(column),
         spacing=(float(spacing[0]), float(spacing[1])),
         told_apart=told_apart,
+        order=(number(ds.get("AcquisitionNumber")) or 0, number(ds.get("InstanceNumber")) or 0),
+        label=f"image {ds.get('InstanceNumber') or '?'}",
     )
 
 
-def _vector(ds: Dataset, keyword: str, length: int, where: str) -> Vector:
-    try:
-        vector = np.array([float(v) for v in _values(ds.get(keyword))])
-    except (TypeError, ValueError):
-        vector = np.array([])
-    if vector.shape != (length,) or not np.isfinite(vector).all():
-        raise InputRefused(f"{where}: {keyword} is missing or is not {length} numbers")
-    return vector
-
-
 def _classic_differences(ds: Dataset) -> dict[str, Any]:
+    b, gradient = weighting(ds)
     return {
         "EchoTime": number(ds.get("EchoTime")),
-        "InversionTime": number(ds.get("InversionTime")),
+        "InversionTime": number(ds.get("InversionTime")) or None,
         COMPONENT: _component(ds.get("ImageType")),
-        "b-value": b_value(ds),
-        "TemporalPositionIdentifier": number(ds.get("TemporalPositionIdentifier")),
-        "TriggerTime": number(ds.get("TriggerTime")) if number(ds.get("TriggerTime")) else None,
+        B_VALUE: number(b),
+        DIRECTION: gradient,
+        TIME: number(ds.get(TIME)),
+        "TriggerTime": number(ds.get("TriggerTime")) or None,
     }
 
 
 def _enhanced_differences(ds: Dataset, frame: int) -> dict[str, Any]:
-    echo = functional(ds, frame, "MREchoSequence")
-    content = functional(ds, frame, "FrameContentSequence")
-    frame_type = functional(ds, frame, "MRImageFrameTypeSequence")
-    diffusion = functional(ds, frame, "MRDiffusionSequence")
-    modifier = functional(ds, frame, "MRModifierSequence")
-    inversion = modifier.get("InversionTimes") if modifier is not None else None
+    def found(group: str, keyword: str) -> Any:
+        item = functional(ds, frame, group)
+        return None if item is None else item.get(keyword)
+
+    gradient = found("MRDiffusionSequence", "DiffusionGradientDirectionSequence")
     return {
-        "EchoTime": number(echo.get("EffectiveEchoTime")) if echo is not None else None,
-        "InversionTime": number(_values(inversion)[0]) if _values(inversion) else None,
-        COMPONENT: _component(frame_type.get("FrameType") if frame_type is not None else ds.get("ImageType")),
-        "b-value": number(diffusion.get("DiffusionBValue")) if diffusion is not None else None,
-        "TemporalPositionIndex": number(content.get("TemporalPositionIndex")) if content is not None else None,
+        "EchoTime": number(found("MREchoSequence", "EffectiveEchoTime")),
+        "InversionTime": number(next(iter(values(found("MRModifierSequence", "InversionTimes"))), None)) or None,
+        COMPONENT: _component(found("MRImageFrameTypeSequence", "FrameType") or ds.get("ImageType")),
+        B_VALUE: number(found("MRDiffusionSequence", "DiffusionBValue")),
+        DIRECTION: direction(gradient[0].get("DiffusionGradientOrientation")) if gradient else None,
+        TIME: number(found("FrameContentSequence", "TemporalPositionIndex")),
+        "TriggerTime": number(found("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime")) or None,
     }
 
 
 def _component(image_type: Any) -> str | None:
     """Magnitude, phase, water ... from ImageType or FrameType (PS3.3 C.8.13.3.1.1), value 3 onwards."""
-    found = [COMPONENTS[v] for v in (str(value).upper() for value in _values(image_type)[2:]) if v in COMPONENTS]
+    found = [COMPONENTS[v] for v in (str(value).upper() for value in values(image_type)[2:]) if v in COMPONENTS]
     return found[0] if found else None
 
 
@@ -182,14 +218,3 @@ def number(value: Any) -> float | None:
         return round(float(value), 2)
     except (TypeError, ValueError):
         return None
-
-
-def _values(value: Any) -> list[Any]:
-    if value is None or value == "":
-        return []
-    if isinstance(value, str | bytes | int | float):
-        return [value]
-    try:
-        return list(value)
-    except TypeError:
-        return [value]

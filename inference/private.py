@@ -1,11 +1,15 @@
 """Private elements by their creator (PS3.5 7.8.1), as vendors document them."""
 
+import struct
 from functools import cached_property
 from typing import Any
 
 from pydicom.dataset import Dataset
 
+from inference.attributes import values
+
 USUAL_BLOCK = 0x10  # the first block of a group, where scanners put their first creator
+BINARY = {"FL": "f", "FD": "d", "US": "H", "UL": "I", "SS": "h", "SL": "i"}
 
 
 class PrivateElements:
@@ -43,3 +47,25 @@ class PrivateElements:
         if value is not None and not isinstance(value, str | int | float):
             value = next(iter(value), None)
         return "" if value is None else str(value).split("\\")[0].strip(" \0")
+
+    def numbers(self, group: int, creator: str, element: int, vr: str, vendor: str = "") -> list[float]:
+        """Its numbers, none where it holds none.
+
+        Where the VR is not sent (implicit VR) or was lost on the way (UN), the bytes come undecoded.
+        """
+        value = self.value(group, creator, element, vendor)
+        if isinstance(value, bytes):
+            value = _decoded(value, vr)
+        if isinstance(value, str):
+            value = value.split("\\")
+        try:
+            return [float(v) for v in values(value)]
+        except (TypeError, ValueError):
+            return []
+
+
+def _decoded(value: bytes, vr: str) -> Any:
+    if vr not in BINARY:
+        return value.decode("ascii", "ignore").strip("\0 ")
+    size = struct.calcsize("<" + BINARY[vr])
+    return struct.unpack_from(f"<{len(value) // size}{BINARY[vr]}", value)

@@ -4,9 +4,9 @@ Array axes are [slice, row, column]; space is the patient coordinate system of P
 Nothing is stacked silently: images are grouped by what tells them apart, and each group must lie on a regular grid.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,27 +17,29 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 
-from inference.planes import COMPONENT, Plane, functional, is_enhanced, planes_of
+from inference.grouping import Group, groups_of, same_grid, text_of
+from inference.planes import DIRECTION, Plane, planes_of
+from inference.scaling import rescale, signal_scale
 from storage.errors import InputRefused
 
 Array = NDArray[np.float32]
 Affine = NDArray[np.float64]
 
 MINIMUM_SLICES = 3  # the fewest whose distances can be checked against one another
-DIRECTION_TOLERANCE = 1e-3  # of a direction cosine: scanners round differently within one series
-SPACING_TOLERANCE = 1e-3  # mm, pixel spacing
 POSITION_TOLERANCE = 0.02  # of the slice distance: how far a slice may lie off the regular grid
 SAME_POSITION = 0.01  # mm along the normal
 
 
 @dataclass(frozen=True)
 class FrameReference:
-    """Where one slice of a volume came from. `frame_number` counts from 1; None for a single-frame instance."""
+    """Where one slice of a volume came from. `frame_number` counts from 1; None for a single-frame instance. `tile`
+    is as in `Plane`."""
 
     sop_class_uid: str
     sop_instance_uid: str
     frame_number: int | None
     path: Path
+    tile: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +71,13 @@ class Geometry:
 @dataclass(frozen=True, eq=False)
 class Volume:
     """One 3D image with exact geometry. `array` is float32 [slice, row, column], after the modality LUT
-    (rescale slope and intercept). `frames[k]` is where slice k came from."""
+    (rescale slope and intercept). `frames[k]` is where slice k came from.
+
+    `told_apart` is what its headers say and tells it from other volumes of its series: the keys of `Plane.told_apart`,
+    and REPETITION, but for those that are None or differ between its slices. `array / signal_scale` can be compared
+    between the series and volumes of a Philips scanner, whose modality LUT is made for display (`inference.scaling`);
+    it is 1 elsewhere.
+    """
 
     array: Array
     geometry: Geometry
@@ -78,14 +86,20 @@ class Volume:
     series_instance_uid: str
     frame_of_reference_uid: str
     modality: str
+    told_apart: Mapping[str, Any] = field(default_factory=dict)
+    signal_scale: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """The planes of one volume, sorted along their normal, proven to lie on the regular grid `geometry`."""
+    """The planes of one volume, sorted along their normal, proven to lie on the regular grid `geometry`.
+
+    `told_apart` as in `Volume`.
+    """
 
     planes: tuple[Plane, ...]
     geometry: Geometry
+    told_apart: Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,97 +112,58 @@ class Header:
 
 def read_volume(paths: Iterable[Path]) -> Volume:
     """The one volume of a series. Raises InputRefused, naming what is wrong, unless there is exactly one."""
-    headers = {path: _read_header(path) for path in paths}
-    stacks = stacks_of([plane for path, header in headers.items() for plane in planes_of(header.ds, path)])
+    headers, stacks = _stacks_in(paths)
     if len(stacks) > 1:
         raise InputRefused(f"the series holds {len(stacks)} volumes: {differences(stacks)}")
-    return _load(stacks[0], headers)
+    return _load(stacks, headers)[0]
+
+
+def read_volumes(paths: Iterable[Path]) -> tuple[Volume, ...]:
+    """All volumes of a series, at least one, in the order of acquisition. Raises InputRefused, as `stacks_of`."""
+    headers, stacks = _stacks_in(paths)
+    return _load(stacks, headers)
+
+
+def _stacks_in(paths: Iterable[Path]) -> tuple[dict[Path, Header], list[Stack]]:
+    headers = {path: _read_header(path) for path in paths}
+    return headers, stacks_of([plane for path, header in headers.items() for plane in planes_of(header.ds, path)])
 
 
 def stacks_of(planes: Sequence[Plane]) -> list[Stack]:
-    """Groups planes by geometry and by what tells them apart; every group must be one regular stack.
+    """The stacks of a series in the order of acquisition. Every one must be regular, and those on one grid alike.
 
     Raises InputRefused: no images, too few slices, two images in one place, a slice missing, slices off the grid.
     """
     if not planes:
         raise InputRefused("the series holds no image")
-    groups: list[list[Plane]] = []
-    for plane in planes:
-        for group in groups:
-            if _same_grid(plane, group[0]) and plane.told_apart == group[0].told_apart:
-                group.append(plane)
-                break
-        else:
-            groups.append([plane])
-    groups = _without_per_slice_differences(groups)
-    few = [group for group in groups if len(group) < MINIMUM_SLICES]
-    if few and any(not _same_grid(group[0], groups[0][0]) for group in groups):
+    groups = groups_of(planes)
+    few = [group for group in groups if len(group.planes) < MINIMUM_SLICES]
+    if few and any(not same_grid(group.planes[0], groups[0].planes[0]) for group in groups):
         raise InputRefused(
             "its images differ in orientation, matrix or pixel spacing and do not make one volume; "
             "send a series whose slices are parallel and alike"
         )
-    return [_stack(group) for group in groups]
+    return sorted(map(_stack, groups), key=lambda stack: min(plane.order for plane in stack.planes))
 
 
 def differences(stacks: Sequence[Stack]) -> str:
     """What tells several volumes of a series apart, in words."""
-    first = [stack.planes[0].told_apart for stack in stacks]
-    found = [
-        f"{key} {', '.join(_text(v) for v in sorted({d[key] for d in first if key in d}, key=str))}"
-        for key in dict.fromkeys(key for d in first for key in d)
-        if len({d.get(key) for d in first}) > 1
-    ]
-    if any(not _same_grid(stack.planes[0], stacks[0].planes[0]) for stack in stacks):
+    told = [stack.told_apart for stack in stacks]
+    found = []
+    for key in dict.fromkeys(key for d in told for key in d):
+        present = sorted({d[key] for d in told if key in d}, key=lambda v: (isinstance(v, str), v))
+        if key == DIRECTION and len(present) > 1:
+            found.append(f"{len(present)} gradient directions")
+        elif len({d.get(key) for d in told}) > 1:
+            found.append(f"{key} {', '.join(map(text_of, present))}")
+    if any(not same_grid(stack.planes[0], stacks[0].planes[0]) for stack in stacks):
         found.append("orientation, matrix or pixel spacing")
     return "; ".join(found)
 
 
-def _text(value: Any) -> str:
-    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _same_grid(one: Plane, other: Plane) -> bool:
-    return (
-        (one.rows, one.columns) == (other.rows, other.columns)
-        and one.frame_of_reference_uid == other.frame_of_reference_uid
-        and np.allclose(one.spacing, other.spacing, atol=SPACING_TOLERANCE)
-        and np.allclose(one.row_direction, other.row_direction, atol=DIRECTION_TOLERANCE)
-        and np.allclose(one.column_direction, other.column_direction, atol=DIRECTION_TOLERANCE)
-    )
-
-
-def _without_per_slice_differences(groups: list[list[Plane]]) -> list[list[Plane]]:
-    """Merges groups of one grid that share no position: their difference belongs to the slice, not to the volume.
-
-    Some scanners write a trigger or echo time of its own into every slice of an ordinary stack.
-    """
-    by_grid: list[list[list[Plane]]] = []
-    for group in groups:
-        for others in by_grid:
-            if _same_grid(group[0], others[0][0]):
-                others.append(group)
-                break
-        else:
-            by_grid.append([group])
-    merged: list[list[Plane]] = []
-    for parts in by_grid:
-        together = [plane for part in parts for plane in part]
-        alike = len({p.told_apart[COMPONENT] for p in together}) == 1  # never stack magnitude onto phase
-        if len(parts) > 1 and alike and _positions_differ(together):
-            merged.append(together)
-        else:
-            merged += parts
-    return merged
-
-
-def _positions_differ(planes: Sequence[Plane]) -> bool:
-    along = np.sort([float(plane.position @ planes[0].normal) for plane in planes])
-    return bool(np.all(np.diff(along) > SAME_POSITION))
-
-
-def _stack(planes: Sequence[Plane]) -> Stack:
-    normal = planes[0].normal
-    ordered = sorted(planes, key=lambda plane: float(plane.position @ normal))
+def _stack(group: Group) -> Stack:
+    normal = group.planes[0].normal
+    ordered = sorted(group.planes, key=lambda plane: float(plane.position @ normal))
     if len(ordered) < MINIMUM_SLICES:
         raise InputRefused(
             f"only {len(ordered)} slice{'s' if len(ordered) > 1 else ''} in one orientation; "
@@ -204,9 +179,10 @@ def _stack(planes: Sequence[Plane]) -> Stack:
     step = float(np.median(steps))
     if np.any(wide := steps > 1.5 * step):
         missing = int(np.sum(np.round(steps[wide] / step) - 1))
+        k = int(np.argmax(wide))
         raise InputRefused(
-            f"{missing} slice(s) missing: distances from {steps.min():.2f} to {steps.max():.2f} mm; "
-            "send the missing slices again"
+            f"{missing} slice(s) missing: distances from {steps.min():.2f} to {steps.max():.2f} mm, the first gap "
+            f"between {ordered[k].label} and {ordered[k + 1].label}; send the missing slices again"
         )
     first, last = ordered[0], ordered[-1]
     affine = np.eye(4)
@@ -215,40 +191,56 @@ def _stack(planes: Sequence[Plane]) -> Stack:
     affine[:3, 2] = first.row_direction * first.spacing[1]
     affine[:3, 3] = first.position
     expected = first.position + np.arange(len(ordered))[:, None] * affine[:3, 0]
-    off = float(np.max(np.linalg.norm(np.array([p.position for p in ordered]) - expected, axis=1)))
-    if off > max(POSITION_TOLERANCE * step, SAME_POSITION):
+    off = np.linalg.norm(np.array([p.position for p in ordered]) - expected, axis=1)
+    if off.max() > max(POSITION_TOLERANCE * step, SAME_POSITION):
         raise InputRefused(
-            f"the slices are not evenly spaced on a line: one lies {off:.2f} mm off; send the whole series again"
+            f"the slices are not evenly spaced on a line: {ordered[int(off.argmax())].label} lies {off.max():.2f} mm "
+            "off; send the whole series again"
         )
-    return Stack(tuple(ordered), Geometry((len(ordered), first.rows, first.columns), affine))
+    return Stack(tuple(ordered), Geometry((len(ordered), first.rows, first.columns), affine), group.told_apart)
 
 
-def _load(stack: Stack, headers: dict[Path, Header]) -> Volume:
+def _load(stacks: Sequence[Stack], headers: dict[Path, Header]) -> tuple[Volume, ...]:
     """Reads the pixels, file by file, and takes each header out of `headers`: none is kept with its pixels."""
     any_header = next(iter(headers.values())).ds
     study_instance_uid, series_instance_uid = str(any_header.StudyInstanceUID), str(any_header.SeriesInstanceUID)
     modality = str(any_header.get("Modality", ""))
-    array = np.empty(stack.geometry.shape, np.float32)
-    wanted: dict[Path, list[int]] = {}
-    for k, plane in enumerate(stack.planes):
-        wanted.setdefault(plane.path, []).append(k)
+    arrays = [np.empty(stack.geometry.shape, np.float32) for stack in stacks]
+    scales = [1.0 for _ in stacks]
+    wanted: dict[Path, list[tuple[int, int]]] = {}
+    for n, stack in enumerate(stacks):
+        for k, plane in enumerate(stack.planes):
+            wanted.setdefault(plane.path, []).append((n, k))
     for path, slices in wanted.items():
         ds = _read_pixels(path, headers.pop(path))
         pixels = _pixels(ds)
-        for k in slices:
-            number = stack.planes[k].frame_number
-            slope, intercept = _rescale(ds, number)
-            image = pixels[(number or 1) - 1]
-            array[k] = image if (slope, intercept) == (1, 0) else image * np.float32(slope) + np.float32(intercept)
-    first = stack.planes[0]
-    return Volume(
-        array=array,
-        geometry=stack.geometry,
-        frames=tuple(FrameReference(p.sop_class_uid, p.sop_instance_uid, p.frame_number, p.path) for p in stack.planes),
-        study_instance_uid=study_instance_uid,
-        series_instance_uid=series_instance_uid,
-        frame_of_reference_uid=first.frame_of_reference_uid,
-        modality=modality,
+        for n, k in slices:
+            plane = stacks[n].planes[k]
+            slope, intercept = rescale(ds, plane.frame_number)
+            image = pixels[(plane.frame_number or 1) - 1]
+            if plane.tile is not None:
+                row, column = plane.tile
+                image = image[row : row + plane.rows, column : column + plane.columns]
+            same = (slope, intercept) == (1, 0)
+            arrays[n][k] = image if same else image * np.float32(slope) + np.float32(intercept)
+            if k == 0:
+                scales[n] = signal_scale(ds, plane.frame_number)
+    return tuple(
+        Volume(
+            array=array,
+            geometry=stack.geometry,
+            frames=tuple(
+                FrameReference(p.sop_class_uid, p.sop_instance_uid, p.frame_number, p.path, p.tile)
+                for p in stack.planes
+            ),
+            study_instance_uid=study_instance_uid,
+            series_instance_uid=series_instance_uid,
+            frame_of_reference_uid=stack.planes[0].frame_of_reference_uid,
+            modality=modality,
+            told_apart=stack.told_apart,
+            signal_scale=scale,
+        )
+        for stack, array, scale in zip(stacks, arrays, scales, strict=True)
     )
 
 
@@ -287,13 +279,3 @@ def _pixels(ds: Dataset) -> NDArray[Any]:
             f"the pixels of instance {ds.SOPInstanceUID} cannot be decoded ({type(error).__name__}, "
             f"transfer syntax {ds.file_meta.TransferSyntaxUID.name})"
         ) from None
-
-
-def _rescale(ds: Dataset, frame_number: int | None) -> tuple[float, float]:
-    """Slope and intercept of the modality LUT (PS3.3 C.11.1, C.7.6.16.2.9)."""
-    source: Dataset | None = ds
-    if frame_number is not None and is_enhanced(ds):
-        source = functional(ds, frame_number - 1, "PixelValueTransformationSequence")
-    if source is None:
-        return 1.0, 0.0
-    return float(source.get("RescaleSlope", 1) or 1), float(source.get("RescaleIntercept", 0) or 0)

@@ -17,11 +17,11 @@ from storage import schema
 from storage.database import Database, changed
 from storage.deliveries import move, tell
 from storage.events import add_event
-from storage.jobs import REJECTION, object_record
 from storage.queueing import withdrawn
 from storage.records import Confirmation, ConfirmationState, Delivery, DeliveryState, JobKind, JobState, ResultObject
+from storage.results import REJECTION, object_record
 
-_WAITING = (ConfirmationState.ASKING, ConfirmationState.REQUESTED, ConfirmationState.READING)
+WAITING = (ConfirmationState.ASKING, ConfirmationState.REQUESTED, ConfirmationState.READING)
 _UNSENT = (DeliveryState.QUEUED, DeliveryState.RETRYING)
 
 
@@ -81,7 +81,7 @@ class Confirmations:
         is_reported = row.state == ConfirmationState.REPORTED
         statement = (
             select(row)
-            .where(row.destination == destination, or_(is_reported, and_(row.state.in_(_WAITING), row.deadline <= now)))
+            .where(row.destination == destination, or_(is_reported, and_(row.state.in_(WAITING), row.deadline <= now)))
             .order_by(case((is_reported, 0), else_=1), row.deadline, row.id)
             .limit(1)
         )
@@ -128,7 +128,7 @@ class Confirmations:
     def postpone(self, confirmation_id: int, deadline: datetime, reason: str) -> bool:
         """Looks at it again at `deadline`; its deliveries say why. False for one that waits no more."""
         with self._database.session() as session:
-            if not _move(session, confirmation_id, _WAITING, deadline=deadline):
+            if not _move(session, confirmation_id, WAITING, deadline=deadline):
                 return False
             move(session, _sent_under(confirmation_id), reason=reason)
             return True
@@ -170,7 +170,7 @@ class Confirmations:
         """
         row, delivery = schema.Confirmation, schema.Delivery
         with self._database.session() as session:
-            open_ = (*_WAITING, ConfirmationState.REPORTED)
+            open_ = (*WAITING, ConfirmationState.REPORTED)
             if not _move(session, confirmation_id, open_, state=ConfirmationState.CLOSED):
                 return []
             destination = session.get_one(row, confirmation_id).destination
@@ -199,7 +199,7 @@ class Confirmations:
         """→ CLOSED: the destination has no way of confirming. Its deliveries stay SENT, and the timeline says so once.
         False when somebody else has closed it."""
         with self._database.session() as session:
-            if not _move(session, confirmation_id, _WAITING, state=ConfirmationState.CLOSED):
+            if not _move(session, confirmation_id, WAITING, state=ConfirmationState.CLOSED):
                 return False
             found = move(session, _sent_under(confirmation_id), reason=f"cannot be confirmed: {reason}")
             if found:
@@ -209,12 +209,14 @@ class Confirmations:
                 add_event(session, now, job.study_instance_uid, job.revision, "delivered", text, job.id)
             return True
 
-    def list(self) -> Sequence[Confirmation]:
-        """The oldest first."""
+    def list(self, states: Collection[ConfirmationState] | None = None, limit: int | None = 100) -> list[Confirmation]:
+        """The newest first; without `limit` all of them."""
+        row = schema.Confirmation
+        statement = select(row).order_by(row.id.desc()).limit(limit)
+        if states is not None:
+            statement = statement.where(row.state.in_(states))
         with self._database.reading() as session:
-            return [
-                _record(row) for row in session.scalars(select(schema.Confirmation).order_by(schema.Confirmation.id))
-            ]
+            return [_record(r) for r in session.scalars(statement)]
 
 
 def _move(session: Session, confirmation_id: int, states: Collection[ConfirmationState], **values: Any) -> bool:

@@ -19,8 +19,8 @@ from storage import schema
 from storage.database import Database
 from storage.errors import Permanent
 from storage.events import add_event
-from storage.jobs import enqueue_deliveries, object_record
 from storage.records import Delivery, DeliveryState, ResultObject, Undelivered
+from storage.results import enqueue_deliveries, object_record
 
 _PASSED = (DeliveryState.SENT, DeliveryState.COMMITTED, DeliveryState.REPLACED)
 _UNSENT = (DeliveryState.QUEUED, DeliveryState.RETRYING)

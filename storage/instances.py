@@ -66,6 +66,17 @@ class InstanceStore:
             )
             return [self._record(row) for row in rows]
 
+    def sample(self, study_instance_uid: str, count: int) -> list[Instance]:
+        """Some instances of a study, whichever they are."""
+        with self._database.reading() as session:
+            rows = session.scalars(
+                select(schema.Instance)
+                .where(schema.Instance.study_instance_uid == study_instance_uid)
+                .order_by(schema.Instance.series_instance_uid, schema.Instance.sop_instance_uid)
+                .limit(count)
+            )
+            return [self._record(row) for row in rows]
+
     def all(self) -> Iterator[Instance]:
         """Every instance there is, in its current version, one study after another."""
         with self._database.reading() as session:

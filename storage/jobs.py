@@ -6,10 +6,9 @@ An analysis that ends as FAILED leaves a job that reports it: NO_RESULT. One of 
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, ScalarSelect, and_, or_, select, update
+from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from storage import schema
@@ -31,12 +30,11 @@ from storage.records import (
     JobState,
     NewJob,
     NewObject,
-    ResultObject,
     StudyState,
 )
+from storage.results import REJECTION, enqueue_deliveries, keep_object, rejectable
 
 FAILURE = "failure"  # why there is no result where nothing more is known
-REJECTION = "REJECTION"  # the kind of the notes that withdraw: they are never withdrawn themselves
 _ENDED = (DeliveryState.SENT, DeliveryState.COMMITTED, DeliveryState.REPLACED)
 _WITHOUT_SYNC = {"synchronize_session": False}
 
@@ -124,7 +122,7 @@ class Jobs:
                 _cancel_superseded(session, _held(job_id, worker), now)
                 return False
             for sequence, new in enumerate(objects):
-                kept = _keep_object(session, job_id, sequence, new, now)
+                kept = keep_object(session, job_id, sequence, new, now)
                 if not new.stands_for:
                     enqueue_deliveries(session, kept, new.destinations, now)
             kinds = ", ".join(dict.fromkeys(new.kind for new in objects if not new.stands_for)) or "no object"
@@ -282,7 +280,7 @@ class Jobs:
             if row is None or _is_withdrawn(session, row):
                 return None
             deliveries = session.execute(
-                select(delivery, _rejectable())
+                select(delivery, rejectable())
                 .join(schema.ResultObject, schema.ResultObject.id == delivery.object_id)
                 .where(delivery.job_id == job_id)
                 .order_by(delivery.destination, delivery.sequence)
@@ -290,8 +288,8 @@ class Jobs:
             ).all()
             objects: dict[str, list[int]] = {}
             ended = 0
-            for sent, rejectable in deliveries:
-                if rejectable and sent.claimed_at is not None:  # an answer that was lost may have been Success
+            for sent, may_be_rejected in deliveries:
+                if may_be_rejected and sent.claimed_at is not None:  # an answer that was lost may have been Success
                     objects.setdefault(sent.destination, []).append(sent.object_id)
                 if sent.state not in _ENDED:
                     sent.state, sent.reason, sent.dispatcher = DeliveryState.REPLACED, "withdrawn", None
@@ -327,93 +325,11 @@ class Jobs:
             row = session.get(schema.Job, job_id)
             return None if row is None else _record(row)
 
-    # -- results -------------------------------------------------------------------------------------------------------
-
-    def objects(self, study_instance_uid: str) -> Sequence[ResultObject]:
-        """The result objects of a study, by job, in the order of delivery."""
-        statement = select(schema.ResultObject).where(schema.ResultObject.study_instance_uid == study_instance_uid)
-        return self._objects(statement)
-
-    def previous_sr(
-        self, study_instance_uid: str, application: str, job: int, destinations: Collection[str]
-    ) -> Sequence[ResultObject]:
-        """The reports of the application's latest other job that reported to one of these destinations: what those of
-        `job` supersede there. Each destination has the form of the report that it takes. For no destination, the report
-        that was sent nowhere.
-
-        That job is of an earlier revision, or of the same one where other weights computed it again or a failure was
-        reported. What was withdrawn is passed over.
-        """
-        target = schema.ResultObject
-        is_report = _is_report(destinations)
-        latest = _latest(study_instance_uid, application, job, is_report)
-        return self._objects(select(target).where(target.job_id == latest, is_report))
-
-    def superseded(
-        self, study_instance_uid: str, application: str, job: int, destination: str
-    ) -> Sequence[ResultObject]:
-        """What a destination has got, or was to get, of the result that the one of `job` supersedes there: what a
-        rejection note for it names."""
-        delivery, target = schema.Delivery, schema.ResultObject
-        here = and_(delivery.destination == destination, _rejectable())
-        got = select(target.id).join(delivery, delivery.object_id == target.id).where(here)
-        latest = _latest(study_instance_uid, application, job, schema.ResultObject.id.in_(got))
-        delivered = (
-            select(target).join(delivery, delivery.object_id == target.id).where(delivery.job_id == latest, here)
-        )
-        return self._objects(delivered)
-
-    def is_own_object(self, sop_instance_uid: str) -> bool:
-        """Whether this node made the instance."""
-        statement = select(schema.ResultObject.id).where(schema.ResultObject.sop_instance_uid == sop_instance_uid)
-        with self._database.reading() as session:
-            return session.scalar(statement) is not None
-
-    def _objects(self, statement: Any) -> Sequence[ResultObject]:
-        ordered = statement.order_by(schema.ResultObject.job_id, schema.ResultObject.sequence)
-        with self._database.reading() as session:
-            return [object_record(row) for row in session.scalars(ordered)]
-
 
 def _is_withdrawn(session: Session, row: schema.Job) -> bool:
     job = schema.Job
     found = select(job.id).where(job.id == row.id, withdrawn(job.study_instance_uid, job.id))
     return session.scalar(found) is not None
-
-
-def _is_report(destinations: Collection[str]) -> ColumnElement[bool]:
-    delivery, target = schema.Delivery, schema.ResultObject
-    delivered = select(delivery.object_id).where(
-        delivery.destination.in_(destinations),
-        delivery.state.not_in((DeliveryState.REPLACED, DeliveryState.FAILED)),
-    )
-    made_for = target.id.in_(delivered) if destinations else target.stands_for == ""
-    return and_(target.kind.startswith("SR"), made_for)
-
-
-def _latest(study_instance_uid: str, application: str, other_than: int, has: ColumnElement[bool]) -> ScalarSelect[int]:
-    """The job that ended last and has such an object, unless it was withdrawn."""
-    job, target = schema.Job, schema.ResultObject
-    return (
-        select(job.id)
-        .join(target, target.job_id == job.id)
-        .where(
-            job.study_instance_uid == study_instance_uid,
-            job.application == application,
-            job.id != other_than,
-            job.state == JobState.SUCCEEDED,
-            ~withdrawn(job.study_instance_uid, job.id),
-            has,
-        )
-        .order_by(job.finished_at.desc(), job.id.desc())  # one that was queued again ended after newer ones
-        .limit(1)
-        .scalar_subquery()
-    )
-
-
-def _rejectable() -> ColumnElement[bool]:
-    """Of deliveries and their objects: not what the destination does not take, and no rejection note."""
-    return and_(schema.Delivery.state != DeliveryState.REPLACED, schema.ResultObject.kind != REJECTION)
 
 
 def _end_superseded_deliveries(session: Session, by: schema.Job, destinations: Sequence[str], now: datetime) -> None:
@@ -479,69 +395,6 @@ def _report_failure(session: Session, failed: schema.Job, why: str, now: datetim
         detail={"why": why, "explanation": failed.reason, "job": failed.id},
     )
     enqueue_unless_standing(session, report, now)
-
-
-def _keep_object(session: Session, job_id: int, sequence: int, new: NewObject, now: datetime) -> schema.ResultObject:
-    known = session.scalars(
-        select(schema.ResultObject).where(schema.ResultObject.sop_instance_uid == new.sop_instance_uid)
-    ).one_or_none()
-    if known is not None:
-        if known.job_id != job_id:
-            raise Permanent(f"The result object {new.sop_instance_uid} belongs to job {known.job_id}")
-        known.path = str(new.path)
-        return known
-    row = schema.ResultObject(
-        job_id=job_id,
-        sop_instance_uid=new.sop_instance_uid,
-        sop_class_uid=new.sop_class_uid,
-        series_instance_uid=new.series_instance_uid,
-        study_instance_uid=new.study_instance_uid,
-        kind=new.kind,
-        path=str(new.path),
-        sequence=sequence,
-        created_at=now,
-        destinations=list(new.destinations),
-        stands_for=new.stands_for,
-    )
-    session.add(row)
-    session.flush()
-    return row
-
-
-def enqueue_deliveries(
-    session: Session, target: schema.ResultObject, destinations: Sequence[str], now: datetime
-) -> None:
-    session.add_all(
-        schema.Delivery(
-            object_id=target.id,
-            job_id=target.job_id,
-            sequence=target.sequence,
-            destination=destination,
-            state=DeliveryState.QUEUED,
-            attempts=0,
-            reason="",
-            created_at=now,
-            run_after=now,
-        )
-        for destination in destinations
-    )
-
-
-def object_record(row: schema.ResultObject) -> ResultObject:
-    return ResultObject(
-        id=row.id,
-        job_id=row.job_id,
-        sop_instance_uid=row.sop_instance_uid,
-        sop_class_uid=row.sop_class_uid,
-        series_instance_uid=row.series_instance_uid,
-        study_instance_uid=row.study_instance_uid,
-        kind=row.kind,
-        path=Path(row.path),
-        sequence=row.sequence,
-        created_at=row.created_at,
-        destinations=tuple(row.destinations),
-        stands_for=row.stands_for,
-    )
 
 
 def _record(row: schema.Job) -> Job:

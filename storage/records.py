@@ -286,8 +286,9 @@ class StudyContents:
 class NewJob:
     """A job to enqueue.
 
-    `inputs` maps each input name of the application to the series that feeds it. `fingerprint` names the exact
-    instances and the application's version: the same fingerprint means the same result.
+    `inputs` maps each input of the application to the series that feeds it, "t1w@1" being input t1w of the first of the
+    earlier studies, which `detail["earlier"]` lists. `fingerprint` names the exact instances and the application's
+    version: the same fingerprint means the same result.
     """
 
     study_instance_uid: str
@@ -297,7 +298,7 @@ class NewJob:
     fingerprint: str
     priority: int = 0  # the higher one is claimed first
     kind: JobKind = JobKind.ANALYSIS
-    detail: Mapping[str, Any] = field(default_factory=dict)  # of other kinds than ANALYSIS
+    detail: Mapping[str, Any] = field(default_factory=dict)  # of an ANALYSIS: `earlier`, the study of each time point
 
 
 @dataclass(frozen=True)

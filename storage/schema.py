@@ -1,4 +1,5 @@
-"""The tables. No column holds an attribute of a patient; the images themselves stay in their files.
+"""The tables. No column holds an attribute of a patient, only a keyed hash of one; the images themselves stay in their
+files.
 
 `REVISION` is the migration these classes correspond to, so that a role can compare without loading Alembic.
 """
@@ -22,7 +23,7 @@ from storage.records import (
     StudyState,
 )
 
-REVISION = "0003"
+REVISION = "0004"
 
 UID = String(64)  # PS3.5 table 6.2-1
 AE = String(16)
@@ -72,10 +73,14 @@ class Base(DeclarativeBase):
 
 
 class Study(Base):
-    """A study in the state of its current revision; earlier revisions live on in events, routings and jobs."""
+    """A study in the state of its current revision; earlier revisions live on in events, routings and jobs.
+
+    `subject` is what `storage.patients` calls the patient, a keyed hash; null where nobody
+    asked yet.
+    """
 
     __tablename__ = "study"
-    __table_args__ = (Index("ix_study_state", "state"),)
+    __table_args__ = (Index("ix_study_state", "state"), Index("ix_study_subject", "subject"))
 
     study_instance_uid: Mapped[str] = mapped_column(UID, primary_key=True)
     revision: Mapped[int]
@@ -86,6 +91,7 @@ class Study(Base):
     first_received_at: Mapped[datetime]
     last_received_at: Mapped[datetime]
     priority: Mapped[int] = mapped_column(default=0, server_default="0")
+    subject: Mapped[str | None] = mapped_column(String(64))
 
 
 class Association(Base):

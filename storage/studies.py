@@ -257,12 +257,12 @@ class Studies:
         with self._database.reading() as session:
             return set(session.scalars(statement))
 
-    def reroute(self, study_instance_uid: str) -> bool:
-        """ROUTED or IGNORED → COMPLETE, to be routed again: an application was added, or repaired.
+    def reroute(self, study_instance_uid: str, reason: str = "to be routed again, as asked by the operator") -> bool:
+        """ROUTED or IGNORED → COMPLETE, to be routed again: an application was added, or repaired, or an earlier study
+        of the patient came.
 
         Jobs that stand are not made twice (`route`). False in other states.
         """
-        reason = "to be routed again, as asked by the operator"
         with self._database.session() as session:
             revision = session.scalar(
                 update(schema.Study)

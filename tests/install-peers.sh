@@ -7,7 +7,7 @@ set -euo pipefail
 # command or file -> package
 declare -A peers=(
     [Orthanc]=orthanc [dcmsend]=dcmtk [dciodvfy]=dicom3tools [plastimatch]=plastimatch [pg_ctlcluster]=postgresql
-    [/usr/share/orthanc/plugins/libOrthancDicomWeb.so]=orthanc-dicomweb
+    [dcm2niix]=dcm2niix [/usr/share/orthanc/plugins/libOrthancDicomWeb.so]=orthanc-dicomweb
 )
 for set in "$@"; do
     case $set in

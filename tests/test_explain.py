@@ -42,7 +42,7 @@ def decision(node: Node, seconds: float) -> Complete | Wait:
 
 
 def explained(node: Node, awaited: Wait | None = None) -> tuple[str, views.Plain]:
-    detail = views.study_detail(node.study(), node.studies, node.instances, node.jobs, node.deliveries)
+    detail = views.study_detail(node.study(), node.studies, node.instances, node.jobs, node.results, node.deliveries)
     told = views.explanation(detail, node.studies.routing(STUDY), awaited and awaited.data())
     console = Console(width=400, record=True, file=StringIO())
     console.print(views.explain_view(told))
@@ -120,7 +120,7 @@ def test_what_a_destination_did_not_take(node: Node) -> None:
     text, told = explained(node)
     assert "SEG of job 1 → PACS: REPLACED  no SEG there; sent instead: RTSTRUCT" in text
     assert [d["kind"] for d in told["not_delivered"]] == ["SEG"]
-    detail = views.study_detail(node.study(), node.studies, node.instances, node.jobs, node.deliveries)
+    detail = views.study_detail(node.study(), node.studies, node.instances, node.jobs, node.results, node.deliveries)
     assert [o["kind"] for o in detail["objects"]] == ["SEG", "SR", "RTSTRUCT"]
     console = Console(width=200, record=True, file=StringIO())
     console.print(views.study_view(detail))

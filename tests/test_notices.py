@@ -79,8 +79,8 @@ def worker(node: Node, application: Application | None, **profiles: ObjectProfil
     manifest = MANIFEST if application is not None else None
     configured = ConfiguredApplication("mass", tuple(profiles), manifest, "there is no such file")
     made = Worker(
-        "w", Engine("cpu"), node.jobs, node.instances, {"mass": configured}, node.root.parent / "objects", "NODE",
-        profiles, Backoff(0, 0, 2), heartbeat_seconds=5, job_timeout_seconds=60,
+        "w", Engine("cpu"), node.jobs, node.results, node.instances, {"mass": configured},
+        node.root.parent / "objects", "NODE", profiles, Backoff(0, 0, 2), heartbeat_seconds=5, job_timeout_seconds=60,
     )  # fmt: skip
     if application is not None:
         made._warm["mass"] = application
@@ -100,7 +100,7 @@ def route(node: Node, job: NewJob) -> None:
 
 def made(node: Node, study: PhantomStudy, kind: str) -> tuple[ResultObject, Dataset]:
     """The latest object of this kind; valid."""
-    *_, latest = [o for o in node.jobs.objects(study.study_instance_uid) if o.kind == kind and not o.stands_for]
+    *_, latest = [o for o in node.results.objects(study.study_instance_uid) if o.kind == kind and not o.stands_for]
     assert dciodvfy_errors(latest.path) == []
     return latest, dcmread(latest.path)
 
@@ -179,8 +179,8 @@ def test_a_rejection_note_goes_to_those_who_got_something(node: Node, study: Pha
             assert node.deliveries.sent(sent.id, "dispatch", NOW)
     assert node.jobs.withdraw(1, "", NOW)
     assert busy.work_one()
-    uids = {o.kind: o.sop_instance_uid for o in node.jobs.objects(study.study_instance_uid) if o.job_id == 1}
-    notes = [o for o in node.jobs.objects(study.study_instance_uid) if o.kind == "REJECTION"]
+    uids = {o.kind: o.sop_instance_uid for o in node.results.objects(study.study_instance_uid) if o.job_id == 1}
+    notes = [o for o in node.results.objects(study.study_instance_uid) if o.kind == "REJECTION"]
     told = {note.destinations: referenced(dcmread(note.path)) for note in notes}
     assert told == {("archive",): {uids["SEG"]}, ("pacs",): {uids["SEG"], uids["SR"]}}
     _, ds = made(node, study, "REJECTION")
@@ -194,7 +194,8 @@ def test_a_superseded_result_is_withdrawn_where_that_is_wanted(node: Node, study
     for weights in ("a", "b"):
         route(node, analysis(study, weights))
         assert busy.work_one()
-    objects = node.jobs.objects(study.study_instance_uid)
+        node.arrive("pacs")
+    objects = node.results.objects(study.study_instance_uid)
     assert [o.kind for o in objects if "pacs" in o.destinations and not o.stands_for] == [
         "SEG", "SR", "SEG", "SR", "REJECTION",
     ]  # fmt: skip
@@ -203,3 +204,19 @@ def test_a_superseded_result_is_withdrawn_where_that_is_wanted(node: Node, study
     assert referenced(ds) == {
         o.sop_instance_uid for o in objects if o.job_id == 1 and "pacs" in o.destinations and not o.stands_for
     }
+
+
+def test_what_stood_before_a_report_of_no_result_is_withdrawn_too(node: Node, study: PhantomStudy) -> None:
+    """That report withdraws nothing; the next result does it for both."""
+    uid = study.study_instance_uid
+    busy = worker(node, Application(study.mask), pacs=ObjectProfile(withdraws_superseded=True))
+    detail = {"why": "failure", "explanation": "the model folder is gone"}
+    nothing = NewJob(uid, 1, "mass", {}, "n", kind=JobKind.NO_RESULT, detail=detail)
+    for job in (analysis(study, "a"), nothing, analysis(study, "b"), analysis(study, "c")):
+        route(node, job)
+        assert busy.work_one()
+        node.arrive("pacs")
+    sent = [o for o in node.results.objects(uid) if not o.stands_for]
+    first, second = (referenced(dcmread(o.path)) for o in sent if o.kind == "REJECTION")
+    assert first == {o.sop_instance_uid for o in sent if o.job_id in (1, 2)}
+    assert second == {o.sop_instance_uid for o in sent if o.job_id == 3 and o.kind != "REJECTION"}

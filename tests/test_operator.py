@@ -45,7 +45,9 @@ def test_uids_are_whole(node: Node) -> None:
     job = NewJob(LONG, 1, "liver", {"t1": f"{LONG}.1"}, "f")
     assert node.studies.route(LONG, 1, reason, [job], {"series": [], "applications": []}, NOW)
     assert node.succeed(node.claim(), "pacs")
-    detail = views.study_detail(node.study(LONG), node.studies, node.instances, node.jobs, node.deliveries)
+    detail = views.study_detail(
+        node.study(LONG), node.studies, node.instances, node.jobs, node.results, node.deliveries
+    )
     listed = views.jobs_with_deliveries(node.jobs.list(), node.deliveries.list(), {"pacs"})
     for view in (
         views.studies_view(node.studies.list()),
@@ -84,7 +86,9 @@ def test_reports_of_no_result_and_withdrawals_are_told_from_results(node: Node) 
     node.jobs.fail(failed.id, "worker", "one slice is missing", None, NOW, "unusable-images")
     assert node.succeed(node.claim(), "pacs")
     assert node.jobs.withdraw(2, "wrong study", NOW)
-    detail = views.study_detail(node.study(LONG), node.studies, node.instances, node.jobs, node.deliveries)
+    detail = views.study_detail(
+        node.study(LONG), node.studies, node.instances, node.jobs, node.results, node.deliveries
+    )
     listed = views.jobs_with_deliveries(node.jobs.list(), node.deliveries.list(), {"pacs"})
     for text in (
         shown(views.jobs_view(listed), 200),

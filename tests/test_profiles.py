@@ -10,12 +10,14 @@ SR_COMPREHENSIVE = {Kind.SR_COMPREHENSIVE, Kind.SR_REGIONS_COMPREHENSIVE}
 SR_ENHANCED = {Kind.SR_ENHANCED, Kind.SR_REGIONS_ENHANCED}
 
 
-def offers(primaries: frozenset[Kind] = DEFAULT, arrived: frozenset[Kind] = frozenset()) -> list[Offer]:
+def offers(
+    primaries: frozenset[Kind] = DEFAULT, arrived: frozenset[Kind] = frozenset(), label_map: bool = False
+) -> list[Offer]:
     """What is built for a destination that wants these kinds, its number in the order of delivery as id."""
     return [
         Offer(number, kind, "" if kind in primaries else stands_for(kind, primaries), kind in arrived)
         for number, kind in enumerate(Kind)
-        if kind in primaries or stands_for(kind, primaries)
+        if (kind in primaries or stands_for(kind, primaries)) and (label_map or kind is not Kind.SEG_BINARY)
     ]
 
 
@@ -83,6 +85,12 @@ def test_what_is_sent_anyway_stands_for_what_is_refused() -> None:
     sent, said = outcome(offered, {Kind.SEG})
     assert sent == ["PM", "RTSTRUCT", "SR-REGIONS"]
     assert said["SEG"] == "no SEG; sent instead: RTSTRUCT"
+
+
+def test_who_takes_no_label_map_gets_it_binary() -> None:
+    sent, said = outcome(offers(label_map=True), {Kind.SEG})
+    assert " ".join(sent) == "SEG-BINARY PM SR-REGIONS"
+    assert said["SEG"] == "no SEG; sent instead: SEG-BINARY"
 
 
 def test_key_objects_name_only_what_is_sent() -> None:

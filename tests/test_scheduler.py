@@ -95,8 +95,8 @@ def scheduler(
 ) -> Scheduler:
     rule = RULE if source is None else replace(RULE, source=source.name)
     return Scheduler(
-        node.studies, node.instances, node.jobs, node.deliveries, rule, applications, timedelta(seconds=30), 3,
-        Urgency(peers or {}), clock.filed, source, clock, site,
+        node.studies, node.instances, node.jobs, node.results, node.deliveries, rule, applications,
+        timedelta(seconds=30), 3, Urgency(peers or {}), clock.filed, source, clock, site,
     )  # fmt: skip
 
 

@@ -35,6 +35,7 @@ from dicom_node.worker import Worker
 from storage.database import Database
 from storage.instances import InstanceStore
 from storage.jobs import Jobs
+from storage.results import Results
 
 class Hanging:
     def run(self, inputs, engine, progress):
@@ -43,7 +44,8 @@ class Hanging:
 
 database = Database(sys.argv[1])
 worker = Worker(
-    "w", None, Jobs(database), InstanceStore(database, Path(sys.argv[2]), lambda sop, modality: True),
+    "w", None, Jobs(database), Results(database),
+    InstanceStore(database, Path(sys.argv[2]), lambda sop, modality: True),
     {"liver": ConfiguredApplication("liver", ("pacs",), None)}, Path(sys.argv[2]), "NODE", {}, Backoff(5, 40, 3),
     heartbeat_seconds=0.2, job_timeout_seconds=float(sys.argv[3]),
 )
@@ -63,6 +65,7 @@ from dicom_node.worker import Worker
 from storage.database import Database
 from storage.instances import InstanceStore
 from storage.jobs import Jobs
+from storage.results import Results
 from tests.conformance.cases import rich_findings
 from tests.conformance.makers import EVERYTHING
 from tests.objects.sources import read
@@ -70,7 +73,8 @@ from tests.objects.sources import read
 configure("work", "DEBUG")
 database, folder = Database(sys.argv[1]), Path(sys.argv[2])
 worker = Worker(
-    "w", SimpleNamespace(device="cpu"), Jobs(database), InstanceStore(database, folder, lambda sop, modality: True),
+    "w", SimpleNamespace(device="cpu"), Jobs(database), Results(database),
+    InstanceStore(database, folder, lambda sop, modality: True),
     {"liver": ConfiguredApplication("liver", ("pacs",), None)}, folder, "NODE", {"pacs": EVERYTHING},
     Backoff(5, 40, 3), 60, 60,
 )
@@ -148,7 +152,7 @@ def test_destinations_with_the_same_profile_get_the_same_objects(
     report_only = ObjectProfile(objects=frozenset({Kind.SR}))
     found = findings(read(write_oblique(tmp_path / "series", "A^B", "ISO_IR 100")))
     worker = Worker(
-        "w", SimpleNamespace(device="cpu"), node.jobs, node.instances,  # type: ignore[arg-type]
+        "w", SimpleNamespace(device="cpu"), node.jobs, node.results, node.instances,  # type: ignore[arg-type]
         {"liver": ConfiguredApplication("liver", ("pacs", "archive", "reports"), None)}, tmp_path / "objects", "NODE",
         {"pacs": ObjectProfile(), "archive": ObjectProfile(), "reports": report_only}, Backoff(5, 40, 3), 60, 60,
     )  # fmt: skip
@@ -169,6 +173,8 @@ def test_destinations_with_the_same_profile_get_the_same_objects(
     assert "SEG" not in reports
     assert "SR-REGIONS" not in reports  # its report refers to no SEG anyway
 
+    for destination in ("pacs", "reports"):
+        node.arrive(destination)
     node.store(received(2))
     node.route("liver")
     assert worker.work_one()

@@ -20,7 +20,7 @@ from dicom_node.objects.rtstruct import build_rtstruct
 from dicom_node.objects.sc import build_sc
 from dicom_node.objects.seg import build_seg
 from dicom_node.objects.sr import as_sop_class, build_sr
-from dicom_node.profiles import Kind, ObjectProfile, stands_for
+from dicom_node.profiles import Kind, ObjectProfile, SegmentationForm, stands_for
 from inference.findings import Findings
 
 __all__ = ["Built", "ObjectContext", "Predecessor", "build_objects"]
@@ -95,6 +95,14 @@ class _Result:
         """None where the report refers to no SEG anyway."""
         return None if self.seg is None else build_sr(self.findings, self.variant(Kind.SR_REGIONS), None)
 
+    @property
+    def binary_seg(self) -> Dataset | None:
+        """For a destination that takes no label map; None where none was made."""
+        if self.seg is None or self.seg.SegmentationType != SegmentationForm.LABELMAP:
+            return None
+        binary = replace(self.profile, segmentation=SegmentationForm.BINARY)
+        return build_seg(self.findings, self.variant(Kind.SEG_BINARY), binary)
+
     def variant(self, kind: Kind) -> ObjectContext:
         return replace(self.context, uid_seed=f"{self.context.uid_seed}/{kind}")
 
@@ -121,6 +129,7 @@ def _form(
 # In the order of delivery.
 _BUILDERS: Mapping[Kind, Callable[[_Result], Iterable[Dataset]]] = {
     Kind.SEG: lambda result: _present(result.seg),
+    Kind.SEG_BINARY: lambda result: _present(result.binary_seg),
     Kind.PM: lambda result: [build_pm(result.findings, one, result.context) for one in result.findings.maps],
     Kind.RTSTRUCT: lambda result: _present(build_rtstruct(result.findings, result.context)),
     Kind.SC: lambda result: [build_sc(result.findings, result.context)],

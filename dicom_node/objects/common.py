@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 from pydicom import dcmread
 from pydicom.charset import convert_encodings, python_encoding
 from pydicom.config import RAISE
@@ -19,10 +20,12 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sr.codedict import codes
-from pydicom.valuerep import DA, TM, validate_value
+from pydicom.valuerep import DA, DS, TM, validate_value
 
 from dicom_node.objects.codes import RESEARCH_NOTICE
 from inference.findings import Algorithm, Findings, NoResult
+from inference.planes import is_enhanced
+from inference.tiles import MOSAIC, VFRAME
 from inference.volume import Volume
 
 NODE = "dicom-node"  # manufacturer and model where no algorithm made the object
@@ -210,6 +213,38 @@ def sharing(ds: Dataset) -> Dataset:
     copy = Dataset(dict(ds.items()))
     copy.file_meta = ds.file_meta
     return copy
+
+
+def slice_headers(volume: Volume) -> list[Dataset]:
+    """The headers of the slices of `volume` as highdicom 0.28.2 wants them: one for each slice, in slice order, or the
+    one of an Enhanced object, reduced to these slices.
+
+    A slice that is tiled into an image gets the header that it would have as an image of its own.
+    """
+    headers = source_headers(volume)
+    if is_enhanced(headers[0]):
+        return [reduced_enhanced(headers[0], volume)]
+    by_uid = {str(header.SOPInstanceUID): header for header in headers}
+    return [
+        by_uid[frame.sop_instance_uid] if frame.tile is None else _untiled(by_uid[frame.sop_instance_uid], volume, k)
+        for k, frame in enumerate(volume.frames)
+    ]
+
+
+def _untiled(header: Dataset, volume: Volume, k: int) -> Dataset:
+    _, rows, columns = volume.geometry.shape
+    copy = sharing(header)
+    copy.add_new("Rows", "US", rows)
+    copy.add_new("Columns", "US", columns)
+    copy.add_new("ImageType", "CS", [value for value in header.ImageType if value not in (MOSAIC, VFRAME)])
+    copy.add_new("ImagePositionPatient", "DS", slice_position(volume, k))
+    return copy
+
+
+def slice_position(volume: Volume, k: int) -> list[Any]:
+    """ImagePositionPatient, three DS, of slice `k` by the geometry of the volume, for where no header has it."""
+    (position,) = volume.geometry.to_lps(np.array([[k, 0, 0]], float))
+    return [DS(float(value), auto_format=True) for value in position]
 
 
 def reduced_enhanced(source: Dataset, volume: Volume) -> Dataset:

@@ -10,7 +10,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import DS
 
 from dicom_node.objects.codes import sr_code
-from dicom_node.objects.common import ObjectContext, describe, equipment, reduced_enhanced, sharing, source_headers
+from dicom_node.objects.common import ObjectContext, describe, equipment, sharing, slice_headers
 from inference.findings import Findings, ParametricMap
 from inference.planes import functional, is_enhanced
 from inference.volume import Volume
@@ -61,6 +61,8 @@ def build_pm(findings: Findings, one: ParametricMap, context: ObjectContext) -> 
         item.DimensionOrganizationUID = organization
     if is_enhanced(sources[0]):
         _name_true_frames(ds, findings.source)
+    elif findings.source.frames[0].tile is not None:
+        _name_tiled_images(ds)
     _order_frames(ds, findings.source, one.values)
     del ds.ContributingEquipmentSequence[-1].ContributionDateTime  # highdicom's: now, so another one on repetition
     describe(ds, findings, context, one.label[:LABEL_LENGTH])
@@ -69,9 +71,8 @@ def build_pm(findings: Findings, one: ParametricMap, context: ObjectContext) -> 
 
 def _sources(findings: Findings) -> list[Dataset]:
     """The source's headers as highdicom 0.28.2 wants them; SliceThickness, type 2 in MR, is 1C here."""
-    headers = source_headers(findings.source)
+    headers = slice_headers(findings.source)
     if is_enhanced(headers[0]):
-        headers = [reduced_enhanced(headers[0], findings.source)]
         measures = list(headers[0].SharedFunctionalGroupsSequence[0].PixelMeasuresSequence)
     else:
         headers = measures = [sharing(header) for header in headers]
@@ -150,3 +151,14 @@ def _name_true_frames(ds: Dataset, source: Volume) -> None:
             for reference in derivation.SourceImageSequence:
                 stored = source.frames[int(reference.ReferencedFrameNumber) - 1].frame_number
                 reference.ReferencedFrameNumber = stored
+
+
+def _name_tiled_images(ds: Dataset) -> None:
+    """The map was built from a header for each tile: an image is named once, and a tile lies elsewhere than it does."""
+    for series in ds.ReferencedSeriesSequence:
+        once = {item.ReferencedSOPInstanceUID: item for item in series.ReferencedInstanceSequence}
+        series.ReferencedInstanceSequence = list(once.values())
+    for frame in ds.PerFrameFunctionalGroupsSequence:
+        for derivation in frame.DerivationImageSequence:
+            for reference in derivation.SourceImageSequence:
+                reference.SpatialLocationsPreserved = "NO"

@@ -1,6 +1,7 @@
 """RT Structure Set (PS3.3 A.19): every segment as planar contours on the source slices, for planning systems."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from pydicom.tag import Tag
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
 
 from dicom_node.objects.blank import new_object
-from dicom_node.objects.common import ObjectContext, describe, source_headers
+from dicom_node.objects.common import ObjectContext, describe, slice_headers, source_headers
 from dicom_node.objects.outline import Polygon, contours
 from inference.findings import Code, Findings, Mask, Segment
 from inference.planes import Plane, planes_of
@@ -85,6 +86,8 @@ def _names(segments: Sequence[Segment]) -> list[str]:
 
 def _planes(source: Volume, headers: Sequence[Dataset]) -> list[Plane]:
     """The plane of each slice, as its header gives it."""
+    if source.frames[0].tile is not None:
+        return [plane for header in slice_headers(source) for plane in planes_of(header, Path())]
     paths = dict.fromkeys(frame.path for frame in source.frames)
     planes = {
         (plane.sop_instance_uid, plane.frame_number): plane

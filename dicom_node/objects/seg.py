@@ -24,7 +24,7 @@ from pydicom.valuerep import DS
 
 from dicom_node.logs import fields
 from dicom_node.objects.codes import sr_code
-from dicom_node.objects.common import ObjectContext, describe, equipment, reduced_enhanced, source_headers
+from dicom_node.objects.common import ObjectContext, describe, equipment, slice_headers, slice_position
 from dicom_node.objects.encoding import add_sequence, element, encoded, item, sequence
 from dicom_node.profiles import ObjectProfile, SegmentationForm
 from inference.findings import Findings, Segment
@@ -57,8 +57,8 @@ def build_seg(
     """The SEG of `findings`, which must hold at least one segment, in the form that the profile asks for.
 
     Segments that overlap cannot be a label map; they are made BINARY then, and SegmentationType and SegmentsOverlap
-    say so. Frames go by segment, then down the slices. Their positions are those of the source slices, never computed;
-    each names its source instance, and the frame number where the source is Enhanced.
+    say so. Frames go by segment, then down the slices. Their positions are those of the source slices, never computed
+    but for tiles; each names its source instance, and the frame number where the source is Enhanced.
     """
     segments, source = findings.segments, findings.source
     overlap = _overlap(segments)
@@ -91,9 +91,7 @@ def build_seg(
 def _of_one_slice(findings: Findings, context: ObjectContext, form: SegmentationForm) -> tuple[Dataset, Dataset]:
     """The object without frames, and the functional groups of its first frame."""
     first = replace(findings.source, frames=findings.source.frames[:1])
-    (header,) = source_headers(first)
-    if is_enhanced(header):
-        header = reduced_enhanced(header, first)
+    (header,) = slice_headers(first)
     measures = header.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0] if is_enhanced(header) else header
     if not measures.get("SliceThickness"):  # type 2 in MR, 1C here
         measures.SliceThickness = DS(findings.source.geometry.spacing[0], auto_format=True)
@@ -230,7 +228,9 @@ def _even(pixels: BytesIO) -> bytes:
 
 
 def _positions(volume: Volume) -> list[Position]:
-    """ImagePositionPatient of every slice, as its header has it."""
+    """ImagePositionPatient of every slice, as its header has it, but that of a tile, which no header has."""
+    if volume.frames[0].tile is not None:
+        return [slice_position(volume, k) for k in range(len(volume.frames))]
     tags = ["ImagePositionPatient", "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"]
     paths = dict.fromkeys(frame.path for frame in volume.frames)
     headers = {path: dcmread(path, stop_before_pixels=True, specific_tags=tags) for path in paths}
@@ -301,7 +301,7 @@ def _derivation(source: FrameReference, how: bytes, purpose: bytes) -> bytes:
         element("ReferencedSOPClassUID", source.sop_class_uid.encode())
         + element("ReferencedSOPInstanceUID", source.sop_instance_uid.encode())
         + number
-        + element("SpatialLocationsPreserved", b"YES")
+        + element("SpatialLocationsPreserved", b"YES" if source.tile is None else b"NO")  # not those of the whole image
         + purpose
     )
     return sequence("DerivationImageSequence", sequence("SourceImageSequence", reference) + how)

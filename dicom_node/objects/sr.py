@@ -93,9 +93,9 @@ def as_sop_class(report: Dataset, sop_class_uid: str, series_instance_uid: str, 
 
 
 def _volumes(findings: Findings) -> list[Volume]:
-    """The source and the other inputs, each series once."""
-    volumes = {v.series_instance_uid: v for v in (*findings.inputs, findings.source)}
-    return [findings.source, *(v for uid, v in volumes.items() if uid != findings.source.series_instance_uid)]
+    """The source and the other inputs, each once; a series may hold several."""
+    volumes = {volume.frames: volume for volume in (findings.source, *findings.inputs)}
+    return list(volumes.values())
 
 
 def _texts(findings: Findings, context: ObjectContext, notes: Sequence[str]) -> list[tuple[SRCode, str]]:
@@ -202,9 +202,10 @@ def _planar(findings: Findings, segment: Segment, k: int) -> Any:
 def _region(findings: Findings, k: int, polygon: NDArray[np.float64]) -> Any:
     """The region inside `polygon`, (n, 2) closed (column, row), on slice `k` of the source."""
     frame = findings.source.frames[k]
+    corner = np.array((frame.tile or (0, 0))[::-1])
     return sr.ImageRegion(
         graphic_type=sr.GraphicTypeValues.POLYLINE,
-        graphic_data=polygon,
+        graphic_data=polygon + corner,
         source_image=sr.SourceImageForRegion(
             frame.sop_class_uid, frame.sop_instance_uid, [frame.frame_number] if frame.frame_number else None
         ),

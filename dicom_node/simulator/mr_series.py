@@ -19,8 +19,27 @@ LARGEST_STORED = 4095  # 12 bits, as scanners have
 
 
 @dataclass(frozen=True)
+class Quantity:
+    """What the values of a map are. `unit` is UCUM's."""
+
+    label: str
+    concept: Any  # a coded concept of PS3.16
+    unit: Any
+
+
+ADC = Quantity("ADC", codes.DCM.ApparentDiffusionCoefficient, codes.UCUM.SquareMicrometerPerSecond)
+T1 = Quantity("T1", codes.DCM.T1, codes.UCUM.Millisecond)
+T2 = Quantity("T2", codes.DCM.T2, codes.UCUM.Millisecond)
+
+
+@dataclass(frozen=True)
 class Protocol:
-    """How a series is acquired. Times in ms, the flip angle in degrees. `attributes` may add or replace any other."""
+    """How a series is acquired. Times in ms, the flip angle in degrees. `attributes` may add or replace any other.
+
+    A `quantity` makes it a map, whose stored values are in the quantity's unit; otherwise intensities are arbitrary.
+    `bright` is a value that is shown white and stored as a quarter of the largest, whatever the images hold; without
+    it, both go by their maximum.
+    """
 
     description: str
     repetition_time: float
@@ -33,6 +52,8 @@ class Protocol:
     scan_options: str = ""
     acquisition_type: str = "2D"
     attributes: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    quantity: Quantity | None = None
+    bright: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,14 +83,12 @@ class Common:
 
 def write_series(
     folder: Path, common: Common, protocol: Protocol, number: int, series_instance_uid: str,
-    instance_uids: Sequence[str], stacks: Sequence[Stack], quantity: str | None = None,
+    instance_uids: Sequence[str], stacks: Sequence[Stack],
 ) -> list[Path]:  # fmt: skip
-    """Writes one file per slice and stack into `folder`, in the order of stacks and slices.
-
-    `quantity` "ADC" writes a map in um2/s with its real-world value mapping; otherwise intensities are arbitrary.
-    """
+    """Writes one file per slice and stack into `folder`, in the order of stacks and slices."""
     folder.mkdir(parents=True, exist_ok=True)
-    slope = 1.0 if quantity else _slope(stacks)
+    slope = 1.0 if protocol.quantity else _slope(stacks, protocol.bright)
+    white = protocol.bright and protocol.bright / slope
     uids = iter(instance_uids)
     paths: list[Path] = []
     for stack in stacks:
@@ -77,21 +96,22 @@ def write_series(
             ds = _instance(common, protocol, number, series_instance_uid, next(uids))
             ds.InstanceNumber = len(paths) + 1
             _describe_plane(ds, stack, k)
-            _describe_pixels(ds, stack.array[k] / slope)
+            _describe_pixels(ds, stack.array[k] / slope, white)
             if stack.b_value is not None:
                 ds.DiffusionBValue = float(stack.b_value)
                 ds.DiffusionDirectionality = "ISOTROPIC" if stack.b_value > 0 else "NONE"
-            if quantity == "ADC":
-                _describe_adc(ds)
+            if protocol.quantity:
+                _describe_quantity(ds, protocol.quantity)
             path = folder / f"{len(paths) + 1:04d}.dcm"
             ds.save_as(path, enforce_file_format=True)
             paths.append(path)
     return paths
 
 
-def _slope(stacks: Sequence[Stack]) -> float:
+def _slope(stacks: Sequence[Stack], bright: float | None) -> float:
     """One intensity scale for all stacks of a series: diffusion weightings must stay comparable."""
-    return max(float(max(stack.array.max() for stack in stacks)) / LARGEST_STORED, 1e-6)
+    largest = float(max(stack.array.max() for stack in stacks)) if bright is None else 4 * bright
+    return max(largest / LARGEST_STORED, 1e-6)
 
 
 def _instance(common: Common, protocol: Protocol, number: int, series_uid: str, instance_uid: str) -> Dataset:
@@ -153,7 +173,7 @@ def _describe_plane(ds: Dataset, stack: Stack, k: int) -> None:
     ds.SliceLocation = _decimal(float(np.dot(ds.ImagePositionPatient, np.cross(across, down))))
 
 
-def _describe_pixels(ds: Dataset, stored: NDArray[np.float32]) -> None:
+def _describe_pixels(ds: Dataset, stored: NDArray[np.float32], white: float | None) -> None:
     pixels = np.clip(np.rint(stored), 0, 65535).astype("<u2")
     ds.SamplesPerPixel = 1
     ds.PhotometricInterpretation = "MONOCHROME2"
@@ -161,24 +181,25 @@ def _describe_pixels(ds: Dataset, stored: NDArray[np.float32]) -> None:
     ds.BitsAllocated = ds.BitsStored = 16
     ds.HighBit = 15
     ds.PixelRepresentation = 0
-    ds.WindowCenter = _decimal(float(pixels.max()) / 2)
-    ds.WindowWidth = _decimal(max(float(pixels.max()), 1.0))
+    white = white or float(pixels.max())
+    ds.WindowCenter = _decimal(white / 2)
+    ds.WindowWidth = _decimal(max(white, 1.0))
     ds.PixelData = pixels.tobytes()
 
 
-def _describe_adc(ds: Dataset) -> None:
-    """Stored values are um2/s: rescale for those who read that, a real-world value mapping for the rest."""
-    ds.RescaleSlope, ds.RescaleIntercept, ds.RescaleType = 1, 0, "um2/s"
+def _describe_quantity(ds: Dataset, quantity: Quantity) -> None:
+    """Stored values are in the unit: rescale for those who read that, a real-world value mapping for the rest."""
+    ds.RescaleSlope, ds.RescaleIntercept, ds.RescaleType = 1, 0, quantity.unit.value
     mapping = Dataset()
     mapping.RealWorldValueFirstValueMapped, mapping.RealWorldValueLastValueMapped = 0, 65535
     mapping.RealWorldValueSlope, mapping.RealWorldValueIntercept = 1.0, 0.0
-    mapping.LUTExplanation = mapping.LUTLabel = "ADC"
-    mapping.MeasurementUnitsCodeSequence = [_code(codes.UCUM.SquareMicrometerPerSecond)]
-    quantity = Dataset()
-    quantity.ValueType = "CODE"
-    quantity.ConceptNameCodeSequence = [_code(codes.SCT.Quantity)]
-    quantity.ConceptCodeSequence = [_code(codes.DCM.ApparentDiffusionCoefficient)]
-    mapping.QuantityDefinitionSequence = [quantity]
+    mapping.LUTExplanation = mapping.LUTLabel = quantity.label
+    mapping.MeasurementUnitsCodeSequence = [_code(quantity.unit)]
+    definition = Dataset()
+    definition.ValueType = "CODE"
+    definition.ConceptNameCodeSequence = [_code(codes.SCT.Quantity)]
+    definition.ConceptCodeSequence = [_code(quantity.concept)]
+    mapping.QuantityDefinitionSequence = [definition]
     ds.RealWorldValueMappingSequence = [mapping]
 
 

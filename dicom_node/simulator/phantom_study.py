@@ -1,8 +1,8 @@
-"""A limb with a mass, as a scanner would send it: T1w, fat-suppressed T2w, diffusion and its ADC map."""
+"""A limb with a mass, as a scanner would send it: T1w, fat-suppressed T2w, diffusion, its ADC map, or other series."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
 
@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.uid import generate_uid
 
-from dicom_node.simulator.mr_series import Common, Protocol, Stack, write_series
+from dicom_node.simulator.mr_series import ADC, Common, Protocol, Stack, write_series
 from inference.volume import Affine
 
 B_VALUES = (50.0, 400.0, 800.0)  # s/mm2
 OBLIQUE_DEGREES = (20.0, -12.0)  # about the patient's x axis, then y
 ACQUIRED_AT = datetime(2026, 1, 5, 9, 0, tzinfo=UTC)
+BETWEEN_TIME_POINTS = timedelta(weeks=8)
 
 PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
     {
@@ -26,7 +27,7 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
         ),
         "adc": Protocol(
             "ADC", 5000.0, 70.0, 90.0, "EP", "SK", 64, ("DERIVED", "PRIMARY", "DIFFUSION", "ADC"), "FS",
-            attributes=MappingProxyType({"DerivationDescription": "ADC from b50, b400 and b800"}),
+            attributes=MappingProxyType({"DerivationDescription": "ADC from b50, b400 and b800"}), quantity=ADC,
         ),
     }
 )  # fmt: skip
@@ -36,8 +37,10 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
 class Limb:
     """Noisy images of one phantom, each [slice, row, column] on a grid of its own, and the truth about its mass."""
 
-    images: Mapping[str, tuple[Stack, ...]]  # the keys of PROTOCOLS; one stack per b-value in "dwi"
+    images: Mapping[str, tuple[Stack, ...]]  # the keys of `protocols`; one stack per b-value in "dwi"
     mask: NDArray[np.bool_]  # on the grid of "t1w"
+    protocols: Mapping[str, Protocol] = field(default_factory=lambda: PROTOCOLS)
+    time_point: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class PhantomStudy:
     """What was written. `mask` is the true mass, [slice, row, column] on the grid of the T1w series."""
 
     study_instance_uid: str
-    series: Mapping[str, PhantomSeries]  # by the keys of PROTOCOLS
+    series: Mapping[str, PhantomSeries]  # by the names of the protocols
     mask: NDArray[np.bool_]
     affine: Affine  # of the mask: (slice, row, column, 1) to LPS mm
 
@@ -65,20 +68,24 @@ def write_phantom_study(
 ) -> PhantomStudy:
     """Writes `folder`/<series>/<number>.dcm for every image of `limb`.
 
-    `seed` names the patient. `oblique` turns the whole examination by OBLIQUE_DEGREES. Without `fresh_uids` the same
-    seed gives the same UIDs, and so the same study to whoever receives it twice.
+    `seed` names the patient; a later time point is a study of its own, weeks after the one before. `oblique` turns the
+    whole examination by OBLIQUE_DEGREES. Without `fresh_uids` the same seed gives the same UIDs, and so the same study
+    to whoever receives it twice.
     """
     run = str(generate_uid()) if fresh_uids else ""
+    later = [f"time point {limb.time_point}"] if limb.time_point else []
 
     def uid(*names: object) -> str:
-        return str(generate_uid(entropy_srcs=["dicom-node phantom", run, str(seed), str(oblique), *map(str, names)]))
+        return str(
+            generate_uid(entropy_srcs=["dicom-node phantom", run, str(seed), str(oblique), *later, *map(str, names)])
+        )
 
     common = Common(
         study_instance_uid=uid("study"),
         frame_of_reference_uid=uid("frame of reference"),
         patient_id=f"PHANTOM-{seed}",
         patient_name="PHANTOM^LIMB",
-        acquired_at=ACQUIRED_AT,
+        acquired_at=ACQUIRED_AT + limb.time_point * BETWEEN_TIME_POINTS,
         body_part="THIGH",
         manufacturer="dicom-node phantom",
         model_name="limb",
@@ -94,12 +101,11 @@ def write_phantom_study(
         paths = write_series(
             folder / name,
             common,
-            PROTOCOLS[name],
+            limb.protocols[name],
             number,
             series_uid,
             [uid(name, i) for i in range(count)],
             turned,
-            quantity="ADC" if name == "adc" else None,
         )
         series[name] = PhantomSeries(series_uid, tuple(paths))
     return PhantomStudy(

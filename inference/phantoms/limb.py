@@ -1,45 +1,48 @@
-"""A thigh-like limb with one soft-tissue mass, and its MR images by signal equations.
+"""A thigh-like limb with one soft-tissue mass, and its MR images.
 
-The limb is a scene of shapes in patient space (LPS, mm) with its axis near z, so it can be imaged on any grid. Each
-shape covers a voxel by a fraction (0..1) of its own, which makes partial volume; a later shape hides an earlier one.
+The limb is a scene of shapes in patient space (LPS, mm) with its axis near z, so it can be imaged on any grid.
 Relaxation times are of the order measured at 3 T (Stanisz et al. 2005, doi 10.1002/mrm.20605; Gold et al. 2004,
 doi 10.2214/ajr.183.2.1830343); diffusivities of masses span those of sarcomas (Schnapauff et al. 2009,
-doi 10.1002/jmri.21755). The noise is Rician (Gudbjartsson and Patz 1995, doi 10.1002/mrm.1910340618).
+doi 10.1002/jmri.21755).
 """
 
-from collections.abc import Sequence as Series
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
-from inference.volume import Affine, Array, Geometry
+from inference.phantoms.scene import (
+    Acquisition,
+    Field,
+    Layer,
+    Lobe,
+    Tissue,
+    axial_grid,
+    bias_field,
+    cover,
+    lobes_distance,
+    paint,
+    points_of,
+    rician,
+    ripple,
+    signal,
+    smooth_minimum,
+)
+from inference.volume import Array, Geometry
 
-Field = NDArray[np.floating[Any]]  # one value per voxel, [slice, row, column]
+Mask = NDArray[np.bool_]
 
-
-@dataclass(frozen=True)
-class Tissue:
-    """`t1`, `t2` in ms, `pd` relative to water, `adc` in um2/s, `fat` the fraction of the signal that is fat's."""
-
-    t1: float
-    t2: float
-    pd: float
-    adc: float
-    fat: float = 0.0
-
-
-AIR = Tissue(1000.0, 50.0, 0.0, 0.0)
-SKIN = Tissue(900.0, 30.0, 0.7, 900.0)
+SKIN = Tissue(900.0, 30.0, 0.7, 900.0, uptake=0.1)
 FAT = Tissue(370.0, 70.0, 1.0, 50.0, fat=0.95)
 FASCIA = Tissue(1000.0, 15.0, 0.5, 600.0)
-MUSCLE = Tissue(1350.0, 34.0, 0.85, 1500.0)
+MUSCLE = Tissue(1350.0, 34.0, 0.85, 1500.0, uptake=0.08)
 CORTEX = Tissue(800.0, 1.0, 0.15, 100.0)
 MARROW = Tissue(380.0, 65.0, 0.95, 150.0, fat=0.9)
-VESSEL = Tissue(1900.0, 90.0, 0.25, 2500.0)  # flow takes most of the signal
-NECROSIS = Tissue(2600.0, 250.0, 1.0, 2300.0)
+VESSEL = Tissue(1900.0, 90.0, 0.25, 2500.0, uptake=0.8)  # flow takes most of the signal
+NERVE = Tissue(1150.0, 55.0, 0.8, 1100.0, uptake=0.05)
+OEDEMA = Tissue(1550.0, 52.0, 0.9, 1900.0, uptake=0.15)  # of muscle
+NECROSIS = Tissue(2600.0, 250.0, 1.0, 2300.0, uptake=0.02)
 BLOOD = Tissue(480.0, 60.0, 0.95, 1100.0)  # subacute: methaemoglobin
 CAPSULE = Tissue(1100.0, 22.0, 0.5, 900.0)
 
@@ -53,25 +56,26 @@ MASSES: tuple[tuple[str, float, Tissue, Tissue], ...] = (
 
 
 @dataclass(frozen=True)
-class Acquisition:
-    """How an image is made. Times in ms, `b_value` in s/mm2; `fat_left` is the fat signal that suppression leaves."""
+class Bundle:
+    """Artery, vein and nerve in one sheath of fat, along the limb. Lengths in mm: `centre` x and y where z is 0."""
 
-    repetition_time: float
-    echo_time: float
-    fat_suppressed: bool = False
-    b_value: float = 0.0
-    fat_left: float = 0.06
-    noise: float = 0.012  # standard deviation per channel, as a fraction of the brightest signal
-    bias: float = 0.15  # the receive field varies by about this fraction over the limb
+    centre: tuple[float, float]
+    radius: float
+    turn: float  # radians: where the artery lies
 
-
-@dataclass(frozen=True)
-class Lobe:
-    """An ellipsoid: centre and semi-axes in mm, turned about z by `turn` radians."""
-
-    centre: tuple[float, float, float]
-    axes: tuple[float, float, float]
-    turn: float
+    @property
+    def contents(self) -> tuple[tuple[float, float, float, Tissue], ...]:
+        """x, y, radius and tissue of each."""
+        places = [self.turn + n * 2 * np.pi / 3 for n in range(3)]
+        return tuple(
+            (
+                float(self.centre[0] + 0.48 * self.radius * np.cos(angle)),
+                float(self.centre[1] + 0.48 * self.radius * np.sin(angle)),
+                size * self.radius,
+                tissue,
+            )
+            for angle, size, tissue in zip(places, (0.36, 0.40, 0.32), (VESSEL, VESSEL, NERVE), strict=True)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,29 +99,33 @@ class Phantom:
     inclusions: tuple[tuple[Lobe, Tissue], ...]
     septa: float  # 0..1: how much of a fatty mass its septa take
     infiltration: float = 0.0  # width in mm over which the mass fades into its surroundings
+    capsule: float = 0.6  # 0..1: how much of the surface is capsule
+    growth: float = 1.0  # the mass is its lobes, so many times as large, about the centre of the first
+    variant: Tissue | None = None  # what the mass's own tissue turns into in places
+    necrosis: tuple[Lobe, ...] = ()  # their union, as far as it lies inside the mass
+    viable_rim: float = 3.0  # thickness of what necrosis leaves of the mass
+    oedema: float = 0.0  # mean width of the oedema around the mass
+    bundle: Bundle | None = None
 
     @property
     def diameter(self) -> float:
         """mm, of the largest lobe; 0 without a mass."""
-        return 2 * max((max(lobe.axes) for lobe in self.lobes), default=0.0)
+        return 2 * self.growth * max((max(lobe.axes) for lobe in self.lobes), default=0.0)
+
+    @property
+    def smallest_axis(self) -> float:
+        return min(min(lobe.axes) for lobe in self.lobes)
 
     def without_mass(self) -> "Phantom":
         """The same limb, healthy."""
-        return replace(self, lobes=(), inclusions=())
+        return replace(self, lobes=(), inclusions=(), necrosis=(), oedema=0.0)
 
-    def mask(self, grid: Geometry) -> NDArray[np.bool_]:
+    def on(self, grid: Geometry) -> "PhantomOnGrid":
+        return PhantomOnGrid(self, grid)
+
+    def mask(self, grid: Geometry) -> Mask:
         """The mass on `grid`: the voxels of which it takes at least half."""
-        if not self.lobes:
-            return np.zeros(grid.shape, np.bool_)
-        points = _points(grid)
-        bx, by, r, _ = self.bone
-        bone = (
-            np.hypot(
-                points[..., 0] - self.tilt[0] * points[..., 2] - bx, points[..., 1] - self.tilt[1] * points[..., 2] - by
-            )
-            < r
-        )
-        return np.asarray((self._mass_cover(points, max(grid.spacing)) >= 0.5) & ~bone)
+        return self.on(grid).mass
 
     def render(self, acquisition: Acquisition, grid: Geometry, seed: int = 0, noise_seed: int | None = None) -> Array:
         """The magnitude image [slice, row, column] in arbitrary units, 1000 near the brightest tissue.
@@ -126,88 +134,197 @@ class Phantom:
         scale does not depend on the b-value.
         """
         rng = np.random.default_rng([self.seed, seed])
-        clean = self._signal(acquisition, grid) / np.float32(self._brightest(replace(acquisition, b_value=0.0)))
-        clean = clean * _bias(rng, grid, acquisition.bias)
+        clean = paint(self.on(grid).layers, lambda tissue: signal(tissue, acquisition))
+        clean = clean / np.float32(self._brightest(replace(acquisition, b_value=0.0)))
+        clean = clean * bias_field(rng, grid, acquisition.bias)
         if noise_seed is not None:
             rng = np.random.default_rng([self.seed, seed, noise_seed])
-        real = clean + rng.normal(0.0, acquisition.noise, grid.shape).astype(np.float32)
-        imaginary = rng.normal(0.0, acquisition.noise, grid.shape).astype(np.float32)
-        return np.asarray(1000.0 * np.hypot(real, imaginary), dtype=np.float32)
+        return np.asarray(1000.0 * rician(rng, clean, acquisition.noise), dtype=np.float32)
 
     def _brightest(self, acquisition: Acquisition) -> float:
         tissues = [FAT, MUSCLE, self.mass_tissue, *(tissue for _, tissue in self.inclusions)]
         return max(signal(tissue, acquisition) for tissue in tissues)
 
-    def _mass_cover(self, points: Field, voxel: float) -> Field:
-        distance = _lobes_distance(points, self.lobes)
-        smallest = min(min(lobe.axes) for lobe in self.lobes)
-        distance = distance + self.roughness * smallest * _ripple(points, smallest, self.seed)
-        return _cover(distance, max(voxel, self.infiltration))
 
-    def _signal(self, acquisition: Acquisition, grid: Geometry) -> Field:
-        """Signal without noise and bias, painted from the outside in."""
-        points = _points(grid)
-        voxel = float(np.mean(grid.spacing[1:]))
-        x = points[..., 0] - self.tilt[0] * points[..., 2]
-        y = points[..., 1] - self.tilt[1] * points[..., 2]
+@dataclass(frozen=True, eq=False)
+class PhantomOnGrid:
+    """The shapes of a limb on one grid, each computed once. Distances are signed, mm, negative inside."""
+
+    phantom: Phantom
+    grid: Geometry
+
+    @cached_property
+    def points(self) -> Field:
+        return points_of(self.grid)
+
+    @cached_property
+    def across(self) -> tuple[Field, Field]:
+        """x and y from the limb's axis."""
+        p, tilt = self.points, self.phantom.tilt
+        return p[..., 0] - tilt[0] * p[..., 2], p[..., 1] - tilt[1] * p[..., 2]
+
+    @cached_property
+    def mass_points(self) -> Field:
+        """Where each voxel would lie in the mass before it grew."""
+        growth = self.phantom.growth
+        if growth == 1.0:
+            return self.points
+        centre = np.array(self.phantom.lobes[0].centre, dtype=np.float32)
+        return np.asarray(centre + (self.points - centre) / np.float32(growth))
+
+    @cached_property
+    def lobes(self) -> Field:
+        """To the lobes of the mass."""
+        return np.float32(self.phantom.growth) * lobes_distance(self.mass_points, self.phantom.lobes)
+
+    @cached_property
+    def surface(self) -> Field:
+        """To the surface of the mass, which is rougher than its lobes."""
+        limb = self.phantom
+        rough = limb.roughness * limb.smallest_axis * ripple(self.mass_points, limb.smallest_axis, limb.seed)
+        return self.lobes + np.float32(limb.growth) * rough
+
+    @cached_property
+    def dead(self) -> Field:
+        """To the necrosis."""
+        limb = self.phantom
+        lobes = np.float32(limb.growth) * lobes_distance(self.mass_points, limb.necrosis)
+        return np.maximum(lobes, self.surface + np.float32(limb.viable_rim))
+
+    @cached_property
+    def skin(self) -> Field:
+        """To the skin."""
+        limb = self.phantom
+        x, y = self.across
         angle, from_axis = np.arctan2(y, x), np.hypot(x, y)
-        edge = self.radius + self.taper * points[..., 2]
+        edge = limb.radius + limb.taper * self.points[..., 2]
         edge = edge * (
             1
-            + sum(a * np.cos(n * angle + phase) for n, (a, phase) in enumerate(self.outline, start=2))
+            + sum(a * np.cos(n * angle + phase) for n, (a, phase) in enumerate(limb.outline, start=2))
         )  # fmt: skip
-        mean, variation, where = self.fat_thickness
-        thickness = mean + variation * np.cos(angle - where)
         skin = from_axis - edge
-        if self.lobes:  # a mass near the surface lifts the skin
-            skin = _smooth_minimum(skin, _lobes_distance(points, self.lobes) - 6.0, 12.0)
+        if limb.lobes:  # a mass near the surface lifts the skin
+            skin = smooth_minimum(skin, self.lobes - 6.0, 12.0)
+        return skin
 
-        def level(tissue: Tissue) -> float:
-            return signal(tissue, acquisition)
+    @cached_property
+    def deep(self) -> Field:
+        """To the fascia below the fat."""
+        x, y = self.across
+        mean, variation, where = self.phantom.fat_thickness
+        return self.skin + (mean + variation * np.cos(np.arctan2(y, x) - where))
 
-        image = _cover(skin, voxel) * np.float32(level(SKIN))
-        image = _paint(image, _cover(skin + 2.0, voxel), level(FAT))
-        strands = _ripple(points, 9.0, self.seed + 1)
-        image = _paint(image, 0.5 * _cover(np.abs(strands) * 9.0 - 0.5, voxel) * (skin < -3.0), level(FASCIA))
-        deep = skin + thickness
-        image = _paint(image, _cover(deep, voxel), level(FASCIA))
-        muscle, septum = self._muscles(x, y, points[..., 2])
-        image = _paint(image, _cover(deep + 1.2, voxel), muscle * level(MUSCLE))
-        inside = _cover(deep + 1.2, voxel)
-        image = _paint(image, inside * _cover(septum - 0.9, voxel), level(FAT))
-        image = _paint(image, 0.35 * inside * _cover(np.abs(strands) * 9.0 - 0.35, voxel), level(FAT))
-        if self.lobes:
-            image = self._paint_mass(image, points, voxel, acquisition)
-        for cx, cy, r in self.vessels:
+    @cached_property
+    def shaft(self) -> Field:
+        """To the bone."""
+        bx, by, r, _ = self.phantom.bone
+        x, y = self.across
+        return np.asarray(np.hypot(x - bx, y - by) - r)
+
+    @cached_property
+    def swollen(self) -> Field:
+        """To the oedema around the mass, which takes the mass in, and is wider here and narrower there."""
+        limb = self.phantom
+        width = limb.oedema * np.clip(0.7 + 0.4 * ripple(self.points, 20.0, limb.seed + 4), 0.1, 1.5)
+        return np.maximum(self.surface - width, self.deep + 1.2)
+
+    @property
+    def mass(self) -> Mask:
+        """The voxels of which the mass takes at least half, its necrosis among them."""
+        if not self.phantom.lobes:
+            return np.zeros(self.grid.shape, np.bool_)
+        return np.asarray((self.surface <= 0) & ~self.bone & ~self.bundle)
+
+    @property
+    def necrosis(self) -> Mask:
+        """A part of `mass`."""
+        if not self.phantom.necrosis:
+            return np.zeros(self.grid.shape, np.bool_)
+        return np.asarray((self.dead <= 0) & self.mass)
+
+    @property
+    def oedema(self) -> Mask:
+        """Around the mass, which is no part of it."""
+        if not self.phantom.oedema:
+            return np.zeros(self.grid.shape, np.bool_)
+        return np.asarray((self.swollen <= 0) & (self.surface > 0) & ~self.bone & ~self.bundle)
+
+    @property
+    def bundle(self) -> Mask:
+        if self.phantom.bundle is None:
+            return np.zeros(self.grid.shape, np.bool_)
+        return np.asarray((self._sheath(self.phantom.bundle) <= 0) & ~self.bone)
+
+    @property
+    def bone(self) -> Mask:
+        return np.asarray(self.shaft < 0)
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """The scene, from the outside in."""
+        limb, points, (x, y) = self.phantom, self.points, self.across
+        voxel = float(np.mean(self.grid.spacing[1:]))
+        strands = ripple(points, 9.0, limb.seed + 1)
+        muscle, septum = self._muscles()
+        inside = cover(self.deep + 1.2, voxel)
+        layers = [
+            Layer(cover(self.skin, voxel), SKIN),
+            Layer(cover(self.skin + 2.0, voxel), FAT),
+            Layer(0.5 * cover(np.abs(strands) * 9.0 - 0.5, voxel) * (self.skin < -3.0), FASCIA),
+            Layer(cover(self.deep, voxel), FASCIA),
+            Layer(inside, MUSCLE, muscle),
+            Layer(inside * cover(septum - 0.9, voxel), FAT),
+            Layer(0.35 * inside * cover(np.abs(strands) * 9.0 - 0.35, voxel), FAT),
+        ]
+        if limb.oedema:
+            layers.append(Layer(0.9 * cover(self.swollen, max(voxel, 2.0)), OEDEMA))
+        if limb.lobes:
+            layers.append(Layer(cover(self.surface, max(voxel, limb.infiltration)), self.mass_layers))
+        for cx, cy, r in limb.vessels:
             near = np.hypot(x - cx, y - cy) - r
-            image = _paint(image, _cover(near - 1.5, voxel), level(FAT))
-            image = _paint(image, _cover(near, voxel), level(VESSEL))
-        bx, by, r, cortex = self.bone
-        shaft = np.hypot(x - bx, y - by) - r
-        image = _paint(image, _cover(shaft, voxel), level(CORTEX))
-        return _paint(image, _cover(shaft + cortex, voxel), level(MARROW))
+            layers += [Layer(cover(near - 1.5, voxel), FAT), Layer(cover(near, voxel), VESSEL)]
+        if limb.bundle is not None:
+            sheath = self._sheath(limb.bundle)
+            layers += [Layer(cover(sheath, voxel), FASCIA), Layer(cover(sheath + 0.8, voxel), FAT)]
+            for cx, cy, r, tissue in limb.bundle.contents:
+                layers.append(Layer(cover(np.hypot(x - cx, y - cy) - r, voxel), tissue))
+        cortex = limb.bone[3]
+        layers += [Layer(cover(self.shaft, voxel), CORTEX), Layer(cover(self.shaft + cortex, voxel), MARROW)]
+        return tuple(layers)
 
-    def _paint_mass(self, image: Field, points: Field, voxel: float, acquisition: Acquisition) -> Field:
-        smallest = min(min(lobe.axes) for lobe in self.lobes)
-        cover = self._mass_cover(points, voxel)
-        core = _lobes_distance(points, self.lobes) + self.roughness * smallest * _ripple(points, smallest, self.seed)
-        texture = 1.0 + 0.10 * _ripple(points, max(0.3 * smallest, 5.0), self.seed + 2)
-        mass = texture * np.float32(signal(self.mass_tissue, acquisition))
-        rim = _cover(np.abs(core + 0.8) - 0.6, voxel)
-        mass = _paint(mass, 0.6 * rim, signal(CAPSULE, acquisition))
-        if self.septa:
-            walls = np.abs(_ripple(points, 0.5 * smallest, self.seed + 3)) * 0.5 * smallest
-            mass = _paint(mass, self.septa * _cover(walls - 0.8, voxel), signal(MUSCLE, acquisition))
-        for lobe, tissue in self.inclusions:
-            mass = _paint(mass, 0.9 * _cover(_lobes_distance(points, (lobe,)), 3 * voxel), signal(tissue, acquisition))
-        return _paint(image, cover, mass)
+    @cached_property
+    def mass_layers(self) -> tuple[Layer, ...]:
+        """What the mass consists of, regardless of where it is."""
+        limb, points, smallest = self.phantom, self.mass_points, self.phantom.smallest_axis
+        voxel = float(np.mean(self.grid.spacing[1:]))
+        everywhere = np.ones(self.grid.shape, np.float32)
+        texture = 1.0 + 0.10 * ripple(points, max(0.3 * smallest, 5.0), limb.seed + 2)
+        layers = [Layer(everywhere, limb.mass_tissue, texture)]
+        if limb.variant is not None:
+            places = np.clip(0.5 + 0.7 * ripple(points, max(0.4 * smallest, 8.0), limb.seed + 5), 0.0, 1.0)
+            layers.append(Layer(places.astype(np.float32), limb.variant, texture))
+        if limb.capsule:
+            layers.append(Layer(limb.capsule * cover(np.abs(self.surface + 0.8) - 0.6, voxel), CAPSULE))
+        if limb.septa:
+            walls = np.abs(ripple(points, 0.5 * smallest, limb.seed + 3)) * 0.5 * smallest
+            layers.append(Layer(limb.septa * cover(walls - 0.8, voxel), MUSCLE))
+        for lobe, tissue in limb.inclusions:
+            layers.append(Layer(0.9 * cover(lobes_distance(points, (lobe,)), 3 * voxel), tissue))
+        if limb.necrosis:
+            layers.append(Layer(cover(self.dead, voxel), NECROSIS))
+        return tuple(layers)
 
-    def _muscles(self, x: Field, y: Field, z: Field) -> tuple[Field, Field]:
+    def _sheath(self, bundle: Bundle) -> Field:
+        x, y = self.across
+        return np.asarray(np.hypot(x - bundle.centre[0], y - bundle.centre[1]) - bundle.radius)
+
+    def _muscles(self) -> tuple[Field, Field]:
         """Relative signal of the muscle at each voxel and the distance in mm to the nearest septum."""
+        (x, y), z = self.across, self.points[..., 2]
         nearest = np.full(x.shape, np.inf, np.float32)
         second = nearest.copy()
         shade = np.ones_like(x)
-        for (cx, cy), relative in zip(self.muscles, self.muscle_signal, strict=True):
+        for (cx, cy), relative in zip(self.phantom.muscles, self.phantom.muscle_signal, strict=True):
             d = np.hypot(x - cx * (1 + 0.0008 * z), y - cy * (1 - 0.0008 * z))
             closer = d < nearest
             second = np.where(closer, nearest, np.minimum(second, d))
@@ -262,32 +379,7 @@ def limb_grid(
     centre: tuple[float, float, float] = (0.0, 0.0, 0.0),
 ) -> Geometry:  # fmt: skip
     """An axial grid about `centre` (LPS mm): slices towards the head, rows towards the back, columns to the left."""
-    affine: Affine = np.eye(4)
-    affine[:3, :3] = 0.0
-    affine[2, 0], affine[1, 1], affine[0, 2] = spacing
-    middle = (np.array(shape) - 1) / 2
-    affine[:3, 3] = np.array(centre) - affine[:3, :3] @ middle
-    return Geometry(shape, affine)
-
-
-def signal(tissue: Tissue, acquisition: Acquisition) -> float:
-    """Spin-echo magnitude at 90 degrees: PD (1 - exp(-TR/T1)) exp(-TE/T2) exp(-b ADC), fat suppressed or not."""
-    recovered = 1.0 - np.exp(-acquisition.repetition_time / tissue.t1)
-    decayed = np.exp(-acquisition.echo_time / tissue.t2)
-    attenuated = np.exp(-acquisition.b_value * tissue.adc * 1e-6)
-    left = 1.0 - tissue.fat * (1.0 - acquisition.fat_left) if acquisition.fat_suppressed else 1.0
-    return float(tissue.pd * recovered * decayed * attenuated * left)
-
-
-def adc_map(images: Series[Array], b_values: Series[float], floor: float = 60.0) -> Array:
-    """ADC in um2/s from images of several b-values (s/mm2): the slope of log signal on b by least squares.
-
-    0 where the first image is below `floor`: there is no signal to fit.
-    """
-    b = np.asarray(b_values, dtype=np.float64)
-    weights = (b - b.mean()) / np.sum((b - b.mean()) ** 2)
-    slope = sum(w * np.log(np.maximum(image, 1.0)) for w, image in zip(weights, images, strict=True))
-    return np.where(images[0] >= floor, np.clip(-1e6 * slope, 0.0, 4000.0), 0.0).astype(np.float32)
+    return axial_grid(shape, spacing, centre)
 
 
 def _mass_tissue(rng: np.random.Generator, kind: str | None) -> tuple[str, Tissue]:
@@ -365,60 +457,3 @@ def _vessels(rng: np.random.Generator, radius: float, bone: tuple[float, float, 
         a, d = rng.uniform(0, 2 * np.pi), rng.uniform(0.3, 0.9) * radius
         rows.append((d * np.cos(a), d * np.sin(a), rng.uniform(1.0, 2.0)))
     return np.array(rows, dtype=np.float64)
-
-
-def _points(grid: Geometry) -> Field:
-    """LPS mm of every voxel centre, [slice, row, column, 3]."""
-    steps, origin = grid.affine[:3, :3], grid.affine[:3, 3]
-    axes = [np.arange(n, dtype=np.float64)[:, None] * steps[:, i] for i, n in enumerate(grid.shape)]
-    points = origin + axes[0][:, None, None] + axes[1][None, :, None] + axes[2][None, None, :]
-    return np.asarray(points, dtype=np.float32)
-
-
-def _cover(distance: Field, voxel: float) -> Field:
-    """The part of a voxel inside a surface at this signed distance (mm, negative inside)."""
-    return np.clip(0.5 - distance / np.float32(voxel), 0.0, 1.0).astype(np.float32)
-
-
-def _paint(under: Field, cover: Field, value: float | Field) -> Field:
-    return np.asarray(under + cover * (value - under), dtype=np.float32)
-
-
-def _lobes_distance(points: Field, lobes: tuple[Lobe, ...]) -> Field:
-    """Signed distance in mm to the union of the lobes, near enough at their surface."""
-    result: Field | None = None
-    for lobe in lobes:
-        p = points - np.array(lobe.centre, dtype=np.float32)
-        c, s = np.float32(np.cos(lobe.turn)), np.float32(np.sin(lobe.turn))
-        q = np.stack([c * p[..., 0] + s * p[..., 1], -s * p[..., 0] + c * p[..., 1], p[..., 2]], axis=-1)
-        axes = np.array(lobe.axes, dtype=np.float32)
-        k0 = np.linalg.norm(q / axes, axis=-1)
-        k1 = np.linalg.norm(q / axes**2, axis=-1)
-        distance = np.where(k1 > 0, k0 * (k0 - 1) / np.maximum(k1, 1e-9), -axes.min())
-        result = distance if result is None else _smooth_minimum(result, distance, 0.3 * float(axes.min()))
-    assert result is not None
-    return np.asarray(result, dtype=np.float32)
-
-
-def _smooth_minimum(a: Field, b: Field, width: float) -> Field:
-    h = np.clip(0.5 + 0.5 * (b - a) / width, 0.0, 1.0)
-    return np.asarray(b + (a - b) * h - width * h * (1.0 - h), dtype=np.float32)
-
-
-def _ripple(points: Field, size: float, seed: int) -> Field:
-    """A smooth random field of zero mean and unit range, with structures of about `size` mm; the same on any grid."""
-    rng = np.random.default_rng(seed % 2**32)
-    total = np.zeros(points.shape[:3], np.float32)
-    for _ in range(6):
-        wave = rng.normal(size=3)
-        wave *= 2 * np.pi / (2 * size * rng.uniform(0.7, 1.5)) / np.linalg.norm(wave)
-        total += np.sin(points @ wave.astype(np.float32) + np.float32(rng.uniform(0, 2 * np.pi)))
-    return np.asarray(total / 3.0, dtype=np.float32)
-
-
-def _bias(rng: np.random.Generator, grid: Geometry, amount: float) -> Field:
-    """Receive sensitivity: a smooth field near 1."""
-    coarse = rng.normal(size=(4, 4, 4))
-    zoom = [n / 4 for n in grid.shape]
-    smooth = ndimage.zoom(coarse, zoom, order=3, mode="nearest", grid_mode=True)
-    return np.asarray(np.exp(amount * smooth[: grid.shape[0], : grid.shape[1], : grid.shape[2]]), dtype=np.float32)

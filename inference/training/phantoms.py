@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.applications.soft_tissue_mass import preprocessing
-from inference.phantoms.limb import Acquisition, Phantom, limb_grid, limb_phantom
+from inference.phantoms.limb import Phantom, limb_grid, limb_phantom
+from inference.phantoms.scene import Acquisition
 from inference.training.sarcoma import Case
 from inference.volume import Array, Geometry
 

@@ -40,7 +40,7 @@ first_retry_seconds = 1
 longest_retry_seconds = 3
 """
 
-APPLICATION = """
+PEERS = """
 [[peers]]
 ae_title = "{scanner}"
 [[peers]]
@@ -51,10 +51,20 @@ kind = "dimse"
 ae_title = "{pacs.ae_title}"
 host = "{pacs.host}"
 port = {pacs.port}
+{destination}
+"""
+
+MODEL = """
 [[applications]]
 id = "segmentation"
 name = "model"
 bundle = "{bundle}"
+destinations = ["pacs"]
+"""
+
+APPLICATION = """
+[[applications]]
+id = "{id}"
 destinations = ["pacs"]
 """
 
@@ -72,7 +82,8 @@ class Node:
     """Starts, kills and asks one node. Everything it writes is below `folder`, or `data_dir`.
 
     Each of `roles` is a process: "run" is the whole node under its supervisor. Without a PACS it computes nothing and
-    admits every peer. `receive` are lines of that section.
+    admits every peer. It runs the model `bundle`, or the node's own `applications` without one. `receive` and
+    `destination` are lines of these sections.
     """
 
     def __init__(
@@ -82,6 +93,8 @@ class Node:
         pacs: Pacs | None = None,
         bundle: Path | None = None,
         *,
+        applications: Sequence[str] = (),
+        destination: str = "",
         roles: Sequence[str] = ("run",),
         data_dir: Path | None = None,
         receive: str = "",
@@ -91,7 +104,9 @@ class Node:
         self.config = folder / "node.toml"
         self.data_dir = data_dir or folder / "data"
         text = CONFIG.format(port=port, data_dir=self.data_dir, receive=receive)
-        text += ALONE if pacs is None else APPLICATION.format(scanner=SCANNER, pacs=pacs, bundle=bundle)
+        text += ALONE if pacs is None else PEERS.format(scanner=SCANNER, pacs=pacs, destination=destination)
+        text += "" if bundle is None else MODEL.format(bundle=bundle)
+        text += "".join(APPLICATION.format(id=name) for name in applications)
         self.config.write_text(text)
         self.log = folder / "node.log"
         self.target = Target("DICOM_NODE", "127.0.0.1", port)
@@ -194,7 +209,9 @@ class Node:
             if found is None:
                 return None
             steps = stores.procedure_steps.of_study(uid)
-            return views.study_detail(found, stores.studies, stores.instances, stores.jobs, stores.deliveries, steps)
+            return views.study_detail(
+                found, stores.studies, stores.instances, stores.jobs, stores.results, stores.deliveries, steps
+            )
         finally:
             stores.database.close()
 

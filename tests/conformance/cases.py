@@ -16,8 +16,8 @@ from inference.findings import (
     ParametricMap,
     TimePoint,
 )
-from inference.volume import Volume, read_volume
-from tests.objects.sources import blobs, findings, read
+from inference.volume import Volume, read_volume, read_volumes
+from tests.objects.sources import blobs, findings
 
 LONG_AXIS = Code("103339001", "SCT", "Long axis")
 SHORT_AXIS = Code("103340004", "SCT", "Short axis")
@@ -43,8 +43,8 @@ class Case:
 
 
 def _first_volume(paths: list[Path]) -> Volume:
-    """Of an instance that holds several."""
-    return read(paths[0].parent)
+    """Of a series that holds several."""
+    return read_volumes(paths)[0]
 
 
 CASES = [
@@ -55,7 +55,8 @@ CASES = [
     Case("Canon Enhanced, doubly oblique, 520 frames", "mr/canon_galan_dti_enhanced_oblique", _first_volume),
     Case("Hitachi classic, no frame of reference", "mr/small/hitachi_anatomical_001"),
     Case("PMOD classic, anisotropic pixels", "mr/small/generic_anatomical_002_non_isotropic"),
-    Case("UIH tiled", "mr/uih_umr770_dti_vframe"),
+    Case("UIH tiled", "mr/uih_umr770_dti_vframe", _first_volume),
+    Case("Siemens mosaic", "mr/siemens_prisma_epi_mosaic", _first_volume),
     Case("Sarcoma STS_001, Siemens", "sarcoma/STS_001/MR_T1"),
     Case("Sarcoma STS_002, Philips", "sarcoma/STS_002/MR_T1"),
     Case("Sarcoma STS_003, GE", "sarcoma/STS_003/MR_T1"),

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
@@ -72,9 +73,18 @@ class Study:
         return self.sources.get(uid) or self.objects.get(uid)
 
     @cached_property
-    def planes(self) -> Mapping[tuple[str, int | None], Plane]:
-        """The planes of the sources, by instance and frame number."""
-        return {(p.sop_instance_uid, p.frame_number): p for h in self.sources.values() for p in planes_of(h, Path())}
+    def planes(self) -> Mapping[tuple[str, int | None], Sequence[Plane]]:
+        """The planes of the sources, by instance and frame number; several where slices are tiled into one image."""
+        found: dict[tuple[str, int | None], list[Plane]] = {}
+        for plane in (plane for header in self.sources.values() for plane in planes_of(header, Path())):
+            found.setdefault((plane.sop_instance_uid, plane.frame_number), []).append(plane)
+        return found
+
+    def plane(self, image: Dataset, place: NDArray[np.float64]) -> Plane | None:
+        """The plane that an item refers to, of several the one nearest to `place`, (3,) LPS mm; None for none."""
+        number = image.get("ReferencedFrameNumber")
+        planes = self.planes.get((str(image.ReferencedSOPInstanceUID), None if number is None else int(number)), ())
+        return min(planes, key=lambda plane: abs(float((place - plane.position) @ plane.normal)), default=None)
 
 
 Check = Callable[[Dataset, Study], Iterator[str]]
@@ -181,9 +191,7 @@ def geometry(ds: Dataset, study: Study) -> Iterator[str]:
         if not items:
             yield f"frame {frame + 1} does not say which image it derives from"
             continue
-        number = items[0].get("ReferencedFrameNumber")
-        key = (str(items[0].ReferencedSOPInstanceUID), None if number is None else int(number))
-        source = study.planes.get(key)
+        source = study.plane(items[0], plane.position)
         if source is None:
             yield f"frame {frame + 1} derives from a plane that does not exist"
             continue
@@ -196,12 +204,10 @@ def contours(ds: Dataset, study: Study) -> Iterator[str]:
         for k, contour in enumerate(roi.ContourSequence, 1):
             where = f"contour {k} of ROI {roi.ReferencedROINumber}"
             image = contour.ContourImageSequence[0]
-            number = image.get("ReferencedFrameNumber")
-            key = (str(image.ReferencedSOPInstanceUID), None if number is None else int(number))
             points = np.array(contour.ContourData, float).reshape(-1, 3)
             if len(points) != contour.NumberOfContourPoints:
                 yield f"{where} has {len(points)} points, not {contour.NumberOfContourPoints}"
-            plane = study.planes.get(key)
+            plane = study.plane(image, points[0])
             if plane is None:
                 yield f"{where} is drawn on a plane that does not exist"
                 continue

@@ -135,8 +135,10 @@ def _dcmqi_map(made: Made, path: Path, study: Study) -> list[str]:
 
 
 def _plastimatch(made: Made, path: Path, study: Study) -> list[str]:
-    """The voxels of every segment, as plastimatch rasterises the contours on the images."""
+    """The voxels of every segment, as plastimatch rasterises the contours on the images. It reads no tiled ones."""
     assert made.findings is not None
+    if made.findings.source.frames[0].tile is not None:
+        return []
     images = path.with_suffix(".images")
     images.mkdir()
     for frame in made.findings.source.frames:

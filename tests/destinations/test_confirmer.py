@@ -45,7 +45,7 @@ from dicom_node.receiver import DimseService, Receiver
 from dicom_node.scp import ReceivePolicy, ServiceName, SopClass
 from dicom_node.scu import Target
 from dicom_node.settings import load
-from storage.confirmations import Confirmations
+from storage.confirmations import WAITING, Confirmations
 from storage.database import Database, default_url
 from storage.journal import Journal
 from storage.records import Confirmation, ConfirmationState, NewObject
@@ -587,3 +587,14 @@ def test_a_peer_that_is_not_scp_cannot_report(
     assoc = scp(receiver, roles)
     assert told(assoc, commitment("1.9.1", (SegmentationStorage, "1.2.3"))) == Status.UNRECOGNIZED_OPERATION
     assoc.release()
+
+
+def test_what_was_asked_of_a_destination_that_left_is_given_up(landing: Landing) -> None:
+    landing.job("pacs")
+    landing.node.arrive("pacs")
+    assert landing.confirmations.begin("pacs", "1.9.1", NOW, NOW, NOW) is not None
+    assert len(landing.confirmations.list(WAITING)) == 1
+    landing.stop.set()
+    landing.confirmer().run(landing.stop)
+    assert landing.confirmations.list(WAITING) == []
+    assert landing.told_why("pacs") == ["cannot be confirmed: the destination is not to be asked any more"]

@@ -4,16 +4,8 @@ import numpy as np
 import pytest
 
 from dicom_node.simulator.limb import limb
-from inference.phantoms.limb import (
-    FAT,
-    MASSES,
-    MUSCLE,
-    Acquisition,
-    adc_map,
-    limb_grid,
-    limb_phantom,
-    signal,
-)
+from inference.phantoms.limb import FAT, MASSES, MUSCLE, limb_grid, limb_phantom
+from inference.phantoms.scene import Acquisition, adc_map, signal
 from inference.volume import Geometry
 
 T1W = Acquisition(600.0, 12.0)

@@ -23,7 +23,7 @@ from pydicom.uid import (
 from dicom_node.objects.build import NO_STRUCTURES, Built, ObjectContext, build_objects
 from dicom_node.objects.outline import outline
 from dicom_node.overlay import masks_of
-from dicom_node.profiles import WRITTEN, Kind, ObjectProfile
+from dicom_node.profiles import WRITTEN, Kind, ObjectProfile, SegmentationForm
 from inference.findings import Code, ParametricMap
 from inference.volume import read_volume
 from tests.objects.sources import findings, read, write_oblique
@@ -93,6 +93,29 @@ def test_a_structure_set_that_cannot_be_made_is_told(tmp_path: Path, frame_of_re
         bool(frame_of_reference_uid),
         not frame_of_reference_uid,
     )
+
+
+def test_who_wants_structures_alone_gets_the_report_where_there_are_none(tmp_path: Path) -> None:
+    volume = replace(read(write_oblique(tmp_path, "A^B", "ISO_IR 100")), frame_of_reference_uid="")
+    profile = ObjectProfile(objects=frozenset({Kind.RTSTRUCT}))
+    sent = [
+        one for one in build_objects(findings(volume), ObjectContext("NODE", "seed"), profile) if not one.stands_for
+    ]
+    assert [one.kind for one in sent] == [Kind.SR]
+    assert NO_STRUCTURES in [item.get("TextValue") for item in sent[0].dataset.ContentSequence]
+
+
+def test_a_label_map_has_a_binary_stand_in(tmp_path: Path) -> None:
+    profile = ObjectProfile(segmentation=SegmentationForm.LABELMAP)
+    found = findings(read(write_oblique(tmp_path, "A^B", "ISO_IR 100")))
+    built = {one.kind: one for one in build_objects(found, ObjectContext("NODE", "seed"), profile)}
+    label_map, binary = built[Kind.SEG].dataset, built[Kind.SEG_BINARY]
+    assert (label_map.SegmentationType, binary.dataset.SegmentationType) == ("LABELMAP", "BINARY")
+    assert binary.stands_for == Kind.SEG
+    assert binary.dataset.SOPInstanceUID != label_map.SOPInstanceUID
+    masks = masks_of(binary.dataset, found.source)
+    assert all(np.array_equal(masks[number], segment.mask) for number, segment in enumerate(found.segments, 1))
+    assert Kind.SEG_BINARY not in {one.kind for one in build_objects(found, ObjectContext("NODE", "seed"))}
 
 
 def test_nothing_found_is_reported(tmp_path: Path) -> None:

@@ -112,6 +112,40 @@ def test_the_report_is_read_back_by_others(found: Findings, tmp_path: Path) -> N
     assert [item.ConceptCodeSequence[0].CodeMeaning for item in items(groups(report)[-1], "Finding")] == ["Benign"]
 
 
+def test_images_of_an_earlier_study_are_evidence_of_theirs(found: Findings, tmp_path: Path) -> None:
+    """Two volumes of one of its series, both of them used."""
+    source, earlier = found.inputs
+    halves = [
+        replace(
+            earlier,
+            array=earlier.array[half],
+            geometry=replace(earlier.geometry, shape=earlier.array[half].shape),
+            frames=earlier.frames[half],
+        )
+        for half in (slice(0, 6), slice(6, 12))
+    ]
+    used = replace(found, inputs=(source, *halves))
+    seg = build_seg(used, CONTEXT)
+    path = save(build_sr(used, CONTEXT, seg), tmp_path / "sr.dcm")
+    assert dciodvfy_errors(path) == []
+    report = dcmread(path)
+    assert report.StudyInstanceUID == source.study_instance_uid != earlier.study_instance_uid
+    (current,), (other,) = report.CurrentRequestedProcedureEvidenceSequence, report.PertinentOtherEvidenceSequence
+    assert (current.StudyInstanceUID, other.StudyInstanceUID) == (source.study_instance_uid, earlier.study_instance_uid)
+    assert {s.SeriesInstanceUID for s in current.ReferencedSeriesSequence} == {
+        source.series_instance_uid,
+        seg.SeriesInstanceUID,
+    }
+    (series,) = other.ReferencedSeriesSequence
+    referenced = [str(one.ReferencedSOPInstanceUID) for one in series.ReferencedSOPSequence]
+    assert (str(series.SeriesInstanceUID), referenced) == (
+        earlier.series_instance_uid,
+        [frame.sop_instance_uid for frame in earlier.frames],
+    )
+    library = items(report, "Image Library", "Image Library Group")
+    assert [sum(item.ValueType == "IMAGE" for item in group.ContentSequence) for group in library] == [12, 6, 6]
+
+
 def volume_of(segment: Segment) -> str:
     assert segment.measurements[0].value is not None
     return f"{segment.measurements[0].value:.6g}"

@@ -18,6 +18,7 @@ from storage.filing import Ended, Opened
 from storage.instances import InstanceStore
 from storage.jobs import Jobs
 from storage.records import AssociationEnd, Delivery, Job, NewJob, NewObject, ReceivedInstance, Stored, Study
+from storage.results import Results
 from storage.studies import Studies
 
 MR = "1.2.840.10008.5.1.4.1.1.4"
@@ -97,6 +98,7 @@ class Node:
         self.instances = InstanceStore(database, root, only_mr)
         self.studies = Studies(database)
         self.jobs = Jobs(database)
+        self.results = Results(database)
         self.deliveries = Deliveries(database)
 
     def store(self, sent: Sent) -> Stored:

@@ -280,9 +280,11 @@ def test_a_sent_report_is_not_replaced(node: Node) -> None:
 
 def test_a_report_names_the_one_that_its_destination_got(node: Node) -> None:
     replace(node, offer(node, "PACS", "ARCHIVE"))
+    node.arrive("PACS")
+    node.arrive("ARCHIVE")
 
     def previous(*destinations: str) -> list[str]:
-        return [target.kind for target in node.jobs.previous_sr(STUDY, "liver", 2, destinations)]
+        return [target.kind for target in node.results.previous_sr(STUDY, "liver", 2, destinations)]
 
     assert previous("PACS") == ["SR-REGIONS"]
     assert previous("ARCHIVE") == ["SR"]

@@ -241,9 +241,10 @@ def test_the_report_of_an_early_job_is_superseded_by_the_final_one(node: Node) -
     node.store(received(1))
     assert start(node, early())
     assert node.succeed(node.claim(), "PACS")
+    node.arrive()
     node.route("liver", fingerprint="f2")
     final = node.claim()
-    (previous,) = node.jobs.previous_sr(STUDY, "liver", final.id, ["PACS"])
+    (previous,) = node.results.previous_sr(STUDY, "liver", final.id, ["PACS"])
     assert (previous.job_id, final.revision) == (1, 1)
 
 

@@ -103,7 +103,7 @@ def test_success_ends_the_job_and_enqueues_its_objects(node: Node) -> None:
     ended = node.jobs.get(job.id)
     assert ended is not None
     assert (ended.state, ended.finished_at, ended.reason) == (JobState.SUCCEEDED, after(5), "")
-    seg, sr = node.jobs.objects(STUDY)
+    seg, sr = node.results.objects(STUDY)
     assert (seg.kind, seg.sequence, sr.kind, sr.sequence) == ("SEG", 0, "SR", 1)
     assert seg.path == Path("/objects/1/SEG.dcm")
     assert [(d.destination, d.object.kind, d.state) for d in node.deliveries.list()] == [
@@ -139,7 +139,7 @@ def test_an_attempt_that_was_released_counts_for_nothing(node: Node) -> None:
     assert node.jobs.fail(job.id, "slow", "late", None, after(32)) is JobState.RUNNING
     assert node.succeed(again, "PACS", worker="quick")
     assert not node.succeed(job, "PACS", worker="slow")
-    assert len(node.jobs.objects(STUDY)) == len(node.deliveries.list()) == 2
+    assert len(node.results.objects(STUDY)) == len(node.deliveries.list()) == 2
 
 
 def test_the_uid_of_another_jobs_object_is_refused(node: Node) -> None:
@@ -199,15 +199,17 @@ def test_stopping_the_node_is_not_an_attempt(node: Node) -> None:
 
 
 def test_the_report_of_the_latest_earlier_revision_is_found(node: Node) -> None:
-    assert node.jobs.previous_sr(STUDY, "liver", 99, ["PACS"]) == []
+    assert node.results.previous_sr(STUDY, "liver", 99, ["PACS"]) == []
     node.queue("liver", "knee")
     for _ in range(2):
         node.succeed(node.claim(), "PACS")
+    assert node.results.previous_sr(STUDY, "liver", 99, ["PACS"]) == []  # nobody has them yet
     for revision in (2, 3):
+        node.arrive()
         node.store(received(revision))
         node.route("liver")
         job = node.claim()
-        (previous,) = node.jobs.previous_sr(STUDY, "liver", job.id, ["PACS"])
+        (previous,) = node.results.previous_sr(STUDY, "liver", job.id, ["PACS"])
         assert previous.kind == "SR"
         assert previous.job_id == (1 if revision == 2 else 3)
         assert node.succeed(job, "PACS")
@@ -215,11 +217,12 @@ def test_the_report_of_the_latest_earlier_revision_is_found(node: Node) -> None:
 
 def test_the_report_of_other_weights_is_found_in_the_same_revision(node: Node) -> None:
     node.deliver("PACS")
+    node.arrive()
     assert node.studies.reroute(STUDY)
     assert node.studies.route(STUDY, 1, "applies", [NewJob(STUDY, 1, "liver", {}, "other weights")], {}, NOW)
     job = node.claim()
     assert (job.id, job.revision) == (2, 1)
-    (previous,) = node.jobs.previous_sr(STUDY, "liver", job.id, ["PACS"])
+    (previous,) = node.results.previous_sr(STUDY, "liver", job.id, ["PACS"])
     assert (previous.kind, previous.job_id) == ("SR", 1)
 
 
@@ -231,7 +234,7 @@ def test_a_revision_without_report_is_passed_over(node: Node) -> None:
     job = node.claim()
     only_seg: list[NewObject] = objects(job, "PACS")[:1]
     assert node.jobs.succeed(job.id, "worker", only_seg, {}, NOW)
-    (previous,) = node.jobs.previous_sr(STUDY, "liver", job.id + 1, ["PACS"])
+    (previous,) = node.results.previous_sr(STUDY, "liver", job.id + 1, ["PACS"])
     assert previous.job_id == 1
 
 

@@ -107,12 +107,14 @@ def test_a_result_supersedes_the_report_that_there_was_none(node: Node) -> None:
     node.queue("liver")
     failed = fail(node)
     report(node)
+    node.arrive()
     assert node.jobs.retry(failed.id)
     again = node.claim()
-    (previous,) = node.jobs.previous_sr(STUDY, "liver", again.id, ["PACS"])
+    (previous,) = node.results.previous_sr(STUDY, "liver", again.id, ["PACS"])
     assert previous.job_id == 2
     assert node.jobs.succeed(again.id, "worker", objects(again, "PACS"), {}, after(5))
-    (previous,) = node.jobs.previous_sr(STUDY, "liver", 99, ["PACS"])
+    node.arrive()
+    (previous,) = node.results.previous_sr(STUDY, "liver", 99, ["PACS"])
     assert previous.job_id == again.id  # it ended later, though its number is lower
 
 
@@ -171,10 +173,11 @@ def test_a_result_after_which_none_was_reported_is_computed_again(node: Node) ->
     assert node.studies.ignore(STUDY, 1, "the model folder is gone", {}, NOW, reports=[no_input(node)])
     job = node.claim(now=after(5))
     assert node.jobs.succeed(job.id, "worker", objects(job, "PACS")[1:], {}, after(5))
+    node.arrive()
     assert node.studies.reroute(STUDY)
     assert node.studies.route(STUDY, 1, "applies", [NewJob(STUDY, 1, "liver", {}, "same")], {}, NOW)
     again = node.claim(now=after(9))
-    (previous,) = node.jobs.previous_sr(STUDY, "liver", again.id, ["PACS"])
+    (previous,) = node.results.previous_sr(STUDY, "liver", again.id, ["PACS"])
     assert previous.job_id == job.id
     assert node.jobs.succeed(again.id, "worker", objects(again, "PACS"), {}, after(9))
     assert node.studies.reroute(STUDY)
@@ -248,13 +251,13 @@ def test_a_withdrawn_result_is_no_predecessor(node: Node) -> None:
     second = node.claim()
     assert node.succeed(second, "PACS")
     node.arrive()
-    assert [o.job_id for o in node.jobs.previous_sr(STUDY, "liver", 99, ["PACS"])] == [second.id]
-    assert [o.kind for o in node.jobs.superseded(STUDY, "liver", 99, "PACS")] == ["SEG", "SR"]
+    assert [o.job_id for o in node.results.previous_sr(STUDY, "liver", 99, ["PACS"])] == [second.id]
+    assert [o.job_id for o in node.results.superseded(STUDY, "liver", 99, "PACS")] == [1, 1, second.id, second.id]
     assert node.jobs.withdraw(second.id, "", NOW)
-    assert [o.job_id for o in node.jobs.previous_sr(STUDY, "liver", 99, ["PACS"])] == [1]
-    assert [o.job_id for o in node.jobs.superseded(STUDY, "liver", 99, "PACS")] == [1, 1]
+    assert [o.job_id for o in node.results.previous_sr(STUDY, "liver", 99, ["PACS"])] == [1]
+    assert [o.job_id for o in node.results.superseded(STUDY, "liver", 99, "PACS")] == [1, 1]
     assert node.jobs.withdraw(1, "", NOW)
-    assert node.jobs.superseded(STUDY, "liver", 99, "PACS") == []
+    assert node.results.superseded(STUDY, "liver", 99, "PACS") == []
 
 
 def test_a_result_without_report_is_superseded_too(node: Node) -> None:
@@ -263,8 +266,8 @@ def test_a_result_without_report_is_superseded_too(node: Node) -> None:
     job = node.claim()
     assert node.jobs.succeed(job.id, "worker", objects(job, "PACS")[:1], {}, NOW)
     node.arrive()
-    assert [o.kind for o in node.jobs.superseded(STUDY, "liver", 99, "PACS")] == ["SEG"]
-    assert node.jobs.superseded(STUDY, "liver", 99, "ARCHIVE") == []
+    assert [o.kind for o in node.results.superseded(STUDY, "liver", 99, "PACS")] == ["SEG"]
+    assert node.results.superseded(STUDY, "liver", 99, "ARCHIVE") == []
 
 
 def test_newer_images_do_not_supersede_a_withdrawal(node: Node) -> None:

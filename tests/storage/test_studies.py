@@ -167,7 +167,7 @@ def test_a_running_job_that_is_superseded_delivers_nothing(node: Node) -> None:
     assert not node.succeed(job, "PACS")
     assert states(node) == [("liver", 1, JobState.CANCELLED), ("liver", 2, JobState.QUEUED)]
     assert node.deliveries.list() == []
-    assert node.jobs.objects(STUDY) == []
+    assert node.results.objects(STUDY) == []
     assert node.succeed(node.claim(), "PACS")
     assert {d.object.job_id for d in node.deliveries.list()} == {2}
 

@@ -161,7 +161,7 @@ def test_a_report_of_no_result_is_a_page_of_text(viewer: Viewer, tmp_path: Path)
     viewer.store([*paths, tmp_path / "report.dcm"])
     study = Study(str(report.StudyInstanceUID), "T1 TSE axial", report="Test mass No AI result")
     (page,) = viewer.look(study, SCREENSHOTS / "no_result")["report"]
-    for words in (RESEARCH_NOTICE, "did not run to its end", "The images show motion."):
+    for words in (RESEARCH_NOTICE, "was not computed. This says nothing of the patient", "The images show motion."):
         assert words in page["text"]
 
 

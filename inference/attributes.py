@@ -1,0 +1,32 @@
+"""Values of attributes as headers really hold them: absent, empty, one or several."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from storage.errors import InputRefused
+
+
+def values(value: Any) -> list[Any]:
+    """The values of an attribute, none where it is absent or empty."""
+    if value is None or value == "":
+        return []
+    if isinstance(value, str | bytes | int | float):
+        return [value]
+    try:
+        return list(value)
+    except TypeError:
+        return [value]
+
+
+def vector(ds: Dataset, keyword: str, length: int, where: str) -> NDArray[np.float64]:
+    """(`length`,) numbers. Raises InputRefused, which says `where`, unless there are so many and all are finite."""
+    try:
+        found = np.array([float(v) for v in values(ds.get(keyword))])
+    except (TypeError, ValueError):
+        found = np.array([])
+    if found.shape != (length,) or not np.isfinite(found).all():
+        raise InputRefused(f"{where}: {keyword} is missing or is not {length} numbers")
+    return found

@@ -1,0 +1,106 @@
+"""Which studies are of the same patient, without saying of whom.
+
+The database holds a keyed hash of Patient ID and its issuer. The key is a file beside the images, which name the
+patients anyway: who has the database alone cannot try out patient IDs.
+"""
+
+import hashlib
+import hmac
+import os
+import secrets
+from functools import cached_property
+from pathlib import Path
+
+from sqlalchemy import or_, select, update
+
+from storage import schema
+from storage.database import Database, changed
+from storage.files import sync_folder
+from storage.records import StudyState
+
+_KEY_BYTES = 32
+_NAME_LENGTH = 16  # of the key, which begins every identity: one under another key is none
+_HASH_LENGTH = 48
+
+
+class Patients:
+    """Identities of the patients of studies. The key is made with the first one; with another key, for example where
+    the file was lost, every study is to be identified again."""
+
+    def __init__(self, database: Database, key_file: Path) -> None:
+        self._database = database
+        self._key_file = key_file
+
+    def identify(self, study_instance_uid: str, patient_id: str, issuer: str) -> None:
+        """Keeps whose the study is. Without a patient ID it is nobody's: no other study is of the same patient."""
+        identity = self._identity(patient_id, issuer)
+        study = schema.Study
+        with self._database.session() as session:
+            changed(
+                session, update(study).where(study.study_instance_uid == study_instance_uid).values(subject=identity)
+            )
+
+    def unidentified(self) -> list[str]:
+        """Complete studies of which nobody has said yet whose they are."""
+        study = schema.Study
+        unknown = or_(study.subject.is_(None), ~study.subject.startswith(self._key_name, autoescape=True))
+        with self._database.reading() as session:
+            return list(
+                session.scalars(select(study.study_instance_uid).where(study.state != StudyState.RECEIVING, unknown))
+            )
+
+    def studies(self, patient_id: str, issuer: str) -> list[str]:
+        """The complete studies that are identified as this patient's."""
+        return self._studies(self._identity(patient_id, issuer))
+
+    def others(self, study_instance_uid: str) -> list[str]:
+        """The other complete studies of the patient as whose this one is identified."""
+        with self._database.reading() as session:
+            study = session.get(schema.Study, study_instance_uid)
+            identity = None if study is None else study.subject
+        return [uid for uid in self._studies(identity or "") if uid != study_instance_uid]
+
+    def _studies(self, identity: str) -> list[str]:
+        if len(identity) <= _NAME_LENGTH:
+            return []
+        study = schema.Study
+        with self._database.reading() as session:
+            return list(
+                session.scalars(
+                    select(study.study_instance_uid)
+                    .where(study.subject == identity, study.state != StudyState.RECEIVING)
+                    .order_by(study.study_instance_uid)
+                )
+            )
+
+    def _identity(self, patient_id: str, issuer: str) -> str:
+        if not patient_id:
+            return self._key_name
+        said = f"{len(issuer)}:{issuer}{patient_id}".encode()
+        return self._key_name + hmac.new(self._key, said, hashlib.sha256).hexdigest()[:_HASH_LENGTH]
+
+    @cached_property
+    def _key_name(self) -> str:
+        return hashlib.sha256(self._key).hexdigest()[:_NAME_LENGTH]
+
+    @cached_property
+    def _key(self) -> bytes:
+        if not self._key_file.exists():
+            self._make_key()
+        return self._key_file.read_bytes()
+
+    def _make_key(self) -> None:
+        """Of two processes that make one at once, the first one's stays."""
+        temporary = self._key_file.with_name(f".{self._key_file.name}.{os.getpid()}")
+        temporary.unlink(missing_ok=True)
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(secrets.token_bytes(_KEY_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(temporary, self._key_file)
+        except FileExistsError:
+            pass
+        finally:
+            temporary.unlink()
+        sync_folder(self._key_file.parent)

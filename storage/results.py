@@ -1,0 +1,169 @@
+"""Result objects: which there are, and what a new result takes the place of."""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select
+from sqlalchemy.orm import Session
+
+from storage import schema
+from storage.database import Database
+from storage.errors import Permanent
+from storage.queueing import withdrawn
+from storage.records import DeliveryState, JobKind, JobState, NewObject, ResultObject
+
+REJECTION = "REJECTION"  # the kind of the notes that withdraw: they are never withdrawn themselves
+_GIVEN_UP = (DeliveryState.REPLACED, DeliveryState.FAILED)
+
+
+class Results:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def objects(self, study_instance_uid: str) -> Sequence[ResultObject]:
+        """The result objects of a study, by job, in the order of delivery."""
+        target = schema.ResultObject
+        return self._objects(select(target).where(target.study_instance_uid == study_instance_uid))
+
+    def previous_sr(
+        self, study_instance_uid: str, application: str, job: int, destinations: Collection[str]
+    ) -> Sequence[ResultObject]:
+        """The reports of the application's latest other job that reported to one of these destinations: what those of
+        `job` supersede there. Each destination has the form of the report that it takes. For no destination, the report
+        that was sent nowhere.
+
+        That job is of an earlier revision, or of the same one where other weights computed it again or a failure was
+        reported. What was withdrawn is passed over, and what no destination was sent yet: it will not be.
+        """
+        job_row, target = schema.Job, schema.ResultObject
+        is_report = and_(target.kind.startswith("SR"), _reached(destinations))
+        latest = (
+            select(job_row.id)
+            .join(target, target.job_id == job_row.id)
+            .where(_others(study_instance_uid, application, job), is_report)
+            .order_by(job_row.finished_at.desc(), job_row.id.desc())  # one that was queued again ended after newer ones
+            .limit(1)
+            .scalar_subquery()
+        )
+        return self._objects(select(target).where(target.job_id == latest, is_report))
+
+    def superseded(
+        self, study_instance_uid: str, application: str, job: int, destination: str
+    ) -> Sequence[ResultObject]:
+        """What a destination has got, or was to get, of the results that the one of `job` supersedes there: what a
+        rejection note for it names. Not what was withdrawn, or rejected when another result superseded it."""
+        job_row, delivery, target = schema.Job, schema.Delivery, schema.ResultObject
+        others = _others(study_instance_uid, application, job)
+        here = delivery.destination == destination
+        rejected_until = (
+            select(func.max(job_row.finished_at))
+            .join(delivery, delivery.job_id == job_row.id)
+            .join(target, target.id == delivery.object_id)
+            .where(others, here, target.kind == REJECTION, delivery.state.not_in(_GIVEN_UP))
+            .scalar_subquery()
+        )
+        return self._objects(
+            select(target)
+            .join(delivery, delivery.object_id == target.id)
+            .join(job_row, job_row.id == delivery.job_id)
+            .where(others, here, rejectable(), or_(rejected_until.is_(None), job_row.finished_at >= rejected_until))
+        )
+
+    def _objects(self, statement: Select[schema.ResultObject]) -> Sequence[ResultObject]:
+        ordered = statement.order_by(schema.ResultObject.job_id, schema.ResultObject.sequence)
+        with self._database.reading() as session:
+            return [object_record(row) for row in session.scalars(ordered)]
+
+
+def rejectable() -> ColumnElement[bool]:
+    """Of deliveries and their objects: not what the destination does not take, and no rejection note."""
+    return and_(schema.Delivery.state != DeliveryState.REPLACED, schema.ResultObject.kind != REJECTION)
+
+
+def _others(study_instance_uid: str, application: str, other_than: int) -> ColumnElement[bool]:
+    """Jobs whose results stand, or were superseded."""
+    job = schema.Job
+    return and_(
+        job.study_instance_uid == study_instance_uid,
+        job.application == application,
+        job.id != other_than,
+        job.kind != JobKind.WITHDRAWAL,
+        job.state == JobState.SUCCEEDED,
+        ~withdrawn(job.study_instance_uid, job.id),
+    )
+
+
+def _reached(destinations: Collection[str]) -> ColumnElement[bool]:
+    """Objects that one of the destinations got, or may have got: an answer that was lost may have been Success."""
+    delivery, target = schema.Delivery, schema.ResultObject
+    if not destinations:
+        return target.stands_for == ""
+    delivered = select(delivery.object_id).where(
+        delivery.destination.in_(destinations), delivery.claimed_at.is_not(None), delivery.state.not_in(_GIVEN_UP)
+    )
+    return target.id.in_(delivered)
+
+
+def keep_object(session: Session, job_id: int, sequence: int, new: NewObject, now: datetime) -> schema.ResultObject:
+    """The row of a result object, which is made once. Raises Permanent when another job has its UID."""
+    known = session.scalars(
+        select(schema.ResultObject).where(schema.ResultObject.sop_instance_uid == new.sop_instance_uid)
+    ).one_or_none()
+    if known is not None:
+        if known.job_id != job_id:
+            raise Permanent(f"The result object {new.sop_instance_uid} belongs to job {known.job_id}")
+        known.path = str(new.path)
+        return known
+    row = schema.ResultObject(
+        job_id=job_id,
+        sop_instance_uid=new.sop_instance_uid,
+        sop_class_uid=new.sop_class_uid,
+        series_instance_uid=new.series_instance_uid,
+        study_instance_uid=new.study_instance_uid,
+        kind=new.kind,
+        path=str(new.path),
+        sequence=sequence,
+        created_at=now,
+        destinations=list(new.destinations),
+        stands_for=new.stands_for,
+    )
+    session.add(row)
+    session.flush()
+    return row
+
+
+def enqueue_deliveries(
+    session: Session, target: schema.ResultObject, destinations: Sequence[str], now: datetime
+) -> None:
+    session.add_all(
+        schema.Delivery(
+            object_id=target.id,
+            job_id=target.job_id,
+            sequence=target.sequence,
+            destination=destination,
+            state=DeliveryState.QUEUED,
+            attempts=0,
+            reason="",
+            created_at=now,
+            run_after=now,
+        )
+        for destination in destinations
+    )
+
+
+def object_record(row: schema.ResultObject) -> ResultObject:
+    return ResultObject(
+        id=row.id,
+        job_id=row.job_id,
+        sop_instance_uid=row.sop_instance_uid,
+        sop_class_uid=row.sop_class_uid,
+        series_instance_uid=row.series_instance_uid,
+        study_instance_uid=row.study_instance_uid,
+        kind=row.kind,
+        path=Path(row.path),
+        sequence=row.sequence,
+        created_at=row.created_at,
+        destinations=tuple(row.destinations),
+        stands_for=row.stands_for,
+    )

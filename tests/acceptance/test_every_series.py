@@ -1,0 +1,66 @@
+"""Every real study of the test images through the node and its own applications: each ends in a result or in a stated
+reason, which the PACS holds; none crashes, and none hangs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import dcmread
+
+from dicom_node.demo_pacs import Kind, Pacs, find_orthanc, free_port, start_pacs
+from dicom_node.scu import Target, send_files
+from inference.manifest import known_applications, takes_bundle
+from tests.acceptance.node import SCANNER, Node
+
+APPLICATIONS = [name for name in known_applications() if not takes_bundle(name)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Node, Pacs]]:
+    if find_orthanc() is None:
+        pytest.skip("Orthanc is not installed: run tests/install-peers.sh")
+    folder, port = tmp_path_factory.mktemp("node"), free_port()
+    pacs = start_pacs(folder / "pacs", node=Target("DICOM_NODE", "127.0.0.1", port), kind=Kind.ORTHANC)
+    node = Node(folder, port, pacs, applications=APPLICATIONS)
+    node.start()
+    yield node, pacs
+    node.stop()
+    pacs.stop()
+
+
+def studies(folder: Path) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        uid = str(dcmread(path, stop_before_pixels=True, specific_tags=["StudyInstanceUID"]).StudyInstanceUID)
+        found.setdefault(uid, []).append(path)
+    return found
+
+
+def ended(detail: dict[str, Any]) -> bool:
+    """Every application has had its say, and the PACS has it."""
+    said = {job["application"] for job in detail["jobs"] if job["state"] == "SUCCEEDED"}
+    sent = all(d["state"] in ("SENT", "COMMITTED", "REPLACED") for d in detail["deliveries"])
+    waiting = [job for job in detail["jobs"] if job["state"] in ("QUEUED", "RUNNING", "RETRYING")]
+    return detail["state"] in ("ROUTED", "IGNORED") and said == set(APPLICATIONS) and sent and not waiting
+
+
+@pytest.mark.timeout(900)
+def test_every_study_ends_in_a_result_or_a_reason(place: tuple[Node, Pacs], test_data: Path) -> None:
+    node, pacs = place
+    sent = studies(test_data / "mr")
+    assert len(sent) > 15
+    for paths in sent.values():
+        assert all(result.ok for result in send_files(paths, SCANNER, node.target))
+    for uid in sent:
+        detail = node.wait(uid, ended, 600)
+        last = {job["application"]: job for job in detail["jobs"] if job["state"] == "SUCCEEDED"}
+        for job in last.values():
+            reports = [d for d in detail["deliveries"] if d["job_id"] == job["id"] and d["kind"].startswith("SR")]
+            assert reports, (uid, job)
+            assert job["kind"] == "ANALYSIS" or job["detail"]["explanation"], (uid, job)
+        reported = [i for i in pacs.instances(uid) if i.modality == "SR"]
+        assert len(reported) >= len(APPLICATIONS), uid
+    log = node.log.read_text()
+    assert "Traceback" not in log
+    assert "unexpected" not in log

@@ -1,0 +1,181 @@
+"""Which of several series feeds an input, which volume of it is meant, and how a wrong declaration is refused."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inference import manifest
+from inference.binding import bind
+from inference.inputs import BValues, InputRule, input_key, selected, split_key
+from inference.planes import COMPONENT
+from inference.series import Kind, SeriesDescription, read_headers, recognise
+from storage.errors import InputRefused, ModelRefused
+
+
+def series(uid: str, kind: Kind = Kind.T1W, **change: object) -> SeriesDescription:
+    plain = SeriesDescription(
+        uid, "MR", kind, "axial", "2D", 30, contrast=False, fat_suppressed=False, b_values=(), confidence=0.9,
+        reasons=("spin echo",), volumes=1,
+    )  # fmt: skip
+    return replace(plain, **change)  # type: ignore[arg-type]
+
+
+def refusal(rule: InputRule, one: SeriesDescription) -> str:
+    """Empty where it is taken."""
+    (decision,) = bind([rule], [one]).decisions
+    return "" if decision.taken else decision.reason
+
+
+@pytest.mark.parametrize(
+    ("prefer", "taken"),
+    [
+        ((), "3"),  # the most slices
+        (("3D",), "2"),
+        (("coronal", "3D"), "4"),
+        (("sagittal", "3D"), "2"),  # none is sagittal
+        (("fat suppressed", "3D"), "5"),
+    ],
+)
+def test_the_first_preference_weighs_most(prefer: tuple[str, ...], taken: str) -> None:
+    found = bind(
+        [InputRule("t1w", kind="T1w", prefer=prefer)],
+        [
+            series("1"),
+            series("2", dimension="3D"),
+            series("3", slices=60),
+            series("4", plane="coronal", contrast=True),
+            series("5", fat_suppressed=True),
+            series("6", dimension="3D", plane="coronal", fat_suppressed=True, confidence=0.4),  # its name alone says so
+        ],
+    )
+    assert found.inputs == {"t1w": taken}
+    reasons = {d.series_instance_uid: d.reason for d in found.decisions}
+    assert f"fits, but series {taken} fits better" in reasons["6"]
+    assert reasons["6"].endswith("its kind is surer")
+    if prefer and taken != "1":
+        assert reasons["1"].endswith(f"preferred: {prefer[0] if taken != '2' else '3D'}")
+
+
+def test_kinds_are_in_order_of_preference() -> None:
+    rule = InputRule("fluid", kind=["FLAIR", "T2w"], prefer=("3D",))
+    both = [series("1", Kind.T2W, dimension="3D"), series("2", Kind.FLAIR)]
+    assert bind([rule], both).inputs == {"fluid": "2"}
+    assert bind([rule], both[:1]).inputs == {"fluid": "1"}
+    assert refusal(rule, series("3", Kind.PDW)) == "is PDw, not FLAIR or T2w (spin echo)"
+
+
+def test_an_input_may_follow_the_plane_of_another() -> None:
+    rules = [InputRule("t1w", kind="T1w"), InputRule("t2w", kind="T2w", prefer=("same plane as t1w",))]
+    found = [series("1", plane="coronal"), series("2", Kind.T2W, slices=90), series("3", Kind.T2W, plane="coronal")]
+    assert bind(rules, found).inputs == {"t1w": "1", "t2w": "3"}
+
+
+def test_a_plane_may_be_demanded() -> None:
+    assert refusal(InputRule("t2w", kind="T1w", plane="sagittal"), series("1")) == "is axial, not sagittal"
+
+
+def test_diffusion_needs_the_b_values_that_are_asked_for() -> None:
+    asked = BValues(count=2, lowest_at_most=100, highest_at_least=400)
+    rule = InputRule("diffusion", kind=["ADC", "DWI"], b_values=asked, volumes="all")
+    assert refusal(rule, series("1", Kind.DWI, b_values=(0.0, 800.0), volumes=2)) == ""
+    assert refusal(rule, series("1", Kind.ADC)) == ""
+    wanted = "not at least 2 b-values, the lowest at most 100, the highest at least 400"
+    assert refusal(rule, series("1", Kind.DWI, b_values=(800.0,))) == f"has b = 800, {wanted}"
+    assert refusal(rule, series("1", Kind.DWI, b_values=(0.0, 50.0))) == f"has b = 0, 50, {wanted}"
+    assert refusal(rule, series("1", Kind.DWI, b_values=(500.0, 800.0))) == f"has b = 500, 800, {wanted}"
+    assert refusal(rule, series("1", Kind.DWI)) == f"has no known b-value, {wanted}"
+
+
+def test_a_series_of_several_volumes_feeds_what_takes_them(test_data: Path) -> None:
+    """A real one, with two echoes: one volume is refused unless it is said which, and all are taken."""
+    folder = test_data / "mr" / "siemens_xa30_study" / "8_gre_field_mapping"
+    found = recognise(read_headers(sorted(folder.glob("*.dcm"))))
+    assert found.volumes == 2
+    one = InputRule("echoes")
+    assert "volumes" in refusal(one, found)
+    assert bind([one], [found]).unusable
+    assert refusal(replace(one, volumes="all"), found) == ""
+    assert refusal(replace(one, select="shortest echo"), found) == ""
+    assert refusal(replace(one, volumes="all"), series("1", volumes=0, problem="a slice is missing")) != ""
+
+
+def test_a_selection_means_exactly_one_volume() -> None:
+    echoes = [{"EchoTime": 12.46, COMPONENT: "magnitude"}, {"EchoTime": 10.0, COMPONENT: "magnitude"}]
+    assert selected(echoes, "shortest echo") == 1
+    assert selected(echoes, "longest echo") == 0
+    assert selected([{COMPONENT: "phase"}, {COMPONENT: "magnitude"}], "magnitude") == 1
+    assert selected([{"b-value": None}, {"b-value": 0.0}, {"b-value": 800.0}], "highest b-value") == 2
+    with pytest.raises(InputRefused, match="2 of the 2 volumes of the series can be the one asked for"):
+        selected(echoes, "magnitude")
+    with pytest.raises(InputRefused, match="none of the 2 volumes"):
+        selected(echoes, "highest b-value")
+
+
+def test_keys_of_inputs_name_the_time_point() -> None:
+    assert [split_key(input_key("t1w", n)) for n in (0, 1, 12)] == [("t1w", 0), ("t1w", 1), ("t1w", 12)]
+    assert input_key("t1w", 0) == "t1w"
+
+
+DESCRIPTOR = """
+version = "1"
+title = "Something"
+[earlier]
+maximum = 2
+[[inputs]]
+name = "t1w"
+kind = "T1w"
+[[inputs]]
+name = "diffusion"
+kind = ["ADC", "DWI"]
+b_values = { count = 2, highest_at_least = 400 }
+prefer = ["same plane as t1w", "many slices"]
+volumes = "all"
+required = false
+"""
+
+
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], manifest.Manifest]:
+    def loaded(text: str) -> manifest.Manifest:
+        (tmp_path / "own").mkdir(exist_ok=True)
+        (tmp_path / "own" / "application.toml").write_text(text)
+        return manifest.load_manifest("own", "own", None)
+
+    monkeypatch.setattr(manifest, "APPLICATIONS", tmp_path)
+    return loaded
+
+
+def test_a_descriptor_declares_its_inputs(load: Callable[[str], manifest.Manifest]) -> None:
+    found = load(DESCRIPTOR)
+    t1w, diffusion = found.inputs
+    assert (t1w.kind, t1w.required, t1w.volumes) == ((Kind.T1W,), True, "one")
+    assert diffusion.kind == (Kind.ADC, Kind.DWI)
+    assert diffusion.b_values == BValues(count=2, highest_at_least=400)
+    assert found.earlier is not None
+    assert (found.earlier.maximum, found.earlier.required) == (2, False)
+    assert "earlier" not in found.options
+    assert load(DESCRIPTOR.replace("[earlier]\nmaximum = 2", "")).earlier is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ('"T1w"', '"T1"', "inputs.0.kind = 'T1'; allowed: T1w, .* did you mean 'T1w'"),
+        ('"DWI"', '"DW"', "inputs.1.kind.1 = 'DW'; allowed: .* did you mean 'DWI'"),
+        ("highest_at", "higest_at", "no key inputs.1.b_values.higest_at_least; .* did you mean 'highest_at_least'"),
+        ('"many slices"', '"manyslices"', "inputs.1.prefer.1 = 'manyslices': allowed: .* did you mean 'many slices'"),
+        ("plane as t1w", "plane as t2w", "'diffusion' prefers the same plane as 't2w', which is no input before it"),
+        ('name = "diffusion"', 'name = "t1w"', "two inputs have the name 't1w'"),
+        ('name = "diffusion"', 'name = "t1w@1"', "inputs.1.name = 't1w@1'"),
+        ('"all"', '"al"', "inputs.1.volumes = 'al'; allowed: one, all"),
+        ("maximum = 2", "maximum = 0", "earlier.maximum = 0"),
+        ("maximum = 2", "maximal = 2", "no key earlier.maximal; allowed: maximum, required; did you mean 'maximum'"),
+    ],
+)
+def test_a_mistake_is_named(load: Callable[[str], Any], old: str, new: str, told: str) -> None:
+    with pytest.raises(ModelRefused, match=told) as refused:
+        load(DESCRIPTOR.replace(old, new))
+    assert ";" not in str(refused.value).replace("; allowed", "").replace("; did you", "")  # one mistake is told once

@@ -1,0 +1,168 @@
+"""dcm2niix as an oracle: on every real series it finds the same volumes, with the same voxels in the same places.
+
+Where it does not, `DIFFERENT` says what differs and why; what is said there must remain so. Voxels are compared as
+Philips' scaling gives them: dcm2niix writes these values by default, the node has them as `array / signal_scale`.
+"""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from inference.volume import Volume, read_volumes
+from storage.errors import InputRefused
+
+LPS_OF_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+MILLIMETRES = 1e-3  # between voxel centres
+RELATIVE = 1e-5  # of the largest value: single precision
+ALIKE = 1e-3  # of the largest value: the same volume
+
+Image = tuple[NDArray[Any], NDArray[np.float64]]  # [i, j, k], and the affine of its indices to LPS mm
+
+SERIES = (
+    "canon_galan_dti_enhanced_oblique",
+    "ge_hdxt_prostate_adc",
+    "ge_mr750_dynamic_10phases",
+    "nema_wg04_mr_transfer_syntaxes",
+    "philips_achieva_phantom_enhanced",
+    "philips_elition_fieldmap_classic_2echo_magphase",
+    "philips_elition_fieldmap_enhanced",
+    "philips_elition_mprage_classic",
+    "philips_elition_rawdata_nonimage",
+    "siemens_prisma_epi_mosaic",
+    "siemens_prisma_t1_sag_HFDR",
+    "siemens_xa30_study/11_DWI_dir80_PA",
+    "siemens_xa30_study/12_DWI_dir80_PA",
+    "siemens_xa30_study/14_DWI_dir80_PA",
+    "siemens_xa30_study/16_DWI_dir80_PA",
+    "siemens_xa30_study/27_asl_2d_tra",
+    "siemens_xa30_study/28_asl_2d_tra",
+    "siemens_xa30_study/5_anat-T1w_acq-tfl",
+    "siemens_xa30_study/8_gre_field_mapping",
+    "siemens_xa30_study/99_Phoenix_Document",
+    "siemens_xa30_study/9_gre_field_mapping",
+    "small/ge_dti_001",
+    "small/generic_anatomical_002_non_isotropic",
+    "small/generic_compressed_001",
+    "small/generic_compressed_jpeg_001",
+    "small/generic_compressed_jpegls_001",
+    "small/generic_compressed_rle_001",
+    "small/generic_rgb_001",
+    "small/hitachi_anatomical_001",
+    "small/philips_dti_001",
+    "small/philips_enhanced_dti_001",
+    "uih_umr770_dti_vframe",
+)
+
+REFUSED = "volumes?, and the node refuses: "
+ALONG_THE_NORMAL = (
+    "dcm2niix steps along the normal of the image, the node from the first position to the last, which stays within "
+    "1e-3 mm of every position in the headers"
+)
+SINGLE_PRECISION = (
+    "where the intercept is not 0, dcm2niix takes the slope as the difference of two numbers of single precision near "
+    "the intercept, and four digits remain"
+)
+COLOUR = "colours are no measured signal"
+
+# series -> what differs, and why
+DIFFERENT = {
+    "ge_hdxt_prostate_adc": ("0.002 mm off", ALONG_THE_NORMAL),
+    "philips_elition_mprage_classic": ("0.001 mm off", ALONG_THE_NORMAL),
+    "philips_achieva_phantom_enhanced": ("values 1.2e-05 apart", SINGLE_PRECISION),
+    "philips_elition_fieldmap_classic_2echo_magphase": ("values 1.4e-04 apart", SINGLE_PRECISION),
+    "philips_elition_fieldmap_enhanced": ("values 1.4e-04 apart", SINGLE_PRECISION),
+    "nema_wg04_mr_transfer_syntaxes": (
+        f"6 {REFUSED}its images differ in orientation.*",
+        "two series of one slice, each in eight transfer syntaxes: dcm2niix makes a file of every slice it can decode",
+    ),
+    "siemens_xa30_study/14_DWI_dir80_PA": (f"1 {REFUSED}.* is a colour image.*", COLOUR),
+    "small/generic_rgb_001": (f"1 {REFUSED}.* is a colour image.*", COLOUR),
+    "small/generic_compressed_jpegls_001": ("0 volumes instead of 1", "Debian's dcm2niix decodes no JPEG-LS"),
+    "small/philips_dti_001": (
+        f"4 {REFUSED}only 2 slices.*",
+        "a volume has at least three slices here: two cannot show whether one between them is missing",
+    ),
+}
+
+
+def test_every_series_is_listed(test_data: Path) -> None:
+    mr = test_data / "mr"
+    folders = {path.parent.relative_to(mr).as_posix() for path in mr.rglob("*") if path.is_file()}
+    assert folders == set(SERIES)
+    assert set(DIFFERENT) <= folders
+
+
+@pytest.mark.parametrize("series", SERIES)
+def test_volumes_are_those_of_dcm2niix(test_data: Path, tmp_path: Path, series: str) -> None:
+    found = difference(test_data / "mr" / series, tmp_path)
+    what, _ = DIFFERENT.get(series, ("", ""))
+    assert re.fullmatch(what, found), found
+
+
+def difference(folder: Path, output: Path) -> str:
+    """How what the node and dcm2niix make of a series differs, in words; empty where it does not."""
+    theirs = list(converted(folder, output))
+    try:
+        ours = read_volumes(sorted(folder.iterdir()))
+    except InputRefused as refusal:
+        return f"{len(theirs)} volume{'s' * (len(theirs) > 1)}, and the node refuses: {refusal}" if theirs else ""
+    if len(theirs) != len(ours):
+        return f"{len(theirs)} volumes instead of {len(ours)}"
+    found = set()
+    for volume in ours:
+        values, off, n = min((*apart(volume, image), n) for n, image in enumerate(theirs))
+        if values > ALIKE:
+            return f"nothing like the volume {dict(volume.told_apart)}"
+        if values > RELATIVE:
+            found.add(f"values {values:.1e} apart")
+        if off > MILLIMETRES:
+            found.add(f"{off:.3f} mm off")
+        del theirs[n]
+    return ", ".join(sorted(found))
+
+
+def converted(folder: Path, output: Path) -> Iterator[Image]:
+    """The 3D images that dcm2niix makes of a folder, with its default settings."""
+    program = shutil.which("dcm2niix")
+    if program is None:
+        pytest.skip("dcm2niix is not installed: run tests/install-peers.sh")
+    subprocess.run([program, "-b", "n", "-f", "%s_%d", "-o", output, folder], check=False, capture_output=True)
+    for path in sorted(output.glob("*.nii")):
+        image = nibabel.load(path)
+        array = np.asanyarray(image.dataobj)
+        affine = LPS_OF_RAS @ image.affine
+        if array.dtype.names:  # RGB
+            array = array["R"]
+        for n in range(array.shape[3] if array.ndim == 4 else 1):
+            yield array[..., n] if array.ndim == 4 else array, affine
+
+
+def apart(volume: Volume, image: Image) -> tuple[float, float]:
+    """How far apart values are, as a fraction of the largest, and the centres of their voxels, in mm, at most.
+
+    Infinite where the grids differ in size, or in direction by more than a turn.
+    """
+    array, affine = image
+    mapped = np.linalg.inv(affine) @ volume.geometry.affine  # (slice, row, column, 1) to (i, j, k, 1)
+    turn = np.round(mapped[:3, :3]).astype(int)
+    if (np.abs(turn).sum(axis=0) != 1).any() or (np.abs(turn).sum(axis=1) != 1).any():
+        return np.inf, np.inf
+    axes = np.abs(turn).argmax(axis=0)
+    backwards = turn.sum(axis=0) < 0
+    turned = np.flip(array.transpose(axes), np.flatnonzero(backwards))
+    if turned.shape != volume.array.shape:
+        return np.inf, np.inf
+    values = np.abs(volume.array / volume.signal_scale - turned).max() / np.abs(turned).max()
+    corners = np.array(list(product(*((0, size - 1) for size in turned.shape))))
+    indices = np.where(backwards, np.array(turned.shape) - 1 - corners, corners)[:, np.argsort(axes)]
+    places = indices @ affine[:3, :3].T + affine[:3, 3]
+    return float(values), float(np.linalg.norm(places - volume.geometry.to_lps(corners.astype(float)), axis=1).max())
