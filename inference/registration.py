@@ -5,6 +5,8 @@ with fixed samples, so that the same images give the same result. Whether the re
 on what the optimiser does not see: a registration of two things that do not belong together also ends somewhere.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,13 +63,14 @@ def register(moving: Volume, fixed: Volume) -> Registration:
     """The rigid transform that brings `moving` onto `fixed`, checked.
 
     With a common frame of reference the search begins with the patient coordinates, and ends with them where nothing
-    found is clearly better. Without, it begins with them, with the middles of the images or with those of the bodies, whichever
-    fits best.
+    found is clearly better. Without, it begins with them, with the middles of the images or with those of the bodies,
+    whichever fits best.
     """
     still, mobile = _prepared(fixed), _prepared(moving)
     shared = bool(fixed.frame_of_reference_uid) and fixed.frame_of_reference_uid == moving.frame_of_reference_uid
     start = _start(mobile, still, shared)
-    found = _optimised(mobile, still, start)
+    with _one_thread():
+        found = _optimised(mobile, still, start)
     return _checked(mobile, still, start, found, shared)
 
 
@@ -160,6 +163,17 @@ def _shift(by: NDArray[np.float64]) -> Affine:
     return matrix
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Several threads would add up in whatever order they end. The metric heeds the setting of the process alone."""
+    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
+
+
 def _optimised(moving: _Image, fixed: _Image, start: Affine) -> Affine:
     transform = sitk.Euler3DTransform()
     transform.SetCenter([float(v) for v in fixed.middle])
@@ -168,7 +182,6 @@ def _optimised(moving: _Image, fixed: _Image, start: Affine) -> Affine:
         still, still_grid = _coarse(fixed.array, fixed.geometry, spacing)
         mobile, mobile_grid = _coarse(moving.array, moving.geometry, spacing)
         method = sitk.ImageRegistrationMethod()
-        method.SetNumberOfThreads(1)
         method.SetMetricAsMattesMutualInformation(BINS)
         method.SetMetricSamplingStrategy(method.RANDOM)
         method.SetMetricSamplingPercentage(min(1.0, SAMPLES / still.size), SEED)
