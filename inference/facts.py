@@ -73,10 +73,6 @@ class Facts:
         return "DERIVED" in self.image_type
 
 
-def is_image(ds: Dataset) -> bool:
-    return "Rows" in ds and "Columns" in ds
-
-
 def facts_of(ds: Dataset) -> Iterator[Facts]:
     """One for each image in `ds`, in frame order. Numbers that are absent or unreadable are None."""
     private = PrivateElements(ds)

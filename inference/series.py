@@ -15,9 +15,9 @@ import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from inference.facts import Facts, agent_given, facts_of, is_image, seconds_after_injection
+from inference.facts import Facts, agent_given, facts_of, seconds_after_injection
 from inference.kinds import Kind as Kind
-from inference.planes import Plane, functional, is_enhanced, planes_of
+from inference.planes import Plane, functional, is_enhanced, is_image, planes_of
 from inference.series_kind import DIFFUSION, different, kind_of, nearest_plane, phases_of
 from inference.sites import SiteTable, rule_for
 from inference.volume import Stack, differences, stacks_of
