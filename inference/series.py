@@ -56,6 +56,7 @@ class SeriesDescription:
     body_part: str = ""
     volumes: int = 0
     problem: str = ""
+    differences: str = ""  # what tells its volumes apart, where it makes several
     echo_times: tuple[float, ...] = ()  # ms
     inversion_times: tuple[float, ...] = ()  # ms
     phases: int = 1  # images of one place that differ in time alone
@@ -106,6 +107,7 @@ def recognise(headers: Sequence[Dataset], site: SiteTable = ()) -> SeriesDescrip
         body_part=str(first.get("BodyPartExamined") or "").strip().upper(),
         volumes=len(stacks),
         problem=problem,
+        differences=differences(stacks) if len(stacks) > 1 else "",
         echo_times=different(f.echo_time for f in facts),
         inversion_times=different(f.inversion_time for f in facts),
         phases=phases,
@@ -185,12 +187,7 @@ def _geometry(images: Sequence[Dataset]) -> tuple[list[Plane], str, list[Stack]]
         return planes, str(error), []
     except Exception as error:  # pydicom reads values late, and raises anything where one is malformed
         return planes, f"its place in space cannot be read ({type(error).__name__})", []
-    return planes, _problem(stacks), stacks
-
-
-def _problem(stacks: Sequence[Stack]) -> str:
-    """Why a series that makes these volumes cannot be used."""
-    return f"holds {len(stacks)} volumes: {differences(stacks)}" if len(stacks) > 1 else ""
+    return planes, "", stacks
 
 
 def _plane(planes: Sequence[Plane], ds: Dataset) -> str | None:
