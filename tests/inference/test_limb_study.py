@@ -126,7 +126,8 @@ def test_the_images_show_the_truth(seed: int) -> None:
         assert image[images.masks["mass"]].mean() == pytest.approx(expected[name], rel=0.08), name
         assert np.count_nonzero(image[:, 0, :]) <= 2, name  # air
     water, fat = images.render("water")[inside], images.render("fat")[inside]
-    assert (fat / (water + fat)).mean() == pytest.approx(study.phantom.mass_tissue.fat, abs=0.03)
+    fraction = parts.image(lambda tissue: tissue.fat)[inside].mean()
+    assert (fat / (water + fat)).mean() == pytest.approx(fraction, abs=0.03)
     post, plain, t2w = (images.render(name) for name in ("t1w_fs_post", "t1w", "t2w_fs"))
     viable = inside & ~images.masks["necrosis"]
     muscle = signal(MUSCLE, Acquisition(4000.0, 80.0, True))
@@ -209,31 +210,38 @@ def logistic(x: NDArray[np.float64], y: NDArray[np.bool_], ridge: float = 10.0) 
     penalty = ridge * np.eye(x.shape[1])
     penalty[-1, -1] = 0.0
     w = np.zeros(x.shape[1])
-    for _ in range(20):
+    for _ in range(8):
         p = 1 / (1 + np.exp(-x @ w))
         w -= np.linalg.solve((x.T * (p * (1 - p))) @ x + penalty, x.T @ (p - y) + penalty @ w)
     return w
 
 
-def area_under_curve(x: NDArray[np.float64], y: NDArray[np.bool_]) -> tuple[float, float]:
-    """Of a classifier cross-validated over ten folds: the AUC and its standard error (DeLong et al. 1988)."""
-    x = squares(x)
+def area_under_curve(x: NDArray[np.float64], y: NDArray[np.bool_]) -> float:
+    """Of the scores that a classifier gives to cases it has not seen, in ten folds with as many of each label."""
     scores = np.zeros(len(y))
     folds = np.zeros(len(y), int)
-    for value in (False, True):  # as many of each in every fold
+    for value in (False, True):
         folds[y == value] = np.arange(np.sum(y == value)) % 10
     for fold in range(10):
         w = logistic(x[folds != fold], y[folds != fold])
         scores[folds == fold] = x[folds == fold] @ w[:-1] + w[-1]
-    wins = (scores[y][:, None] > scores[~y][None, :]) + 0.5 * (scores[y][:, None] == scores[~y][None, :])
-    variance = wins.mean(axis=1).var(ddof=1) / y.sum() + wins.mean(axis=0).var(ddof=1) / (~y).sum()
-    return float(wins.mean()), float(np.sqrt(variance))
+    return float((scores[y][:, None] > scores[~y][None, :]).mean())
+
+
+def interval(x: NDArray[np.float64], y: NDArray[np.bool_]) -> tuple[float, float]:
+    """95 % of the area under the curve. Its spread is that under shuffled labels: folds share the cases they are
+    trained on, so that formulas for independent cases (DeLong's gives 0.03 instead of 0.045) are too narrow."""
+    x = squares(x)
+    rng = np.random.default_rng(1)
+    spread = 1.96 * float(np.std([area_under_curve(x, rng.permutation(y)) for _ in range(30)], ddof=1))
+    area = area_under_curve(x, y)
+    return area - spread, area + spread
 
 
 def test_nothing_but_the_signal_of_the_mass_tells_what_it_is() -> None:
     malignant, shortcuts, inside = cases()
     assert 0.4 < malignant.mean() < 0.6
-    auc, error = area_under_curve(shortcuts, malignant)
-    assert auc - 1.96 * error <= 0.5 <= auc + 1.96 * error, auc
-    auc, error = area_under_curve(inside, malignant)
-    assert auc - 1.96 * error > 0.7, auc
+    low, high = interval(shortcuts, malignant)
+    assert low <= 0.5 <= high
+    low, _ = interval(inside, malignant)
+    assert low > 0.75
