@@ -131,7 +131,7 @@ def test_the_images_show_the_truth(seed: int) -> None:
     post, plain, t2w = (images.render(name) for name in ("t1w_fs_post", "t1w", "t2w_fs"))
     viable = inside & ~images.masks["necrosis"]
     muscle = signal(MUSCLE, Acquisition(4000.0, 80.0, True))
-    assert post[viable].mean() > 1.5 * plain[viable].mean()
+    assert post[viable].mean() > 1.3 * plain[viable].mean()  # though the fat in it is suppressed
     assert muscle < 0.5 * signal(study.phantom.mass_tissue, Acquisition(4000.0, 80.0, True))
     if images.masks["necrosis"].any():
         dead = ndimage.binary_erosion(images.masks["necrosis"])
