@@ -372,7 +372,7 @@ def _from_mass(limb: Phantom, x: NDArray[np.float64], y: NDArray[np.float64]) ->
 
 
 def _fine_grid(limb: Phantom) -> Geometry:
-    """About the mass: voxels of 1 mm or less for masses up to 100 mm wide, slices twice as thick."""
+    """About the mass: voxels of 0.7 mm or less for masses up to 100 mm wide, slices twice as thick."""
     reach = np.zeros(3)
     middle = np.array(limb.lobes[0].centre)
     for lobe in limb.lobes:
@@ -380,7 +380,7 @@ def _fine_grid(limb: Phantom) -> Geometry:
         offset = np.abs(np.array(lobe.centre) - middle)
         reach = np.maximum(reach, offset + np.array([across, across, lobe.axes[2]]))
     reach = limb.growth * (reach + 2.0 * limb.roughness * limb.smallest_axis + 2.0)
-    pixel = float(max(2 * reach[:2].max() / 128, 0.35))
+    pixel = float(max(2 * reach[:2].max() / 160, 0.35))
     thickness = 2 * pixel
     shape = (
         int(np.ceil(2 * reach[2] / thickness)), int(np.ceil(2 * reach[1] / pixel)), int(np.ceil(2 * reach[0] / pixel)),
