@@ -141,9 +141,11 @@ def paint(layers: Sequence[Layer], level: Callable[[Tissue], float]) -> Field:
     """One image of a scene in which each tissue has its `level`, [slice, row, column]."""
     image: Field | None = None
     for layer in layers:
-        fill = (
-            paint(layer.fill, level) if isinstance(layer.fill, tuple) else layer.density * np.float32(level(layer.fill))
-        )
+        fill: Field
+        if isinstance(layer.fill, tuple):
+            fill = paint(layer.fill, level)
+        else:
+            fill = np.asarray(layer.density * np.float32(level(layer.fill)))
         image = layer.cover * fill if image is None else painted(image, layer.cover, fill)
     assert image is not None
     return np.asarray(image, dtype=np.float32)

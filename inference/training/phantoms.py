@@ -46,6 +46,10 @@ def healthy(seed: int) -> Case:
 
 
 def training_sample(seed: int) -> Sample:
+    return sample(training_case(seed))
+
+
+def training_case(seed: int) -> Case:
     """One phantom under a random protocol, field of view and slice thickness; some without a mass."""
     rng = np.random.default_rng([seed, 1])
     acquisition = Acquisition(
@@ -61,7 +65,7 @@ def training_sample(seed: int) -> Sample:
     centre = (0.0, 0.0, middle)
     shape = (int(extent / thickness), int(210 / pixel), int(210 / pixel))
     grid = limb_grid(shape, (thickness, pixel, pixel), centre)
-    return sample(Case("", phantom.render(acquisition, grid), phantom.mask(grid), grid))
+    return Case("", phantom.render(acquisition, grid), phantom.mask(grid), grid)
 
 
 def sample(source: Case) -> Sample:

@@ -1,0 +1,55 @@
+"""`python -m inference.training.gate APP --data FOLDER --out FILE`: the reference of the quality gate, made anew.
+
+Loads no torch: it is made from the images the network is trained on, not from the network.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from inference.gate import Reference, fit, save_reference
+from inference.training import phantoms, sarcoma
+from inference.training.sarcoma import Case
+from inference.volume import Volume
+
+PHANTOMS = 60
+
+
+def soft_tissue_mass(data: Path) -> Reference:
+    """From the patients that are trained on, never the held-out ones, and phantoms as the training draws them."""
+    trained_on, _ = sarcoma.split(sarcoma.patients(data))
+    return fit({"patients": _patients(data, trained_on), "phantoms": _phantoms()})
+
+
+def volume_of(case: Case) -> Volume:
+    """A case as if it had been read from a series."""
+    return Volume(case.array, case.geometry, (), "", "", "", "MR")
+
+
+def _patients(data: Path, names: list[str]) -> Iterator[Volume]:
+    for name in names:
+        yield volume_of(sarcoma.load(data, name))
+
+
+def _phantoms() -> Iterator[Volume]:
+    for seed in range(phantoms.FIRST_TRAINING_SEED, phantoms.FIRST_TRAINING_SEED + PHANTOMS):
+        yield volume_of(phantoms.training_case(seed))
+
+
+APPLICATIONS = {"soft_tissue_mass": soft_tissue_mass}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m inference.training.gate", description=__doc__)
+    parser.add_argument("application", choices=list(APPLICATIONS))
+    parser.add_argument("--data", type=Path, required=True, help="folder of the training images")
+    parser.add_argument("--out", type=Path, required=True, help="the file to write, in the application's folder")
+    arguments = parser.parse_args()
+    reference = APPLICATIONS[arguments.application](arguments.data)
+    save_reference(reference, arguments.out)
+    for name, rows in reference.groups.items():
+        print(f"{name}: {len(rows)} images, {100 * reference.refused[name]:.0f} % refused when left out")
+
+
+if __name__ == "__main__":
+    main()

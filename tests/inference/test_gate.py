@@ -1,0 +1,150 @@
+"""The quality and distribution gate on real series, phantoms, and images made bad."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK
+
+from inference.findings import WhyNoResult
+from inference.gate import Reference, check, examine, fit, load_reference, save_reference
+from inference.manifest import APPLICATIONS
+from inference.training import phantoms, sarcoma
+from inference.training.gate import volume_of
+from inference.volume import Geometry, Volume, read_volume, read_volumes
+from storage.errors import InputRefused, ModelRefused
+
+SHIPPED = APPLICATIONS / "soft_tissue_mass" / "gate_t1w.json"
+SEED = phantoms.FIRST_TEST_SEED
+HEADS = ["philips_elition_mprage_classic", "siemens_prisma_t1_sag_HFDR", "siemens_xa30_study/5_anat-T1w_acq-tfl"]
+
+
+@pytest.fixture(scope="module")
+def reference() -> Reference:
+    return load_reference(SHIPPED)
+
+
+@pytest.fixture(scope="module")
+def limb() -> Volume:
+    return volume_of(phantoms.case(SEED))
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file())
+
+
+def changed(volume: Volume, array: np.ndarray) -> Volume:
+    return replace(volume, array=array.astype(np.float32))
+
+
+def noisy(volume: Volume, sd: float) -> Volume:
+    rng = np.random.default_rng(1)
+    real, imaginary = rng.normal(0, sd, (2, *volume.array.shape))
+    return changed(volume, np.hypot(volume.array + real, imaginary))
+
+
+def ghost(volume: Volume, share: float) -> Volume:
+    return changed(volume, volume.array + share * np.roll(volume.array, volume.array.shape[1] // 2, axis=1))
+
+
+def whys(volume: Volume, reference: Reference) -> set[WhyNoResult]:
+    return {refusal.why for refusal in examine(volume, reference).refusals}
+
+
+def test_patients_that_it_was_not_made_from_are_accepted(test_data: Path, reference: Reference) -> None:
+    _, held_out = sarcoma.split(sarcoma.patients(test_data / "sarcoma"))
+    assert [n for n in held_out if whys(volume_of(sarcoma.load(test_data / "sarcoma", n)), reference)] == []
+
+
+@pytest.mark.parametrize("seed", range(SEED, SEED + 2))
+def test_limbs_are_accepted_with_and_without_a_mass(reference: Reference, seed: int) -> None:
+    for case in (phantoms.case(seed), phantoms.healthy(seed), phantoms.shifted(seed)):
+        assert whys(volume_of(case), reference) == set()
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_heads_are_not_what_the_model_learned_from(test_data: Path, reference: Reference, head: str) -> None:
+    with pytest.raises(InputRefused, match="do not look like those the model learned from: distance") as refused:
+        check(read_volume(files(test_data / "mr" / head)), reference)
+    assert refused.value.why == WhyNoResult.OUT_OF_DISTRIBUTION
+
+
+@pytest.mark.parametrize("name", ["brain1", "breast1"])
+def test_other_organs_are_refused(test_data: Path, reference: Reference, name: str) -> None:
+    (path,) = (test_data / "nrrd_tumour_masks").rglob(f"{name}*image*.nrrd")
+    image = SimpleITK.ReadImage(str(path))
+    affine = np.eye(4)
+    affine[:3, :3] = (np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing()))[:, ::-1]
+    affine[:3, 3] = image.GetOrigin()
+    array = SimpleITK.GetArrayFromImage(image).astype(np.float32)
+    volume = Volume(array, Geometry(array.shape, affine), (), "", "", "", "MR")
+    assert WhyNoResult.OUT_OF_DISTRIBUTION in whys(volume, reference)
+
+
+@pytest.mark.parametrize("folder", ["philips_achieva_phantom_enhanced", "small/hitachi_anatomical_001"])
+def test_a_physical_phantom_and_a_few_slices_are_refused(test_data: Path, reference: Reference, folder: str) -> None:
+    (volume, *_) = read_volumes(files(test_data / "mr" / folder))
+    assert whys(volume, reference) == {WhyNoResult.POOR_QUALITY, WhyNoResult.OUT_OF_DISTRIBUTION}
+
+
+def test_a_colour_map_is_no_volume(test_data: Path) -> None:
+    with pytest.raises(InputRefused, match="colour"):
+        read_volume(files(test_data / "mr/siemens_xa30_study/14_DWI_dir80_PA"))
+
+
+def test_what_holds_no_picture_is_refused(limb: Volume, reference: Reference) -> None:
+    rng, shape = np.random.default_rng(1), limb.array.shape
+    empty = changed(limb, np.zeros(shape))
+    for volume in (
+        changed(limb, rng.normal(500, 100, shape)),
+        changed(limb, rng.uniform(0, 1000, shape)),
+        noisy(empty, 50),
+        changed(limb, np.full(shape, 7.0)),
+        empty,
+    ):
+        assert WhyNoResult.POOR_QUALITY in whys(volume, reference)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "amount", "told"),
+    [(noisy, 12.0, "signal-to-noise ratio"), (ghost, 0.04, "ghost")],
+    ids=["noise", "ghost"],
+)
+def test_poor_images_are_refused_and_fair_ones_are_not(
+    limb: Volume, reference: Reference, spoil: Callable[[Volume, float], Volume], amount: float, told: str
+) -> None:
+    assert whys(spoil(limb, 3 * amount), reference) == set()
+    with pytest.raises(InputRefused, match=rf"{told}.*, at (least|most) \d") as refused:
+        check(spoil(limb, 9 * amount), reference)
+    assert refused.value.why == WhyNoResult.POOR_QUALITY
+
+
+def test_what_is_cut_off_is_refused(limb: Volume, reference: Reference) -> None:
+    third = limb.array.shape[0] // 3
+    part = Volume(
+        limb.array[third : 2 * third], Geometry((third, *limb.geometry.shape[1:]), limb.geometry.affine),
+        (), "", "", "", "MR",
+    )  # fmt: skip
+    assert any("field of view from feet to head" in r.explanation for r in examine(part, reference).refusals)
+
+
+def test_a_reference_is_kept_exactly_enough(tmp_path: Path, limb: Volume) -> None:
+    def limbs(seeds: Sequence[int]) -> list[Volume]:
+        return [volume_of(phantoms.case(seed)) for seed in seeds]
+
+    made = fit({"phantoms": limbs(range(SEED + 10, SEED + 14))})
+    save_reference(made, tmp_path / "gate.json")
+    kept = load_reference(tmp_path / "gate.json")
+    assert examine(limb, kept).distance == pytest.approx(examine(limb, made).distance, rel=1e-2)
+    assert kept.limits.keys() == made.limits.keys()
+
+
+@pytest.mark.parametrize("text", [None, "", "{}", '{"format": 0}'])
+def test_an_unusable_reference_names_the_way_out(tmp_path: Path, text: str | None) -> None:
+    path = tmp_path / "gate.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ModelRefused, match="make it again: python -m inference"):
+        load_reference(path)
