@@ -66,7 +66,7 @@ def send_series(node: Node, folder: Path) -> str:
          ("not T1w", "its images differ in orientation", "send a series whose slices are parallel")),
         ("malformed/geometry_slicecount_001", ("not T1w", "only 2 slices", "send the missing slices again")),
         ("mr/siemens_xa30_study/8_gre_field_mapping", ("is field map, not T1w (of the field mapping sequence",)),
-        ("mr/philips_elition_rawdata_nonimage", ("is not an image",)),
+        ("mr/philips_elition_rawdata_nonimage", ("holds no image",)),
     ],
 )  # fmt: skip
 def test_a_study_that_cannot_be_used_says_why(
