@@ -307,7 +307,7 @@ def sudden(rng: np.random.Generator, rows: int, shift: tuple[float, float]) -> N
     return after[:, None] * np.array(shift)[None, :]
 
 
-# -- maps, as scanners compute them; on purpose not with `inference.quantities`, whose fits are tested against these ------
+# -- maps as scanners compute them: on purpose not with `inference.quantities`, whose fits are tested against these ----
 
 
 def adc_map(images: Sequence[Array], b_values: Sequence[float], floor: float = FLOOR) -> Array:
