@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,6 +42,15 @@ class Views(Protocol):
     """Draws one training view: image and truth, each [channel, slice, row, column]."""
 
     def __call__(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """The network with averaged weights, and what it took."""
+
+    network: nn.Module
+    iterations: int
+    minutes: float
 
 
 @dataclass
@@ -81,10 +90,8 @@ class State:
         self.iteration, self.seconds = held["iteration"], held["seconds"]
 
 
-def fit(
-    network: nn.Module, draw: Views, schedule: Schedule, device: torch.device, folder: Path, data: str = ""
-) -> tuple[nn.Module, int, float]:
-    """The network with averaged weights, how many iterations it had and in how many minutes.
+def fit(network: nn.Module, draw: Views, schedule: Schedule, device: torch.device, folder: Path, data: str) -> Fitted:
+    """Fits `network` to what `draw` draws; `data` names all that this depends on.
 
     Writes `folder`/log.jsonl and `folder`/checkpoint.pt, and goes on from that checkpoint where it is of the same
     schedule and `data`. Raises ValueError where it is not.
@@ -113,7 +120,7 @@ def fit(
             if state.iteration % schedule.checkpoint_every == 0:
                 state.save(checkpoint, plan)
     state.save(checkpoint, plan)
-    return state.averaged, state.iteration, state.seconds / 60
+    return Fitted(state.averaged, state.iteration, state.seconds / 60)
 
 
 def _step(state: State, draw: Views, schedule: Schedule, device: torch.device) -> tuple[float, float]:
