@@ -17,8 +17,15 @@ LARGEST = 127.0
 
 
 def quantise(state: Mapping[str, Tensor]) -> dict[str, Tensor | Quantised]:
-    """A state dictionary with its large tensors as integers; torch.save it, and load it with `weights_only=True`."""
-    return {name: _quantise(tensor) if tensor.ndim > 1 else tensor for name, tensor in state.items()}
+    """A state dictionary with its large tensors as integers; torch.save it, and load it with `weights_only=True`.
+
+    A tensor that stands under several names, as modules that share a part have it, is held once.
+    """
+    held: dict[int, Quantised] = {}
+    for tensor in state.values():
+        if tensor.ndim > 1 and tensor.data_ptr() not in held:
+            held[tensor.data_ptr()] = _quantise(tensor)
+    return {name: held[tensor.data_ptr()] if tensor.ndim > 1 else tensor for name, tensor in state.items()}
 
 
 def dequantise(state: Mapping[str, Tensor | Quantised]) -> dict[str, Tensor]:

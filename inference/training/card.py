@@ -3,6 +3,7 @@
 from statistics import mean, stdev
 from typing import Any
 
+from inference.applications.soft_tissue_mass.outline import LARGEST_WINDOW
 from inference.training.fitting import Schedule
 from inference.training.phantoms import HEALTHY_EVERY
 
@@ -37,10 +38,11 @@ nor the thresholds below, which are those of the patients it was trained on.
 
 ## Model
 
-{members} 3D U-Nets ({parameters} parameters together, held as 8-bit integers) on 3 mm voxels, windows of {roi} voxels
-overlapping by half, each the mean over left-right and front-back mirror images. Intensities are divided by those of
-fat. The mean of their probabilities is interpolated to the grid of the series, thresholded at {threshold:g} (the best
-mean Dice on the patients it was trained on), and its largest connected part of at least 1 mL is kept.
+{members} 3D U-Nets ({parameters} parameters together, held as 8-bit integers) on 3 mm voxels. They see the whole image
+up to {largest} voxels, and windows of that size overlapping by half of a larger one; each gives the mean over
+left-right and front-back mirror images. Intensities are divided by those of fat. The mean of their probabilities is
+interpolated to the grid of the series, thresholded at {threshold:g} (the best mean Dice on the patients it was trained
+on), and its largest connected part of at least 1 mL is kept.
 
 The networks were trained apart{apart}. Where the masses that they would outline alone agree by a Dice of less than
 {uncertain_below:g}, as on one in ten of the patients it was trained on, the report says that the outline is uncertain.
@@ -114,7 +116,7 @@ def write(metrics: dict[str, Any], parameters: int) -> str:
         held_out=", ".join(first["held_out"]),
         healthy_every=HEALTHY_EVERY,
         parameters=f"{parameters / 1e6:.1f} million",
-        roi=" x ".join(map(str, metrics["roi"])),
+        largest=" x ".join(map(str, LARGEST_WINDOW)),
         history=_history(metrics),
         table="\n".join(_row(title, first[key], blind="ellipsoid" in key) for title, key in ROWS if key in first),
         fraction_along=along,

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inference.applications.soft_tissue_mass.outline import Estimate, estimate
+from inference.applications.soft_tissue_mass.outline import OVERLAP, VIEW, Estimate, estimate
 from inference.engine import Engine
 from inference.manifest import file_sha256
 from inference.measurements import volume_ml
@@ -22,8 +22,6 @@ from inference.training.fitting import Fitted, Schedule, Views, fit
 from inference.training.sarcoma import Case
 from inference.training.scoring import Score, dice, false_alarms, score, summary
 
-ROI = (80, 64, 64)  # voxels of preprocessing.SPACING: what a training view and a window of the application hold
-OVERLAP = 0.5
 THRESHOLDS = tuple(round(0.3 + 0.05 * i, 2) for i in range(12))
 UNCERTAIN_SHARE = 0.1  # of the training patients would be marked
 
@@ -72,7 +70,6 @@ def run(
     rounds = sarcoma.folds(names) if device.type == "cuda" and names else [sarcoma.split(names)]
     metrics = {
         "command": _command(settings),
-        "roi": ROI,
         "settings": {key: str(value) if isinstance(value, Path) else value for key, value in asdict(settings).items()},
         "start_sha256": file_sha256(settings.start) if settings.start else None,
         "data_sha256": provenance.data_hash(cases.values()),
@@ -87,8 +84,8 @@ def run(
         members = {j: train_member(train_cases, settings, j, device, folder / f"member{j}") for j in chosen}
         if only is not None:
             continue
-        state = Ensemble(member.network for member in members.values()).cpu().state_dict()
-        torch.save(quantise(state), folder / "weights.pt")
+        networks = Ensemble(member.network for member in members.values()).cpu()
+        torch.save(quantise(networks.state_dict()), folder / "weights.pt")
         predict = predictor(folder / "weights.pt", settings.members, device)
         told = [{"iterations": m.iterations, "minutes": round(m.minutes, 1)} for m in members.values()]
         reports.append(
@@ -96,7 +93,7 @@ def run(
             | measure(predict, train_cases, test_cases, settings, drawings)
         )
         (out / "metrics.json").write_text(json.dumps(metrics | {"rounds": reports}, indent=1) + "\n")
-        parameters = sum(held.numel() for held in state.values())
+        parameters = sum(held.numel() for held in networks.parameters())
         (out / "MODEL_CARD.md").write_text(card.write(metrics | {"rounds": reports}, parameters))
 
 
@@ -127,7 +124,7 @@ def views(
     """Draws views of the patients, and as often as `phantom_share` says of the phantoms."""
     patients, simulated = ([_tensors(sample, device) for sample in group] for group in (samples, pool))
     share = settings.phantom_share if patients else 1.0
-    how = View(size=ROI, recolour=settings.recolour)
+    how = View(size=VIEW, recolour=settings.recolour)
 
     def draw(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         source = simulated if rng.uniform() < share else patients
@@ -151,8 +148,7 @@ def predictor(weights: Path, members: int, device: torch.device) -> Predict:
     networks = engine.load_state(partial(ensemble, members), weights, file_sha256(weights))
 
     def predict(case: Case) -> Estimate:
-        infer = partial(engine.sliding_window, networks, roi_size=ROI, overlap=OVERLAP)
-        return estimate(case.array, case.geometry, infer)
+        return estimate(case.array, case.geometry, partial(engine.sliding_window, networks, overlap=OVERLAP))
 
     return predict
 

@@ -9,7 +9,7 @@ from pydicom.uid import generate_uid
 
 from inference.application import Progress, SeriesInput
 from inference.applications.soft_tissue_mass import preprocessing
-from inference.applications.soft_tissue_mass.outline import Estimate, estimate
+from inference.applications.soft_tissue_mass.outline import OVERLAP, Estimate, estimate
 from inference.engine import Engine
 from inference.findings import Algorithm, Code, Evaluation, Findings, Mask, Measurement, Segment
 from inference.manifest import Manifest, weights_path, weights_sha256
@@ -53,8 +53,6 @@ class Model:
 
     weights: str
     members: int
-    roi_size: tuple[int, int, int]
-    overlap: float
     threshold: float
     uncertain_below: float
 
@@ -107,7 +105,7 @@ class SoftTissueMass:
         return estimate(
             volume.array,
             volume.geometry,
-            lambda image: engine.sliding_window(networks, image, self._model.roi_size, self._model.overlap),
+            lambda image, window: engine.sliding_window(networks, image, window, OVERLAP),
         )
 
     def _doubt(self, estimated: Estimate) -> tuple[str, ...]:

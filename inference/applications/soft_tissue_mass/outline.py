@@ -3,7 +3,7 @@
 Training measures with exactly this, so that what the model card promises is what the application does.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -15,8 +15,14 @@ from inference.applications.soft_tissue_mass import preprocessing
 from inference.findings import Mask
 from inference.volume import Array, Geometry
 
-Infer = Callable[[Tensor], Tensor]
-"""The ensemble on a prepared image: (1, 1, slice, row, column) to logits with one channel for each network."""
+VIEW = (80, 64, 64)  # voxels of preprocessing.SPACING that a network sees at once in training
+LARGEST_WINDOW = (112, 96, 96)
+OVERLAP = 0.5  # of windows, where the image needs several
+STEP = 16  # the networks halve their grid that often: windows are multiples of it
+
+Infer = Callable[[Tensor, Sequence[int]], Tensor]
+"""The ensemble on a prepared image in windows of this size: (1, 1, slice, row, column) to logits with one channel for
+each network."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,10 +55,17 @@ class Estimate:
 def estimate(array: Array, geometry: Geometry, infer: Infer) -> Estimate:
     """What the ensemble says of a T1w image [slice, row, column]."""
     prepared = preprocessing.prepare(array, geometry)
-    logits = infer(torch.from_numpy(prepared.array)[None, None])
+    logits = infer(torch.from_numpy(prepared.array)[None, None], window(prepared.array.shape))
     members: Array = torch.sigmoid(logits)[0].numpy()
     probability = preprocessing.restore(members.mean(axis=0), prepared, geometry)
     return Estimate(probability, geometry, members, prepared.geometry)
+
+
+def window(shape: Sequence[int]) -> tuple[int, ...]:
+    """The size of the windows for an image of this shape: it is seen whole unless it is larger than LARGEST_WINDOW."""
+    return tuple(
+        min(max(STEP * -(-n // STEP), least), most) for n, least, most in zip(shape, VIEW, LARGEST_WINDOW, strict=True)
+    )
 
 
 def _dice(one: Mask, other: Mask) -> float:
