@@ -17,6 +17,14 @@ ROWS = (
     ("– more noise, longer TE and TR, stronger bias field", "phantoms_shifted"),
 )
 
+EARLIER = {
+    "21e27446bc50f1ffb13ddcaffe150ec39b0f3e122e3e740fb331f08f68dca399": (
+        "version 1.1 of this application: 17750 iterations of 2 views of the same patients,\n"
+        "without those held out, and of simulated limbs, in 99 minutes on two cores"
+    ),
+}
+"""Weights that others went on from, by SHA-256."""
+
 TEMPLATE = """# Model card: soft_tissue_mass
 
 Outlines the largest soft-tissue mass of a limb on a T1-weighted MR series without fat suppression, and measures it.
@@ -140,7 +148,8 @@ def write(metrics: dict[str, Any], parameters: int) -> str:
 def _history(metrics: dict[str, Any]) -> str:
     settings = metrics["settings"]
     device = "a GPU" if metrics["device"] == "cuda" else "one core of a shared CPU"
-    start = f"weights of SHA-256 {metrics['start_sha256'][:16]}" if settings["start"] else "random weights"
+    sha256 = metrics["start_sha256"]
+    start = f"the weights of {EARLIER.get(sha256, f'SHA-256 {sha256}')}" if settings["start"] else "random weights"
     lines = [
         f"- Network {i}: {member['iterations']} iterations of {Schedule.batch} views in "
         f"{member['minutes']:.0f} minutes on {device}."
@@ -150,8 +159,8 @@ def _history(metrics: dict[str, Any]) -> str:
         [
             *lines,
             "",
-            f"Each went on from {start}, with its own seed and {settings['phantoms']} simulated limbs, which are "
-            f"{settings['phantom_share']:.0%} of the views;\nlearning rate from {settings['learning_rate']:g} to 0.",
+            f"Each went on from {start};\nnow with its own seed and {settings['phantoms']} simulated limbs, which are "
+            f"{settings['phantom_share']:.0%} of the views; learning rate from {settings['learning_rate']:g} to 0.",
         ]
     )
 

@@ -106,7 +106,7 @@ def fit(network: nn.Module, draw: Views, schedule: Schedule, device: torch.devic
         log.info("goes on from iteration %d", state.iteration)
     started = time.monotonic() - state.seconds
     recent: list[tuple[float, float]] = []
-    with (folder / "log.jsonl").open("a") as lines:
+    with (folder / "log.jsonl").open("a" if state.iteration else "w") as lines:
         while (progress := _progress(state, schedule)) < 1.0:
             for group in optimiser.param_groups:
                 group["lr"] = schedule.learning_rate * _rate(progress, state.iteration)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -111,22 +111,26 @@ def train_member(cases: Sequence[Case], settings: Settings, number: int, device:
         seed=seed,
         learning_rate=settings.learning_rate,
     )
-    samples = [phantoms.sample(case) for case in cases]
-    draw = views(samples, phantoms.training_samples(settings.phantoms, seed), settings, device)
     data = [provenance.data_hash(cases), file_sha256(start) if start else ""]
     data += [f"{settings.phantom_share} {settings.recolour} {settings.phantoms}"]
-    return fit(network, draw, schedule, device, folder, " ".join(data))
+    return fit(network, views(cases, settings, seed, device), schedule, device, folder, " ".join(data))
 
 
-def views(
-    samples: Sequence[phantoms.Sample], pool: Sequence[phantoms.Sample], settings: Settings, device: torch.device
-) -> Views:
-    """Draws views of the patients, and as often as `phantom_share` says of the phantoms."""
-    patients, simulated = ([_tensors(sample, device) for sample in group] for group in (samples, pool))
-    share = settings.phantom_share if patients else 1.0
+def views(cases: Sequence[Case], settings: Settings, seed: int, device: torch.device) -> Views:
+    """Draws views of the patients, and as often as `phantom_share` says of the phantoms of this seed.
+
+    The phantoms are made when the first view is drawn: a run that is complete needs none.
+    """
+    share = settings.phantom_share if cases else 1.0
     how = View(size=VIEW, recolour=settings.recolour)
 
+    @cache
+    def groups() -> list[list[tuple[Tensor, Tensor]]]:
+        samples = [phantoms.sample(case) for case in cases], phantoms.training_samples(settings.phantoms, seed)
+        return [[_tensors(sample, device) for sample in group] for group in samples]
+
     def draw(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        patients, simulated = groups()
         source = simulated if rng.uniform() < share else patients
         return view(*source[int(rng.integers(len(source)))], rng, how)
 
