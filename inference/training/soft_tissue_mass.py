@@ -1,6 +1,7 @@
 """Trains and measures the ensemble of the application `soft_tissue_mass`."""
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cache, partial
@@ -21,6 +22,8 @@ from inference.training.augmentation import View, view
 from inference.training.fitting import Fitted, Schedule, Views, fit
 from inference.training.sarcoma import Case
 from inference.training.scoring import Score, dice, false_alarms, score, summary
+
+log = logging.getLogger(__name__)
 
 THRESHOLDS = tuple(round(0.3 + 0.05 * i, 2) for i in range(12))
 UNCERTAIN_SHARE = 0.1  # of the training patients would be marked
@@ -168,10 +171,13 @@ def measure(
     """
     known = [(case, predict(case)) for case in train_cases]
     decision = decide(known)
+    log.info("threshold %g, uncertain below %g", decision.threshold, decision.uncertain_below)
     seeds = range(phantoms.FIRST_TEST_SEED, phantoms.FIRST_TEST_SEED + settings.test_phantoms)
 
     def scores(cases: Iterable[Case]) -> dict[str, object]:
-        return summary([_score(case, predict(case), decision) for case in cases])
+        found = [_score(case, predict(case), decision) for case in cases]
+        log.info("%d cases measured, mean Dice %.3f", len(found), np.mean([s.dice for s in found]))
+        return summary(found)
 
     result: dict[str, object] = {
         "decision": asdict(decision),

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from inference.applications.soft_tissue_mass.outline import Estimate
-from inference.networks import ensemble
+from inference.networks import FoldedUNet, Standardised, ensemble
 from inference.quantisation import dequantise, quantise
 from inference.training import ellipsoid, fitting, pictures, sarcoma, soft_tissue_mass
 from inference.training.augmentation import View, view
@@ -47,8 +47,9 @@ def test_training_on_phantoms_alone(tmp_path: Path) -> None:
     assert (tmp_path / "weights.pt").stat().st_size < 8e6
     first, second = (parameters(member) for member in network.members)
     assert not torch.allclose(first, second, atol=0.01)
-    started_from = torch.cat([held.flatten() for held in soft_tissue_mass.earlier(tmp_path / "weights.pt", 0).values()])
-    assert torch.equal(started_from, first)
+    again = Standardised(FoldedUNet())
+    again.load_state_dict(soft_tissue_mass.earlier(tmp_path / "weights.pt", 0))
+    assert torch.equal(parameters(again), first)
 
 
 def noise(rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -113,7 +114,7 @@ def test_quantised_weights_hardly_change_the_probability() -> None:
         held = quantise(network.state_dict())
         network.load_state_dict(dequantise(held))
         after = torch.sigmoid(network(image))
-    assert float((before - after).abs().max()) < 0.02
+    assert float((before - after).abs().max()) < 0.01
     assert not torch.equal(before, after)
     weights = [held[name]["values"] for name in held if isinstance(held[name], dict)]
     assert {tensor.dtype for tensor in weights} == {torch.int8}
