@@ -1,9 +1,9 @@
 """Weights as 8-bit integers, a quarter of their size, for files in the repository.
 
 Every large tensor is held as int8 with one scale for each index of its first axis (of a convolution, its output
-channel), symmetric about 0 (Jacob et al. 2018, doi 10.1109/CVPR.2018.00286, without zero points). The small ones are held
-in half precision: they are few, and what they lose is what changes the answer most. Nothing computes with integers: the
-weights are float32 again once they are loaded.
+channel), symmetric about 0 (Jacob et al. 2018, doi 10.1109/CVPR.2018.00286, without zero points). The small ones are
+held in half precision: they are few, and what they lose is what changes the answer most. Nothing computes with
+integers: the weights are float32 again once they are loaded.
 """
 
 from collections.abc import Mapping
