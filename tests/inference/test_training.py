@@ -39,7 +39,7 @@ def test_training_on_phantoms_alone(tmp_path: Path) -> None:
     assert {"python", "torch", "monai", "numpy"} <= metrics["versions"].keys()
     card = (tmp_path / "MODEL_CARD.md").read_text()
     assert "Phantoms not trained on | 1 |" in card
-    assert "--out OUT --iterations 2 --phantoms 2 --test-phantoms 1" in card
+    assert all(option in card for option in ("--iterations 2", "--phantoms 2", "--test-phantoms 1"))
     network = ensemble(2)
     network.load_state_dict(dequantise(torch.load(tmp_path / "weights.pt", weights_only=True)))
     with torch.inference_mode():
