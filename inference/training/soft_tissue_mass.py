@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from inference.applications.soft_tissue_mass.outline import OVERLAP, VIEW, Estimate, estimate
 from inference.engine import Engine
@@ -26,6 +26,7 @@ from inference.training.scoring import Score, dice, false_alarms, score, summary
 log = logging.getLogger(__name__)
 
 THRESHOLDS = tuple(round(0.3 + 0.05 * i, 2) for i in range(12))
+ROUNDING_CASES = 5
 UNCERTAIN_SHARE = 0.1  # of the training patients would be marked
 
 
@@ -89,10 +90,11 @@ def run(
             continue
         networks = Ensemble(member.network for member in members.values()).cpu()
         torch.save(quantise(networks.state_dict()), folder / "weights.pt")
-        predict = predictor(folder / "weights.pt", settings.members, device)
+        predict = predictor(loaded(folder / "weights.pt", settings.members), device)
         told = [{"iterations": m.iterations, "minutes": round(m.minutes, 1)} for m in members.values()]
         reports.append(
             {"trained_on": train_names, "held_out": test_names, "members": told}
+            | {"rounding": rounding(predictor(networks, device), predict, train_cases)}
             | measure(predict, train_cases, test_cases, settings, drawings)
         )
         (out / "metrics.json").write_text(json.dumps(metrics | {"rounds": reports}, indent=1) + "\n")
@@ -149,15 +151,26 @@ def earlier(path: Path, number: int) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): held for key, held in state.items() if key.startswith(prefix)}
 
 
-def predictor(weights: Path, members: int, device: torch.device) -> Predict:
-    """Estimates a case with a file of weights exactly as the application does."""
-    engine = Engine(str(device))
-    networks = engine.load_state(partial(ensemble, members), weights, file_sha256(weights))
+def predictor(networks: nn.Module, device: torch.device) -> Predict:
+    """Estimates a case with the ensemble exactly as the application does."""
+    engine, networks = Engine(str(device)), networks.to(device).eval()
 
     def predict(case: Case) -> Estimate:
         return estimate(case.array, case.geometry, partial(engine.sliding_window, networks, overlap=OVERLAP))
 
     return predict
+
+
+def loaded(weights: Path, members: int) -> Ensemble:
+    networks = ensemble(members)
+    networks.load_state_dict(dequantise(torch.load(weights, weights_only=True)))
+    return networks
+
+
+def rounding(exact: Predict, rounded: Predict, cases: Sequence[Case]) -> float:
+    """The largest change of any network's probability in a few of the cases, because weights are held as integers."""
+    some = cases[:ROUNDING_CASES] or [phantoms.case(phantoms.FIRST_TEST_SEED)]
+    return max(float(np.abs(exact(case).members - rounded(case).members).max()) for case in some)
 
 
 def measure(
