@@ -1,7 +1,7 @@
 """The application `soft_tissue_mass` from files to findings, on phantoms and on patients it was not trained on."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ from pydicom.sr.codedict import codes
 from dicom_node.simulator.limb import limb
 from dicom_node.simulator.phantom_study import PhantomStudy, write_phantom_study
 from inference.application import Application, SeriesInput, load_application
+from inference.applications.soft_tissue_mass import application as application_module
 from inference.applications.soft_tissue_mass import preprocessing
+from inference.applications.soft_tissue_mass.outline import Estimate, window
 from inference.engine import Engine
 from inference.findings import Findings, Mask
 from inference.manifest import load_manifest
@@ -76,20 +78,21 @@ class Expected:
     oblique: bool = False
 
 
-# Measured with weights 1.1. Seed 1 is the demo's, whose result must be right. The rest is what is true today: to be
+# Measured with weights 2.0. Seed 1 is the demo's, whose result must be right. The rest is what is true today: to be
 # raised with better weights, never lowered without a word in the model card. Also measured, and not held here: the
-# masses of seeds 4 (63 mL: 0.45), 5 (3 mL: missed), 7 (5 mL: missed) and 8 (26 mL: 0.48).
+# masses of seeds 5 (3 mL), 7 (5 mL) and 8 (26 mL) are missed.
 MASSES = (
-    Expected(1, dice=0.85),  # 452 mL: 0.91
+    Expected(1, dice=0.85),  # 452 mL: 0.90, a sixth too small
     Expected(1, dice=0.85, oblique=True),
-    Expected(2, dice=0.85),  # 345 mL: 0.88
+    Expected(2, dice=0.85),  # 345 mL: 0.87, a fifth too small
 )
 MORE_MASSES = (
-    Expected(3, dice=0.75),  # 315 mL: 0.78
-    Expected(6, dice=0.65),  # 61 mL: 0.70, nearly twice too large
+    Expected(3, dice=0.65),  # 315 mL: 0.72, said to be uncertain; 0.78 with weights 1.1 and their lower threshold
+    Expected(4, dice=0.60),  # 63 mL: 0.68, said to be uncertain
+    Expected(6, dice=0.80),  # 61 mL: 0.85
 )
 NO_MASS = (Expected(2),)  # nothing is outlined; nor for seeds 1 and 3
-MORE_NO_MASS = (Expected(4, most_ml=10.0),)  # 6.9 mL are outlined by mistake
+MORE_NO_MASS = (Expected(4),)
 
 
 def cases(quick: Sequence[Expected], slow: Sequence[Expected]) -> list[Any]:
@@ -147,6 +150,48 @@ def test_the_number_of_patients_stands_in_one_place(application: Application, ph
     (note,) = findings.notes
     assert note.startswith("The mass was outlined by")
     assert patients in note
+
+
+@pytest.mark.parametrize("limit", [0.0, 1.0])
+def test_says_where_the_networks_disagree(
+    application: Application, engine: Engine, phantom: Callable[..., Result], limit: float
+) -> None:
+    manifest = application.manifest
+    options = manifest.options | {"model": manifest.options["model"] | {"uncertain_below": limit}}
+    strict = application_module.create(replace(manifest, options=options))
+    findings = run(strict, engine, list(phantom(1).study.series["t1w"].paths))
+    (segment,) = findings.segments
+    said = [(e.name.value, e.value.value) for e in segment.evaluations]
+    if limit == 0.0:
+        assert said == []
+        assert len(findings.notes) == 1
+    else:  # no two networks agree wholly
+        assert said == [(codes.DCM.CertaintyOfFinding.value, codes.SCT.Uncertain.value)]
+        assert "The outline is uncertain" in findings.notes[1]
+        assert "limit 1.00" in findings.notes[1]
+
+
+def test_the_card_and_the_application_have_the_same_limits(application: Application) -> None:
+    model = application.manifest.options["model"]
+    card = " ".join((application.manifest.folder / "MODEL_CARD.md").read_text().split())
+    assert f"thresholded at {model['threshold']:g} " in card
+    assert f"agree by a Dice of less than {model['uncertain_below']:g}," in card
+
+
+def test_agreement_is_that_of_the_masses() -> None:
+    geometry = Geometry((10, 20, 20), np.diag([3.0, 3.0, 3.0, 1.0]))
+    members = np.zeros((2, 10, 20, 20), np.float32)
+    members[0, 2:8, 5:15, 5:15] = members[1, 2:8, 5:15, 5:10] = 0.9
+    estimated = Estimate(members.mean(axis=0), geometry, members, geometry)
+    assert estimated.agreement(0.5) == pytest.approx(2 * 0.5 / 1.5)
+    assert estimated.agreement(0.95) == 1.0  # neither outlines anything
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"), [((20, 30, 30), (80, 64, 64)), ((90, 65, 74), (96, 80, 80)), ((300, 90, 150), (112, 96, 96))]
+)
+def test_images_are_seen_whole_where_they_fit(shape: tuple[int, int, int], expected: tuple[int, int, int]) -> None:
+    assert window(shape) == expected
 
 
 def test_refuses_a_series_with_a_slice_missing(application: Application, engine: Engine, tmp_path: Path) -> None:
@@ -207,7 +252,7 @@ def test_held_out_patients_are_outlined_as_promised(held_out_scores: tuple[float
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.xfail(reason="weights 1.1: 0.777 against the ellipsoid's 0.698, which is 0.079 more", strict=True)
+@pytest.mark.xfail(reason="weights 2.0: 0.768 against the ellipsoid's 0.698, which is 0.070 more", strict=True)
 def test_held_out_patients_are_outlined_far_better_than_by_an_ellipsoid(held_out_scores: tuple[float, float]) -> None:
     found, trivial = held_out_scores
     assert found >= trivial + 0.10
@@ -235,7 +280,7 @@ def test_a_small_finding_is_dropped() -> None:
     geometry = Geometry((10, 10, 10), np.diag([5.0, 2.0, 2.0, 1.0]))
     probability = np.zeros((10, 10, 10), np.float32)
     probability[4:6, 2:6, 2:6] = 0.9  # 0.64 mL
-    assert not preprocessing.mass(probability, geometry).any()
+    assert not preprocessing.mass(probability, geometry, 0.5).any()
     probability[3:7, 2:6, 2:6] = 0.9
     probability[0, 0, 0] = 0.9
-    assert preprocessing.mass(probability, geometry).sum() == 64
+    assert preprocessing.mass(probability, geometry, 0.5).sum() == 64
