@@ -14,6 +14,7 @@ from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
 from inference.manifest import file_sha256
+from inference.quantisation import dequantise
 from storage.errors import ModelRefused, Permanent
 
 log = logging.getLogger(__name__)
@@ -46,12 +47,15 @@ class Engine:
         return self._load(path, sha256, lambda: torch.jit.load(str(path), map_location=self.device))
 
     def load_state(self, network: Callable[[], nn.Module], path: Path, sha256: str) -> nn.Module:
-        """`network()` with the weights of a state dictionary. Raises ModelRefused when they do not fit."""
+        """`network()` with the weights of a state dictionary, which may be quantised (`inference/quantisation.py`).
+
+        Raises ModelRefused when they do not fit.
+        """
 
         def build() -> nn.Module:
             model = network()
             state = torch.load(path, map_location=self.device, weights_only=True)
-            model.load_state_dict(state.get("state_dict", state.get("model", state)))
+            model.load_state_dict(dequantise(state.get("state_dict", state.get("model", state))))
             return model.to(self.device)
 
         return self._load(path, sha256, build)

@@ -1,43 +1,48 @@
-"""`python -m inference.training soft_tissue_mass --data FOLDER --out FOLDER`: trains a bundled application anew."""
+"""`python -m inference.training APPLICATION --data FOLDER --out FOLDER`: trains a bundled application anew.
+
+It says how far it is, and goes on where it was interrupted when it is started again with the same --out.
+"""
 
 import argparse
 import logging
+from dataclasses import Field, fields
+from importlib import import_module
 from pathlib import Path
+from typing import Any, get_args
 
 import torch
 
-from inference.training import soft_tissue_mass
-from inference.training.soft_tissue_mass import Settings
+APPLICATIONS = ("soft_tissue_mass",)
+"""Modules of this package; each has a frozen dataclass `Settings` and `run(data, out, settings, only, drawings)`."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m inference.training", description=__doc__)
-    parser.add_argument("application", choices=["soft_tissue_mass"])
-    parser.add_argument("--data", type=Path, help="folder of the sarcoma set: STS_NNN/{MR_T1,MR_T1_mask.nii.gz}")
-    parser.add_argument("--out", type=Path, required=True, help="where weights.pt and metrics.json go")
-    parser.add_argument("--iterations", type=int, default=Settings.iterations)
-    parser.add_argument("--minutes", type=float, default=None, help="stop after this long, whatever comes first")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--start", default=None, help="folder of an earlier run to go on from")
-    parser.add_argument("--phantom-share", type=float, default=Settings.phantom_share)
-    parser.add_argument(
-        "--recolour", type=float, default=Settings.recolour, help="how often views change in brightness"
-    )
-    parser.add_argument("--learning-rate", type=float, default=Settings.learning_rate)
-    parser.add_argument("--threads", type=int, default=2)
+    chosen = parser.add_subparsers(dest="application", required=True)
+    for name in APPLICATIONS:
+        options = chosen.add_parser(name)
+        options.add_argument("--data", type=Path, help="folder of patients; without it there are only phantoms")
+        options.add_argument("--out", type=Path, required=True, help="where weights, metrics and the model card go")
+        options.add_argument("--only", type=int, help="train this member of the ensemble and stop")
+        options.add_argument("--pictures", type=Path, help="where outlines on slices of held-out patients go")
+        options.add_argument("--threads", type=int, default=1)
+        for field in fields(_module(name).Settings):
+            options.add_argument(f"--{field.name.replace('_', '-')}", type=_type(field), default=field.default)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(arguments.threads)
-    settings = Settings(
-        iterations=arguments.iterations,
-        minutes=arguments.minutes,
-        seed=arguments.seed,
-        start=arguments.start,
-        phantom_share=arguments.phantom_share,
-        recolour=arguments.recolour,
-        learning_rate=arguments.learning_rate,
-    )
-    soft_tissue_mass.run(arguments.data, arguments.out, settings)
+    module = _module(arguments.application)
+    settings = module.Settings(**{field.name: getattr(arguments, field.name) for field in fields(module.Settings)})
+    module.run(arguments.data, arguments.out, settings, arguments.only, arguments.pictures)
+
+
+def _module(name: str) -> Any:
+    return import_module(f"inference.training.{name}")
+
+
+def _type(field: "Field[Any]") -> Any:
+    """What the option's text becomes: `float` for a field that is `float | None`."""
+    return next((kind for kind in get_args(field.type) if kind is not type(None)), field.type)
 
 
 if __name__ == "__main__":

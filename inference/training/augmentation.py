@@ -12,7 +12,7 @@ from torch.nn import functional
 class View:
     """How far the views of a case may differ from it. Lengths in voxels, angles in radians."""
 
-    size: int = 64  # edge of the cube that is seen
+    size: tuple[int, int, int] = (80, 64, 64)  # what is seen, [slice, row, column]
     rotation: tuple[float, float, float] = (0.5, 0.2, 0.2)  # about the limb, and tilting it
     scale: tuple[float, float] = (0.75, 1.3)
     bend: float = 2.5  # standard deviation of the elastic displacement
@@ -21,7 +21,7 @@ class View:
 
 
 def view(image: Tensor, mask: Tensor, rng: np.random.Generator, how: View) -> tuple[Tensor, Tensor]:
-    """One view of `image` and `mask` ([slice, row, column] floats; air 0), each [1, size, size, size].
+    """One view of `image` and `mask` ([slice, row, column] floats; air 0), each [1, *size].
 
     The sides of the crop are cut at random first and the middle of the view is drawn anew, so that nothing is left of
     the habit of the training images to have the mass in their middle.
@@ -78,8 +78,8 @@ def _cut(image: Tensor, mask: Tensor, rng: np.random.Generator) -> tuple[Tensor,
 
 
 def _grid(shape: torch.Size, mask: Tensor, rng: np.random.Generator, how: View) -> Tensor:
-    """Sampling positions for grid_sample, [1, size, size, size, 3] in x, y, z from -1 to 1."""
-    n = how.size
+    """Sampling positions for grid_sample, [1, *size, 3] in x, y, z from -1 to 1."""
+    size = how.size
     extent = np.array(shape, dtype=np.float64)
     scale = float(np.exp(rng.uniform(*np.log(how.scale))))
     stretch = np.exp(rng.uniform(-0.12, 0.12, 3)) * scale
@@ -88,14 +88,14 @@ def _grid(shape: torch.Size, mask: Tensor, rng: np.random.Generator, how: View) 
         angles[0] = rng.uniform(-np.pi, np.pi)
     matrix = _turn(angles) * stretch
     # Where the crop is larger than the view, anywhere in it; where it is smaller, it lies anywhere in the view.
-    slack = np.abs(extent - n * scale) / 2
+    slack = np.abs(extent - np.array(size) * scale) / 2
     centre = (extent - 1) / 2 + rng.uniform(-1, 1, 3) * (slack + 4.0)
-    line = torch.arange(n, dtype=torch.float32) - (n - 1) / 2
-    points = torch.stack(torch.meshgrid(line, line, line, indexing="ij"), dim=-1)
+    lines = [torch.arange(n, dtype=torch.float32) - (n - 1) / 2 for n in size]
+    points = torch.stack(torch.meshgrid(*lines, indexing="ij"), dim=-1)
     at = points @ torch.tensor(matrix.T, dtype=torch.float32) + torch.tensor(centre, dtype=torch.float32)
     if rng.uniform() < 0.5:
         coarse = torch.tensor(rng.normal(0.0, how.bend, (1, 3, 6, 6, 6)), dtype=torch.float32)
-        bent = functional.interpolate(coarse, size=(n, n, n), mode="trilinear", align_corners=True)[0]
+        bent = functional.interpolate(coarse, size=size, mode="trilinear", align_corners=True)[0]
         at = at + bent.permute(1, 2, 3, 0)
     unit = 2 * at / torch.tensor(np.maximum(extent - 1, 1), dtype=torch.float32) - 1
     return unit.flip(-1)[None]
@@ -113,7 +113,10 @@ def _turn(angles: list[float]) -> np.ndarray[tuple[int, ...], np.dtype[np.float6
 
 
 def _mass_brightness(picture: Tensor, truth: Tensor, rng: np.random.Generator) -> Tensor:
-    """The mass at another level between muscle and fat, its texture kept: masses can be bright on T1w."""
+    """The mass at another level between muscle and fat: masses can be bright on T1w, and made of unlike parts.
+
+    Its texture is kept; half of the time broad light and dark parts (fat, blood, necrosis) are added to it.
+    """
     inside = truth > 0.5
     if int(inside.sum()) < 20:
         return picture
@@ -121,6 +124,9 @@ def _mass_brightness(picture: Tensor, truth: Tensor, rng: np.random.Generator) -
     target = float(rng.uniform(0.2, 0.95))
     contrast = float(rng.uniform(0.7, 1.3))
     changed = (picture - level) * contrast + target
+    if rng.uniform() < 0.5:
+        parts = _smooth(picture.shape[1:], int(rng.integers(4, 12)), rng, picture)
+        changed = changed + float(rng.uniform(0.05, 0.25)) * parts
     return picture + truth * (changed - picture)
 
 

@@ -6,29 +6,40 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from inference.measurements import diameters
+from inference.training.sarcoma import Case
+
 Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Score:
-    """`hausdorff95` in mm, infinite where nothing was found; `volume_error` in percent of the true volume, signed."""
+    """`hausdorff95` in mm, infinite where nothing was found; `volume_error` in percent of the true volume, signed;
+    `long_axis_error` in mm, signed, of the longest diameter in any one slice. `agreement` is that of the ensemble."""
 
     name: str
     dice: float
     hausdorff95: float
     volume_error: float
+    long_axis_error: float
     true_ml: float
+    agreement: float
+    uncertain: bool
 
 
-def score(name: str, found: Mask, truth: Mask, spacing: tuple[float, float, float]) -> Score:
-    """Both masks [slice, row, column] on the same grid with this spacing in mm."""
-    ml = float(np.prod(spacing)) / 1000
+def score(case: Case, found: Mask, agreement: float = 1.0, uncertain: bool = False) -> Score:
+    """`found` lies on the grid of the case, which must have a mass."""
+    size = case.geometry.voxel_volume / 1000
+    length = diameters(found, case.geometry).long_axis if found.any() else 0.0
     return Score(
-        name,
-        dice(found, truth),
-        hausdorff95(found, truth, spacing),
-        100.0 * (float(found.sum()) / float(truth.sum()) - 1.0),
-        float(truth.sum()) * ml,
+        case.name,
+        dice(found, case.mask),
+        hausdorff95(found, case.mask, case.geometry.spacing),
+        100.0 * (float(found.sum()) / float(case.mask.sum()) - 1.0),
+        length - diameters(case.mask, case.geometry).long_axis,
+        float(case.mask.sum()) * size,
+        agreement,
+        uncertain,
     )
 
 
@@ -63,10 +74,18 @@ def summary(scores: list[Score]) -> dict[str, object]:
         "hausdorff95_mm_median": round(float(np.median(distances)), 2) if distances else None,
         "volume_error_percent_median": round(float(np.median([s.volume_error for s in scores])), 1),
         "volume_error_percent_absolute_mean": round(float(np.mean([abs(s.volume_error) for s in scores])), 1),
+        "long_axis_error_mm_absolute_mean": round(float(np.mean([abs(s.long_axis_error) for s in scores])), 1),
+        "uncertain": sum(s.uncertain for s in scores),
         "missed": sum(1 for s in scores if s.dice == 0.0),
         "each": [
-            {key: round(value, 3) if isinstance(value, float) and np.isfinite(value) else str(value)
-             for key, value in asdict(s).items()}
+            {key: _plain(value) for key, value in asdict(s).items()}
             for s in scores
         ],
     }  # fmt: skip
+
+
+def _plain(value: str | float | bool) -> str | float | bool | None:
+    """For JSON, which has no infinity."""
+    if isinstance(value, float):
+        return round(value, 3) if np.isfinite(value) else None
+    return value

@@ -1,7 +1,7 @@
 """The application `soft_tissue_mass` from files to findings, on phantoms and on patients it was not trained on."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ from pydicom.sr.codedict import codes
 from dicom_node.simulator.limb import limb
 from dicom_node.simulator.phantom_study import PhantomStudy, write_phantom_study
 from inference.application import Application, SeriesInput, load_application
+from inference.applications.soft_tissue_mass import application as application_module
 from inference.applications.soft_tissue_mass import preprocessing
+from inference.applications.soft_tissue_mass.outline import Estimate, window
 from inference.engine import Engine
 from inference.findings import Findings, Mask
 from inference.manifest import load_manifest
@@ -149,6 +151,41 @@ def test_the_number_of_patients_stands_in_one_place(application: Application, ph
     assert patients in note
 
 
+@pytest.mark.parametrize("limit", [0.0, 1.0])
+def test_says_where_the_networks_disagree(
+    application: Application, engine: Engine, phantom: Callable[..., Result], limit: float
+) -> None:
+    manifest = application.manifest
+    options = manifest.options | {"model": manifest.options["model"] | {"uncertain_below": limit}}
+    strict = application_module.create(replace(manifest, options=options))
+    findings = run(strict, engine, list(phantom(1).study.series["t1w"].paths))
+    (segment,) = findings.segments
+    said = [(e.name.value, e.value.value) for e in segment.evaluations]
+    if limit == 0.0:
+        assert said == []
+        assert len(findings.notes) == 1
+    else:  # no two networks agree wholly
+        assert said == [(codes.DCM.CertaintyOfFinding.value, codes.SCT.Uncertain.value)]
+        assert "The outline is uncertain" in findings.notes[1]
+        assert "limit 1.00" in findings.notes[1]
+
+
+def test_agreement_is_that_of_the_masses() -> None:
+    geometry = Geometry((10, 20, 20), np.diag([3.0, 3.0, 3.0, 1.0]))
+    members = np.zeros((2, 10, 20, 20), np.float32)
+    members[0, 2:8, 5:15, 5:15] = members[1, 2:8, 5:15, 5:10] = 0.9
+    estimated = Estimate(members.mean(axis=0), geometry, members, geometry)
+    assert estimated.agreement(0.5) == pytest.approx(2 * 0.5 / 1.5)
+    assert estimated.agreement(0.95) == 1.0  # neither outlines anything
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"), [((20, 30, 30), (80, 64, 64)), ((90, 65, 74), (96, 80, 80)), ((300, 90, 150), (112, 96, 96))]
+)
+def test_images_are_seen_whole_where_they_fit(shape: tuple[int, int, int], expected: tuple[int, int, int]) -> None:
+    assert window(shape) == expected
+
+
 def test_refuses_a_series_with_a_slice_missing(application: Application, engine: Engine, tmp_path: Path) -> None:
     paths = list(write_phantom_study(tmp_path, limb(1), 1).series["t1w"].paths)
     with pytest.raises(InputRefused, match="missing"):
@@ -235,7 +272,7 @@ def test_a_small_finding_is_dropped() -> None:
     geometry = Geometry((10, 10, 10), np.diag([5.0, 2.0, 2.0, 1.0]))
     probability = np.zeros((10, 10, 10), np.float32)
     probability[4:6, 2:6, 2:6] = 0.9  # 0.64 mL
-    assert not preprocessing.mass(probability, geometry).any()
+    assert not preprocessing.mass(probability, geometry, 0.5).any()
     probability[3:7, 2:6, 2:6] = 0.9
     probability[0, 0, 0] = 0.9
-    assert preprocessing.mass(probability, geometry).sum() == 64
+    assert preprocessing.mass(probability, geometry, 0.5).sum() == 64

@@ -12,7 +12,6 @@ from scipy import ndimage
 from inference.volume import Affine, Array, Geometry
 
 SPACING = 3.0  # mm, isotropic
-THRESHOLD = 0.5  # on the probability
 SMALLEST = 1.0  # ml; smaller findings are not reported
 BRIGHTEST = 1.6  # of the normalised intensity; fat lies near 1
 
@@ -24,6 +23,11 @@ class Prepared:
 
     array: Array
     affine: Affine
+
+    @property
+    def geometry(self) -> Geometry:
+        slices, rows, columns = self.array.shape
+        return Geometry((slices, rows, columns), self.affine)
 
 
 def prepare(array: Array, geometry: Geometry) -> Prepared:
@@ -89,9 +93,9 @@ def restore(probability: Array, prepared: Prepared, geometry: Geometry) -> Array
     return np.asarray(result, dtype=np.float32)
 
 
-def mass(probability: Array, geometry: Geometry) -> NDArray[np.bool_]:
-    """The largest connected part above THRESHOLD; empty if it is smaller than SMALLEST."""
-    labels, count = ndimage.label(probability >= THRESHOLD)
+def mass(probability: Array, geometry: Geometry, threshold: float) -> NDArray[np.bool_]:
+    """The largest connected part at or above `threshold`; empty if it is smaller than SMALLEST."""
+    labels, count = ndimage.label(probability >= threshold)
     if count == 0:
         return np.zeros(probability.shape, np.bool_)
     sizes = np.bincount(labels.ravel())

@@ -1,7 +1,6 @@
-"""The network and the form in which it ships."""
+"""The network of the bundled applications, and several of them as one. Training and the applications share it."""
 
-from copy import deepcopy
-from pathlib import Path
+from collections.abc import Iterable
 
 import torch
 from monai.networks.nets import DynUNet
@@ -50,24 +49,27 @@ class Standardised(nn.Module):
         return self.network((image - CENTRE) / WIDTH)
 
 
-class Mirrored(nn.Module):
-    """The mean logits over the image and its mirror images, left-right and front-back."""
+class Ensemble(nn.Module):
+    """Networks that were trained apart, side by side: (1, 1, slice, row, column) to one channel of logits for each.
 
-    def __init__(self, network: nn.Module) -> None:
+    Each is averaged over the image and its mirror images, left-right and front-back.
+    """
+
+    def __init__(self, members: Iterable[nn.Module]) -> None:
         super().__init__()
-        self.network = network
+        self.members = nn.ModuleList(members)
 
     def forward(self, image: Tensor) -> Tensor:
-        total = self.network(image)
-        total = total + self.network(image.flip([4])).flip([4])
-        total = total + self.network(image.flip([3])).flip([3])
-        total = total + self.network(image.flip([3, 4])).flip([3, 4])
-        return total / 4.0
+        return torch.cat([_mirrored(member, image) for member in self.members], dim=1)
 
 
-def export(network: nn.Module, path: Path, size: int = 64) -> None:
-    """Writes TorchScript with mirrored inference inside and weights in half precision: whoever loads it casts it."""
-    model = Mirrored(deepcopy(network)).eval().float().cpu()
-    with torch.no_grad():
-        traced = torch.jit.trace(model, torch.zeros(1, 1, size, size, size), check_trace=False)
-    traced.half().save(str(path))
+def ensemble(members: int) -> Ensemble:
+    """So many networks of the bundled kind, with random weights."""
+    return Ensemble(Standardised(FoldedUNet()) for _ in range(members))
+
+
+def _mirrored(network: nn.Module, image: Tensor) -> Tensor:
+    total = network(image)
+    for axes in ([4], [3], [3, 4]):
+        total = total + network(image.flip(axes)).flip(axes)
+    return total / 4.0
