@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.application import SeriesInput
+from inference.concepts import PERCENT
 from inference.findings import NOT_ATTEMPTED, Code, Mask, Measurement, ParametricMap
 from inference.inputs import input_key
 from inference.measurements import resample
@@ -20,12 +21,12 @@ from inference.quantities.fat_fraction import fat_fraction
 from inference.quantities.missing import Missing
 from inference.quantities.relaxation import T1_PLAUSIBLE
 from inference.quantities.statistics import Statistics, as_measurements, statistics
+from inference.registration import register
 from inference.volume import Array, Volume, read_volumes
 from storage.errors import InputRefused
 
 B_VALUE = "b-value"  # of Volume.told_apart, s/mm2
 MONO_EXPONENTIAL = Code("113250", "DCM", "Mono-exponential diffusion model")
-PERCENT = Code("%", "UCUM", "percent")
 HALF = 0.5  # of the weight of neighbouring voxels that must have a value
 
 
@@ -145,22 +146,23 @@ def panel(volumes: Volumes, source: Volume) -> Panel:
 def bring(values: Array, volume: Volume, source: Volume) -> Array:
     """`values` on the grid of `volume` brought to that of `source`, linear; NaN where there is none.
 
-    Raises InputRefused where the images cannot be brought to one grid.
+    By patient coordinates within a frame of reference, else by registration of the images. Raises InputRefused where
+    its check fails.
     """
+    matrix = np.eye(4)
     if not volume.frame_of_reference_uid or volume.frame_of_reference_uid != source.frame_of_reference_uid:
-        raise InputRefused("its images have another frame of reference than those that were outlined")
-    return on_grid(values, volume, source)
-
-
-def on_grid(values: Array, volume: Volume, source: Volume) -> Array:
-    """Linear between the voxels that have a value; NaN where less than half of what surrounds a voxel has one."""
-    if np.array_equal(volume.geometry.affine, source.geometry.affine) and values.shape == source.geometry.shape:
+        found = register(volume, source)
+        if not found.accepted:
+            raise InputRefused(f"its images cannot be brought onto those that are outlined: {found.reason}")
+        matrix = found.matrix
+    affine = np.linalg.inv(matrix) @ volume.geometry.affine
+    if np.allclose(affine, source.geometry.affine) and values.shape == source.geometry.shape:
         return values
     known = np.isfinite(values)
 
     def moved(array: NDArray[np.float32]) -> NDArray[np.float32]:
-        grids = volume.geometry.affine, source.geometry.affine
-        return np.asarray(resample(array, *grids, source.geometry.shape, order=1), np.float32)
+        shape = source.geometry.shape
+        return np.asarray(resample(array, affine, source.geometry.affine, shape, order=1), np.float32)
 
     weight, total = moved(known.astype(np.float32)), moved(np.where(known, values, 0).astype(np.float32))
     with np.errstate(divide="ignore", invalid="ignore"):
