@@ -32,8 +32,8 @@ HALF = 0.5  # of the weight of neighbouring voxels that must have a value
 
 @dataclass(frozen=True)
 class Quantity:
-    """`plausible` is what a voxel can have, beyond it there is no value; `limits` what the median of a whole map and the
-    mean of a region can be: other units lie far outside."""
+    """`plausible` is what a voxel can have, beyond it there is no value; `limits` what the median of a whole map and
+    the mean of a region can be: other units lie far outside."""
 
     name: str
     label: str
@@ -47,15 +47,9 @@ ADC = Quantity(
     "adc", "ADC", Code("113041", "DCM", "Apparent Diffusion Coefficient"),
     Code("um2/s", "UCUM", "square micrometer per second"), ADC_PLAUSIBLE, (50.0, 4000.0),
 )  # fmt: skip
-T1 = Quantity(
-    "t1", "T1", Code("113063", "DCM", "T1"), Code("ms", "UCUM", "millisecond"), T1_PLAUSIBLE, (100.0, 5000.0)
-)
-T2 = Quantity(
-    "t2", "T2", Code("113065", "DCM", "T2"), Code("ms", "UCUM", "millisecond"), (0.0, 3000.0), (5.0, 1000.0)
-)
-FAT = Quantity(
-    "fat", "Fat fraction", Code("129100", "DCM", "Fat fraction"), PERCENT, (-20.0, 120.0), (-5.0, 105.0)
-)
+T1 = Quantity("t1", "T1", Code("113063", "DCM", "T1"), Code("ms", "UCUM", "millisecond"), T1_PLAUSIBLE, (100.0, 5000.0))
+T2 = Quantity("t2", "T2", Code("113065", "DCM", "T2"), Code("ms", "UCUM", "millisecond"), (0.0, 3000.0), (5.0, 1000.0))
+FAT = Quantity("fat", "Fat fraction", Code("129100", "DCM", "Fat fraction"), PERCENT, (-20.0, 120.0), (-5.0, 105.0))
 QUANTITIES = (ADC, T1, T2, FAT)
 # The inputs that give each quantity, the better ones first; those of one tuple are needed together.
 SOURCES: Mapping[str, tuple[tuple[str, ...], ...]] = {

@@ -1,5 +1,6 @@
 """Limb studies with a sarcoma as training and test cases of `extremity_sts_sbrt`. All of them are simulated."""
 
+import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -84,6 +85,15 @@ def _onto(mask: NDArray[np.bool_], grid: Geometry, prepared: Prepared) -> NDArra
     smooth, affine = resample(turned, affine, (float(s), float(r), float(c)))
     covered = onto(smooth, affine, prepared.geometry.affine, prepared.geometry.shape, order=0)
     return (covered >= 0.5).astype(np.uint8)
+
+
+def data_hash(cases: Sequence[Case]) -> str:
+    """SHA-256 of all images and truths; it changes with any voxel."""
+    digest = hashlib.sha256()
+    for case in cases:
+        digest.update(case.image.tobytes())
+        digest.update(case.truth.tobytes())
+    return digest.hexdigest()
 
 
 def view(case: Case, rng: np.random.Generator) -> tuple[Tensor, Tensor]:

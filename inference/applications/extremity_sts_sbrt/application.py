@@ -75,8 +75,8 @@ NOT_FOUND = (
 )
 ALONE = "There is no earlier study to compare with: changes and the response by RECIST 1.1 could not be determined."
 ONE_MASS = (
-    "The largest mass alone is followed, as the one target lesion; other lesions and new ones are not looked for, so the "
-    "response by RECIST 1.1 is that of this lesion and not of the patient."
+    "The largest mass alone is followed, as the one target lesion; other lesions and new ones are not looked for, so "
+    "the response by RECIST 1.1 is that of this lesion and not of the patient."
 )
 UNSEEN = "The network did without {}: its outlines are less sure."
 

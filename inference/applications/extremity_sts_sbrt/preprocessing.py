@@ -67,8 +67,8 @@ def restore(probability: NDArray[np.float32], prepared: Prepared, geometry: Geom
 def structures(probability: NDArray[np.float32], geometry: Geometry, threshold: float) -> dict[str, Mask]:
     """The structures that were found. `probability` is [structure, slice, row, column] on `geometry`.
 
-    The mass is its largest connected part; necrosis lies inside of it, oedema outside. The largest part of the bundle and
-    of bone is kept. Without a mass there is neither necrosis nor oedema.
+    The mass is its largest connected part; necrosis lies inside of it, oedema outside. The largest part of the bundle
+    and of bone is kept. Without a mass there is neither necrosis nor oedema.
     """
     found: dict[str, Mask] = {name: one >= threshold for name, one in zip(STRUCTURES, probability, strict=True)}
     mass = largest_component(found["mass"])
