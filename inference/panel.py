@@ -191,7 +191,8 @@ def _from_dixon(volumes: Volumes, way: tuple[str, ...]) -> Array:
         found = {name: volumes[name][0] for name in way}
     if "water" not in found or "fat" not in found:
         raise InputRefused("the Dixon series does not hold water and fat")
-    return fat_fraction(*(found[name].array / found[name].signal_scale for name in ("water", "fat")))
+    water, fat = (found[name].array / np.float32(found[name].signal_scale) for name in ("water", "fat"))
+    return fat_fraction(water, fat)
 
 
 def _plausible(quantity: Quantity, array: Array) -> Array:
