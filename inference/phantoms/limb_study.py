@@ -18,6 +18,7 @@ from scipy.spatial import cKDTree
 from inference.measurements import diameters, volume_ml
 from inference.phantoms.limb import FAT, MUSCLE, Bundle, Mask, Phantom, PhantomOnGrid, limb_phantom
 from inference.phantoms.scene import (
+    FLOOR,
     STANDARD,
     Acquisition,
     Component,
@@ -191,13 +192,15 @@ class LimbImages:
         of its own images.
         """
         if name == "adc":
-            return adc_map([self.render(f"dwi_b{b:g}", seed) for b in B_VALUES], B_VALUES)
+            weighted = [self.render(f"dwi_b{b:g}", seed) for b in B_VALUES]
+            return adc_map(weighted, B_VALUES, self._floor(DWI))
         if name == "t2_map":
             echoes = [f"t2_echo_{n}" for n in range(1, len(ECHO_TIMES) + 1)]
             times = [self.scanner.acquire(IMAGES[echo][0]).echo_time for echo in echoes]
-            return t2_map([self.render(echo, seed) for echo in echoes], times)
+            return t2_map([self.render(echo, seed) for echo in echoes], times, self._floor(T2_MAP))
         if name == "t1_map":
-            return t1_map([self.render(f"t1_angle_{n}", seed) for n in (1, 2)], FLIP_ANGLES, T1_MAP.repetition_time)
+            angles = [self.render(f"t1_angle_{n}", seed) for n in range(1, len(FLIP_ANGLES) + 1)]
+            return t1_map(angles, FLIP_ANGLES, T1_MAP.repetition_time, self._floor(T1_MAP))
         acquisition, reference = (self.scanner.acquire(a) for a in IMAGES[name])
         scale = _brightest(reference)
         rng = np.random.default_rng([self.study.phantom.seed, self.study.time_point, seed, list(IMAGES).index(name)])
@@ -207,6 +210,10 @@ class LimbImages:
             rows = self.grid.shape[1]
             clean = moved_between_lines(clean, periodic(rng, rows, self.scanner.motion / self.grid.spacing[1]))
         return np.asarray(1000.0 * rician(rng, clean, acquisition.noise), dtype=np.float32)
+
+    def _floor(self, acquisition: Acquisition) -> float:
+        """Below it there is nothing but noise, so that maps are 0 in air, but for one voxel in 25 000."""
+        return max(FLOOR, 4.5 * 1000.0 * self.scanner.acquire(acquisition).noise)
 
     @cached_property
     def _mixture(self) -> Mixture:
