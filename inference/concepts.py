@@ -5,7 +5,7 @@ from inference.findings import Code
 SCHEME = "99DCMNODE"
 
 ABNORMAL = Code("49755003", "SCT", "Morphologically Abnormal Structure")
-ANATOMICAL = Code("123037004", "SCT", "Anatomical Structure")
+ANATOMICAL = Code("91723000", "SCT", "Anatomical Structure")
 MASS = Code("4147007", "SCT", "Mass")
 NECROSIS = Code("6574001", "SCT", "Necrosis")
 EDEMA = Code("79654002", "SCT", "Edema")
