@@ -8,7 +8,7 @@ import numpy as np
 from inference.applications.extremity_sts_sbrt.network import STRUCTURES
 from inference.applications.extremity_sts_sbrt.preprocessing import PIXEL, SMALLEST, THICKNESS
 
-COLUMNS = (("held-out limbs", "held_out"), ("shifted limbs", "shifted"))
+COLUMNS = (("held-out limbs", "held_out"), ("the same, T1w alone", "t1w_alone"), ("shifted limbs", "shifted"))
 VOXEL = 4.0  # mm: the longest edge of a voxel of the test images; 1.15 mm the others
 
 TEMPLATE = """# Model card: extremity_sts_sbrt
@@ -52,9 +52,8 @@ true mask on the same images: what is left there is the grid, partial volume and
 Percentages within brackets are the shares of cases. ADC, T1 and T2 are means over the mass, their bias is the mean of
 signed errors; MAE are means of absolute errors.
 
-{remarks}
-
-{gate}
+{remarks} The quality gate has no reference for this application: it refused nothing, and none of the numbers leaves
+out a limb.
 
 ## Limits
 
@@ -97,7 +96,6 @@ def write(metrics: dict[str, Any]) -> str:
         learning_rate=settings["learning_rate"],
         table=table(metrics),
         remarks=_remarks(metrics),
-        gate=metrics.get("gate", "The quality gate of the node has no reference of these images; nothing was refused."),
         command=metrics["command"],
         data_sha256=metrics["data_sha256"][:16],
         versions=", ".join(f"{name} {number}" for name, number in metrics["versions"].items()),
@@ -182,6 +180,11 @@ def _remarks(metrics: dict[str, Any]) -> str:
     healthy = {
         name: sum(p[f"dice_{name}"] is None for p in _points(metrics["held_out"])) for name in ("necrosis", "oedema")
     }
+    false = [ml for ml in metrics["false_masses"] if ml > 0]
+    volumes = f", of {', '.join(f'{ml:.0f}' for ml in sorted(false))} mL" if false else ""
     return " ".join(
-        f"Of {healthy[name]} held-out time points without {name}, {found[name]} have some outlined." for name in found
+        [
+            *(f"Of {healthy[n]} held-out time points without {n}, {found[n]} have some outlined." for n in found),
+            f"In {len(false)} of {len(metrics['false_masses'])} limbs without a mass one is outlined{volumes}.",
+        ]
     )

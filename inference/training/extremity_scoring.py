@@ -1,24 +1,25 @@
 """What `extremity_sts_sbrt` finds of a simulated limb at two time points, beside the truth."""
 
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from inference.applications.extremity_sts_sbrt.course import course
 from inference.applications.extremity_sts_sbrt.examination import Examination, Infer, examine
 from inference.applications.extremity_sts_sbrt.network import STRUCTURES
+from inference.findings import Mask
 from inference.measurements import diameters, volume_ml
 from inference.panel import ADC, T1, T2, Volumes
 from inference.phantoms.limb_study import B_VALUES, LimbStudy, limb_study, response, study_grid
-from inference.phantoms.scene import Scanner
+from inference.phantoms.scene import STANDARD, Scanner
 from inference.quantities.distances import shortest_distance
 from inference.quantities.response import Course, Response
 from inference.quantities.statistics import Statistics
 from inference.training import pictures
 from inference.training.sarcoma import Case
 from inference.training.scoring import dice
-from inference.volume import Geometry, Volume
+from inference.volume import Array, Geometry, Volume
 
 TIME_POINTS = 2
 # As a scanner would plan it: slices, rows, columns and mm.
@@ -27,31 +28,37 @@ MATRICES = (
     (("t2w_fs", "t1_map", "t2_map"), (40, 160, 160), (4.0, 1.38, 1.38)),
     (("dwi",), (40, 112, 112), (4.0, 1.97, 1.97)),
 )
+SERIES = tuple(name for names, *_ in MATRICES for name in names)
 CATEGORIES = {"PR": Response.PARTIAL, "SD": Response.STABLE, "PD": Response.PROGRESSIVE}
 
 
-def volumes_of(study: LimbStudy, scanner: Scanner) -> tuple[Volumes, dict[str, np.ndarray], Geometry]:
-    """All series of a study, and the true masks on the grid of "t1w"."""
+def volumes_of(
+    study: LimbStudy, scanner: Scanner, series: Collection[str] = SERIES, healthy: bool = False
+) -> tuple[Volumes, dict[str, Mask], Geometry]:
+    """Those series of a study, and the true masks on the grid of "t1w". `healthy` leaves the mass out."""
     volumes: dict[str, tuple[Volume, ...]] = {}
+    shown = replace(study, phantom=study.phantom.without_mass()) if healthy else study
     grids = {names: scanner.grid(study_grid(study, shape, spacing)) for names, shape, spacing in MATRICES}
     for names, grid in grids.items():
-        images = study.on(grid, scanner)
-        for name in names:
+        images = shown.on(grid, scanner)
+        for name in set(names) & set(series):
             if name == "dwi":
                 weighted = ((images.render(f"dwi_b{b:g}"), {"b-value": b}) for b in B_VALUES)
                 volumes[name] = tuple(_volume(array, grid, name, apart) for array, apart in weighted)
             else:
                 volumes[name] = (_volume(images.render(name), grid, name, {}),)
     first = next(iter(grids.values()))
-    return volumes, study.on(first, scanner).masks, first
+    return volumes, shown.on(first, scanner).masks, first
 
 
-def patient(seed: int, scanner: Scanner, infer: Infer, drawings: Path | None) -> dict[str, Any]:
+def patient(
+    seed: int, scanner: Scanner, series: Collection[str], infer: Infer, drawings: Path | None = None
+) -> dict[str, Any]:
     """The errors of each time point and whether the response is right; None where there is nothing to compare."""
     points, examinations, lengths = [], [], []
     for time_point in range(TIME_POINTS):
         study = limb_study(seed, time_point)
-        volumes, masks, geometry = volumes_of(study, scanner)
+        volumes, masks, geometry = volumes_of(study, scanner, series)
         found = examine(volumes, infer, 0.5)
         examinations.append(found)
         lengths.append(study.truth.long_axis)
@@ -66,8 +73,14 @@ def patient(seed: int, scanner: Scanner, infer: Infer, drawings: Path | None) ->
     return {"seed": seed, "time_points": points, "true_response": response(lengths).value, "response_right": right}
 
 
+def false_mass(seed: int, infer: Infer) -> float:
+    """mL that are outlined as mass in a limb that has none."""
+    volumes, _, _ = volumes_of(limb_study(seed), STANDARD, healthy=True)
+    return examine(volumes, infer, 0.5).volume("mass")
+
+
 def _errors(
-    study: LimbStudy, found: Examination, masks: dict[str, np.ndarray], geometry: Geometry
+    study: LimbStudy, found: Examination, masks: dict[str, Mask], geometry: Geometry
 ) -> dict[str, float | None]:
     truth = study.truth
     row: dict[str, float | None] = {}
@@ -97,5 +110,5 @@ def _errors(
     return row
 
 
-def _volume(array: np.ndarray, grid: Geometry, name: str, told_apart: dict[str, Any]) -> Volume:
+def _volume(array: Array, grid: Geometry, name: str, told_apart: dict[str, Any]) -> Volume:
     return Volume(array, grid, (), "study", name, "frame of reference", "MR", told_apart)

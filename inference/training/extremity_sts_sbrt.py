@@ -2,8 +2,9 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from inference.applications.extremity_sts_sbrt.examination import Infer
 from inference.applications.extremity_sts_sbrt.network import SliceUNet
 from inference.engine import Engine
 from inference.manifest import file_sha256
 from inference.phantoms.limb_study import HELD_OUT_SEEDS, SHIFTED_SEEDS
-from inference.phantoms.scene import SHIFTED, STANDARD, Scanner
+from inference.phantoms.scene import SHIFTED, STANDARD
 from inference.quantisation import quantise
 from inference.training import extremity_card, extremity_scoring, limbs, provenance
 from inference.training.fitting import Fitted, Schedule, fit
 
 BATCH = 4  # views
-SETS = (("held_out", HELD_OUT_SEEDS, STANDARD), ("shifted", SHIFTED_SEEDS, SHIFTED))
+# Name, limbs, their scanner, the series that are there, and the part of the limbs that is measured.
+SETS = (
+    ("held_out", HELD_OUT_SEEDS, STANDARD, extremity_scoring.SERIES, 1.0),
+    ("t1w_alone", HELD_OUT_SEEDS, STANDARD, ("t1w",), 0.5),
+    ("shifted", SHIFTED_SEEDS, SHIFTED, extremity_scoring.SERIES, 1.0),
+)
 log = logging.getLogger(__name__)
 
 
@@ -34,7 +41,7 @@ class Settings:
     seed: int = 0
     learning_rate: float = 1.5e-3
     phantoms: int = 96
-    patients: int = 30
+    patients: int = 20
 
 
 def run(
@@ -59,29 +66,35 @@ def run(
         "data_sha256": limbs.data_hash(cases),
         "versions": provenance.versions(),
     }
-    for name, seeds, scanner in SETS:
-        metrics[name] = measured(weights, seeds[: settings.patients], scanner, out / "measured" / name, drawings)
-        (out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    infer = predictor(weights)
+    folder = out / "measured" / file_sha256(weights)[:16]
+    for name, seeds, scanner, series, part in SETS:
+        score = partial(extremity_scoring.patient, scanner=scanner, series=series, infer=infer, drawings=drawings)
+        metrics[name] = measured(score, seeds[: round(part * settings.patients)], folder / name)
+    healthy = HELD_OUT_SEEDS[: settings.patients // 2]
+    metrics["false_masses"] = measured(partial(extremity_scoring.false_mass, infer=infer), healthy, folder / "healthy")
+    (out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     (out / "MODEL_CARD.md").write_text(extremity_card.write(metrics))
 
 
-def measured(
-    weights: Path, seeds: Sequence[int], scanner: Scanner, folder: Path, drawings: Path | None
-) -> list[dict[str, Any]]:
-    """What `extremity_scoring.patient` finds of each limb; what `folder` holds of these weights is read."""
-    folder.mkdir(parents=True, exist_ok=True)
-    sha256 = file_sha256(weights)
+def predictor(weights: Path) -> Infer:
+    """The network of a file of weights, exactly as the application runs it."""
     engine = Engine("cuda" if torch.cuda.is_available() else "cpu")
-    network = engine.load_state(SliceUNet, weights, sha256)
-    rows = []
+    network = engine.load_state(SliceUNet, weights, file_sha256(weights))
+    return lambda image: engine.whole(network, image)
+
+
+def measured(score: Callable[[int], Any], seeds: Sequence[int], folder: Path) -> list[Any]:
+    """What `score` says of each limb; what `folder` holds already is read."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found = []
     for seed in seeds:
-        path = folder / f"{seed}-{sha256[:16]}.json"
+        path = folder / f"{seed}.json"
         if not path.is_file():
-            row = extremity_scoring.patient(seed, scanner, lambda image: engine.whole(network, image), drawings)
-            path.write_text(json.dumps(row))
-            log.info("%s: %s", folder.name, row)
-        rows.append(json.loads(path.read_text()))
-    return rows
+            path.write_text(json.dumps(score(seed)))
+            log.info("%s: limb %d measured", folder.name, seed)
+        found.append(json.loads(path.read_text()))
+    return found
 
 
 def train(cases: Sequence[limbs.Case], out: Path, settings: Settings) -> Fitted:
