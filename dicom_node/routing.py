@@ -296,5 +296,5 @@ def _describe(series: SeriesDescription) -> dict[str, Any]:
         "dimension": series.dimension,
         "slices": series.slices,
         "confidence": round(series.confidence, 2),
-        "reasons": [*series.reasons, *([series.problem] if series.problem else [])],
+        "reasons": [*series.reasons, *filter(None, (series.problem, series.differences))],
     }

@@ -421,7 +421,7 @@ def recognised_view(found: Sequence[SeriesDescription]) -> Tree:
         ]
         head = f"{s.series_instance_uid}: {', '.join(f for f in facts if f)} (confidence {s.confidence:.2f})"
         node = tree.add(Text(head))
-        for reason in (*s.reasons, s.problem):
+        for reason in (*s.reasons, s.problem, s.differences):
             if reason:
                 node.add(Text(reason))
     return tree

@@ -126,8 +126,9 @@ def _unfit(rule: InputRule, s: SeriesDescription) -> str:
 def _unusable(rule: InputRule, s: SeriesDescription) -> str:
     """It makes no volume, or several where the input takes one."""
     if s.volumes > 1:
-        several = s.problem or f"holds {s.volumes} volumes"
-        return "" if rule.volumes == "all" or rule.select is not None else f"cannot be used: {several}"
+        if rule.volumes == "all" or rule.select is not None:
+            return ""
+        return f"cannot be used: holds {s.volumes} volumes ({s.differences}), and the input takes one"
     return f"cannot be used: {s.problem}" if s.problem else ""
 
 

@@ -21,8 +21,9 @@ NO_AGENT = frozenset({"", "NO", "NONE", "N", "0", "NIL", "NA", "N/A", "NO CONTRA
 FAT_BY_NAME = re.compile(r"fat.?sat|(?<![a-z])fs(?![a-z])|stir|spair|spir")
 AGENT_BY_NAME = re.compile(
     r"post.?(gd|gad|contrast|km)|(?<![a-z0-9])(\+ ?(c|gd|km)|c\+|gd|gad|gadolinium)(?![a-z0-9+])"
-    r"|arterial|portal|venous|hepatobil"
+    r"|(arterial|venous).?phase|portal.?ven|hepatobil"
 )
+NO_AGENT_BY_NAME = re.compile(r"(?<![a-z])(pre|native|non|w/?o|without)(?![a-z])")
 GATED_OPTIONS = frozenset({"CG", "PPG", "CARDIAC_GATING", "CARDIAC", "ECG", "VCG"})
 GE_COMPONENTS = {"1": "P", "2": "R", "3": "I"}  # of (0043,xx2F); 0 is magnitude
 CODED_QUANTITIES = {
@@ -70,10 +71,6 @@ class Facts:
     @property
     def derived(self) -> bool:
         return "DERIVED" in self.image_type
-
-
-def is_image(ds: Dataset) -> bool:
-    return "Rows" in ds and "Columns" in ds
 
 
 def facts_of(ds: Dataset) -> Iterator[Facts]:
@@ -141,7 +138,7 @@ class _Classic:
     @property
     def moment(self) -> tuple[Any, ...]:
         keywords = ("TemporalPositionIdentifier", "AcquisitionNumber", "AcquisitionTime")
-        return tuple(str(self.ds.get(keyword, "")) for keyword in keywords)
+        return (*(str(self.ds.get(keyword, "")) for keyword in keywords), self.trigger_time)
 
 
 class _Enhanced:
@@ -205,7 +202,7 @@ class _Enhanced:
     def moment(self) -> tuple[Any, ...]:
         content = self.group("FrameContentSequence")
         keywords = ("TemporalPositionIndex", "FrameAcquisitionNumber", "FrameAcquisitionDateTime")
-        return tuple(str(content.get(keyword, "")) for keyword in keywords)
+        return (*(str(content.get(keyword, "")) for keyword in keywords), self.trigger_time)
 
 
 def _common(ds: Dataset, private: PrivateElements) -> Facts:
@@ -275,8 +272,13 @@ def is_stir(inversion_time: float | None) -> bool:
     return inversion_time is not None and 80 <= inversion_time <= 300
 
 
-def agent_by_name(description: str) -> bool:
-    return AGENT_BY_NAME.search(description) is not None
+def agent_given(facts: Sequence[Facts]) -> tuple[bool, bool]:
+    """Whether a series had contrast agent, and whether its name alone tells so: technologists leave the rest empty."""
+    if any(f.agent for f in facts):
+        return True, False
+    name = facts[0].description
+    by_name = AGENT_BY_NAME.search(name) is not None and NO_AGENT_BY_NAME.search(name) is None
+    return by_name, by_name
 
 
 def seconds_after_injection(ds: Dataset) -> float | None:

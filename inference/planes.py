@@ -79,6 +79,10 @@ def functional(ds: Dataset, frame: int, group: str) -> Dataset | None:
     return None
 
 
+def is_image(ds: Dataset) -> bool:
+    return "Rows" in ds and "Columns" in ds
+
+
 def is_enhanced(ds: Dataset) -> bool:
     return bool(ds.get("PerFrameFunctionalGroupsSequence")) and bool(ds.get("SharedFunctionalGroupsSequence"))
 
@@ -86,7 +90,7 @@ def is_enhanced(ds: Dataset) -> bool:
 def planes_of(ds: Dataset, path: Path) -> Iterator[Plane]:
     """The planes of one instance, in frame order. Raises InputRefused naming what the header lacks."""
     name = f"instance {ds.get('SOPInstanceUID', 'without SOPInstanceUID')}"
-    if "Rows" not in ds or "Columns" not in ds:
+    if not is_image(ds):
         raise InputRefused(f"{name} is not an image: it has no Rows and Columns")
     if int(ds.get("SamplesPerPixel", 1)) != 1:
         raise InputRefused(f"{name} is a colour image, which is no measured signal")

@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 
 from inference.grouping import Group, groups_of, same_grid, text_of
-from inference.planes import DIRECTION, Plane, planes_of
+from inference.planes import DIRECTION, Plane, is_image, planes_of
 from inference.scaling import rescale, signal_scale
 from storage.errors import InputRefused
 
@@ -125,7 +125,9 @@ def read_volumes(paths: Iterable[Path]) -> tuple[Volume, ...]:
 
 
 def _stacks_in(paths: Iterable[Path]) -> tuple[dict[Path, Header], list[Stack]]:
-    headers = {path: _read_header(path) for path in paths}
+    everything = {path: _read_header(path) for path in paths}
+    # Philips puts raw data into the series of its images. Of a series without any image, the first object says what is.
+    headers = {path: header for path, header in everything.items() if is_image(header.ds)} or everything
     return headers, stacks_of([plane for path, header in headers.items() for plane in planes_of(header.ds, path)])
 
 

@@ -20,7 +20,6 @@ Where = NDArray[np.bool_]
 
 CORNER = 1 / 8  # of rows and columns: how much of a slice each corner takes where the air is looked for
 RAYLEIGH = (1.6, 2.4)  # mean / SD of the magnitude of noise alone is 1.91; several coils raise it, ghosts lower it
-MASKED = 0.5  # of a corner being exactly 0: the air was cut away
 FLOOR = 3.0  # times the SD of the noise: below, the Rician mean departs from the signal by more than 5 %
 
 
@@ -75,7 +74,7 @@ def noise_sd(image: NDArray[Any]) -> float | None:
         for c in (slice(None, columns), slice(-columns, None)):
             corner = np.asarray(image[:, r, c], np.float64)
             signal = corner[corner > 0]
-            if signal.size <= MASKED * corner.size or signal.std() == 0:
+            if signal.size == 0 or signal.std() == 0:
                 continue
             sd = float(np.sqrt(np.mean(signal**2) / 2))
             if RAYLEIGH[0] <= signal.mean() / signal.std() <= RAYLEIGH[1] and (best is None or sd < best):

@@ -42,9 +42,9 @@ def recovery(t1: float) -> list[float]:
     return [SIGNAL * abs(1 - 1.9 * np.exp(-time / t1)) for time in INVERSION_TIMES]
 
 
-def spoiled(t1: float) -> list[float]:
+def spoiled(t1: float, angles: tuple[float, ...] = FLIP_ANGLES) -> list[float]:
     e1 = np.exp(-REPETITION_TIME / t1)
-    a = np.radians(FLIP_ANGLES)
+    a = np.radians(angles)
     signal = np.sin(a) * (1 - e1) / (1 - e1 * np.cos(a))
     return list(SIGNAL * signal / signal.max())
 
@@ -94,6 +94,13 @@ def test_a_fit_recovers_the_tissue_from_noise(
     assert found.noise == pytest.approx(SIGNAL / snr, rel=0.05)
 
 
+def test_flip_angles_with_little_signal_weigh_little() -> None:
+    """T1 1400 ms at SNR 50 scatters by 84 ms; with all angles alike by 106."""
+    angles = (2.0, 4.0, 30.0, 60.0)
+    found = fit_t1_of_angles(images_of(spoiled(1400.0, angles), 50), angles)
+    assert np.nanstd(found.values[TISSUE]) < 95
+
+
 def test_without_noise_the_fits_are_exact() -> None:
     t1 = np.geomspace(100.0, 4000.0, 500).reshape(5, 10, 10)
     assert adc_map([np.exp(-b * t1 * 1e-6) for b in B_VALUES], B_VALUES, 0.0).values == pytest.approx(t1, rel=1e-5)
@@ -103,9 +110,10 @@ def test_without_noise_the_fits_are_exact() -> None:
 
 
 def test_perfusion_below_b_50_does_not_count() -> None:
-    images = [np.full((3, 2, 2), s) for s in (900.0, *diffusion(1000.0)[1:])]  # a tenth of blood, gone at b 50
-    assert adc_map(images, B_VALUES, 0.0).used == (50.0, 400.0, 800.0)
-    assert adc_map(images, B_VALUES, 0.0).values == pytest.approx(np.full((3, 2, 2), 1000.0), rel=1e-5)
+    images = [np.full((3, 2, 2), s) for s in (1100.0, *diffusion(1000.0)[1:], 1050.0)]  # the blood is gone at b 50
+    found = adc_map(images, (*B_VALUES, 20.0), 0.0)
+    assert found.used == (50.0, 400.0, 800.0)
+    assert found.values == pytest.approx(np.full((3, 2, 2), 1000.0), rel=1e-5)
     two = adc_map([images[2], np.full((3, 2, 2), SIGNAL)], (400.0, 0.0), 0.0)
     assert two.used == (0.0, 400.0)
     assert two.values == pytest.approx(np.full((3, 2, 2), 1000.0), rel=1e-5)

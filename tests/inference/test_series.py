@@ -168,6 +168,7 @@ STEADY = {**GR, "SequenceVariant": ["SK", "SS"], "RepetitionTime": 3, "FlipAngle
         ({**LATE, "ContrastBolusAgent": "gadobutrol"}, Kind.LGE),
         ({**LATE, "ImageType": ["ORIGINAL", "PRIMARY", "M", "PSIR"]}, Kind.LGE),
         ({**LATE, "TriggerTime": None, "SequenceVariant": "MP", "InversionTime": 900}, Kind.T1W),  # MPRAGE
+        ({**LATE, "TriggerTime": None, "InversionTime": 450}, Kind.T1W),  # prepared, and no heart
         ({**EP, "SequenceName": "*ep_b800#3"}, Kind.DWI),  # Siemens, without its private elements
         ({**EP, "ImageComments": "b=1000(0.445,0.000,0.895)", "Manufacturer": "TOSHIBA_MEC"}, Kind.DWI),
         ({**EP, "SequenceName": "tgse_pasl"}, Kind.ASL),
@@ -229,7 +230,7 @@ def repeated(times: int, places: int = 2, **attributes: Any) -> list[Dataset]:
         (repeated(40, **EP, ContrastBolusAgent="gadobutrol"), Kind.PERFUSION, 40),
         (repeated(40, **EP), Kind.BOLD, 40),
         (repeated(40, **STEADY, TriggerTime=120, ContrastBolusAgent="gadobutrol"), Kind.PERFUSION, 40),  # of the heart
-        ([header(z, **STEADY, TriggerTime=30 * t + 1) for t in range(25) for z in range(3)], Kind.CINE, 1),
+        ([header(z, **STEADY, TriggerTime=30 * t + 1) for t in range(25) for z in range(3)], Kind.CINE, 25),
         ([header(z, **LATE) for z in range(8)], Kind.LGE, 1),
         ([header(0, **{**LATE, "InversionTime": ti}) for ti in (100, 180, 260, 1000, 1900)], Kind.OTHER, 1),  # MOLLI
     ],
@@ -302,6 +303,8 @@ def test_a_header_that_is_silent_about_fat_leaves_it_open() -> None:
             True,
             "portal venous",
         ),  # technologists leave the rest empty
+        ({**GR, "SeriesDescription": "t1 vibe fs pre gd"}, False, ""),
+        ({**GR, "SeriesDescription": "arterial spin labelling"}, False, ""),
         (GR, False, ""),
     ],
 )

@@ -315,6 +315,17 @@ def test_a_csa_header_is_read_as_nibabel_does(test_data: Path) -> None:
         assert [type(v)(text) for v, text in zip(theirs[name], values, strict=True)] == theirs[name]
 
 
+def test_objects_without_an_image_are_passed_over(test_data: Path) -> None:
+    """Philips sends raw data in the series of its images."""
+    images, raw = (
+        files(test_data / "mr/siemens_prisma_t1_sag_HFDR"),
+        files(test_data / "mr/philips_elition_rawdata_nonimage"),
+    )
+    assert np.array_equal(read_volume([*raw, *images]).array, read_volume(images).array)
+    with pytest.raises(InputRefused, match="is not an image"):
+        read_volume(raw)
+
+
 def test_order_of_files_does_not_matter(tmp_path: Path) -> None:
     paths = sorted(write_oblique(tmp_path, "A^B", "ISO_IR 100").iterdir())
     forward, backward = read_volume(paths), read_volume(paths[::-1])
