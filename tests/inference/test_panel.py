@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
+from dicom_node.catalogue import ConfiguredApplication, configured_applications
+from dicom_node.settings import ApplicationSettings
 from dicom_node.simulator.limb_study import write_limb_patient
 from dicom_node.simulator.phantom_study import PhantomStudy
 from inference.application import SeriesInput, load_application
@@ -18,7 +20,6 @@ from inference.manifest import load_manifest
 from inference.panel import ADC, FAT, QUANTITIES, T1, T2, panel, read_optional
 from inference.quantities.statistics import Statistics
 from inference.volume import read_volume
-from storage.errors import ModelRefused
 
 SEED = 12  # a mass of 95 mL
 TOLERANCE = {ADC: 0.03, T1: 0.03, T2: 0.04}  # of the truth: partial volume with fat and muscle at the mass's edge
@@ -149,6 +150,15 @@ def test_classification_is_a_switch_and_says_what_it_is(examined: Examined, engi
     assert MALIGNANCY not in {e.name for e in without.segments[0].evaluations}
 
 
-def test_an_option_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(ModelRefused, match=r"no option 'clasification'.*did you mean 'classification'"):
-        load_manifest("soft_tissue_mass", "soft_tissue_mass", None, {"clasification": True})
+def test_a_site_switches_options_that_there_are() -> None:
+    def configured(**options: bool) -> ConfiguredApplication:
+        (one,) = configured_applications(
+            [ApplicationSettings(id="soft_tissue_mass", destinations=("pacs",), options=options)]
+        )
+        return one
+
+    assert (plain := configured().manifest) is not None
+    assert (on := configured(classification=True).manifest) is not None
+    assert (plain.switches, on.switches) == ({"classification": False}, {"classification": True})
+    assert "no option 'clasification'" in configured(clasification=True).problem
+    assert "did you mean 'classification'" in configured(clasification=True).problem
