@@ -27,7 +27,7 @@ def configured_applications(applications: Sequence[ApplicationSettings]) -> tupl
 
 def _configured(application: ApplicationSettings) -> ConfiguredApplication:
     try:
-        manifest = load_manifest(application.id, application.label, application.bundle)
+        manifest = load_manifest(application.id, application.label, application.bundle, application.options)
     except ModelRefused as error:
         return ConfiguredApplication(
             application.label, application.destinations, None, str(error), no_result=application.no_result

@@ -219,6 +219,7 @@ class ApplicationSettings(_Section):
     bundle: Path | None = None
     start: Literal["study", "inputs"] = "study"
     no_result: Literal["always", "failures", "never"] = "always"
+    options: dict[str, bool] = Field(default_factory=dict)
     destinations: tuple[str, ...] = Field(min_length=1)
 
     @property

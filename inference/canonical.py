@@ -30,11 +30,13 @@ def canonical(array: NDArray[np.float32], affine: Affine) -> tuple[NDArray[np.fl
     return np.ascontiguousarray(result), turned
 
 
-def resample(array: NDArray[np.float32], affine: Affine, spacing: float) -> tuple[Array, Affine]:
-    """To an isotropic grid of `spacing` mm over the same field of view, linear, smoothed first along the axes that
-    lose samples."""
+def resample(
+    array: NDArray[np.float32], affine: Affine, spacing: float | tuple[float, float, float]
+) -> tuple[Array, Affine]:
+    """To a grid of `spacing` mm (along each array axis, where it is three numbers) over the same field of view, linear,
+    smoothed first along the axes that lose samples."""
     steps = np.linalg.norm(affine[:3, :3], axis=0)
-    factor = spacing / steps
+    factor = np.asarray(spacing) / steps
     sigma = np.where(factor > 1, 0.35 * factor, 0.0)
     smooth = ndimage.gaussian_filter(array, sigma, mode="nearest") if sigma.any() else array
     shape = np.maximum(np.floor((np.array(array.shape) - 1) / factor + 1e-6).astype(int) + 1, 1)

@@ -3,14 +3,15 @@
 import hashlib
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from inference.bundle import Bundle, BundleFile
-from inference.descriptor import validated
+from inference.descriptor import nearest, validated
 from inference.inputs import SAME_PLANE, EarlierRule, InputRule
 from storage.errors import ModelRefused
 
@@ -28,6 +29,7 @@ class _ApplicationFile(BaseModel):
     title: str = Field(min_length=1)
     inputs: tuple[InputRule, ...] = Field(min_length=1)
     earlier: EarlierRule | None = None
+    options: dict[str, bool] = Field(default_factory=dict)  # what a site may switch, and how it is without
 
     @field_validator("inputs")
     @classmethod
@@ -57,8 +59,9 @@ class Manifest:
     inputs: tuple[InputRule, ...]
     folder: Path
     options: dict[str, Any]
-    sha256: str  # of the descriptor and every weights file it names: another hash means other results
+    sha256: str  # of the descriptor, every weights file it names and what a site switched: another, other results
     earlier: EarlierRule | None = None  # None: the application looks at one study alone
+    switches: Mapping[str, bool] = field(default_factory=dict)  # the descriptor's `[options]` as the site has them
 
 
 def known_applications() -> list[str]:
@@ -72,11 +75,14 @@ def takes_bundle(application_id: str) -> bool:
     return "model" not in _parse(path, _read(path))
 
 
-def load_manifest(application_id: str, name: str, bundle: Path | None) -> Manifest:
+def load_manifest(
+    application_id: str, name: str, bundle: Path | None, options: Mapping[str, bool] = MappingProxyType({})
+) -> Manifest:
     """The manifest of one configured application.
 
     With `bundle`, its `bundle.toml` declares title, version, the input and the model, instead of the application's
-    own descriptor. Raises ModelRefused naming the file, every mistake in it, and the way out.
+    own descriptor. `options` are what the site switches; the descriptor must know them. Raises ModelRefused naming the
+    file, every mistake in it, and the way out.
     """
     path = APPLICATIONS / application_id / DESCRIPTOR if bundle is None else bundle / BUNDLE_DESCRIPTOR
     if bundle is not None and not bundle.is_dir():
@@ -86,6 +92,12 @@ def load_manifest(application_id: str, name: str, bundle: Path | None) -> Manife
     described: _ApplicationFile | BundleFile | None
     described, mistakes = validated(_ApplicationFile, raw) if bundle is None else validated(BundleFile, raw)
     mistakes += _missing_files(path.parent, raw)
+    known = described.options if isinstance(described, _ApplicationFile) else {}
+    mistakes += [
+        f"it has no option {key!r}, which application {name!r} is configured with{nearest(key, list(known))}"
+        for key in options
+        if key not in known
+    ]
     if described is None or mistakes:
         raise ModelRefused(f"{path}: {'; '.join(mistakes)}")
     own = Bundle.model_fields if bundle is not None else raw.keys() - _ApplicationFile.model_fields
@@ -97,8 +109,9 @@ def load_manifest(application_id: str, name: str, bundle: Path | None) -> Manife
         inputs=_inputs(described),
         folder=path.parent,
         options={key: value for key, value in raw.items() if key in own},
-        sha256=_digest(path.parent, text, raw),
+        sha256=_digest(path.parent, text, raw, options),
         earlier=described.earlier if isinstance(described, _ApplicationFile) else None,
+        switches=known | dict(options),
     )
 
 
@@ -140,23 +153,25 @@ def _parse(path: Path, text: bytes) -> dict[str, Any]:
 
 
 def _model_files(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(key, file name) of the files that `[model]` names."""
-    model = raw.get("model")
-    for key in ("weights", "network"):
-        if isinstance(model, dict) and isinstance(model.get(key), str):
-            yield key, model[key]
+    """(key, file name) of the files that the descriptor names."""
+    for table, key in (("model", "weights"), ("model", "network"), ("classification", "weights")):
+        named = raw.get(table)
+        if isinstance(named, dict) and isinstance(named.get(key), str):
+            yield f"{table}.{key}", named[key]
 
 
 def _missing_files(folder: Path, raw: Mapping[str, Any]) -> list[str]:
     return [
-        f"model.{key} = {name!r}: there is no such file in the folder"
+        f"{key} = {name!r}: there is no such file in the folder"
         for key, name in _model_files(raw)
         if not (folder / name).is_file()
     ]
 
 
-def _digest(folder: Path, text: bytes, raw: Mapping[str, Any]) -> str:
+def _digest(folder: Path, text: bytes, raw: Mapping[str, Any], options: Mapping[str, bool]) -> str:
     digest = hashlib.sha256(text)
+    for key, value in sorted(options.items()):
+        digest.update(f"{key} {value}".encode())
     for _, name in _model_files(raw):
         digest.update(file_sha256(folder / name).encode())
     return digest.hexdigest()

@@ -25,6 +25,20 @@ PRIVATE = {
         "not-learned": "Images show what the algorithm has not learned",
         "unusable-images": "Images do not make a volume",
         "failure": "Analysis failed",
+        "nv-bundle": "Neurovascular bundle",
+        "bone-distance": "Distance from bone",
+        "fascia-depth": "Depth of the mass below the deep fascia",
+        "necrosis-percent": "Part of the mass that is necrotic",
+        "over-5-cm": "Largest diameter exceeds 5 cm",
+        "predicted-class": "Predicted malignancy",
+        "p-grade-1": "Probability of predicted grade 1 if malignant",
+        "p-grade-2": "Probability of predicted grade 2 if malignant",
+        "p-grade-3": "Probability of predicted grade 3 if malignant",
+        "recist-sum": "Sum of the longest diameters of target lesions",
+        "diameter-change": "Change of the sum of diameters from baseline",
+        "nadir-change": "Change of the sum of diameters from nadir",
+        "volume-change": "Change of volume from baseline",
+        "adc-change": "Change of the mean ADC from baseline",
     }.items()
 }
 

@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import torch
 
-APPLICATIONS = ("soft_tissue_mass",)
+APPLICATIONS = ("soft_tissue_mass", "mass_classifier", "extremity_sts_sbrt")
 """Modules of this package; each has a frozen dataclass `Settings` and `run(data, out, settings, only, drawings)`."""
 
 

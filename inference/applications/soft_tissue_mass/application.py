@@ -1,32 +1,27 @@
 """`soft_tissue_mass`: segments the largest mass of a limb on its T1w series, and measures it."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 
 from pydicom.uid import generate_uid
 
 from inference.application import Progress, SeriesInput
 from inference.applications.soft_tissue_mass import preprocessing
+from inference.applications.soft_tissue_mass.classifier import Classifier, classify, read_classifier
 from inference.applications.soft_tissue_mass.outline import OVERLAP, Estimate, estimate
+from inference.concepts import ABNORMAL, CERTAINTY, FASCIA_DEPTH, MASS, MM, UNCERTAIN
 from inference.engine import Engine
-from inference.findings import Algorithm, Code, Evaluation, Findings, Mask, Measurement, Segment
-from inference.manifest import Manifest, weights_path, weights_sha256
-from inference.measurements import diameters, volume_ml
+from inference.findings import NOT_ATTEMPTED, Algorithm, Evaluation, Findings, Mask, Measurement, Segment
+from inference.manifest import Manifest, file_sha256, weights_path, weights_sha256
 from inference.networks import ensemble
-from inference.volume import Geometry, Volume, read_volume
+from inference.panel import Panel, panel, read_optional
+from inference.quantities.size import size
+from inference.volume import Volume, read_volume
 
-MASS = Code("4147007", "SCT", "Mass")
-ABNORMAL = Code("49755003", "SCT", "Morphologically Abnormal Structure")
-VOLUME = Code("118565006", "SCT", "Volume")
-LONG_AXIS = Code("103339001", "SCT", "Long axis")
-SHORT_AXIS = Code("103340004", "SCT", "Short axis")
-MAXIMUM_3D = Code("L0JK", "IBSI", "Maximum 3D Diameter of a Mesh")
-CERTAINTY = Code("111012", "DCM", "Certainty of Finding")
-UNCERTAIN = Code("64957009", "SCT", "Uncertain")
-CM3 = Code("cm3", "UCUM", "cubic centimeter")
-MM = Code("mm", "UCUM", "mm")
 COLOR = (221, 130, 101)
 
 TRAINING_DATA = (
@@ -45,6 +40,7 @@ NOT_FOUND = (
     f"No mass of at least {preprocessing.SMALLEST:g} mL was found; this does not exclude one. "
     "The images were searched by " + TRAINED_ON + ", and may overlook a mass: look at the images."
 )
+NO_DEPTH = "The depth of the mass below the fascia is not measured: nothing here outlines the fascia."
 
 
 @dataclass(frozen=True)
@@ -69,11 +65,12 @@ class SoftTissueMass:
         self._sha256 = weights_sha256(manifest)
         self._model = Model(**manifest.options["model"])
         self._patients = int(manifest.options["training"]["patients"])
+        self._classifier = _classifier(manifest)
         self.algorithm = Algorithm(
             name="Soft tissue mass",
             version=manifest.version,
             manufacturer="dicom-node",
-            weights_sha256=self._sha256,
+            weights_sha256=self._sha256 if self._classifier is None else _with_classifier(manifest),
             training_data=TRAINING_DATA.format(patients=self._patients),
         )
 
@@ -82,20 +79,23 @@ class SoftTissueMass:
         started_at = datetime.now(UTC)
         progress("reading", 0.0)
         volume = read_volume(inputs["t1w"].paths)
+        optional, unread = read_optional(inputs)
         progress("segmenting", 0.2)
         estimated = self._estimate(volume, engine)
         mask = estimated.mass(self._model.threshold)
         doubt = self._doubt(estimated) if mask.any() else ()
-        progress("measuring", 0.9)
-        found = (self._segment(mask, volume, uncertain=bool(doubt)),) if mask.any() else ()
+        progress("measuring", 0.8)
+        quantities = panel(optional, volume)
+        found, told = self._measured(mask, volume, quantities, uncertain=bool(doubt)) if mask.any() else ((), ())
         return Findings(
             source=volume,
-            inputs=(volume,),
+            inputs=(volume, *quantities.inputs),
             segments=found,
             algorithm=self.algorithm,
             title=self.manifest.title,
             started_at=started_at,
-            notes=((OUTLINED if found else NOT_FOUND).format(patients=self._patients), *doubt),
+            maps=quantities.maps,
+            notes=((OUTLINED if found else NOT_FOUND).format(patients=self._patients), *doubt, *told, *unread),
             research=self.research,
         )
 
@@ -115,8 +115,21 @@ class SoftTissueMass:
             return ()
         return (DISAGREE.format(agreement=agreement, limit=self._model.uncertain_below),)
 
-    def _segment(self, mask: Mask, volume: Volume, uncertain: bool) -> Segment:
-        return Segment(
+    def _measured(
+        self, mask: Mask, volume: Volume, quantities: Panel, uncertain: bool
+    ) -> tuple[tuple[Segment], tuple[str, ...]]:
+        """The mass with all that is measured of it, and what its reader must know of that."""
+        measurements = (
+            *size(mask, volume.geometry),
+            Measurement(FASCIA_DEPTH, None, MM, missing=NOT_ATTEMPTED),
+            *quantities.measurements(mask),
+        )
+        evaluations = (Evaluation(CERTAINTY, UNCERTAIN),) if uncertain else ()
+        notes = (NO_DEPTH, *quantities.notes(mask))
+        if self._classifier is not None:
+            probabilities, classes, said = classify(self._classifier, quantities, mask)
+            measurements, evaluations, notes = (*measurements, *probabilities), (*evaluations, *classes), (said, *notes)
+        segment = Segment(
             label="Mass",
             mask=mask,
             category=ABNORMAL,
@@ -124,16 +137,22 @@ class SoftTissueMass:
             color=COLOR,
             tracking_id="Mass",
             tracking_uid=str(generate_uid(entropy_srcs=[volume.series_instance_uid, self.manifest.name, "Mass"])),
-            measurements=measure(mask, volume.geometry),
-            evaluations=(Evaluation(CERTAINTY, UNCERTAIN),) if uncertain else (),
+            measurements=measurements,
+            evaluations=evaluations,
         )
+        return (segment,), notes
 
 
-def measure(mask: Mask, geometry: Geometry) -> tuple[Measurement, ...]:
-    size = diameters(mask, geometry)
-    return (
-        Measurement(VOLUME, volume_ml(mask, geometry), CM3),
-        Measurement(LONG_AXIS, size.long_axis, MM),
-        Measurement(SHORT_AXIS, size.short_axis, MM),
-        Measurement(MAXIMUM_3D, size.maximum_3d, MM),
-    )
+def _classifier(manifest: Manifest) -> Classifier | None:
+    """None unless the site has switched it on."""
+    return read_classifier(_classifier_path(manifest)) if manifest.switches["classification"] else None
+
+
+def _classifier_path(manifest: Manifest) -> Path:
+    return manifest.folder / str(manifest.options["classification"]["weights"])
+
+
+def _with_classifier(manifest: Manifest) -> str:
+    """Another classifier makes another device."""
+    both = weights_sha256(manifest) + file_sha256(_classifier_path(manifest))
+    return hashlib.sha256(both.encode()).hexdigest()

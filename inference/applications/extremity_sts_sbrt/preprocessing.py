@@ -1,0 +1,96 @@
+"""From the images of a limb to the grid and the intensities the network knows, and from its answer to structures.
+
+Training and the application both go through here, so that the network never sees anything it was not trained on.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from inference.applications.extremity_sts_sbrt.network import CONTRASTS, MULTIPLE, STRUCTURES
+from inference.canonical import canonical, resample
+from inference.findings import Mask
+from inference.measurements import largest_component, volume_ml
+from inference.volume import Array, Geometry
+
+PIXEL = 1.5  # mm, within slices
+THICKNESS = (3.0, 6.0)  # mm: slices are resampled only where they are thinner or thicker
+SMALLEST = 1.0  # mL: a smaller mass is not reported
+BRIGHTEST = 2.0  # of intensities, fat or what is as bright lies near 1; and of maps, relative to SCALES
+SCALES = {"adc": 1500.0, "t1_map": 1500.0, "t2_map": 100.0}  # um2/s, ms, ms
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What the network sees: `array` [contrast, slice, row, column] towards the head, the back and the left, in the
+    order of CONTRASTS, on `geometry`. Rows and columns of zeros at the end fill it up to a multiple of MULTIPLE."""
+
+    array: NDArray[np.float32]
+    geometry: Geometry
+
+
+def prepare(images: Mapping[str, Array], geometry: Geometry) -> Prepared:
+    """Images and maps (um2/s, ms; NaN where there is no value) of CONTRASTS, [slice, row, column], all on `geometry`.
+    What is missing of them becomes 0."""
+    prepared, grid = {}, geometry
+    for name, array in images.items():
+        scaled = np.nan_to_num(array) / SCALES[name] if name in SCALES else _relative(array)
+        turned, affine = canonical(np.clip(scaled, 0.0, BRIGHTEST).astype(np.float32), geometry.affine)
+        thickness = float(np.clip(np.linalg.norm(affine[:3, 0]), *THICKNESS))
+        seen, affine = resample(turned, affine, (thickness, PIXEL, PIXEL))
+        fill = [(0, 0), *((0, -n % MULTIPLE) for n in seen.shape[1:])]
+        prepared[name] = np.pad(seen, fill)
+        s, r, c = prepared[name].shape
+        grid = Geometry((s, r, c), affine)
+    stacked = np.zeros((len(CONTRASTS), *grid.shape), np.float32)
+    for name, seen in prepared.items():
+        stacked[CONTRASTS.index(name)] = seen
+    return Prepared(stacked, grid)
+
+
+def restore(probability: NDArray[np.float32], prepared: Prepared, geometry: Geometry) -> NDArray[np.float32]:
+    """[structure, slice, row, column] on the grid of the images, linear; outside the network's grid the nearest."""
+    into = np.linalg.inv(prepared.geometry.affine) @ geometry.affine
+    return np.stack(
+        [
+            ndimage.affine_transform(
+                one, into[:3, :3], into[:3, 3], geometry.shape, order=1, mode="nearest", output=np.float32
+            )
+            for one in probability
+        ]
+    )
+
+
+def structures(probability: NDArray[np.float32], geometry: Geometry, threshold: float) -> dict[str, Mask]:
+    """The structures that were found. `probability` is [structure, slice, row, column] on `geometry`.
+
+    The mass is its largest connected part; necrosis lies inside of it, oedema outside. The largest part of the bundle
+    and of bone is kept. Without a mass there is neither necrosis nor oedema.
+    """
+    found: dict[str, Mask] = {name: one >= threshold for name, one in zip(STRUCTURES, probability, strict=True)}
+    mass = largest_component(found["mass"])
+    if volume_ml(mass, geometry) < SMALLEST:
+        mass = np.zeros_like(mass)
+    near = bool(mass.any())
+    return {
+        name: mask
+        for name, mask in {
+            "mass": mass,
+            "necrosis": found["necrosis"] & mass,
+            "oedema": found["oedema"] & ~mass & near,
+            "bundle": largest_component(found["bundle"]),
+            "bone": largest_component(found["bone"]),
+        }.items()
+        if mask.any()
+    }
+
+
+def _relative(array: Array) -> Array:
+    """Air at 0, the brightest hundredth of the body at 1."""
+    low, high = np.percentile(array, [0.5, 99.9])
+    shifted = array - low
+    body = shifted[shifted > 0.08 * (high - low)]
+    return shifted / max(float(np.percentile(body, 99.0)), 1e-6) if body.size else np.zeros_like(array)

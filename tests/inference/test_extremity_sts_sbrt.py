@@ -1,0 +1,233 @@
+"""The application `extremity_sts_sbrt` from files to findings and objects, on simulated limbs it has not seen."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom import dcmread
+
+from dicom_node.objects.build import ObjectContext, build_objects
+from dicom_node.profiles import Kind, ObjectProfile
+from dicom_node.simulator.limb_study import write_limb_patient
+from dicom_node.simulator.phantom_study import PhantomStudy
+from inference.application import Application, SeriesInput, load_application
+from inference.applications.extremity_sts_sbrt.preprocessing import prepare, restore
+from inference.concepts import (
+    ADC_CHANGE,
+    BONE_DISTANCE,
+    BUNDLE_DISTANCE,
+    CERTAINTY,
+    DIAMETER_CHANGE,
+    DIAMETER_SUM,
+    LONG_AXIS,
+    MAXIMUM_3D,
+    NADIR_CHANGE,
+    NECROTIC,
+    OVER_5_CM,
+    RESPONSE,
+    UNCERTAIN,
+    VOLUME,
+    VOLUME_CHANGE,
+    YES,
+)
+from inference.engine import Engine
+from inference.findings import NOT_ATTEMPTED, Code, Findings, Measurement, Segment
+from inference.inputs import input_key
+from inference.manifest import load_manifest
+from inference.panel import ADC, T1, T2
+from inference.quantities.response import Response
+from inference.quantities.statistics import MEAN
+from inference.volume import Geometry
+from storage.errors import InputRefused
+
+SEED = 12  # large, necrotic, near the bundle; it shrinks
+SERIES = ("t1w", "t2w_fs", "t1w_fs_post", "dwi", "adc", "t1_map", "t2_map")
+CATEGORIES = {"PR": Response.PARTIAL, "SD": Response.STABLE, "PD": Response.PROGRESSIVE}
+
+
+@dataclass(frozen=True)
+class Examined:
+    study: PhantomStudy
+    truth: dict[str, Any]
+
+    def inputs(self, *names: str, time_point: int = 0) -> dict[str, SeriesInput]:
+        return {
+            input_key(name, time_point): SeriesInput(
+                name,
+                self.study.series[name].series_instance_uid,
+                self.study.series[name].paths,
+                time_point,
+                date(2026, 1, 5) if time_point else date(2026, 3, 2),
+            )
+            for name in names
+        }
+
+
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory: pytest.TempPathFactory) -> tuple[Examined, Examined]:
+    first, second = (Examined(*one) for one in write_limb_patient(tmp_path_factory.mktemp("limb"), SEED, 2))
+    return first, second
+
+
+@pytest.fixture(scope="module")
+def run() -> Callable[[Mapping[str, SeriesInput]], Findings]:
+    application: Application = load_application(load_manifest("extremity_sts_sbrt", "extremity_sts_sbrt", None))
+    engine = Engine("cpu")
+    return lambda inputs: application.run(inputs, engine, lambda what, part: None)
+
+
+@pytest.fixture(scope="module")
+def followed(patient: tuple[Examined, Examined], run: Callable[..., Findings]) -> Findings:
+    first, second = patient
+    return run(second.inputs(*SERIES) | first.inputs("t1w", "t2w_fs", "dwi", time_point=1))
+
+
+def segment(findings: Findings, label: str) -> Segment:
+    (found,) = (s for s in findings.segments if s.label == label)
+    return found
+
+
+def value(measurements: tuple[Measurement, ...], name: Code, derivation: Code | None = None) -> float:
+    (found,) = (m for m in measurements if m.name == name and m.derivation == derivation)
+    assert found.value is not None
+    return found.value
+
+
+def test_every_number_is_the_truth_within_its_error(patient: tuple[Examined, Examined], followed: Findings) -> None:
+    truth = patient[1].truth
+    assert [s.label for s in followed.segments][:1] == ["GTV"]
+    assert {"Neurovascular bundle", "Bone"} <= {s.label for s in followed.segments}
+    mass = segment(followed, "GTV").measurements
+    assert value(mass, LONG_AXIS) == pytest.approx(truth["long_axis"], abs=3.0)
+    assert value(mass, MAXIMUM_3D) == pytest.approx(truth["maximum_3d"], abs=6.0)
+    assert value(mass, VOLUME) == pytest.approx(truth["volume_ml"], rel=0.1)
+    assert value(mass, NECROTIC) == pytest.approx(100 * truth["necrosis_fraction"], abs=10.0)
+    assert value(mass, BUNDLE_DISTANCE) == pytest.approx(truth["bundle_distance"], abs=4.0)
+    assert value(mass, BONE_DISTANCE) == pytest.approx(truth["bone_distance"], abs=4.0)
+    for quantity, name in ((ADC, "adc"), (T1, "t1"), (T2, "t2")):
+        assert value(mass, quantity.code, MEAN) == pytest.approx(truth[name], rel=0.05), name
+    over = {e.value for e in segment(followed, "GTV").evaluations if e.name == OVER_5_CM}
+    assert (over == {YES}) == (truth["maximum_3d"] > 50)
+
+
+def test_change_and_response_are_those_of_the_truth(patient: tuple[Examined, Examined], followed: Findings) -> None:
+    before, now = (one.truth for one in patient)
+
+    def change(key: str) -> float:
+        return 100 * (float(now[key]) / float(before[key]) - 1)
+
+    told = followed.measurements
+    assert value(told, DIAMETER_SUM) == pytest.approx(now["long_axis"], abs=3.0)
+    assert value(told, DIAMETER_CHANGE) == pytest.approx(change("long_axis"), abs=5.0)
+    assert value(told, NADIR_CHANGE) == value(told, DIAMETER_CHANGE)
+    assert value(told, VOLUME_CHANGE) == pytest.approx(change("volume_ml"), abs=5.0)
+    assert value(told, ADC_CHANGE) == pytest.approx(change("adc"), abs=5.0)
+    (response,) = (e.value for e in followed.evaluations if e.name == RESPONSE)
+    assert response == CATEGORIES[now["response"]].value
+    assert followed.time_point is not None
+    assert (followed.time_point.label, followed.time_point.order) == ("follow-up", 2)
+    assert any("study 1 of 2026-01-05" in note for note in followed.notes)
+
+
+def test_it_says_that_it_knows_simulations_only(followed: Findings) -> None:
+    assert followed.research
+    assert "no image of a patient" in followed.algorithm.training_data
+    assert "simulated limbs only" in followed.notes[0]
+    assert "do not plan a treatment" in followed.notes[0]
+    for one in followed.segments:
+        assert UNCERTAIN in {e.value for e in one.evaluations if e.name == CERTAINTY}
+
+
+def test_it_makes_every_object_and_a_gross_tumour_volume(followed: Findings) -> None:
+    context = ObjectContext("NODE", "seed")
+    kinds = frozenset({Kind.SEG, Kind.PM, Kind.RTSTRUCT, Kind.SR})
+    built = build_objects(followed, context, ObjectProfile(objects=kinds))
+    (structures,) = (one.dataset for one in built if one.kind is Kind.RTSTRUCT)
+    rois = {roi.ROINumber: roi.ROIName for roi in structures.StructureSetROISequence}
+    types = {rois[o.ReferencedROINumber]: o.RTROIInterpretedType for o in structures.RTROIObservationsSequence}
+    assert (types["GTV"], types["Bone"], types["Neurovascular bundle"]) == ("GTV", "ORGAN", "ORGAN")
+    assert [one.kind for one in built].count(Kind.PM) == len(followed.maps) == 3
+
+
+def test_alone_it_says_what_is_missing_and_why(
+    patient: tuple[Examined, Examined], run: Callable[..., Findings], followed: Findings
+) -> None:
+    first, _ = patient
+    findings = run(first.inputs("t1w"))
+    changes = {m.name: m.missing for m in findings.measurements if m.value is None}
+    assert changes == dict.fromkeys((DIAMETER_CHANGE, NADIR_CHANGE, VOLUME_CHANGE, ADC_CHANGE), NOT_ATTEMPTED)
+    assert not findings.evaluations
+    assert any("no earlier study" in note for note in findings.notes)
+    assert any("did without t2w_fs, t1w_fs_post, adc, t1_map, t2_map" in note for note in findings.notes)
+    assert findings.time_point is not None
+    assert findings.time_point.order == 1
+    # The mass is the same one when it is seen again.
+    assert segment(findings, "GTV").tracking_uid == segment(followed, "GTV").tracking_uid
+
+
+def test_no_mass_is_no_complete_response(
+    patient: tuple[Examined, Examined], run: Callable[[Mapping[str, SeriesInput]], Findings]
+) -> None:
+    """The part of the limb above the mass has none."""
+    first, second = patient
+    above = second.inputs("t1w", "t2w_fs")
+    start = int(np.flatnonzero(second.study.mask.any(axis=(1, 2)))[-1]) + 3
+    assert len(second.study.mask) - start >= 8
+    findings = run(
+        {k: replace(one, paths=one.paths[start:]) for k, one in above.items()} | first.inputs("t1w", time_point=1)
+    )
+    assert "GTV" not in {s.label for s in findings.segments}
+    assert not findings.evaluations
+    assert not findings.measurements
+    assert "no complete response" in findings.notes[0]
+
+
+def test_empty_images_are_refused(
+    patient: tuple[Examined, Examined], run: Callable[..., Findings], tmp_path: Path
+) -> None:
+    one = patient[0].inputs("t1w")["t1w"]
+    with pytest.raises(InputRefused, match="empty"):
+        run({"t1w": replace(one, paths=blanked(one.paths, tmp_path))})
+
+
+def blanked(paths: tuple[Path, ...], folder: Path) -> tuple[Path, ...]:
+    written = []
+    for path in paths:
+        ds = dcmread(path)
+        ds.PixelData = bytes(len(ds.PixelData))
+        written.append(folder / path.name)
+        ds.save_as(written[-1])
+    return tuple(written)
+
+
+def test_an_earlier_study_that_cannot_be_used_is_left_out(
+    patient: tuple[Examined, Examined], run: Callable[..., Findings]
+) -> None:
+    first, second = patient
+    earlier = first.inputs("t1w", time_point=1)
+    gap = earlier["t1w@1"].paths
+    earlier["t1w@1"] = replace(earlier["t1w@1"], paths=gap[:10] + gap[11:])
+    findings = run(second.inputs("t1w") | earlier)
+    assert any("earlier study of 2026-01-05 was left out" in note and "missing" in note for note in findings.notes)
+    assert any("no earlier study" in note for note in findings.notes)
+    assert segment(findings, "GTV").mask.any()
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 0, 1)])
+def test_preparation_and_back_keep_the_place(order: tuple[int, int, int]) -> None:
+    """An axial, a coronal and a sagittal image of one ball, each with axes against the patient's."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.array([[0, 0, 1.2], [0, 1.1, 0], [-4.0, 0, 0]])[:, list(order)]
+    s, r, c = np.array([40, 110, 100])[list(order)].tolist()
+    geometry = Geometry((s, r, c), affine)
+    indices = np.stack(np.meshgrid(*map(np.arange, geometry.shape), indexing="ij"), axis=-1).reshape(-1, 3)
+    points = geometry.to_lps(indices.astype(float)).reshape(*geometry.shape, 3)
+    ball = np.linalg.norm(points - np.array([50.0, 70.0, -90.0]), axis=-1) < 30
+    prepared = prepare({"t1w": (200 + 800 * ball).astype(np.float32)}, geometry)
+    assert np.allclose(prepared.geometry.affine[:3, :3], np.diag([1.5, 1.5, 4.0])[:, ::-1])  # head, back, left
+    back = restore(prepared.array[:1], prepared, geometry)[0] > 0.5 * prepared.array[0].max()
+    assert 2 * (back & ball).sum() / (back.sum() + ball.sum()) > 0.95

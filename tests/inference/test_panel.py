@@ -1,0 +1,164 @@
+"""The quantitative panel, and `soft_tissue_mass` with it, on the DICOM of a simulated limb."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom import dcmread
+
+from dicom_node.catalogue import ConfiguredApplication, configured_applications
+from dicom_node.settings import ApplicationSettings
+from dicom_node.simulator.limb_study import write_limb_patient
+from dicom_node.simulator.phantom_study import PhantomStudy
+from inference.application import SeriesInput, load_application
+from inference.concepts import GRADES, MALIGNANCY, PROBABILITY
+from inference.engine import Engine
+from inference.findings import NOT_ATTEMPTED, Findings, Measurement
+from inference.manifest import load_manifest
+from inference.panel import ADC, FAT, QUANTITIES, T1, T2, panel, read_optional
+from inference.quantities.statistics import Statistics
+from inference.volume import read_volume
+
+SEED = 12  # a mass of 95 mL
+TOLERANCE = {ADC: 0.03, T1: 0.03, T2: 0.04}  # of the truth: partial volume with fat and muscle at the mass's edge
+FAT_POINTS = 2.0  # % of fat
+
+
+@dataclass(frozen=True)
+class Examined:
+    study: PhantomStudy
+    truth: dict[str, Any]
+
+    def inputs(self, *names: str) -> dict[str, SeriesInput]:
+        return {name: SeriesInput(name, "", self.study.series[name].paths) for name in names}
+
+
+@pytest.fixture(scope="module")
+def examined(tmp_path_factory: pytest.TempPathFactory) -> Examined:
+    ((study, truth),) = write_limb_patient(tmp_path_factory.mktemp("limb"), SEED, 1)
+    return Examined(study, truth)
+
+
+def test_every_number_is_the_truth_within_its_error(examined: Examined) -> None:
+    source = read_volume(examined.study.series["t1w"].paths)
+    volumes, notes = read_optional(examined.inputs("dwi", "adc", "t1_map", "t2_map", "water", "fat"))
+    found = panel(volumes, source)
+    assert notes == () == found.notes(examined.study.mask)
+    assert [one.label for one in found.maps] == ["ADC", "T1", "T2", "Fat fraction"]
+    assert found.maps[0].method is not None  # the ADC was fitted here, though the scanner's map is there too
+    for quantity, tolerance in TOLERANCE.items():
+        told = found.statistics(quantity, examined.study.mask)
+        assert isinstance(told, Statistics)
+        assert told.mean == pytest.approx(examined.truth[quantity.name], rel=tolerance), quantity.label
+        assert told.p10 < told.median < told.p90
+    told = found.statistics(FAT, examined.study.mask)
+    assert isinstance(told, Statistics)
+    assert told.mean == pytest.approx(100 * examined.truth["fat_fraction"], abs=FAT_POINTS)
+    assert len(found.measurements(examined.study.mask)) == 7 * len(QUANTITIES)
+
+
+def test_what_is_missing_is_said_with_its_reason(examined: Examined, tmp_path: Path) -> None:
+    source = read_volume(examined.study.series["t1w"].paths)
+    in_seconds = rescaled(examined.study.series["t1_map"].paths, tmp_path, 1e-3)
+    inputs = examined.inputs("adc", "t2_map") | {"t1_map": SeriesInput("t1_map", "", in_seconds)}
+    inputs["t2_map"] = replace(inputs["t2_map"], paths=inputs["t2_map"].paths[::2][:-3] + inputs["t2_map"].paths[-1:])
+    volumes, notes = read_optional(inputs)
+    found = panel(volumes, source)
+    assert any(note.startswith("The series for t2_map was not used") and "missing" in note for note in notes)
+    assert [one.quantity for one in found.maps] == [ADC.code]
+    told = found.measurements(examined.study.mask)
+    assert [(m.name, m.missing) for m in told if m.value is None] == [
+        (q.code, NOT_ATTEMPTED) for q in (T1, T2, FAT)
+    ]  # fmt: skip
+    said = found.notes(examined.study.mask)
+    assert any("T1" in note and "cannot be T1 in ms" in note for note in said)
+    assert "Not measured: T2, Fat fraction; no series of the study gives it." in said
+
+
+def rescaled(paths: tuple[Path, ...], folder: Path, factor: float) -> tuple[Path, ...]:
+    written = []
+    for path in paths:
+        ds = dcmread(path)
+        ds.RescaleSlope = float(ds.RescaleSlope) * factor
+        written.append(folder / path.name)
+        ds.save_as(written[-1])
+    return tuple(written)
+
+
+def test_a_map_of_another_frame_of_reference_is_registered_or_left_out(examined: Examined) -> None:
+    source = read_volume(examined.study.series["t1w"].paths)
+    volumes, _ = read_optional(examined.inputs("t2_map"))
+    (t2,) = volumes["t2_map"]
+    affine = t2.geometry.affine.copy()
+    affine[:3, 3] += (9.0, -6.0, 0.0)
+    moved = replace(t2, frame_of_reference_uid="1.2.3", geometry=replace(t2.geometry, affine=affine))
+    told = panel({"t2_map": (moved,)}, source).statistics(T2, examined.study.mask)
+    assert isinstance(told, Statistics)
+    assert told.mean == pytest.approx(examined.truth["t2"], rel=TOLERANCE[T2])
+    noise = np.random.default_rng(0).uniform(50, 150, t2.array.shape).astype(np.float32)
+    refused = panel({"t2_map": (replace(moved, array=noise),)}, source)
+    assert refused.maps == ()
+    assert any("cannot be brought onto" in note for note in refused.notes(examined.study.mask))
+
+
+def values(findings: Findings) -> dict[str, Measurement]:
+    (segment,) = findings.segments
+    return {f"{m.name.value} {m.derivation.value if m.derivation else ''}": m for m in segment.measurements}
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine("cpu")
+
+
+def test_soft_tissue_mass_measures_what_it_outlines(examined: Examined, engine: Engine) -> None:
+    application = load_application(load_manifest("soft_tissue_mass", "soft_tissue_mass", None))
+    inputs = examined.inputs("t1w", "adc", "t1_map", "t2_map")
+    findings = application.run(inputs, engine, lambda what, part: None)
+    assert {v.series_instance_uid for v in findings.inputs} == {
+        examined.study.series[name].series_instance_uid for name in inputs
+    }
+    (segment,) = findings.segments
+    told = values(findings)
+    for one in findings.maps:
+        mean = told[f"{one.quantity.value} 373098007"].value
+        assert mean == pytest.approx(float(np.nanmean(one.values[segment.mask])), rel=1e-5)
+    assert told["fascia-depth "].missing == NOT_ATTEMPTED
+    assert any("fascia" in note for note in findings.notes)
+    assert not {PROBABILITY, *GRADES} & {m.name for m in segment.measurements}
+    assert MALIGNANCY not in {e.name for e in segment.evaluations}
+
+
+def test_classification_is_a_switch_and_says_what_it_is(examined: Examined, engine: Engine) -> None:
+    plain = load_manifest("soft_tissue_mass", "soft_tissue_mass", None)
+    on = load_manifest("soft_tissue_mass", "soft_tissue_mass", None, {"classification": True})
+    assert on.sha256 != plain.sha256
+    application = load_application(on)
+    assert application.algorithm.weights_sha256 != load_application(plain).algorithm.weights_sha256
+    findings = application.run(examined.inputs("t1w", "adc", "t1_map", "t2_map"), engine, lambda what, part: None)
+    (segment,) = findings.segments
+    probabilities = [m.value for m in segment.measurements if m.name in (PROBABILITY, *GRADES)]
+    assert len(probabilities) == 4
+    assert sum(p for p in probabilities[1:] if p is not None) == pytest.approx(1.0)
+    assert MALIGNANCY in {e.name for e in segment.evaluations}
+    assert any("phantom-trained" in note and "not validated on patients" in note for note in findings.notes)
+    without = application.run(examined.inputs("t1w"), engine, lambda what, part: None)
+    told = [m for m in without.segments[0].measurements if m.name in (PROBABILITY, *GRADES)]
+    assert {m.missing for m in told} == {NOT_ATTEMPTED}
+    assert MALIGNANCY not in {e.name for e in without.segments[0].evaluations}
+
+
+def test_a_site_switches_options_that_there_are() -> None:
+    def configured(**options: bool) -> ConfiguredApplication:
+        (one,) = configured_applications(
+            [ApplicationSettings(id="soft_tissue_mass", destinations=("pacs",), options=options)]
+        )
+        return one
+
+    assert (plain := configured().manifest) is not None
+    assert (on := configured(classification=True).manifest) is not None
+    assert (plain.switches, on.switches) == ({"classification": False}, {"classification": True})
+    assert "no option 'clasification'" in configured(clasification=True).problem
+    assert "did you mean 'classification'" in configured(clasification=True).problem
