@@ -16,6 +16,7 @@ from inference import embedding, image_quality
 from inference.embedding import Vector
 from inference.findings import WhyNoResult
 from inference.image_quality import METRICS
+from inference.manifest import Manifest
 from inference.volume import Volume
 from storage.errors import InputRefused, ModelRefused
 
@@ -61,6 +62,11 @@ def check(volume: Volume, reference: Reference) -> Quality:
     if quality.refusals:
         raise InputRefused("; ".join(r.explanation for r in quality.refusals), why=quality.refusals[0].why)
     return quality
+
+
+def reference_of(manifest: Manifest, name: str) -> Reference:
+    """Of the input `name`, as `[gate]` of the application's descriptor names its file."""
+    return load_reference(manifest.folder / str(manifest.options["gate"][name]))
 
 
 def examine(volume: Volume, reference: Reference) -> Quality:

@@ -154,7 +154,7 @@ def _parse(path: Path, text: bytes) -> dict[str, Any]:
 
 def _model_files(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(key, file name) of the files that the descriptor names."""
-    for table, key in (("model", "weights"), ("model", "network"), ("classification", "weights")):
+    for table, key in (("model", "weights"), ("model", "network"), ("classification", "weights"), ("gate", "t1w")):
         named = raw.get(table)
         if isinstance(named, dict) and isinstance(named.get(key), str):
             yield f"{table}.{key}", named[key]

@@ -58,8 +58,8 @@ class Course:
     def use(self, earlier: EarlierRule | None) -> None:
         node = self.node
         self.scheduler = Scheduler(
-            node.studies, node.instances, node.jobs, node.deliveries, RULE, [application(earlier)],
-            timedelta(seconds=30), 3, Urgency({}), self.clock.filed, None, self.clock, self.patients,
+            node.studies, node.instances, node.jobs, node.results, node.deliveries, RULE, [application(earlier)],
+            timedelta(seconds=30), 3, Urgency({}), self.clock.filed, None, self.clock, (), self.patients,
         )  # fmt: skip
 
     def write(self, name: str, **attributes: str) -> tuple[str, list[Path]]:
@@ -100,7 +100,9 @@ class Course:
 
     def explained(self, uid: str) -> str:
         node = self.node
-        detail = views.study_detail(node.study(uid), node.studies, node.instances, node.jobs, node.deliveries)
+        detail = views.study_detail(
+            node.study(uid), node.studies, node.instances, node.jobs, node.results, node.deliveries
+        )
         console = Console(width=500, record=True, file=StringIO())
         console.print(views.explain_view(views.explanation(detail, node.studies.routing(uid), None)))
         return console.export_text()
@@ -206,7 +208,7 @@ def test_the_worker_gives_the_series_of_each_time_point(
     first = course.bring("first", StudyDate="20251224", AcquisitionDate="20251225")
     second = course.bring("second", StudyDate="20260301", AcquisitionDate="")
     worker = Worker(
-        "w", SimpleNamespace(device="cpu"), node.jobs, node.instances,  # type: ignore[arg-type]
+        "w", SimpleNamespace(device="cpu"), node.jobs, node.results, node.instances,  # type: ignore[arg-type]
         {"mass": application(None)}, tmp_path / "objects", "NODE", {}, Backoff(5, 40, 3), 60, 60,
     )  # fmt: skip
     given: dict[str, dict[str, SeriesInput]] = {}

@@ -8,17 +8,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from inference.gate import Reference, fit, save_reference
+from inference.phantoms.limb_study import FIRST_TRAINING_SEED, limb_study, study_grid
 from inference.training import phantoms, sarcoma
 from inference.training.sarcoma import Case
 from inference.volume import Volume
 
 PHANTOMS = 60
+SHAPE, SPACING = (40, 192, 192), (4.0, 1.15, 1.15)  # slices, rows, columns, and mm: as a scanner would plan it
 
 
 def soft_tissue_mass(data: Path) -> Reference:
     """From the patients that are trained on, never the held-out ones, and phantoms as the training draws them."""
     trained_on, _ = sarcoma.split(sarcoma.patients(data))
     return fit({"patients": _patients(data, trained_on), "phantoms": _phantoms()})
+
+
+def extremity_sts_sbrt(data: Path) -> Reference:
+    """The same limbs of patients, and limbs as its own training draws them."""
+    trained_on, _ = sarcoma.split(sarcoma.patients(data))
+    return fit({"patients": _patients(data, trained_on), "phantoms": _limb_studies()})
 
 
 def volume_of(case: Case) -> Volume:
@@ -36,7 +44,14 @@ def _phantoms() -> Iterator[Volume]:
         yield volume_of(phantoms.training_case(seed))
 
 
-APPLICATIONS = {"soft_tissue_mass": soft_tissue_mass}
+def _limb_studies() -> Iterator[Volume]:
+    for seed in range(FIRST_TRAINING_SEED, FIRST_TRAINING_SEED + PHANTOMS):
+        study = limb_study(seed, seed % 3)
+        grid = study_grid(study, SHAPE, SPACING)
+        yield Volume(study.on(grid).render("t1w"), grid, (), "", "", "", "MR")
+
+
+APPLICATIONS = {"soft_tissue_mass": soft_tissue_mass, "extremity_sts_sbrt": extremity_sts_sbrt}
 
 
 def main() -> None:

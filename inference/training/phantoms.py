@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.applications.soft_tissue_mass import preprocessing
+from inference.canonical import canonical, resample
 from inference.phantoms.limb import Phantom, limb_grid, limb_phantom
 from inference.phantoms.scene import Acquisition
 from inference.training.sarcoma import Case
@@ -70,8 +71,8 @@ def training_case(seed: int) -> Case:
 
 def sample(source: Case) -> Sample:
     prepared = preprocessing.prepare(source.array, source.geometry)
-    mask, affine = preprocessing.canonical(source.mask.astype(np.float32), source.geometry.affine)
-    cover, _ = preprocessing.resample(mask, affine)
+    mask, affine = canonical(source.mask.astype(np.float32), source.geometry.affine)
+    cover, _ = resample(mask, affine, preprocessing.SPACING)
     return Sample(prepared.array, cover)
 
 

@@ -95,7 +95,10 @@ def test_broken_geometry_is_named(place: tuple[Node, Pacs], tmp_path: Path) -> N
     study.series["t1w"].paths[7].unlink()
     uid = send_series(node, tmp_path)
     detail = node.wait(uid, ignored)
-    told = "1 slice(s) missing: distances from 4.00 to 8.00 mm; send the missing slices again"
+    told = (
+        "1 slice(s) missing: distances from 4.00 to 8.00 mm, the first gap between image 7 and image 9; "
+        "send the missing slices again"
+    )
     assert told in detail["reason"]
     node.wait(uid, delivered())
     (report,) = reports(pacs, uid)

@@ -43,6 +43,7 @@ from inference.findings import (
     Segment,
     TimePoint,
 )
+from inference.gate import check, reference_of
 from inference.inputs import input_key, split_key
 from inference.manifest import Manifest, weights_path, weights_sha256
 from inference.panel import Volumes, read_optional
@@ -91,6 +92,7 @@ class LimbSarcomaCourse:
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
         self._sha256 = weights_sha256(manifest)
+        self._reference = reference_of(manifest, "t1w")
         self._threshold = float(manifest.options["model"]["threshold"])
         self.algorithm = Algorithm(
             name="Limb sarcoma course",
@@ -105,7 +107,7 @@ class LimbSarcomaCourse:
         outlined by the same network, each on its own grid."""
         started_at = datetime.now(UTC)
         progress("reading", 0.0)
-        volumes, notes = _read(inputs, 0)
+        volumes, notes = self._read(inputs, 0)
         network = engine.load_state(SliceUNet, weights_path(self.manifest), self._sha256)
 
         def infer(image: Tensor) -> Tensor:
@@ -116,7 +118,7 @@ class LimbSarcomaCourse:
         for done, point in enumerate(points):
             progress("segmenting an earlier study", 0.1 + 0.8 * done / (len(points) + 1))
             try:
-                before = examine(_read(inputs, point)[0], infer, self._threshold)
+                before = examine(self._read(inputs, point)[0], infer, self._threshold)
             except InputRefused as error:
                 notes = (*notes, f"The earlier study{_of(inputs, point)} was left out: {error}.")
                 continue
@@ -128,6 +130,16 @@ class LimbSarcomaCourse:
         now = examine(volumes, infer, self._threshold)
         progress("measuring", 0.9)
         return self._findings(inputs, earlier, now, notes, started_at)
+
+    def _read(self, inputs: Mapping[str, SeriesInput], point: int) -> tuple[Volumes, tuple[str, ...]]:
+        """The volumes of a time point. Raises InputRefused where there is no T1w volume, and of the gate."""
+        key = input_key("t1w", point)
+        if key not in inputs:
+            raise InputRefused("it has no T1w series")
+        source = read_volume(inputs[key].paths)
+        check(source, self._reference)
+        volumes, notes = read_optional(inputs, OPTIONAL, point)
+        return volumes | {"t1w": (source,)}, notes
 
     def _findings(
         self, inputs: Mapping[str, SeriesInput], earlier: Mapping[int, Examination], now: Examination,
@@ -173,15 +185,6 @@ class LimbSarcomaCourse:
             measurements=measurements,
             evaluations=(Evaluation(CERTAINTY, UNCERTAIN), *evaluations),
         )
-
-
-def _read(inputs: Mapping[str, SeriesInput], point: int) -> tuple[Volumes, tuple[str, ...]]:
-    """The volumes of a time point. Raises InputRefused where there is no T1w volume."""
-    key = input_key("t1w", point)
-    if key not in inputs:
-        raise InputRefused("it has no T1w series")
-    volumes, notes = read_optional(inputs, OPTIONAL, point)
-    return volumes | {"t1w": (read_volume(inputs[key].paths),)}, notes
 
 
 def _measured(name: str, now: Examination) -> tuple[tuple[Measurement, ...], tuple[Evaluation, ...]]:

@@ -16,6 +16,7 @@ from inference.applications.soft_tissue_mass.outline import OVERLAP, Estimate, e
 from inference.concepts import ABNORMAL, CERTAINTY, FASCIA_DEPTH, MASS, MM, UNCERTAIN
 from inference.engine import Engine
 from inference.findings import NOT_ATTEMPTED, Algorithm, Evaluation, Findings, Mask, Measurement, Segment
+from inference.gate import check, reference_of
 from inference.manifest import Manifest, file_sha256, weights_path, weights_sha256
 from inference.networks import ensemble
 from inference.panel import Panel, panel, read_optional
@@ -65,6 +66,7 @@ class SoftTissueMass:
         self._sha256 = weights_sha256(manifest)
         self._model = Model(**manifest.options["model"])
         self._patients = int(manifest.options["training"]["patients"])
+        self._reference = reference_of(manifest, "t1w")
         self._classifier = _classifier(manifest)
         self.algorithm = Algorithm(
             name="Soft tissue mass",
@@ -79,6 +81,7 @@ class SoftTissueMass:
         started_at = datetime.now(UTC)
         progress("reading", 0.0)
         volume = read_volume(inputs["t1w"].paths)
+        check(volume, self._reference)
         optional, unread = read_optional(inputs)
         progress("segmenting", 0.2)
         estimated = self._estimate(volume, engine)
