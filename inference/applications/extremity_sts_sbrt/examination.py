@@ -66,11 +66,8 @@ class Examination:
 
 
 def examine(volumes: Volumes, infer: Infer, threshold: float) -> Examination:
-    """`volumes` by the names of the application's inputs; "t1w" is the one whose grid counts. Raises InputRefused where
-    that shows nothing."""
+    """`volumes` by the names of the application's inputs; "t1w" is the one whose grid counts."""
     (source,) = volumes["t1w"]
-    if np.ptp(source.array) == 0:
-        raise InputRefused("the T1w images are empty; send them again")
     quantities = panel(volumes, source)
     images: dict[str, Array] = {"t1w": source.array}
     used, notes = [source], []
