@@ -192,7 +192,7 @@ class Node:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=180,
         )
 
     def command(self, *arguments: str) -> Any:

@@ -1,0 +1,77 @@
+"""A trial's patient from the simulated scanner to Orthanc: two time points, and every number beside the truth."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dicom_node.demo_pacs import Kind, Pacs, find_orthanc, free_port, start_pacs
+from dicom_node.objects.reading.report import read_report
+from dicom_node.scu import Target
+from inference.concepts import BONE_DISTANCE, BUNDLE_DISTANCE, LONG_AXIS, RESPONSE, VOLUME
+from inference.findings import Code
+from inference.panel import ADC, T1, T2
+from inference.quantities.statistics import MEAN
+from tests.acceptance.node import Node
+from tests.validators import dciodvfy_errors
+
+SEED = 12  # of a limb that the network was not trained on, with a large mass that shrinks
+EXTREMITY = "extremity_sts_sbrt"
+CATEGORIES = {"PR": "112042", "SD": "112044", "PD": "112043"}  # DCM
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Node, Pacs]]:
+    if find_orthanc() is None:
+        pytest.skip("Orthanc is not installed: run tests/install-peers.sh")
+    folder, port = tmp_path_factory.mktemp("node"), free_port()
+    pacs = start_pacs(folder / "pacs", node=Target("DICOM_NODE", "127.0.0.1", port), kind=Kind.ORTHANC)
+    objects = 'objects = ["SEG", "PM", "RTSTRUCT", "SR"]'
+    node = Node(folder, port, pacs, applications=[EXTREMITY], destination=objects)
+    node.start()
+    yield node, pacs
+    node.stop()
+    pacs.stop()
+
+
+def compared(detail: dict[str, Any]) -> bool:
+    """The application has had its say on both time points, and the PACS has it."""
+    done = [job for job in detail["jobs"] if job["state"] == "SUCCEEDED" and "t1w@1" in job["inputs"]]
+    deliveries = [d for d in detail["deliveries"] if done and d["job_id"] == done[-1]["id"]]
+    return bool(deliveries) and all(d["state"] in ("SENT", "COMMITTED") for d in deliveries)
+
+
+@pytest.mark.timeout(600)
+def test_two_time_points_of_a_patient(place: tuple[Node, Pacs], tmp_path: Path) -> None:
+    node, pacs = place
+    done = node.run("simulate", "--patients", "1", "--timepoints", "2", "--seed", str(SEED), "--truth",
+                    str(tmp_path / "truth.json"), "--calling", "SCANNER1",
+                    "--to", f"{node.target.ae_title}@{node.target.host}:{node.target.port}")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    truths = json.loads((tmp_path / "truth.json").read_text())
+    (uid, truth) = next((uid, t) for uid, t in truths.items() if t["time_point"] == 1)
+    detail = node.wait(uid, compared, 400)
+    made = [d for d in detail["deliveries"] if d["job_id"] == max(j["id"] for j in detail["jobs"])]
+    assert sorted({d["kind"] for d in made}) == ["PM", "RTSTRUCT", "SEG", "SR"]
+    for delivery in made:
+        pacs.dataset(delivery["sop_instance_uid"]).save_as(tmp_path / "object.dcm")
+        assert dciodvfy_errors(tmp_path / "object.dcm") == [], delivery["kind"]
+    (sr,) = [d["sop_instance_uid"] for d in made if d["kind"] == "SR"]
+    report = read_report(pacs.dataset(sr))
+    told = [m for g in report.groups if g.tracking_id == "GTV" for m in g.measurements]
+
+    def value(name: Code, derivation: Code | None = None) -> float:
+        (found,) = [m for m in told if (m.name.value, m.derivation) == (name.value, derivation)]
+        assert found.value is not None
+        return found.value
+
+    assert value(LONG_AXIS) == pytest.approx(truth["long_axis"], abs=4.0)
+    assert value(VOLUME) == pytest.approx(truth["volume_ml"], rel=0.2)
+    assert value(BUNDLE_DISTANCE) == pytest.approx(truth["bundle_distance"], abs=4.0)
+    assert value(BONE_DISTANCE) == pytest.approx(truth["bone_distance"], abs=4.0)
+    for quantity, name in ((ADC, "adc"), (T1, "t1"), (T2, "t2")):
+        assert value(quantity.code, MEAN) == pytest.approx(truth[name], rel=0.1), name
+    (category,) = [e.value.value for g in report.groups for e in g.evaluations if e.name.value == RESPONSE.value]
+    assert category == CATEGORIES[truth["response"]]
