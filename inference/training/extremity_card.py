@@ -52,8 +52,8 @@ true mask on the same images: what is left there is the grid, partial volume and
 Percentages within brackets are the shares of cases. ADC, T1 and T2 are means over the mass, their bias is the mean of
 signed errors; MAE are means of absolute errors.
 
-{remarks} The quality gate has no reference for this application: it refused nothing, and none of the numbers leaves
-out a limb.
+{remarks} None of the numbers leaves out a limb that the quality gate would
+refuse; docs/gate.md says which.
 
 ## Limits
 
