@@ -34,7 +34,7 @@ def test_the_demo_shows_the_result_of_a_phantom(tmp_path: Path) -> None:
     assert "Orthanc" in done.stdout
     for step in ("received", "complete", "routed", "queued", "running", "encoded", "delivered"):
         assert step in done.stdout
-    assert done.stdout.count("storage committed") == 2
+    assert done.stdout.count("storage committed") == 3  # SEG, ADC map, SR
     assert "warning" not in done.stdout
     assert "RESEARCH - not for diagnosis" in done.stdout
     assert re.search(r"Volume: [\d.]+ cm3", done.stdout)
