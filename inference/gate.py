@@ -2,8 +2,12 @@
 
 The limits are not chosen: they follow from the images the model was trained on, its `Reference`, which is a small file
 beside the weights. It holds numbers only, in no order that tells which image they came from. Loads no torch.
+
+`python -m inference.gate REFERENCE FOLDER...` prints a table: what is measured in the series of each folder, its limit,
+and the verdict.
 """
 
+import argparse
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,7 +21,7 @@ from inference.embedding import Vector
 from inference.findings import WhyNoResult
 from inference.image_quality import METRICS
 from inference.manifest import Manifest
-from inference.volume import Volume
+from inference.volume import Volume, read_volumes
 from storage.errors import InputRefused, ModelRefused
 
 Vectors = NDArray[np.float64]  # (n, features)
@@ -199,3 +203,32 @@ def _unlike(vector: Vector, distance: float, reference: Reference) -> str:
 
 def _short(value: float) -> float:
     return float(f"{value:.4g}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m inference.gate", description=__doc__)
+    parser.add_argument("reference", type=Path)
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="the files of one series")
+    arguments = parser.parse_args()
+    reference = load_reference(arguments.reference)
+    limits = [*(reference.limits.get(name, np.nan) for name in METRICS), reference.limit]
+    print(_row("series", *METRICS, "distance", "verdict"))
+    print(_row("limit", *limits))
+    for folder in arguments.folders:
+        try:
+            volumes = read_volumes(sorted(path for path in folder.iterdir() if path.is_file()))
+        except InputRefused as error:
+            print(_row(folder, f"{error.why}: {error}"))
+            continue
+        for volume in volumes:
+            quality = examine(volume, reference)
+            verdict = "; ".join(f"{r.why}: {r.explanation}" for r in quality.refusals) or "accepted"
+            print(_row(folder, *(quality.metrics[name] for name in METRICS), quality.distance, verdict))
+
+
+def _row(*cells: object) -> str:
+    return "\t".join(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in cells)
+
+
+if __name__ == "__main__":
+    main()

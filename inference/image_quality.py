@@ -37,14 +37,14 @@ class Metric:
     lenient: float | None = None
 
     def limit(self, values: NDArray[np.float64]) -> float | None:
-        """Of values of training images; None where none could be measured."""
+        """Of values of training images; None where none could be measured, or any value will do."""
         known = values[np.isfinite(values)]
         if not known.size:
             return None
         extreme = float(known.min() if self.bad == "low" else known.max()) * self.tolerance
-        if self.lenient is None:
-            return extreme
-        return min(extreme, self.lenient) if self.bad == "low" else max(extreme, self.lenient)
+        if self.lenient is not None:
+            extreme = min(extreme, self.lenient) if self.bad == "low" else max(extreme, self.lenient)
+        return None if self.unit == "%" and extreme >= 100 else extreme
 
     def fails(self, value: float, limit: float) -> bool:
         return value < limit if self.bad == "low" else value > limit  # what is not measured fails neither way
@@ -53,7 +53,7 @@ class Metric:
 METRICS = {
     "snr_air": Metric("signal-to-noise ratio, noise measured in air", "", "low", 0.5),
     "snr_body": Metric("signal-to-noise ratio, noise measured in the body", "", "low", 0.5),
-    "ghost": Metric("strength of a displaced copy of the image (ghost)", "%", "high", 1.5, lenient=5.0),
+    "ghost": Metric("strength of a displaced copy of the image (ghost)", "%", "high", 1.25, lenient=5.0),
     "correlation": Metric("correlation of neighbouring pixels", "", "low", 0.6),
     "slices": Metric("number of images, or of pixels along the shorter edge of an image", "", "low", 0.5),
     "field_of_view_feet_head": Metric("field of view from feet to head", "mm", "low", 0.8),

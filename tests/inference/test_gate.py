@@ -1,5 +1,7 @@
 """The quality and distribution gate on real series, phantoms, and images made bad."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +12,7 @@ import SimpleITK
 
 from inference.findings import WhyNoResult
 from inference.gate import Reference, check, examine, fit, load_reference, save_reference
+from inference.image_quality import METRICS
 from inference.manifest import APPLICATIONS
 from inference.training import phantoms, sarcoma
 from inference.training.gate import volume_of
@@ -47,6 +50,15 @@ def noisy(volume: Volume, sd: float) -> Volume:
 
 def ghost(volume: Volume, share: float) -> Volume:
     return changed(volume, volume.array + share * np.roll(volume.array, volume.array.shape[1] // 2, axis=1))
+
+
+def moved(volume: Volume, millimetres: float) -> Volume:
+    """To and fro along the rows while the lines of k-space were acquired, seven lines for each breath."""
+    n = volume.array.shape[1]
+    frequency, line = np.fft.fftfreq(n), np.fft.fftshift(np.arange(n))
+    shift = millimetres / volume.geometry.spacing[1] * np.sin(2 * np.pi * line / 7.3)
+    phase = np.exp(-2j * np.pi * frequency * shift)
+    return changed(volume, np.abs(np.fft.ifft(np.fft.fft(volume.array, axis=1) * phase[:, None], axis=1)))
 
 
 def whys(volume: Volume, reference: Reference) -> set[WhyNoResult]:
@@ -109,8 +121,8 @@ def test_what_holds_no_picture_is_refused(limb: Volume, reference: Reference) ->
 
 @pytest.mark.parametrize(
     ("spoil", "amount", "told"),
-    [(noisy, 12.0, "signal-to-noise ratio"), (ghost, 0.04, "ghost")],
-    ids=["noise", "ghost"],
+    [(noisy, 12.0, "signal-to-noise ratio"), (ghost, 0.03, "ghost"), (moved, 0.2, "ghost")],
+    ids=["noise", "ghost", "motion"],
 )
 def test_poor_images_are_refused_and_fair_ones_are_not(
     limb: Volume, reference: Reference, spoil: Callable[[Volume, float], Volume], amount: float, told: str
@@ -128,6 +140,26 @@ def test_what_is_cut_off_is_refused(limb: Volume, reference: Reference) -> None:
         (), "", "", "", "MR",
     )  # fmt: skip
     assert any("field of view from feet to head" in r.explanation for r in examine(part, reference).refusals)
+
+
+def test_the_limb_may_lie_anywhere_but_both_at_once_are_refused(limb: Volume, reference: Reference) -> None:
+    columns = limb.array.shape[2]
+    beside = np.zeros_like(limb.array)
+    beside[:, :, : columns * 2 // 3] = limb.array[:, :, columns // 3 :]
+    assert whys(changed(limb, beside), reference) == set()
+    both = np.concatenate([limb.array, limb.array[:, :, ::-1]], axis=2)
+    pair = replace(limb, array=both, geometry=Geometry(both.shape, limb.geometry.affine))
+    assert whys(pair, reference) == {WhyNoResult.OUT_OF_DISTRIBUTION}
+
+
+def test_the_command_shows_every_measurement_and_loads_no_torch(test_data: Path) -> None:
+    folders = [test_data / "sarcoma/STS_012/MR_T1", test_data / "mr/siemens_xa30_study/14_DWI_dir80_PA"]
+    script = "import sys; from inference import gate; gate.main(); sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script, SHIPPED, *folders], capture_output=True, text=True, check=True)
+    names, limits, patient, colour = (line.split("\t") for line in done.stdout.splitlines())
+    assert len(names) == len(patient) == len(limits) + 1 == len(METRICS) + 3
+    assert patient[-1] == "accepted"
+    assert colour[1].startswith("unusable-images: ")
 
 
 def test_a_reference_is_kept_exactly_enough(tmp_path: Path, limb: Volume) -> None:
