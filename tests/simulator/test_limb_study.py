@@ -13,9 +13,7 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from typer.testing import CliRunner
 
-from dicom_node.cli import cli
 from dicom_node.receiver import Receiver
 from dicom_node.scp import ReceivePolicy
 from dicom_node.simulator import limb_study
@@ -23,6 +21,7 @@ from inference.measurements import volume_ml
 from inference.phantoms.limb_study import B_VALUES
 from inference.phantoms.limb_study import limb_study as phantom
 from inference.volume import read_volume
+from tests.commands import invoke
 from tests.receive.kept import KeptJournal
 from tests.simulator.test_phantom_study import DCIODVFY
 
@@ -50,8 +49,7 @@ def sent(tmp_path_factory: pytest.TempPathFactory, coarse: None) -> Sent:
     receiver = Receiver(ReceivePolicy("NODE", "127.0.0.1", 0), journal, "receive-0")
     receiver.start()
     try:
-        done = CliRunner().invoke(
-            cli,
+        done = invoke(
             [
                 "simulate", "--phantom", "limb", "--patients", "2", "--timepoints", "2", "--seed", str(SEED),
                 "--to", f"NODE@127.0.0.1:{receiver.port}", "--truth", str(tmp_path / "truth.json"),
@@ -137,6 +135,6 @@ def test_every_series_conforms(tmp_path: Path, coarse: None) -> None:
 
 
 def test_the_truth_is_of_phantoms_only(tmp_path: Path) -> None:
-    done = CliRunner().invoke(cli, ["simulate", str(tmp_path), "--truth", str(tmp_path / "truth.json")])
+    done = invoke(["simulate", str(tmp_path), "--truth", str(tmp_path / "truth.json")])
     assert done.exit_code != 0
     assert "name no folder" in str(done.exception)
