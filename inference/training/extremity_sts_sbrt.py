@@ -61,7 +61,7 @@ def run(
         "command": _command(settings),
         "iterations": fitted.iterations,
         "minutes": round(fitted.minutes, 1),
-        "parameters": sum(held.numel() for held in state.values()),
+        "parameters": sum(p.numel() for p in fitted.network.parameters()),
         "settings": asdict(settings),
         "data_sha256": limbs.data_hash(cases),
         "versions": provenance.versions(),
