@@ -20,7 +20,7 @@ from inference.quantities.adc import adc_map
 from inference.quantities.fat_fraction import fat_fraction
 from inference.quantities.missing import Missing
 from inference.quantities.relaxation import T1_PLAUSIBLE
-from inference.quantities.statistics import Statistics, as_measurements, statistics
+from inference.quantities.statistics import Statistics, as_measurements, interior, statistics
 from inference.registration import register
 from inference.volume import Array, Volume, read_volumes
 from storage.errors import InputRefused
@@ -28,6 +28,10 @@ from storage.errors import InputRefused
 B_VALUE = "b-value"  # of Volume.told_apart, s/mm2
 MONO_EXPONENTIAL = Code("113250", "DCM", "Mono-exponential diffusion model")
 HALF = 0.5  # of the weight of neighbouring voxels that must have a value
+INSIDE = (
+    "The statistics of {} are those of the outline without its outermost voxels in each slice, which show in part what "
+    "lies around it."
+)
 
 
 @dataclass(frozen=True)
@@ -74,9 +78,10 @@ class Panel:
     inputs: tuple[Volume, ...]
 
     def statistics(self, quantity: Quantity, mask: Mask) -> Statistics | Missing:
+        """Of the interior of `mask`: the border would pull every mean towards the tissue around it."""
         if quantity.name not in self.values:
             return self.missing[quantity.name]
-        return statistics(self.values[quantity.name], mask, quantity.limits)
+        return statistics(self.values[quantity.name], interior(mask), quantity.limits)
 
     def measurements(self, mask: Mask) -> tuple[Measurement, ...]:
         """All statistics of all quantities; of those that are missing the mean, with the reason's code."""
@@ -85,13 +90,17 @@ class Panel:
         )  # fmt: skip
 
     def notes(self, mask: Mask) -> tuple[str, ...]:
-        """What is missing and why, in a sentence for each reason."""
+        """Of what the statistics are, and what is missing and why, in a sentence for each reason."""
+        measured: list[str] = []
         reasons: dict[str, list[str]] = {}
         for quantity in QUANTITIES:
             found = self.statistics(quantity, mask)
-            if isinstance(found, Missing):
-                reasons.setdefault(found.reason, []).append(quantity.label)
-        return tuple(f"Not measured: {', '.join(labels)}; {reason}." for reason, labels in reasons.items())
+            where = reasons.setdefault(found.reason, []) if isinstance(found, Missing) else measured
+            where.append(quantity.label)
+        return (
+            *((INSIDE.format(", ".join(measured)),) if measured else ()),
+            *(f"Not measured: {', '.join(labels)}; {reason}." for reason, labels in reasons.items()),
+        )
 
 
 def read_optional(

@@ -43,7 +43,7 @@ def write_limb_patient(folder: Path, seed: int, time_points: int) -> Iterator[tu
     long_axes: list[float] = []
     for time_point in range(time_points):
         study = limb_study(seed, time_point)
-        written = write_phantom_study(folder / f"{seed}-{time_point}", _examined(study), seed)
+        written = write_limb_study(folder / f"{seed}-{time_point}", study)
         long_axes.append(study.truth.long_axis)
         yield (
             written,
@@ -57,12 +57,18 @@ def write_limb_patient(folder: Path, seed: int, time_points: int) -> Iterator[tu
         )
 
 
-def _examined(study: LimbStudy) -> Limb:
+def write_limb_study(folder: Path, study: LimbStudy, healthy: bool = False) -> PhantomStudy:
+    """Writes every series of one time point, or the same without the mass."""
+    return write_phantom_study(folder, _examined(study, healthy), study.phantom.seed)
+
+
+def _examined(study: LimbStudy, healthy: bool) -> Limb:
+    shown = study.without_mass() if healthy else study
     images: dict[str, tuple[Stack, ...]] = {}
     masks = {}
     for names, shape, spacing in MATRICES:
         grid = study_grid(study, shape, spacing)
-        on_grid = study.on(grid)
+        on_grid = shown.on(grid)
         for name in names:
             b_values = B_VALUES if name == "dwi" else (None,)
             images[name] = tuple(

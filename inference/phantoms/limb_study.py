@@ -44,7 +44,7 @@ from inference.phantoms.scene import (
 from inference.volume import Array, Geometry
 
 # Seeds name limbs. Smaller ones than all of these are for demonstrations and the simulator.
-HELD_OUT_SEEDS = range(6_000, 6_060)
+HELD_OUT_SEEDS = range(6_020, 6_080)
 SHIFTED_SEEDS = range(7_000, 7_060)  # frozen: imaged with the scanner `scene.SHIFTED`
 FIRST_TRAINING_SEED = 10_000
 
@@ -137,6 +137,10 @@ class LimbStudy:
     def on(self, grid: Geometry, scanner: Scanner = STANDARD) -> "LimbImages":
         """The study's images on `grid`; take `scanner.grid(grid)` for the voxels that scanner would have."""
         return LimbImages(self, grid, scanner)
+
+    def without_mass(self) -> "LimbStudy":
+        """The same limb, healthy: it has no truth. Its grids are those of the study with the mass."""
+        return replace(self, phantom=self.phantom.without_mass())
 
     @cached_property
     def truth(self) -> Truth:

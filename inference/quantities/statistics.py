@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from inference.findings import MEASUREMENT_FAILURE, NOT_ATTEMPTED, OUT_OF_RANGE, Code, Mask, Measurement
 from inference.quantities.missing import Missing
@@ -24,6 +25,7 @@ P90 = Code("371887004", "SCT", "90th Percentile Value of population")
 SKEWNESS = Code("126051", "DCM", "Skewness")
 KURTOSIS = Code("126052", "DCM", "Kurtosis")
 NO_UNIT = Code("1", "UCUM", "no units")
+IN_SLICE = ndimage.generate_binary_structure(2, 1)[np.newaxis]
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,11 @@ def statistics(
         return Missing(OUT_OF_RANGE, f"the mean {mean:.4g} is outside {limits[0]:g} to {limits[1]:g}")
     p10, median, p90 = (float(v) for v in np.percentile(x, (10, 50, 90)))
     return Statistics(x.size, mean, median, sd, p10, p90, skewness, kurtosis)
+
+
+def interior(mask: Mask) -> Mask:
+    """`mask`, [slice, row, column], without its outermost voxels in each slice: they show in part what is around it."""
+    return np.asarray(ndimage.binary_erosion(mask, IN_SLICE))
 
 
 def moments(x: NDArray[np.float64]) -> tuple[float, float, float, float]:

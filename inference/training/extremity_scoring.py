@@ -1,7 +1,6 @@
 """What `extremity_sts_sbrt` finds of a simulated limb at two time points, beside the truth."""
 
 from collections.abc import Collection
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ def volumes_of(
 ) -> tuple[Volumes, dict[str, Mask], Geometry]:
     """Those series of a study, and the true masks on the grid of "t1w". `healthy` leaves the mass out."""
     volumes: dict[str, tuple[Volume, ...]] = {}
-    shown = replace(study, phantom=study.phantom.without_mass()) if healthy else study
+    shown = study.without_mass() if healthy else study
     grids = {names: scanner.grid(study_grid(study, shape, spacing)) for names, shape, spacing in MATRICES}
     for names, grid in grids.items():
         images = shown.on(grid, scanner)
@@ -73,9 +72,9 @@ def patient(
     return {"seed": seed, "time_points": points, "true_response": response(lengths).value, "response_right": right}
 
 
-def false_mass(seed: int, infer: Infer) -> float:
+def false_mass(seed: int, series: Collection[str], infer: Infer) -> float:
     """mL that are outlined as mass in a limb that has none."""
-    volumes, _, _ = volumes_of(limb_study(seed), STANDARD, healthy=True)
+    volumes, _, _ = volumes_of(limb_study(seed), STANDARD, series, healthy=True)
     return examine(volumes, infer, 0.5).volume("mass")
 
 

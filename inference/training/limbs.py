@@ -142,7 +142,7 @@ def _recoloured(image: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def _dropped(image: Tensor, rng: np.random.Generator) -> Tensor:
-    """T1w stays; each of the others is missing now and then, and now and then all of them are."""
+    """T1w and T2w stay; each of the others is missing now and then, and now and then all of them are."""
     missing = rng.uniform(size=len(CONTRASTS)) < (1.0 if rng.uniform() < 0.12 else 0.25)
-    missing[CONTRASTS.index("t1w")] = False
+    missing[[CONTRASTS.index(name) for name in ("t1w", "t2w_fs")]] = False
     return image * torch.from_numpy(~missing).float()[:, None, None, None]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dicom_node.demo_pacs import Kind, Pacs, find_orthanc, free_port, start_pacs
-from dicom_node.objects.reading.report import read_report
+from dicom_node.objects.reading.report import Report, read_report
 from dicom_node.scu import Target
 from inference.concepts import BONE_DISTANCE, BUNDLE_DISTANCE, LONG_AXIS, RESPONSE, VOLUME
 from inference.findings import Code
@@ -17,7 +17,7 @@ from inference.quantities.statistics import MEAN
 from tests.acceptance.node import Node
 from tests.validators import dciodvfy_errors
 
-SEED = 12  # of a limb that the network was not trained on, with a large mass that shrinks
+SEED = 2  # of limbs that the network was not trained on
 EXTREMITY = "extremity_sts_sbrt"
 CATEGORIES = {"PR": "112042", "SD": "112044", "PD": "112043"}  # DCM
 
@@ -43,35 +43,44 @@ def compared(detail: dict[str, Any]) -> bool:
     return bool(deliveries) and all(d["state"] in ("SENT", "COMMITTED") for d in deliveries)
 
 
-@pytest.mark.timeout(600)
-def test_two_time_points_of_a_patient(place: tuple[Node, Pacs], tmp_path: Path) -> None:
+@pytest.mark.parametrize("patients", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.timeout(900)
+def test_two_time_points_of_each_patient(place: tuple[Node, Pacs], tmp_path: Path, patients: int) -> None:
     node, pacs = place
-    done = node.run("simulate", "--patients", "1", "--timepoints", "2", "--seed", str(SEED), "--truth",
-                    str(tmp_path / "truth.json"), "--calling", "SCANNER1",
+    done = node.run("simulate", "--patients", str(patients), "--timepoints", "2", "--seed", str(SEED + 10 * patients),
+                    "--truth", str(tmp_path / "truth.json"), "--calling", "SCANNER1",
                     "--to", f"{node.target.ae_title}@{node.target.host}:{node.target.port}")  # fmt: skip
     assert done.returncode == 0, done.stderr
     truths = json.loads((tmp_path / "truth.json").read_text())
-    (uid, truth) = next((uid, t) for uid, t in truths.items() if t["time_point"] == 1)
-    detail = node.wait(uid, compared, 400)
-    made = [d for d in detail["deliveries"] if d["job_id"] == max(j["id"] for j in detail["jobs"])]
-    assert sorted({d["kind"] for d in made}) == ["PM", "RTSTRUCT", "SEG", "SR"]
-    for delivery in made:
-        pacs.dataset(delivery["sop_instance_uid"]).save_as(tmp_path / "object.dcm")
-        assert dciodvfy_errors(tmp_path / "object.dcm") == [], delivery["kind"]
-    (sr,) = [d["sop_instance_uid"] for d in made if d["kind"] == "SR"]
-    report = read_report(pacs.dataset(sr))
+    followed = {uid: truth for uid, truth in truths.items() if truth["time_point"] == 1}
+    assert len(followed) == patients
+    for uid, truth in followed.items():
+        detail = node.wait(uid, compared, 400)
+        made = [d for d in detail["deliveries"] if d["job_id"] == max(j["id"] for j in detail["jobs"])]
+        assert sorted({d["kind"] for d in made}) == ["PM", "RTSTRUCT", "SEG", "SR"]
+        for delivery in made:
+            pacs.dataset(delivery["sop_instance_uid"]).save_as(tmp_path / "object.dcm")
+            assert dciodvfy_errors(tmp_path / "object.dcm") == [], delivery["kind"]
+        (sr,) = [d["sop_instance_uid"] for d in made if d["kind"] == "SR"]
+        assert mistakes(read_report(pacs.dataset(sr)), truth) == []
+
+
+def mistakes(report: Report, truth: dict[str, Any]) -> list[str]:
+    """The numbers of a report that differ from the truth by more than their error."""
     told = [m for g in report.groups if g.tracking_id == "GTV" for m in g.measurements]
 
-    def value(name: Code, derivation: Code | None = None) -> float:
+    def check(name: Code, expected: float, error: float, derivation: Code | None = None) -> list[str]:
         (found,) = [m for m in told if (m.name.value, m.derivation) == (name.value, derivation)]
-        assert found.value is not None
-        return found.value
+        near = found.value is not None and abs(found.value - expected) <= error
+        return [] if near else [f"{name.meaning} is {found.value}, not {expected:.1f}"]
 
-    assert value(LONG_AXIS) == pytest.approx(truth["long_axis"], abs=4.0)
-    assert value(VOLUME) == pytest.approx(truth["volume_ml"], rel=0.2)
-    assert value(BUNDLE_DISTANCE) == pytest.approx(truth["bundle_distance"], abs=4.0)
-    assert value(BONE_DISTANCE) == pytest.approx(truth["bone_distance"], abs=4.0)
+    found = [
+        *check(LONG_AXIS, truth["long_axis"], 4.0),
+        *check(VOLUME, truth["volume_ml"], 0.15 * truth["volume_ml"]),
+        *check(BUNDLE_DISTANCE, truth["bundle_distance"], 4.0),
+        *check(BONE_DISTANCE, truth["bone_distance"], 4.0),
+    ]
     for quantity, name in ((ADC, "adc"), (T1, "t1"), (T2, "t2")):
-        assert value(quantity.code, MEAN) == pytest.approx(truth[name], rel=0.1), name
-    (category,) = [e.value.value for g in report.groups for e in g.evaluations if e.name.value == RESPONSE.value]
-    assert category == CATEGORIES[truth["response"]]
+        found += check(quantity.code, truth[name], 0.05 * truth[name], MEAN)
+    categories = [e.value.value for g in report.groups for e in g.evaluations if e.name.value == RESPONSE.value]
+    return found + ([] if categories == [CATEGORIES[truth["response"]]] else [f"response {categories}"])

@@ -12,9 +12,8 @@ from pydicom import dcmread
 
 from dicom_node.objects.build import ObjectContext, build_objects
 from dicom_node.profiles import Kind, ObjectProfile
-from dicom_node.simulator.limb import limb
-from dicom_node.simulator.limb_study import write_limb_patient
-from dicom_node.simulator.phantom_study import PhantomStudy, write_phantom_study
+from dicom_node.simulator.limb_study import write_limb_patient, write_limb_study
+from dicom_node.simulator.phantom_study import PhantomStudy
 from inference.application import Application, SeriesInput, load_application
 from inference.applications.extremity_sts_sbrt.preprocessing import prepare, restore
 from inference.concepts import (
@@ -40,12 +39,14 @@ from inference.findings import NOT_ATTEMPTED, Code, Findings, Measurement, Segme
 from inference.inputs import input_key
 from inference.manifest import load_manifest
 from inference.panel import ADC, T1, T2
+from inference.phantoms.limb_study import limb_study
 from inference.quantities.response import Response
 from inference.quantities.statistics import MEAN
 from inference.volume import Geometry
 from storage.errors import InputRefused
 
 SEED = 12  # large, necrotic, near the bundle; it shrinks
+LEAST = ("t1w", "t2w_fs")
 SERIES = ("t1w", "t2w_fs", "t1w_fs_post", "dwi", "adc", "t1_map", "t2_map")
 CATEGORIES = {"PR": Response.PARTIAL, "SD": Response.STABLE, "PD": Response.PROGRESSIVE}
 
@@ -160,24 +161,25 @@ def test_alone_it_says_what_is_missing_and_why(
     patient: tuple[Examined, Examined], run: Callable[..., Findings], followed: Findings
 ) -> None:
     first, _ = patient
-    findings = run(first.inputs("t1w"))
+    findings = run(first.inputs(*LEAST))
     changes = {m.name: m.missing for m in findings.measurements if m.value is None}
     assert changes == dict.fromkeys((DIAMETER_CHANGE, NADIR_CHANGE, VOLUME_CHANGE, ADC_CHANGE), NOT_ATTEMPTED)
     assert not findings.evaluations
     assert any("no earlier study" in note for note in findings.notes)
-    assert any("did without t2w_fs, t1w_fs_post, adc, t1_map, t2_map" in note for note in findings.notes)
+    assert any("did without t1w_fs_post, adc, t1_map, t2_map" in note for note in findings.notes)
     assert findings.time_point is not None
     assert findings.time_point.order == 1
     # The mass is the same one when it is seen again.
     assert segment(findings, "GTV").tracking_uid == segment(followed, "GTV").tracking_uid
 
 
+@pytest.mark.parametrize("series", [LEAST, SERIES], ids=["T1w and T2w", "all"])
 def test_no_mass_is_no_complete_response(
-    patient: tuple[Examined, Examined], run: Callable[[Mapping[str, SeriesInput]], Findings], tmp_path: Path
-) -> None:
-    healthy = write_phantom_study(tmp_path, limb(3, healthy=True), 3).series["t1w"]
-    now = SeriesInput("t1w", healthy.series_instance_uid, healthy.paths)
-    findings = run({"t1w": now} | patient[0].inputs("t1w", time_point=1))
+    patient: tuple[Examined, Examined], run: Callable[[Mapping[str, SeriesInput]], Findings], tmp_path: Path,
+    series: tuple[str, ...],
+) -> None:  # fmt: skip
+    healthy = write_limb_study(tmp_path, limb_study(SEED, 1), healthy=True)
+    findings = run(Examined(healthy, {}).inputs(*series) | patient[0].inputs(*LEAST, time_point=1))
     assert "GTV" not in {s.label for s in findings.segments}
     assert not findings.evaluations
     assert not findings.measurements
@@ -187,9 +189,9 @@ def test_no_mass_is_no_complete_response(
 def test_empty_images_are_refused(
     patient: tuple[Examined, Examined], run: Callable[..., Findings], tmp_path: Path
 ) -> None:
-    one = patient[0].inputs("t1w")["t1w"]
+    inputs = patient[0].inputs(*LEAST)
     with pytest.raises(InputRefused, match="shows the body: 0 %"):
-        run({"t1w": replace(one, paths=blanked(one.paths, tmp_path))})
+        run(inputs | {"t1w": replace(inputs["t1w"], paths=blanked(inputs["t1w"].paths, tmp_path))})
 
 
 def blanked(paths: tuple[Path, ...], folder: Path) -> tuple[Path, ...]:
@@ -202,14 +204,29 @@ def blanked(paths: tuple[Path, ...], folder: Path) -> tuple[Path, ...]:
     return tuple(written)
 
 
+def test_without_fat_suppressed_t2w_nothing_is_outlined(
+    patient: tuple[Examined, Examined], run: Callable[..., Findings]
+) -> None:
+    """By T1w alone the network finds masses where there are none."""
+    inputs = patient[0].inputs(*SERIES)
+    t2w = inputs.pop("t2w_fs")
+    with pytest.raises(InputRefused, match="no t2w_fs series"):
+        run(inputs)
+    with pytest.raises(InputRefused, match="missing"):
+        run(inputs | {"t2w_fs": replace(t2w, paths=t2w.paths[:10] + t2w.paths[11:])})
+    findings = run(patient[1].inputs(*LEAST) | patient[0].inputs("t1w", time_point=1))
+    assert any("was left out: it has no t2w_fs series" in note for note in findings.notes)
+    assert not findings.evaluations
+
+
 def test_an_earlier_study_that_cannot_be_used_is_left_out(
     patient: tuple[Examined, Examined], run: Callable[..., Findings]
 ) -> None:
     first, second = patient
-    earlier = first.inputs("t1w", time_point=1)
+    earlier = first.inputs(*LEAST, time_point=1)
     gap = earlier["t1w@1"].paths
     earlier["t1w@1"] = replace(earlier["t1w@1"], paths=gap[:10] + gap[11:])
-    findings = run(second.inputs("t1w") | earlier)
+    findings = run(second.inputs(*LEAST) | earlier)
     assert any("earlier study of 2026-01-05 was left out" in note and "missing" in note for note in findings.notes)
     assert any("no earlier study" in note for note in findings.notes)
     assert segment(findings, "GTV").mask.any()

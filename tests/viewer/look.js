@@ -172,15 +172,91 @@ async function lookAtReport(page) {
   return findings;
 }
 
+// The outlines of a structure set, as LPS mm: for each structure the box around them, and on how many slices they lie.
+async function lookAtStructures(page) {
+  await choose(page, request.structures);
+  await page.getByRole('button', { name: 'Yes', exact: true }).click(); // the viewer offers to open it
+  await page.waitForFunction(() => services.segmentationService.getSegmentations().length > 0);
+  await settled(page, 3000);
+  await picture(page, 'structures');
+  return page.evaluate(() => {
+    const found = services.segmentationService.getSegmentations()[0];
+    const annotations = cornerstoneTools.annotation.state.getAllAnnotations()
+      .filter((one) => one.data.segmentation?.segmentationId === found.segmentationId);
+    return Object.values(found.segments).map((segment) => {
+      const lines = annotations.filter((one) => one.data.segmentation.segmentIndex === segment.segmentIndex)
+        .map((one) => one.data.contour.polyline);
+      const along = (axis) => lines.flatMap((line) => line.map((point) => point[axis]));
+      const extreme = (which) => [0, 1, 2].map((axis) => along(axis).reduce((a, b) => Math[which](a, b)));
+      return {
+        label: segment.label,
+        box: lines.length ? [extreme('min'), extreme('max')] : null,
+        slices: new Set(lines.map((line) => line[0][2].toFixed(2))).size,
+      };
+    });
+  });
+}
+
+// A parametric map over its images: every STEP-th value, slice by slice, and the instances of the slices. The viewer
+// multiplies values by 100 and opens every map with a window for values of 0 to 1; a reader sets another, as here.
+const STEP = 97;
+
+async function lookAtMap(page, description) {
+  await choose(page, description);
+  await page.waitForFunction((chosen) => {
+    const wanted = services.displaySetService.getActiveDisplaySets()
+      .find((one) => one.Modality === 'PMAP' && one.SeriesDescription.endsWith(chosen));
+    const viewport = services.cornerstoneViewportService
+      .getCornerstoneViewport(services.viewportGridService.getActiveViewportId());
+    const [, map] = viewport?.getAllVolumeIds?.() ?? [];
+    return map === wanted.displaySetInstanceUID && cornerstone.cache.getVolume(map)?.loadStatus?.loaded;
+  }, description);
+  const map = await page.evaluate((step) => {
+    const viewport = services.cornerstoneViewportService
+      .getCornerstoneViewport(services.viewportGridService.getActiveViewportId());
+    const [images, id] = viewport.getAllVolumeIds().map((one) => cornerstone.cache.getVolume(one));
+    const values = Array.from(id.voxelManager.getCompleteScalarDataArray()).map((value) => value / 100);
+    return {
+      instances: images.imageIds.map((one) => cornerstone.metaData.get('instance', one).SOPInstanceUID),
+      values: values.filter((_, n) => n % step === 0).map((value) => (Number.isFinite(value) ? value : null)),
+      most: values.reduce((a, b) => (b > a ? b : a), 0),
+    };
+  }, STEP);
+  const shown = async (opacity) => {
+    await page.evaluate(([most, how]) => {
+      const viewport = services.cornerstoneViewportService
+        .getCornerstoneViewport(services.viewportGridService.getActiveViewportId());
+      const properties = { voiRange: { lower: 0, upper: 100 * most }, colormap: { name: 'rainbow_2', opacity: how } };
+      viewport.setProperties(properties, viewport.getAllVolumeIds()[1]);
+      viewport.render();
+    }, [map.most, opacity]);
+    await settled(page, 2000);
+    return page.locator('[data-cy="viewport-pane"]').first().screenshot();
+  };
+  const without = await shown(0);
+  const withMap = await shown(0.8);
+  await picture(page, description.replace(/\W+/g, '-'));
+  return { ...map, pixels: await difference(page, without, withMap) };
+}
+
+async function lookAtMaps(page) {
+  const maps = {};
+  for (const description of request.maps) maps[description] = await lookAtMap(page, description);
+  return maps;
+}
+
 (async () => {
   const browser = await chromium.launch({ executablePath: request.chromium, headless: true, args: SWITCHES });
   const answer = {};
-  const looks = { images: lookAtImages, segmentation: lookAtSegmentation, report: lookAtReport };
+  const looks = {
+    images: lookAtImages, segmentation: lookAtSegmentation, report: lookAtReport, structures: lookAtStructures,
+    maps: lookAtMaps,
+  };
   try {
     let page;
     for (const [what, look] of Object.entries(looks)) {
-      if (!request[what]) continue;
-      if (!page || what === 'report') page = await open(browser); // a report beside an open segmentation is not shown alone
+      if (!request[what]?.length) continue;
+      if (!page || what !== 'segmentation') page = await open(browser); // what is open already would be shown with it
       try {
         answer[what] = await look(page);
       } catch (error) {

@@ -20,7 +20,14 @@ from dicom_node.objects.build import ObjectContext, build_objects
 from dicom_node.objects.codes import RESEARCH_NOTICE
 from dicom_node.objects.no_result import build_no_result
 from dicom_node.objects.outline import key_slice, outline
-from inference.findings import Findings, NoResult, Segment, WhyNoResult
+from dicom_node.profiles import Kind as ObjectKind
+from dicom_node.profiles import ObjectProfile
+from dicom_node.simulator.limb_study import write_limb_patient
+from inference.application import SeriesInput, load_application
+from inference.engine import Engine
+from inference.findings import Findings, NoResult, ParametricMap, Segment, WhyNoResult
+from inference.inputs import input_key
+from inference.manifest import load_manifest
 from inference.measurements import centroid_lps
 from inference.volume import read_volume
 from tests.acceptance.studies import write_ball_study
@@ -33,6 +40,8 @@ from tests.viewer.viewer import CALLER, OHIF, Study, Viewer, require_viewer
 pytestmark = pytest.mark.viewer
 
 SCREENSHOTS = Path(os.environ.get("DICOM_NODE_SCREENSHOTS", REPOSITORY / "build" / "viewer"))
+STEP = 97  # as in look.js: of the voxels of a map so many make one value
+TRIAL_SEED = 12  # a limb that no network was trained on
 VISIBLE = 300  # pixels of the screen that the overlay of a segment changes, at least
 
 
@@ -85,15 +94,16 @@ def put(
     findings: Findings,
     folder: Path,
     breaks: Callable[[dict[str, Any]], None] = lambda objects: None,
+    profile: ObjectProfile | None = None,
 ) -> Study:
     """Stores images, and what the node writes of them, in the PACS."""
     objects = {
-        str(built.kind): built.dataset
-        for built in build_objects(findings, ObjectContext("NODE", f"viewer {folder}"))
+        f"{built.kind} {built.dataset.SeriesNumber}" if built.kind is ObjectKind.PM else str(built.kind): built.dataset
+        for built in build_objects(findings, ObjectContext("NODE", f"viewer {folder}"), profile or ObjectProfile())
         if not built.stands_for
     }
     breaks(objects)
-    files = [folder / f"{kind}.dcm" for kind in objects]
+    files = [folder / f"{name}.dcm" for name in objects]
     for file, ds in zip(files, objects.values(), strict=True):
         ds.save_as(file, enforce_file_format=True)
     viewer.store([*paths, *files])
@@ -103,6 +113,8 @@ def put(
         images=str(header.SeriesDescription),
         segmentation=f"{findings.title} SEG" if "SEG" in objects else "",
         report=f"{findings.title} SR",
+        structures=f"{findings.title} RTSTRUCT" if "RTSTRUCT" in objects else "",
+        maps=tuple(f"{findings.title} {one.label}" for one in findings.maps if any("PM" in name for name in objects)),
         findings=len(findings.segments),
     )
 
@@ -132,6 +144,32 @@ def test_a_mirrored_segmentation_is_noticed(viewer: Viewer, tmp_path: Path) -> N
     assert [m.split(" at ")[0] for m in mistakes(seen, study, findings)] == [
         f"{segment.label} lies" for segment in findings.segments
     ]
+
+
+@pytest.mark.timeout(600)
+def test_a_trials_objects_are_shown(viewer: Viewer, tmp_path: Path) -> None:
+    """The second examination of a simulated limb: segmentation, maps, structures for planning, and the report."""
+    studies = [study for study, _ in write_limb_patient(tmp_path / "limb", TRIAL_SEED, 2)]
+    inputs = {
+        input_key(name, point): SeriesInput(name, series.series_instance_uid, series.paths, point)
+        for point, study in ((1, studies[0]), (0, studies[1]))
+        for name, series in study.series.items()
+        if name in ("t1w", "t2w_fs", "dwi", "t1_map", "t2_map")
+    }
+    application = load_application(load_manifest("extremity_sts_sbrt", "extremity_sts_sbrt", None))
+    findings = application.run(inputs, Engine("cpu"), lambda what, part: None)
+    kinds = frozenset({ObjectKind.SEG, ObjectKind.PM, ObjectKind.RTSTRUCT, ObjectKind.SR})
+    study = put(viewer, list(inputs["t1w"].paths), findings, tmp_path, profile=ObjectProfile(objects=kinds))
+    # One more finding in the report: what changed since the first examination belongs to no region.
+    seen = viewer.look(replace(study, findings=study.findings + 1), SCREENSHOTS / "trial")
+    # Segments overlap here, and then OHIF's own volumes are half of what its own voxels say.
+    assert [m for m in mistakes(seen, study, findings) if "mm3" not in m] == []
+    assert report_mistakes({"report": seen["report"][:-1]}, findings) == []
+    assert "Change of volume from baseline" in seen["report"][-1]["text"]
+    assert structure_mistakes(seen["structures"], findings) == []
+    for one in findings.maps:
+        assert map_mistakes(seen["maps"][f"{findings.title} {one.label}"], one, findings) == []
+    assert (seen["elsewhere"], seen["refused"]) == ([], [])
 
 
 def test_values_of_no_region_are_shown_beside_those_of_regions(viewer: Viewer, tmp_path: Path) -> None:
@@ -195,6 +233,31 @@ def _segment_mistakes(segment: Segment, seen: dict[str, Any], voxels: int, findi
         yield f"the viewer goes to a slice without {segment.label}"
     if seen["pixels"] < VISIBLE:
         yield f"{segment.label} changes only {seen['pixels']} pixels of the screen"
+
+
+def structure_mistakes(seen: list[dict[str, Any]], findings: Findings) -> list[str]:
+    """Where the outlines of the structure set in the viewer differ from the segments."""
+    geometry = findings.source.geometry
+    if [s["label"] for s in seen] != [s.label for s in findings.segments]:
+        return [f"structures {[s['label'] for s in seen]}"]
+    found = []
+    for segment, shown in zip(findings.segments, seen, strict=True):
+        inside = geometry.to_lps(np.argwhere(segment.mask).astype(float))
+        box = [inside.min(axis=0), inside.max(axis=0)]
+        if shown["box"] is None or np.abs(np.subtract(shown["box"], box)).max() > max(geometry.spacing[1:]):
+            found.append(f"{segment.label} lies in {shown['box']}, not {box}")
+        if shown["slices"] != segment.mask.any(axis=(1, 2)).sum():
+            found.append(f"{segment.label} is outlined on {shown['slices']} slices")
+    return found
+
+
+def map_mistakes(seen: dict[str, Any], one: ParametricMap, findings: Findings) -> list[str]:
+    """Where a parametric map in the viewer differs: voxel by voxel, or in being seen at all."""
+    order = [frame.sop_instance_uid for frame in findings.source.frames]
+    expected = one.values[[order.index(uid) for uid in seen["instances"]]].ravel()[::STEP]
+    shown = np.array([np.nan if value is None else value for value in seen["values"]])
+    found = [] if np.allclose(shown, expected, rtol=1e-3, equal_nan=True) else [f"{one.label} has other values"]
+    return found + ([f"{one.label} cannot be seen"] if seen["pixels"] < VISIBLE else [])
 
 
 def report_mistakes(seen: dict[str, Any], findings: Findings) -> list[str]:

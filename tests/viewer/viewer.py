@@ -29,12 +29,14 @@ class Study:
     images: str
     segmentation: str = ""
     report: str = ""
+    structures: str = ""
+    maps: tuple[str, ...] = ()
     findings: int = 0  # that the report draws; a report that draws none opens as a page of text
     patience: int = 60_000  # ms for each thing that is to appear
 
     @property
     def series(self) -> int:
-        return 1 + bool(self.segmentation) + bool(self.report)
+        return 1 + len(self.maps) + sum(map(bool, (self.segmentation, self.report, self.structures)))
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,8 @@ class Viewer:
         request = {
             "url": self.url, "chromium": _program("chromium"), "folder": str(folder),
             "study": study.study_instance_uid, "series": study.series, "images": study.images,
-            "segmentation": study.segmentation, "report": study.report, "findings": study.findings,
-            "patience": study.patience,
+            "segmentation": study.segmentation, "report": study.report, "structures": study.structures,
+            "maps": list(study.maps), "findings": study.findings, "patience": study.patience,
         }  # fmt: skip
         done = subprocess.run(
             [_program("node"), str(FOLDER / "look.js")], input=json.dumps(request), text=True, capture_output=True,

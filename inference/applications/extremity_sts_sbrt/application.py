@@ -8,7 +8,7 @@ from torch import Tensor
 
 from inference.application import Progress, SeriesInput
 from inference.applications.extremity_sts_sbrt.course import changes, course, response
-from inference.applications.extremity_sts_sbrt.examination import WEIGHTED, Examination, examine
+from inference.applications.extremity_sts_sbrt.examination import REQUIRED, Examination, examine
 from inference.applications.extremity_sts_sbrt.network import CONTRASTS, SliceUNet
 from inference.applications.extremity_sts_sbrt.preprocessing import SMALLEST
 from inference.concepts import (
@@ -52,7 +52,7 @@ from inference.quantities.size import size
 from inference.volume import read_volume
 from storage.errors import InputRefused
 
-OPTIONAL = (*WEIGHTED, "dwi", "adc", "t1_map", "t2_map")
+OPTIONAL = ("t1w_fs_post", "dwi", "adc", "t1_map", "t2_map")
 CRITERION = 50.0  # mm: the trial takes larger ones
 # Label, code, category and colour of each structure. Planning systems know a gross tumour volume by the name GTV.
 SEGMENTS: Mapping[str, tuple[str, Code, Code, tuple[int, int, int]]] = {
@@ -132,14 +132,15 @@ class LimbSarcomaCourse:
         return self._findings(inputs, earlier, now, notes, started_at)
 
     def _read(self, inputs: Mapping[str, SeriesInput], point: int) -> tuple[Volumes, tuple[str, ...]]:
-        """The volumes of a time point. Raises InputRefused where there is no T1w volume, and of the gate."""
-        key = input_key("t1w", point)
-        if key not in inputs:
-            raise InputRefused("it has no T1w series")
-        source = read_volume(inputs[key].paths)
-        check(source, self._reference)
+        """The volumes of a time point. Raises InputRefused where one of REQUIRED makes none, and of the gate."""
+        required = {}
+        for name in REQUIRED:
+            if (key := input_key(name, point)) not in inputs:
+                raise InputRefused(f"it has no {name} series")
+            required[name] = (read_volume(inputs[key].paths),)
+        check(required["t1w"][0], self._reference)
         volumes, notes = read_optional(inputs, OPTIONAL, point)
-        return volumes | {"t1w": (source,)}, notes
+        return volumes | required, notes
 
     def _findings(
         self, inputs: Mapping[str, SeriesInput], earlier: Mapping[int, Examination], now: Examination,

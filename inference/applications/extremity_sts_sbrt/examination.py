@@ -20,6 +20,7 @@ from inference.quantities.statistics import Statistics
 from inference.volume import Array, Volume
 from storage.errors import InputRefused
 
+REQUIRED = ("t1w", "t2w_fs")  # the network does not know a limb without both
 WEIGHTED = ("t2w_fs", "t1w_fs_post")
 MAPS = {"adc": "adc", "t1": "t1_map", "t2": "t2_map"}  # quantity of the panel -> contrast of the network
 
@@ -66,7 +67,8 @@ class Examination:
 
 
 def examine(volumes: Volumes, infer: Infer, threshold: float) -> Examination:
-    """`volumes` by the names of the application's inputs; "t1w" is the one whose grid counts."""
+    """`volumes` by the names of the application's inputs; "t1w" is the one whose grid counts. Raises InputRefused where
+    one of REQUIRED cannot be brought onto that grid."""
     (source,) = volumes["t1w"]
     quantities = panel(volumes, source)
     images: dict[str, Array] = {"t1w": source.array}
@@ -79,6 +81,8 @@ def examine(volumes: Volumes, infer: Infer, threshold: float) -> Examination:
             images[name] = np.nan_to_num(bring(volume.array, volume, source))
             used.append(volume)
         except InputRefused as error:
+            if name in REQUIRED:
+                raise InputRefused(f"the series for {name} cannot be used: {error}") from error
             notes.append(f"The series for {name} was not used: {error}.")
     images |= {MAPS[name]: values for name, values in quantities.values.items() if name in MAPS}
     prepared = prepare(images, source.geometry)

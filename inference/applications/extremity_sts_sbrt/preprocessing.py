@@ -18,7 +18,7 @@ from inference.volume import Array, Geometry
 
 PIXEL = 1.5  # mm, within slices
 THICKNESS = (3.0, 6.0)  # mm: slices are resampled only where they are thinner or thicker
-SMALLEST = 1.0  # mL: a smaller mass is not reported
+SMALLEST = 1.0  # mL: a smaller mass is not reported, nor is less oedema
 BRIGHTEST = 2.0  # of intensities, fat or what is as bright lies near 1; and of maps, relative to SCALES
 SCALES = {"adc": 1500.0, "t1_map": 1500.0, "t2_map": 100.0}  # um2/s, ms, ms
 
@@ -68,24 +68,26 @@ def structures(probability: NDArray[np.float32], geometry: Geometry, threshold: 
     """The structures that were found. `probability` is [structure, slice, row, column] on `geometry`.
 
     The mass is its largest connected part; necrosis lies inside of it, oedema outside. The largest part of the bundle
-    and of bone is kept. Without a mass there is neither necrosis nor oedema.
+    and of bone is kept. Without a mass there is neither necrosis nor oedema; a mass or oedema below SMALLEST is none.
     """
     found: dict[str, Mask] = {name: one >= threshold for name, one in zip(STRUCTURES, probability, strict=True)}
-    mass = largest_component(found["mass"])
-    if volume_ml(mass, geometry) < SMALLEST:
-        mass = np.zeros_like(mass)
-    near = bool(mass.any())
+    mass = _large(largest_component(found["mass"]), geometry)
     return {
         name: mask
         for name, mask in {
             "mass": mass,
             "necrosis": found["necrosis"] & mass,
-            "oedema": found["oedema"] & ~mass & near,
+            "oedema": _large(found["oedema"] & ~mass & bool(mass.any()), geometry),
             "bundle": largest_component(found["bundle"]),
             "bone": largest_component(found["bone"]),
         }.items()
         if mask.any()
     }
+
+
+def _large(mask: Mask, geometry: Geometry) -> Mask:
+    """`mask`, or an empty one where it is smaller than SMALLEST."""
+    return mask if volume_ml(mask, geometry) >= SMALLEST else np.zeros_like(mask)
 
 
 def _relative(array: Array) -> Array:
