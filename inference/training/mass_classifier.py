@@ -39,7 +39,7 @@ likelihood with a ridge of {ridge:g}, on maps of 6 x 2.3 x 2.3 mm and true outli
 
 | on {phantoms:.0f} simulated masses not learned from | AUC, malignant |
 |---|---|
-| means measured inside the true outline | {auc:.3f} |
+| means measured inside the true outline, without its border | {auc:.3f} |
 | ceiling: the same regression on the true means of the tissues | {auc_of_true_means:.3f} |
 
 How far the classes of a simulation overlap is the simulation's choice: these numbers show that the regression finds
