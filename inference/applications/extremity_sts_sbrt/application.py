@@ -195,11 +195,16 @@ def _measured(name: str, now: Examination) -> tuple[tuple[Measurement, ...], tup
         return (Measurement(VOLUME, now.volume(name), CM3),), ()
     mask, geometry = now.masks["mass"], now.source.geometry
     over = YES if now.diameters.maximum_3d > CRITERION else NO
+    volume, long_axis, short_axis, maximum_3d = size(mask, geometry)
     return (
-        *size(mask, geometry),
-        Measurement(NECROTIC, now.necrotic, PERCENT),
+        # What the trial asks for first: OHIF draws five values of a finding on the image and no more.
+        volume,
+        long_axis,
         _distance(BUNDLE_DISTANCE, now.distance("bundle")),
         _distance(BONE_DISTANCE, now.distance("bone")),
+        Measurement(NECROTIC, now.necrotic, PERCENT),
+        short_axis,
+        maximum_3d,
         *now.panel.measurements(mask),
     ), (Evaluation(OVER_5_CM, over),)
 
