@@ -1,9 +1,20 @@
-"""How large a mass is, as report measurements."""
+"""How large a mass is, as report measurements, and whether all of it was seen."""
+
+import numpy as np
+from scipy import ndimage
 
 from inference.concepts import CM3, LONG_AXIS, MAXIMUM_3D, MM, SHORT_AXIS, VOLUME
 from inference.findings import Mask, Measurement
 from inference.measurements import diameters, volume_ml
 from inference.volume import Geometry
+
+
+def cut_off(mask: Mask, searched: Mask | None = None) -> bool:
+    """Whether `mask` reaches the edge of the images, or of the part of them that was searched: what lies beyond is
+    unknown, and every size is the least that it can be. All are [slice, row, column]."""
+    seen = np.ones(mask.shape, bool) if searched is None else searched
+    inner = ndimage.binary_erosion(seen, np.ones((3, 3, 3)))
+    return bool((mask & ~inner).any())
 
 
 def size(mask: Mask, geometry: Geometry) -> tuple[Measurement, ...]:

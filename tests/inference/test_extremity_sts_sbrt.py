@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from pydicom import dcmread
 
 from dicom_node.objects.build import ObjectContext, build_objects
@@ -15,6 +16,10 @@ from dicom_node.profiles import Kind, ObjectProfile
 from dicom_node.simulator.limb_study import write_limb_patient, write_limb_study
 from dicom_node.simulator.phantom_study import PhantomStudy
 from inference.application import Application, SeriesInput, load_application
+from inference.applications.extremity_sts_sbrt.course import changes, course, response
+from inference.applications.extremity_sts_sbrt.examination import Examination
+from inference.applications.extremity_sts_sbrt.network import CONTRASTS
+from inference.applications.extremity_sts_sbrt.notes import Earlier, notes
 from inference.applications.extremity_sts_sbrt.preprocessing import prepare, restore
 from inference.concepts import (
     ADC_CHANGE,
@@ -38,11 +43,12 @@ from inference.engine import Engine
 from inference.findings import NOT_ATTEMPTED, Code, Findings, Measurement, Segment
 from inference.inputs import input_key
 from inference.manifest import load_manifest
-from inference.panel import ADC, T1, T2
+from inference.panel import ADC, QUANTITIES, T1, T2, Panel
 from inference.phantoms.limb_study import limb_study
-from inference.quantities.response import Response
+from inference.quantities.missing import Missing
+from inference.quantities.response import Course, Response
 from inference.quantities.statistics import MEAN
-from inference.volume import Geometry
+from inference.volume import Geometry, Volume
 from storage.errors import InputRefused
 
 SEED = 12  # large, necrotic, near the bundle; it shrinks
@@ -228,8 +234,66 @@ def test_an_earlier_study_that_cannot_be_used_is_left_out(
     earlier["t1w@1"] = replace(earlier["t1w@1"], paths=gap[:10] + gap[11:])
     findings = run(second.inputs(*LEAST) | earlier)
     assert any("earlier study of 2026-01-05 was left out" in note and "missing" in note for note in findings.notes)
-    assert any("no earlier study" in note for note in findings.notes)
+    assert any("No earlier study could be compared" in note for note in findings.notes)
+    assert findings.time_point is not None
+    assert (findings.time_point.label, findings.time_point.order) == ("follow-up", 2)
     assert segment(findings, "GTV").mask.any()
+
+
+def test_nothing_is_outlined_where_there_is_no_t2w(
+    patient: tuple[Examined, Examined], run: Callable[..., Findings], followed: Findings
+) -> None:
+    inputs = patient[1].inputs(*LEAST)
+    t2w = inputs["t2w_fs"]
+    findings = run(inputs | {"t2w_fs": replace(t2w, paths=t2w.paths[:21])})
+    assert any("Only where the fat-suppressed T2w lies over the T1w was anything searched" in n for n in findings.notes)
+    assert any("reaches the edge of what was imaged" in note for note in findings.notes)
+    outlined = np.any([one.mask.any(axis=(1, 2)) for one in findings.segments], axis=0)
+    assert np.any([one.mask.any(axis=(1, 2)) for one in followed.segments], axis=0).all()
+    assert outlined.sum() in (21, 22)
+    with pytest.raises(InputRefused, match=r"shows 2[0-9]% of what T1w shows of the limb"):
+        run(inputs | {"t2w_fs": replace(t2w, paths=t2w.paths[:10])})
+
+
+def ellipsoid(turn: NDArray[np.float64], offset: float = 0.0) -> Examination:
+    """An upright ellipsoid, 50 x 50 x 90 mm, seen in slices whose axes are the columns of `turn`."""
+    affine = np.eye(4)
+    affine[:3, :3] = 2.5 * turn
+    affine[:3, 3] = -affine[:3, :3] @ np.array([30, 30, 30]) + np.array([0, 0, offset])
+    geometry = Geometry((61, 61, 61), affine)
+    points = geometry.to_lps(np.stack(np.indices(geometry.shape), axis=-1).reshape(-1, 3).astype(float))
+    mass = (np.linalg.norm(points / [25, 25, 45], axis=-1) < 1).reshape(geometry.shape)
+    volume = Volume(mass.astype(np.float32), geometry, (), "study", "series", "frame", "MR")
+    missing = {quantity.name: Missing(NOT_ATTEMPTED, "it is not there") for quantity in QUANTITIES}
+    searched = np.ones(mass.shape, bool)
+    return Examination(volume, (volume,), CONTRASTS, {"mass": mass}, searched, Panel({}, (), missing, ()), ())
+
+
+AXIAL, CORONAL = np.eye(3)[:, ::-1], np.eye(3)[:, [1, 2, 0]]
+
+
+def test_lengths_in_different_planes_are_not_compared() -> None:
+    assert isinstance(course([ellipsoid(AXIAL), ellipsoid(AXIAL)]), Course)
+    other = [ellipsoid(AXIAL), ellipsoid(CORONAL)]
+    told = course(other)
+    assert isinstance(told, Missing)
+    assert "different planes" in told.reason
+    assert response(other) == ()
+    known = {m.name: m.value for m in changes(other)}
+    assert (known[DIAMETER_CHANGE], known[NADIR_CHANGE]) == (None, None)
+    assert known[VOLUME_CHANGE] == pytest.approx(0.0, abs=1.0)
+    said = notes(other[1], [Earlier(1, date(2026, 1, 5), other[0])])
+    assert any("no response by RECIST 1.1: the time points were imaged in different planes" in note for note in said)
+
+
+def test_a_mass_that_is_not_all_in_the_images_is_not_compared() -> None:
+    part = [ellipsoid(AXIAL), ellipsoid(AXIAL, offset=60.0)]
+    assert [one.cut_off for one in part] == [False, True]
+    assert response(part) == ()
+    assert all(m.value is None for m in changes(part) if m.name != DIAMETER_SUM)
+    said = notes(part[1], [Earlier(1, None, part[0])])
+    assert any("goes on beyond what was imaged" in note for note in said)
+    assert any("reaches the edge of what was imaged" in note for note in said)
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 0, 1)])

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from inference.applications.extremity_sts_sbrt.examination import Examination
 from inference.concepts import (
     ADC_CHANGE,
@@ -19,27 +21,32 @@ from inference.findings import NOT_ATTEMPTED, Code, Evaluation, Measurement
 from inference.quantities.missing import Missing
 from inference.quantities.response import Course, recist
 
-CHANGES = (DIAMETER_CHANGE, NADIR_CHANGE, VOLUME_CHANGE, ADC_CHANGE)
+SAME_PLANE = 20.0  # degrees between slices at most
+CUT_OFF = "the mass goes on beyond what was imaged at one of the time points"
+OTHER_PLANE = "the time points were imaged in different planes, and the longest diameter is one within a slice"
 
 
 def course(examinations: Sequence[Examination]) -> Course | Missing:
     """By the longest diameter of the one mass in each, oldest first; every mass must have been found."""
+    if any(one.cut_off for one in examinations):
+        return Missing(NOT_ATTEMPTED, CUT_OFF)
+    if not _same_plane(examinations):
+        return Missing(NOT_ATTEMPTED, OTHER_PLANE)
     return recist([one.diameters.long_axis for one in examinations])
 
 
 def changes(examinations: Sequence[Examination]) -> tuple[Measurement, ...]:
     """The last time point's change, in % of the first one's (of the smallest one's, for NADIR_CHANGE)."""
     last, first = examinations[-1], examinations[0]
-    total = Measurement(DIAMETER_SUM, last.diameters.long_axis, MM)
-    if len(examinations) < 2:
-        return (total, *(Measurement(name, None, PERCENT, missing=NOT_ATTEMPTED) for name in CHANGES))
-    nadir = min(one.diameters.long_axis for one in examinations[:-1])
+    whole = len(examinations) > 1 and not any(one.cut_off for one in examinations)
+    comparable = whole and _same_plane(examinations)
+    nadir = min((one.diameters.long_axis for one in examinations[:-1]), default=0.0)
     return (
-        total,
-        _change(DIAMETER_CHANGE, first.diameters.long_axis, last.diameters.long_axis),
-        _change(NADIR_CHANGE, nadir, last.diameters.long_axis),
-        _change(VOLUME_CHANGE, first.volume("mass"), last.volume("mass")),
-        _change(ADC_CHANGE, first.adc, last.adc),
+        Measurement(DIAMETER_SUM, last.diameters.long_axis, MM),
+        _change(DIAMETER_CHANGE, first.diameters.long_axis if comparable else None, last.diameters.long_axis),
+        _change(NADIR_CHANGE, nadir if comparable else None, last.diameters.long_axis),
+        _change(VOLUME_CHANGE, first.volume("mass") if whole else None, last.volume("mass")),
+        _change(ADC_CHANGE, first.adc if len(examinations) > 1 else None, last.adc),
     )
 
 
@@ -48,6 +55,11 @@ def response(examinations: Sequence[Examination]) -> tuple[Evaluation, ...]:
     if isinstance(found, Missing):
         return ()
     return (Evaluation(RESPONSE_METHOD, RECIST_1_1), Evaluation(RESPONSE, found.response.value))
+
+
+def _same_plane(examinations: Sequence[Examination]) -> bool:
+    first = examinations[0].normal
+    return all(abs(float(one.normal @ first)) >= np.cos(np.radians(SAME_PLANE)) for one in examinations)
 
 
 def _change(name: Code, before: float | None, now: float | None) -> Measurement:

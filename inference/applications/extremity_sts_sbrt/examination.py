@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from inference.applications.extremity_sts_sbrt.preprocessing import prepare, restore, structures
@@ -16,12 +17,14 @@ from inference.findings import Mask
 from inference.measurements import Diameters, diameters, volume_ml
 from inference.panel import ADC, Panel, Volumes, bring, panel
 from inference.quantities.distances import shortest_distance
+from inference.quantities.size import cut_off
 from inference.quantities.statistics import Statistics
 from inference.volume import Array, Volume
 from storage.errors import InputRefused
 
 REQUIRED = ("t1w", "t2w_fs")  # the network does not know a limb without both
 WEIGHTED = ("t2w_fs", "t1w_fs_post")
+COVERED = 0.5  # of the limb in T1w, by each of REQUIRED at least
 MAPS = {"adc": "adc", "t1": "t1_map", "t2": "t2_map"}  # quantity of the panel -> contrast of the network
 
 Infer = Callable[[Tensor], Tensor]
@@ -30,12 +33,14 @@ Infer = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Examination:
-    """`masks` are the structures that were found, on the grid of `source`; `seen` the contrasts the network had."""
+    """`masks` are the structures that were found, on the grid of `source`; `seen` the contrasts the network had.
+    `searched` is where it had all of REQUIRED: nothing is outlined elsewhere."""
 
     source: Volume
     inputs: tuple[Volume, ...]
     seen: tuple[str, ...]
     masks: Mapping[str, Mask]
+    searched: Mask
     panel: Panel
     notes: tuple[str, ...]
 
@@ -43,6 +48,18 @@ class Examination:
     def diameters(self) -> Diameters:
         """Of the mass, which must have been found."""
         return diameters(self.masks["mass"], self.source.geometry)
+
+    @cached_property
+    def cut_off(self) -> bool:
+        """Whether the mass, which must have been found, goes on where nothing was searched."""
+        return cut_off(self.masks["mass"], self.searched)
+
+    @property
+    def normal(self) -> NDArray[np.float64]:
+        """Of the slices, as a unit vector in LPS."""
+        _, rows, columns = self.source.geometry.affine[:3, :3].T
+        across = np.cross(rows, columns)
+        return np.asarray(across / np.linalg.norm(across))
 
     def volume(self, structure: str) -> float:
         """mL; 0 where it was not found."""
@@ -68,18 +85,22 @@ class Examination:
 
 def examine(volumes: Volumes, infer: Infer, threshold: float) -> Examination:
     """`volumes` by the names of the application's inputs; "t1w" is the one whose grid counts. Raises InputRefused where
-    one of REQUIRED cannot be brought onto that grid."""
+    one of REQUIRED cannot be brought onto that grid, or covers less than COVERED of it."""
     (source,) = volumes["t1w"]
     quantities = panel(volumes, source)
     images: dict[str, Array] = {"t1w": source.array}
     used, notes = [source], []
+    searched = np.ones(source.array.shape, bool)
     for name in WEIGHTED:
         if name not in volumes:
             continue
         volume = volumes[name][0]
         try:
-            images[name] = np.nan_to_num(bring(volume.array, volume, source))
+            brought = bring(volume.array, volume, source)
+            images[name] = np.nan_to_num(brought)
             used.append(volume)
+            if name in REQUIRED:
+                searched &= _covered(brought, source.array)
         except InputRefused as error:
             if name in REQUIRED:
                 raise InputRefused(f"the series for {name} cannot be used: {error}") from error
@@ -92,7 +113,17 @@ def examine(volumes: Volumes, infer: Infer, threshold: float) -> Examination:
         source=source,
         inputs=tuple(dict.fromkeys([*used, *quantities.inputs])),
         seen=tuple(images),
-        masks=structures(probability, source.geometry, threshold),
+        masks=structures(probability * searched, source.geometry, threshold),
+        searched=searched,
         panel=quantities,
         notes=tuple(notes),
     )
+
+
+def _covered(brought: Array, t1w: Array) -> Mask:
+    """Where a series has values on the grid of T1w. Raises InputRefused where it shows too little of the body."""
+    known = np.isfinite(brought)
+    share = float(known[t1w > t1w.mean()].mean())
+    if share < COVERED:
+        raise InputRefused(f"it shows {share:.0%} of what T1w shows of the limb, and {COVERED:.0%} are needed")
+    return known

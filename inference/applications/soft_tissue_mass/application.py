@@ -20,7 +20,7 @@ from inference.gate import check, reference_of
 from inference.manifest import Manifest, file_sha256, weights_path, weights_sha256
 from inference.networks import ensemble
 from inference.panel import Panel, panel, read_optional
-from inference.quantities.size import size
+from inference.quantities.size import cut_off, size
 from inference.volume import Volume, read_volume
 
 COLOR = (221, 130, 101)
@@ -41,6 +41,7 @@ NOT_FOUND = (
     f"No mass of at least {preprocessing.SMALLEST:g} mL was found; this does not exclude one. "
     "The images were searched by " + TRAINED_ON + ", and may overlook a mass: look at the images."
 )
+CUT_OFF = "The outline is uncertain: the mass reaches the edge of the images, and its sizes are the least they can be."
 NO_DEPTH = "The depth of the mass below the fascia is not measured: nothing here outlines the fascia."
 
 
@@ -86,7 +87,7 @@ class SoftTissueMass:
         progress("segmenting", 0.2)
         estimated = self._estimate(volume, engine)
         mask = estimated.mass(self._model.threshold)
-        doubt = self._doubt(estimated) if mask.any() else ()
+        doubt = (*self._doubt(estimated), *((CUT_OFF,) if cut_off(mask) else ())) if mask.any() else ()
         progress("measuring", 0.8)
         quantities = panel(optional, volume)
         found, told = self._measured(mask, volume, quantities, uncertain=bool(doubt)) if mask.any() else ((), ())

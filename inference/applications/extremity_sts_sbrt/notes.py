@@ -1,0 +1,129 @@
+"""What the reader of a report must know besides its numbers."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+
+from inference.applications.extremity_sts_sbrt.course import course
+from inference.applications.extremity_sts_sbrt.examination import Examination
+from inference.applications.extremity_sts_sbrt.network import CONTRASTS
+from inference.applications.extremity_sts_sbrt.preprocessing import SMALLEST
+from inference.findings import Code
+from inference.panel import ADC
+from inference.quantities.missing import Missing
+
+TRAINED = (
+    "Everything here was outlined by a network that has seen simulated limbs only and is not validated on images of "
+    "patients: outlines, sizes, distances, the 5 cm criterion, necrosis and response are for research. Bundle and bone "
+    "of a patient may be missed or outlined elsewhere: do not plan a treatment by them or by the GTV."
+)
+NOT_FOUND = (
+    f"No mass of at least {SMALLEST:g} mL was found; this does not exclude one, and is no complete response. "
+    "The network that searched the images has seen simulated limbs only: look at the images."
+)
+ALONE = "There is no earlier study to compare with: changes and the response by RECIST 1.1 could not be determined."
+NOT_COMPARED = "No earlier study could be compared: changes and the response by RECIST 1.1 could not be determined."
+ONE_MASS = (
+    "The largest mass alone is followed, as the one target lesion; other lesions and new ones are not looked for, so "
+    "the response by RECIST 1.1 is that of this lesion and not of the patient. Whether the studies show the same mass "
+    "was not examined."
+)
+CUT_OFF = "The mass reaches the edge of what was imaged: its sizes are the least they can be."
+PARTLY = "Only where the fat-suppressed T2w lies over the T1w was anything searched: {:.0%} of the T1w series."
+UNSEEN = "The network did without {}: its outlines are less sure."
+OTHER_CONTRASTS = (
+    "The earlier study{} was outlined by other contrasts ({}) than this one: a part of the changes may come from that."
+)
+NO_ADC_CHANGE = "The change of the mean ADC could not be determined: the ADC of one of the studies is missing."
+OTHER_ADC = (
+    "In one of the studies the ADC was fitted to the diffusion series, in another it is the scanner's map: a part of "
+    "its change may come from that."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Earlier:
+    """An earlier time point: its examination, or why there is none."""
+
+    point: int
+    acquired: date | None
+    examination: Examination | None
+    refused: str = ""
+
+    @property
+    def of(self) -> str:
+        """ " of <date>", where the images say it."""
+        return f" of {self.acquired.isoformat()}" if self.acquired else ""
+
+    @property
+    def left_out(self) -> str:
+        """Why it cannot be compared; empty where it can."""
+        if self.examination is None:
+            return self.refused
+        return "" if "mass" in self.examination.masks else "no mass was found in it"
+
+
+def notes(now: Examination, earlier: Sequence[Earlier]) -> tuple[str, ...]:
+    """In the order in which they matter. `earlier` are all time points there are, the oldest first."""
+    found = "mass" in now.masks
+    return (
+        TRAINED if found else NOT_FOUND,
+        *(_compared(now, earlier) if found else ()),
+        *(f"The earlier study{one.of} was left out: {one.left_out}." for one in earlier if one.left_out),
+        *_told(now),
+        *(f"In the earlier study{of}: {note}" for of, before in _usable(earlier) for note in _limits(before)),
+    )
+
+
+def _compared(now: Examination, earlier: Sequence[Earlier]) -> Iterator[str]:
+    """With what the mass was compared, what must be known of that, and why there is no response where there is none."""
+    usable = list(_usable(earlier))
+    if not usable:
+        yield NOT_COMPARED if earlier else ALONE
+        return
+    with_what = ", ".join(f"study {n}{of}" for n, (of, _) in enumerate(usable, start=1))
+    yield f"Compared with {with_what}; the first of them counts as the baseline."
+    yield ONE_MASS
+    compared = [*(before for _, before in usable), now]
+    found = course(compared)
+    if isinstance(found, Missing):
+        yield f"There is no response by RECIST 1.1: {found.reason}."
+    for of, before in usable:
+        if set(before.seen) != set(now.seen):
+            yield OTHER_CONTRASTS.format(of, ", ".join(before.seen))
+    if compared[0].adc is None or now.adc is None:
+        yield NO_ADC_CHANGE
+    elif _adc_method(compared[0]) != _adc_method(now):
+        yield OTHER_ADC
+
+
+def _usable(earlier: Sequence[Earlier]) -> Iterator[tuple[str, Examination]]:
+    for one in earlier:
+        if one.examination is not None and not one.left_out:
+            yield one.of, one.examination
+
+
+def _told(now: Examination) -> Iterator[str]:
+    yield from _limits(now)
+    missing = [name for name in CONTRASTS if name not in now.seen]
+    if missing:
+        yield UNSEEN.format(", ".join(missing))
+    if "mass" not in now.masks:
+        return
+    yield from now.panel.notes(now.masks["mass"])
+    unknown = [words for name, words in (("bundle", "Neurovascular bundle"), ("bone", "Bone")) if name not in now.masks]
+    if unknown:
+        yield f"Not outlined, so that the mass has no distance from it: {', '.join(unknown)}."
+
+
+def _limits(one: Examination) -> Iterator[str]:
+    """Of its images, whichever time point it is."""
+    yield from one.notes
+    if not one.searched.all():
+        yield PARTLY.format(one.searched.mean())
+    if "mass" in one.masks and one.cut_off:
+        yield CUT_OFF
+
+
+def _adc_method(one: Examination) -> Code | None:
+    return next((found.method for found in one.panel.maps if found.quantity == ADC.code), None)
