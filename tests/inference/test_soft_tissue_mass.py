@@ -153,7 +153,7 @@ def test_says_where_the_networks_disagree(
     manifest = application.manifest
     options = manifest.options | {"model": manifest.options["model"] | {"uncertain_below": limit}}
     strict = application_module.create(replace(manifest, options=options))
-    findings = run(strict, engine, list(phantom(1).study.series["t1w"].paths))
+    findings = run(strict, engine, list(phantom(6).study.series["t1w"].paths))
     (segment,) = findings.segments
     said = [(e.name.value, e.value.value) for e in segment.evaluations]
     if limit == 0.0:
@@ -163,6 +163,15 @@ def test_says_where_the_networks_disagree(
         assert said == [(codes.DCM.CertaintyOfFinding.value, codes.SCT.Uncertain.value)]
         assert "The outline is uncertain" in findings.notes[1]
         assert "limit 1.00" in findings.notes[1]
+
+
+def test_a_mass_that_the_images_cut_off_is_uncertain(phantom: Callable[..., Result]) -> None:
+    result = phantom(1)
+    (segment,) = result.findings.segments
+    assert result.study.mask[0].any()
+    assert segment.mask[0].any()
+    assert [e.value.value for e in segment.evaluations] == [codes.SCT.Uncertain.value]
+    assert any("the mass reaches the edge of the images" in note for note in result.findings.notes)
 
 
 def test_the_card_and_the_application_have_the_same_limits(application: Application) -> None:
