@@ -28,20 +28,11 @@ log = logging.getLogger(__name__)
 THRESHOLDS = tuple(round(0.3 + 0.05 * i, 2) for i in range(12))
 ROUNDING_CASES = 5
 UNCERTAIN_SHARE = 0.1  # of the training patients would be marked
-# Settings.views. "mild" ones are as the application sees images: whole, and little changed. Networks that end on them
-# do not outline more of an image than of the views they learned from (Touvron et al. 2019, arXiv 1906.06423).
-VIEWS = {
-    "varied": View(size=VIEW, recolour=0.6),
-    "mild": View(
-        size=(96, 80, 80), rotation=(0.15, 0.05, 0.05), scale=(0.9, 1.1), bend=1.0, keep_centre=0.5, recolour=0.25
-    ),
-}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """`start` is a file of earlier weights that every member goes on from, each in its own way by its seed. `views`
-    is one of VIEWS."""
+    """`start` is a file of earlier weights that every member goes on from, each in its own way by its seed."""
 
     members: int = 2
     iterations: int = 30000
@@ -49,10 +40,10 @@ class Settings:
     seed: int = 0  # of the first member; each has its own
     learning_rate: float = 1e-3
     phantom_share: float = 0.2
+    recolour: float = 0.6  # of the views, see View
     phantoms: int = 240
     test_phantoms: int = 20
     start: Path | None = None
-    views: str = "varied"
 
 
 @dataclass(frozen=True)
@@ -126,7 +117,7 @@ def train_member(cases: Sequence[Case], settings: Settings, number: int, device:
         learning_rate=settings.learning_rate,
     )
     data = [provenance.data_hash(cases), file_sha256(start) if start else ""]
-    data += [f"{settings.phantom_share} {settings.phantoms} {settings.views}"]
+    data += [f"{settings.phantom_share} {settings.recolour} {settings.phantoms}"]
     return fit(network, views(cases, settings, seed, device), schedule, device, folder, " ".join(data))
 
 
@@ -136,7 +127,7 @@ def views(cases: Sequence[Case], settings: Settings, seed: int, device: torch.de
     The phantoms are made when the first view is drawn: a run that is complete needs none.
     """
     share = settings.phantom_share if cases else 1.0
-    how = VIEWS[settings.views]
+    how = View(size=VIEW, recolour=settings.recolour)
 
     @cache
     def groups() -> list[list[tuple[Tensor, Tensor]]]:
