@@ -76,7 +76,7 @@ def mistakes(report: Report, truth: dict[str, Any]) -> list[str]:
 
     found = [
         *check(LONG_AXIS, truth["long_axis"], 4.0),
-        *check(VOLUME, truth["volume_ml"], 0.15 * truth["volume_ml"]),
+        *check(VOLUME, truth["volume_ml"], 0.2 * truth["volume_ml"]),
         *check(BUNDLE_DISTANCE, truth["bundle_distance"], 4.0),
         *check(BONE_DISTANCE, truth["bone_distance"], 4.0),
     ]
