@@ -21,13 +21,14 @@ from inference.quantities.fat_fraction import fat_fraction
 from inference.quantities.missing import Missing
 from inference.quantities.relaxation import T1_PLAUSIBLE
 from inference.quantities.statistics import Statistics, as_measurements, interior, statistics
-from inference.registration import register
-from inference.volume import Array, Volume, read_volumes
+from inference.registration import DISPLACED, register
+from inference.volume import Affine, Array, Volume, read_volumes
 from storage.errors import InputRefused
 
 B_VALUE = "b-value"  # of Volume.told_apart, s/mm2
 MONO_EXPONENTIAL = Code("113250", "DCM", "Mono-exponential diffusion model")
 HALF = 0.5  # of the weight of neighbouring voxels that must have a value
+ONE_BEFORE = np.array([[1, 0, 0, -1], [0, 1, 0, -1], [0, 0, 1, -1], [0, 0, 0, 1]])  # a grid with a border of one voxel
 INSIDE = (
     "The statistics of {} are those of the outline without its outermost voxels in each slice, which show in part what "
     "lies around it."
@@ -147,29 +148,49 @@ def panel(volumes: Volumes, source: Volume) -> Panel:
 
 
 def bring(values: Array, volume: Volume, source: Volume) -> Array:
-    """`values` on the grid of `volume` brought to that of `source`, linear; NaN where there is none.
+    """`values` on the grid of `volume` brought to that of `source`, linear; NaN where there is none, as outside the
+    field of view of `volume`, which ends with the outer faces of its voxels.
 
     By patient coordinates within a frame of reference, else by registration of the images. Raises InputRefused where
-    its check fails.
+    its check fails, and where the images hardly say where they belong along an axis of the patient
+    (`Registration.loose`), as along the shaft of a limb, and one reaches farther along it than the other: only two
+    fields of view that end alike, within DISPLACED mm, were planned on the same stretch.
     """
-    matrix = np.eye(4)
+    affine = volume.geometry.affine
     if not volume.frame_of_reference_uid or volume.frame_of_reference_uid != source.frame_of_reference_uid:
-        found = register(volume, source)
-        if not found.accepted:
-            raise InputRefused(f"its images cannot be brought onto those that are outlined: {found.reason}")
-        matrix = found.matrix
-    affine = np.linalg.inv(matrix) @ volume.geometry.affine
+        affine = _registered(volume, source)
     if np.allclose(affine, source.geometry.affine) and values.shape == source.geometry.shape:
         return values
     known = np.isfinite(values)
+    bordered = affine @ ONE_BEFORE
 
     def moved(array: NDArray[np.float32]) -> NDArray[np.float32]:
         shape = source.geometry.shape
-        return np.asarray(resample(array, affine, source.geometry.affine, shape, order=1), np.float32)
+        return np.asarray(resample(np.pad(array, 1), bordered, source.geometry.affine, shape, order=1), np.float32)
 
     weight, total = moved(known.astype(np.float32)), moved(np.where(known, values, 0).astype(np.float32))
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(weight >= HALF, total / weight, np.nan).astype(np.float32)
+
+
+def _registered(volume: Volume, source: Volume) -> Affine:
+    """The affine of `volume` in the patient coordinates of `source`."""
+    found = register(volume, source)
+    reason = found.reason
+    affine = np.linalg.inv(found.matrix) @ volume.geometry.affine
+    apart = np.abs(_ends(affine, volume.geometry.shape) - _ends(source.geometry.affine, source.geometry.shape))
+    if found.accepted and np.any(found.loose & (apart.max(axis=0) > DISPLACED)):
+        reason = "the two do not show the same length of the limb, and too little tells where they belong along it"
+    if reason:
+        raise InputRefused(f"its images cannot be brought onto those that are outlined: {reason}")
+    return affine
+
+
+def _ends(affine: Affine, shape: tuple[int, int, int]) -> NDArray[np.float64]:
+    """Where a field of view begins and ends along each axis of the patient, through its middle; (2, 3), LPS mm."""
+    middle = affine[:3, :3] @ (np.array(shape) - 1) / 2 + affine[:3, 3]
+    half = np.abs(affine[:3, :3] * shape).max(axis=1) / 2
+    return np.stack([middle - half, middle + half])
 
 
 def _computed(quantity: Quantity, way: tuple[str, ...], volumes: Volumes) -> tuple[Array, Code | None]:

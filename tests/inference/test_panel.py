@@ -17,9 +17,10 @@ from inference.concepts import GRADES, MALIGNANCY, PROBABILITY
 from inference.engine import Engine
 from inference.findings import NOT_ATTEMPTED, Findings, Measurement
 from inference.manifest import load_manifest
-from inference.panel import ADC, FAT, QUANTITIES, T1, T2, panel, read_optional
+from inference.panel import ADC, FAT, QUANTITIES, T1, T2, bring, panel, read_optional
 from inference.quantities.statistics import Statistics, interior
-from inference.volume import read_volume
+from inference.volume import Geometry, read_volume
+from storage.errors import InputRefused
 
 SEED = 12  # a mass of 95 mL
 TOLERANCE = {ADC: 0.02, T1: 0.02, T2: 0.02}  # of the truth
@@ -103,6 +104,30 @@ def test_a_map_of_another_frame_of_reference_is_registered_or_left_out(examined:
     refused = panel({"t2_map": (replace(moved, array=noise),)}, source)
     assert refused.maps == ()
     assert any("cannot be brought onto" in note for note in refused.notes(examined.study.mask))
+
+
+def test_what_shows_less_of_a_limb_has_no_place_along_it(examined: Examined) -> None:
+    """Along the shaft every place looks much alike: half a volume can be registered 20 mm off, and accepted."""
+    source, whole = (read_volume(examined.study.series[name].paths) for name in ("t1w", "t2w_fs"))
+    affine = whole.geometry.affine.copy()
+    affine[:3, 3] += (7.0, -5.0, 25.0)
+    half = replace(
+        whole, array=whole.array[:20], frame_of_reference_uid="1.2.3",
+        geometry=Geometry((20, *whole.geometry.shape[1:]), affine),
+    )  # fmt: skip
+    with pytest.raises(InputRefused, match="do not show the same length of the limb"):
+        bring(half.array, half, source)
+
+
+def test_outside_of_the_field_of_view_nothing_is_known(examined: Examined) -> None:
+    """Which ends with the faces of the voxels: numerical noise in the position of a slice does not lose it."""
+    source, whole = (read_volume(examined.study.series[name].paths) for name in ("t1w", "t2w_fs"))
+    affine = whole.geometry.affine.copy()
+    affine[:3, 3] += (0.0, 0.0, 1e-6)
+    part = replace(whole, array=whole.array[:30], geometry=Geometry((30, *whole.geometry.shape[1:]), affine))
+    brought = bring(part.array, part, source)
+    assert np.isfinite(brought[:30]).all()
+    assert np.isnan(brought[30:]).all()
 
 
 def values(findings: Findings) -> dict[str, Measurement]:
