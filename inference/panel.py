@@ -38,7 +38,8 @@ INSIDE = (
 @dataclass(frozen=True)
 class Quantity:
     """`plausible` is what a voxel can have, beyond it there is no value; `limits` what the median of a whole map and
-    the mean of a region can be: other units lie far outside."""
+    the mean of a region can be: other units lie far outside. `beyond` is the largest share of a map that may lie
+    outside `plausible` in the right unit: fits to noise in the air do, a fraction does not."""
 
     name: str
     label: str
@@ -46,6 +47,7 @@ class Quantity:
     unit: Code
     plausible: tuple[float, float]
     limits: tuple[float, float]
+    beyond: float = 0.5
 
 
 ADC = Quantity(
@@ -54,7 +56,9 @@ ADC = Quantity(
 )  # fmt: skip
 T1 = Quantity("t1", "T1", Code("113063", "DCM", "T1"), Code("ms", "UCUM", "millisecond"), T1_PLAUSIBLE, (100.0, 5000.0))
 T2 = Quantity("t2", "T2", Code("113065", "DCM", "T2"), Code("ms", "UCUM", "millisecond"), (0.0, 3000.0), (5.0, 1000.0))
-FAT = Quantity("fat", "Fat fraction", Code("129100", "DCM", "Fat fraction"), PERCENT, (-20.0, 120.0), (-5.0, 105.0))
+FAT = Quantity(
+    "fat", "Fat fraction", Code("129100", "DCM", "Fat fraction"), PERCENT, (-20.0, 120.0), (-5.0, 105.0), beyond=0.1
+)
 QUANTITIES = (ADC, T1, T2, FAT)
 # The inputs that give each quantity, the better ones first; those of one tuple are needed together.
 SOURCES: Mapping[str, tuple[tuple[str, ...], ...]] = {
@@ -226,11 +230,12 @@ def _from_dixon(volumes: Volumes, way: tuple[str, ...]) -> Array:
 
 
 def _plausible(quantity: Quantity, array: Array) -> Array:
-    """The map without what no tissue can have. Raises InputRefused where its unit cannot be the quantity's."""
+    """The map without what no tissue can have. Raises InputRefused where its unit cannot be the quantity's: too much of
+    it would be erased, zeros aside, or the median of the rest is none. In per mille, lean muscle alone would remain."""
     low, high = quantity.plausible
-    values = np.where((array > low) & (array < high), array, np.nan).astype(np.float32)
-    known = values[np.isfinite(values)]
-    median = float(np.median(known)) if known.size else float("nan")
-    if not quantity.limits[0] <= median <= quantity.limits[1]:
+    measured, kept = np.isfinite(array) & (array != 0), (array > low) & (array < high)
+    unfit = np.count_nonzero(measured & ~kept) > quantity.beyond * np.count_nonzero(measured)
+    median = float(np.median(array[kept])) if kept.any() else float("nan")
+    if unfit or not quantity.limits[0] <= median <= quantity.limits[1]:
         raise InputRefused(f"the values of the series cannot be {quantity.label} in {quantity.unit.value}")
-    return values
+    return np.where(kept, array, np.nan).astype(np.float32)

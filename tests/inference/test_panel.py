@@ -18,6 +18,7 @@ from inference.engine import Engine
 from inference.findings import NOT_ATTEMPTED, Findings, Measurement
 from inference.manifest import load_manifest
 from inference.panel import ADC, FAT, QUANTITIES, T1, T2, bring, panel, read_optional
+from inference.quantities.fat_fraction import fat_fraction
 from inference.quantities.statistics import Statistics, interior
 from inference.volume import Geometry, read_volume
 from storage.errors import InputRefused
@@ -78,6 +79,29 @@ def test_what_is_missing_is_said_with_its_reason(examined: Examined, tmp_path: P
     said = found.notes(examined.study.mask)
     assert any("T1" in note and "cannot be T1 in ms" in note for note in said)
     assert "Not measured: T2, Fat fraction; no series of the study gives it." in said
+
+
+@pytest.mark.parametrize("folder", ["ge_hdxt_prostate_adc", "siemens_xa30_study/11_DWI_dir80_PA"])
+def test_a_unit_is_judged_by_the_whole_map(test_data: Path, folder: str) -> None:
+    """Real ones; of the first, ten times too high, a quarter could still be an ADC."""
+    scanned = read_volume(sorted((test_data / "mr" / folder).rglob("*.dcm")))
+    noise = np.random.default_rng(0).normal(0, 4000, scanned.array.shape).astype(np.float32)  # of a fit in the air
+    noisy = replace(scanned, array=np.where(scanned.array == 0, noise, scanned.array))
+    assert [set(panel({"adc": (one,)}, one).values) for one in (scanned, noisy)] == [{"adc"}] * 2
+    refused = panel({"adc": (replace(scanned, array=10 * scanned.array),)}, scanned)
+    assert "cannot be ADC in um2/s" in refused.missing["adc"].reason
+
+
+def test_a_fat_fraction_in_per_mille_is_none(examined: Examined) -> None:
+    volumes, _ = read_optional(examined.inputs("water", "fat"))
+    (water,), (fat,) = volumes["water"], volumes["fat"]
+    percent = np.nan_to_num(fat_fraction(water.array, fat.array))
+    for scale, said in ((0.01, None), (1, None), (10, "cannot be Fat fraction in %")):
+        found = panel({"fat_fraction": (replace(fat, array=scale * percent),)}, water)
+        if said is None:
+            assert np.nanmax(found.values["fat"]) > 90
+        else:
+            assert said in found.missing["fat"].reason
 
 
 def rescaled(paths: tuple[Path, ...], folder: Path, factor: float) -> tuple[Path, ...]:
