@@ -22,7 +22,7 @@ from inference.quantities.missing import Missing
 from inference.quantities.relaxation import T1_PLAUSIBLE
 from inference.quantities.statistics import Statistics, as_measurements, interior, statistics
 from inference.registration import DISPLACED, register
-from inference.volume import Affine, Array, Volume, read_volumes
+from inference.volume import Affine, Array, Geometry, Volume, read_volumes
 from storage.errors import InputRefused
 
 B_VALUE = "b-value"  # of Volume.told_apart, s/mm2
@@ -163,7 +163,7 @@ def bring(values: Array, volume: Volume, source: Volume) -> Array:
     affine = volume.geometry.affine
     if not volume.frame_of_reference_uid or volume.frame_of_reference_uid != source.frame_of_reference_uid:
         affine = _registered(volume, source)
-    if np.allclose(affine, source.geometry.affine) and values.shape == source.geometry.shape:
+    if _one_grid(Geometry(values.shape, affine), source.geometry):
         return values
     known = np.isfinite(values)
     bordered = affine @ ONE_BEFORE
@@ -188,6 +188,10 @@ def _registered(volume: Volume, source: Volume) -> Affine:
     if reason:
         raise InputRefused(f"its images cannot be brought onto those that are outlined: {reason}")
     return affine
+
+
+def _one_grid(one: Geometry, other: Geometry) -> bool:
+    return one.shape == other.shape and np.allclose(one.affine, other.affine)
 
 
 def _ends(affine: Affine, shape: tuple[int, int, int]) -> NDArray[np.float64]:
@@ -225,7 +229,13 @@ def _from_dixon(volumes: Volumes, way: tuple[str, ...]) -> Array:
         found = {name: volumes[name][0] for name in way}
     if "water" not in found or "fat" not in found:
         raise InputRefused("the Dixon series does not hold water and fat")
-    water, fat = (found[name].array / np.float32(found[name].signal_scale) for name in ("water", "fat"))
+    one, other = found["water"], found["fat"]
+    if one.frame_of_reference_uid != other.frame_of_reference_uid or not _one_grid(one.geometry, other.geometry):
+        raise InputRefused(
+            f"water (series {one.series_instance_uid}) and fat (series {other.series_instance_uid}) lie on different "
+            "grids or have different frames of reference, so that their voxels do not show the same place"
+        )
+    water, fat = (volume.array / np.float32(volume.signal_scale) for volume in (one, other))
     return fat_fraction(water, fat)
 
 

@@ -104,6 +104,23 @@ def test_a_fat_fraction_in_per_mille_is_none(examined: Examined) -> None:
             assert said in found.missing["fat"].reason
 
 
+@pytest.mark.parametrize("changed", ["place", "frame of reference"])
+def test_water_and_fat_must_show_the_same_place(examined: Examined, changed: str) -> None:
+    volumes, _ = read_optional(examined.inputs("water", "fat"))
+    (water,), (fat,) = volumes["water"], volumes["fat"]
+    affine = fat.geometry.affine.copy()
+    affine[:3, 3] += (0.0, 0.0, 8.0)
+    other = {
+        "place": replace(fat, geometry=Geometry(fat.geometry.shape, affine)),
+        "frame of reference": replace(fat, frame_of_reference_uid="1.2.3"),
+    }[changed]
+    refused = panel({"water": (water,), "fat": (other,)}, water)
+    reason = refused.missing["fat"].reason
+    assert (
+        f"water (series {water.series_instance_uid}) and fat (series {fat.series_instance_uid}) lie on diff" in reason
+    )
+
+
 def rescaled(paths: tuple[Path, ...], folder: Path, factor: float) -> tuple[Path, ...]:
     written = []
     for path in paths:
