@@ -74,13 +74,16 @@ Volumes = Mapping[str, tuple[Volume, ...]]
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """`values` are the maps on the grid of the source, by the name of the quantity, NaN where there is no value;
-    `missing` says of the other quantities why there is none. `inputs` are the volumes that were used."""
+    """`asked` are the quantities it is about. `values` are the maps on the grid of the source, by the name of the
+    quantity, NaN where there is no value; `missing` says of the other quantities why there is none. `inputs` are the
+    volumes that were used; `unused` says why others were not that would have given a quantity better."""
 
+    asked: tuple[Quantity, ...]
     values: Mapping[str, Array]
     maps: tuple[ParametricMap, ...]
     missing: Mapping[str, Missing]
     inputs: tuple[Volume, ...]
+    unused: tuple[str, ...]
 
     def statistics(self, quantity: Quantity, mask: Mask) -> Statistics | Missing:
         """Of the interior of `mask`: the border would pull every mean towards the tissue around it."""
@@ -89,21 +92,22 @@ class Panel:
         return statistics(self.values[quantity.name], interior(mask), quantity.limits)
 
     def measurements(self, mask: Mask) -> tuple[Measurement, ...]:
-        """All statistics of all quantities; of those that are missing the mean, with the reason's code."""
+        """All statistics of the quantities asked for; of those that are missing the mean, with the reason's code."""
         return tuple(
-            one for q in QUANTITIES for one in as_measurements(q.code, q.unit, self.statistics(q, mask))
+            one for q in self.asked for one in as_measurements(q.code, q.unit, self.statistics(q, mask))
         )  # fmt: skip
 
     def notes(self, mask: Mask) -> tuple[str, ...]:
-        """Of what the statistics are, and what is missing and why, in a sentence for each reason."""
+        """Of what the statistics are, what was not used, and what is missing and why, in a sentence for each reason."""
         measured: list[str] = []
         reasons: dict[str, list[str]] = {}
-        for quantity in QUANTITIES:
+        for quantity in self.asked:
             found = self.statistics(quantity, mask)
             where = reasons.setdefault(found.reason, []) if isinstance(found, Missing) else measured
             where.append(quantity.label)
         return (
             *((INSIDE.format(", ".join(measured)),) if measured else ()),
+            *self.unused,
             *(f"Not measured: {', '.join(labels)}; {reason}." for reason, labels in reasons.items()),
         )
 
@@ -124,31 +128,34 @@ def read_optional(
     return volumes, tuple(notes)
 
 
-def panel(volumes: Volumes, source: Volume) -> Panel:
-    """What the `volumes`, by the names of NAMES, give on the grid of `source`."""
+def panel(volumes: Volumes, source: Volume, asked: Sequence[Quantity] = QUANTITIES) -> Panel:
+    """What the `volumes`, by the names of NAMES, give on the grid of `source`. Quantities that are not `asked` for are
+    neither measured nor spoken of."""
     values: dict[str, Array] = {}
     maps: list[ParametricMap] = []
     missing: dict[str, Missing] = {}
     used: list[Volume] = []
-    for quantity in QUANTITIES:
+    unused: list[str] = []
+    for quantity in asked:
         ways = [way for way in SOURCES[quantity.name] if all(name in volumes for name in way)]
-        reasons = []
+        reasons: dict[str, str] = {}
         for way in ways:
             found = [volume for name in way for volume in volumes[name]]
             try:
                 array, method = _computed(quantity, way, volumes)
                 on_source = bring(_plausible(quantity, array), found[0], source)
             except InputRefused as error:
-                reasons.append(str(error))
+                reasons[" and ".join(way)] = str(error)
                 continue
             values[quantity.name] = on_source
             maps.append(ParametricMap(quantity.label, quantity.code, quantity.unit, on_source, method))
             used += found
+            unused += [f"The series for {names} was not used: {reason}." for names, reason in reasons.items()]
             break
         else:
-            why = "; ".join(reasons) or "no series of the study gives it"
+            why = "; ".join(reasons.values()) or "no usable series was given for it"
             missing[quantity.name] = Missing(NOT_ATTEMPTED, why)
-    return Panel(values, tuple(maps), missing, tuple(used))
+    return Panel(tuple(asked), values, tuple(maps), missing, tuple(used), tuple(unused))
 
 
 def bring(values: Array, volume: Volume, source: Volume) -> Array:

@@ -78,7 +78,7 @@ def test_what_is_missing_is_said_with_its_reason(examined: Examined, tmp_path: P
     ]  # fmt: skip
     said = found.notes(examined.study.mask)
     assert any("T1" in note and "cannot be T1 in ms" in note for note in said)
-    assert "Not measured: T2, Fat fraction; no series of the study gives it." in said
+    assert "Not measured: T2, Fat fraction; no usable series was given for it." in said
 
 
 @pytest.mark.parametrize("folder", ["ge_hdxt_prostate_adc", "siemens_xa30_study/11_DWI_dir80_PA"])
@@ -119,6 +119,18 @@ def test_water_and_fat_must_show_the_same_place(examined: Examined, changed: str
     assert (
         f"water (series {water.series_instance_uid}) and fat (series {fat.series_instance_uid}) lie on diff" in reason
     )
+
+
+def test_only_what_is_asked_for_is_told_and_why_a_better_series_was_not_used(examined: Examined) -> None:
+    source = read_volume(examined.study.series["t1w"].paths)
+    volumes, _ = read_optional(examined.inputs("dwi", "adc", "water", "fat"))
+    found = panel(volumes | {"dwi": volumes["dwi"][:1]}, source, (ADC, T1))
+    assert {m.name for m in found.measurements(examined.study.mask)} == {ADC.code, T1.code}
+    assert found.inputs == volumes["adc"]
+    statistics, unused, missing = found.notes(examined.study.mask)
+    assert "of ADC are" in statistics
+    assert unused.startswith("The series for dwi was not used: the fit needs at least 2 different b-values")
+    assert missing == "Not measured: T1; no usable series was given for it."
 
 
 def rescaled(paths: tuple[Path, ...], folder: Path, factor: float) -> tuple[Path, ...]:
