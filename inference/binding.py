@@ -182,15 +182,29 @@ def _shortened(names: Sequence[str]) -> str:
 
 
 def _rank(rule: InputRule, s: SeriesDescription, bound: Mapping[str, SeriesDescription]) -> Rank:
-    """The order of the input's kinds, then its preferences; then what is better in general."""
+    """What is certainly as the input takes it, where another series does not say; the order of the input's kinds, then
+    its preferences; then what is better in general."""
     kinds = [(f"it is {s.kind}", -float(rule.kind.index(s.kind)))] if rule.kind else []
     return (
         ("its kind is surer", float(s.confidence >= SURE)),
+        *_certain(rule, s),
         *kinds,
         *((f"preferred: {p}", _satisfied(p, s, bound)) for p in rule.prefer),
         ("its kind is surer", round(s.confidence, 1)),
         ("without contrast agent", float(not s.contrast)),
         ("it has more slices", float(s.slices)),
+    )
+
+
+def _certain(rule: InputRule, s: SeriesDescription) -> Rank:
+    """A series that does not say whether it is fat suppressed or contrast-enhanced may feed an input that minds."""
+    return tuple(
+        (f"it is surely {'' if asked else 'not '}{what}", float(said is asked))
+        for what, asked, said in (
+            ("fat suppressed", rule.fat_suppressed, s.fat_suppressed),
+            ("contrast-enhanced", rule.contrast, s.contrast),
+        )
+        if asked is not None
     )
 
 

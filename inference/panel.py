@@ -21,13 +21,14 @@ from inference.quantities.fat_fraction import fat_fraction
 from inference.quantities.missing import Missing
 from inference.quantities.relaxation import T1_PLAUSIBLE
 from inference.quantities.statistics import Statistics, as_measurements, interior, statistics
-from inference.registration import register
-from inference.volume import Array, Volume, read_volumes
+from inference.registration import DISPLACED, register
+from inference.volume import Affine, Array, Geometry, Volume, read_volumes
 from storage.errors import InputRefused
 
 B_VALUE = "b-value"  # of Volume.told_apart, s/mm2
 MONO_EXPONENTIAL = Code("113250", "DCM", "Mono-exponential diffusion model")
 HALF = 0.5  # of the weight of neighbouring voxels that must have a value
+ONE_BEFORE = np.array([[1, 0, 0, -1], [0, 1, 0, -1], [0, 0, 1, -1], [0, 0, 0, 1]])  # a grid with a border of one voxel
 INSIDE = (
     "The statistics of {} are those of the outline without its outermost voxels in each slice, which show in part what "
     "lies around it."
@@ -37,7 +38,8 @@ INSIDE = (
 @dataclass(frozen=True)
 class Quantity:
     """`plausible` is what a voxel can have, beyond it there is no value; `limits` what the median of a whole map and
-    the mean of a region can be: other units lie far outside."""
+    the mean of a region can be: other units lie far outside. `beyond` is the largest share of a map that may lie
+    outside `plausible` in the right unit: fits to noise in the air do, a fraction does not."""
 
     name: str
     label: str
@@ -45,6 +47,7 @@ class Quantity:
     unit: Code
     plausible: tuple[float, float]
     limits: tuple[float, float]
+    beyond: float = 0.5
 
 
 ADC = Quantity(
@@ -53,7 +56,9 @@ ADC = Quantity(
 )  # fmt: skip
 T1 = Quantity("t1", "T1", Code("113063", "DCM", "T1"), Code("ms", "UCUM", "millisecond"), T1_PLAUSIBLE, (100.0, 5000.0))
 T2 = Quantity("t2", "T2", Code("113065", "DCM", "T2"), Code("ms", "UCUM", "millisecond"), (0.0, 3000.0), (5.0, 1000.0))
-FAT = Quantity("fat", "Fat fraction", Code("129100", "DCM", "Fat fraction"), PERCENT, (-20.0, 120.0), (-5.0, 105.0))
+FAT = Quantity(
+    "fat", "Fat fraction", Code("129100", "DCM", "Fat fraction"), PERCENT, (-20.0, 120.0), (-5.0, 105.0), beyond=0.1
+)
 QUANTITIES = (ADC, T1, T2, FAT)
 # The inputs that give each quantity, the better ones first; those of one tuple are needed together.
 SOURCES: Mapping[str, tuple[tuple[str, ...], ...]] = {
@@ -69,13 +74,16 @@ Volumes = Mapping[str, tuple[Volume, ...]]
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """`values` are the maps on the grid of the source, by the name of the quantity, NaN where there is no value;
-    `missing` says of the other quantities why there is none. `inputs` are the volumes that were used."""
+    """`asked` are the quantities it is about. `values` are the maps on the grid of the source, by the name of the
+    quantity, NaN where there is no value; `missing` says of the other quantities why there is none. `inputs` are the
+    volumes that were used; `unused` says why others were not that would have given a quantity better."""
 
+    asked: tuple[Quantity, ...]
     values: Mapping[str, Array]
     maps: tuple[ParametricMap, ...]
     missing: Mapping[str, Missing]
     inputs: tuple[Volume, ...]
+    unused: tuple[str, ...]
 
     def statistics(self, quantity: Quantity, mask: Mask) -> Statistics | Missing:
         """Of the interior of `mask`: the border would pull every mean towards the tissue around it."""
@@ -84,21 +92,22 @@ class Panel:
         return statistics(self.values[quantity.name], interior(mask), quantity.limits)
 
     def measurements(self, mask: Mask) -> tuple[Measurement, ...]:
-        """All statistics of all quantities; of those that are missing the mean, with the reason's code."""
+        """All statistics of the quantities asked for; of those that are missing the mean, with the reason's code."""
         return tuple(
-            one for q in QUANTITIES for one in as_measurements(q.code, q.unit, self.statistics(q, mask))
+            one for q in self.asked for one in as_measurements(q.code, q.unit, self.statistics(q, mask))
         )  # fmt: skip
 
     def notes(self, mask: Mask) -> tuple[str, ...]:
-        """Of what the statistics are, and what is missing and why, in a sentence for each reason."""
+        """Of what the statistics are, what was not used, and what is missing and why, in a sentence for each reason."""
         measured: list[str] = []
         reasons: dict[str, list[str]] = {}
-        for quantity in QUANTITIES:
+        for quantity in self.asked:
             found = self.statistics(quantity, mask)
             where = reasons.setdefault(found.reason, []) if isinstance(found, Missing) else measured
             where.append(quantity.label)
         return (
             *((INSIDE.format(", ".join(measured)),) if measured else ()),
+            *self.unused,
             *(f"Not measured: {', '.join(labels)}; {reason}." for reason, labels in reasons.items()),
         )
 
@@ -119,57 +128,84 @@ def read_optional(
     return volumes, tuple(notes)
 
 
-def panel(volumes: Volumes, source: Volume) -> Panel:
-    """What the `volumes`, by the names of NAMES, give on the grid of `source`."""
+def panel(volumes: Volumes, source: Volume, asked: Sequence[Quantity] = QUANTITIES) -> Panel:
+    """What the `volumes`, by the names of NAMES, give on the grid of `source`. Quantities that are not `asked` for are
+    neither measured nor spoken of."""
     values: dict[str, Array] = {}
     maps: list[ParametricMap] = []
     missing: dict[str, Missing] = {}
     used: list[Volume] = []
-    for quantity in QUANTITIES:
+    unused: list[str] = []
+    for quantity in asked:
         ways = [way for way in SOURCES[quantity.name] if all(name in volumes for name in way)]
-        reasons = []
+        reasons: dict[str, str] = {}
         for way in ways:
             found = [volume for name in way for volume in volumes[name]]
             try:
                 array, method = _computed(quantity, way, volumes)
                 on_source = bring(_plausible(quantity, array), found[0], source)
             except InputRefused as error:
-                reasons.append(str(error))
+                reasons[" and ".join(way)] = str(error)
                 continue
             values[quantity.name] = on_source
             maps.append(ParametricMap(quantity.label, quantity.code, quantity.unit, on_source, method))
             used += found
+            unused += [f"The series for {names} was not used: {reason}." for names, reason in reasons.items()]
             break
         else:
-            why = "; ".join(reasons) or "no series of the study gives it"
+            why = "; ".join(reasons.values()) or "no usable series was given for it"
             missing[quantity.name] = Missing(NOT_ATTEMPTED, why)
-    return Panel(values, tuple(maps), missing, tuple(used))
+    return Panel(tuple(asked), values, tuple(maps), missing, tuple(used), tuple(unused))
 
 
 def bring(values: Array, volume: Volume, source: Volume) -> Array:
-    """`values` on the grid of `volume` brought to that of `source`, linear; NaN where there is none.
+    """`values` on the grid of `volume` brought to that of `source`, linear; NaN where there is none, as outside the
+    field of view of `volume`, which ends with the outer faces of its voxels.
 
     By patient coordinates within a frame of reference, else by registration of the images. Raises InputRefused where
-    its check fails.
+    its check fails, and where the images hardly say where they belong along an axis of the patient
+    (`Registration.loose`), as along the shaft of a limb, and one reaches farther along it than the other: only two
+    fields of view that end alike, within DISPLACED mm, were planned on the same stretch.
     """
-    matrix = np.eye(4)
+    affine = volume.geometry.affine
     if not volume.frame_of_reference_uid or volume.frame_of_reference_uid != source.frame_of_reference_uid:
-        found = register(volume, source)
-        if not found.accepted:
-            raise InputRefused(f"its images cannot be brought onto those that are outlined: {found.reason}")
-        matrix = found.matrix
-    affine = np.linalg.inv(matrix) @ volume.geometry.affine
-    if np.allclose(affine, source.geometry.affine) and values.shape == source.geometry.shape:
+        affine = _registered(volume, source)
+    if _one_grid(Geometry(values.shape, affine), source.geometry):
         return values
     known = np.isfinite(values)
+    bordered = affine @ ONE_BEFORE
 
     def moved(array: NDArray[np.float32]) -> NDArray[np.float32]:
         shape = source.geometry.shape
-        return np.asarray(resample(array, affine, source.geometry.affine, shape, order=1), np.float32)
+        return np.asarray(resample(np.pad(array, 1), bordered, source.geometry.affine, shape, order=1), np.float32)
 
     weight, total = moved(known.astype(np.float32)), moved(np.where(known, values, 0).astype(np.float32))
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(weight >= HALF, total / weight, np.nan).astype(np.float32)
+
+
+def _registered(volume: Volume, source: Volume) -> Affine:
+    """The affine of `volume` in the patient coordinates of `source`."""
+    found = register(volume, source)
+    reason = found.reason
+    affine = np.linalg.inv(found.matrix) @ volume.geometry.affine
+    apart = np.abs(_ends(affine, volume.geometry.shape) - _ends(source.geometry.affine, source.geometry.shape))
+    if found.accepted and np.any(found.loose & (apart.max(axis=0) > DISPLACED)):
+        reason = "the two do not show the same length of the limb, and too little tells where they belong along it"
+    if reason:
+        raise InputRefused(f"its images cannot be brought onto those that are outlined: {reason}")
+    return affine
+
+
+def _one_grid(one: Geometry, other: Geometry) -> bool:
+    return one.shape == other.shape and np.allclose(one.affine, other.affine)
+
+
+def _ends(affine: Affine, shape: tuple[int, int, int]) -> NDArray[np.float64]:
+    """Where a field of view begins and ends along each axis of the patient, through its middle; (2, 3), LPS mm."""
+    middle = affine[:3, :3] @ (np.array(shape) - 1) / 2 + affine[:3, 3]
+    half = np.abs(affine[:3, :3] * shape).max(axis=1) / 2
+    return np.stack([middle - half, middle + half])
 
 
 def _computed(quantity: Quantity, way: tuple[str, ...], volumes: Volumes) -> tuple[Array, Code | None]:
@@ -200,16 +236,23 @@ def _from_dixon(volumes: Volumes, way: tuple[str, ...]) -> Array:
         found = {name: volumes[name][0] for name in way}
     if "water" not in found or "fat" not in found:
         raise InputRefused("the Dixon series does not hold water and fat")
-    water, fat = (found[name].array / np.float32(found[name].signal_scale) for name in ("water", "fat"))
+    one, other = found["water"], found["fat"]
+    if one.frame_of_reference_uid != other.frame_of_reference_uid or not _one_grid(one.geometry, other.geometry):
+        raise InputRefused(
+            f"water (series {one.series_instance_uid}) and fat (series {other.series_instance_uid}) lie on different "
+            "grids or have different frames of reference, so that their voxels do not show the same place"
+        )
+    water, fat = (volume.array / np.float32(volume.signal_scale) for volume in (one, other))
     return fat_fraction(water, fat)
 
 
 def _plausible(quantity: Quantity, array: Array) -> Array:
-    """The map without what no tissue can have. Raises InputRefused where its unit cannot be the quantity's."""
+    """The map without what no tissue can have. Raises InputRefused where its unit cannot be the quantity's: too much of
+    it would be erased, zeros aside, or the median of the rest is none. In per mille, lean muscle alone would remain."""
     low, high = quantity.plausible
-    values = np.where((array > low) & (array < high), array, np.nan).astype(np.float32)
-    known = values[np.isfinite(values)]
-    median = float(np.median(known)) if known.size else float("nan")
-    if not quantity.limits[0] <= median <= quantity.limits[1]:
+    measured, kept = np.isfinite(array) & (array != 0), (array > low) & (array < high)
+    unfit = np.count_nonzero(measured & ~kept) > quantity.beyond * np.count_nonzero(measured)
+    median = float(np.median(array[kept])) if kept.any() else float("nan")
+    if unfit or not quantity.limits[0] <= median <= quantity.limits[1]:
         raise InputRefused(f"the values of the series cannot be {quantity.label} in {quantity.unit.value}")
-    return values
+    return np.where(kept, array, np.nan).astype(np.float32)

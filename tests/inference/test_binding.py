@@ -67,6 +67,22 @@ def test_kinds_are_in_order_of_preference() -> None:
     assert refusal(rule, series("3", Kind.PDW)) == "is PDw, not FLAIR or T2w (spin echo)"
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"fat_suppressed": True}, "it is surely fat suppressed"),
+        ({"contrast": False}, "it is surely not contrast-enhanced"),
+    ],
+)
+def test_what_certainly_is_as_asked_goes_before_what_does_not_say(asked: dict[str, bool], said: str) -> None:
+    rule = InputRule("t2w_fs", kind=["T2w", "STIR"], prefer=("3D",), **asked)
+    unknown = series("1", Kind.T2W, dimension="3D", **dict.fromkeys(asked))
+    found = bind([rule], [unknown, series("2", Kind.STIR, **asked)])
+    assert found.inputs == {"t2w_fs": "2"}
+    assert found.decisions[0].reason.endswith(said)
+    assert bind([rule], [unknown]).inputs == {"t2w_fs": "1"}
+
+
 def test_an_input_may_follow_the_plane_of_another() -> None:
     rules = [InputRule("t1w", kind="T1w"), InputRule("t2w", kind="T2w", prefer=("same plane as t1w",))]
     found = [series("1", plane="coronal"), series("2", Kind.T2W, slices=90), series("3", Kind.T2W, plane="coronal")]

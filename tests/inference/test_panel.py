@@ -17,9 +17,11 @@ from inference.concepts import GRADES, MALIGNANCY, PROBABILITY
 from inference.engine import Engine
 from inference.findings import NOT_ATTEMPTED, Findings, Measurement
 from inference.manifest import load_manifest
-from inference.panel import ADC, FAT, QUANTITIES, T1, T2, panel, read_optional
+from inference.panel import ADC, FAT, QUANTITIES, T1, T2, bring, panel, read_optional
+from inference.quantities.fat_fraction import fat_fraction
 from inference.quantities.statistics import Statistics, interior
-from inference.volume import read_volume
+from inference.volume import Geometry, read_volume
+from storage.errors import InputRefused
 
 SEED = 12  # a mass of 95 mL
 TOLERANCE = {ADC: 0.02, T1: 0.02, T2: 0.02}  # of the truth
@@ -76,7 +78,59 @@ def test_what_is_missing_is_said_with_its_reason(examined: Examined, tmp_path: P
     ]  # fmt: skip
     said = found.notes(examined.study.mask)
     assert any("T1" in note and "cannot be T1 in ms" in note for note in said)
-    assert "Not measured: T2, Fat fraction; no series of the study gives it." in said
+    assert "Not measured: T2, Fat fraction; no usable series was given for it." in said
+
+
+@pytest.mark.parametrize("folder", ["ge_hdxt_prostate_adc", "siemens_xa30_study/11_DWI_dir80_PA"])
+def test_a_unit_is_judged_by_the_whole_map(test_data: Path, folder: str) -> None:
+    """Real ones; of the first, ten times too high, a quarter could still be an ADC."""
+    scanned = read_volume(sorted((test_data / "mr" / folder).rglob("*.dcm")))
+    noise = np.random.default_rng(0).normal(0, 4000, scanned.array.shape).astype(np.float32)  # of a fit in the air
+    noisy = replace(scanned, array=np.where(scanned.array == 0, noise, scanned.array))
+    assert [set(panel({"adc": (one,)}, one).values) for one in (scanned, noisy)] == [{"adc"}] * 2
+    refused = panel({"adc": (replace(scanned, array=10 * scanned.array),)}, scanned)
+    assert "cannot be ADC in um2/s" in refused.missing["adc"].reason
+
+
+def test_a_fat_fraction_in_per_mille_is_none(examined: Examined) -> None:
+    volumes, _ = read_optional(examined.inputs("water", "fat"))
+    (water,), (fat,) = volumes["water"], volumes["fat"]
+    percent = np.nan_to_num(fat_fraction(water.array, fat.array))
+    for scale, said in ((0.01, None), (1, None), (10, "cannot be Fat fraction in %")):
+        found = panel({"fat_fraction": (replace(fat, array=scale * percent),)}, water)
+        if said is None:
+            assert np.nanmax(found.values["fat"]) > 90
+        else:
+            assert said in found.missing["fat"].reason
+
+
+@pytest.mark.parametrize("changed", ["place", "frame of reference"])
+def test_water_and_fat_must_show_the_same_place(examined: Examined, changed: str) -> None:
+    volumes, _ = read_optional(examined.inputs("water", "fat"))
+    (water,), (fat,) = volumes["water"], volumes["fat"]
+    affine = fat.geometry.affine.copy()
+    affine[:3, 3] += (0.0, 0.0, 8.0)
+    other = {
+        "place": replace(fat, geometry=Geometry(fat.geometry.shape, affine)),
+        "frame of reference": replace(fat, frame_of_reference_uid="1.2.3"),
+    }[changed]
+    refused = panel({"water": (water,), "fat": (other,)}, water)
+    reason = refused.missing["fat"].reason
+    assert (
+        f"water (series {water.series_instance_uid}) and fat (series {fat.series_instance_uid}) lie on diff" in reason
+    )
+
+
+def test_only_what_is_asked_for_is_told_and_why_a_better_series_was_not_used(examined: Examined) -> None:
+    source = read_volume(examined.study.series["t1w"].paths)
+    volumes, _ = read_optional(examined.inputs("dwi", "adc", "water", "fat"))
+    found = panel(volumes | {"dwi": volumes["dwi"][:1]}, source, (ADC, T1))
+    assert {m.name for m in found.measurements(examined.study.mask)} == {ADC.code, T1.code}
+    assert found.inputs == volumes["adc"]
+    statistics, unused, missing = found.notes(examined.study.mask)
+    assert "of ADC are" in statistics
+    assert unused.startswith("The series for dwi was not used: the fit needs at least 2 different b-values")
+    assert missing == "Not measured: T1; no usable series was given for it."
 
 
 def rescaled(paths: tuple[Path, ...], folder: Path, factor: float) -> tuple[Path, ...]:
@@ -103,6 +157,30 @@ def test_a_map_of_another_frame_of_reference_is_registered_or_left_out(examined:
     refused = panel({"t2_map": (replace(moved, array=noise),)}, source)
     assert refused.maps == ()
     assert any("cannot be brought onto" in note for note in refused.notes(examined.study.mask))
+
+
+def test_what_shows_less_of_a_limb_has_no_place_along_it(examined: Examined) -> None:
+    """Along the shaft every place looks much alike: half a volume can be registered 20 mm off, and accepted."""
+    source, whole = (read_volume(examined.study.series[name].paths) for name in ("t1w", "t2w_fs"))
+    affine = whole.geometry.affine.copy()
+    affine[:3, 3] += (7.0, -5.0, 25.0)
+    half = replace(
+        whole, array=whole.array[:20], frame_of_reference_uid="1.2.3",
+        geometry=Geometry((20, *whole.geometry.shape[1:]), affine),
+    )  # fmt: skip
+    with pytest.raises(InputRefused, match="do not show the same length of the limb"):
+        bring(half.array, half, source)
+
+
+def test_outside_of_the_field_of_view_nothing_is_known(examined: Examined) -> None:
+    """Which ends with the faces of the voxels: numerical noise in the position of a slice does not lose it."""
+    source, whole = (read_volume(examined.study.series[name].paths) for name in ("t1w", "t2w_fs"))
+    affine = whole.geometry.affine.copy()
+    affine[:3, 3] += (0.0, 0.0, 1e-6)
+    part = replace(whole, array=whole.array[:30], geometry=Geometry((30, *whole.geometry.shape[1:]), affine))
+    brought = bring(part.array, part, source)
+    assert np.isfinite(brought[:30]).all()
+    assert np.isnan(brought[30:]).all()
 
 
 def values(findings: Findings) -> dict[str, Measurement]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from inference.applications.extremity_sts_sbrt.preprocessing import prepare, restore, structures
 from inference.findings import Mask
 from inference.measurements import Diameters, diameters, volume_ml
-from inference.panel import ADC, Panel, Volumes, bring, panel
+from inference.panel import ADC, T1, T2, Panel, Volumes, bring, panel
 from inference.quantities.distances import shortest_distance
 from inference.quantities.size import cut_off
 from inference.quantities.statistics import Statistics
@@ -87,7 +87,7 @@ def examine(volumes: Volumes, infer: Infer, threshold: float) -> Examination:
     """`volumes` by the names of the application's inputs; "t1w" is the one whose grid counts. Raises InputRefused where
     one of REQUIRED cannot be brought onto that grid, or covers less than COVERED of it."""
     (source,) = volumes["t1w"]
-    quantities = panel(volumes, source)
+    quantities = panel(volumes, source, (ADC, T1, T2))
     images: dict[str, Array] = {"t1w": source.array}
     used, notes = [source], []
     searched = np.ones(source.array.shape, bool)
