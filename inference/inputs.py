@@ -66,8 +66,8 @@ class BValues:
 class SeriesRule:
     """None and empty mean: anything.
 
-    Of several series that fit, one of the kind that is named first is taken, then the one that satisfies the first of
-    `prefer`, and so on.
+    Of several series that fit, one that is surely as `fat_suppressed` and `contrast` ask is taken, then one of the kind
+    that is named first, then the one that satisfies the first of `prefer`, and so on.
     """
 
     modality: Modality = "MR"
