@@ -43,7 +43,7 @@ from inference.engine import Engine
 from inference.findings import NOT_ATTEMPTED, Code, Findings, Measurement, Segment
 from inference.inputs import input_key
 from inference.manifest import load_manifest
-from inference.panel import ADC, QUANTITIES, T1, T2, Panel
+from inference.panel import ADC, T1, T2, Panel
 from inference.phantoms.limb_study import limb_study
 from inference.quantities.missing import Missing
 from inference.quantities.response import Course, Response
@@ -264,9 +264,9 @@ def ellipsoid(turn: NDArray[np.float64], offset: float = 0.0) -> Examination:
     points = geometry.to_lps(np.stack(np.indices(geometry.shape), axis=-1).reshape(-1, 3).astype(float))
     mass = (np.linalg.norm(points / [25, 25, 45], axis=-1) < 1).reshape(geometry.shape)
     volume = Volume(mass.astype(np.float32), geometry, (), "study", "series", "frame", "MR")
-    missing = {quantity.name: Missing(NOT_ATTEMPTED, "it is not there") for quantity in QUANTITIES}
-    searched = np.ones(mass.shape, bool)
-    return Examination(volume, (volume,), CONTRASTS, {"mass": mass}, searched, Panel({}, (), missing, ()), ())
+    missing = {quantity.name: Missing(NOT_ATTEMPTED, "it is not there") for quantity in (ADC, T1, T2)}
+    panel = Panel((ADC, T1, T2), {}, (), missing, (), ())
+    return Examination(volume, (volume,), CONTRASTS, {"mass": mass}, np.ones(mass.shape, bool), panel, ())
 
 
 AXIAL, CORONAL = np.eye(3)[:, ::-1], np.eye(3)[:, [1, 2, 0]]
