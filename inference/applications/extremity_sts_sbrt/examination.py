@@ -55,6 +55,11 @@ class Examination:
         return cut_off(self.masks["mass"], self.searched)
 
     @property
+    def searched_share(self) -> float:
+        """Of what T1w shows of the limb."""
+        return _share(self.searched, self.source.array)
+
+    @property
     def normal(self) -> NDArray[np.float64]:
         """Of the slices, as a unit vector in LPS."""
         _, rows, columns = self.source.geometry.affine[:3, :3].T
@@ -123,7 +128,11 @@ def examine(volumes: Volumes, infer: Infer, threshold: float) -> Examination:
 def _covered(brought: Array, t1w: Array) -> Mask:
     """Where a series has values on the grid of T1w. Raises InputRefused where it shows too little of the body."""
     known = np.isfinite(brought)
-    share = float(known[t1w > t1w.mean()].mean())
-    if share < COVERED:
+    if (share := _share(known, t1w)) < COVERED:
         raise InputRefused(f"it shows {share:.0%} of what T1w shows of the limb, and {COVERED:.0%} are needed")
     return known
+
+
+def _share(where: Mask, t1w: Array) -> float:
+    """Of what is no air in T1w."""
+    return float(where[t1w > t1w.mean()].mean())

@@ -29,7 +29,8 @@ ONE_MASS = (
     "was not examined."
 )
 CUT_OFF = "The mass reaches the edge of what was imaged: its sizes are the least they can be."
-PARTLY = "Only where the fat-suppressed T2w lies over the T1w was anything searched: {:.0%} of the T1w series."
+PARTLY = "Only where the fat-suppressed T2w lies over the T1w was anything searched: {:.0%} of the limb."
+ALL = 0.99  # of the limb: the series need not end at the same voxel
 UNSEEN = "The network did without {}: its outlines are less sure."
 OTHER_CONTRASTS = (
     "The earlier study{} was outlined by other contrasts ({}) than this one: a part of the changes may come from that."
@@ -119,8 +120,8 @@ def _told(now: Examination) -> Iterator[str]:
 def _limits(one: Examination) -> Iterator[str]:
     """Of its images, whichever time point it is."""
     yield from one.notes
-    if not one.searched.all():
-        yield PARTLY.format(one.searched.mean())
+    if one.searched_share < ALL:
+        yield PARTLY.format(one.searched_share)
     if "mass" in one.masks and one.cut_off:
         yield CUT_OFF
 
