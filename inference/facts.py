@@ -18,7 +18,9 @@ from inference.planes import is_enhanced, number
 from inference.private import PrivateElements
 
 NO_AGENT = frozenset({"", "NO", "NONE", "N", "0", "NIL", "NA", "N/A", "NO CONTRAST", "WITHOUT"})
-FAT_BY_NAME = re.compile(r"fat.?sat|(?<![a-z])fs(?![a-z])|stir|spair|spir")
+FAT_BY_NAME = re.compile(
+    r"(?P<no>(?<![a-z])(no|non|w/?o|without)[ _.-]*)?(fat.?sat|(?<![a-z])(fs|stir|spair|spir)(?![a-z]))"
+)
 AGENT_BY_NAME = re.compile(
     r"post.?(gd|gad|contrast|km)|(?<![a-z0-9])(\+ ?(c|gd|km)|c\+|gd|gad|gadolinium)(?![a-z0-9+])"
     r"|(arterial|venous).?phase|portal.?ven|hepatobil"
@@ -122,16 +124,18 @@ class _Classic:
     def b_value(self) -> float | None:
         return b_value(self.ds)
 
-    @property
-    def suppression(self) -> bool | None:
-        """Of fat, as the header states it."""
+    def suppression(self, named: bool) -> bool | None:
+        """Of fat, as the header states it; `named` says whether its name tells of it, where the header does not."""
         options = self.ds.get("ScanOptions")
         if {"FS", "WE", "FAT_SAT"} & set(texts(options)):
             return True
         spir = self.private.text(0x2001, "Philips Imaging DD 001", 0x21, "PHILIPS")
         if spir == "Y":
             return True
-        if "EP" in self.sequence:  # often excites water alone, which is not among ScanOptions
+        planar = "EP" in self.sequence  # often excites water alone, which is not among ScanOptions
+        if named and (planar or not (options or spir == "N")):
+            return True
+        if planar:
             return None
         return False if options is not None or spir == "N" else None
 
@@ -190,13 +194,14 @@ class _Enhanced:
     def b_value(self) -> float | None:
         return number(self.group("MRDiffusionSequence").get("DiffusionBValue"))
 
-    @property
-    def suppression(self) -> bool | None:
+    def suppression(self, named: bool) -> bool | None:
         suppressed = str(self.ds.get("SpectrallySelectedSuppression") or "")
         excited = str(self.group("MRModifierSequence").get("SpectrallySelectedExcitation") or "")
         if suppressed in ("FAT", "FAT_AND_WATER") or excited == "WATER":
             return True
-        return False if suppressed == "NONE" else None
+        if suppressed == "NONE":
+            return False
+        return True if named else None
 
     @property
     def moment(self) -> tuple[Any, ...]:
@@ -242,9 +247,8 @@ def _facts(common: Facts, ds: Dataset, where: _Classic | _Enhanced) -> Facts:
     image_type, sequence = where.image_type, where.sequence
     inversion_time = where.inversion_time or None  # 0 says that there is none
     trigger_time = where.trigger_time or None
-    suppressed = where.suppression
-    if (is_stir(inversion_time) and "GR" not in sequence) or FAT_BY_NAME.search(common.description):
-        suppressed = True
+    named = any(found["no"] is None for found in FAT_BY_NAME.finditer(common.description))
+    suppressed = True if is_stir(inversion_time) and "GR" not in sequence else where.suppression(named)
     return replace(
         common,
         image_type=frozenset(image_type[:2]),

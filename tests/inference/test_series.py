@@ -272,6 +272,12 @@ def test_a_localizer_has_few_slices_in_several_planes() -> None:
         ({"ScanOptions": ["PFF", "FS"]}, True),
         ({"ScanOptions": "PFF"}, False),
         ({"ScanOptions": None, "SeriesDescription": "T1 SPAIR"}, True),
+        ({"ScanOptions": "", "SeriesDescription": "t1_tse_fs_tra"}, True),  # empty where nobody filled it in
+        ({"ScanOptions": "PFF", "SeriesDescription": "T1 fat sat"}, False),  # the header stands above its name
+        ({"ScanOptions": "", "SeriesDescription": "T1 inspiration, respiratory gated"}, False),
+        ({"ScanOptions": "", "SeriesDescription": "Ax T1 no FS"}, False),
+        ({"ScanOptions": "", "SeriesDescription": "t1 non fat sat"}, False),
+        ({"ScanOptions": "", "SeriesDescription": "T1 w/o fatsat"}, False),
         ({"InversionTime": 150, "RepetitionTime": 4000}, True),
     ],
 )
