@@ -68,7 +68,8 @@ class Facts:
     position: tuple[float, ...] = ()  # mm
     moment: tuple[Any, ...] = ()  # differs between time points of one place
     time_points: float = 0  # that are declared
-    description: str = ""  # in lower case
+    title: str = ""  # of the series, in lower case; the protocol's where the series has none
+    description: str = ""  # all that names it, in lower case
 
     @property
     def derived(self) -> bool:
@@ -218,6 +219,9 @@ def _common(ds: Dataset, private: PrivateElements) -> Facts:
         or private.text(0x2001, "Philips Imaging DD 001", 0x20, "PHILIPS")
         or private.text(0x0019, "GEMS_ACQU_01", 0x9C, "GE")
     ).lower()
+    title, protocol = (str(ds.get(k) or "").strip().lower() for k in ("SeriesDescription", "ProtocolName"))
+    title = title or protocol
+    manufacturer = str(ds.get("Manufacturer") or "").upper()  # GE's protocol is that of the whole examination
     asl_label = private.text(0x2005, "Philips MR Imaging DD 005", 0x29, "PHILIPS").upper()
     return Facts(
         variant=frozenset(texts(ds.get("SequenceVariant"))),
@@ -236,7 +240,8 @@ def _common(ds: Dataset, private: PrivateElements) -> Facts:
         colour=number(ds.get("SamplesPerPixel")) == 3,
         captured="Secondary Capture" in getattr(ds.get("SOPClassUID", ""), "name", ""),
         time_points=number(ds.get("NumberOfTemporalPositions")) or 0,
-        description=" ".join(str(ds.get(k, "")) for k in ("SeriesDescription", "ProtocolName")).lower(),
+        title=title,
+        description=title if manufacturer.startswith("GE") else f"{title} {protocol}",
     )
 
 

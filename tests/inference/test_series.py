@@ -293,6 +293,16 @@ def test_a_header_that_is_silent_about_fat_leaves_it_open() -> None:
     assert recognise([philips]).fat_suppressed is True
 
 
+def test_the_protocol_of_ge_is_that_of_the_examination() -> None:
+    ge = {**SE, "Manufacturer": "GE MEDICAL SYSTEMS", "ProtocolName": "THIGH T1 STIR +C"}
+    found = recognise([header(**ge, SeriesDescription="Ax T1")])
+    assert (found.kind, found.fat_suppressed, found.contrast) == (Kind.T1W, False, False)
+    unnamed = recognise([header(**ge, SeriesDescription="")])
+    assert (unnamed.kind, unnamed.fat_suppressed, unnamed.contrast) == (Kind.T1W, True, True)
+    siemens = recognise([header(**{**ge, "Manufacturer": "SIEMENS"}, SeriesDescription="Ax T1")])
+    assert (siemens.fat_suppressed, siemens.contrast) == (True, True)
+
+
 @pytest.mark.parametrize(
     ("attributes", "contrast", "phase"),
     [
