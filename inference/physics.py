@@ -28,7 +28,8 @@ MAPS = {
 }  # fmt: skip
 COMPUTED = frozenset({
     "MIP", "MAX_IP", "MIN_IP", "MINIP", "MNIP", "PROJECTION_IMAGE", "SUB", "SUBTRACTION", "SUBTRACT", "STDDEV",
-    "STD_DEVIATION", "RCBV", "RCBF", "CBV", "CBF", "MTT", "TTP", "KTRANS", "SCREEN_SAVE", "SCREEN_SHOT",
+    "STD_DEVIATION", "RCBV", "RCBF", "CBV", "CBF", "MTT", "TTP", "KTRANS", "KEP", "VE", "WASH_IN", "WASH_OUT",
+    "SCREEN_SAVE", "SCREEN_SHOT",
 })  # fmt: skip
 DIXON = {
     "W": Kind.WATER, "WATER": Kind.WATER,
@@ -37,6 +38,11 @@ DIXON = {
     "OP": Kind.OPPOSED_PHASE, "OPP_PHASE": Kind.OPPOSED_PHASE, "OUT_PHASE": Kind.OPPOSED_PHASE,
     "OPPOSED_PHASE": Kind.OPPOSED_PHASE, "OUT_OF_PHASE": Kind.OPPOSED_PHASE,
 }  # fmt: skip
+CONTRAST_KEPT = frozenset({  # by derived images: resampled, corrected, joined, or part of a complex signal
+    "MPR", "CSA_MPR", "REFORMATTED", "RESAMPLED", "COMPOSED", "COMBINED", "MOSAIC", "AVERAGE", "MEAN",
+    "NORM", "DIS2D", "DIS3D", "FILTERED", "NONE", "DIXON", *DIXON, "DIFFUSION", "PSIR",
+    "M", "M_SE", "M_IR", "M_FFE", "R", "R_SE", "R_IR", "R_FFE", "I", "P", "PHASE", "PHASE_MAP",
+})  # fmt: skip
 DECLARED = {
     "T1": Kind.T1W, "T2": Kind.T2W, "PROTON_DENSITY": Kind.PDW, "FLUID_ATTENUATED": Kind.FLAIR, "STIR": Kind.STIR,
     "T2_STAR": Kind.T2_STAR, "PERFUSION": Kind.PERFUSION, "TOF": Kind.OTHER, "FLOW_ENCODED": Kind.OTHER,
@@ -123,6 +129,9 @@ def _computed(f: Facts) -> Verdict | None:
         return Verdict(named.kind, 0.6, f"computed from other images, and its description names {named.kind}")
     if f.b_value and "SECONDARY" in f.image_type and "DIFFUSION" not in f.flavours:
         return Verdict(Kind.DERIVED, 0.5, "computed from diffusion weighted images; its header does not tell what")
+    found = f.flavours - {""}
+    if found and not found & CONTRAST_KEPT and ("SECONDARY" in f.image_type or "PERFUSION" in found):
+        return Verdict(Kind.DERIVED, 0.5, f"computed from other images: {', '.join(sorted(found))}")
     return None
 
 

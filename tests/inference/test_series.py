@@ -156,6 +156,14 @@ STEADY = {**GR, "SequenceVariant": ["SK", "SS"], "RepetitionTime": 3, "FlipAngle
         ({**GR, "AngioFlag": "Y"}, Kind.OTHER),
         ({**GR, "ImageType": ["DERIVED", "PRIMARY", "MIP"]}, Kind.DERIVED),
         ({**GR, "ImageType": ["DERIVED", "PRIMARY", "M", "ND", "SUB"]}, Kind.DERIVED),
+        ({**GR, "ImageType": ["DERIVED", "SECONDARY", "PROCESSED"]}, Kind.DERIVED),  # GE: Positive Enhancement Integral
+        ({**GR, "ImageType": ["DERIVED", "PRIMARY", "PERFUSION", "KEP"]}, Kind.DERIVED),
+        ({**GR, "ImageType": ["DERIVED", "PRIMARY", "PERFUSION", "VP"]}, Kind.DERIVED),
+        ({**GR, "ImageType": ["DERIVED", "SECONDARY", "WASH_IN", "M", "ND"]}, Kind.DERIVED),
+        ({**GR, "ImageType": ["DERIVED", "SECONDARY", "OTHER"], "SeriesDescription": "sSUB"}, Kind.DERIVED),
+        ({**GR, "ImageType": ["DERIVED", "SECONDARY", "MPR", "CSA MPR", "", "CSAPARALLEL"]}, Kind.T1W),
+        ({**GR, "ImageType": ["DERIVED", "SECONDARY", "REFORMATTED", "AVERAGE"]}, Kind.T1W),
+        ({**GR, "ImageType": ["DERIVED", "SECONDARY", ""]}, Kind.T1W),  # compressed, or changed by de-identification
         ({**GR, "ImageType": ["ORIGINAL", "PRIMARY", "M", "ND", "DIXON", "WATER"]}, Kind.WATER),  # Siemens
         ({**GR, "ImageType": ["DERIVED", "PRIMARY", "DIXON", "FAT"]}, Kind.FAT),  # GE
         ({**GR, "ImageType": ["ORIGINAL", "PRIMARY", "IP", "IP", "DERIVED"]}, Kind.IN_PHASE),  # Philips
