@@ -51,7 +51,7 @@ DECLARED = {
 NAMES = (
     (r"flair", Kind.FLAIR),
     (r"(?<![a-z])adc(?![a-z])|apparent diffusion", Kind.ADC),
-    (r"(?<![a-z])(col)?fa(?![a-z])|fractional aniso", Kind.FA),
+    (r"(?<![a-z])(col)?fa(?![a-z]|[ _=]?[0-9])|fractional aniso", Kind.FA),  # with a number it is a flip angle
     (r"dwi|diff|(?<![a-z])dti(?![a-z])", Kind.DWI),
     (r"(?<![a-z0-9])t1.?map", Kind.T1_MAP),
     (r"(?<![a-z0-9])t2(\*|.?star).?map", Kind.T2_STAR_MAP),
@@ -122,12 +122,12 @@ def _labelled(f: Facts) -> Verdict | None:
 
 def _computed(f: Facts) -> Verdict | None:
     """Derived images keep the timing of what they were computed from: it must not be taken for theirs."""
-    if not f.derived or f.flavours & TRACES:
+    if not f.derived or f.flavours & TRACES or (f.b_value and "DIFFUSION" in f.flavours):
         return None
     named = _named(f)
     if named is not None and named.kind in NAMED_MAPS:
         return Verdict(named.kind, 0.6, f"computed from other images, and its description names {named.kind}")
-    if f.b_value and "SECONDARY" in f.image_type and "DIFFUSION" not in f.flavours:
+    if f.b_value and "SECONDARY" in f.image_type:
         return Verdict(Kind.DERIVED, 0.5, "computed from diffusion weighted images; its header does not tell what")
     found = f.flavours - {""}
     if found and not found & CONTRAST_KEPT and ("SECONDARY" in f.image_type or "PERFUSION" in found):
@@ -224,8 +224,8 @@ def _gradient_echo(f: Facts) -> Verdict | None:
 
 
 def _named(f: Facts) -> Verdict | None:
-    """The last resort: what the site calls it."""
+    """The last resort: what the site calls it. A protocol may make a map beside other series, so it names none."""
     for pattern, kind in NAMES:
-        if re.search(pattern, f.description):
+        if re.search(pattern, f.title if kind in NAMED_MAPS else f.description):
             return Verdict(kind, NAMED, "its header does not tell, but its description names it")
     return None

@@ -182,6 +182,17 @@ STEADY = {**GR, "SequenceVariant": ["SK", "SS"], "RepetitionTime": 3, "FlipAngle
         ({**EP, "SequenceName": "tgse_pasl"}, Kind.ASL),
         ({**EP, "ImageType": ["DERIVED", "SECONDARY"], "DiffusionBValue": 800}, Kind.DERIVED),  # but what?
         ({**SE, "ImageType": ["DERIVED", "SECONDARY"], "SeriesDescription": "T2 map"}, Kind.T2_MAP),
+        (
+            {**EP, "ImageType": ["DERIVED", "PRIMARY", "DIFFUSION", "CALC_BVALUE"], "DiffusionBValue": 1400,
+             "SeriesDescription": "ep2d_diff_b50_800_ADC"},
+            Kind.DWI,
+        ),
+        (
+            {**SE, "ImageType": ["DERIVED", "PRIMARY"], "SeriesDescription": "t1", "ProtocolName": "T1 mapping"},
+            Kind.T1W,
+        ),
+        ({**GR, "ImageType": ["DERIVED", "PRIMARY"], "SeriesDescription": "t1_vibe_fa12"}, Kind.T1W),  # flip angle
+        ({**EP, "ImageType": ["DERIVED", "PRIMARY"], "SeriesDescription": "dti_FA"}, Kind.FA),
         ({"Modality": "CT"}, Kind.CT),
         ({"Modality": "CT", "ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, Kind.LOCALIZER),
         ({**SE, "SamplesPerPixel": 3}, Kind.DERIVED),
