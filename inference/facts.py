@@ -28,6 +28,7 @@ AGENT_BY_NAME = re.compile(
 NO_AGENT_BY_NAME = re.compile(r"(?<![a-z])(pre|native|non|w/?o|without)(?![a-z])")
 GATED_OPTIONS = frozenset({"CG", "PPG", "CARDIAC_GATING", "CARDIAC", "ECG", "VCG"})
 GE_COMPONENTS = {"1": "P", "2": "R", "3": "I"}  # of (0043,xx2F); 0 is magnitude
+UNSPOILED = frozenset({"FREE_PRECESSION", "TRANSVERSE", "TIME_REVERSED"})
 CODED_QUANTITIES = {
     "113041": "ADC", "110808": "FA", "113063": "T1_MAP", "113065": "T2_MAP", "113064": "T2_STAR_MAP",
     "129100": "FAT_FRACTION",
@@ -224,7 +225,7 @@ def _common(ds: Dataset, private: PrivateElements) -> Facts:
     manufacturer = str(ds.get("Manufacturer") or "").upper()  # GE's protocol is that of the whole examination
     asl_label = private.text(0x2005, "Philips MR Imaging DD 005", 0x29, "PHILIPS").upper()
     return Facts(
-        variant=frozenset(texts(ds.get("SequenceVariant"))),
+        variant=_variant(ds),
         sequence_name=name,
         field_strength=number(ds.get("MagneticFieldStrength")),
         gated=synchronised != "NONE" or bool(GATED_OPTIONS & set(texts(ds.get("ScanOptions")))),
@@ -243,6 +244,13 @@ def _common(ds: Dataset, private: PrivateElements) -> Facts:
         title=title,
         description=title if manufacturer.startswith("GE") else f"{title} {protocol}",
     )
+
+
+def _variant(ds: Dataset) -> frozenset[str]:
+    """SequenceVariant, and of what Enhanced objects say instead (PS3.3 C.8.13.4) a steady state without spoiling."""
+    found = frozenset(texts(ds.get("SequenceVariant")))
+    unspoiled = ds.get("SteadyStatePulseSequence") in UNSPOILED and "RF" not in str(ds.get("Spoiling"))
+    return found | {"SS"} if unspoiled else found
 
 
 def _facts(common: Facts, ds: Dataset, where: _Classic | _Enhanced) -> Facts:

@@ -65,6 +65,7 @@ NAMES = (
     (r"(?<![a-z])(loc|scout|localizer|localiser|survey)(?![a-z])", Kind.LOCALIZER),
 )  # fmt: skip
 NAMED_MAPS = frozenset({Kind.ADC, Kind.FA, Kind.T1_MAP, Kind.T2_MAP, Kind.T2_STAR_MAP})
+STEADY_STATES = re.compile(r"(?<![a-z])(tfi|ci3d|de3d|psif|b[-_]?[ft]fe)|fiesta")  # sequences of several vendors
 TRACES = frozenset({"TRACEW", "DIFFUSION_ISO"})
 
 
@@ -90,6 +91,7 @@ def judge(facts: Facts) -> Verdict:
         or _flow(facts)
         or _late_enhancement(facts)
         or _echo_planar(facts)
+        or _steady_state(facts)
         or _declared(facts)
         or _spin_echo(facts)
         or _gradient_echo(facts)
@@ -177,6 +179,13 @@ def _echo_planar(f: Facts) -> Verdict | None:
     return None
 
 
+def _steady_state(f: Facts) -> Verdict | None:
+    """Balanced, or of echoes that several excitations form: neither T1 nor T2 alone is its contrast."""
+    if STEADY_STATES.search(f.sequence_name):
+        return Verdict(Kind.OTHER, 0.8, f"of the steady state sequence {f.sequence_name}")
+    return None
+
+
 def _declared(f: Facts) -> Verdict | None:
     if f.declared not in DECLARED:
         return None
@@ -215,10 +224,10 @@ def _gradient_echo(f: Facts) -> Verdict | None:
         return Verdict(Kind.T1W, 0.9, f"{why}, magnetisation prepared")
     if angle is None:
         return None
-    if "SS" in f.variant and "SP" not in f.variant and angle >= 30 and tr < 10:
-        return Verdict(Kind.OTHER, 0.7, f"{why}: balanced steady state")
     ernst = float(np.degrees(np.arccos(np.exp(-tr / TYPICAL_T1))))
     if angle >= ernst:
+        if "SS" in f.variant and "SP" not in f.variant:
+            return Verdict(Kind.OTHER, 0.7, f"{why}: steady state without spoiling")
         return Verdict(Kind.T1W, 0.75, why)
     return Verdict(Kind.T2_STAR, 0.6, why) if te >= 10 else Verdict(Kind.PDW, 0.5, why)
 

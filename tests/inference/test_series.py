@@ -153,6 +153,11 @@ STEADY = {**GR, "SequenceVariant": ["SK", "SS"], "RepetitionTime": 3, "FlipAngle
         ({**GR, "SeriesDescription": "dwi"}, Kind.T1W),
         ({**GR, "RepetitionTime": 500, "EchoTime": 17, "FlipAngle": 25}, Kind.T2_STAR),
         (STEADY, Kind.OTHER),
+        ({**STEADY, "RepetitionTime": 300, "FlipAngle": 65}, Kind.OTHER),  # TR of a shot, as Siemens states it
+        ({**STEADY, "SequenceVariant": ["SS", "SP", "SK"]}, Kind.T1W),  # GE: spoiled
+        ({**STEADY, "FlipAngle": 2}, Kind.PDW),
+        *[({**GR, "SequenceName": name}, Kind.OTHER) for name in ("*tfi2d1_15", "*de3d1", "*psif3d1", "BFFE")],
+        ({**GR, "SequenceName": "*tfl3d1"}, Kind.T1W),
         ({**GR, "AngioFlag": "Y"}, Kind.OTHER),
         ({**GR, "ImageType": ["DERIVED", "PRIMARY", "MIP"]}, Kind.DERIVED),
         ({**GR, "ImageType": ["DERIVED", "PRIMARY", "M", "ND", "SUB"]}, Kind.DERIVED),
@@ -230,6 +235,27 @@ def test_an_element_of_another_creator_is_no_b_value() -> None:
     assert recognise([ds]).b_values == ()
     other = private(header(**EP), 0x0019, "SIEMENS MR HEADER", 0x0C, "IS", 800, block=0x11)
     assert recognise([other]).b_values == (800,)
+
+
+@pytest.mark.parametrize(
+    ("state", "spoiling", "kind"),
+    [
+        ("FREE_PRECESSION", "NONE", Kind.OTHER),
+        ("TRANSVERSE", "NONE", Kind.OTHER),
+        ("TIME_REVERSED", "NONE", Kind.OTHER),
+        ("LONGITUDINAL", "RF", Kind.T1W),
+        ("NONE", "NONE", Kind.T1W),
+    ],
+)
+def test_enhanced_objects_name_their_steady_state(state: str, spoiling: str, kind: Kind) -> None:
+    shared, frame = Dataset(), Dataset()
+    shared.MRTimingAndRelatedParametersSequence, shared.MREchoSequence = [Dataset()], [Dataset()]
+    shared.MRTimingAndRelatedParametersSequence[0].RepetitionTime = 4
+    shared.MRTimingAndRelatedParametersSequence[0].FlipAngle = 25
+    shared.MREchoSequence[0].EffectiveEchoTime = 1.8
+    ds = header(EchoPulseSequence="GRADIENT", SteadyStatePulseSequence=state, Spoiling=spoiling)
+    ds.SharedFunctionalGroupsSequence, ds.PerFrameFunctionalGroupsSequence = [shared], [frame]
+    assert recognise([ds]).kind is kind
 
 
 def repeated(times: int, places: int = 2, **attributes: Any) -> list[Dataset]:
