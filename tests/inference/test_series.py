@@ -311,6 +311,13 @@ def test_a_localizer_has_few_slices_in_several_planes() -> None:
     assert recognise(series).kind is Kind.LOCALIZER
 
 
+@pytest.mark.parametrize("directions", [None, "", 1, [1, 0, 0, 0, 1], [1, 0, 0, 0, "", 0], [0, 0, 0, 0, 0, 0]])
+def test_malformed_directions_leave_the_plane_open(directions: Any) -> None:
+    found = recognise([header(place, **SE, ImageOrientationPatient=directions) for place in range(3)])
+    assert (found.kind, found.plane) == (Kind.T1W, None)
+    assert "ImageOrientationPatient" in found.problem
+
+
 @pytest.mark.parametrize(
     ("attributes", "suppressed"),
     [
