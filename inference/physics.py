@@ -202,7 +202,8 @@ def _spin_echo(f: Facts) -> Verdict | None:
     why = f"spin echo, TR {tr:g} ms, TE {te:g} ms" + (f", TI {ti:g} ms" if ti else "")
     if ti is not None and ti >= 1500 and te >= 60:
         return Verdict(Kind.FLAIR, 0.9, why)
-    if is_stir(ti):
+    inverted = "IR" in f.sequence or te >= 30 or tr >= 1500  # else that of SPAIR, which is of fat alone
+    if is_stir(ti) and inverted:
         return Verdict(Kind.STIR, 0.9, why)
     if te < 30 and (tr < 1500 or (ti is not None and 400 <= ti < 1500)):
         return Verdict(Kind.T1W, 0.9, why)

@@ -147,6 +147,8 @@ STEADY = {**GR, "SequenceVariant": ["SK", "SS"], "RepetitionTime": 3, "FlipAngle
         ({**SE, "RepetitionTime": 1200, "EchoTime": 80, "EchoTrainLength": 128}, Kind.T2W),  # single shot
         ({**SE, "RepetitionTime": 9000, "EchoTime": 120, "InversionTime": 2500}, Kind.FLAIR),
         ({**SE, "RepetitionTime": 4500, "EchoTime": 40, "InversionTime": 160}, Kind.STIR),
+        ({**SE, "InversionTime": 100}, Kind.T1W),  # of SPAIR, which inverts fat alone
+        ({**SE, "ScanningSequence": ["SE", "IR"], "InversionTime": 160}, Kind.STIR),
         ({**SE, "RepetitionTime": 2000, "EchoTime": 10, "InversionTime": 860}, Kind.T1W),  # "T1 FLAIR"
         ({**SE, "RepetitionTime": None, "SeriesDescription": "t2 tse tra"}, Kind.T2W),  # the name is all there is
         ({**SE, "RepetitionTime": None, "SeriesDescription": "knee"}, Kind.UNKNOWN),
@@ -278,6 +280,11 @@ def repeated(times: int, places: int = 2, **attributes: Any) -> list[Dataset]:
         ([header(z, **STEADY, TriggerTime=30 * t + 1) for t in range(25) for z in range(3)], Kind.CINE, 25),
         ([header(z, **LATE) for z in range(8)], Kind.LGE, 1),
         ([header(0, **{**LATE, "InversionTime": ti}) for ti in (100, 180, 260, 1000, 1900)], Kind.OTHER, 1),  # MOLLI
+        (
+            [header(z, **{**GR, "FlipAngle": a}, AcquisitionNumber=a) for a in (2, 5, 15) for z in range(3)],
+            Kind.OTHER,
+            1,
+        ),
     ],
 )
 def test_repeats_of_a_place_decide(series: list[Dataset], kind: Kind, phases: int) -> None:
