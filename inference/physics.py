@@ -39,7 +39,8 @@ DIXON = {
     "OPPOSED_PHASE": Kind.OPPOSED_PHASE, "OUT_OF_PHASE": Kind.OPPOSED_PHASE,
 }  # fmt: skip
 CONTRAST_KEPT = frozenset({  # by derived images: resampled, corrected, joined, or part of a complex signal
-    "MPR", "CSA_MPR", "REFORMATTED", "RESAMPLED", "COMPOSED", "COMBINED", "MOSAIC", "AVERAGE", "MEAN",
+    "MPR", "CSA_MPR", "REFORMATTED", "RESAMPLED", "AXIAL", "CORONAL", "SAGITTAL", "COMPOSED", "COMP_SP", "COMBINED",
+    "MOSAIC", "AVERAGE", "MEAN",
     "NORM", "DIS2D", "DIS3D", "FILTERED", "NONE", "DIXON", *DIXON, "DIFFUSION", "PSIR",
     "M", "M_SE", "M_IR", "M_FFE", "R", "R_SE", "R_IR", "R_FFE", "I", "P", "PHASE", "PHASE_MAP",
 })  # fmt: skip

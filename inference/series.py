@@ -192,7 +192,7 @@ def _geometry(images: Sequence[Dataset]) -> tuple[list[Plane], str, list[Stack]]
 
 
 def _plane(planes: Sequence[Plane], ds: Dataset) -> str | None:
-    """Of the first image, None where its header does not tell. Tiled and coloured images make no plane, but have one."""
+    """Of the first image, None where it is malformed. Tiled and coloured images have a direction, but make no plane."""
     if planes:
         return nearest_plane(planes[0].normal)
     place = functional(ds, 0, "PlaneOrientationSequence") if is_enhanced(ds) else ds
