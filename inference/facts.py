@@ -69,7 +69,7 @@ class Facts:
     position: tuple[float, ...] = ()  # mm
     moment: tuple[Any, ...] = ()  # differs between time points of one place
     time_points: float = 0  # that are declared
-    title: str = ""  # of the series, in lower case; the protocol's where the series has none
+    title: str = ""  # SeriesDescription, in lower case
     description: str = ""  # all that names it, in lower case
 
     @property
@@ -221,7 +221,6 @@ def _common(ds: Dataset, private: PrivateElements) -> Facts:
         or private.text(0x0019, "GEMS_ACQU_01", 0x9C, "GE")
     ).lower()
     title, protocol = (str(ds.get(k) or "").strip().lower() for k in ("SeriesDescription", "ProtocolName"))
-    title = title or protocol
     manufacturer = str(ds.get("Manufacturer") or "").upper()  # GE's protocol is that of the whole examination
     asl_label = private.text(0x2005, "Philips MR Imaging DD 005", 0x29, "PHILIPS").upper()
     return Facts(
@@ -242,7 +241,7 @@ def _common(ds: Dataset, private: PrivateElements) -> Facts:
         captured="Secondary Capture" in getattr(ds.get("SOPClassUID", ""), "name", ""),
         time_points=number(ds.get("NumberOfTemporalPositions")) or 0,
         title=title,
-        description=title if manufacturer.startswith("GE") else f"{title} {protocol}",
+        description=title if title and manufacturer.startswith("GE") else f"{title} {protocol}",
     )
 
 

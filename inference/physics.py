@@ -96,7 +96,7 @@ def judge(facts: Facts) -> Verdict:
         or _declared(facts)
         or _spin_echo(facts)
         or _gradient_echo(facts)
-        or _named(facts)
+        or _named(facts.description)
         or Verdict(Kind.UNKNOWN, 0.0, "neither its timing nor its description tells what it is")
     )
 
@@ -127,7 +127,7 @@ def _computed(f: Facts) -> Verdict | None:
     """Derived images keep the timing of what they were computed from: it must not be taken for theirs."""
     if not f.derived or f.flavours & TRACES or (f.b_value and "DIFFUSION" in f.flavours):
         return None
-    named = _named(f)
+    named = _named(f.title)  # the protocol is also that of the images which the map was computed from
     if named is not None and named.kind in NAMED_MAPS:
         return Verdict(named.kind, 0.6, f"computed from other images, and its description names {named.kind}")
     if f.b_value and "SECONDARY" in f.image_type:
@@ -234,9 +234,9 @@ def _gradient_echo(f: Facts) -> Verdict | None:
     return Verdict(Kind.T2_STAR, 0.6, why) if te >= 10 else Verdict(Kind.PDW, 0.5, why)
 
 
-def _named(f: Facts) -> Verdict | None:
-    """The last resort: what the site calls it. A protocol may make a map beside other series, so it names none."""
+def _named(name: str) -> Verdict | None:
+    """The last resort: what the site calls it."""
     for pattern, kind in NAMES:
-        if re.search(pattern, f.title if kind in NAMED_MAPS else f.description):
+        if re.search(pattern, name):
             return Verdict(kind, NAMED, "its header does not tell, but its description names it")
     return None

@@ -195,7 +195,7 @@ STEADY = {**GR, "SequenceVariant": ["SK", "SS"], "RepetitionTime": 3, "FlipAngle
             Kind.DWI,
         ),
         (
-            {**SE, "ImageType": ["DERIVED", "PRIMARY"], "SeriesDescription": "t1", "ProtocolName": "T1 mapping"},
+            {**SE, "ImageType": ["DERIVED", "PRIMARY"], "SeriesDescription": "", "ProtocolName": "T1 mapping"},
             Kind.T1W,
         ),
         ({**GR, "ImageType": ["DERIVED", "PRIMARY"], "SeriesDescription": "t1_vibe_fa12"}, Kind.T1W),  # flip angle
