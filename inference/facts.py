@@ -18,7 +18,9 @@ from inference.planes import is_enhanced, number
 from inference.private import PrivateElements
 
 NO_AGENT = frozenset({"", "NO", "NONE", "N", "0", "NIL", "NA", "N/A", "NO CONTRAST", "WITHOUT"})
-FAT_BY_NAME = re.compile(r"fat.?sat|(?<![a-z])fs(?![a-z])|stir|spair|spir")
+FAT_BY_NAME = re.compile(
+    r"(?P<no>(?<![a-z])(no|non|w/?o|without)[ _.-]*)?(fat.?sat|(?<![a-z])(fs|stir|spair|spir)(?![a-z]))"
+)
 AGENT_BY_NAME = re.compile(
     r"post.?(gd|gad|contrast|km)|(?<![a-z0-9])(\+ ?(c|gd|km)|c\+|gd|gad|gadolinium)(?![a-z0-9+])"
     r"|(arterial|venous).?phase|portal.?ven|hepatobil"
@@ -26,6 +28,7 @@ AGENT_BY_NAME = re.compile(
 NO_AGENT_BY_NAME = re.compile(r"(?<![a-z])(pre|native|non|w/?o|without)(?![a-z])")
 GATED_OPTIONS = frozenset({"CG", "PPG", "CARDIAC_GATING", "CARDIAC", "ECG", "VCG"})
 GE_COMPONENTS = {"1": "P", "2": "R", "3": "I"}  # of (0043,xx2F); 0 is magnitude
+UNSPOILED = frozenset({"FREE_PRECESSION", "TRANSVERSE", "TIME_REVERSED"})
 CODED_QUANTITIES = {
     "113041": "ADC", "110808": "FA", "113063": "T1_MAP", "113065": "T2_MAP", "113064": "T2_STAR_MAP",
     "129100": "FAT_FRACTION",
@@ -66,7 +69,8 @@ class Facts:
     position: tuple[float, ...] = ()  # mm
     moment: tuple[Any, ...] = ()  # differs between time points of one place
     time_points: float = 0  # that are declared
-    description: str = ""  # in lower case
+    title: str = ""  # SeriesDescription, in lower case
+    description: str = ""  # all that names it, in lower case
 
     @property
     def derived(self) -> bool:
@@ -122,16 +126,18 @@ class _Classic:
     def b_value(self) -> float | None:
         return b_value(self.ds)
 
-    @property
-    def suppression(self) -> bool | None:
-        """Of fat, as the header states it."""
+    def suppression(self, named: bool) -> bool | None:
+        """Of fat, as the header states it; `named` says whether its name tells of it, where the header does not."""
         options = self.ds.get("ScanOptions")
         if {"FS", "WE", "FAT_SAT"} & set(texts(options)):
             return True
         spir = self.private.text(0x2001, "Philips Imaging DD 001", 0x21, "PHILIPS")
         if spir == "Y":
             return True
-        if "EP" in self.sequence:  # often excites water alone, which is not among ScanOptions
+        planar = "EP" in self.sequence  # often excites water alone, which is not among ScanOptions
+        if named and (planar or not (options or spir == "N")):
+            return True
+        if planar:
             return None
         return False if options is not None or spir == "N" else None
 
@@ -190,13 +196,14 @@ class _Enhanced:
     def b_value(self) -> float | None:
         return number(self.group("MRDiffusionSequence").get("DiffusionBValue"))
 
-    @property
-    def suppression(self) -> bool | None:
+    def suppression(self, named: bool) -> bool | None:
         suppressed = str(self.ds.get("SpectrallySelectedSuppression") or "")
         excited = str(self.group("MRModifierSequence").get("SpectrallySelectedExcitation") or "")
         if suppressed in ("FAT", "FAT_AND_WATER") or excited == "WATER":
             return True
-        return False if suppressed == "NONE" else None
+        if suppressed == "NONE":
+            return False
+        return True if named else None
 
     @property
     def moment(self) -> tuple[Any, ...]:
@@ -213,9 +220,11 @@ def _common(ds: Dataset, private: PrivateElements) -> Facts:
         or private.text(0x2001, "Philips Imaging DD 001", 0x20, "PHILIPS")
         or private.text(0x0019, "GEMS_ACQU_01", 0x9C, "GE")
     ).lower()
+    title, protocol = (str(ds.get(k) or "").strip().lower() for k in ("SeriesDescription", "ProtocolName"))
+    manufacturer = str(ds.get("Manufacturer") or "").upper()  # GE's protocol is that of the whole examination
     asl_label = private.text(0x2005, "Philips MR Imaging DD 005", 0x29, "PHILIPS").upper()
     return Facts(
-        variant=frozenset(texts(ds.get("SequenceVariant"))),
+        variant=_variant(ds),
         sequence_name=name,
         field_strength=number(ds.get("MagneticFieldStrength")),
         gated=synchronised != "NONE" or bool(GATED_OPTIONS & set(texts(ds.get("ScanOptions")))),
@@ -231,8 +240,16 @@ def _common(ds: Dataset, private: PrivateElements) -> Facts:
         colour=number(ds.get("SamplesPerPixel")) == 3,
         captured="Secondary Capture" in getattr(ds.get("SOPClassUID", ""), "name", ""),
         time_points=number(ds.get("NumberOfTemporalPositions")) or 0,
-        description=" ".join(str(ds.get(k, "")) for k in ("SeriesDescription", "ProtocolName")).lower(),
+        title=title,
+        description=title if title and manufacturer.startswith("GE") else f"{title} {protocol}",
     )
+
+
+def _variant(ds: Dataset) -> frozenset[str]:
+    """SequenceVariant, and of what Enhanced objects say instead (PS3.3 C.8.13.4) a steady state without spoiling."""
+    found = frozenset(texts(ds.get("SequenceVariant")))
+    unspoiled = ds.get("SteadyStatePulseSequence") in UNSPOILED and "RF" not in str(ds.get("Spoiling"))
+    return found | {"SS"} if unspoiled else found
 
 
 def _facts(common: Facts, ds: Dataset, where: _Classic | _Enhanced) -> Facts:
@@ -242,9 +259,8 @@ def _facts(common: Facts, ds: Dataset, where: _Classic | _Enhanced) -> Facts:
     image_type, sequence = where.image_type, where.sequence
     inversion_time = where.inversion_time or None  # 0 says that there is none
     trigger_time = where.trigger_time or None
-    suppressed = where.suppression
-    if (is_stir(inversion_time) and "GR" not in sequence) or FAT_BY_NAME.search(common.description):
-        suppressed = True
+    named = any(found["no"] is None for found in FAT_BY_NAME.finditer(common.description))
+    suppressed = True if is_stir(inversion_time) and "GR" not in sequence else where.suppression(named)
     return replace(
         common,
         image_type=frozenset(image_type[:2]),

@@ -28,7 +28,8 @@ MAPS = {
 }  # fmt: skip
 COMPUTED = frozenset({
     "MIP", "MAX_IP", "MIN_IP", "MINIP", "MNIP", "PROJECTION_IMAGE", "SUB", "SUBTRACTION", "SUBTRACT", "STDDEV",
-    "STD_DEVIATION", "RCBV", "RCBF", "CBV", "CBF", "MTT", "TTP", "KTRANS", "SCREEN_SAVE", "SCREEN_SHOT",
+    "STD_DEVIATION", "RCBV", "RCBF", "CBV", "CBF", "MTT", "TTP", "KTRANS", "KEP", "VE", "WASH_IN", "WASH_OUT",
+    "SCREEN_SAVE", "SCREEN_SHOT",
 })  # fmt: skip
 DIXON = {
     "W": Kind.WATER, "WATER": Kind.WATER,
@@ -37,6 +38,12 @@ DIXON = {
     "OP": Kind.OPPOSED_PHASE, "OPP_PHASE": Kind.OPPOSED_PHASE, "OUT_PHASE": Kind.OPPOSED_PHASE,
     "OPPOSED_PHASE": Kind.OPPOSED_PHASE, "OUT_OF_PHASE": Kind.OPPOSED_PHASE,
 }  # fmt: skip
+CONTRAST_KEPT = frozenset({  # by derived images: resampled, corrected, joined, or part of a complex signal
+    "MPR", "CSA_MPR", "REFORMATTED", "RESAMPLED", "AXIAL", "CORONAL", "SAGITTAL", "COMPOSED", "COMP_SP", "COMBINED",
+    "MOSAIC", "AVERAGE", "MEAN",
+    "NORM", "DIS2D", "DIS3D", "FILTERED", "NONE", "DIXON", *DIXON, "DIFFUSION", "PSIR",
+    "M", "M_SE", "M_IR", "M_FFE", "R", "R_SE", "R_IR", "R_FFE", "I", "P", "PHASE", "PHASE_MAP",
+})  # fmt: skip
 DECLARED = {
     "T1": Kind.T1W, "T2": Kind.T2W, "PROTON_DENSITY": Kind.PDW, "FLUID_ATTENUATED": Kind.FLAIR, "STIR": Kind.STIR,
     "T2_STAR": Kind.T2_STAR, "PERFUSION": Kind.PERFUSION, "TOF": Kind.OTHER, "FLOW_ENCODED": Kind.OTHER,
@@ -45,7 +52,7 @@ DECLARED = {
 NAMES = (
     (r"flair", Kind.FLAIR),
     (r"(?<![a-z])adc(?![a-z])|apparent diffusion", Kind.ADC),
-    (r"(?<![a-z])(col)?fa(?![a-z])|fractional aniso", Kind.FA),
+    (r"(?<![a-z])(col)?fa(?![a-z]|[ _=]?[0-9])|fractional aniso", Kind.FA),  # with a number it is a flip angle
     (r"dwi|diff|(?<![a-z])dti(?![a-z])", Kind.DWI),
     (r"(?<![a-z0-9])t1.?map", Kind.T1_MAP),
     (r"(?<![a-z0-9])t2(\*|.?star).?map", Kind.T2_STAR_MAP),
@@ -59,6 +66,7 @@ NAMES = (
     (r"(?<![a-z])(loc|scout|localizer|localiser|survey)(?![a-z])", Kind.LOCALIZER),
 )  # fmt: skip
 NAMED_MAPS = frozenset({Kind.ADC, Kind.FA, Kind.T1_MAP, Kind.T2_MAP, Kind.T2_STAR_MAP})
+STEADY_STATES = re.compile(r"(?<![a-z])(tfi|ci3d|de3d|psif|b[-_]?[ft]fe)|fiesta")  # sequences of several vendors
 TRACES = frozenset({"TRACEW", "DIFFUSION_ISO"})
 
 
@@ -84,10 +92,11 @@ def judge(facts: Facts) -> Verdict:
         or _flow(facts)
         or _late_enhancement(facts)
         or _echo_planar(facts)
+        or _steady_state(facts)
         or _declared(facts)
         or _spin_echo(facts)
         or _gradient_echo(facts)
-        or _named(facts)
+        or _named(facts.description)
         or Verdict(Kind.UNKNOWN, 0.0, "neither its timing nor its description tells what it is")
     )
 
@@ -116,13 +125,16 @@ def _labelled(f: Facts) -> Verdict | None:
 
 def _computed(f: Facts) -> Verdict | None:
     """Derived images keep the timing of what they were computed from: it must not be taken for theirs."""
-    if not f.derived or f.flavours & TRACES:
+    if not f.derived or f.flavours & TRACES or (f.b_value and "DIFFUSION" in f.flavours):
         return None
-    named = _named(f)
+    named = _named(f.title)  # the protocol is also that of the images which the map was computed from
     if named is not None and named.kind in NAMED_MAPS:
         return Verdict(named.kind, 0.6, f"computed from other images, and its description names {named.kind}")
-    if f.b_value and "SECONDARY" in f.image_type and "DIFFUSION" not in f.flavours:
+    if f.b_value and "SECONDARY" in f.image_type:
         return Verdict(Kind.DERIVED, 0.5, "computed from diffusion weighted images; its header does not tell what")
+    found = f.flavours - {""}
+    if found and not found & CONTRAST_KEPT and ("SECONDARY" in f.image_type or "PERFUSION" in found):
+        return Verdict(Kind.DERIVED, 0.5, f"computed from other images: {', '.join(sorted(found))}")
     return None
 
 
@@ -168,6 +180,13 @@ def _echo_planar(f: Facts) -> Verdict | None:
     return None
 
 
+def _steady_state(f: Facts) -> Verdict | None:
+    """Balanced, or of echoes that several excitations form: neither T1 nor T2 alone is its contrast."""
+    if STEADY_STATES.search(f.sequence_name):
+        return Verdict(Kind.OTHER, 0.8, f"of the steady state sequence {f.sequence_name}")
+    return None
+
+
 def _declared(f: Facts) -> Verdict | None:
     if f.declared not in DECLARED:
         return None
@@ -184,7 +203,8 @@ def _spin_echo(f: Facts) -> Verdict | None:
     why = f"spin echo, TR {tr:g} ms, TE {te:g} ms" + (f", TI {ti:g} ms" if ti else "")
     if ti is not None and ti >= 1500 and te >= 60:
         return Verdict(Kind.FLAIR, 0.9, why)
-    if is_stir(ti):
+    inverted = "IR" in f.sequence or te >= 30 or tr >= 1500  # else that of SPAIR, which is of fat alone
+    if is_stir(ti) and inverted:
         return Verdict(Kind.STIR, 0.9, why)
     if te < 30 and (tr < 1500 or (ti is not None and 400 <= ti < 1500)):
         return Verdict(Kind.T1W, 0.9, why)
@@ -206,17 +226,17 @@ def _gradient_echo(f: Facts) -> Verdict | None:
         return Verdict(Kind.T1W, 0.9, f"{why}, magnetisation prepared")
     if angle is None:
         return None
-    if "SS" in f.variant and "SP" not in f.variant and angle >= 30 and tr < 10:
-        return Verdict(Kind.OTHER, 0.7, f"{why}: balanced steady state")
     ernst = float(np.degrees(np.arccos(np.exp(-tr / TYPICAL_T1))))
     if angle >= ernst:
+        if "SS" in f.variant and "SP" not in f.variant:
+            return Verdict(Kind.OTHER, 0.7, f"{why}: steady state without spoiling")
         return Verdict(Kind.T1W, 0.75, why)
     return Verdict(Kind.T2_STAR, 0.6, why) if te >= 10 else Verdict(Kind.PDW, 0.5, why)
 
 
-def _named(f: Facts) -> Verdict | None:
+def _named(name: str) -> Verdict | None:
     """The last resort: what the site calls it."""
     for pattern, kind in NAMES:
-        if re.search(pattern, f.description):
+        if re.search(pattern, name):
             return Verdict(kind, NAMED, "its header does not tell, but its description names it")
     return None

@@ -15,6 +15,7 @@ import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from inference.attributes import vector
 from inference.facts import Facts, agent_given, facts_of, seconds_after_injection
 from inference.kinds import Kind as Kind
 from inference.planes import Plane, functional, is_enhanced, is_image, planes_of
@@ -191,11 +192,13 @@ def _geometry(images: Sequence[Dataset]) -> tuple[list[Plane], str, list[Stack]]
 
 
 def _plane(planes: Sequence[Plane], ds: Dataset) -> str | None:
-    """Of the first image. Tiled and coloured images have a direction, though they make no plane."""
+    """Of the first image, None where it is malformed. Tiled and coloured images have a direction, but make no plane."""
     if planes:
         return nearest_plane(planes[0].normal)
     place = functional(ds, 0, "PlaneOrientationSequence") if is_enhanced(ds) else ds
-    directions = None if place is None else place.get("ImageOrientationPatient")
-    if directions is None or len(directions) != 6:
+    try:
+        directions = vector(place or Dataset(), "ImageOrientationPatient", 6, "the first image")
+    except InputRefused:
         return None
-    return nearest_plane(np.cross(directions[:3], directions[3:]))
+    normal = np.cross(directions[:3], directions[3:])
+    return nearest_plane(normal) if normal.any() else None

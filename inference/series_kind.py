@@ -41,6 +41,7 @@ def kind_of(modality: str, facts: Sequence[Facts], planes: Sequence[Plane]) -> V
         or _field_map(facts, verdicts)
         or _dixon(facts, verdicts)
         or _heart(facts, verdicts)
+        or _flip_angles(facts, verdicts)
         or _repeated(facts, verdicts)
         or _echoes(facts, verdicts)
         or _vote(verdicts)
@@ -115,6 +116,16 @@ def _heart(facts: Sequence[Facts], verdicts: Sequence[Verdict]) -> Verdict | Non
     return None
 
 
+def _flip_angles(facts: Sequence[Facts], verdicts: Sequence[Verdict]) -> Verdict | None:
+    """Gradient echoes that are sampled for a map, as inversion recoveries are."""
+    if any(v.kind not in REPEATABLE for v in verdicts) or not all("GR" in f.sequence for f in facts):
+        return None
+    angles = max((different(f.flip_angle for f in place) for place in _by_place(facts)), key=len)
+    if len(angles) < 2:
+        return None
+    return Verdict(Kind.OTHER, 0.8, f"{len(angles)} flip angles in one place: the source of a T1 map")
+
+
 def _repeated(facts: Sequence[Facts], verdicts: Sequence[Verdict]) -> Verdict | None:
     phases = phases_of(facts)
     chosen = _vote(verdicts)
@@ -158,7 +169,7 @@ def phases_of(facts: Sequence[Facts]) -> int:
     """Images of one place that nothing but time tells apart."""
     groups: defaultdict[tuple[object, ...], list[Facts]] = defaultdict(list)
     for f in facts:
-        groups[f.position, f.echo_time, f.inversion_time, f.b_value, f.flavours].append(f)
+        groups[f.position, f.echo_time, f.inversion_time, f.flip_angle, f.b_value, f.flavours].append(f)
     declared = max(f.time_points for f in facts) > 1
     return max(len(group) if declared else len({f.moment for f in group}) for group in groups.values())
 

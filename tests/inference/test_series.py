@@ -147,15 +147,30 @@ STEADY = {**GR, "SequenceVariant": ["SK", "SS"], "RepetitionTime": 3, "FlipAngle
         ({**SE, "RepetitionTime": 1200, "EchoTime": 80, "EchoTrainLength": 128}, Kind.T2W),  # single shot
         ({**SE, "RepetitionTime": 9000, "EchoTime": 120, "InversionTime": 2500}, Kind.FLAIR),
         ({**SE, "RepetitionTime": 4500, "EchoTime": 40, "InversionTime": 160}, Kind.STIR),
+        ({**SE, "InversionTime": 100}, Kind.T1W),  # of SPAIR, which inverts fat alone
+        ({**SE, "ScanningSequence": ["SE", "IR"], "InversionTime": 160}, Kind.STIR),
         ({**SE, "RepetitionTime": 2000, "EchoTime": 10, "InversionTime": 860}, Kind.T1W),  # "T1 FLAIR"
         ({**SE, "RepetitionTime": None, "SeriesDescription": "t2 tse tra"}, Kind.T2W),  # the name is all there is
         ({**SE, "RepetitionTime": None, "SeriesDescription": "knee"}, Kind.UNKNOWN),
         ({**GR, "SeriesDescription": "dwi"}, Kind.T1W),
         ({**GR, "RepetitionTime": 500, "EchoTime": 17, "FlipAngle": 25}, Kind.T2_STAR),
         (STEADY, Kind.OTHER),
+        ({**STEADY, "RepetitionTime": 300, "FlipAngle": 65}, Kind.OTHER),  # TR of a shot, as Siemens states it
+        ({**STEADY, "SequenceVariant": ["SS", "SP", "SK"]}, Kind.T1W),  # GE: spoiled
+        ({**STEADY, "FlipAngle": 2}, Kind.PDW),
+        *[({**GR, "SequenceName": name}, Kind.OTHER) for name in ("*tfi2d1_15", "*de3d1", "*psif3d1", "BFFE")],
+        ({**GR, "SequenceName": "*tfl3d1"}, Kind.T1W),
         ({**GR, "AngioFlag": "Y"}, Kind.OTHER),
         ({**GR, "ImageType": ["DERIVED", "PRIMARY", "MIP"]}, Kind.DERIVED),
         ({**GR, "ImageType": ["DERIVED", "PRIMARY", "M", "ND", "SUB"]}, Kind.DERIVED),
+        ({**GR, "ImageType": ["DERIVED", "SECONDARY", "PROCESSED"]}, Kind.DERIVED),  # GE: Positive Enhancement Integral
+        ({**GR, "ImageType": ["DERIVED", "PRIMARY", "PERFUSION", "KEP"]}, Kind.DERIVED),
+        ({**GR, "ImageType": ["DERIVED", "PRIMARY", "PERFUSION", "VP"]}, Kind.DERIVED),
+        ({**GR, "ImageType": ["DERIVED", "SECONDARY", "WASH_IN", "M", "ND"]}, Kind.DERIVED),
+        ({**GR, "ImageType": ["DERIVED", "SECONDARY", "OTHER"], "SeriesDescription": "sSUB"}, Kind.DERIVED),
+        ({**GR, "ImageType": ["DERIVED", "SECONDARY", "MPR", "CSA MPR", "", "CSAPARALLEL"]}, Kind.T1W),
+        ({**GR, "ImageType": ["DERIVED", "SECONDARY", "REFORMATTED", "AVERAGE"]}, Kind.T1W),
+        ({**GR, "ImageType": ["DERIVED", "SECONDARY", ""]}, Kind.T1W),  # compressed, or changed by de-identification
         ({**GR, "ImageType": ["ORIGINAL", "PRIMARY", "M", "ND", "DIXON", "WATER"]}, Kind.WATER),  # Siemens
         ({**GR, "ImageType": ["DERIVED", "PRIMARY", "DIXON", "FAT"]}, Kind.FAT),  # GE
         ({**GR, "ImageType": ["ORIGINAL", "PRIMARY", "IP", "IP", "DERIVED"]}, Kind.IN_PHASE),  # Philips
@@ -174,6 +189,17 @@ STEADY = {**GR, "SequenceVariant": ["SK", "SS"], "RepetitionTime": 3, "FlipAngle
         ({**EP, "SequenceName": "tgse_pasl"}, Kind.ASL),
         ({**EP, "ImageType": ["DERIVED", "SECONDARY"], "DiffusionBValue": 800}, Kind.DERIVED),  # but what?
         ({**SE, "ImageType": ["DERIVED", "SECONDARY"], "SeriesDescription": "T2 map"}, Kind.T2_MAP),
+        (
+            {**EP, "ImageType": ["DERIVED", "PRIMARY", "DIFFUSION", "CALC_BVALUE"], "DiffusionBValue": 1400,
+             "SeriesDescription": "ep2d_diff_b50_800_ADC"},
+            Kind.DWI,
+        ),
+        (
+            {**SE, "ImageType": ["DERIVED", "PRIMARY"], "SeriesDescription": "", "ProtocolName": "T1 mapping"},
+            Kind.T1W,
+        ),
+        ({**GR, "ImageType": ["DERIVED", "PRIMARY"], "SeriesDescription": "t1_vibe_fa12"}, Kind.T1W),  # flip angle
+        ({**EP, "ImageType": ["DERIVED", "PRIMARY"], "SeriesDescription": "dti_FA"}, Kind.FA),
         ({"Modality": "CT"}, Kind.CT),
         ({"Modality": "CT", "ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, Kind.LOCALIZER),
         ({**SE, "SamplesPerPixel": 3}, Kind.DERIVED),
@@ -213,6 +239,27 @@ def test_an_element_of_another_creator_is_no_b_value() -> None:
     assert recognise([other]).b_values == (800,)
 
 
+@pytest.mark.parametrize(
+    ("state", "spoiling", "kind"),
+    [
+        ("FREE_PRECESSION", "NONE", Kind.OTHER),
+        ("TRANSVERSE", "NONE", Kind.OTHER),
+        ("TIME_REVERSED", "NONE", Kind.OTHER),
+        ("LONGITUDINAL", "RF", Kind.T1W),
+        ("NONE", "NONE", Kind.T1W),
+    ],
+)
+def test_enhanced_objects_name_their_steady_state(state: str, spoiling: str, kind: Kind) -> None:
+    shared, frame = Dataset(), Dataset()
+    shared.MRTimingAndRelatedParametersSequence, shared.MREchoSequence = [Dataset()], [Dataset()]
+    shared.MRTimingAndRelatedParametersSequence[0].RepetitionTime = 4
+    shared.MRTimingAndRelatedParametersSequence[0].FlipAngle = 25
+    shared.MREchoSequence[0].EffectiveEchoTime = 1.8
+    ds = header(EchoPulseSequence="GRADIENT", SteadyStatePulseSequence=state, Spoiling=spoiling)
+    ds.SharedFunctionalGroupsSequence, ds.PerFrameFunctionalGroupsSequence = [shared], [frame]
+    assert recognise([ds]).kind is kind
+
+
 def repeated(times: int, places: int = 2, **attributes: Any) -> list[Dataset]:
     return [
         header(place, **attributes, TemporalPositionIdentifier=t + 1, AcquisitionTime=f"1000{t % 60:02}")
@@ -233,6 +280,11 @@ def repeated(times: int, places: int = 2, **attributes: Any) -> list[Dataset]:
         ([header(z, **STEADY, TriggerTime=30 * t + 1) for t in range(25) for z in range(3)], Kind.CINE, 25),
         ([header(z, **LATE) for z in range(8)], Kind.LGE, 1),
         ([header(0, **{**LATE, "InversionTime": ti}) for ti in (100, 180, 260, 1000, 1900)], Kind.OTHER, 1),  # MOLLI
+        (
+            [header(z, **{**GR, "FlipAngle": a}, AcquisitionNumber=a) for a in (2, 5, 15) for z in range(3)],
+            Kind.OTHER,
+            1,
+        ),
     ],
 )
 def test_repeats_of_a_place_decide(series: list[Dataset], kind: Kind, phases: int) -> None:
@@ -266,12 +318,25 @@ def test_a_localizer_has_few_slices_in_several_planes() -> None:
     assert recognise(series).kind is Kind.LOCALIZER
 
 
+@pytest.mark.parametrize("directions", [None, "", 1, [1, 0, 0, 0, 1], [1, 0, 0, 0, "", 0], [0, 0, 0, 0, 0, 0]])
+def test_malformed_directions_leave_the_plane_open(directions: Any) -> None:
+    found = recognise([header(place, **SE, ImageOrientationPatient=directions) for place in range(3)])
+    assert (found.kind, found.plane) == (Kind.T1W, None)
+    assert "ImageOrientationPatient" in found.problem
+
+
 @pytest.mark.parametrize(
     ("attributes", "suppressed"),
     [
         ({"ScanOptions": ["PFF", "FS"]}, True),
         ({"ScanOptions": "PFF"}, False),
         ({"ScanOptions": None, "SeriesDescription": "T1 SPAIR"}, True),
+        ({"ScanOptions": "", "SeriesDescription": "t1_tse_fs_tra"}, True),  # empty where nobody filled it in
+        ({"ScanOptions": "PFF", "SeriesDescription": "T1 fat sat"}, False),  # the header stands above its name
+        ({"ScanOptions": "", "SeriesDescription": "T1 inspiration, respiratory gated"}, False),
+        ({"ScanOptions": "", "SeriesDescription": "Ax T1 no FS"}, False),
+        ({"ScanOptions": "", "SeriesDescription": "t1 non fat sat"}, False),
+        ({"ScanOptions": "", "SeriesDescription": "T1 w/o fatsat"}, False),
         ({"InversionTime": 150, "RepetitionTime": 4000}, True),
     ],
 )
@@ -285,6 +350,16 @@ def test_a_header_that_is_silent_about_fat_leaves_it_open() -> None:
     assert recognise([ds]).fat_suppressed is None
     philips = private(header(**SE, Manufacturer="Philips"), 0x2001, "Philips Imaging DD 001", 0x21, "CS", "Y")
     assert recognise([philips]).fat_suppressed is True
+
+
+def test_the_protocol_of_ge_is_that_of_the_examination() -> None:
+    ge = {**SE, "Manufacturer": "GE MEDICAL SYSTEMS", "ProtocolName": "THIGH T1 STIR +C"}
+    found = recognise([header(**ge, SeriesDescription="Ax T1")])
+    assert (found.kind, found.fat_suppressed, found.contrast) == (Kind.T1W, False, False)
+    unnamed = recognise([header(**ge, SeriesDescription="")])
+    assert (unnamed.kind, unnamed.fat_suppressed, unnamed.contrast) == (Kind.T1W, True, True)
+    siemens = recognise([header(**{**ge, "Manufacturer": "SIEMENS"}, SeriesDescription="Ax T1")])
+    assert (siemens.fat_suppressed, siemens.contrast) == (True, True)
 
 
 @pytest.mark.parametrize(
