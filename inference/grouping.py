@@ -128,14 +128,15 @@ def _repetitions(part: Sequence[Plane], places: Mapping[Plane, int]) -> list[Gro
 
 
 def _refuse_unequal(groups: Sequence[Group], places: Mapping[Plane, int]) -> None:
-    """Where a volume ends early, only the others on its grid show that slices are missing."""
-    covered = [{places[plane] for plane in group.planes} for group in groups]
-    most = max(covered, key=len)
+    """Where a volume begins late or ends early, only those that it overlaps show that slices are missing."""
+    covered = [frozenset(places[plane] for plane in group.planes) for group in groups]
+    different = set(covered)  # a time series has a thousand volumes
     for group, at in zip(groups, covered, strict=True):
-        if at < most:
-            lacking = next(p for p in groups[covered.index(most)].planes if places[p] == min(most - at))
+        whole = {place for other in different if other & at for place in other}
+        if missing := whole - at:
+            lacking = next(plane for plane, place in places.items() if place == min(missing))
             what = ", ".join(f"{key} {text_of(value)}" for key, value in group.told_apart.items())
             raise InputRefused(
-                f"{len(most - at)} slice(s) missing: a volume of {len(at)} slices ({what}) beside one of {len(most)} "
-                f"has none where {lacking.label} lies; send the missing slices again"
+                f"{len(missing)} slice(s) missing: a volume of {len(at)} slices ({what}) beside others has none where "
+                f"{lacking.label} lies; send the missing slices again"
             )

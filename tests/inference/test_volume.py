@@ -13,7 +13,7 @@ import SimpleITK
 from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
-from pydicom.uid import DeflatedExplicitVRLittleEndian, EnhancedMRImageStorage, ImplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, EnhancedMRImageStorage, ImplicitVRLittleEndian, MRImageStorage
 
 from inference.csa import read_csa
 from inference.grouping import REPETITION
@@ -233,6 +233,33 @@ def test_missing_slices_are_named(test_data: Path, series: str, lost: Iterable[i
     headers = sorted(headers_of(test_data / series), key=lambda header: int(header.InstanceNumber))
     with pytest.raises(InputRefused, match=reason):
         stacks(header for header in headers if int(header.InstanceNumber) not in lost)
+
+
+def classic(k: int, instance: int, **differing: Any) -> Dataset:
+    """The header of slice `k` of an axial series, 3 mm apart."""
+    ds = Dataset()
+    ds.SOPClassUID, ds.SOPInstanceUID, ds.InstanceNumber = MRImageStorage, f"1.2.{instance}", instance
+    ds.Rows, ds.Columns, ds.PixelSpacing = 8, 8, [1, 1]
+    ds.ImageOrientationPatient, ds.ImagePositionPatient = [1, 0, 0, 0, 1, 0], [0, 0, 3 * k]
+    for keyword, value in differing.items():
+        setattr(ds, keyword, value)
+    return ds
+
+
+def series_of(slices: int, lost: Iterable[int] = (), **values: Iterable[Any]) -> list[Dataset]:
+    """One volume after the other, without the instances that are `lost`."""
+    (keyword, each), *_ = values.items()
+    numbered = enumerate(product(each, range(slices)), 1)
+    return [classic(k, n, **{keyword: value}) for n, (value, k) in numbered if n not in lost]
+
+
+def test_volumes_that_lack_slices_at_opposite_ends_are_refused() -> None:
+    """The first lacks its last two, the second its first two: as long as one another, and shifted."""
+    headers = series_of(20, lost=range(19, 23), DiffusionBValue=(50, 800))
+    for header in headers:
+        header.DiffusionGradientOrientation = [1, 0, 0]
+    with pytest.raises(InputRefused, match=r"2 slice\(s\) missing: a volume of 18 slices \(b-value 50.* image 39 lies"):
+        stacks(headers)
 
 
 @pytest.mark.parametrize("series", ["siemens_prisma_epi_mosaic", "uih_umr770_dti_vframe"])
