@@ -118,6 +118,19 @@ def test_perfusion_below_b_50_does_not_count() -> None:
     assert two.values == pytest.approx(np.full((3, 2, 2), 1000.0), rel=1e-5)
 
 
+def test_b_values_that_scatter_around_one_are_one() -> None:
+    """Vendors state the b-value of each direction: over 995 to 1005 the fit would be one of noise."""
+    stated = (0.0, 995.0, 1000.0, 1005.0)
+    images = [np.full((3, 2, 2), SIGNAL * np.exp(-b * 1e-3)) for b in stated]
+    images[1], images[3] = images[3], images[1]  # noise
+    found = adc_map(images, stated, 0.0)
+    assert found.used == stated
+    assert found.values == pytest.approx(np.full((3, 2, 2), 1000.0), rel=1e-2)
+    assert adc_map(images, (0.0, 50.0, 100.0, 150.0), 0.0).used == (0.0, 50.0, 100.0, 150.0), "50 to 150 is too short"
+    with pytest.raises(InputRefused, match="at least 2 different b-values, and 995, 1000, 1005 are one"):
+        adc_map(images[1:], stated[1:], 0.0)
+
+
 def test_volumes_in_different_places_make_no_adc() -> None:
     """As long as one another, but one lacks its first slices and the other its last."""
 
