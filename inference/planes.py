@@ -22,10 +22,12 @@ from storage.errors import InputRefused
 
 Vector = NDArray[np.float64]
 COMPONENT = "image component"
+ECHO_TIME = "EchoTime"
 B_VALUE = "b-value"
 DIRECTION = "gradient direction"  # (x, y, z), as the vendor writes it
 POSITION = "ImagePositionPatient"
 TIME = "TemporalPositionIdentifier"
+TRIGGER_TIME = "TriggerTime"
 SPATIAL = frozenset(Tag(k) for k in ("StackID", "InStackPositionNumber", POSITION, "PlanePositionSequence"))
 COMPONENTS = {
     "M": "magnitude", "P": "phase", "R": "real", "I": "imaginary",
@@ -183,13 +185,13 @@ def _plane(
 def _classic_differences(ds: Dataset) -> dict[str, Any]:
     b, gradient = weighting(ds)
     return {
-        "EchoTime": number(ds.get("EchoTime")),
+        ECHO_TIME: number(ds.get(ECHO_TIME)),
         "InversionTime": number(ds.get("InversionTime")) or None,
         COMPONENT: _component(ds.get("ImageType")),
         B_VALUE: number(b),
         DIRECTION: gradient,
         TIME: number(ds.get(TIME)),
-        "TriggerTime": number(ds.get("TriggerTime")) or None,
+        TRIGGER_TIME: number(ds.get(TRIGGER_TIME)) or None,
     }
 
 
@@ -200,13 +202,13 @@ def _enhanced_differences(ds: Dataset, frame: int) -> dict[str, Any]:
 
     gradient = found("MRDiffusionSequence", "DiffusionGradientDirectionSequence")
     return {
-        "EchoTime": number(found("MREchoSequence", "EffectiveEchoTime")),
+        ECHO_TIME: number(found("MREchoSequence", "EffectiveEchoTime")),
         "InversionTime": number(next(iter(values(found("MRModifierSequence", "InversionTimes"))), None)) or None,
         COMPONENT: _component(found("MRImageFrameTypeSequence", "FrameType") or ds.get("ImageType")),
         B_VALUE: number(found("MRDiffusionSequence", "DiffusionBValue")),
         DIRECTION: direction(gradient[0].get("DiffusionGradientOrientation")) if gradient else None,
         TIME: number(found("FrameContentSequence", "TemporalPositionIndex")),
-        "TriggerTime": number(found("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime")) or None,
+        TRIGGER_TIME: number(found("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime")) or None,
     }
 
 

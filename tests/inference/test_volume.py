@@ -123,6 +123,23 @@ def test_classic_and_enhanced_split_alike(test_data: Path) -> None:
         assert np.allclose(one.geometry.affine, other.geometry.affine, atol=0.01)
 
 
+def classic(k: int, instance: int, **differing: Any) -> Dataset:
+    """The header of slice `k` of an axial series, 3 mm apart."""
+    ds = Dataset()
+    ds.SOPClassUID, ds.SOPInstanceUID, ds.InstanceNumber = MRImageStorage, f"1.2.{instance}", instance
+    ds.Rows, ds.Columns, ds.PixelSpacing = 8, 8, [1, 1]
+    ds.ImageOrientationPatient, ds.ImagePositionPatient = [1, 0, 0, 0, 1, 0], [0, 0, 3 * k]
+    for keyword, value in differing.items():
+        setattr(ds, keyword, value)
+    return ds
+
+
+def series_of(slices: int, keyword: str, values: Iterable[Any], lost: Iterable[int] = ()) -> list[Dataset]:
+    """A volume for each value, one after the other, without the instances that are `lost`."""
+    numbered = enumerate(product(values, range(slices)), 1)
+    return [classic(k, n, **{keyword: value}) for n, (value, k) in numbered if n not in lost]
+
+
 def enhanced(slices: int) -> Dataset:
     """The header of an Enhanced image: two echoes x magnitude and phase x two times x (b 0, b 800 in two directions) x
     label and control, which only a private dimension tells apart. Frames come in no order."""
@@ -210,6 +227,8 @@ def test_a_value_of_each_slice_tells_no_volumes_apart(test_data: Path) -> None:
     for n, header in enumerate(headers):
         header.TriggerTime = 100 + n
     assert [s.geometry.shape for s in stacks(headers)] == [(53, 80, 80)] * 4
+    gated = [classic(k, k + 1, TriggerTime=600 + 2.5 * (k // 3)) for k in range(12)]
+    assert [s.geometry.shape for s in stacks(gated)] == [(12, 8, 8)]
 
 
 @pytest.mark.parametrize(
@@ -235,31 +254,26 @@ def test_missing_slices_are_named(test_data: Path, series: str, lost: Iterable[i
         stacks(header for header in headers if int(header.InstanceNumber) not in lost)
 
 
-def classic(k: int, instance: int, **differing: Any) -> Dataset:
-    """The header of slice `k` of an axial series, 3 mm apart."""
-    ds = Dataset()
-    ds.SOPClassUID, ds.SOPInstanceUID, ds.InstanceNumber = MRImageStorage, f"1.2.{instance}", instance
-    ds.Rows, ds.Columns, ds.PixelSpacing = 8, 8, [1, 1]
-    ds.ImageOrientationPatient, ds.ImagePositionPatient = [1, 0, 0, 0, 1, 0], [0, 0, 3 * k]
-    for keyword, value in differing.items():
-        setattr(ds, keyword, value)
-    return ds
-
-
-def series_of(slices: int, lost: Iterable[int] = (), **values: Iterable[Any]) -> list[Dataset]:
-    """One volume after the other, without the instances that are `lost`."""
-    (keyword, each), *_ = values.items()
-    numbered = enumerate(product(each, range(slices)), 1)
-    return [classic(k, n, **{keyword: value}) for n, (value, k) in numbered if n not in lost]
-
-
 def test_volumes_that_lack_slices_at_opposite_ends_are_refused() -> None:
     """The first lacks its last two, the second its first two: as long as one another, and shifted."""
-    headers = series_of(20, lost=range(19, 23), DiffusionBValue=(50, 800))
-    for header in headers:
-        header.DiffusionGradientOrientation = [1, 0, 0]
     with pytest.raises(InputRefused, match=r"2 slice\(s\) missing: a volume of 18 slices \(b-value 50.* image 39 lies"):
-        stacks(headers)
+        stacks(series_of(20, "DiffusionBValue", (50, 800), lost=range(19, 23)))
+
+
+@pytest.mark.parametrize(
+    ("keyword", "values", "key"),
+    [("EchoTime", (12, 90), "EchoTime"), ("DiffusionBValue", (50, 800), "b-value"), (TIME, (1, 2), TIME)],
+)
+def test_slices_of_different_contrast_are_not_stacked(keyword: str, values: tuple[int, int], key: str) -> None:
+    """Where none shares a place with another, because the others were lost: ten of the one below ten of the other."""
+    found = stacks(series_of(20, keyword, values, lost=range(11, 31)))
+    assert [(len(stack.planes), stack.told_apart[key]) for stack in found] == [(10, v) for v in values]
+
+
+def test_an_echo_time_never_belongs_to_a_slice() -> None:
+    echo_times = (10, 20, *[30] * 8)
+    with pytest.raises(InputRefused, match="only 1 slice in one orientation"):
+        stacks(classic(k, k + 1, EchoTime=time) for k, time in enumerate(echo_times))
 
 
 @pytest.mark.parametrize("series", ["siemens_prisma_epi_mosaic", "uih_umr770_dti_vframe"])
