@@ -17,6 +17,7 @@ from pydicom.tag import Tag
 
 from inference.attributes import values, vector
 from inference.diffusion import direction, weighting
+from inference.private import PrivateElements
 from inference.tiles import tiled_as, tiling_of
 from storage.errors import InputRefused
 
@@ -36,6 +37,8 @@ COMPONENTS = {
     "WATER": "water", "FAT": "fat", "IN_PHASE": "in phase", "OPP_PHASE": "opposed phase",
     "FF": "fat fraction", "FIELD_MAP": "field map", "ADC": "ADC", "FA": "FA", "T1 MAP": "T1 map", "T2 MAP": "T2 map",
 }  # fmt: skip
+
+GE_COMPONENTS = {0: "magnitude", 1: "phase", 2: "real", 3: "imaginary"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +190,7 @@ def _classic_differences(ds: Dataset) -> dict[str, Any]:
     return {
         ECHO_TIME: number(ds.get(ECHO_TIME)),
         "InversionTime": number(ds.get("InversionTime")) or None,
-        COMPONENT: _component(ds.get("ImageType")),
+        COMPONENT: _component(ds.get("ImageType")) or _ge_component(ds),
         B_VALUE: number(b),
         DIRECTION: gradient,
         TIME: number(ds.get(TIME)),
@@ -216,6 +219,12 @@ def _component(image_type: Any) -> str | None:
     """Magnitude, phase, water ... from ImageType or FrameType (PS3.3 C.8.13.3.1.1), value 3 onwards."""
     found = [COMPONENTS[v] for v in (str(value).upper() for value in values(image_type)[2:]) if v in COMPONENTS]
     return found[0] if found else None
+
+
+def _ge_component(ds: Dataset) -> str | None:
+    """GE may write one ImageType into magnitude, phase, real and imaginary images."""
+    found = PrivateElements(ds).numbers(0x0043, "GEMS_PARM_01", 0x2F, "SS", "GE")
+    return GE_COMPONENTS.get(found[0]) if found else None
 
 
 def number(value: Any) -> float | None:

@@ -270,6 +270,15 @@ def test_slices_of_different_contrast_are_not_stacked(keyword: str, values: tupl
     assert [(len(stack.planes), stack.told_apart[key]) for stack in found] == [(10, v) for v in values]
 
 
+def test_components_are_told_apart_by_the_private_attribute_of_ge() -> None:
+    headers = series_of(5, "Manufacturer", ["GE MEDICAL SYSTEMS"] * 4)
+    for n, header in enumerate(headers):
+        header.ImageType = ["ORIGINAL", "PRIMARY", "OTHER"]
+        header.private_block(0x0043, "GEMS_PARM_01", create=True).add_new(0x2F, "SS", n // 5)
+    components = [stack.told_apart[COMPONENT] for stack in stacks(headers)]
+    assert components == ["magnitude", "phase", "real", "imaginary"]
+
+
 def test_an_echo_time_never_belongs_to_a_slice() -> None:
     echo_times = (10, 20, *[30] * 8)
     with pytest.raises(InputRefused, match="only 1 slice in one orientation"):
