@@ -47,9 +47,10 @@ class Plane:
 
     `row_direction` points along a row (increasing column), `column_direction` down a column (increasing row).
     `spacing` is (between rows, between columns). `told_apart` holds what makes one image of a place differ from
-    another: echo time, b-value, time point and the like; None where the header is silent. `order` is that of
-    acquisition, as far as numbers tell it, and `label` what a reader finds the plane by. `tile` is the row and
-    column, from 0, of its first pixel in an image that several slices are tiled into; None where an image is one slice.
+    another: times (ms), flip angle (degrees), b-value (s/mm2), number of the time point and the like; None where the
+    header is silent. `order` is that of acquisition, as far as numbers tell it, and `label` what a reader finds the
+    plane by. `tile` is the row and column, from 0, of its first pixel in an image that several slices are tiled into;
+    None where an image is one slice.
     """
 
     path: Path
@@ -195,6 +196,7 @@ def _classic_differences(ds: Dataset) -> dict[str, Any]:
         DIRECTION: gradient,
         TIME: number(ds.get(TIME)),
         TRIGGER_TIME: number(ds.get(TRIGGER_TIME)) or None,
+        "FlipAngle": number(ds.get("FlipAngle")),
     }
 
 
@@ -212,6 +214,7 @@ def _enhanced_differences(ds: Dataset, frame: int) -> dict[str, Any]:
         DIRECTION: direction(gradient[0].get("DiffusionGradientOrientation")) if gradient else None,
         TIME: number(found("FrameContentSequence", "TemporalPositionIndex")),
         TRIGGER_TIME: number(found("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime")) or None,
+        "FlipAngle": number(found("MRTimingAndRelatedParametersSequence", "FlipAngle")),
     }
 
 

@@ -279,6 +279,18 @@ def test_components_are_told_apart_by_the_private_attribute_of_ge() -> None:
     assert components == ["magnitude", "phase", "real", "imaginary"]
 
 
+def test_flip_angles_are_no_time_points() -> None:
+    """Variable flip angles in one series, for a map of T1."""
+    assert differences(stacks(series_of(5, "FlipAngle", (2, 5, 15)))) == "FlipAngle 2, 5, 15"
+    header = enhanced(slices=3)
+    for frame in header.PerFrameFunctionalGroupsSequence:
+        timing = Dataset()
+        timing.FlipAngle = 10 * frame.FrameContentSequence[0].TemporalPositionIndex
+        frame.MRTimingAndRelatedParametersSequence = [timing]
+        del frame.FrameContentSequence[0].TemporalPositionIndex
+    assert "FlipAngle 10, 20" in differences(stacks([header]))
+
+
 def test_an_echo_time_never_belongs_to_a_slice() -> None:
     echo_times = (10, 20, *[30] * 8)
     with pytest.raises(InputRefused, match="only 1 slice in one orientation"):
