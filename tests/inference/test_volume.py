@@ -18,6 +18,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, EnhancedMRImageStorage, 
 from inference.csa import read_csa
 from inference.grouping import REPETITION
 from inference.planes import COMPONENT, DIRECTION, TIME, planes_of
+from inference.scaling import signal_scale
 from inference.volume import Stack, differences, read_volume, read_volumes, stacks_of
 from storage.errors import InputRefused
 from tests.objects.sources import write_oblique
@@ -424,6 +425,20 @@ def test_rescale_is_applied(tmp_path: Path) -> None:
         ds.RescaleSlope, ds.RescaleIntercept = "2.5", "-10"
         dcmwrite(path, ds)
     assert np.allclose(read_volume(paths).array, plain * 2.5 - 10)
+
+
+@pytest.mark.parametrize(
+    ("series", "frame"),
+    [("mr/philips_elition_mprage_classic", None), ("mr/philips_elition_fieldmap_enhanced", 1)],
+)
+def test_the_scale_of_philips_outlives_its_private_creators(test_data: Path, series: str, frame: int | None) -> None:
+    """De-identification often drops them and keeps what is theirs."""
+    ds = dcmread(min(files(test_data / series)), stop_before_pixels=True)
+    scale = signal_scale(ds, frame)
+    ds.walk(lambda part, element: part.pop(element.tag) if element.tag.is_private_creator else None)
+    assert signal_scale(ds, frame) == scale != 1
+    ds.Manufacturer = "another"
+    assert signal_scale(ds, frame) == 1
 
 
 def test_a_deflated_file_is_read_like_any_other(tmp_path: Path) -> None:
