@@ -38,7 +38,7 @@ COMPONENTS = {
     "FF": "fat fraction", "FIELD_MAP": "field map", "ADC": "ADC", "FA": "FA", "T1 MAP": "T1 map", "T2 MAP": "T2 map",
 }  # fmt: skip
 
-GE_COMPONENTS = {0: "magnitude", 1: "phase", 2: "real", 3: "imaginary"}
+GE_COMPONENTS: Mapping[float, str] = {0: "magnitude", 1: "phase", 2: "real", 3: "imaginary"}
 
 
 @dataclass(frozen=True, eq=False)
