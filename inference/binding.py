@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from pydicom.uid import UID
 
+from inference.diffusion import shells
 from inference.inputs import SAME_PLANE, BValues, InputRule
 from inference.series import Kind, SeriesDescription
 
@@ -153,7 +154,7 @@ def _unsuitable(rule: InputRule, s: SeriesDescription) -> str:
 
 def _has_b_values(rule: BValues, found: Sequence[float]) -> bool:
     return (
-        len(set(found)) >= rule.count
+        len(shells(found)) >= rule.count
         and (rule.lowest_at_most is None or min(found) <= rule.lowest_at_most)
         and (rule.highest_at_least is None or max(found) >= rule.highest_at_least)
     )
@@ -217,7 +218,7 @@ def _satisfied(preference: str, s: SeriesDescription, bound: Mapping[str, Series
         case "many slices":
             return float(s.slices)
         case "many b-values":
-            return float(len(set(s.b_values)))
+            return float(len(shells(s.b_values)))
         case "with contrast" | "without contrast":
             return float(s.contrast is (preference == "with contrast"))
         case "fat suppressed" | "not fat suppressed":

@@ -1,6 +1,10 @@
-"""Diffusion weighting from classic headers: the standard's attributes, then each vendor's private ones by creator."""
+"""Diffusion weighting from classic headers: the standard's attributes, then each vendor's private ones by creator.
+
+And which of the b-values so found are different ones.
+"""
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -25,6 +29,7 @@ DIRECTIONS = (
     (0x0065, "Image Private Header", (0x37,), "FD", "UIH"),
 )
 GE_OFFSET = 1e9  # GE adds it to the b-value of some acquisitions
+SAME_SHELL = 25.0, 0.05  # s/mm2, or that part of the b-value where it is more: vendors state what each direction had
 LARGEST = 1e5  # s/mm2, far above what any scanner can do: what is more is no b-value
 
 
@@ -48,6 +53,15 @@ def weighting(ds: Dataset) -> tuple[float | None, Direction | None]:
     if b is None:
         b = _in_words(ds)
     return b, _private_direction(private) if b else None
+
+
+def shells(b_values: Iterable[float]) -> tuple[float, ...]:
+    """The b-values (s/mm2) that differ, ascending; the lowest of those that scatter around one: 995, 1000, 1005."""
+    found: list[float] = []
+    for b in sorted(b_values):
+        if not found or b - found[-1] > max(SAME_SHELL[0], SAME_SHELL[1] * b):
+            found.append(b)
+    return tuple(found)
 
 
 def direction(numbers: Any) -> Direction | None:

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from inference.planes import COMPONENT, TIME, Plane
+from inference.planes import B_VALUE, COMPONENT, ECHO_TIME, TIME, TRIGGER_TIME, Plane
 from storage.errors import InputRefused
 
 DIRECTION_TOLERANCE = 1e-3  # of a direction cosine: scanners round differently within one series
 SPACING_TOLERANCE = 1e-3  # mm, pixel spacing
 SAME_PLACE = 0.05  # mm along the normal, of images of several volumes: scanners round
+CONTRAST = frozenset({COMPONENT, ECHO_TIME, B_VALUE})  # slices that differ in these are never one volume
 REPETITION = "repetition"  # from 1, of volumes that only the order of acquisition tells apart
 
 
@@ -27,11 +28,11 @@ class Group:
 def groups_of(planes: Sequence[Plane]) -> list[Group]:
     """Groups planes that lie on one grid and that nothing tells apart; at each place a group has one plane.
 
-    A value that belongs to one slice (some scanners write a trigger or echo time of its own into every slice) tells no
-    volumes apart. Where several images of a group lie at each place, their numbers must run through the places time and
-    again, or stay at each for all repetitions.
+    A value that belongs to one slice (some scanners write a trigger time of its own into every slice) tells no volumes
+    apart, unless it is one of CONTRAST. Where several images of a group lie at each place, their numbers must run
+    through the places time and again, or stay at each for all repetitions.
 
-    Raises InputRefused: two images in one place, or a volume without a slice where another one on its grid has one.
+    Raises InputRefused: two images in one place, or a volume without a slice where one that it overlaps has one.
     """
     return [group for grid in _grids(planes) for group in _groups(grid)]
 
@@ -64,17 +65,13 @@ def _grids(planes: Sequence[Plane]) -> list[list[Plane]]:
 
 
 def _groups(grid: Sequence[Plane]) -> list[Group]:
-    """The volumes on one grid; each must have a slice at every place where another one has."""
+    """The volumes on one grid; each must have a slice at every place where one that it overlaps has."""
     places = _places(grid)
-    keys = [key for key in grid[0].told_apart if key == COMPONENT or not _belongs_to_the_slice(key, grid, places)]
+    keys = [key for key in grid[0].told_apart if key in CONTRAST or not _belongs_to_the_slice(key, grid, places)]
     found: dict[tuple[Any, ...], list[Plane]] = {}
     for plane in grid:
         found.setdefault(tuple(plane.told_apart.get(key) for key in keys), []).append(plane)
-    parts = list(found.values())
-    alike = len({plane.told_apart[COMPONENT] for plane in grid}) == 1  # never stack magnitude onto phase
-    if len(parts) > 1 and alike and len(set(places.values())) == len(grid):
-        parts = [list(grid)]  # none shares a place with another: they differ by their slices
-    groups = [group for part in parts for group in _repetitions(part, places)]
+    groups = [group for part in found.values() for group in _repetitions(part, places)]
     _refuse_unequal(groups, places)
     return groups
 
@@ -88,7 +85,12 @@ def _places(grid: Sequence[Plane]) -> dict[Plane, int]:
 
 
 def _belongs_to_the_slice(key: str, grid: Sequence[Plane], places: Mapping[Plane, int]) -> bool:
-    """Whether most values of `key` are found at one place only."""
+    """Whether most values of `key` are found at one place only.
+
+    So are trigger times where no place has two images: in a stack gated by the heart those of some slices agree.
+    """
+    if key == TRIGGER_TIME and len(set(places.values())) == len(grid):
+        return True
     found: dict[Any, set[int]] = {}
     for plane in grid:
         found.setdefault(plane.told_apart.get(key), set()).add(places[plane])
@@ -128,14 +130,15 @@ def _repetitions(part: Sequence[Plane], places: Mapping[Plane, int]) -> list[Gro
 
 
 def _refuse_unequal(groups: Sequence[Group], places: Mapping[Plane, int]) -> None:
-    """Where a volume ends early, only the others on its grid show that slices are missing."""
-    covered = [{places[plane] for plane in group.planes} for group in groups]
-    most = max(covered, key=len)
+    """Where a volume begins late or ends early, only those that it overlaps show that slices are missing."""
+    covered = [frozenset(places[plane] for plane in group.planes) for group in groups]
+    different = set(covered)  # a time series has a thousand volumes
     for group, at in zip(groups, covered, strict=True):
-        if at < most:
-            lacking = next(p for p in groups[covered.index(most)].planes if places[p] == min(most - at))
+        whole = {place for other in different if other & at for place in other}
+        if missing := whole - at:
+            lacking = next(plane for plane, place in places.items() if place == min(missing))
             what = ", ".join(f"{key} {text_of(value)}" for key, value in group.told_apart.items())
             raise InputRefused(
-                f"{len(most - at)} slice(s) missing: a volume of {len(at)} slices ({what}) beside one of {len(most)} "
-                f"has none where {lacking.label} lies; send the missing slices again"
+                f"{len(missing)} slice(s) missing: a volume of {len(at)} slices ({what}) beside others has none where "
+                f"{lacking.label} lies; send the missing slices again"
             )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from inference.application import SeriesInput
 from inference.concepts import PERCENT
 from inference.findings import NOT_ATTEMPTED, Code, Mask, Measurement, ParametricMap
+from inference.grouping import SAME_PLACE
 from inference.inputs import input_key
 from inference.measurements import resample
 from inference.planes import COMPONENT
@@ -225,6 +226,8 @@ def _computed(quantity: Quantity, way: tuple[str, ...], volumes: Volumes) -> tup
 def _from_diffusion(weighted: Sequence[Volume]) -> Array:
     b_values = [volume.told_apart.get(B_VALUE) for volume in weighted]
     known = [(v, float(b)) for v, b in zip(weighted, b_values, strict=True) if b is not None]
+    if any(not np.allclose(v.geometry.affine, known[0][0].geometry.affine, atol=SAME_PLACE) for v, _ in known):
+        raise InputRefused("the volumes of different b-values lie in different places; send the whole series again")
     return adc_map([v.array / v.signal_scale for v, _ in known], [b for _, b in known]).values
 
 

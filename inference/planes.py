@@ -17,15 +17,18 @@ from pydicom.tag import Tag
 
 from inference.attributes import values, vector
 from inference.diffusion import direction, weighting
+from inference.private import PrivateElements
 from inference.tiles import tiled_as, tiling_of
 from storage.errors import InputRefused
 
 Vector = NDArray[np.float64]
 COMPONENT = "image component"
+ECHO_TIME = "EchoTime"
 B_VALUE = "b-value"
 DIRECTION = "gradient direction"  # (x, y, z), as the vendor writes it
 POSITION = "ImagePositionPatient"
 TIME = "TemporalPositionIdentifier"
+TRIGGER_TIME = "TriggerTime"
 SPATIAL = frozenset(Tag(k) for k in ("StackID", "InStackPositionNumber", POSITION, "PlanePositionSequence"))
 COMPONENTS = {
     "M": "magnitude", "P": "phase", "R": "real", "I": "imaginary",
@@ -35,6 +38,8 @@ COMPONENTS = {
     "FF": "fat fraction", "FIELD_MAP": "field map", "ADC": "ADC", "FA": "FA", "T1 MAP": "T1 map", "T2 MAP": "T2 map",
 }  # fmt: skip
 
+GE_COMPONENTS: Mapping[float, str] = {0: "magnitude", 1: "phase", 2: "real", 3: "imaginary"}
+
 
 @dataclass(frozen=True, eq=False)
 class Plane:
@@ -42,9 +47,10 @@ class Plane:
 
     `row_direction` points along a row (increasing column), `column_direction` down a column (increasing row).
     `spacing` is (between rows, between columns). `told_apart` holds what makes one image of a place differ from
-    another: echo time, b-value, time point and the like; None where the header is silent. `order` is that of
-    acquisition, as far as numbers tell it, and `label` what a reader finds the plane by. `tile` is the row and
-    column, from 0, of its first pixel in an image that several slices are tiled into; None where an image is one slice.
+    another: times (ms), flip angle (degrees), b-value (s/mm2), number of the time point and the like; None where the
+    header is silent. `order` is that of acquisition, as far as numbers tell it, and `label` what a reader finds the
+    plane by. `tile` is the row and column, from 0, of its first pixel in an image that several slices are tiled into;
+    None where an image is one slice.
     """
 
     path: Path
@@ -183,13 +189,14 @@ def _plane(
 def _classic_differences(ds: Dataset) -> dict[str, Any]:
     b, gradient = weighting(ds)
     return {
-        "EchoTime": number(ds.get("EchoTime")),
+        ECHO_TIME: number(ds.get(ECHO_TIME)),
         "InversionTime": number(ds.get("InversionTime")) or None,
-        COMPONENT: _component(ds.get("ImageType")),
+        COMPONENT: _component(ds.get("ImageType")) or _ge_component(ds),
         B_VALUE: number(b),
         DIRECTION: gradient,
         TIME: number(ds.get(TIME)),
-        "TriggerTime": number(ds.get("TriggerTime")) or None,
+        TRIGGER_TIME: number(ds.get(TRIGGER_TIME)) or None,
+        "FlipAngle": number(ds.get("FlipAngle")),
     }
 
 
@@ -200,13 +207,14 @@ def _enhanced_differences(ds: Dataset, frame: int) -> dict[str, Any]:
 
     gradient = found("MRDiffusionSequence", "DiffusionGradientDirectionSequence")
     return {
-        "EchoTime": number(found("MREchoSequence", "EffectiveEchoTime")),
+        ECHO_TIME: number(found("MREchoSequence", "EffectiveEchoTime")),
         "InversionTime": number(next(iter(values(found("MRModifierSequence", "InversionTimes"))), None)) or None,
         COMPONENT: _component(found("MRImageFrameTypeSequence", "FrameType") or ds.get("ImageType")),
         B_VALUE: number(found("MRDiffusionSequence", "DiffusionBValue")),
         DIRECTION: direction(gradient[0].get("DiffusionGradientOrientation")) if gradient else None,
         TIME: number(found("FrameContentSequence", "TemporalPositionIndex")),
-        "TriggerTime": number(found("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime")) or None,
+        TRIGGER_TIME: number(found("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime")) or None,
+        "FlipAngle": number(found("MRTimingAndRelatedParametersSequence", "FlipAngle")),
     }
 
 
@@ -214,6 +222,12 @@ def _component(image_type: Any) -> str | None:
     """Magnitude, phase, water ... from ImageType or FrameType (PS3.3 C.8.13.3.1.1), value 3 onwards."""
     found = [COMPONENTS[v] for v in (str(value).upper() for value in values(image_type)[2:]) if v in COMPONENTS]
     return found[0] if found else None
+
+
+def _ge_component(ds: Dataset) -> str | None:
+    """GE may write one ImageType into magnitude, phase, real and imaginary images."""
+    found = PrivateElements(ds).numbers(0x0043, "GEMS_PARM_01", 0x2F, "SS", "GE")
+    return GE_COMPONENTS.get(found[0]) if found else None
 
 
 def number(value: Any) -> float | None:

@@ -9,14 +9,17 @@ from pydicom.dataset import Dataset
 from inference.attributes import values
 
 USUAL_BLOCK = 0x10  # the first block of a group, where scanners put their first creator
+USUAL_BLOCKS = {"Philips MR Imaging DD 005": 0x14}  # of creators that are not the first
 BINARY = {"FL": "f", "FD": "d", "US": "H", "UL": "I", "SS": "h", "SL": "i"}
 
 
 class PrivateElements:
     """The private elements of one dataset. `Dataset.private_block` would sort all tags for every look-up."""
 
-    def __init__(self, ds: Dataset) -> None:
+    def __init__(self, ds: Dataset, manufacturer: str = "") -> None:
+        """`manufacturer` is for the item of a sequence, which does not hold it."""
         self._ds = ds
+        self._manufacturer = manufacturer
 
     @cached_property
     def _blocks(self) -> dict[tuple[int, str], int]:
@@ -34,8 +37,8 @@ class PrivateElements:
         """
         block = self._blocks.get((group, creator))
         if block is None and vendor and not any(known == group for known, _ in self._blocks):
-            made_by = str(self._ds.get("Manufacturer", "")).upper()
-            block = USUAL_BLOCK if made_by.startswith(vendor) else None
+            made_by = (self._manufacturer or str(self._ds.get("Manufacturer", ""))).upper()
+            block = USUAL_BLOCKS.get(creator, USUAL_BLOCK) if made_by.startswith(vendor) else None
         tag = group << 16 | (block or 0) << 8 | element
         return self._ds[tag].value if block is not None and tag in self._ds else None
 

@@ -8,12 +8,13 @@ where the intercept is 0 (Chenevert et al., Transl Oncol 2014;7:65, PMC3998685).
 """
 
 from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
 
 from inference.planes import functional, is_enhanced
 from inference.private import PrivateElements
 
-PHILIPS_FRAME = (0x2005, "Philips MR Imaging DD 005", 0x0F)  # sequence in the functional groups of a frame
-SCALE_SLOPE = (0x2005, "Philips MR Imaging DD 001", 0x0E)
+PHILIPS_FRAME = (0x2005, "Philips MR Imaging DD 005", 0x0F, "PHILIPS")  # sequence in the functional groups of a frame
+SCALE_SLOPE = (0x2005, "Philips MR Imaging DD 001", 0x0E, "FL", "PHILIPS")
 
 
 def rescale(ds: Dataset, frame_number: int | None) -> tuple[float, float]:
@@ -28,12 +29,12 @@ def rescale(ds: Dataset, frame_number: int | None) -> tuple[float, float]:
 
 def signal_scale(ds: Dataset, frame_number: int | None) -> float:
     """Rescale Slope x Scale Slope of a Philips image; 1 for every other one."""
-    source = ds
+    source, manufacturer = ds, str(ds.get("Manufacturer", ""))
     if frame_number is not None and is_enhanced(ds):
         frame = ds.PerFrameFunctionalGroupsSequence[frame_number - 1]
-        items = PrivateElements(frame).value(*PHILIPS_FRAME)
-        if not items:
+        items = PrivateElements(frame, manufacturer).value(*PHILIPS_FRAME)
+        if not isinstance(items, Sequence) or not items:  # without its creator it may come as bytes
             return 1.0
         source = items[0]
-    numbers = PrivateElements(source).numbers(*SCALE_SLOPE, "FL")
+    numbers = PrivateElements(source, manufacturer).numbers(*SCALE_SLOPE)
     return numbers[0] * rescale(ds, frame_number)[0] if numbers and numbers[0] > 0 else 1.0

@@ -103,6 +103,13 @@ def test_diffusion_needs_the_b_values_that_are_asked_for() -> None:
     assert refusal(rule, series("1", Kind.DWI, b_values=(0.0, 50.0))) == f"has b = 0, 50, {wanted}"
     assert refusal(rule, series("1", Kind.DWI, b_values=(500.0, 800.0))) == f"has b = 500, 800, {wanted}"
     assert refusal(rule, series("1", Kind.DWI)) == f"has no known b-value, {wanted}"
+    three = replace(rule, b_values=BValues(count=3))
+    assert refusal(three, series("1", Kind.DWI, b_values=(0.0, 995.0, 1000.0, 1005.0))).startswith("has b = 0, 995")
+    truly = series("1", Kind.DWI, b_values=(0.0, 50.0, 800.0))
+    scattered = series("2", Kind.DWI, b_values=(0.0, 990.0, 995.0, 1000.0, 1005.0))
+    assert refusal(three, truly) == ""
+    most = InputRule("diffusion", kind="DWI", prefer=("many b-values",))
+    assert bind([most], [truly, scattered]).inputs == {"diffusion": "1"}
 
 
 def test_a_series_of_several_volumes_feeds_what_takes_them(test_data: Path) -> None:

@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
+from inference.panel import B_VALUE, Panel, panel
 from inference.quantities.adc import adc_map
 from inference.quantities.fat_fraction import fat_fraction, fat_fraction_two_point
 from inference.quantities.fitting import FittedMap, noise_sd
 from inference.quantities.relaxation import t1_map_flip_angles, t1_map_inversion_recovery, t2_map
-from inference.volume import read_volume
+from inference.volume import Geometry, Volume, read_volume
 from storage.errors import InputRefused
 
 SHAPE = (6, 96, 96)
@@ -115,6 +116,36 @@ def test_perfusion_below_b_50_does_not_count() -> None:
     two = adc_map([images[2], np.full((3, 2, 2), SIGNAL)], (400.0, 0.0), 0.0)
     assert two.used == (0.0, 400.0)
     assert two.values == pytest.approx(np.full((3, 2, 2), 1000.0), rel=1e-5)
+
+
+def test_b_values_that_scatter_around_one_are_one() -> None:
+    """Vendors state the b-value of each direction: over 995 to 1005 the fit would be one of noise."""
+    stated = (0.0, 995.0, 1000.0, 1005.0)
+    images = [np.full((3, 2, 2), SIGNAL * np.exp(-b * 1e-3)) for b in stated]
+    images[1], images[3] = images[3], images[1]  # noise
+    found = adc_map(images, stated, 0.0)
+    assert found.used == stated
+    assert found.values == pytest.approx(np.full((3, 2, 2), 1000.0), rel=1e-2)
+    assert adc_map(images, (0.0, 50.0, 100.0, 150.0), 0.0).used == (0.0, 50.0, 100.0, 150.0), "50 to 150 is too short"
+    with pytest.raises(InputRefused, match="at least 2 different b-values, and 995, 1000, 1005 are one"):
+        adc_map(images[1:], stated[1:], 0.0)
+
+
+def test_volumes_in_different_places_make_no_adc() -> None:
+    """As long as one another, but one lacks its first slices and the other its last."""
+
+    def volume(b: float, z: float) -> Volume:
+        affine = np.diag([3.0, 1.0, 1.0, 1.0])
+        affine[0, 3] = z
+        image = np.full((3, 4, 4), SIGNAL * np.exp(-b * 1e-3), np.float32)
+        return Volume(image, Geometry(image.shape, affine), (), "study", "dwi", "frame", "MR", {B_VALUE: b})
+
+    def made(z: float) -> Panel:
+        weighted = (volume(50.0, 0.0), volume(800.0, z))
+        return panel({"dwi": weighted}, weighted[0])
+
+    assert made(0.01).values["adc"] == pytest.approx(np.full((3, 4, 4), 1000.0), rel=1e-5)
+    assert "lie in different places" in made(6.0).missing["adc"].reason
 
 
 def test_an_adc_below_zero_is_none_and_is_counted() -> None:

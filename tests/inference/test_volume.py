@@ -13,11 +13,12 @@ import SimpleITK
 from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
-from pydicom.uid import DeflatedExplicitVRLittleEndian, EnhancedMRImageStorage, ImplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, EnhancedMRImageStorage, ImplicitVRLittleEndian, MRImageStorage
 
 from inference.csa import read_csa
 from inference.grouping import REPETITION
 from inference.planes import COMPONENT, DIRECTION, TIME, planes_of
+from inference.scaling import signal_scale
 from inference.volume import Stack, differences, read_volume, read_volumes, stacks_of
 from storage.errors import InputRefused
 from tests.objects.sources import write_oblique
@@ -123,6 +124,23 @@ def test_classic_and_enhanced_split_alike(test_data: Path) -> None:
         assert np.allclose(one.geometry.affine, other.geometry.affine, atol=0.01)
 
 
+def classic(k: int, instance: int, **differing: Any) -> Dataset:
+    """The header of slice `k` of an axial series, 3 mm apart."""
+    ds = Dataset()
+    ds.SOPClassUID, ds.SOPInstanceUID, ds.InstanceNumber = MRImageStorage, f"1.2.{instance}", instance
+    ds.Rows, ds.Columns, ds.PixelSpacing = 8, 8, [1, 1]
+    ds.ImageOrientationPatient, ds.ImagePositionPatient = [1, 0, 0, 0, 1, 0], [0, 0, 3 * k]
+    for keyword, value in differing.items():
+        setattr(ds, keyword, value)
+    return ds
+
+
+def series_of(slices: int, keyword: str, values: Iterable[Any], lost: Iterable[int] = ()) -> list[Dataset]:
+    """A volume for each value, one after the other, without the instances that are `lost`."""
+    numbered = enumerate(product(values, range(slices)), 1)
+    return [classic(k, n, **{keyword: value}) for n, (value, k) in numbered if n not in lost]
+
+
 def enhanced(slices: int) -> Dataset:
     """The header of an Enhanced image: two echoes x magnitude and phase x two times x (b 0, b 800 in two directions) x
     label and control, which only a private dimension tells apart. Frames come in no order."""
@@ -210,6 +228,8 @@ def test_a_value_of_each_slice_tells_no_volumes_apart(test_data: Path) -> None:
     for n, header in enumerate(headers):
         header.TriggerTime = 100 + n
     assert [s.geometry.shape for s in stacks(headers)] == [(53, 80, 80)] * 4
+    gated = [classic(k, k + 1, TriggerTime=600 + 2.5 * (k // 3)) for k in range(12)]
+    assert [s.geometry.shape for s in stacks(gated)] == [(12, 8, 8)]
 
 
 @pytest.mark.parametrize(
@@ -233,6 +253,49 @@ def test_missing_slices_are_named(test_data: Path, series: str, lost: Iterable[i
     headers = sorted(headers_of(test_data / series), key=lambda header: int(header.InstanceNumber))
     with pytest.raises(InputRefused, match=reason):
         stacks(header for header in headers if int(header.InstanceNumber) not in lost)
+
+
+def test_volumes_that_lack_slices_at_opposite_ends_are_refused() -> None:
+    """The first lacks its last two, the second its first two: as long as one another, and shifted."""
+    with pytest.raises(InputRefused, match=r"2 slice\(s\) missing: a volume of 18 slices \(b-value 50.* image 39 lies"):
+        stacks(series_of(20, "DiffusionBValue", (50, 800), lost=range(19, 23)))
+
+
+@pytest.mark.parametrize(
+    ("keyword", "values", "key"),
+    [("EchoTime", (12, 90), "EchoTime"), ("DiffusionBValue", (50, 800), "b-value"), (TIME, (1, 2), TIME)],
+)
+def test_slices_of_different_contrast_are_not_stacked(keyword: str, values: tuple[int, int], key: str) -> None:
+    """Where none shares a place with another, because the others were lost: ten of the one below ten of the other."""
+    found = stacks(series_of(20, keyword, values, lost=range(11, 31)))
+    assert [(len(stack.planes), stack.told_apart[key]) for stack in found] == [(10, v) for v in values]
+
+
+def test_components_are_told_apart_by_the_private_attribute_of_ge() -> None:
+    headers = series_of(5, "Manufacturer", ["GE MEDICAL SYSTEMS"] * 4)
+    for n, header in enumerate(headers):
+        header.ImageType = ["ORIGINAL", "PRIMARY", "OTHER"]
+        header.private_block(0x0043, "GEMS_PARM_01", create=True).add_new(0x2F, "SS", n // 5)
+    components = [stack.told_apart[COMPONENT] for stack in stacks(headers)]
+    assert components == ["magnitude", "phase", "real", "imaginary"]
+
+
+def test_flip_angles_are_no_time_points() -> None:
+    """Variable flip angles in one series, for a map of T1."""
+    assert differences(stacks(series_of(5, "FlipAngle", (2, 5, 15)))) == "FlipAngle 2, 5, 15"
+    header = enhanced(slices=3)
+    for frame in header.PerFrameFunctionalGroupsSequence:
+        timing = Dataset()
+        timing.FlipAngle = 10 * frame.FrameContentSequence[0].TemporalPositionIndex
+        frame.MRTimingAndRelatedParametersSequence = [timing]
+        del frame.FrameContentSequence[0].TemporalPositionIndex
+    assert "FlipAngle 10, 20" in differences(stacks([header]))
+
+
+def test_an_echo_time_never_belongs_to_a_slice() -> None:
+    echo_times = (10, 20, *[30] * 8)
+    with pytest.raises(InputRefused, match="only 1 slice in one orientation"):
+        stacks(classic(k, k + 1, EchoTime=time) for k, time in enumerate(echo_times))
 
 
 @pytest.mark.parametrize("series", ["siemens_prisma_epi_mosaic", "uih_umr770_dti_vframe"])
@@ -362,6 +425,20 @@ def test_rescale_is_applied(tmp_path: Path) -> None:
         ds.RescaleSlope, ds.RescaleIntercept = "2.5", "-10"
         dcmwrite(path, ds)
     assert np.allclose(read_volume(paths).array, plain * 2.5 - 10)
+
+
+@pytest.mark.parametrize(
+    ("series", "frame"),
+    [("mr/philips_elition_mprage_classic", None), ("mr/philips_elition_fieldmap_enhanced", 1)],
+)
+def test_the_scale_of_philips_outlives_its_private_creators(test_data: Path, series: str, frame: int | None) -> None:
+    """De-identification often drops them and keeps what is theirs."""
+    ds = dcmread(min(files(test_data / series)), stop_before_pixels=True)
+    scale = signal_scale(ds, frame)
+    ds.walk(lambda part, element: part.pop(element.tag) if element.tag.is_private_creator else None)
+    assert signal_scale(ds, frame) == scale != 1
+    ds.Manufacturer = "another"
+    assert signal_scale(ds, frame) == 1
 
 
 def test_a_deflated_file_is_read_like_any_other(tmp_path: Path) -> None:
