@@ -20,6 +20,10 @@ from storage.records import Instance, JobKind, NewJob, Series
 
 log = logging.getLogger(__name__)
 
+# BodyPartExamined that would fit another part of the patient as well
+UNSPECIFIC = frozenset({"", "EXTREMITY", "LEXTREMITY", "UEXTREMITY", "LEG", "ARM"})
+SIDES = {"L": "left", "R": "right"}
+
 
 @dataclass(frozen=True)
 class Route:
@@ -44,6 +48,14 @@ class _TimePoint:
     binding: Binding | None
     number: int
     reason: str
+
+
+@dataclass(frozen=True)
+class _Region:
+    """What the series of the required inputs say that they show; empty where they do not say it."""
+
+    body_parts: frozenset[str]
+    sides: frozenset[str]  # "left", "right"
 
 
 @dataclass(frozen=True)
@@ -142,7 +154,7 @@ def _ask(
         return _Answer(None, application.problem)
     try:
         binding = bind(manifest.inputs, recognised)
-        points = _time_points(manifest, earlier)
+        points = _time_points(manifest, _region(manifest, binding, recognised), earlier)
         taken = sorted((p for p in points if p.number), key=lambda p: p.number)
         if not binding.accepted:
             return _Answer(binding, binding.reason, earlier=points)
@@ -170,14 +182,54 @@ def _ask(
         return _Answer(None, f"its routing failed ({type(error).__name__}), see the log")
 
 
-def _time_points(manifest: Manifest, earlier: Sequence[EarlierStudy]) -> tuple[_TimePoint, ...]:
-    """What becomes of each earlier study: it is taken where its series fill the same inputs."""
+def _time_points(manifest: Manifest, now: _Region, earlier: Sequence[EarlierStudy]) -> tuple[_TimePoint, ...]:
+    """What becomes of each earlier study: it is taken where its series fill the same inputs, and do not show another
+    region than the study does (`now`)."""
     if manifest.earlier is None:
         return ()
-    bindings = {s.study_instance_uid: None if s.problem else bind(manifest.inputs, s.recognised) for s in earlier}
-    fitting = [s for s in earlier if (b := bindings[s.study_instance_uid]) is not None and b.accepted]
-    chosen = [s.study_instance_uid for s in _chosen(manifest.earlier, fitting)]
-    return tuple(_time_point(s, bindings[s.study_instance_uid], chosen) for s in earlier)
+    points = [_asked(manifest, now, study) for study in earlier]
+    chosen = _chosen(manifest.earlier, [point.study for point in points if not point.reason])
+    return tuple(point if point.reason else _placed(point, chosen) for point in points)
+
+
+def _asked(manifest: Manifest, now: _Region, study: EarlierStudy) -> _TimePoint:
+    """Not placed yet. Without a reason where nothing speaks against it."""
+    if study.problem:
+        return _TimePoint(study, None, 0, study.problem)
+    binding = bind(manifest.inputs, study.recognised)
+    if not binding.accepted:
+        return _TimePoint(study, binding, 0, binding.reason)
+    return _TimePoint(study, binding, 0, _elsewhere(_region(manifest, binding, study.recognised), now))
+
+
+def _placed(point: _TimePoint, chosen: Sequence[EarlierStudy]) -> _TimePoint:
+    assert point.binding is not None
+    if point.study in chosen:
+        return replace(point, number=chosen.index(point.study) + 1, reason=point.binding.reason)
+    missed = "the smallest size before (nadir) may be missed"
+    return replace(point, reason=f"fits, but only {len(chosen)} earlier studies are taken: {missed}")
+
+
+def _region(manifest: Manifest, binding: Binding, recognised: Sequence[SeriesDescription]) -> _Region:
+    required = {binding.inputs.get(rule.name) for rule in manifest.inputs if rule.required}
+    series = [s for s in recognised if s.series_instance_uid in required]
+    return _Region(
+        frozenset(s.body_part for s in series) - UNSPECIFIC,
+        frozenset(SIDES[s.laterality] for s in series if s.laterality),
+    )
+
+
+def _elsewhere(before: _Region, now: _Region) -> str:
+    """Why an earlier study does not show what the study does; empty where both do not say so."""
+    if before.body_parts and now.body_parts and before.body_parts.isdisjoint(now.body_parts):
+        return f"shows {_all(before.body_parts)}, and the study {_all(now.body_parts)}"
+    if before.sides and now.sides and before.sides.isdisjoint(now.sides):
+        return f"shows the {_all(before.sides)} side, and the study the {_all(now.sides)}"
+    return ""
+
+
+def _all(words: Collection[str]) -> str:
+    return " and ".join(sorted(words))
 
 
 def _chosen(rule: EarlierRule, fitting: Sequence[EarlierStudy]) -> list[EarlierStudy]:
@@ -187,16 +239,6 @@ def _chosen(rule: EarlierRule, fitting: Sequence[EarlierStudy]) -> list[EarlierS
     if rule.maximum == 1:
         return [fitting[-1]]
     return [fitting[0], *fitting[1 - rule.maximum :]]
-
-
-def _time_point(study: EarlierStudy, binding: Binding | None, chosen: Sequence[str]) -> _TimePoint:
-    if binding is None:
-        return _TimePoint(study, None, 0, study.problem)
-    if not binding.accepted:
-        return _TimePoint(study, binding, 0, binding.reason)
-    if study.study_instance_uid not in chosen:
-        return _TimePoint(study, binding, 0, f"fits, but only {len(chosen)} earlier studies are taken")
-    return _TimePoint(study, binding, chosen.index(study.study_instance_uid) + 1, binding.reason)
 
 
 def _bound(point: _TimePoint) -> dict[str, Series]:

@@ -69,6 +69,7 @@ class Facts:
     position: tuple[float, ...] = ()  # mm
     moment: tuple[Any, ...] = ()  # differs between time points of one place
     time_points: float = 0  # that are declared
+    laterality: str = ""  # R, L, U (unpaired), B (both): PS3.3 C.7.6.16.2.8
     title: str = ""  # SeriesDescription, in lower case
     description: str = ""  # all that names it, in lower case
 
@@ -279,6 +280,7 @@ def _facts(common: Facts, ds: Dataset, where: _Classic | _Enhanced) -> Facts:
         agent=common.agent if usage is None else usage == "YES",
         labelled=common.labelled or bool(where.group("MRArterialSpinLabelingSequence").get("ASLTechniqueDescription")),
         position=_position(where),
+        laterality=_laterality(ds, where),
         moment=where.moment,
     )
 
@@ -342,6 +344,12 @@ def _quantities(where: _Classic | _Enhanced) -> frozenset[str]:
 def _position(where: _Classic | _Enhanced) -> tuple[float, ...]:
     values = [number(v) for v in where.group("PlanePositionSequence").get("ImagePositionPatient") or ()]
     return tuple(v for v in values if v is not None)
+
+
+def _laterality(ds: Dataset, where: _Classic | _Enhanced) -> str:
+    """As the frame says, else the image, else the series."""
+    frame = where.group("FrameAnatomySequence").get("FrameLaterality")
+    return str(frame or ds.get("ImageLaterality") or ds.get("Laterality") or "").strip().upper()
 
 
 def _first(value: Any) -> Any:

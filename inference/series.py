@@ -55,6 +55,7 @@ class SeriesDescription:
     confidence: float  # 0..1
     reasons: tuple[str, ...]
     body_part: str = ""
+    laterality: str = ""  # "R" or "L", where all images that tell a side tell this one
     volumes: int = 0
     problem: str = ""
     differences: str = ""  # what tells its volumes apart, where it makes several
@@ -106,6 +107,7 @@ def recognise(headers: Sequence[Dataset], site: SiteTable = ()) -> SeriesDescrip
         confidence=verdict.confidence,
         reasons=(verdict.reason, *(["its description alone tells of a contrast agent"] if by_name else [])),
         body_part=str(first.get("BodyPartExamined") or "").strip().upper(),
+        laterality=_laterality(facts),
         volumes=len(stacks),
         problem=problem,
         differences=differences(stacks) if len(stacks) > 1 else "",
@@ -159,6 +161,11 @@ def _fat_suppressed(kind: Kind, facts: Sequence[Facts]) -> bool | None:
         return True
     told = {f.fat_suppressed for f in facts}
     return True if True in told else None if None in told else False
+
+
+def _laterality(facts: Sequence[Facts]) -> str:
+    told = {f.laterality for f in facts} - {""}
+    return told.pop() if len(told) == 1 and told <= {"R", "L"} else ""
 
 
 def _contrast_phase(modality: str, contrast: bool, phases: int, images: Sequence[Dataset], description: str) -> str:

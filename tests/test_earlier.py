@@ -22,10 +22,12 @@ from dicom_node.worker import Worker
 from inference.application import SeriesInput
 from inference.inputs import EarlierRule, InputRule
 from inference.manifest import Manifest
+from inference.series import recognise
 from storage.database import Database, default_url
 from storage.patients import Patients
 from storage.records import Job, JobKind, JobState, StudyState
 from tests.acceptance.studies import write_ball_study
+from tests.inference.test_series import header
 from tests.storage.node import Node
 from tests.test_scheduler import RULE, Clock, push, release
 
@@ -176,6 +178,8 @@ def test_a_corrected_patient_id_takes_the_study_away(node: Node, tmp_path: Path)
         ({"StudyDate": "20260101", "PatientBirthDate": "19000101"}, "another birth date or sex"),
         ({"StudyDate": "20260301"}, "do not say which one is earlier"),
         ({"StudyDate": "20260101", "Modality": "CT"}, "no series fits input 't1w'"),
+        ({"StudyDate": "20260101", "BodyPartExamined": "KNEE"}, "shows KNEE, and the study THIGH"),
+        ({"StudyDate": "20260101", "ImageLaterality": "L"}, "shows the left side, and the study the right"),
         ({"StudyDate": "20260401"}, "none is here"),
     ],
 )
@@ -184,13 +188,14 @@ def test_what_is_no_earlier_time_point_says_why(
 ) -> None:
     course = Course(node, tmp_path, EarlierRule(required=True))
     other = course.bring("other", **attributes)
-    uid = course.bring("study", StudyDate="20260301", PatientBirthDate="19500101")
+    uid = course.bring("study", StudyDate="20260301", PatientBirthDate="19500101", Laterality="R")
     assert course.jobs(uid) == []
     *_, report = course.jobs(uid, JobKind.NO_RESULT)
     assert report.detail["why"] == "input-missing"
     assert report.detail["explanation"].startswith("no earlier study of the same patient can be used: ")
     assert told in report.detail["explanation"]
-    assert (other in course.explained(uid)) == (told != "none is here")
+    listed = told != "none is here"
+    assert ((other in course.explained(uid)), (told in course.explained(uid))) == (listed, True)
 
 
 def test_studies_from_before_anybody_asked_are_found(node: Node, tmp_path: Path) -> None:
@@ -239,3 +244,18 @@ def test_dates_and_times_of_studies() -> None:
     assert before.is_before(visit_of(ds)) is True
     assert visit_of(ds).is_before(before) is False
     assert before.is_before(before) is None
+
+
+@pytest.mark.parametrize(
+    ("sides", "told"), [(["L", "L"], "L"), (["R", ""], "R"), (["R", "L"], ""), (["B", "B"], ""), (["", ""], "")]
+)
+def test_the_side_that_a_series_shows(sides: list[str], told: str) -> None:
+    assert recognise([header(k, Laterality=side) for k, side in enumerate(sides)]).laterality == told
+    assert recognise([header(k, ImageLaterality=side) for k, side in enumerate(sides)]).laterality == told
+    enhanced = header(SharedFunctionalGroupsSequence=[Dataset()], PerFrameFunctionalGroupsSequence=[])
+    for side in sides:
+        anatomy, frame = Dataset(), Dataset()
+        anatomy.FrameLaterality = side
+        frame.FrameAnatomySequence = [anatomy]
+        enhanced.PerFrameFunctionalGroupsSequence.append(frame)
+    assert recognise([enhanced]).laterality == told

@@ -4,12 +4,15 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
+
 from dicom_node.catalogue import ConfiguredApplication
+from dicom_node.earlier import EarlierStudy
 from dicom_node.routing import route
-from inference.inputs import InputRule
+from inference.inputs import EarlierRule, InputRule
 from inference.manifest import Manifest
 from inference.series import Kind, SeriesDescription
-from storage.records import Instance, JobKind, Series
+from storage.records import Instance, JobKind, NewJob, Series
 
 
 def series(uid: str, instances: int = 3) -> Series:
@@ -28,6 +31,20 @@ def described(uid: str, kind: Kind) -> SeriesDescription:
         uid, "MR", kind, "axial", "2D", 30, contrast=False, fat_suppressed=False, b_values=(), confidence=0.9,
         reasons=("spin echo",), volumes=1,
     )  # fmt: skip
+
+
+def before(uid: str, **region: str) -> EarlierStudy:
+    """A month ago."""
+    found = replace(described(f"{uid}.1", Kind.T1W), **region)  # type: ignore[arg-type]
+    return EarlierStudy(uid, 30, (replace(series(f"{uid}.1"), study_instance_uid=uid),), (found,))
+
+
+def course(now: SeriesDescription, *earlier: EarlierStudy, maximum: int = 2) -> NewJob:
+    plain = application("a").manifest
+    assert plain is not None
+    configured = ConfiguredApplication("a", ("pacs",), replace(plain, earlier=EarlierRule(maximum=maximum)))
+    (job,) = route("1.9", 1, [series("1.1")], [now], [configured], earlier=earlier).jobs
+    return job
 
 
 def application(name: str, sha256: str = "a") -> ConfiguredApplication:
@@ -121,3 +138,26 @@ def fingerprint(instances: int = 3, sha256: str = "a", name: str = "a") -> str:
 def test_a_fingerprint_names_the_exact_instances_and_the_model() -> None:
     assert fingerprint() == fingerprint()
     assert len({fingerprint(), fingerprint(instances=4), fingerprint(sha256="b"), fingerprint(name="c")}) == 4
+
+
+@pytest.mark.parametrize(
+    ("now", "earlier", "taken"),
+    [
+        ({"body_part": "THIGH"}, {"body_part": "THIGH"}, True),
+        ({"body_part": "THIGH"}, {"body_part": "KNEE"}, False),
+        ({"body_part": "THIGH"}, {"body_part": ""}, True),
+        ({"body_part": "LEG"}, {"body_part": "KNEE"}, True),
+        ({"laterality": "R"}, {"laterality": "R"}, True),
+        ({"laterality": "R"}, {"laterality": "L"}, False),
+        ({"laterality": "R"}, {"laterality": ""}, True),
+    ],
+)
+def test_another_limb_is_no_time_point(now: dict[str, str], earlier: dict[str, str], taken: bool) -> None:
+    here = replace(described("1.1", Kind.T1W), **now)  # type: ignore[arg-type]
+    assert ("t1w@1" in course(here, before("1.8", **earlier)).inputs) is taken
+
+
+def test_another_limb_takes_nobodys_place() -> None:
+    here = replace(described("1.1", Kind.T1W), body_part="THIGH")
+    job = course(here, before("1.6", body_part="THIGH"), before("1.7", body_part="KNEE"), before("1.8"))
+    assert job.detail["earlier"] == ["1.6", "1.8"]
