@@ -2,6 +2,7 @@
 which input: pure decisions."""
 
 import hashlib
+import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -163,14 +164,18 @@ def _ask(
         bound = {name: series[uid] for name, uid in binding.inputs.items()}
         for point in taken:
             bound |= _bound(point)
+        not_taken = [_not_taken(manifest, point) for point in points if not point.number]
         job = NewJob(
             study_instance_uid=study_instance_uid,
             revision=revision,
             application=application.name,
             inputs={name: s.series_instance_uid for name, s in bound.items()},
-            fingerprint=fingerprint(manifest, bound),
+            fingerprint=fingerprint(manifest, bound, not_taken),
             priority=priority,
-            detail={"earlier": [point.study.study_instance_uid for point in taken]} if taken else {},
+            detail={
+                **({"earlier": [point.study.study_instance_uid for point in taken]} if taken else {}),
+                **({"not_taken": not_taken} if not_taken else {}),
+            },
         )
         return _Answer(binding, binding.reason, job, points)
     except Exception as error:
@@ -206,8 +211,18 @@ def _placed(point: _TimePoint, chosen: Sequence[EarlierStudy]) -> _TimePoint:
     assert point.binding is not None
     if point.study in chosen:
         return replace(point, number=chosen.index(point.study) + 1, reason=point.binding.reason)
-    missed = "the smallest size before (nadir) may be missed"
-    return replace(point, reason=f"fits, but only {len(chosen)} earlier studies are taken: {missed}")
+    taken = f"only {len(chosen)} earlier {'study is' if len(chosen) == 1 else 'studies are'} taken"
+    return replace(point, reason=f"fits, but {taken}: the smallest size before (nadir) may be missed")
+
+
+def _not_taken(manifest: Manifest, point: _TimePoint) -> dict[str, Any]:
+    """For the reader of the report, so that the reason names no series."""
+    reason, binding = point.reason, point.binding
+    if binding is not None and not binding.accepted:
+        filled = {decision.input for decision in binding.decisions if decision.taken}
+        lacking = [rule for rule in manifest.inputs if rule.required and rule.name not in filled]
+        reason = "; ".join(f"no series fits input {rule.name!r} ({wanted(rule)})" for rule in lacking)
+    return {"study_instance_uid": point.study.study_instance_uid, "days": point.study.days, "reason": reason}
 
 
 def _region(manifest: Manifest, binding: Binding, recognised: Sequence[SeriesDescription]) -> _Region:
@@ -288,16 +303,19 @@ def _report(
     )
 
 
-def fingerprint(manifest: Manifest, inputs: Mapping[str, Series]) -> str:
+def fingerprint(manifest: Manifest, inputs: Mapping[str, Series], not_taken: Sequence[Mapping[str, Any]] = ()) -> str:
     """Names the exact instances, their content, and the model of a job: the same fingerprint means the same result.
 
-    A version of an instance under a corrected name makes another result: the report tells whom it is about.
+    A version of an instance under a corrected name makes another result: the report tells whom it is about. It also
+    tells which earlier studies were `not_taken`.
     """
     digest = hashlib.sha256(f"{manifest.id}\n{manifest.name}\n{manifest.sha256}\n".encode())
     for name, series in sorted(inputs.items()):
         digest.update(f"{name}\n".encode())
         for uid, sha256 in sorted((i.sop_instance_uid, i.sha256) for i in series.instances):
             digest.update(f"{uid} {sha256}\n".encode())
+    for study in not_taken:
+        digest.update(f"{json.dumps(study, sort_keys=True)}\n".encode())
     return digest.hexdigest()
 
 

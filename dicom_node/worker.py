@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
@@ -19,7 +20,7 @@ from pydicom.uid import ComprehensiveSRStorage
 
 from dicom_node.backoff import Backoff
 from dicom_node.catalogue import ConfiguredApplication
-from dicom_node.earlier import acquired_on
+from dicom_node.earlier import SAMPLES, acquired_on
 from dicom_node.logs import fields, unexpected
 from dicom_node.notices import first_images, holders
 from dicom_node.objects.build import Built, ObjectContext, Predecessor, build_objects
@@ -135,6 +136,7 @@ class Worker:
         inputs = self._inputs(job)
         started = time.monotonic()
         findings = application.run(inputs, self._engine, _log_progress(job))
+        findings = replace(findings, notes=(*findings.notes, *self._not_compared(job)))
         computed = time.monotonic()
         folder = self._empty_folder(job)
         objects = [
@@ -162,6 +164,16 @@ class Worker:
             paths = tuple(instance.path for instance in series[time_point][uid].instances)
             inputs[key] = SeriesInput(name, uid, paths, time_point, acquired_on(paths))
         return inputs
+
+    def _not_compared(self, job: Job) -> Iterator[str]:
+        """A sentence for each earlier study of the patient that routing did not take: the application knows of none of
+        them, and its report must not be read as if there were none."""
+        for study in job.detail.get("not_taken", ()):
+            sample = self._instances.sample(study["study_instance_uid"], SAMPLES)
+            day = acquired_on([instance.path for instance in sample])
+            which = "other" if study["days"] is None else "earlier"  # without an order it may be a later one
+            when = "" if day is None else f" of {day.isoformat()}"
+            yield f"The {which} study{when} was not compared: {study['reason']}."
 
     def _report_no_result(self, job: Job) -> tuple[Sequence[NewObject], dict[str, object]]:
         """The report goes to every destination of the application, whatever kinds of objects it is to get. Whatever is

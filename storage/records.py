@@ -287,8 +287,8 @@ class NewJob:
     """A job to enqueue.
 
     `inputs` maps each input of the application to the series that feeds it, "t1w@1" being input t1w of the first of the
-    earlier studies, which `detail["earlier"]` lists. `fingerprint` names the exact instances and the application's
-    version: the same fingerprint means the same result.
+    earlier studies, which `detail["earlier"]` lists; `detail["not_taken"]` says of others why they are not.
+    `fingerprint` names the exact instances and the application's version: the same fingerprint means the same result.
     """
 
     study_instance_uid: str

@@ -17,9 +17,11 @@ from dicom_node import views
 from dicom_node.backoff import Backoff
 from dicom_node.catalogue import ConfiguredApplication
 from dicom_node.earlier import acquired, visit_of
+from dicom_node.profiles import ObjectProfile
 from dicom_node.scheduler import Scheduler, Urgency
 from dicom_node.worker import Worker
 from inference.application import SeriesInput
+from inference.findings import Findings
 from inference.inputs import EarlierRule, InputRule
 from inference.manifest import Manifest
 from inference.series import recognise
@@ -28,6 +30,7 @@ from storage.patients import Patients
 from storage.records import Job, JobKind, JobState, StudyState
 from tests.acceptance.studies import write_ball_study
 from tests.inference.test_series import header
+from tests.objects.sources import findings, read
 from tests.storage.node import Node
 from tests.test_scheduler import RULE, Clock, push, release
 
@@ -231,6 +234,58 @@ def test_the_worker_gives_the_series_of_each_time_point(
     assert (before.name, before.time_point, before.acquired) == ("t1w", 1, date(2025, 12, 25))
     assert before == replace(given[first]["t1w"], time_point=1)
     assert len(before.paths) == 20
+
+
+def test_the_report_tells_of_earlier_studies_that_were_not_compared(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    course = Course(node, tmp_path, EarlierRule())
+    course.bring("first", StudyDate="20260101", AcquisitionDate="20260101")
+    course.bring("knee", StudyDate="20260102", AcquisitionDate="20260102", BodyPartExamined="KNEE")
+    course.bring("ct", StudyDate="20260103", AcquisitionDate="20260103", Modality="CT")
+    course.bring("doubtful", StudyDate="20260104", AcquisitionDate="20260104", PatientSex="F")
+    second = course.bring("second", StudyDate="20260105", AcquisitionDate="20260105")
+    uid, paths = course.write("third", StudyDate="20260301")
+    course.push("third", paths)
+    assert course.points(uid) == [second]
+    found = findings(read(paths[0].parent), ())
+    worker = Worker(
+        "w", SimpleNamespace(device="cpu"), node.jobs, node.results, node.instances,  # type: ignore[arg-type]
+        {"mass": application(None)}, tmp_path / "objects", "NODE", {"pacs": ObjectProfile()}, Backoff(5, 40, 3), 60, 60,
+    )  # fmt: skip
+
+    def run(inputs: dict[str, SeriesInput], *_: object) -> Findings:
+        assert inputs["t1w"].paths[0].parts[-3] == uid  # the jobs of the other studies fail
+        return found
+
+    monkeypatch.setattr(worker, "_application", lambda name: SimpleNamespace(run=run))
+    while worker.work_one():
+        pass
+    (report,) = (result for result in node.results.objects(uid) if result.kind == "SR")
+    said = [str(element.value) for element in dcmread(report.path).iterall() if element.keyword == "TextValue"]
+    assert [text for text in said if text in found.notes or "not compared" in text] == [
+        *found.notes,
+        "The earlier study of 2026-01-01 was not compared: fits, but only 1 earlier study is taken: "
+        "the smallest size before (nadir) may be missed.",
+        "The earlier study of 2026-01-02 was not compared: shows KNEE, and the study THIGH.",
+        "The earlier study of 2026-01-03 was not compared: no series fits input 't1w' (MR, T1w, at least 3 slices).",
+        "The other study of 2026-01-04 was not compared: has the same Patient ID, but another birth date or sex: "
+        "it may be of another patient.",
+    ]
+
+
+def test_an_earlier_study_that_is_not_taken_makes_another_report(node: Node, tmp_path: Path) -> None:
+    course = Course(node, tmp_path)
+    second = course.bring("second", StudyDate="20260301")
+    course.bring("knee", StudyDate="20260101", BodyPartExamined="KNEE")
+    assert course.points(second) == []
+    before, after = course.jobs(second)
+    assert before.inputs == after.inputs
+    assert before.fingerprint != after.fingerprint
+    assert node.studies.reroute(second)
+    course.clock.pass_(1)
+    course.scheduler.sweep()
+    assert course.jobs(second) == [before, after]  # nothing new: the job stands
 
 
 def test_dates_and_times_of_studies() -> None:
