@@ -164,7 +164,7 @@ def _ask(
         bound = {name: series[uid] for name, uid in binding.inputs.items()}
         for point in taken:
             bound |= _bound(point)
-        not_taken = [_not_taken(manifest, point) for point in points if not point.number]
+        not_taken = [_not_taken(manifest, p) for p in points if not p.number and _related(manifest, p)]
         job = NewJob(
             study_instance_uid=study_instance_uid,
             revision=revision,
@@ -213,6 +213,14 @@ def _placed(point: _TimePoint, chosen: Sequence[EarlierStudy]) -> _TimePoint:
         return replace(point, number=chosen.index(point.study) + 1, reason=point.binding.reason)
     taken = f"only {len(chosen)} earlier {'study is' if len(chosen) == 1 else 'studies are'} taken"
     return replace(point, reason=f"fits, but {taken}: the smallest size before (nadir) may be missed")
+
+
+def _related(manifest: Manifest, point: _TimePoint) -> bool:
+    """Whether an earlier study that is not taken may be missed: of a patient's other examinations nothing is told."""
+    if point.binding is None:
+        return True
+    filled = {decision.input for decision in point.binding.decisions if decision.taken}
+    return any(rule.required and rule.name in filled for rule in manifest.inputs)
 
 
 def _not_taken(manifest: Manifest, point: _TimePoint) -> dict[str, Any]:

@@ -161,3 +161,18 @@ def test_another_limb_takes_nobodys_place() -> None:
     here = replace(described("1.1", Kind.T1W), body_part="THIGH")
     job = course(here, before("1.6", body_part="THIGH"), before("1.7", body_part="KNEE"), before("1.8"))
     assert job.detail["earlier"] == ["1.6", "1.8"]
+
+
+def test_an_earlier_study_that_lacks_a_part_is_told_of_and_other_examinations_are_not() -> None:
+    plain = application("a").manifest
+    assert plain is not None
+    rules = (InputRule("t1w", kind="T1w"), InputRule("t2w", kind="T2w"))
+    configured = ConfiguredApplication("a", ("pacs",), replace(plain, inputs=rules, earlier=EarlierRule()))
+    now = [described("1.1", Kind.T1W), described("1.2", Kind.T2W)]
+    part = before("1.7")
+    other = EarlierStudy("1.8", 20, (), (described("1.8.1", Kind.FLAIR),))
+    held = [series("1.1"), series("1.2")]
+    (job,) = route("1.9", 1, held, now, [configured], earlier=(part, other)).jobs
+    (told,) = job.detail["not_taken"]
+    assert told["study_instance_uid"] == "1.7"
+    assert told["reason"].startswith("no series fits input 't2w'")

@@ -171,7 +171,7 @@ def test_alone_it_says_what_is_missing_and_why(
     changes = {m.name: m.missing for m in findings.measurements if m.value is None}
     assert changes == dict.fromkeys((DIAMETER_CHANGE, NADIR_CHANGE, VOLUME_CHANGE, ADC_CHANGE), NOT_ATTEMPTED)
     assert not findings.evaluations
-    assert any("no earlier study" in note for note in findings.notes)
+    assert any("No earlier study could be compared" in note for note in findings.notes)
     assert any("did without t1w_fs_post, adc, t1_map, t2_map" in note for note in findings.notes)
     assert findings.time_point is not None
     assert findings.time_point.order == 1

@@ -21,7 +21,6 @@ NOT_FOUND = (
     f"No mass of at least {SMALLEST:g} mL was found; this does not exclude one, and is no complete response. "
     "The network that searched the images has seen simulated limbs only: look at the images."
 )
-ALONE = "There is no earlier study to compare with: changes and the response by RECIST 1.1 could not be determined."
 NOT_COMPARED = "No earlier study could be compared: changes and the response by RECIST 1.1 could not be determined."
 ONE_MASS = (
     "The largest mass alone is followed, as the one target lesion; other lesions and new ones are not looked for, so "
@@ -80,7 +79,7 @@ def _compared(now: Examination, earlier: Sequence[Earlier]) -> Iterator[str]:
     """With what the mass was compared, what must be known of that, and why there is no response where there is none."""
     usable = list(_usable(earlier))
     if not usable:
-        yield NOT_COMPARED if earlier else ALONE
+        yield NOT_COMPARED
         return
     with_what = ", ".join(f"study {n}{of}" for n, (of, _) in enumerate(usable, start=1))
     yield f"Compared with {with_what}; the first of them counts as the baseline."
