@@ -11,7 +11,7 @@ from typing import Any
 from dicom_node.catalogue import ConfiguredApplication
 from dicom_node.earlier import EarlierStudy
 from dicom_node.logs import fields, unexpected
-from inference.binding import Binding, bind, feeds_inputs, wanted
+from inference.binding import Binding, bind, feeds_inputs, unfilled, wanted
 from inference.findings import WhyNoResult
 from inference.inputs import EarlierRule, input_key
 from inference.manifest import Manifest
@@ -164,7 +164,7 @@ def _ask(
         bound = {name: series[uid] for name, uid in binding.inputs.items()}
         for point in taken:
             bound |= _bound(point)
-        not_taken = [_not_taken(manifest, p) for p in points if not p.number and _related(manifest, p)]
+        not_taken = [_not_taken(p) for p in points if not p.number and _related(manifest, p)]
         job = NewJob(
             study_instance_uid=study_instance_uid,
             revision=revision,
@@ -217,19 +217,13 @@ def _placed(point: _TimePoint, chosen: Sequence[EarlierStudy]) -> _TimePoint:
 
 def _related(manifest: Manifest, point: _TimePoint) -> bool:
     """Whether an earlier study that is not taken may be missed: of a patient's other examinations nothing is told."""
-    if point.binding is None:
-        return True
-    filled = {decision.input for decision in point.binding.decisions if decision.taken}
-    return any(rule.required and rule.name in filled for rule in manifest.inputs)
+    return point.binding is None or any(r.required and r not in point.binding.lacking for r in manifest.inputs)
 
 
-def _not_taken(manifest: Manifest, point: _TimePoint) -> dict[str, Any]:
+def _not_taken(point: _TimePoint) -> dict[str, Any]:
     """For the reader of the report, so that the reason names no series."""
-    reason, binding = point.reason, point.binding
-    if binding is not None and not binding.accepted:
-        filled = {decision.input for decision in binding.decisions if decision.taken}
-        lacking = [rule for rule in manifest.inputs if rule.required and rule.name not in filled]
-        reason = "; ".join(f"no series fits input {rule.name!r} ({wanted(rule)})" for rule in lacking)
+    lacking = point.binding.lacking if point.binding is not None else ()
+    reason = "; ".join(map(unfilled, lacking)) or point.reason
     return {"study_instance_uid": point.study.study_instance_uid, "days": point.study.days, "reason": reason}
 
 

@@ -32,13 +32,15 @@ class Decision:
 class Binding:
     """`accepted` when every required input has its series; otherwise `reason` says what is missing.
 
-    `unusable` tells that what is missing was acquired, but makes no volume.
+    `lacking` are the required inputs that have none; `unusable` tells that what is missing was acquired, but makes no
+    volume.
     """
 
     inputs: Mapping[str, str]  # input name to SeriesInstanceUID
     accepted: bool
     decisions: tuple[Decision, ...]
     reason: str
+    lacking: tuple[InputRule, ...] = ()
     unusable: bool = False
 
 
@@ -68,9 +70,9 @@ def bind(rules: Sequence[InputRule], series: Sequence[SeriesDescription]) -> Bin
         elif rule.required:
             missing.append(_missing(rule, series, refusals))
     if missing:
-        wanted = [rule for rule in rules if rule.required and rule.name not in bound]
-        unusable = all(any(not _unfit(rule, s) and _unusable(rule, s) for s in series) for rule in wanted)
-        return Binding({}, False, tuple(decisions), "; ".join(missing), unusable)
+        lacking = tuple(rule for rule in rules if rule.required and rule.name not in bound)
+        unusable = all(any(not _unfit(rule, s) and _unusable(rule, s) for s in series) for rule in lacking)
+        return Binding({}, False, tuple(decisions), "; ".join(missing), lacking, unusable)
     inputs = {name: s.series_instance_uid for name, s in bound.items()}
     chosen = ", ".join(f"{name} is series {uid}" for name, uid in inputs.items())
     return Binding(inputs, True, tuple(decisions), chosen)
@@ -80,6 +82,11 @@ def feeds_inputs(sop_class_uid: str, modality: str) -> bool:
     """Whether a late instance of this kind could change an application's result: images can, reports cannot."""
     name = UID(sop_class_uid).name
     return modality in IMAGE_MODALITIES and "Image Storage" in name
+
+
+def unfilled(rule: InputRule) -> str:
+    """That no series feeds an input."""
+    return f"no series fits input {rule.name!r} ({wanted(rule)})"
 
 
 def wanted(rule: InputRule) -> str:
@@ -240,6 +247,6 @@ def _words(s: SeriesDescription) -> str:
 
 
 def _missing(rule: InputRule, series: Sequence[SeriesDescription], refusals: Mapping[str, str]) -> str:
-    lacking = f"no series fits input {rule.name!r} ({wanted(rule)})"
+    lacking = unfilled(rule)
     told = [f"series {s.series_instance_uid} {refusals[s.series_instance_uid]}" for s in series]
     return f"{lacking}: {'; '.join(told)}" if told else f"{lacking}: the study holds no image"

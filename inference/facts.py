@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
 from inference.diffusion import b_value
-from inference.planes import is_enhanced, number
+from inference.planes import ge_component, is_enhanced, number
 from inference.private import PrivateElements
 
 NO_AGENT = frozenset({"", "NO", "NONE", "N", "0", "NIL", "NA", "N/A", "NO CONTRAST", "WITHOUT"})
@@ -27,7 +27,6 @@ AGENT_BY_NAME = re.compile(
 )
 NO_AGENT_BY_NAME = re.compile(r"(?<![a-z])(pre|native|non|w/?o|without)(?![a-z])")
 GATED_OPTIONS = frozenset({"CG", "PPG", "CARDIAC_GATING", "CARDIAC", "ECG", "VCG"})
-GE_COMPONENTS = {"1": "P", "2": "R", "3": "I"}  # of (0043,xx2F); 0 is magnitude
 UNSPOILED = frozenset({"FREE_PRECESSION", "TRANSVERSE", "TIME_REVERSED"})
 CODED_QUANTITIES = {
     "113041": "ADC", "110808": "FA", "113063": "T1_MAP", "113065": "T2_MAP", "113064": "T2_STAR_MAP",
@@ -104,8 +103,8 @@ class _Classic:
     @property
     def image_type(self) -> list[str]:
         values = texts(self.ds.get("ImageType"))
-        component = self.private.text(0x0043, "GEMS_PARM_01", 0x2F, "GE")
-        return [*values, GE_COMPONENTS[component]] if component in GE_COMPONENTS and len(values) > 1 else values
+        component = ge_component(self.private)
+        return [*values, component] if component not in ("", "M") and len(values) > 1 else values
 
     @property
     def sequence(self) -> frozenset[str]:

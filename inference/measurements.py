@@ -47,8 +47,7 @@ def diameters(mask: Mask, geometry: Geometry) -> Diameters:
             long_axis = float(distances.max())
             i, j = np.unravel_index(int(distances.argmax()), distances.shape)
             along = (corners[j] - corners[i]) / long_axis
-            normal = np.cross(geometry.affine[:3, 1], geometry.affine[:3, 2])
-            across = np.cross(normal / np.linalg.norm(normal), along)
+            across = np.cross(geometry.normal, along)
             short_axis = float(np.ptp(corners @ across))
     return Diameters(long_axis, short_axis, float(pdist(_hull(faces(mask, axes=(0, 1, 2)), geometry)).max()))
 

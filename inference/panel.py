@@ -15,7 +15,7 @@ from inference.findings import NOT_ATTEMPTED, Code, Mask, Measurement, Parametri
 from inference.grouping import SAME_PLACE
 from inference.inputs import input_key
 from inference.measurements import resample
-from inference.planes import COMPONENT
+from inference.planes import B_VALUE, COMPONENT
 from inference.quantities.adc import PLAUSIBLE as ADC_PLAUSIBLE
 from inference.quantities.adc import adc_map
 from inference.quantities.fat_fraction import fat_fraction
@@ -26,7 +26,6 @@ from inference.registration import DISPLACED, register
 from inference.volume import Affine, Array, Geometry, Volume, read_volumes
 from storage.errors import InputRefused
 
-B_VALUE = "b-value"  # of Volume.told_apart, s/mm2
 MONO_EXPONENTIAL = Code("113250", "DCM", "Mono-exponential diffusion model")
 HALF = 0.5  # of the weight of neighbouring voxels that must have a value
 ONE_BEFORE = np.array([[1, 0, 0, -1], [0, 1, 0, -1], [0, 0, 1, -1], [0, 0, 0, 1]])  # a grid with a border of one voxel

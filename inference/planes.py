@@ -38,7 +38,7 @@ COMPONENTS = {
     "FF": "fat fraction", "FIELD_MAP": "field map", "ADC": "ADC", "FA": "FA", "T1 MAP": "T1 map", "T2 MAP": "T2 map",
 }  # fmt: skip
 
-GE_COMPONENTS: Mapping[float, str] = {0: "magnitude", 1: "phase", 2: "real", 3: "imaginary"}
+GE_COMPONENTS: Mapping[float, str] = {0: "M", 1: "P", 2: "R", 3: "I"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,7 +191,7 @@ def _classic_differences(ds: Dataset) -> dict[str, Any]:
     return {
         ECHO_TIME: number(ds.get(ECHO_TIME)),
         "InversionTime": number(ds.get("InversionTime")) or None,
-        COMPONENT: _component(ds.get("ImageType")) or _ge_component(ds),
+        COMPONENT: _component(ds.get("ImageType")) or COMPONENTS.get(ge_component(PrivateElements(ds))),
         B_VALUE: number(b),
         DIRECTION: gradient,
         TIME: number(ds.get(TIME)),
@@ -224,10 +224,11 @@ def _component(image_type: Any) -> str | None:
     return found[0] if found else None
 
 
-def _ge_component(ds: Dataset) -> str | None:
-    """GE may write one ImageType into magnitude, phase, real and imaginary images."""
-    found = PrivateElements(ds).numbers(0x0043, "GEMS_PARM_01", 0x2F, "SS", "GE")
-    return GE_COMPONENTS.get(found[0]) if found else None
+def ge_component(private: PrivateElements) -> str:
+    """The letter of magnitude, phase, real and imaginary images, into which GE may write one ImageType; "" if there is
+    none."""
+    found = private.numbers(0x0043, "GEMS_PARM_01", 0x2F, "SS", "GE")
+    return GE_COMPONENTS.get(found[0], "") if found else ""
 
 
 def number(value: Any) -> float | None:

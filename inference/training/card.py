@@ -45,9 +45,9 @@ Held out: the {held} patients whose names have the smallest SHA-256:
 {held_out}.
 Nothing was chosen by their scores: neither the split, nor the weights, which are the average over the last iterations,
 nor the thresholds below, which are those of the patients it was trained on. They were measured again and again, though,
-while versions were made: 1.0, 1.1 and 2.0 (these weights) reached a mean Dice of 0.784, 0.777 and 0.768. Four attempts
-to do better did not: halfway back to 1.1 0.773, 25 more minutes on whole images 0.773 (off the centre 0.714), the mean
-of these weights beside 1.1 0.775, the mean of all of them beside 1.1 0.774. All lies within the error below: 29
+while versions were made: the weights of 1.0, 1.1 and 2.0 reached a mean Dice of 0.784, 0.777 and 0.768. Four attempts
+to do better than 2.0 did not: halfway back to 1.1 0.773, 25 more minutes on whole images 0.773 (off the centre 0.714),
+the mean of its weights beside 1.1 0.775, the mean of all of them beside 1.1 0.774. All lies within the error below: 29
 patients are too few for more.
 
 ## Model

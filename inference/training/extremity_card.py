@@ -71,7 +71,7 @@ usual scanners, and it refuses nearly all of the shifted limbs for their noise (
   lesion's.
 - The scanner of the shifted limbs was known when those of training were chosen. No held-out limb was seen before.
 - Time points are outlined apart, each on its own grid, and not registered to one another.
-- "First study known" is not baseline of the therapy.
+- "First study analysed" is not baseline of the therapy.
 
 ## Train it again
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from inference.applications.extremity_sts_sbrt.examination import REQUIRED
 from inference.applications.extremity_sts_sbrt.network import CONTRASTS, STRUCTURES
 from inference.applications.extremity_sts_sbrt.preprocessing import BRIGHTEST, Prepared, prepare
 from inference.canonical import canonical, resample
@@ -144,5 +145,5 @@ def _recoloured(image: Tensor, rng: np.random.Generator) -> Tensor:
 def _dropped(image: Tensor, rng: np.random.Generator) -> Tensor:
     """T1w and T2w stay; each of the others is missing now and then, and now and then all of them are."""
     missing = rng.uniform(size=len(CONTRASTS)) < (1.0 if rng.uniform() < 0.12 else 0.25)
-    missing[[CONTRASTS.index(name) for name in ("t1w", "t2w_fs")]] = False
+    missing[[CONTRASTS.index(name) for name in REQUIRED]] = False
     return image * torch.from_numpy(~missing).float()[:, None, None, None]

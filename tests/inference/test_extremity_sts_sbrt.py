@@ -51,7 +51,7 @@ from inference.quantities.statistics import MEAN
 from inference.volume import Geometry, Volume
 from storage.errors import InputRefused
 
-SEED = 12  # large, necrotic, near the bundle; it shrinks
+SEED = 12  # it shrinks
 LEAST = ("t1w", "t2w_fs")
 SERIES = ("t1w", "t2w_fs", "t1w_fs_post", "dwi", "adc", "t1_map", "t2_map")
 CATEGORIES = {"PR": Response.PARTIAL, "SD": Response.STABLE, "PD": Response.PROGRESSIVE}

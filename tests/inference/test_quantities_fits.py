@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from inference.panel import B_VALUE, Panel, panel
+from inference.panel import Panel, panel
+from inference.planes import B_VALUE
 from inference.quantities.adc import adc_map
 from inference.quantities.fat_fraction import fat_fraction, fat_fraction_two_point
 from inference.quantities.fitting import FittedMap, noise_sd

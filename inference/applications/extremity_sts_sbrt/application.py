@@ -10,7 +10,7 @@ from torch import Tensor
 from inference.application import Progress, SeriesInput
 from inference.applications.extremity_sts_sbrt.course import changes, response
 from inference.applications.extremity_sts_sbrt.examination import REQUIRED, Examination, Infer, examine
-from inference.applications.extremity_sts_sbrt.network import SliceUNet
+from inference.applications.extremity_sts_sbrt.network import LABELS, SliceUNet
 from inference.applications.extremity_sts_sbrt.notes import Earlier, notes
 from inference.concepts import (
     ABNORMAL,
@@ -54,13 +54,13 @@ from storage.errors import InputRefused
 
 OPTIONAL = ("t1w_fs_post", "dwi", "adc", "t1_map", "t2_map")
 CRITERION = 50.0  # mm: the trial takes larger ones
-# Label, code, category and colour of each structure. Planning systems know a gross tumour volume by the name GTV.
-SEGMENTS: Mapping[str, tuple[str, Code, Code, tuple[int, int, int]]] = {
-    "mass": ("GTV", MASS, ABNORMAL, (221, 130, 101)),
-    "necrosis": ("Necrosis", NECROSIS, ABNORMAL, (150, 98, 83)),
-    "oedema": ("Oedema", EDEMA, ABNORMAL, (140, 224, 228)),
-    "bundle": ("Neurovascular bundle", BUNDLE, ANATOMICAL, (244, 214, 49)),
-    "bone": ("Bone", BONE, ANATOMICAL, (241, 214, 145)),
+# Code, category and colour of each structure.
+SEGMENTS: Mapping[str, tuple[Code, Code, tuple[int, int, int]]] = {
+    "mass": (MASS, ABNORMAL, (221, 130, 101)),
+    "necrosis": (NECROSIS, ABNORMAL, (150, 98, 83)),
+    "oedema": (EDEMA, ABNORMAL, (140, 224, 228)),
+    "bundle": (BUNDLE, ANATOMICAL, (244, 214, 49)),
+    "bone": (BONE, ANATOMICAL, (241, 214, 145)),
 }
 BASELINE, FOLLOW_UP = "first study analysed", "follow-up"
 
@@ -137,7 +137,7 @@ class LimbSarcomaCourse:
         self, inputs: Mapping[str, SeriesInput], earlier: Sequence[Earlier], now: Examination, started_at: datetime
     ) -> Findings:
         found = "mass" in now.masks
-        usable = {one.point: one.examination for one in earlier if one.examination and not one.left_out}
+        usable = {one.point: one.comparable for one in earlier if one.comparable}
         compared = [*usable.values(), now] if found else []
         first = inputs[input_key("t1w", min(usable, default=0))].series_instance_uid
         return Findings(
@@ -158,7 +158,7 @@ class LimbSarcomaCourse:
 
     def _segment(self, name: str, now: Examination, first: str) -> Segment:
         """A structure keeps the tracking UID that it has in the first study of the comparison."""
-        label, kind, category, color = SEGMENTS[name]
+        label, (kind, category, color) = LABELS[name], SEGMENTS[name]
         measurements, evaluations = _measured(name, now)
         return Segment(
             label=label,

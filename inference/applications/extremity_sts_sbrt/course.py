@@ -58,8 +58,8 @@ def response(examinations: Sequence[Examination]) -> tuple[Evaluation, ...]:
 
 
 def _same_plane(examinations: Sequence[Examination]) -> bool:
-    first = examinations[0].normal
-    return all(abs(float(one.normal @ first)) >= np.cos(np.radians(SAME_PLANE)) for one in examinations)
+    first, *others = (one.source.geometry.normal for one in examinations)
+    return all(abs(float(other @ first)) >= np.cos(np.radians(SAME_PLANE)) for other in others)
 
 
 def _change(name: Code, before: float | None, now: float | None) -> Measurement:

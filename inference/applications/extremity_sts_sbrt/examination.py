@@ -9,7 +9,6 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from inference.applications.extremity_sts_sbrt.preprocessing import prepare, restore, structures
@@ -59,13 +58,6 @@ class Examination:
         """Of what T1w shows of the limb."""
         return _share(self.searched, self.source.array)
 
-    @property
-    def normal(self) -> NDArray[np.float64]:
-        """Of the slices, as a unit vector in LPS."""
-        _, rows, columns = self.source.geometry.affine[:3, :3].T
-        across = np.cross(rows, columns)
-        return np.asarray(across / np.linalg.norm(across))
-
     def volume(self, structure: str) -> float:
         """mL; 0 where it was not found."""
         return volume_ml(self.masks[structure], self.source.geometry) if structure in self.masks else 0.0
@@ -75,7 +67,7 @@ class Examination:
         """% of the mass."""
         return 100.0 * self.volume("necrosis") / self.volume("mass")
 
-    @property
+    @cached_property
     def adc(self) -> float | None:
         """um2/s, the mean over the mass."""
         found = self.panel.statistics(ADC, self.masks["mass"])

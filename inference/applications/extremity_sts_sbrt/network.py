@@ -6,7 +6,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 CONTRASTS = ("t1w", "t2w_fs", "t1w_fs_post", "adc", "t1_map", "t2_map")
-STRUCTURES = ("mass", "necrosis", "oedema", "bundle", "bone")
+# As a reader knows them. Planning systems know a gross tumour volume by the name GTV.
+LABELS = {
+    "mass": "GTV", "necrosis": "Necrosis", "oedema": "Oedema", "bundle": "Neurovascular bundle", "bone": "Bone"
+}  # fmt: skip
+STRUCTURES = tuple(LABELS)
 
 FILTERS = (32, 48, 80, 112)
 FOLD = 2  # pixels along rows and columns that become channels

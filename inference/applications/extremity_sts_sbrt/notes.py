@@ -6,7 +6,7 @@ from datetime import date
 
 from inference.applications.extremity_sts_sbrt.course import course
 from inference.applications.extremity_sts_sbrt.examination import Examination
-from inference.applications.extremity_sts_sbrt.network import CONTRASTS
+from inference.applications.extremity_sts_sbrt.network import CONTRASTS, LABELS
 from inference.applications.extremity_sts_sbrt.preprocessing import SMALLEST
 from inference.findings import Code
 from inference.panel import ADC
@@ -56,28 +56,33 @@ class Earlier:
         return f" of {self.acquired.isoformat()}" if self.acquired else ""
 
     @property
+    def comparable(self) -> Examination | None:
+        """The examination, where a mass was found in it."""
+        return self.examination if self.examination and "mass" in self.examination.masks else None
+
+    @property
     def left_out(self) -> str:
         """Why it cannot be compared; empty where it can."""
         if self.examination is None:
             return self.refused
-        return "" if "mass" in self.examination.masks else "no mass was found in it"
+        return "" if self.comparable else "no mass was found in it"
 
 
 def notes(now: Examination, earlier: Sequence[Earlier]) -> tuple[str, ...]:
     """In the order in which they matter. `earlier` are all time points there are, the oldest first."""
     found = "mass" in now.masks
+    usable = [(one.of, one.comparable) for one in earlier if one.comparable]
     return (
         TRAINED if found else NOT_FOUND,
-        *(_compared(now, earlier) if found else ()),
+        *(_compared(now, usable) if found else ()),
         *(f"The earlier study{one.of} was left out: {one.left_out}." for one in earlier if one.left_out),
         *_told(now),
-        *(f"In the earlier study{of}: {note}" for of, before in _usable(earlier) for note in _limits(before)),
+        *(f"In the earlier study{of}: {note}" for of, before in usable for note in _limits(before)),
     )
 
 
-def _compared(now: Examination, earlier: Sequence[Earlier]) -> Iterator[str]:
+def _compared(now: Examination, usable: Sequence[tuple[str, Examination]]) -> Iterator[str]:
     """With what the mass was compared, what must be known of that, and why there is no response where there is none."""
-    usable = list(_usable(earlier))
     if not usable:
         yield NOT_COMPARED
         return
@@ -97,12 +102,6 @@ def _compared(now: Examination, earlier: Sequence[Earlier]) -> Iterator[str]:
         yield OTHER_ADC
 
 
-def _usable(earlier: Sequence[Earlier]) -> Iterator[tuple[str, Examination]]:
-    for one in earlier:
-        if one.examination is not None and not one.left_out:
-            yield one.of, one.examination
-
-
 def _told(now: Examination) -> Iterator[str]:
     yield from _limits(now)
     missing = [name for name in CONTRASTS if name not in now.seen]
@@ -111,7 +110,7 @@ def _told(now: Examination) -> Iterator[str]:
     if "mass" not in now.masks:
         return
     yield from now.panel.notes(now.masks["mass"])
-    unknown = [words for name, words in (("bundle", "Neurovascular bundle"), ("bone", "Bone")) if name not in now.masks]
+    unknown = [LABELS[name] for name in ("bundle", "bone") if name not in now.masks]
     if unknown:
         yield f"Not outlined, so that the mass has no distance from it: {', '.join(unknown)}."
 

@@ -1,7 +1,7 @@
 """`soft_tissue_mass`: segments the largest mass of a limb on its T1w series, and measures it."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -87,7 +87,7 @@ class SoftTissueMass:
         progress("segmenting", 0.2)
         estimated = self._estimate(volume, engine)
         mask = estimated.mass(self._model.threshold)
-        doubt = (*self._doubt(estimated), *((CUT_OFF,) if cut_off(mask) else ())) if mask.any() else ()
+        doubt = tuple(self._doubt(estimated, mask)) if mask.any() else ()
         progress("measuring", 0.8)
         quantities = panel(optional, volume)
         found, told = self._measured(mask, volume, quantities, uncertain=bool(doubt)) if mask.any() else ((), ())
@@ -112,12 +112,13 @@ class SoftTissueMass:
             lambda image, window: engine.sliding_window(networks, image, window, OVERLAP),
         )
 
-    def _doubt(self, estimated: Estimate) -> tuple[str, ...]:
-        """A sentence for the report where the networks disagree on the mass."""
+    def _doubt(self, estimated: Estimate, mask: Mask) -> Iterator[str]:
+        """Sentences for the report on what makes the outline of a mass uncertain."""
         agreement = estimated.agreement(self._model.threshold)
-        if agreement >= self._model.uncertain_below:
-            return ()
-        return (DISAGREE.format(agreement=agreement, limit=self._model.uncertain_below),)
+        if agreement < self._model.uncertain_below:
+            yield DISAGREE.format(agreement=agreement, limit=self._model.uncertain_below)
+        if cut_off(mask):
+            yield CUT_OFF
 
     def _measured(
         self, mask: Mask, volume: Volume, quantities: Panel, uncertain: bool
