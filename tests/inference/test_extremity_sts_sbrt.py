@@ -112,14 +112,12 @@ def test_every_number_is_the_truth_within_its_error(patient: tuple[Examined, Exa
     mass = segment(followed, "GTV").measurements
     assert value(mass, LONG_AXIS) == pytest.approx(truth["long_axis"], abs=3.0)
     assert value(mass, MAXIMUM_3D) == pytest.approx(truth["maximum_3d"], abs=6.0)
-    assert value(mass, VOLUME) == pytest.approx(truth["volume_ml"], rel=0.2)  # on average 7.6 %, as the model card says
+    assert value(mass, VOLUME) == pytest.approx(truth["volume_ml"], rel=0.1)
     assert value(mass, NECROTIC) == pytest.approx(100 * truth["necrosis_fraction"], abs=10.0)
     assert value(mass, BUNDLE_DISTANCE) == pytest.approx(truth["bundle_distance"], abs=4.0)
     assert value(mass, BONE_DISTANCE) == pytest.approx(truth["bone_distance"], abs=4.0)
     for quantity, name in ((ADC, "adc"), (T1, "t1"), (T2, "t2")):
-        assert value(mass, quantity.code, MEAN) == pytest.approx(truth[name], rel=0.1), (
-            name
-        )  # small: its border counts more than in the card
+        assert value(mass, quantity.code, MEAN) == pytest.approx(truth[name], rel=0.04), name
     over = {e.value for e in segment(followed, "GTV").evaluations if e.name == OVER_5_CM}
     assert (over == {YES}) == (truth["maximum_3d"] > 50)
 
