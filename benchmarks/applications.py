@@ -29,7 +29,7 @@ from inference.engine import Engine, resolve_devices
 from inference.inputs import input_key
 from inference.manifest import load_manifest
 from inference.series import read_headers, recognise
-from storage.files import write_durable
+from storage.log.files import write_durable
 
 LIMIT_SECONDS = 900.0
 SEED = 7

@@ -195,7 +195,7 @@ def node_seg(folder: Path, output: Path) -> Measured:
     Its memory is that above what it held before the first one."""
     from dicom_node.objects.common import ObjectContext
     from dicom_node.objects.seg import build_seg
-    from storage.files import write_durable
+    from storage.log.files import write_durable
 
     findings = findings_of(folder)
 

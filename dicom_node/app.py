@@ -44,19 +44,19 @@ from dicom_node.settings import (
 from dicom_node.supervisor import Role
 from dicom_node.wholeness import take_inventory
 from inference.binding import feeds_inputs
-from storage.commitments import Commitments
-from storage.confirmations import Confirmations
-from storage.database import Database, sqlite_file
-from storage.deliveries import Deliveries
 from storage.errors import NodeError, Permanent, Retriable
-from storage.files import FileSystem
-from storage.instances import InstanceStore
-from storage.jobs import Jobs
-from storage.journal import Journal, filed_until
-from storage.patients import Patients
-from storage.procedure_steps import ProcedureSteps
-from storage.results import Results
-from storage.studies import Studies
+from storage.log.files import FileSystem
+from storage.log.instances import InstanceStore
+from storage.log.journal import Journal, filed_until
+from storage.tables.commitments import Commitments
+from storage.tables.confirmations import Confirmations
+from storage.tables.database.connection import Database, sqlite_file
+from storage.tables.deliveries import Deliveries
+from storage.tables.jobs import Jobs
+from storage.tables.patients import Patients
+from storage.tables.procedure_steps import ProcedureSteps
+from storage.tables.results import Results
+from storage.tables.studies import Studies
 
 log = logging.getLogger(__name__)
 

@@ -27,10 +27,10 @@ from dicom_node.scu import Target
 from dicom_node.settings import DimseSettings, Settings, find_config, inspect, valid_ae_title
 from dicom_node.settings import load as load_settings
 from dicom_node.supervisor import Role, Supervisor
-from storage.confirmations import WAITING
-from storage.database import Database
 from storage.errors import NodeError, Permanent
 from storage.records import Commitment, CommitmentState, Delivery, Job, Study, StudyState
+from storage.tables.confirmations import WAITING
+from storage.tables.database.connection import Database
 
 cli = typer.Typer(
     name="dicom-node",

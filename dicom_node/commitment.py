@@ -28,9 +28,9 @@ from pynetdicom.dsutils import encode
 
 from dicom_node.backoff import Backoff
 from dicom_node.logs import fields, printable, unexpected
-from storage.commitments import CommitmentRequest, Commitments, Item
 from storage.errors import Retriable
 from storage.records import UID, Commitment
+from storage.tables.commitments import CommitmentRequest, Commitments, Item
 
 log = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ from dicom_node.commitment import PUSH_MODEL, Addressee, Filed, Report, addresse
 from dicom_node.errors import PeerRefused, PeerUnavailable
 from dicom_node.logs import fields, unexpected
 from dicom_node.scu import Requestor, Target
-from storage.commitments import Commitments
 from storage.errors import Retriable
 from storage.records import Commitment
+from storage.tables.commitments import Commitments
 
 log = logging.getLogger(__name__)
 

@@ -126,7 +126,7 @@ def decide(
     study: StudyEvidence, inventory: Inventory, rule: CompletionRule, now: datetime, filed: datetime | None
 ) -> Complete | Wait:
     """`inventory` is what the images of the study, as of the same moment, say of themselves. Everything acknowledged
-    before `filed`, which was asked for first, is part of both; None where nobody knows (`storage.journal.filed_until`).
+    before `filed`, which was asked for first, is part of both; None where nobody knows (`filed_until`).
     """
     basis = _basis(study, inventory, rule)
     behind = _behind(now, filed)

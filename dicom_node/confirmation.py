@@ -24,8 +24,8 @@ from dicom_node.commitment import (
 )
 from dicom_node.destinations.base import CommitmentReport
 from dicom_node.logs import fields, printable, unexpected
-from storage.confirmations import Confirmations
 from storage.errors import Retriable
+from storage.tables.confirmations import Confirmations
 
 log = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ from dicom_node.confirmation import keep_report
 from dicom_node.destinations.base import CommitmentReport, Confirms, Reference
 from dicom_node.errors import PeerRefused, PeerUnavailable
 from dicom_node.logs import fields, unexpected
-from storage.confirmations import WAITING, Confirmations
 from storage.errors import Retriable
 from storage.records import Confirmation, ConfirmationState, DeliveryState
+from storage.tables.confirmations import WAITING, Confirmations
 
 log = logging.getLogger(__name__)
 

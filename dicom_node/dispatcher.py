@@ -13,9 +13,9 @@ from dicom_node.destinations.acceptance import Acceptance
 from dicom_node.destinations.base import Destination, SendResult
 from dicom_node.logs import fields, unexpected
 from dicom_node.profiles import WRITTEN, Kind, Offer, choose
-from storage.deliveries import Deliveries
 from storage.errors import Retriable
 from storage.records import Delivery, DeliveryState, Undelivered
+from storage.tables.deliveries import Deliveries
 
 log = logging.getLogger(__name__)
 

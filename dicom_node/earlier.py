@@ -16,9 +16,9 @@ from pydicom.dataset import Dataset
 
 from dicom_node.logs import fields
 from inference.series import SeriesDescription
-from storage.instances import InstanceStore
-from storage.patients import Patients
+from storage.log.instances import InstanceStore
 from storage.records import Series
+from storage.tables.patients import Patients
 
 log = logging.getLogger(__name__)
 

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from storage import journal
-from storage.archive import sop_instance_uid_of
 from storage.errors import Permanent
-from storage.files import dataset_sha256
-from storage.instances import InstanceStore
-from storage.journal import Kind, SegmentReader
+from storage.log import journal
+from storage.log.archive import sop_instance_uid_of
+from storage.log.files import dataset_sha256
+from storage.log.instances import InstanceStore
+from storage.log.journal import Kind, SegmentReader
 from storage.records import Instance
 
 

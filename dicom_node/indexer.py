@@ -15,14 +15,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dicom_node.logs import fields, unexpected
-from storage import journal
-from storage.database import Database
 from storage.errors import IndexLost, Retriable, Unfileable
-from storage.files import FileSystem
-from storage.filing import Ended, Filing, Opened
-from storage.instances import InstanceStore
-from storage.journal import Frame, Kind, SegmentReader, instance_of
+from storage.log import journal
+from storage.log.files import FileSystem
+from storage.log.filing import Ended, Filing, Opened
+from storage.log.instances import InstanceStore
+from storage.log.journal import Frame, Kind, SegmentReader, instance_of
 from storage.records import AssociationEnd, Stored
+from storage.tables.database.connection import Database
 
 log = logging.getLogger(__name__)
 

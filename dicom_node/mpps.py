@@ -20,8 +20,8 @@ from pynetdicom import evt
 
 from dicom_node.logs import fields, printable, unexpected
 from storage.errors import Retriable
-from storage.procedure_steps import SOP_CLASS_UID, ProcedureSteps, decode
 from storage.records import UID, ProcedureStep, ProcedureStepState
+from storage.tables.procedure_steps import SOP_CLASS_UID, ProcedureSteps, decode
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from dicom_node.scp import ReceivePolicy, SopClass, StorageService
 from dicom_node.stock import StockAcceptor
 from dicom_node.upper_layer import Acceptor, Handler, Listener, missing_internals, silence_pynetdicom
 from storage.errors import Permanent
-from storage.journal import Journal
+from storage.log.journal import Journal
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from inference.findings import WhyNoResult
 from inference.inputs import EarlierRule, input_key
 from inference.manifest import Manifest
 from inference.series import SeriesDescription
-from storage.queueing import no_result_fingerprint
 from storage.records import Instance, JobKind, NewJob, Series
+from storage.tables.queueing import no_result_fingerprint
 
 log = logging.getLogger(__name__)
 

@@ -21,14 +21,14 @@ from dicom_node.routing import Route, broken_off, route
 from dicom_node.wholeness import Inventory, take_inventory
 from inference.series import Kind, SeriesDescription, read_headers, recognise
 from inference.sites import SiteTable
-from storage.deliveries import Deliveries
 from storage.errors import NodeError, Retriable
-from storage.instances import InstanceStore
-from storage.jobs import Jobs
-from storage.patients import Patients
+from storage.log.instances import InstanceStore
 from storage.records import NewJob, Series, SourceAnswer, Study, StudyEvidence
-from storage.results import Results
-from storage.studies import Studies
+from storage.tables.deliveries import Deliveries
+from storage.tables.jobs import Jobs
+from storage.tables.patients import Patients
+from storage.tables.results import Results
+from storage.tables.studies import Studies
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Scheduler:
     """The `schedule` role. `stalled_after` is how long a heartbeat may be missing before its work is given back.
 
     `source` is asked how many instances of a study it holds, in a thread of its own. `filed` says until when everything
-    acknowledged is indexed (`storage.journal.filed_until`): what came since may be in a journal and have no row yet.
+    acknowledged is indexed (`filed_until`): what came since may be in a journal and have no row yet.
     `site` is what the site says of its own series.
     `patients` says which studies are of one patient, for applications that ask for earlier ones.
     """

@@ -28,9 +28,9 @@ from dicom_node.association import Admission, Proposal, Refusal
 from dicom_node.data_path import LARGEST_PDU_BYTES, MAXIMUM_PDU_BYTES, StoreRequest, StoreResponse
 from dicom_node.logs import fields, printable, unexpected
 from storage.errors import Permanent, Retriable
-from storage.files import FileMeta
-from storage.header import Header, scan_header
-from storage.journal import Journal, LargeFile
+from storage.log.files import FileMeta
+from storage.log.header import Header, scan_header
+from storage.log.journal import Journal, LargeFile
 from storage.records import UID, AssociationEnd, ReceivedInstance
 
 log = logging.getLogger(__name__)

@@ -27,7 +27,7 @@ from dicom_node.destinations.base import EchoResult, SendResult
 from dicom_node.errors import PeerRefused, PeerUnavailable
 from dicom_node.upper_layer import DeadlineSocket, RequestedAssociation, silence_pynetdicom
 from storage.errors import NodeError, Permanent
-from storage.header import UnreadableDataset, scan_header
+from storage.log.header import UnreadableDataset, scan_header
 
 MAXIMUM_CONTEXTS = 128  # presentation context IDs are the odd numbers of one byte (PS3.8 9.3.2.2)
 LARGEST_MESSAGE_ID = 65535

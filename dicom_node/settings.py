@@ -40,7 +40,7 @@ from dicom_node.profiles import Kind, ObjectProfile, SegmentationForm
 from inference.kinds import Kind as SeriesKind
 from inference.manifest import known_applications, takes_bundle
 from inference.sites import SiteRule
-from storage.database import default_url
+from storage.tables.database.connection import default_url
 
 LONGEST_SECONDS = 31 * 24 * 3600.0
 ENVIRONMENT_PREFIX = "DICOM_NODE__"

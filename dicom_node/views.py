@@ -14,9 +14,7 @@ from rich.tree import Tree
 
 from dicom_node.fsck import Census
 from inference.series import SeriesDescription
-from storage.deliveries import Deliveries
-from storage.instances import InstanceStore
-from storage.jobs import Jobs
+from storage.log.instances import InstanceStore
 from storage.records import (
     Commitment,
     CommitmentState,
@@ -29,8 +27,10 @@ from storage.records import (
     ProcedureStep,
     Study,
 )
-from storage.results import Results
-from storage.studies import Studies
+from storage.tables.deliveries import Deliveries
+from storage.tables.jobs import Jobs
+from storage.tables.results import Results
+from storage.tables.studies import Studies
 
 Plain = dict[str, Any]
 

@@ -33,11 +33,11 @@ from inference.engine import Engine
 from inference.findings import NoResult, WhyNoResult
 from inference.inputs import split_key
 from storage.errors import InputRefused, ModelRefused, NodeError, Permanent
-from storage.files import write_durable
-from storage.instances import InstanceStore
-from storage.jobs import Jobs
+from storage.log.files import write_durable
+from storage.log.instances import InstanceStore
 from storage.records import Job, JobKind, JobState, NewObject, ResultObject
-from storage.results import Results
+from storage.tables.jobs import Jobs
+from storage.tables.results import Results
 
 log = logging.getLogger(__name__)
 

@@ -50,7 +50,7 @@ def at(seconds: float) -> datetime:
 
 @dataclass
 class Node:
-    """What storage would hold. A late instance opens the next revision, as `storage.filing` has it."""
+    """What storage would hold. A late instance opens the next revision, as `storage.log.filing` has it."""
 
     rule: CompletionRule = RULE
     now: float = 0.0

@@ -25,9 +25,9 @@ from inference.findings import Findings
 from inference.inputs import EarlierRule, InputRule
 from inference.manifest import Manifest
 from inference.series import recognise
-from storage.database import Database, default_url
-from storage.patients import Patients
 from storage.records import Job, JobKind, JobState, StudyState
+from storage.tables.database.connection import Database, default_url
+from storage.tables.patients import Patients
 from tests.acceptance.studies import write_ball_study
 from tests.inference.test_series import header
 from tests.objects.sources import findings, read

@@ -13,9 +13,9 @@ from rich.console import Console
 from dicom_node import views
 from dicom_node.completion import Complete, CompletionRule, Wait, decide
 from dicom_node.wholeness import take_inventory
-from storage.confirmations import Confirmations
-from storage.database import Database, default_url
 from storage.records import Facts, NewJob, SourceAnswer, Undelivered
+from storage.tables.confirmations import Confirmations
+from storage.tables.database.connection import Database, default_url
 from tests.storage.node import NOW, STUDY, Node, objects, received
 
 RULE = CompletionRule(quiet=30, released=10, settled=2, maximum_age=600, source="archive")

@@ -10,7 +10,7 @@ import pytest
 
 from dicom_node.app import build_indexer, open_stores
 from dicom_node.settings import load
-from storage.journal import Journal
+from storage.log.journal import Journal
 from tests.storage.node import STUDY, received
 
 

@@ -12,12 +12,12 @@ import pytest
 from sqlalchemy import text
 
 from dicom_node.indexer import Indexer
-from storage import journal
-from storage.database import Database, default_url
 from storage.errors import Retriable
-from storage.files import FileSystem
-from storage.journal import Journal, Kind
+from storage.log import journal
+from storage.log.files import FileSystem
+from storage.log.journal import Journal, Kind
 from storage.records import AssociationEnd, StudyState
+from storage.tables.database.connection import Database, default_url
 from tests.storage.node import STUDY, Node, Sent, received
 
 

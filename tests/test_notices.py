@@ -19,9 +19,9 @@ from inference.engine import Engine
 from inference.findings import Algorithm, Findings, Segment
 from inference.manifest import InputRule, Manifest
 from inference.volume import read_volume
-from storage.database import Database, default_url
 from storage.errors import InputRefused
 from storage.records import JobKind, JobState, NewJob, ReceivedInstance, ResultObject
+from storage.tables.database.connection import Database, default_url
 from tests.acceptance.studies import write_ball_study
 from tests.objects.sources import ABNORMAL, MASS
 from tests.storage.node import NOW, Node

@@ -15,8 +15,8 @@ from dicom_node.dispatcher import Dispatcher
 from inference.binding import bind
 from inference.inputs import InputRule
 from inference.series import Kind, SeriesDescription
-from storage.database import Database
 from storage.records import NewJob
+from storage.tables.database.connection import Database
 from tests.storage.node import Node, received
 
 LONG = "1.2.826.0.1.3680043.9.5542.861358042928701844745288911259368"  # with what the tests append, 64 characters

@@ -16,9 +16,7 @@ from dicom_node.scheduler import Scheduler, Urgency
 from inference.kinds import Kind
 from inference.manifest import InputRule, Manifest
 from inference.sites import SiteRule, SiteTable
-from storage.database import Database, default_url
-from storage.filing import Ended, Opened
-from storage.procedure_steps import ProcedureSteps
+from storage.log.filing import Ended, Opened
 from storage.records import (
     AssociationEnd,
     Facts,
@@ -29,6 +27,8 @@ from storage.records import (
     StudyContents,
     StudyState,
 )
+from storage.tables.database.connection import Database, default_url
+from storage.tables.procedure_steps import ProcedureSteps
 from tests.acceptance.studies import write_ball_study
 from tests.storage.node import STUDY, Node, received
 

@@ -15,9 +15,9 @@ from dicom_node.backoff import Backoff
 from dicom_node.catalogue import ConfiguredApplication
 from dicom_node.profiles import Kind, ObjectProfile
 from dicom_node.worker import EXIT_AGAIN, Worker
-from storage import schema
-from storage.database import Database
 from storage.records import JobState
+from storage.tables import schema
+from storage.tables.database.connection import Database
 from tests.objects.sources import findings, read, write_oblique
 from tests.storage.node import Node, received
 
@@ -32,10 +32,10 @@ from pathlib import Path
 from dicom_node.backoff import Backoff
 from dicom_node.catalogue import ConfiguredApplication
 from dicom_node.worker import Worker
-from storage.database import Database
-from storage.instances import InstanceStore
-from storage.jobs import Jobs
-from storage.results import Results
+from storage.tables.database.connection import Database
+from storage.log.instances import InstanceStore
+from storage.tables.jobs import Jobs
+from storage.tables.results import Results
 
 class Hanging:
     def run(self, inputs, engine, progress):
@@ -62,10 +62,10 @@ from dicom_node.backoff import Backoff
 from dicom_node.catalogue import ConfiguredApplication
 from dicom_node.logs import configure
 from dicom_node.worker import Worker
-from storage.database import Database
-from storage.instances import InstanceStore
-from storage.jobs import Jobs
-from storage.results import Results
+from storage.tables.database.connection import Database
+from storage.log.instances import InstanceStore
+from storage.tables.jobs import Jobs
+from storage.tables.results import Results
 from tests.conformance.cases import rich_findings
 from tests.conformance.makers import EVERYTHING
 from tests.objects.sources import read

@@ -26,7 +26,7 @@ from dicom_node.destinations.reading import read_instance
 from dicom_node.errors import ObjectRefused, PeerRefused, PeerUnavailable
 from dicom_node.scu import judge
 from storage.errors import NodeError, Permanent, Retriable
-from storage.files import IMPLEMENTATION_CLASS_UID
+from storage.log.files import IMPLEMENTATION_CLASS_UID
 
 DICOM_JSON = "application/dicom+json"
 SOP_INSTANCE_UID = "00080018"

@@ -11,7 +11,7 @@ from dicom_node.destinations.base import Asker, EchoResult, Reference, SendResul
 from dicom_node.destinations.reading import read_instance
 from dicom_node.errors import PeerRefused, PeerUnavailable
 from storage.errors import Permanent, StorageFull
-from storage.files import copy_durable
+from storage.log.files import copy_durable
 
 
 @dataclass(frozen=True)

@@ -45,10 +45,10 @@ from dicom_node.receiver import DimseService, Receiver
 from dicom_node.scp import ReceivePolicy, ServiceName, SopClass
 from dicom_node.scu import Target
 from dicom_node.settings import load
-from storage.confirmations import WAITING, Confirmations
-from storage.database import Database, default_url
-from storage.journal import Journal
+from storage.log.journal import Journal
 from storage.records import Confirmation, ConfirmationState, NewObject
+from storage.tables.confirmations import WAITING, Confirmations
+from storage.tables.database.connection import Database, default_url
 from tests.destinations.web import orthanc_web
 from tests.instances import MakeFile
 from tests.services.datasets import commitment

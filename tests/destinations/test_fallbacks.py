@@ -33,8 +33,8 @@ from dicom_node.destinations.dimse import DimseDestination
 from dicom_node.dispatcher import Dispatcher
 from dicom_node.objects.build import ObjectContext, build_objects
 from dicom_node.profiles import WRITTEN, Kind, ObjectProfile, stands_for
-from storage.database import Database, default_url
 from storage.records import NewObject
+from storage.tables.database.connection import Database, default_url
 from tests.instances import MakeFile
 from tests.objects.sources import findings, read, write_oblique
 from tests.storage.node import NOW, STUDY, Node

@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 
 from dicom_node.receiver import Receiver
 from dicom_node.scp import ReceivePolicy
-from storage.journal import Journal, Kind, SegmentReader, segments
+from storage.log.journal import Journal, Kind, SegmentReader, segments
 from tests.faults.wire import (
     C_STORE_RSP,
     COMMAND,

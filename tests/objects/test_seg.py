@@ -20,7 +20,7 @@ from dicom_node.objects.seg import SERIES_NUMBER, _description, build_seg
 from dicom_node.profiles import ObjectProfile, SegmentationForm
 from inference.findings import Findings, Segment
 from inference.volume import Volume
-from storage.files import write_durable
+from storage.log.files import write_durable
 from tests.objects.sources import blobs, findings, read, write_oblique
 from tests.validators import dciodvfy_errors, dcmqi_segments
 

@@ -9,7 +9,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.filereader import read_file_meta_info
 
 from storage.errors import StorageFull
-from storage.journal import Bytes, Frame, Journal, Kind, LargeFile, SegmentReader, instance_of, segments
+from storage.log.journal import Bytes, Frame, Journal, Kind, LargeFile, SegmentReader, instance_of, segments
 from storage.records import AssociationEnd, ReceivedInstance
 
 

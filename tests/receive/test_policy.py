@@ -22,7 +22,7 @@ from dicom_node.scp import (
     supported_contexts,
 )
 from storage.errors import Permanent, Retriable, StorageFull
-from storage.header import Header
+from storage.log.header import Header
 
 COMMITMENT = "1.2.840.10008.1.20.1"
 ANYONE = ReceivePolicy("NODE")

@@ -26,7 +26,7 @@ from dicom_node.data_path import encode_store_response
 from dicom_node.receiver import Receiver
 from dicom_node.scp import Peer, ReceivePolicy, ServiceName
 from dicom_node.scu import StorageSCU, Target
-from storage.journal import Kind, SegmentReader, segments
+from storage.log.journal import Kind, SegmentReader, segments
 from storage.records import AssociationEnd, ReceivedInstance
 from tests.instances import MakeFile
 from tests.receive.conftest import Receive, disk_full, unusable
@@ -544,7 +544,7 @@ import sys
 from pathlib import Path
 from dicom_node.receiver import Receiver
 from dicom_node.scp import ReceivePolicy
-from storage.journal import Journal
+from storage.log.journal import Journal
 journal = Journal(Path(sys.argv[3]) / sys.argv[2])
 receiver = Receiver(ReceivePolicy("NODE", "127.0.0.1", int(sys.argv[1])), journal, sys.argv[2])
 receiver.start()

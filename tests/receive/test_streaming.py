@@ -17,9 +17,9 @@ from dicom_node import scu
 from dicom_node.data_path import LARGE_BYTES, LARGEST_PDU_BYTES
 from dicom_node.scu import Target
 from storage.errors import Retriable
-from storage.files import IMPLEMENTATION_CLASS_UID, part10_header
-from storage.header import GE_PRIVATE_IMPLICIT, JPIP_HTJ2K_REFERENCED_DEFLATE, JPIP_REFERENCED_DEFLATE
-from storage.journal import LARGE_SUFFIX, LargeFile
+from storage.log.files import IMPLEMENTATION_CLASS_UID, part10_header
+from storage.log.header import GE_PRIVATE_IMPLICIT, JPIP_HTJ2K_REFERENCED_DEFLATE, JPIP_REFERENCED_DEFLATE
+from storage.log.journal import LARGE_SUFFIX, LargeFile
 from storage.records import AssociationEnd
 from tests.instances import MakeFile
 from tests.receive.conftest import Receive, disk_full
@@ -196,7 +196,7 @@ import sys
 from pathlib import Path
 from dicom_node.receiver import Receiver
 from dicom_node.scp import ReceivePolicy
-from storage.journal import Journal
+from storage.log.journal import Journal
 receiver = Receiver(ReceivePolicy("NODE", "127.0.0.1", 0), Journal(Path(sys.argv[1])), "receive-0")
 receiver.start()
 print(receiver.port, flush=True)

@@ -18,11 +18,11 @@ from dicom_node.commitment_reporter import CommitmentReporter, send_report
 from dicom_node.confirmation import ConfirmationService
 from dicom_node.mpps import MODALITY_PERFORMED_PROCEDURE_STEP, ProcedureStepService
 from dicom_node.upper_layer import silence_pynetdicom
-from storage.commitments import Commitments
-from storage.confirmations import Confirmations
-from storage.database import Database, default_url
-from storage.procedure_steps import ProcedureSteps
 from storage.records import Commitment
+from storage.tables.commitments import Commitments
+from storage.tables.confirmations import Confirmations
+from storage.tables.database.connection import Database, default_url
+from storage.tables.procedure_steps import ProcedureSteps
 from tests.storage.node import Node
 
 

@@ -34,9 +34,9 @@ from dicom_node.commitment import (
     link_of,
     report_request,
 )
-from storage.commitments import CommitmentRequest, Commitments
-from storage.database import Database
 from storage.records import Commitment, CommitmentState
+from storage.tables.commitments import CommitmentRequest, Commitments
+from storage.tables.database.connection import Database
 from tests.services.conftest import Services
 from tests.services.datasets import MR, commitment
 from tests.storage.node import NOW, SR, received

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from dicom_node.indexer import Indexer
-from storage.database import Database, default_url
 from storage.errors import Retriable
-from storage.journal import Journal, filed_until
+from storage.log.journal import Journal, filed_until
+from storage.tables.database.connection import Database, default_url
 from tests.storage.node import Node, received
 
 

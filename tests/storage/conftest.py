@@ -14,7 +14,7 @@ from typing import NamedTuple
 import psycopg
 import pytest
 
-from storage.database import Database, default_url
+from storage.tables.database.connection import Database, default_url
 from tests.storage.node import Node
 
 SECONDS_TO_START = 30

@@ -11,15 +11,15 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from storage.database import Database
-from storage.deliveries import Deliveries
-from storage.files import part10_header
-from storage.filing import Ended, Opened
-from storage.instances import InstanceStore
-from storage.jobs import Jobs
+from storage.log.files import part10_header
+from storage.log.filing import Ended, Opened
+from storage.log.instances import InstanceStore
 from storage.records import AssociationEnd, Delivery, Job, NewJob, NewObject, ReceivedInstance, Stored, Study
-from storage.results import Results
-from storage.studies import Studies
+from storage.tables.database.connection import Database
+from storage.tables.deliveries import Deliveries
+from storage.tables.jobs import Jobs
+from storage.tables.results import Results
+from storage.tables.studies import Studies
 
 MR = "1.2.840.10008.5.1.4.1.1.4"
 SR = "1.2.840.10008.5.1.4.1.1.88.34"

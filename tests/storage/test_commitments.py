@@ -4,9 +4,9 @@ from datetime import timedelta
 
 import pytest
 
-from storage.commitments import CommitmentRequest, Commitments
-from storage.database import Database
 from storage.records import Commitment, CommitmentState
+from storage.tables.commitments import CommitmentRequest, Commitments
+from storage.tables.database.connection import Database
 from tests.storage.node import MR, NOW, SR, Node, after, received
 
 ITEMS = ((MR, "1.2.3.1.1"), (SR, "1.2.3.2.1"))

@@ -4,9 +4,9 @@ from datetime import timedelta
 
 import pytest
 
-from storage.confirmations import Confirmations
-from storage.database import Database
 from storage.records import Confirmation, ConfirmationState, JobKind, NewJob
+from storage.tables.confirmations import Confirmations
+from storage.tables.database.connection import Database
 from tests.storage.node import MR, NOW, STUDY, Node, after, objects
 
 SEG, SR = "2.25.10", "2.25.11"  # of job 1

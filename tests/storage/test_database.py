@@ -14,12 +14,12 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import select, text
 
-from storage import database as module
-from storage import schema
-from storage.database import MIGRATIONS, Database
 from storage.errors import Permanent, Retriable, StorageFull
 from storage.records import Event
-from storage.studies import Studies
+from storage.tables import schema
+from storage.tables.database import connection as module
+from storage.tables.database.connection import MIGRATIONS, Database
+from storage.tables.studies import Studies
 from tests.storage.node import NOW, STUDY, Node, received
 
 

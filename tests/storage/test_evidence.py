@@ -8,7 +8,6 @@ from datetime import datetime
 import pytest
 from sqlalchemy import event, insert
 
-from storage import schema
 from storage.records import (
     AssociationEnd,
     Facts,
@@ -19,6 +18,7 @@ from storage.records import (
     StudyEvidence,
     StudyState,
 )
+from storage.tables import schema
 from tests.storage.node import NOW, STUDY, Node, Sent, after, objects, received
 
 

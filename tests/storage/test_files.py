@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from storage.errors import Permanent, StorageFull
-from storage.files import (
+from storage.log.files import (
     IMPLEMENTATION_CLASS_UID,
     STALE_SECONDS,
     FileSystem,

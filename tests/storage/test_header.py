@@ -18,7 +18,7 @@ from pydicom.uid import (
 )
 from pynetdicom.dsutils import split_dataset
 
-from storage.header import (
+from storage.log.header import (
     GE_PRIVATE_IMPLICIT,
     Header,
     UnreadableDataset,

@@ -16,10 +16,10 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEGLSLossless, RLELossless
 
-from storage.database import Database
 from storage.errors import Permanent, Retriable, StorageFull
-from storage.instances import InstanceStore
+from storage.log.instances import InstanceStore
 from storage.records import AssociationEnd, Facts, Stored, StudyState
+from storage.tables.database.connection import Database
 from tests.storage.node import NOW, STUDY, Node, Sent, objects, only_mr, received
 
 KEYS = count()
@@ -488,7 +488,7 @@ def test_a_lost_index_is_made_anew(node: Node, tmp_path: Path) -> None:
 
 def test_an_index_that_is_complete_is_not_read_again(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     node.store(received())
-    monkeypatch.setattr("storage.instances._read", lambda path: pytest.fail("a file was read"))
+    monkeypatch.setattr("storage.log.instances._read", lambda path: pytest.fail("a file was read"))
     assert node.instances.reindex() == 0
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from storage.database import Database
 from storage.errors import Permanent
-from storage.jobs import Jobs
 from storage.records import DeliveryState, JobKind, JobState, NewJob, NewObject
+from storage.tables.database.connection import Database
+from storage.tables.jobs import Jobs
 from tests.storage.node import NOW, STUDY, Node, after, objects, received
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from storage import journal
 from storage.errors import Permanent, Retriable, StorageFull
-from storage.journal import Frame, Journal, Kind, SegmentReader, instance_of
+from storage.log import journal
+from storage.log.journal import Frame, Journal, Kind, SegmentReader, instance_of
 from storage.records import AssociationEnd, Facts
 from tests.storage.node import received
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from storage import schema
-from storage.patients import Patients
+from storage.tables import schema
+from storage.tables.patients import Patients
 from tests.storage.node import SECRET, Node, received
 
 

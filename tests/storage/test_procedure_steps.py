@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from dicom_node.mpps import ProcedureStepService, Status, merge
-from storage.database import Database
 from storage.errors import Retriable
-from storage.procedure_steps import ProcedureSteps
 from storage.records import ProcedureStepState
+from storage.tables.database.connection import Database
+from storage.tables.procedure_steps import ProcedureSteps
 from tests.services.datasets import SECRET, completion, creation
 from tests.storage.node import NOW, STUDY, Node, received
 

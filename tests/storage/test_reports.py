@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from storage.database import Database
-from storage.jobs import Jobs
-from storage.queueing import no_result_fingerprint
 from storage.records import DeliveryState, Job, JobKind, JobState, NewJob, StudyState
+from storage.tables.database.connection import Database
+from storage.tables.jobs import Jobs
+from storage.tables.queueing import no_result_fingerprint
 from tests.storage.node import NOW, STUDY, Node, after, objects, received
 
 ANALYSIS, NO_RESULT = JobKind.ANALYSIS, JobKind.NO_RESULT

@@ -8,9 +8,9 @@ from datetime import UTC
 import pytest
 from sqlalchemy import Update, update
 
-from storage import schema
-from storage.database import Database
 from storage.records import Event, JobState, NewJob, StudyState
+from storage.tables import schema
+from storage.tables.database.connection import Database
 from tests.storage.node import NOW, STUDY, Node, after, received
 
 

@@ -75,7 +75,7 @@ class Base(DeclarativeBase):
 class Study(Base):
     """A study in the state of its current revision; earlier revisions live on in events, routings and jobs.
 
-    `subject` is what `storage.patients` calls the patient, a keyed hash; null where nobody
+    `subject` is what `storage.tables.patients` calls the patient, a keyed hash; null where nobody
     asked yet.
     """
 

@@ -14,11 +14,11 @@ from sqlalchemy import and_, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from storage import schema
-from storage.archive import Archive, Row, row_of
-from storage.database import Database, changed, insert_if_absent
-from storage.events import add_event
+from storage.log.archive import Archive, Row, row_of
 from storage.records import AssociationEnd, Facts, ReceivedInstance, Stored, StudyState
+from storage.tables import schema
+from storage.tables.database.connection import Database, changed, insert_if_absent
+from storage.tables.events import add_event
 
 PRIORITIES = {"STAT": 2, "HIGH": 1}  # Requested Procedure Priority (PS3.3 C.4.11); the rest is 0
 COMMIT_ATTEMPTS = 3

@@ -10,10 +10,10 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, SQLColumnExpression, and_, select, update
 from sqlalchemy.orm import Session, aliased
 
-from storage import schema
-from storage.database import changed
-from storage.events import add_event
 from storage.records import JobKind, JobState, NewJob
+from storage.tables import schema
+from storage.tables.database.connection import changed
+from storage.tables.events import add_event
 
 _WAITING = (JobState.QUEUED, JobState.RETRYING)
 

@@ -11,10 +11,6 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, delete, func, insert, or_, select, true, update
 from sqlalchemy.orm import Session
 
-from storage import schema
-from storage.database import Database, changed
-from storage.events import add_event, events
-from storage.queueing import enqueue_unless_standing, hold_jobs, start, supersede_early
 from storage.records import (
     DeliveryState,
     Event,
@@ -31,6 +27,10 @@ from storage.records import (
     StudyEvidence,
     StudyState,
 )
+from storage.tables import schema
+from storage.tables.database.connection import Database, changed
+from storage.tables.events import add_event, events
+from storage.tables.queueing import enqueue_unless_standing, hold_jobs, start, supersede_early
 
 _CHUNK = 500  # values of one IN: SQLite bounds them
 ASKED = "asked"  # the stage of events that keep what the source PACS answered

@@ -9,15 +9,15 @@ from pathlib import Path
 from pydicom.filereader import read_file_meta_info
 from sqlalchemy import func, select
 
-from storage import schema
-from storage.archive import SUFFIX, VERSION_MARK, Archive, sop_instance_uid_of
-from storage.database import Database
 from storage.errors import NodeError, Permanent, Retriable
-from storage.events import add_event
-from storage.files import dataset_offset
-from storage.filing import Feeds, Filing, abort_open_associations
-from storage.header import scan_header
+from storage.log.archive import SUFFIX, VERSION_MARK, Archive, sop_instance_uid_of
+from storage.log.files import dataset_offset
+from storage.log.filing import Feeds, Filing, abort_open_associations
+from storage.log.header import scan_header
 from storage.records import Facts, Instance, ReceivedInstance, Series, Stored
+from storage.tables import schema
+from storage.tables.database.connection import Database
+from storage.tables.events import add_event
 
 log = logging.getLogger(__name__)
 

@@ -13,13 +13,13 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, case, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
-from storage import schema
-from storage.database import Database, changed
-from storage.deliveries import move, tell
-from storage.events import add_event
-from storage.queueing import withdrawn
 from storage.records import Confirmation, ConfirmationState, Delivery, DeliveryState, JobKind, JobState, ResultObject
-from storage.results import REJECTION, object_record
+from storage.tables import schema
+from storage.tables.database.connection import Database, changed
+from storage.tables.deliveries import move, tell
+from storage.tables.events import add_event
+from storage.tables.queueing import withdrawn
+from storage.tables.results import REJECTION, object_record
 
 WAITING = (ConfirmationState.ASKING, ConfirmationState.REQUESTED, ConfirmationState.READING)
 _UNSENT = (DeliveryState.QUEUED, DeliveryState.RETRYING)

@@ -15,7 +15,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
 from storage.errors import IndexLost, NodeError, Permanent, Retriable, StorageFull
-from storage.schema import REVISION, Base
+from storage.tables.schema import REVISION, Base
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 

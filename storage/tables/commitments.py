@@ -12,9 +12,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, select, update
 from sqlalchemy.orm import Session
 
-from storage import schema
-from storage.database import Database, changed, insert_if_absent
 from storage.records import Commitment, CommitmentState
+from storage.tables import schema
+from storage.tables.database.connection import Database, changed, insert_if_absent
 
 _OPEN = (CommitmentState.REQUESTED, CommitmentState.RETRYING)
 _DUPLICATE = "duplicate"  # marks an item of a second request under a transaction UID that was still in use

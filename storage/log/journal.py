@@ -32,7 +32,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from storage.errors import Permanent, Retriable, StorageFull
-from storage.files import make_folder, sync_folder
+from storage.log.files import make_folder, sync_folder
 from storage.records import AssociationEnd, Facts, ReceivedInstance
 
 MAGIC = b"DNJ1"

@@ -12,9 +12,9 @@ from itertools import count
 from pathlib import Path
 from typing import BinaryIO
 
-from storage.comparison import Difference, compare
 from storage.errors import Permanent, Unfileable
-from storage.files import Tree, dataset_offset, dataset_sha256
+from storage.log.comparison import Difference, compare
+from storage.log.files import Tree, dataset_offset, dataset_sha256
 from storage.records import UID, Facts, ReceivedInstance, Stored
 
 log = logging.getLogger(__name__)

@@ -7,11 +7,11 @@ from pathlib import Path
 from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 from sqlalchemy.orm import Session
 
-from storage import schema
-from storage.database import Database
 from storage.errors import Permanent
-from storage.queueing import withdrawn
 from storage.records import DeliveryState, JobKind, JobState, NewObject, ResultObject
+from storage.tables import schema
+from storage.tables.database.connection import Database
+from storage.tables.queueing import withdrawn
 
 REJECTION = "REJECTION"  # the kind of the notes that withdraw: they are never withdrawn themselves
 _GIVEN_UP = (DeliveryState.REPLACED, DeliveryState.FAILED)

@@ -11,18 +11,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
-from storage import schema
-from storage.database import Database, changed
 from storage.errors import Permanent
-from storage.events import add_event
-from storage.queueing import (
-    cancel,
-    enqueue,
-    enqueue_unless_standing,
-    hold_jobs,
-    no_result_fingerprint,
-    withdrawn,
-)
 from storage.records import (
     DeliveryState,
     Job,
@@ -32,7 +21,18 @@ from storage.records import (
     NewObject,
     StudyState,
 )
-from storage.results import REJECTION, enqueue_deliveries, keep_object, rejectable
+from storage.tables import schema
+from storage.tables.database.connection import Database, changed
+from storage.tables.events import add_event
+from storage.tables.queueing import (
+    cancel,
+    enqueue,
+    enqueue_unless_standing,
+    hold_jobs,
+    no_result_fingerprint,
+    withdrawn,
+)
+from storage.tables.results import REJECTION, enqueue_deliveries, keep_object, rejectable
 
 FAILURE = "failure"  # why there is no result where nothing more is known
 _ENDED = (DeliveryState.SENT, DeliveryState.COMMITTED, DeliveryState.REPLACED)

@@ -7,8 +7,8 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from storage import schema
 from storage.records import Event
+from storage.tables import schema
 
 
 def add_event(

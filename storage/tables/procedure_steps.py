@@ -19,12 +19,12 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 from sqlalchemy import and_, select, update
 from sqlalchemy.orm import Session
 
-from storage import schema
-from storage.database import Database, changed, insert_if_absent
 from storage.errors import Permanent
-from storage.events import add_event
-from storage.files import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, write_durable
+from storage.log.files import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, write_durable
 from storage.records import ProcedureStep, ProcedureStepState
+from storage.tables import schema
+from storage.tables.database.connection import Database, changed, insert_if_absent
+from storage.tables.events import add_event
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ once all earlier ones of its job are SENT, COMMITTED or REPLACED there. Where an
 wait, listed as QUEUED, until `retry` queues the failed one again and it gets through. One that the destination does not
 take, and that nothing can replace, is FAILED and goes to the end, so that it holds up none.
 
-What follows once a delivery is SENT is in `storage.confirmations`.
+What follows once a delivery is SENT is in `storage.tables.confirmations`.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -15,12 +15,12 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
-from storage import schema
-from storage.database import Database
 from storage.errors import Permanent
-from storage.events import add_event
 from storage.records import Delivery, DeliveryState, ResultObject, Undelivered
-from storage.results import enqueue_deliveries, object_record
+from storage.tables import schema
+from storage.tables.database.connection import Database
+from storage.tables.events import add_event
+from storage.tables.results import enqueue_deliveries, object_record
 
 _PASSED = (DeliveryState.SENT, DeliveryState.COMMITTED, DeliveryState.REPLACED)
 _UNSENT = (DeliveryState.QUEUED, DeliveryState.RETRYING)

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from sqlalchemy import or_, select, update
 
-from storage import schema
-from storage.database import Database, changed
-from storage.files import sync_folder
+from storage.log.files import sync_folder
 from storage.records import StudyState
+from storage.tables import schema
+from storage.tables.database.connection import Database, changed
 
 _KEY_BYTES = 32
 _NAME_LENGTH = 16  # of the key, which begins every identity: one under another key is none
