@@ -23,12 +23,12 @@ from benchmarks.report import Failed, console, markdown, show, versions
 from dicom_node.objects.build import build_objects
 from dicom_node.objects.common import ObjectContext
 from dicom_node.simulator.limb_study import write_limb_patient
-from inference.application import Application, SeriesInput, load_application
-from inference.binding import bind
-from inference.engine import Engine, resolve_devices
-from inference.inputs import input_key
-from inference.manifest import load_manifest
-from inference.series import read_headers, recognise
+from inference.contract.application import Application, SeriesInput, load_application
+from inference.contract.binding import bind
+from inference.contract.inputs import input_key
+from inference.contract.manifest import load_manifest
+from inference.engine.engine import Engine, resolve_devices
+from inference.series.recogniser import read_headers, recognise
 from storage.log.files import write_durable
 
 LIMIT_SECONDS = 900.0
@@ -93,7 +93,7 @@ class Clock:
         self._name = ""
 
     def enter(self, name: str, _fraction: float = 0.0) -> None:
-        """Ends the stage before. A `inference.application.Progress`."""
+        """Ends the stage before. A `inference.contract.application.Progress`."""
         if name == self._name:
             return
         self.leave()

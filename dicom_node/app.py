@@ -43,7 +43,7 @@ from dicom_node.settings import (
 )
 from dicom_node.supervisor import Role
 from dicom_node.wholeness import take_inventory
-from inference.binding import feeds_inputs
+from inference.contract.binding import feeds_inputs
 from storage.errors import NodeError, Permanent, Retriable
 from storage.log.files import FileSystem
 from storage.log.instances import InstanceStore

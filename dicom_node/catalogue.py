@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dicom_node.settings import ApplicationSettings
-from inference.manifest import Manifest, load_manifest
+from inference.contract.manifest import Manifest, load_manifest
 from storage.errors import ModelRefused
 
 

@@ -32,7 +32,7 @@ from dicom_node.simulator.limb import limb
 from dicom_node.simulator.phantom_study import write_phantom_study
 from dicom_node.simulator.scanner import push
 from dicom_node.simulator.study import load_study
-from inference.series import read_headers
+from inference.series.recogniser import read_headers
 from storage.errors import NodeError, Permanent
 from storage.records import DeliveryState, JobKind, JobState, StudyState
 

@@ -15,7 +15,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from dicom_node.logs import fields
-from inference.series import SeriesDescription
+from inference.series.recogniser import SeriesDescription
 from storage.log.instances import InstanceStore
 from storage.records import Series
 from storage.tables.patients import Patients

@@ -6,7 +6,7 @@ from pathlib import Path
 from pydicom import dcmread
 
 from dicom_node.objects.ko import Rejected
-from inference.binding import feeds_inputs
+from inference.contract.binding import feeds_inputs
 from storage.records import Instance, ResultObject, Series
 
 MOST_IMAGES = 32

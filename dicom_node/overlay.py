@@ -14,9 +14,9 @@ from pydicom.dataset import Dataset
 from scipy import ndimage
 
 from dicom_node.drawing import Marks, draw_marks, font, windowed
-from inference.findings import Mask
-from inference.planes import functional
-from inference.volume import Affine, Volume, read_volume
+from inference.contract.findings import Mask
+from inference.volumes.planes import functional
+from inference.volumes.volume import Affine, Volume, read_volume
 
 PANEL = 420  # pixels, the longer side of one panel
 OPACITY = 0.45

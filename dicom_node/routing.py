@@ -11,11 +11,11 @@ from typing import Any
 from dicom_node.catalogue import ConfiguredApplication
 from dicom_node.earlier import EarlierStudy
 from dicom_node.logs import fields, unexpected
-from inference.binding import Binding, bind, feeds_inputs, unfilled, wanted
-from inference.findings import WhyNoResult
-from inference.inputs import EarlierRule, input_key
-from inference.manifest import Manifest
-from inference.series import SeriesDescription
+from inference.contract.binding import Binding, bind, feeds_inputs, unfilled, wanted
+from inference.contract.findings import WhyNoResult
+from inference.contract.inputs import EarlierRule, input_key
+from inference.contract.manifest import Manifest
+from inference.series.recogniser import SeriesDescription
 from storage.records import Instance, JobKind, NewJob, Series
 from storage.tables.queueing import no_result_fingerprint
 

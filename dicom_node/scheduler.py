@@ -19,8 +19,8 @@ from dicom_node.logs import fields, unexpected
 from dicom_node.query import SourcePacs
 from dicom_node.routing import Route, broken_off, route
 from dicom_node.wholeness import Inventory, take_inventory
-from inference.series import Kind, SeriesDescription, read_headers, recognise
-from inference.sites import SiteTable
+from inference.series.recogniser import Kind, SeriesDescription, read_headers, recognise
+from inference.series.sites import SiteTable
 from storage.errors import NodeError, Retriable
 from storage.log.instances import InstanceStore
 from storage.records import NewJob, Series, SourceAnswer, Study, StudyEvidence

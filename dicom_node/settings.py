@@ -37,9 +37,9 @@ from pydantic_settings import (
 
 from dicom_node.errors import ConfigurationError
 from dicom_node.profiles import Kind, ObjectProfile, SegmentationForm
-from inference.kinds import Kind as SeriesKind
-from inference.manifest import known_applications, takes_bundle
-from inference.sites import SiteRule
+from inference.contract.manifest import known_applications, takes_bundle
+from inference.series.kinds import Kind as SeriesKind
+from inference.series.sites import SiteRule
 from storage.tables.database.connection import default_url
 
 LONGEST_SECONDS = 31 * 24 * 3600.0

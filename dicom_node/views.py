@@ -13,7 +13,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from dicom_node.fsck import Census
-from inference.series import SeriesDescription
+from inference.series.recogniser import SeriesDescription
 from storage.log.instances import InstanceStore
 from storage.records import (
     Commitment,

@@ -28,10 +28,10 @@ from dicom_node.objects.ko import build_rejection
 from dicom_node.objects.no_result import build_no_result
 from dicom_node.objects.sr import as_sop_class
 from dicom_node.profiles import Kind, ObjectProfile
-from inference.application import Application, Progress, SeriesInput, load_application
-from inference.engine import Engine
-from inference.findings import NoResult, WhyNoResult
-from inference.inputs import split_key
+from inference.contract.application import Application, Progress, SeriesInput, load_application
+from inference.contract.findings import NoResult, WhyNoResult
+from inference.contract.inputs import split_key
+from inference.engine.engine import Engine
 from storage.errors import InputRefused, ModelRefused, NodeError, Permanent
 from storage.log.files import write_durable
 from storage.log.instances import InstanceStore

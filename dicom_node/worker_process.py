@@ -18,7 +18,7 @@ from dicom_node.notify import notify
 from dicom_node.process import claim_role, die_with_parent, hold, stop_on_signals
 from dicom_node.settings import load
 from dicom_node.worker import Worker
-from inference.engine import Engine, resolve_devices
+from inference.engine.engine import Engine, resolve_devices
 from storage.errors import NodeError
 
 RETRY_SECONDS = 5.0

@@ -40,7 +40,7 @@ class Unfileable(Permanent):
 class InputRefused(Permanent):
     """Images that cannot be used: broken geometry, several volumes in one series, no pixels.
 
-    `why` is one of `inference.findings.WhyNoResult`; a quality gate, for example, says "poor-quality".
+    `why` is one of `inference.contract.findings.WhyNoResult`; a quality gate, for example, says "poor-quality".
     """
 
     def __init__(self, message: str, why: str = "unusable-images") -> None:

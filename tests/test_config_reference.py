@@ -13,8 +13,8 @@ from pydantic_core import PydanticUndefined
 
 from dicom_node import settings
 from dicom_node.settings import DESTINATION_KINDS, DestinationSettings, DimseSettings, Settings, load
-from inference.bundle import BundleFile
-from inference.manifest import load_manifest
+from inference.contract.bundle import BundleFile
+from inference.contract.manifest import load_manifest
 from tests.conftest import REPOSITORY
 
 REFERENCE = REPOSITORY / "config" / "node.toml"

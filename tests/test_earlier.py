@@ -20,11 +20,11 @@ from dicom_node.earlier import acquired, visit_of
 from dicom_node.profiles import ObjectProfile
 from dicom_node.scheduler import Scheduler, Urgency
 from dicom_node.worker import Worker
-from inference.application import SeriesInput
-from inference.findings import Findings
-from inference.inputs import EarlierRule, InputRule
-from inference.manifest import Manifest
-from inference.series import recognise
+from inference.contract.application import SeriesInput
+from inference.contract.findings import Findings
+from inference.contract.inputs import EarlierRule, InputRule
+from inference.contract.manifest import Manifest
+from inference.series.recogniser import recognise
 from storage.records import Job, JobKind, JobState, StudyState
 from storage.tables.database.connection import Database, default_url
 from storage.tables.patients import Patients

@@ -14,11 +14,11 @@ from dicom_node.catalogue import ConfiguredApplication
 from dicom_node.profiles import ObjectProfile
 from dicom_node.simulator.phantom_study import PhantomStudy
 from dicom_node.worker import Worker
-from inference.application import Progress, SeriesInput
-from inference.engine import Engine
-from inference.findings import Algorithm, Findings, Segment
-from inference.manifest import InputRule, Manifest
-from inference.volume import read_volume
+from inference.contract.application import Progress, SeriesInput
+from inference.contract.findings import Algorithm, Findings, Segment
+from inference.contract.manifest import InputRule, Manifest
+from inference.engine.engine import Engine
+from inference.volumes.volume import read_volume
 from storage.errors import InputRefused
 from storage.records import JobKind, JobState, NewJob, ReceivedInstance, ResultObject
 from storage.tables.database.connection import Database, default_url

@@ -12,9 +12,9 @@ from rich.console import Console, RenderableType
 from dicom_node import views
 from dicom_node.backoff import Backoff
 from dicom_node.dispatcher import Dispatcher
-from inference.binding import bind
-from inference.inputs import InputRule
-from inference.series import Kind, SeriesDescription
+from inference.contract.binding import bind
+from inference.contract.inputs import InputRule
+from inference.series.recogniser import Kind, SeriesDescription
 from storage.records import NewJob
 from storage.tables.database.connection import Database
 from tests.storage.node import Node, received

@@ -12,8 +12,8 @@ from dicom_node.objects.seg import build_seg
 from dicom_node.overlay import LEGEND_ROW, PANEL, upright, write_overlay
 from dicom_node.simulator.mr_series import Stack
 from dicom_node.simulator.phantom_study import Limb, write_phantom_study
-from inference.findings import Algorithm, Code, Findings, Segment
-from inference.volume import read_volume
+from inference.contract.findings import Algorithm, Code, Findings, Segment
+from inference.volumes.volume import read_volume
 
 BALL = np.array([24.0, -18.0, 30.0])  # LPS mm: left, front, head
 SIZES = np.array([96.0, 100.0, 120.0])  # mm, of the image along x, y, z

@@ -9,9 +9,9 @@ import pytest
 from dicom_node.catalogue import ConfiguredApplication
 from dicom_node.earlier import EarlierStudy
 from dicom_node.routing import route
-from inference.inputs import EarlierRule, InputRule
-from inference.manifest import Manifest
-from inference.series import Kind, SeriesDescription
+from inference.contract.inputs import EarlierRule, InputRule
+from inference.contract.manifest import Manifest
+from inference.series.recogniser import Kind, SeriesDescription
 from storage.records import Instance, JobKind, NewJob, Series
 
 

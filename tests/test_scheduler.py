@@ -13,9 +13,9 @@ from dicom_node.catalogue import ConfiguredApplication
 from dicom_node.completion import CompletionRule
 from dicom_node.errors import PeerRefused, PeerUnavailable
 from dicom_node.scheduler import Scheduler, Urgency
-from inference.kinds import Kind
-from inference.manifest import InputRule, Manifest
-from inference.sites import SiteRule, SiteTable
+from inference.contract.manifest import InputRule, Manifest
+from inference.series.kinds import Kind
+from inference.series.sites import SiteRule, SiteTable
 from storage.log.filing import Ended, Opened
 from storage.records import (
     AssociationEnd,

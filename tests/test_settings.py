@@ -7,8 +7,8 @@ import pytest
 from dicom_node.errors import ConfigurationError
 from dicom_node.profiles import Kind, ObjectProfile, SegmentationForm
 from dicom_node.settings import DicomwebSettings, FolderSettings, load
-from inference.kinds import Kind as SeriesKind
-from inference.sites import SiteRule
+from inference.series.kinds import Kind as SeriesKind
+from inference.series.sites import SiteRule
 
 GOOD = """
 [node]

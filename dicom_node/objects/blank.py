@@ -5,7 +5,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from dicom_node.objects.common import ObjectContext, equipment
-from inference.findings import Findings
+from inference.contract.findings import Findings
 
 
 def new_object(

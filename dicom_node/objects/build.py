@@ -21,7 +21,7 @@ from dicom_node.objects.sc import build_sc
 from dicom_node.objects.seg import build_seg
 from dicom_node.objects.sr import as_sop_class, build_sr
 from dicom_node.profiles import Kind, ObjectProfile, SegmentationForm, stands_for
-from inference.findings import Findings
+from inference.contract.findings import Findings
 
 __all__ = ["Built", "ObjectContext", "Predecessor", "build_objects"]
 

@@ -23,10 +23,10 @@ from pydicom.sr.codedict import codes
 from pydicom.valuerep import DA, DS, TM, validate_value
 
 from dicom_node.objects.codes import RESEARCH_NOTICE
-from inference.findings import Algorithm, Findings, NoResult
-from inference.planes import is_enhanced
-from inference.tiles import MOSAIC, VFRAME
-from inference.volume import Volume
+from inference.contract.findings import Algorithm, Findings, NoResult
+from inference.volumes.planes import is_enhanced
+from inference.volumes.tiles import MOSAIC, VFRAME
+from inference.volumes.volume import Volume
 
 NODE = "dicom-node"  # manufacturer and model where no algorithm made the object
 OFFSET = re.compile(r"[+-](0\d|1[0-4])[0-5]\d")  # PS3.3 C.12.1.1.8: &ZZXX

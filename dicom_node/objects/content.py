@@ -12,7 +12,7 @@ from pydicom.sr.coding import Code as SRCode
 from dicom_node.objects.codes import SCHEME, sr_code
 from dicom_node.objects.common import NODE, ObjectContext, Predecessor, device_uid
 from dicom_node.objects.units import check_unit
-from inference.findings import Algorithm, Evaluation, Measurement, TimePoint
+from inference.contract.findings import Algorithm, Evaluation, Measurement, TimePoint
 
 Has = sr.RelationshipTypeValues
 

@@ -11,8 +11,8 @@ from pydicom.valuerep import DA, TM
 
 from dicom_node.objects.codes import LATERALITIES, MODALITIES
 from dicom_node.objects.common import is_one
-from inference.planes import functional, is_enhanced, number
-from inference.volume import Volume
+from inference.volumes.planes import functional, is_enhanced, number
+from inference.volumes.volume import Volume
 
 Has = sr.RelationshipTypeValues
 PIXELS = SRCode("{pixels}", "UCUM", "Pixels")

@@ -16,7 +16,7 @@ from dicom_node.objects import content
 from dicom_node.objects.codes import RESEARCH_NOTICE
 from dicom_node.objects.common import NODE, ObjectContext, Predecessor, describe, describe_origin, source_header
 from dicom_node.objects.outline import key_slice
-from inference.findings import Algorithm, Findings
+from inference.contract.findings import Algorithm, Findings
 
 SERIES_NUMBER = 9012
 REJECTION_SERIES_NUMBER = 9014

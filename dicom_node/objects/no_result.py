@@ -11,7 +11,7 @@ from pydicom.sr.codedict import codes
 from dicom_node.objects import content
 from dicom_node.objects.codes import PRIVATE, REASONS, RESEARCH_NOTICE, sr_code
 from dicom_node.objects.common import ObjectContext, describe_result, equipment, source_header
-from inference.findings import NoResult
+from inference.contract.findings import NoResult
 
 SERIES_NUMBER = 9013
 KIND = "No AI result"

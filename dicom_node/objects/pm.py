@@ -11,9 +11,9 @@ from pydicom.valuerep import DS
 
 from dicom_node.objects.codes import sr_code
 from dicom_node.objects.common import ObjectContext, describe, equipment, sharing, slice_headers
-from inference.findings import Findings, ParametricMap
-from inference.planes import functional, is_enhanced
-from inference.volume import Volume
+from inference.contract.findings import Findings, ParametricMap
+from inference.volumes.planes import functional, is_enhanced
+from inference.volumes.volume import Volume
 
 SERIES_NUMBER = 9003  # of the first map; each has a series of its own
 LABEL_LENGTH = 16  # PS3.5 6.2: VR SH

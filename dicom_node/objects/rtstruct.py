@@ -14,9 +14,9 @@ from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
 from dicom_node.objects.blank import new_object
 from dicom_node.objects.common import ObjectContext, describe, slice_headers, source_headers
 from dicom_node.objects.outline import Polygon, contours
-from inference.findings import Code, Findings, Mask, Segment
-from inference.planes import Plane, planes_of
-from inference.volume import FrameReference, Volume
+from inference.contract.findings import Code, Findings, Mask, Segment
+from inference.volumes.planes import Plane, planes_of
+from inference.volumes.volume import FrameReference, Volume
 
 SERIES_NUMBER = 9010
 STUDY_SOP_CLASS = "1.2.840.10008.3.1.2.3.1"  # Detached Study Management, retired; what PS3.3 C.8.8.5 still asks for

@@ -21,8 +21,8 @@ from dicom_node.objects.blank import new_object
 from dicom_node.objects.codes import RESEARCH_NOTICE
 from dicom_node.objects.common import ObjectContext, describe, source_headers
 from dicom_node.objects.outline import boundaries, key_slice
-from inference.findings import Evaluation, Findings, Measurement, Segment
-from inference.volume import FrameReference, Volume
+from inference.contract.findings import Evaluation, Findings, Measurement, Segment
+from inference.volumes.volume import FrameReference, Volume
 
 SERIES_NUMBER = 9011
 SIDE = 768  # pixels of a frame, which is square: shown at 512 x 512, its text is TEXT * 2 / 3 high

@@ -27,9 +27,9 @@ from dicom_node.objects.codes import sr_code
 from dicom_node.objects.common import ObjectContext, describe, equipment, slice_headers, slice_position
 from dicom_node.objects.encoding import add_sequence, element, encoded, item, sequence
 from dicom_node.profiles import ObjectProfile, SegmentationForm
-from inference.findings import Findings, Segment
-from inference.planes import functional, is_enhanced
-from inference.volume import FrameReference, Volume
+from inference.contract.findings import Findings, Segment
+from inference.volumes.planes import functional, is_enhanced
+from inference.volumes.volume import FrameReference, Volume
 
 SERIES_NUMBER = 9001
 MAXIMUM_FRACTIONAL_VALUE = 255

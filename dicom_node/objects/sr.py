@@ -17,8 +17,8 @@ from dicom_node.objects.codes import PRIVATE, RESEARCH_NOTICE, VOLUME, sr_code
 from dicom_node.objects.common import ObjectContext, describe, equipment, sharing, source_headers
 from dicom_node.objects.image_library import image_library
 from dicom_node.objects.outline import key_slice, outline, outline_of, parts_of
-from inference.findings import Findings, Segment
-from inference.volume import Volume
+from inference.contract.findings import Findings, Segment
+from inference.volumes.volume import Volume
 
 SERIES_NUMBER = 9002
 MOST_REGIONS = 1000  # in a report that draws its segments on the images, shared evenly among them: some 2 MB

@@ -2,7 +2,7 @@
 
 from pydicom.sr.codedict import Collection, codes
 
-from inference.findings import Measurement
+from inference.contract.findings import Measurement
 
 LENGTHS = frozenset({"um", "mm", "cm", "m"})
 AREAS = frozenset({"um2", "mm2", "cm2"})

@@ -7,7 +7,7 @@ from dicom_node.simulator.mr_series import Stack
 from dicom_node.simulator.phantom_study import B_VALUES, PROTOCOLS, Limb
 from inference.phantoms.limb import limb_grid, limb_phantom
 from inference.phantoms.scene import Acquisition, adc_map
-from inference.volume import Geometry
+from inference.volumes.volume import Geometry
 
 GRIDS: Mapping[str, Geometry] = MappingProxyType(
     {

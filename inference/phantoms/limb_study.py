@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from inference.measurements import diameters, volume_ml
 from inference.phantoms.limb import FAT, MUSCLE, Bundle, Mask, Phantom, PhantomOnGrid, limb_phantom
 from inference.phantoms.scene import (
     FLOOR,
@@ -41,7 +40,8 @@ from inference.phantoms.scene import (
     t1_map,
     t2_map,
 )
-from inference.volume import Array, Geometry
+from inference.volumes.measurements import diameters, volume_ml
+from inference.volumes.volume import Array, Geometry
 
 # Seeds name limbs. Smaller ones than all of these are for demonstrations and the simulator.
 HELD_OUT_SEEDS = range(6_020, 6_080)

@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-from inference.findings import Mask
-from inference.measurements import faces
-from inference.volume import Geometry
+from inference.contract.findings import Mask
+from inference.volumes.measurements import faces
+from inference.volumes.volume import Geometry
 from storage.errors import InputRefused
 
 NEIGHBOURS = np.ones((3, 3, 3), bool)

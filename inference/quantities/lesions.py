@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from inference.findings import Mask
-from inference.measurements import centroid_lps, volume_ml
-from inference.volume import Geometry
+from inference.contract.findings import Mask
+from inference.volumes.measurements import centroid_lps, volume_ml
+from inference.volumes.volume import Geometry
 
 NEIGHBOURS = np.ones((3, 3, 3), bool)
 

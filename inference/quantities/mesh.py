@@ -12,8 +12,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.findings import Mask
-from inference.volume import Geometry
+from inference.contract.findings import Mask
+from inference.volumes.volume import Geometry
 
 Points = NDArray[np.float64]
 

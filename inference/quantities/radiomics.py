@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import ConvexHull
 
-from inference.findings import Code, Mask
-from inference.measurements import diameters, volume_ml
+from inference.contract.findings import Code, Mask
 from inference.quantities.mesh import mesh_area, mesh_volume, surface_mesh
 from inference.quantities.statistics import NO_UNIT, moments
-from inference.volume import Geometry
+from inference.volumes.measurements import diameters, volume_ml
+from inference.volumes.volume import Geometry
 from storage.errors import InputRefused, Permanent
 
 Levels = NDArray[np.int16]

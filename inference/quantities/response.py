@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from inference.findings import NOT_ATTEMPTED, Code
+from inference.contract.findings import NOT_ATTEMPTED, Code
 from inference.quantities.missing import Missing
 
 MEASURABLE = 10.0  # mm: the shortest longest diameter of a target lesion

@@ -3,10 +3,10 @@
 import numpy as np
 from scipy import ndimage
 
-from inference.concepts import CM3, LONG_AXIS, MAXIMUM_3D, MM, SHORT_AXIS, VOLUME
-from inference.findings import Mask, Measurement
-from inference.measurements import diameters, volume_ml
-from inference.volume import Geometry
+from inference.contract.concepts import CM3, LONG_AXIS, MAXIMUM_3D, MM, SHORT_AXIS, VOLUME
+from inference.contract.findings import Mask, Measurement
+from inference.volumes.measurements import diameters, volume_ml
+from inference.volumes.volume import Geometry
 
 
 def cut_off(mask: Mask, searched: Mask | None = None) -> bool:
@@ -18,7 +18,7 @@ def cut_off(mask: Mask, searched: Mask | None = None) -> bool:
 
 
 def size(mask: Mask, geometry: Geometry) -> tuple[Measurement, ...]:
-    """Volume in mL and the three diameters of `inference.measurements.Diameters`. `mask` must not be empty."""
+    """Volume in mL and the three diameters of `inference.volumes.measurements.Diameters`. `mask` must not be empty."""
     found = diameters(mask, geometry)
     return (
         Measurement(VOLUME, volume_ml(mask, geometry), CM3),

@@ -12,7 +12,11 @@ from typing import Any, get_args
 
 import torch
 
-APPLICATIONS = ("soft_tissue_mass", "mass_classifier", "extremity_sts_sbrt")
+APPLICATIONS = {
+    "soft_tissue_mass": "soft_tissue_mass.training",
+    "mass_classifier": "soft_tissue_mass.classifier",
+    "extremity_sts_sbrt": "extremity_sts_sbrt.training",
+}
 """Modules of this package; each has a frozen dataclass `Settings` and `run(data, out, settings, only, drawings)`."""
 
 
@@ -37,7 +41,7 @@ def main() -> None:
 
 
 def _module(name: str) -> Any:
-    return import_module(f"inference.training.{name}")
+    return import_module(f"inference.training.{APPLICATIONS[name]}")
 
 
 def _type(field: "Field[Any]") -> Any:

@@ -7,11 +7,12 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from inference.gate import Reference, fit, save_reference
+from inference.gate.gate import Reference, fit, save_reference
 from inference.phantoms.limb_study import FIRST_TRAINING_SEED, limb_study, study_grid
-from inference.training import phantoms, sarcoma
+from inference.training import sarcoma
 from inference.training.sarcoma import Case
-from inference.volume import Volume
+from inference.training.soft_tissue_mass import phantoms
+from inference.volumes.volume import Volume
 
 PHANTOMS = 60
 SHAPE, SPACING = (40, 192, 192), (4.0, 1.15, 1.15)  # slices, rows, columns, and mm: as a scanner would plan it

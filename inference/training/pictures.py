@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from inference.findings import Mask
+from inference.contract.findings import Mask
 from inference.training.sarcoma import Case
 
 TRUE, FOUND = (0, 220, 0), (255, 60, 60)

@@ -9,7 +9,7 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.volume import Array, Geometry, read_volume
+from inference.volumes.volume import Array, Geometry, read_volume
 
 HELD_OUT = 7
 FOLDS = 5

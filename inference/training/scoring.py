@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from inference.measurements import diameters
 from inference.training.sarcoma import Case
+from inference.volumes.measurements import diameters
 
 Mask = NDArray[np.bool_]
 

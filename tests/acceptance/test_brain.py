@@ -11,8 +11,8 @@ from pydicom import dcmread
 
 from dicom_node.demo_pacs import Pacs
 from dicom_node.overlay import masks_of, write_overlay
-from inference.measurements import centroid_lps, volume_ml
-from inference.volume import read_volume
+from inference.volumes.measurements import centroid_lps, volume_ml
+from inference.volumes.volume import read_volume
 from tests.acceptance.conftest import Push
 from tests.acceptance.node import Node, delivered
 from tests.conftest import REPOSITORY

@@ -10,7 +10,7 @@ from pydicom import dcmread
 
 from dicom_node.demo_pacs import Kind, Pacs, find_orthanc, free_port, start_pacs
 from dicom_node.scu import Target, send_files
-from inference.manifest import known_applications, takes_bundle
+from inference.contract.manifest import known_applications, takes_bundle
 from tests.acceptance.node import SCANNER, Node
 
 APPLICATIONS = [name for name in known_applications() if not takes_bundle(name)]

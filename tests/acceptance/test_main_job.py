@@ -12,8 +12,8 @@ from dicom_node.demo_pacs import Pacs
 from dicom_node.overlay import masks_of, write_overlay
 from dicom_node.scu import send_files
 from dicom_node.simulator.phantom_study import PhantomStudy
-from inference.measurements import centroid_lps, volume_ml
-from inference.volume import Volume, read_volume
+from inference.volumes.measurements import centroid_lps, volume_ml
+from inference.volumes.volume import Volume, read_volume
 from tests.acceptance.conftest import Push
 from tests.acceptance.node import SCANNER, Node, committed, delivered
 from tests.acceptance.studies import RADIUS, write_ball_study

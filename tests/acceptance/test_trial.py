@@ -10,9 +10,9 @@ import pytest
 from dicom_node.demo_pacs import Kind, Pacs, find_orthanc, free_port, start_pacs
 from dicom_node.objects.reading.report import Report, read_report
 from dicom_node.scu import Target
-from inference.concepts import BONE_DISTANCE, BUNDLE_DISTANCE, LONG_AXIS, RESPONSE, VOLUME
-from inference.findings import Code
-from inference.panel import ADC, T1, T2
+from inference.contract.concepts import BONE_DISTANCE, BUNDLE_DISTANCE, LONG_AXIS, RESPONSE, VOLUME
+from inference.contract.findings import Code
+from inference.quantities.panel import ADC, T1, T2
 from inference.quantities.statistics import MEAN
 from tests.acceptance.node import Node
 from tests.validators import dciodvfy_errors

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from inference.findings import (
+from inference.contract.findings import (
     MEASUREMENT_FAILURE,
     Algorithm,
     Code,
@@ -16,7 +16,7 @@ from inference.findings import (
     ParametricMap,
     TimePoint,
 )
-from inference.volume import Volume, read_volume, read_volumes
+from inference.volumes.volume import Volume, read_volume, read_volumes
 from tests.objects.sources import blobs, findings
 
 LONG_AXIS = Code("103339001", "SCT", "Long axis")

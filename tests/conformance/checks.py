@@ -19,7 +19,7 @@ from pydicom.uid import ParametricMapStorage, SegmentationStorage
 
 from dicom_node.objects.codes import RESEARCH_NOTICE, sr_code
 from dicom_node.objects.reading import Group, Report, read_report
-from inference.planes import Plane, functional, planes_of
+from inference.volumes.planes import Plane, functional, planes_of
 from storage.errors import InputRefused
 
 PATIENT_AND_STUDY = (

@@ -23,7 +23,7 @@ from pydicom.uid import (
 
 from dicom_node.objects.no_result import SERIES_NUMBER as NO_RESULT_SERIES_NUMBER
 from dicom_node.objects.reading import read_report, read_segmentation
-from inference.findings import Measurement
+from inference.contract.findings import Measurement
 from storage.errors import InputRefused
 from tests import validators
 from tests.conformance.checks import Study, defects, is_measurement_report

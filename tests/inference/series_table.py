@@ -11,7 +11,7 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 
-from inference.series import SeriesDescription, read_headers, recognise
+from inference.series.recogniser import SeriesDescription, read_headers, recognise
 
 LABELS = Path(__file__).with_name("series_labels.toml")
 DATA = Path(os.environ.get("DICOM_NODE_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))

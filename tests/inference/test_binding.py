@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from inference import manifest
-from inference.binding import bind
-from inference.inputs import BValues, InputRule, input_key, selected, split_key
-from inference.planes import COMPONENT
-from inference.series import Kind, SeriesDescription, read_headers, recognise
+from inference.contract import manifest
+from inference.contract.binding import bind
+from inference.contract.inputs import BValues, InputRule, input_key, selected, split_key
+from inference.series.recogniser import Kind, SeriesDescription, read_headers, recognise
+from inference.volumes.planes import COMPONENT
 from storage.errors import InputRefused, ModelRefused
 
 

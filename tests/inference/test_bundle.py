@@ -11,13 +11,13 @@ import pytest
 import torch
 from monai.networks.nets import UNet
 
-from inference.application import SeriesInput, load_application
 from inference.applications.segmentation.grid import model_grid, normalize, to_source
-from inference.bundle import Normalization, Preprocessing
-from inference.engine import Engine, resolve_devices
-from inference.findings import Findings
-from inference.manifest import load_manifest
-from inference.volume import Geometry
+from inference.contract.application import SeriesInput, load_application
+from inference.contract.bundle import Normalization, Preprocessing
+from inference.contract.findings import Findings
+from inference.contract.manifest import load_manifest
+from inference.engine.engine import Engine, resolve_devices
+from inference.volumes.volume import Geometry
 from storage.errors import ModelRefused, Permanent
 from tests.acceptance.studies import write_ball_study
 from tests.acceptance.tiny_model import BUNDLE, write_bundle

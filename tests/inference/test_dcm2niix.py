@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from inference.volume import Volume, read_volumes
+from inference.volumes.volume import Volume, read_volumes
 from storage.errors import InputRefused
 
 LPS_OF_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])

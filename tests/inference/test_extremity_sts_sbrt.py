@@ -15,13 +15,13 @@ from dicom_node.objects.build import ObjectContext, build_objects
 from dicom_node.profiles import Kind, ObjectProfile
 from dicom_node.simulator.limb_study import write_limb_patient, write_limb_study
 from dicom_node.simulator.phantom_study import PhantomStudy
-from inference.application import Application, SeriesInput, load_application
 from inference.applications.extremity_sts_sbrt.course import changes, course, response
 from inference.applications.extremity_sts_sbrt.examination import Examination
 from inference.applications.extremity_sts_sbrt.network import CONTRASTS
 from inference.applications.extremity_sts_sbrt.notes import Earlier, notes
 from inference.applications.extremity_sts_sbrt.preprocessing import prepare, restore
-from inference.concepts import (
+from inference.contract.application import Application, SeriesInput, load_application
+from inference.contract.concepts import (
     ADC_CHANGE,
     BONE_DISTANCE,
     BUNDLE_DISTANCE,
@@ -39,16 +39,16 @@ from inference.concepts import (
     VOLUME_CHANGE,
     YES,
 )
-from inference.engine import Engine
-from inference.findings import NOT_ATTEMPTED, Code, Findings, Measurement, Segment
-from inference.inputs import input_key
-from inference.manifest import load_manifest
-from inference.panel import ADC, T1, T2, Panel
+from inference.contract.findings import NOT_ATTEMPTED, Code, Findings, Measurement, Segment
+from inference.contract.inputs import input_key
+from inference.contract.manifest import load_manifest
+from inference.engine.engine import Engine
 from inference.phantoms.limb_study import limb_study
 from inference.quantities.missing import Missing
+from inference.quantities.panel import ADC, T1, T2, Panel
 from inference.quantities.response import Course, Response
 from inference.quantities.statistics import MEAN
-from inference.volume import Geometry, Volume
+from inference.volumes.volume import Geometry, Volume
 from storage.errors import InputRefused
 
 SEED = 12  # it shrinks

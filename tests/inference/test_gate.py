@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from inference.findings import WhyNoResult
-from inference.gate import Reference, check, examine, fit, load_reference, save_reference
-from inference.image_quality import METRICS
-from inference.manifest import APPLICATIONS
-from inference.training import phantoms, sarcoma
+from inference.contract.findings import WhyNoResult
+from inference.contract.manifest import APPLICATIONS
+from inference.gate.gate import Reference, check, examine, fit, load_reference, save_reference
+from inference.gate.image_quality import METRICS
+from inference.training import sarcoma
 from inference.training.gate import volume_of
-from inference.volume import Geometry, Volume, read_volume, read_volumes
+from inference.training.soft_tissue_mass import phantoms
+from inference.volumes.volume import Geometry, Volume, read_volume, read_volumes
 from storage.errors import InputRefused, ModelRefused
 
 SHIPPED = APPLICATIONS / "soft_tissue_mass" / "gate_t1w.json"

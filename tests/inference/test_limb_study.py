@@ -8,7 +8,6 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from inference.measurements import diameters, volume_ml
 from inference.phantoms.limb import MUSCLE, Bundle, limb_grid
 from inference.phantoms.limb_study import (
     CONTRASTS,
@@ -21,6 +20,7 @@ from inference.phantoms.limb_study import (
     study_grid,
 )
 from inference.phantoms.scene import SHIFTED, Acquisition, Lobe, Tissue, mixture, paint, signal
+from inference.volumes.measurements import diameters, volume_ml
 
 SEEDS = (8, 9)  # both with necrosis and oedema; nothing is in the way when they grow
 COARSE = ((18, 96, 96), (8.0, 2.3, 2.3))

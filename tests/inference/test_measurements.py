@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from inference.measurements import centroid_lps, diameters, largest_component, resample, volume_ml
-from inference.volume import Geometry
+from inference.volumes.measurements import centroid_lps, diameters, largest_component, resample, volume_ml
+from inference.volumes.volume import Geometry
 
 TURN = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]])
 SHAPE = (30, 60, 70)

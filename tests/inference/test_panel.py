@@ -12,15 +12,15 @@ from dicom_node.catalogue import ConfiguredApplication, configured_applications
 from dicom_node.settings import ApplicationSettings
 from dicom_node.simulator.limb_study import write_limb_patient
 from dicom_node.simulator.phantom_study import PhantomStudy
-from inference.application import SeriesInput, load_application
-from inference.concepts import GRADES, MALIGNANCY, PROBABILITY
-from inference.engine import Engine
-from inference.findings import NOT_ATTEMPTED, Findings, Measurement
-from inference.manifest import load_manifest
-from inference.panel import ADC, FAT, QUANTITIES, T1, T2, bring, panel, read_optional
-from inference.quantities.fat_fraction import fat_fraction
+from inference.contract.application import SeriesInput, load_application
+from inference.contract.concepts import GRADES, MALIGNANCY, PROBABILITY
+from inference.contract.findings import NOT_ATTEMPTED, Findings, Measurement
+from inference.contract.manifest import load_manifest
+from inference.engine.engine import Engine
+from inference.quantities.fits.fat_fraction import fat_fraction
+from inference.quantities.panel import ADC, FAT, QUANTITIES, T1, T2, bring, panel, read_optional
 from inference.quantities.statistics import Statistics, interior
-from inference.volume import Geometry, read_volume
+from inference.volumes.volume import Geometry, read_volume
 from storage.errors import InputRefused
 
 SEED = 12  # a mass of 95 mL

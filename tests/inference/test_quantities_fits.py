@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from inference.panel import Panel, panel
-from inference.planes import B_VALUE
-from inference.quantities.adc import adc_map
-from inference.quantities.fat_fraction import fat_fraction, fat_fraction_two_point
-from inference.quantities.fitting import FittedMap, noise_sd
-from inference.quantities.relaxation import t1_map_flip_angles, t1_map_inversion_recovery, t2_map
-from inference.volume import Geometry, Volume, read_volume
+from inference.quantities.fits.adc import adc_map
+from inference.quantities.fits.fat_fraction import fat_fraction, fat_fraction_two_point
+from inference.quantities.fits.fitting import FittedMap, noise_sd
+from inference.quantities.fits.relaxation import t1_map_flip_angles, t1_map_inversion_recovery, t2_map
+from inference.quantities.panel import Panel, panel
+from inference.volumes.planes import B_VALUE
+from inference.volumes.volume import Geometry, Volume, read_volume
 from storage.errors import InputRefused
 
 SHAPE = (6, 96, 96)

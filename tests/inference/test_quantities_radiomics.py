@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from inference.quantities.mesh import mesh_area, mesh_volume, surface_mesh
 from inference.quantities.radiomics import Feature, first_order, fixed_bin_number, fixed_bin_size, shape, texture
-from inference.volume import Geometry
+from inference.volumes.volume import Geometry
 from storage.errors import InputRefused, Permanent
 
 # [z][y][x], voxels of 2 mm; 0 is outside the region.

@@ -10,13 +10,13 @@ from pydicom.sr.codedict import codes
 from scipy import stats
 
 from dicom_node.objects.units import check_unit
-from inference.findings import MEASUREMENT_FAILURE, NOT_ATTEMPTED, OUT_OF_RANGE, Code
+from inference.contract.findings import MEASUREMENT_FAILURE, NOT_ATTEMPTED, OUT_OF_RANGE, Code
 from inference.quantities.distances import shortest_distance
 from inference.quantities.lesions import instances, match
 from inference.quantities.missing import Missing
 from inference.quantities.response import Course, Response, recist, volumetric
 from inference.quantities.statistics import Statistics, as_measurements, statistics
-from inference.volume import Geometry, read_volume
+from inference.volumes.volume import Geometry, read_volume
 from storage.errors import InputRefused
 
 Mask = NDArray[np.bool_]

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference.measurements import resample
 from inference.phantoms.limb import Acquisition, limb_phantom
-from inference.registration import Registration, register, to_grid
-from inference.volume import Affine, Geometry, Volume, read_volume
+from inference.volumes.measurements import resample
+from inference.volumes.registration import Registration, register, to_grid
+from inference.volumes.volume import Affine, Geometry, Volume, read_volume
 from storage.errors import InputRefused
 
 T1W = Acquisition(600.0, 12.0)

@@ -12,10 +12,10 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from inference.binding import bind, feeds_inputs
-from inference.inputs import InputRule
-from inference.series import Kind, SeriesDescription, read_headers, recognise
-from inference.sites import SiteRule
+from inference.contract.binding import bind, feeds_inputs
+from inference.contract.inputs import InputRule
+from inference.series.recogniser import Kind, SeriesDescription, read_headers, recognise
+from inference.series.sites import SiteRule
 from tests.inference.series_table import Row, folders, labels, printed, rows
 
 

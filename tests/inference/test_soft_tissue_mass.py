@@ -12,17 +12,18 @@ from pydicom.sr.codedict import codes
 
 from dicom_node.simulator.limb import limb
 from dicom_node.simulator.phantom_study import PhantomStudy, write_phantom_study
-from inference.application import Application, SeriesInput, load_application
 from inference.applications.soft_tissue_mass import application as application_module
 from inference.applications.soft_tissue_mass import preprocessing
 from inference.applications.soft_tissue_mass.outline import Estimate, window
-from inference.engine import Engine
-from inference.findings import Findings, Mask
-from inference.manifest import load_manifest
-from inference.training import phantoms, sarcoma
-from inference.training.ellipsoid import ellipsoid, fit
+from inference.contract.application import Application, SeriesInput, load_application
+from inference.contract.findings import Findings, Mask
+from inference.contract.manifest import load_manifest
+from inference.engine.engine import Engine
+from inference.training import sarcoma
 from inference.training.scoring import dice
-from inference.volume import Geometry
+from inference.training.soft_tissue_mass import phantoms
+from inference.training.soft_tissue_mass.ellipsoid import ellipsoid, fit
+from inference.volumes.volume import Geometry
 from storage.errors import InputRefused
 
 

@@ -13,15 +13,17 @@ import torch
 from PIL import Image
 
 from inference.applications.soft_tissue_mass.outline import Estimate
-from inference.networks import FoldedUNet, Standardised, ensemble
-from inference.quantisation import dequantise, quantise
-from inference.training import ellipsoid, fitting, pictures, sarcoma, soft_tissue_mass
-from inference.training.augmentation import View, view
+from inference.engine.networks import FoldedUNet, Standardised, ensemble
+from inference.engine.quantisation import dequantise, quantise
+from inference.training import fitting, pictures, sarcoma
 from inference.training.fitting import Schedule
 from inference.training.sarcoma import Case
 from inference.training.scoring import dice, score
-from inference.training.soft_tissue_mass import Settings
-from inference.volume import Geometry
+from inference.training.soft_tissue_mass import ellipsoid
+from inference.training.soft_tissue_mass import training as soft_tissue_mass
+from inference.training.soft_tissue_mass.augmentation import View, view
+from inference.training.soft_tissue_mass.training import Settings
+from inference.volumes.volume import Geometry
 
 CPU = torch.device("cpu")
 QUICK = Settings(iterations=2, phantoms=2, test_phantoms=1)

@@ -15,11 +15,11 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, EnhancedMRImageStorage, ImplicitVRLittleEndian, MRImageStorage
 
-from inference.csa import read_csa
-from inference.grouping import REPETITION
-from inference.planes import COMPONENT, DIRECTION, TIME, planes_of
-from inference.scaling import signal_scale
-from inference.volume import Stack, differences, read_volume, read_volumes, stacks_of
+from inference.headers.csa import read_csa
+from inference.volumes.grouping import REPETITION
+from inference.volumes.planes import COMPONENT, DIRECTION, TIME, planes_of
+from inference.volumes.scaling import signal_scale
+from inference.volumes.volume import Stack, differences, read_volume, read_volumes, stacks_of
 from storage.errors import InputRefused
 from tests.objects.sources import write_oblique
 

@@ -24,8 +24,8 @@ from dicom_node.objects.build import NO_STRUCTURES, Built, ObjectContext, build_
 from dicom_node.objects.outline import outline
 from dicom_node.overlay import masks_of
 from dicom_node.profiles import WRITTEN, Kind, ObjectProfile, SegmentationForm
-from inference.findings import Code, ParametricMap
-from inference.volume import read_volume
+from inference.contract.findings import Code, ParametricMap
+from inference.volumes.volume import read_volume
 from tests.objects.sources import findings, read, write_oblique
 
 ADC = Code("113041", "DCM", "Apparent Diffusion Coefficient")

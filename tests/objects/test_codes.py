@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dicom_node.objects.codes import PRIVATE, REASONS, SCHEME, sr_code
-from inference.findings import Code, WhyNoResult
+from inference.contract.findings import Code, WhyNoResult
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "codes.md"
 

@@ -10,8 +10,8 @@ from dicom_node.objects.build import build_objects
 from dicom_node.objects.common import ObjectContext, series_description
 from dicom_node.objects.no_result import build_no_result
 from dicom_node.profiles import Kind, ObjectProfile
-from inference.findings import NoResult, WhyNoResult
-from inference.volume import read_volume
+from inference.contract.findings import NoResult, WhyNoResult
+from inference.volumes.volume import read_volume
 from tests.objects.sources import findings, write_oblique
 from tests.objects.test_no_result import STARTED
 from tests.objects.test_sr import save

@@ -11,9 +11,9 @@ from pydicom.dataset import Dataset
 
 from dicom_node.objects.common import ObjectContext
 from dicom_node.objects.pm import build_pm
-from inference.findings import Code, Findings, ParametricMap
-from inference.planes import functional
-from inference.volume import Volume, read_volume
+from inference.contract.findings import Code, Findings, ParametricMap
+from inference.volumes.planes import functional
+from inference.volumes.volume import Volume, read_volume
 from tests.objects.sources import findings, read, write_oblique
 from tests.validators import dciodvfy_errors, dcmqi_map
 

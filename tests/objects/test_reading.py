@@ -13,8 +13,8 @@ from pydicom.sr.codedict import codes
 from dicom_node.objects.build import ObjectContext, build_objects
 from dicom_node.objects.reading import read_report, read_segmentation
 from dicom_node.profiles import SegmentationForm
-from inference.findings import MEASUREMENT_FAILURE, Code
-from inference.volume import Geometry, read_volume
+from inference.contract.findings import MEASUREMENT_FAILURE, Code
+from inference.volumes.volume import Geometry, read_volume
 from storage.errors import InputRefused
 from tests.objects.sources import findings, read, write_oblique
 

@@ -20,8 +20,8 @@ from dicom_node.objects.pm import build_pm
 from dicom_node.objects.rtstruct import build_rtstruct
 from dicom_node.objects.sc import LINE, MAXIMUM_KEY_IMAGES, SIDE, build_sc
 from dicom_node.scu import send_files
-from inference.findings import Code, Findings, ParametricMap, Segment
-from inference.volume import Volume, read_volume
+from inference.contract.findings import Code, Findings, ParametricMap, Segment
+from inference.volumes.volume import Volume, read_volume
 from tests.objects.sources import ABNORMAL, MASS, findings, read, write_oblique
 from tests.validators import dciodvfy_errors, dcmtk_frame
 

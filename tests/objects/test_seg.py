@@ -18,8 +18,8 @@ from dicom_node.objects.common import ObjectContext, describe, reduced_enhanced,
 from dicom_node.objects.encoding import add_sequence, element, item
 from dicom_node.objects.seg import SERIES_NUMBER, _description, build_seg
 from dicom_node.profiles import ObjectProfile, SegmentationForm
-from inference.findings import Findings, Segment
-from inference.volume import Volume
+from inference.contract.findings import Findings, Segment
+from inference.volumes.volume import Volume
 from storage.log.files import write_durable
 from tests.objects.sources import blobs, findings, read, write_oblique
 from tests.validators import dciodvfy_errors, dcmqi_segments

@@ -17,10 +17,10 @@ from pydicom.dataset import Dataset
 from dicom_node.receiver import Receiver
 from dicom_node.scp import ReceivePolicy
 from dicom_node.simulator import limb_study
-from inference.measurements import volume_ml
 from inference.phantoms.limb_study import B_VALUES
 from inference.phantoms.limb_study import limb_study as phantom
-from inference.volume import read_volume
+from inference.volumes.measurements import volume_ml
+from inference.volumes.volume import read_volume
 from tests.commands import invoke
 from tests.receive.kept import KeptJournal
 from tests.simulator.test_phantom_study import DCIODVFY

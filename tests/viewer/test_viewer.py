@@ -23,13 +23,13 @@ from dicom_node.objects.outline import key_slice, outline
 from dicom_node.profiles import Kind as ObjectKind
 from dicom_node.profiles import ObjectProfile
 from dicom_node.simulator.limb_study import write_limb_patient
-from inference.application import SeriesInput, load_application
-from inference.engine import Engine
-from inference.findings import Findings, NoResult, ParametricMap, Segment, WhyNoResult
-from inference.inputs import input_key
-from inference.manifest import load_manifest
-from inference.measurements import centroid_lps
-from inference.volume import read_volume
+from inference.contract.application import SeriesInput, load_application
+from inference.contract.findings import Findings, NoResult, ParametricMap, Segment, WhyNoResult
+from inference.contract.inputs import input_key
+from inference.contract.manifest import load_manifest
+from inference.engine.engine import Engine
+from inference.volumes.measurements import centroid_lps
+from inference.volumes.volume import read_volume
 from tests.acceptance.studies import write_ball_study
 from tests.conformance.breakages import mirrored
 from tests.conformance.cases import rich_findings

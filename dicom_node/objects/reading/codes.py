@@ -1,11 +1,11 @@
-"""Codes of objects as `inference.findings.Code`."""
+"""Codes of objects as `inference.contract.findings.Code`."""
 
 from collections.abc import Sequence
 
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code as SRCode
 
-from inference.findings import Code
+from inference.contract.findings import Code
 
 
 def code_of(item: Dataset) -> Code:

@@ -12,7 +12,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as SRCode
 
 from dicom_node.objects.reading.codes import code_of, first_code, same
-from inference.findings import Code, Evaluation
+from inference.contract.findings import Code, Evaluation
 from storage.errors import InputRefused
 
 # concept names of PS3.16 that pydicom's dictionary lacks: TID 1410 row 3, TID 1502 row 1

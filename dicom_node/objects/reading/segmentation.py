@@ -14,10 +14,10 @@ from pydicom.uid import UID, SegmentationStorage
 
 from dicom_node.objects.reading.codes import code_of, first_code, same
 from dicom_node.profiles import SegmentationForm
-from inference.findings import Code, Mask
-from inference.grouping import DIRECTION_TOLERANCE
-from inference.planes import Plane, functional, planes_of
-from inference.volume import SAME_POSITION, Geometry
+from inference.contract.findings import Code, Mask
+from inference.volumes.grouping import DIRECTION_TOLERANCE
+from inference.volumes.planes import Plane, functional, planes_of
+from inference.volumes.volume import SAME_POSITION, Geometry
 from storage.errors import InputRefused
 
 LABEL_MAP_SEGMENTATION_STORAGE = UID("1.2.840.10008.5.1.4.1.1.66.7")  # newer than pydicom 3.0's dictionary

@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 from pydicom.uid import generate_uid
 from torch import Tensor
 
-from inference.application import Progress, SeriesInput
 from inference.applications.extremity_sts_sbrt.course import changes, response
 from inference.applications.extremity_sts_sbrt.examination import REQUIRED, Examination, Infer, examine
 from inference.applications.extremity_sts_sbrt.network import LABELS, SliceUNet
 from inference.applications.extremity_sts_sbrt.notes import Earlier, notes
-from inference.concepts import (
+from inference.contract.application import Progress, SeriesInput
+from inference.contract.concepts import (
     ABNORMAL,
     ANATOMICAL,
     BONE,
@@ -33,8 +33,7 @@ from inference.concepts import (
     VOLUME,
     YES,
 )
-from inference.engine import Engine
-from inference.findings import (
+from inference.contract.findings import (
     MEASUREMENT_FAILURE,
     Algorithm,
     Code,
@@ -44,12 +43,13 @@ from inference.findings import (
     Segment,
     TimePoint,
 )
-from inference.gate import check, reference_of
-from inference.inputs import input_key, split_key
-from inference.manifest import Manifest, weights_path, weights_sha256
-from inference.panel import Volumes, read_optional
+from inference.contract.inputs import input_key, split_key
+from inference.contract.manifest import Manifest, weights_path, weights_sha256
+from inference.engine.engine import Engine
+from inference.gate.gate import check, reference_of
+from inference.quantities.panel import Volumes, read_optional
 from inference.quantities.size import size
-from inference.volume import read_volume
+from inference.volumes.volume import read_volume
 from storage.errors import InputRefused
 
 OPTIONAL = ("t1w_fs_post", "dwi", "adc", "t1_map", "t2_map")

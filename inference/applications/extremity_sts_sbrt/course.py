@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from inference.applications.extremity_sts_sbrt.examination import Examination
-from inference.concepts import (
+from inference.contract.concepts import (
     ADC_CHANGE,
     DIAMETER_CHANGE,
     DIAMETER_SUM,
@@ -17,7 +17,7 @@ from inference.concepts import (
     RESPONSE_METHOD,
     VOLUME_CHANGE,
 )
-from inference.findings import NOT_ATTEMPTED, Code, Evaluation, Measurement
+from inference.contract.findings import NOT_ATTEMPTED, Code, Evaluation, Measurement
 from inference.quantities.missing import Missing
 from inference.quantities.response import Course, recist
 

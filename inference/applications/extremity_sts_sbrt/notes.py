@@ -8,9 +8,9 @@ from inference.applications.extremity_sts_sbrt.course import course
 from inference.applications.extremity_sts_sbrt.examination import Examination
 from inference.applications.extremity_sts_sbrt.network import CONTRASTS, LABELS
 from inference.applications.extremity_sts_sbrt.preprocessing import SMALLEST
-from inference.findings import Code
-from inference.panel import ADC
+from inference.contract.findings import Code
 from inference.quantities.missing import Missing
+from inference.quantities.panel import ADC
 
 TRAINED = (
     "Everything here was outlined by a network that has seen simulated limbs only and is not validated on images of "

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from inference.applications.extremity_sts_sbrt.network import CONTRASTS, MULTIPLE, STRUCTURES
-from inference.canonical import canonical, resample
-from inference.findings import Mask
-from inference.measurements import largest_component, volume_ml
-from inference.volume import Array, Geometry
+from inference.contract.findings import Mask
+from inference.volumes.canonical import canonical, resample
+from inference.volumes.measurements import largest_component, volume_ml
+from inference.volumes.volume import Array, Geometry
 
 PIXEL = 1.5  # mm, within slices
 THICKNESS = (3.0, 6.0)  # mm: slices are resampled only where they are thinner or thicker

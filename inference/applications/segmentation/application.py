@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 from pydicom.uid import generate_uid
 from torch import Tensor, nn
 
-from inference.application import Progress, SeriesInput
 from inference.applications.segmentation.grid import foreground, model_grid, normalize, to_source
 from inference.applications.segmentation.network import declared_network
-from inference.bundle import Bundle, Label, as_code, read_bundle
-from inference.engine import Engine
-from inference.findings import Algorithm, Code, Findings, Mask, Measurement, Segment
-from inference.manifest import Manifest, weights_path, weights_sha256
-from inference.measurements import largest_component, resample, volume_ml
-from inference.volume import Volume, read_volume
+from inference.contract.application import Progress, SeriesInput
+from inference.contract.bundle import Bundle, Label, as_code, read_bundle
+from inference.contract.findings import Algorithm, Code, Findings, Mask, Measurement, Segment
+from inference.contract.manifest import Manifest, weights_path, weights_sha256
+from inference.engine.engine import Engine
+from inference.volumes.measurements import largest_component, resample, volume_ml
+from inference.volumes.volume import Volume, read_volume
 from storage.errors import ModelRefused
 
 VOLUME = Code("118565006", "SCT", "Volume")

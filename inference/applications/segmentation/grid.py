@@ -6,10 +6,10 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.bundle import Normalization, Preprocessing
-from inference.findings import Mask
-from inference.measurements import resample
-from inference.volume import Geometry
+from inference.contract.bundle import Normalization, Preprocessing
+from inference.contract.findings import Mask
+from inference.volumes.measurements import resample
+from inference.volumes.volume import Geometry
 
 DIRECTIONS = {
     "L": (1, 0, 0), "R": (-1, 0, 0), "P": (0, 1, 0), "A": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1),

@@ -9,19 +9,19 @@ from pathlib import Path
 
 from pydicom.uid import generate_uid
 
-from inference.application import Progress, SeriesInput
 from inference.applications.soft_tissue_mass import preprocessing
 from inference.applications.soft_tissue_mass.classifier import Classifier, classify, read_classifier
 from inference.applications.soft_tissue_mass.outline import OVERLAP, Estimate, estimate
-from inference.concepts import ABNORMAL, CERTAINTY, FASCIA_DEPTH, MASS, MM, UNCERTAIN
-from inference.engine import Engine
-from inference.findings import NOT_ATTEMPTED, Algorithm, Evaluation, Findings, Mask, Measurement, Segment
-from inference.gate import check, reference_of
-from inference.manifest import Manifest, file_sha256, weights_path, weights_sha256
-from inference.networks import ensemble
-from inference.panel import Panel, panel, read_optional
+from inference.contract.application import Progress, SeriesInput
+from inference.contract.concepts import ABNORMAL, CERTAINTY, FASCIA_DEPTH, MASS, MM, UNCERTAIN
+from inference.contract.findings import NOT_ATTEMPTED, Algorithm, Evaluation, Findings, Mask, Measurement, Segment
+from inference.contract.manifest import Manifest, file_sha256, weights_path, weights_sha256
+from inference.engine.engine import Engine
+from inference.engine.networks import ensemble
+from inference.gate.gate import check, reference_of
+from inference.quantities.panel import Panel, panel, read_optional
 from inference.quantities.size import cut_off, size
-from inference.volume import Volume, read_volume
+from inference.volumes.volume import Volume, read_volume
 
 COLOR = (221, 130, 101)
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.concepts import BENIGN, GRADES, INDETERMINATE, MALIGNANCY, MALIGNANT, NO_UNIT, PROBABILITY
-from inference.findings import NOT_ATTEMPTED, Evaluation, Mask, Measurement
-from inference.panel import ADC, T1, T2, Panel
+from inference.contract.concepts import BENIGN, GRADES, INDETERMINATE, MALIGNANCY, MALIGNANT, NO_UNIT, PROBABILITY
+from inference.contract.findings import NOT_ATTEMPTED, Evaluation, Mask, Measurement
+from inference.quantities.panel import ADC, T1, T2, Panel
 from inference.quantities.statistics import Statistics
 
 FEATURES = (ADC, T1, T2)

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from inference.canonical import canonical, resample
-from inference.volume import Affine, Array, Geometry
+from inference.volumes.canonical import canonical, resample
+from inference.volumes.volume import Affine, Array, Geometry
 
 SPACING = 3.0  # mm, isotropic
 SMALLEST = 1.0  # ml; smaller findings are not reported

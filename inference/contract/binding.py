@@ -1,0 +1,252 @@
+"""Which series feeds which input of an application, and why: pure decisions."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pydicom.uid import UID
+
+from inference.contract.inputs import SAME_PLANE, BValues, InputRule
+from inference.headers.diffusion import shells
+from inference.series.recogniser import Kind, SeriesDescription
+
+IMAGE_MODALITIES = frozenset({"MR", "CT", "PT"})
+MINIMUM_CONFIDENCE = 0.3
+SURE = 0.5  # what only its name tells is less: a preference never outweighs that
+MANY_NAMES = 4
+
+Rank = tuple[tuple[str, float], ...]
+"""What speaks for a series, the weightiest first: in words, and how much of it there is."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was decided about one series for one input."""
+
+    input: str
+    series_instance_uid: str
+    taken: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Binding:
+    """`accepted` when every required input has its series; otherwise `reason` says what is missing.
+
+    `lacking` are the required inputs that have none; `unusable` tells that what is missing was acquired, but makes no
+    volume.
+    """
+
+    inputs: Mapping[str, str]  # input name to SeriesInstanceUID
+    accepted: bool
+    decisions: tuple[Decision, ...]
+    reason: str
+    lacking: tuple[InputRule, ...] = ()
+    unusable: bool = False
+
+
+def bind(rules: Sequence[InputRule], series: Sequence[SeriesDescription]) -> Binding:
+    """Gives every input the best matching series, in the order of the rules; a series feeds one input at most."""
+    bound: dict[str, SeriesDescription] = {}
+    decisions: list[Decision] = []
+    missing: list[str] = []
+    for rule in rules:
+        refusals = {s.series_instance_uid: _refusal(rule, s, bound) for s in series}
+        ranks = {s.series_instance_uid: _rank(rule, s, bound) for s in series if not refusals[s.series_instance_uid]}
+        best = max(
+            (s for s in series if s.series_instance_uid in ranks),
+            key=lambda s: ([amount for _, amount in ranks[s.series_instance_uid]], s.series_instance_uid),
+            default=None,
+        )
+        for s in series:
+            reason = refusals[s.series_instance_uid]
+            if s is best:
+                reason = f"{_words(s)}: {'; '.join(s.reasons)}"
+            elif not reason and best is not None:
+                why = _better(ranks[best.series_instance_uid], ranks[s.series_instance_uid])
+                reason = f"fits, but series {best.series_instance_uid} fits better ({_words(best)}): {why}"
+            decisions.append(Decision(rule.name, s.series_instance_uid, s is best, reason))
+        if best is not None:
+            bound[rule.name] = best
+        elif rule.required:
+            missing.append(_missing(rule, series, refusals))
+    if missing:
+        lacking = tuple(rule for rule in rules if rule.required and rule.name not in bound)
+        unusable = all(any(not _unfit(rule, s) and _unusable(rule, s) for s in series) for rule in lacking)
+        return Binding({}, False, tuple(decisions), "; ".join(missing), lacking, unusable)
+    inputs = {name: s.series_instance_uid for name, s in bound.items()}
+    chosen = ", ".join(f"{name} is series {uid}" for name, uid in inputs.items())
+    return Binding(inputs, True, tuple(decisions), chosen)
+
+
+def feeds_inputs(sop_class_uid: str, modality: str) -> bool:
+    """Whether a late instance of this kind could change an application's result: images can, reports cannot."""
+    name = UID(sop_class_uid).name
+    return modality in IMAGE_MODALITIES and "Image Storage" in name
+
+
+def unfilled(rule: InputRule) -> str:
+    """That no series feeds an input."""
+    return f"no series fits input {rule.name!r} ({wanted(rule)})"
+
+
+def wanted(rule: InputRule) -> str:
+    """What an input takes, in words."""
+    parts = [
+        rule.modality,
+        " or ".join(rule.kind) or "any kind",
+        rule.plane,
+        rule.dimension,
+        f"at least {rule.minimum_slices} slices",
+        {True: "with contrast agent", False: "without contrast agent", None: None}[rule.contrast],
+        {True: "fat suppressed", False: "not fat suppressed", None: None}[rule.fat_suppressed],
+        _wanted_b_values(rule.b_values) if rule.b_values is not None else None,
+        f"its {rule.select} volume" if rule.select is not None else None,
+        f"preferably {', '.join(rule.prefer)}" if rule.prefer else None,
+    ]
+    return ", ".join(p for p in parts if p)
+
+
+# -- what fits ---------------------------------------------------------------------------------------------------------
+
+
+def _refusal(rule: InputRule, s: SeriesDescription, bound: Mapping[str, SeriesDescription]) -> str:
+    """Why this series cannot feed this input; empty where it can. That images make no volume is told in any case."""
+    reason = _unfit(rule, s) or _unusable(rule, s) or _unsuitable(rule, s)
+    images_without_volume = s.problem and s.slices and not s.volumes
+    if reason and images_without_volume and s.problem not in reason:
+        return f"{reason}; moreover it makes no volume: {s.problem}"
+    if not reason and s in bound.values():
+        return "already feeds another input"
+    return reason
+
+
+def _unfit(rule: InputRule, s: SeriesDescription) -> str:
+    """It shows something else than what the input takes."""
+    if s.modality != rule.modality:
+        return f"modality is {s.modality or 'unknown'}, not {rule.modality}"
+    if rule.kind and s.kind not in rule.kind:
+        return f"is {s.kind}, not {' or '.join(rule.kind)} ({'; '.join(s.reasons)})"
+    if rule.kind and s.confidence < MINIMUM_CONFIDENCE:
+        return f"may be {s.kind}, but its images disagree ({'; '.join(s.reasons)})"
+    return ""
+
+
+def _unusable(rule: InputRule, s: SeriesDescription) -> str:
+    """It makes no volume, or several where the input takes one."""
+    if s.volumes > 1:
+        if rule.volumes == "all" or rule.select is not None:
+            return ""
+        return f"cannot be used: holds {s.volumes} volumes ({s.differences}), and the input takes one"
+    return f"cannot be used: {s.problem}" if s.problem else ""
+
+
+def _unsuitable(rule: InputRule, s: SeriesDescription) -> str:
+    """It was acquired in another way than the input takes."""
+    if rule.plane is not None and s.plane != rule.plane:
+        return f"is {s.plane or 'in no plane'}, not {rule.plane}"
+    if rule.dimension is not None and s.dimension is not None and s.dimension != rule.dimension:
+        return f"was acquired in {s.dimension}, not {rule.dimension}"
+    if rule.body_parts and s.body_part and s.body_part not in rule.body_parts:
+        return f"shows {s.body_part}, none of {_shortened(rule.body_parts)}"
+    if s.slices < rule.minimum_slices:
+        return f"has {s.slices} slices, fewer than {rule.minimum_slices}"
+    if rule.contrast is not None and s.contrast is not None and s.contrast != rule.contrast:
+        return "was acquired with contrast agent" if s.contrast else "was acquired without contrast agent"
+    if rule.fat_suppressed is not None and s.fat_suppressed is not None and s.fat_suppressed != rule.fat_suppressed:
+        return "is fat suppressed" if s.fat_suppressed else "is not fat suppressed"
+    if rule.b_values is not None and s.kind is Kind.DWI and not _has_b_values(rule.b_values, s.b_values):
+        return f"has {_told_b_values(s.b_values)}, not {_wanted_b_values(rule.b_values)}"
+    return ""
+
+
+def _has_b_values(rule: BValues, found: Sequence[float]) -> bool:
+    return (
+        len(shells(found)) >= rule.count
+        and (rule.lowest_at_most is None or min(found) <= rule.lowest_at_most)
+        and (rule.highest_at_least is None or max(found) >= rule.highest_at_least)
+    )
+
+
+def _told_b_values(found: Sequence[float]) -> str:
+    return f"b = {', '.join(f'{b:g}' for b in found)}" if found else "no known b-value"
+
+
+def _wanted_b_values(rule: BValues) -> str:
+    parts = [f"at least {rule.count} b-value{'s' if rule.count > 1 else ''}"]
+    if rule.lowest_at_most is not None:
+        parts.append(f"the lowest at most {rule.lowest_at_most:g}")
+    if rule.highest_at_least is not None:
+        parts.append(f"the highest at least {rule.highest_at_least:g}")
+    return ", ".join(parts)
+
+
+def _shortened(names: Sequence[str]) -> str:
+    """A long list is no reason that anybody reads."""
+    more = len(names) - MANY_NAMES
+    return ", ".join(names) if more <= 1 else f"{', '.join(names[:MANY_NAMES])} and {more} more"
+
+
+# -- what fits best ----------------------------------------------------------------------------------------------------
+
+
+def _rank(rule: InputRule, s: SeriesDescription, bound: Mapping[str, SeriesDescription]) -> Rank:
+    """What is certainly as the input takes it, where another series does not say; the order of the input's kinds, then
+    its preferences; then what is better in general."""
+    kinds = [(f"it is {s.kind}", -float(rule.kind.index(s.kind)))] if rule.kind else []
+    return (
+        ("its kind is surer", float(s.confidence >= SURE)),
+        *_certain(rule, s),
+        *kinds,
+        *((f"preferred: {p}", _satisfied(p, s, bound)) for p in rule.prefer),
+        ("its kind is surer", round(s.confidence, 1)),
+        ("without contrast agent", float(not s.contrast)),
+        ("it has more slices", float(s.slices)),
+    )
+
+
+def _certain(rule: InputRule, s: SeriesDescription) -> Rank:
+    """A series that does not say whether it is fat suppressed or contrast-enhanced may feed an input that minds."""
+    return tuple(
+        (f"it is surely {'' if asked else 'not '}{what}", float(said is asked))
+        for what, asked, said in (
+            ("fat suppressed", rule.fat_suppressed, s.fat_suppressed),
+            ("contrast-enhanced", rule.contrast, s.contrast),
+        )
+        if asked is not None
+    )
+
+
+def _satisfied(preference: str, s: SeriesDescription, bound: Mapping[str, SeriesDescription]) -> float:
+    """How far a series is as preferred; 0 where it says nothing of it."""
+    if preference.startswith(SAME_PLANE):
+        other = bound.get(preference.removeprefix(SAME_PLANE))
+        return float(other is not None and s.plane is not None and s.plane == other.plane)
+    match preference:
+        case "many slices":
+            return float(s.slices)
+        case "many b-values":
+            return float(len(shells(s.b_values)))
+        case "with contrast" | "without contrast":
+            return float(s.contrast is (preference == "with contrast"))
+        case "fat suppressed" | "not fat suppressed":
+            return float(s.fat_suppressed is (preference == "fat suppressed"))
+        case "2D" | "3D":
+            return float(s.dimension == preference)
+        case _:
+            return float(s.plane == preference)
+
+
+def _better(best: Rank, other: Rank) -> str:
+    """What decided between two."""
+    decisive = (words for (words, one), (_, two) in zip(best, other, strict=True) if one != two)
+    return next(decisive, "nothing tells them apart")
+
+
+def _words(s: SeriesDescription) -> str:
+    return f"{s.kind}, {s.dimension or '2D or 3D'}, {s.plane or 'no plane'}, {s.slices} slices"
+
+
+def _missing(rule: InputRule, series: Sequence[SeriesDescription], refusals: Mapping[str, str]) -> str:
+    lacking = unfilled(rule)
+    told = [f"series {s.series_instance_uid} {refusals[s.series_instance_uid]}" for s in series]
+    return f"{lacking}: {'; '.join(told)}" if told else f"{lacking}: the study holds no image"

@@ -1,0 +1,178 @@
+"""What an application found: frozen values in the image's own geometry, no DICOM encoding.
+
+Masks are boolean arrays [slice, row, column] on the grid of `Findings.source`; lengths are mm, in LPS.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.volumes.volume import Volume
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Code:
+    """A coded concept (PS3.3 section 8)."""
+
+    value: str
+    scheme: str  # coding scheme designator: SCT, DCM, UCUM, IBSI, LN, 99DCMNODE
+    meaning: str
+
+
+# Why a number is missing (PS3.16 CID 42).
+MEASUREMENT_FAILURE = Code("114006", "DCM", "Measurement failure")
+NOT_ATTEMPTED = Code("114007", "DCM", "Measurement not attempted")
+OUT_OF_RANGE = Code("114009", "DCM", "Value out of range")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A number with its unit (UCUM). `derivation` says which statistic it is, where it is one.
+
+    `value` is None where it could not be had, and `missing` (CID 42) then says why.
+    """
+
+    name: Code
+    value: float | None
+    unit: Code
+    derivation: Code | None = None
+    missing: Code | None = None
+
+    def __post_init__(self) -> None:
+        if (self.value is None) == (self.missing is None):
+            raise ValueError(f"{self.name.meaning}: either a value, or the reason why there is none")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A qualitative result: a coded question and its coded answer."""
+
+    name: Code
+    value: Code
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """One segmented structure or lesion. `mask` is never empty: a structure that was not found is not a segment."""
+
+    label: str
+    mask: Mask
+    category: Code  # CID 7150: anatomical structure, morphologically abnormal structure
+    type: Code  # CID 7151 and others: what it is
+    color: tuple[int, int, int]  # sRGB, 0..255
+    tracking_id: str
+    tracking_uid: str
+    anatomic_region: Code | None = None
+    measurements: tuple[Measurement, ...] = ()
+    evaluations: tuple[Evaluation, ...] = ()
+    probability: NDArray[np.float32] | None = None  # 0..1 on the same grid, for a FRACTIONAL segmentation
+
+    def __post_init__(self) -> None:
+        if self.mask.dtype != np.bool_ or self.mask.ndim != 3:
+            raise ValueError(f"segment {self.label!r}: the mask must be a 3D boolean array")
+        if not self.mask.any():
+            raise ValueError(f"segment {self.label!r}: the mask is empty; leave the segment out instead")
+        if self.probability is not None and self.probability.shape != self.mask.shape:
+            raise ValueError(f"segment {self.label!r}: mask and probability have different shapes")
+
+
+@dataclass(frozen=True, eq=False)
+class ParametricMap:
+    """One quantity at every voxel. `values` (float32, [slice, row, column]) are in `unit`, NaN where there is none.
+
+    `method` says how it was measured, where a code says it: PS3.16 CID 7273 has the models of diffusion.
+    """
+
+    label: str  # short, for SeriesDescription: "ADC"
+    quantity: Code
+    unit: Code
+    values: NDArray[np.float32]
+    method: Code | None = None
+
+
+@dataclass(frozen=True)
+class TimePoint:
+    """Which time point of a course the images are (PS3.16 TID 1502); what is not known is empty or None."""
+
+    label: str  # "baseline"
+    order: int | None = None  # 1 for the first
+    subject_identifier: str = ""
+    protocol_identifier: str = ""
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """What computed the findings. The weights' hash makes the device UID, so other weights are another device."""
+
+    name: str
+    version: str
+    manufacturer: str
+    weights_sha256: str
+    training_data: str  # what the model learned from, in a few words
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """The result of one application over its inputs.
+
+    `inputs` are all volumes that were used, `source` among them: the one whose grid the masks lie on. `notes` are
+    sentences the reader of the report must see (limits, what could not be computed). No segments means that nothing
+    was found, which is a result and is reported.
+    """
+
+    source: Volume
+    inputs: tuple[Volume, ...]
+    segments: tuple[Segment, ...]
+    algorithm: Algorithm
+    title: str  # short name of the analysis, for SeriesDescription: "Soft tissue mass"
+    started_at: datetime
+    measurements: tuple[Measurement, ...] = ()
+    evaluations: tuple[Evaluation, ...] = ()
+    maps: tuple[ParametricMap, ...] = ()
+    time_point: TimePoint | None = None
+    notes: tuple[str, ...] = ()
+    research: bool = True
+    procedure_reported: Code = field(default=Code("25056-3", "LN", "MRI unspecified body region"))
+
+    def __post_init__(self) -> None:
+        for segment in self.segments:
+            if segment.mask.shape != self.source.array.shape:
+                raise ValueError(
+                    f"segment {segment.label!r} has shape {segment.mask.shape}, its source {self.source.array.shape}"
+                )
+        for one in self.maps:
+            if one.values.shape != self.source.array.shape:
+                raise ValueError(
+                    f"map {one.label!r} has shape {one.values.shape}, its source {self.source.array.shape}"
+                )
+
+
+class WhyNoResult(StrEnum):
+    """Why nothing was computed; each is a concept of the published table 99DCMNODE."""
+
+    INPUT_MISSING = "input-missing"  # no series of the study fits
+    POOR_QUALITY = "poor-quality"  # the quality gate refused the images
+    OUT_OF_DISTRIBUTION = "out-of-distribution"  # they show something the model has not learned
+    UNUSABLE_IMAGES = "unusable-images"  # no volume can be made of them
+    FAILURE = "failure"  # the analysis broke off, or its model cannot be used
+
+
+@dataclass(frozen=True)
+class NoResult:
+    """What is said where an application computed nothing. `explanation` is a sentence for the reader of the report.
+
+    `algorithm` is None where the model itself cannot be used.
+    """
+
+    title: str  # as in Findings
+    why: WhyNoResult
+    explanation: str
+    started_at: datetime
+    algorithm: Algorithm | None = None
+    research: bool = True
+    procedure_reported: Code = field(default=Code("25056-3", "LN", "MRI unspecified body region"))

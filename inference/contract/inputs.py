@@ -1,0 +1,132 @@
+"""What a series must be to feed one input of an application, which of several is preferred, and which volume of it is
+meant."""
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from inference.series.recogniser import Kind
+from inference.volumes.planes import COMPONENT
+from storage.errors import InputRefused
+
+Modality = Literal["MR", "CT", "PT"]
+Plane = Literal["axial", "coronal", "sagittal"]
+BodyPart = Annotated[str, AfterValidator(lambda value: value.strip().upper())]
+Name = Annotated[str, Field(pattern="^[^@ ]+$")]  # "t1w@1" is input t1w of an earlier study
+
+SAME_PLANE = "same plane as "  # followed by the name of another input
+PREFERENCES = (
+    "2D", "3D", "axial", "coronal", "sagittal", "many slices", "many b-values", "with contrast", "without contrast",
+    "fat suppressed", "not fat suppressed",
+)  # fmt: skip
+Selection = Literal[
+    "shortest echo", "longest echo", "lowest b-value", "highest b-value",
+    "magnitude", "water", "fat", "in phase", "opposed phase",
+]  # fmt: skip
+
+_EXTREMES = {
+    "shortest echo": ("EchoTime", min), "longest echo": ("EchoTime", max),
+    "lowest b-value": ("b-value", min), "highest b-value": ("b-value", max),
+}  # fmt: skip
+_FORBID = ConfigDict(extra="forbid")
+
+
+def _known(value: str) -> str:
+    if value in PREFERENCES or value.removeprefix(SAME_PLANE) not in ("", value):
+        return value
+    allowed = (*PREFERENCES, f"{SAME_PLANE}<input>")
+    close = get_close_matches(value, allowed, n=1)
+    raise ValueError(f"allowed: {', '.join(allowed)}" + (f"; did you mean {close[0]!r}?" if close else ""))
+
+
+def _several(value: Any) -> Any:
+    """One stands for a list of one."""
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+Preference = Annotated[str, AfterValidator(_known)]
+Kinds = Annotated[tuple[Kind, ...], BeforeValidator(_several)]
+
+
+@dataclass(frozen=True, kw_only=True, config=_FORBID)
+class BValues:
+    """Which b-values (s/mm2) a diffusion-weighted series must have; those of other series are not asked for."""
+
+    count: Annotated[int, Field(ge=1)] = 1  # so many different ones at least
+    lowest_at_most: Annotated[float, Field(ge=0)] | None = None
+    highest_at_least: Annotated[float, Field(ge=0)] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=_FORBID)
+class SeriesRule:
+    """None and empty mean: anything.
+
+    Of several series that fit, one that is surely as `fat_suppressed` and `contrast` ask is taken, then one of the kind
+    that is named first, then the one that satisfies the first of `prefer`, and so on.
+    """
+
+    modality: Modality = "MR"
+    kind: Kinds = ()  # one, or several in order of preference
+    plane: Plane | None = None
+    dimension: Literal["2D", "3D"] | None = None
+    minimum_slices: Annotated[int, Field(ge=1)] = 3
+    contrast: bool | None = None
+    fat_suppressed: bool | None = None
+    b_values: BValues | None = None
+    body_parts: tuple[BodyPart, ...] = ()  # BodyPartExamined (PS3.16 annex L); a series that names none is not refused
+    prefer: tuple[Preference, ...] = ()
+
+
+@dataclass(frozen=True, config=_FORBID)
+class InputRule(SeriesRule):
+    """`volumes` "one": a series that holds several volumes is refused, unless `select` says which of them is meant.
+    "all": the application takes them all."""
+
+    name: Name
+    required: bool = True
+    volumes: Literal["one", "all"] = "one"
+    select: Selection | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=_FORBID)
+class EarlierRule:
+    """That an application takes earlier studies of the same patient, whose series fill the same inputs.
+
+    Of more than `maximum` it gets the first and the latest ones, of one the latest.
+    """
+
+    maximum: Annotated[int, Field(ge=1)] = 1
+    required: bool = False
+
+
+def input_key(name: str, time_point: int) -> str:
+    """The key of an input among the inputs of a job: time point 0 is the study itself, 1 the earliest other one."""
+    return f"{name}@{time_point}" if time_point else name
+
+
+def split_key(key: str) -> tuple[str, int]:
+    """The inverse of `input_key`."""
+    name, _, time_point = key.partition("@")
+    return name, int(time_point or 0)
+
+
+def selected(told_apart: Sequence[Mapping[str, Any]], select: Selection) -> int:
+    """Which volume of a series `select` means: its index in `told_apart`, what tells each volume apart
+    (`inference.volumes.planes.Plane.told_apart`). Raises InputRefused unless it is exactly one."""
+    if select in _EXTREMES:
+        key, extreme = _EXTREMES[select]
+        known = [apart[key] for apart in told_apart if apart.get(key) is not None]
+        found = [n for n, apart in enumerate(told_apart) if known and apart.get(key) == extreme(known)]
+    else:
+        found = [n for n, apart in enumerate(told_apart) if apart.get(COMPONENT) == select]
+    if len(found) != 1:
+        raise InputRefused(
+            f"{len(found) or 'none'} of the {len(told_apart)} volumes of the series can be the one asked for "
+            f"({select}); send that volume as a series of its own"
+        )
+    return found[0]

@@ -1,0 +1,177 @@
+"""What an application declares about itself: `application.toml`, or a site's `bundle.toml`. Loads no torch."""
+
+import hashlib
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from inference.contract.bundle import Bundle, BundleFile
+from inference.contract.descriptor import nearest, validated
+from inference.contract.inputs import SAME_PLANE, EarlierRule, InputRule
+from storage.errors import ModelRefused
+
+APPLICATIONS = Path(__file__).parents[1] / "applications"
+DESCRIPTOR = "application.toml"
+BUNDLE_DESCRIPTOR = "bundle.toml"
+
+
+class _ApplicationFile(BaseModel):
+    """What every `application.toml` says; the rest of it is the application's own."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    version: str = Field(min_length=1)
+    title: str = Field(min_length=1)
+    inputs: tuple[InputRule, ...] = Field(min_length=1)
+    earlier: EarlierRule | None = None
+    options: dict[str, bool] = Field(default_factory=dict)  # what a site may switch, and how it is without
+
+    @field_validator("inputs")
+    @classmethod
+    def _names(cls, rules: tuple[InputRule, ...]) -> tuple[InputRule, ...]:
+        """An input that is compared with another one is bound after it."""
+        names: list[str] = []
+        for rule in rules:
+            if rule.name in names:
+                raise ValueError(f"two inputs have the name {rule.name!r}")
+            others = [p.removeprefix(SAME_PLANE) for p in rule.prefer if p.startswith(SAME_PLANE)]
+            if unknown := [name for name in others if name not in names]:
+                raise ValueError(
+                    f"input {rule.name!r} prefers the same plane as {unknown[0]!r}, which is no input before it"
+                )
+            names.append(rule.name)
+        return rules
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """`folder` holds the weights and whatever else the application reads; `options` is the rest of the descriptor."""
+
+    id: str  # the application's folder in inference/applications
+    name: str  # as configured; the same application may run under several names with several bundles
+    version: str
+    title: str
+    inputs: tuple[InputRule, ...]
+    folder: Path
+    options: dict[str, Any]
+    sha256: str  # of the descriptor, every weights file it names and what a site switched: another, other results
+    earlier: EarlierRule | None = None  # None: the application looks at one study alone
+    switches: Mapping[str, bool] = field(default_factory=dict)  # the descriptor's `[options]` as the site has them
+
+
+def known_applications() -> list[str]:
+    """The ids of the applications that are installed."""
+    return sorted(path.parent.name for path in APPLICATIONS.glob(f"*/{DESCRIPTOR}"))
+
+
+def takes_bundle(application_id: str) -> bool:
+    """Whether the application runs a site's own model: it has none itself."""
+    path = APPLICATIONS / application_id / DESCRIPTOR
+    return "model" not in _parse(path, _read(path))
+
+
+def load_manifest(
+    application_id: str, name: str, bundle: Path | None, options: Mapping[str, bool] = MappingProxyType({})
+) -> Manifest:
+    """The manifest of one configured application.
+
+    With `bundle`, its `bundle.toml` declares title, version, the input and the model, instead of the application's
+    own descriptor. `options` are what the site switches; the descriptor must know them. Raises ModelRefused naming the
+    file, every mistake in it, and the way out.
+    """
+    path = APPLICATIONS / application_id / DESCRIPTOR if bundle is None else bundle / BUNDLE_DESCRIPTOR
+    if bundle is not None and not bundle.is_dir():
+        raise ModelRefused(f"the model folder {bundle} does not exist; correct `bundle` of application {name!r}")
+    text = _read(path)
+    raw = _parse(path, text)
+    described: _ApplicationFile | BundleFile | None
+    described, mistakes = validated(_ApplicationFile, raw) if bundle is None else validated(BundleFile, raw)
+    mistakes += _missing_files(path.parent, raw)
+    known = described.options if isinstance(described, _ApplicationFile) else {}
+    mistakes += [
+        f"it has no option {key!r}, which application {name!r} is configured with{nearest(key, list(known))}"
+        for key in options
+        if key not in known
+    ]
+    if described is None or mistakes:
+        raise ModelRefused(f"{path}: {'; '.join(mistakes)}")
+    own = Bundle.model_fields if bundle is not None else raw.keys() - _ApplicationFile.model_fields
+    return Manifest(
+        id=application_id,
+        name=name,
+        version=described.version,
+        title=described.title,
+        inputs=_inputs(described),
+        folder=path.parent,
+        options={key: value for key, value in raw.items() if key in own},
+        sha256=_digest(path.parent, text, raw, options),
+        earlier=described.earlier if isinstance(described, _ApplicationFile) else None,
+        switches=known | dict(options),
+    )
+
+
+def _inputs(described: _ApplicationFile | BundleFile) -> tuple[InputRule, ...]:
+    if isinstance(described, BundleFile):
+        return (InputRule("image", **vars(described.input)),)
+    return described.inputs
+
+
+def weights_path(manifest: Manifest) -> Path:
+    """The file of weights that the descriptor's `[model] weights` names."""
+    return manifest.folder / str(manifest.options["model"]["weights"])
+
+
+def weights_sha256(manifest: Manifest) -> str:
+    return file_sha256(weights_path(manifest))
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelRefused(
+            f"{path} cannot be read ({error.strerror}); the model folder needs this file, see the README, "
+            '"Bring your own model"'
+        ) from None
+
+
+def _parse(path: Path, text: bytes) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ModelRefused(f"{path} is not valid TOML: {error}") from None
+
+
+def _model_files(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(key, file name) of the files that the descriptor names."""
+    for table, key in (("model", "weights"), ("model", "network"), ("classification", "weights"), ("gate", "t1w")):
+        named = raw.get(table)
+        if isinstance(named, dict) and isinstance(named.get(key), str):
+            yield f"{table}.{key}", named[key]
+
+
+def _missing_files(folder: Path, raw: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{key} = {name!r}: there is no such file in the folder"
+        for key, name in _model_files(raw)
+        if not (folder / name).is_file()
+    ]
+
+
+def _digest(folder: Path, text: bytes, raw: Mapping[str, Any], options: Mapping[str, bool]) -> str:
+    digest = hashlib.sha256(text)
+    for key, value in sorted(options.items()):
+        digest.update(f"{key} {value}".encode())
+    for _, name in _model_files(raw):
+        digest.update(file_sha256(folder / name).encode())
+    return digest.hexdigest()

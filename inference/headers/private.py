@@ -1,0 +1,74 @@
+"""Private elements by their creator (PS3.5 7.8.1), as vendors document them."""
+
+import struct
+from functools import cached_property
+from typing import Any
+
+from pydicom.dataset import Dataset
+
+from inference.headers.attributes import values
+
+USUAL_BLOCK = 0x10  # the first block of a group, where scanners put their first creator
+USUAL_BLOCKS = {"Philips MR Imaging DD 005": 0x14}  # of creators that are not the first
+BINARY = {"FL": "f", "FD": "d", "US": "H", "UL": "I", "SS": "h", "SL": "i"}
+
+
+class PrivateElements:
+    """The private elements of one dataset. `Dataset.private_block` would sort all tags for every look-up."""
+
+    def __init__(self, ds: Dataset, manufacturer: str = "") -> None:
+        """`manufacturer` is for the item of a sequence, which does not hold it."""
+        self._ds = ds
+        self._manufacturer = manufacturer
+
+    @cached_property
+    def _blocks(self) -> dict[tuple[int, str], int]:
+        blocks: dict[tuple[int, str], int] = {}
+        for tag in list(self._ds.keys()):
+            if tag >> 16 & 1 and 0x10 <= tag & 0xFFFF <= 0xFF:
+                blocks.setdefault((tag >> 16, str(self._ds[tag].value).strip()), tag & 0xFF)
+        return blocks
+
+    def value(self, group: int, creator: str, element: int, vendor: str = "") -> Any | None:
+        """The value of (group, block of `creator`, element), or None.
+
+        De-identification often keeps an element and drops its creator. Where no creator of the whole group is left and
+        Manufacturer begins with `vendor`, the usual block is taken.
+        """
+        block = self._blocks.get((group, creator))
+        if block is None and vendor and not any(known == group for known, _ in self._blocks):
+            made_by = (self._manufacturer or str(self._ds.get("Manufacturer", ""))).upper()
+            block = USUAL_BLOCKS.get(creator, USUAL_BLOCK) if made_by.startswith(vendor) else None
+        tag = group << 16 | (block or 0) << 8 | element
+        return self._ds[tag].value if block is not None and tag in self._ds else None
+
+    def text(self, group: int, creator: str, element: int, vendor: str = "") -> str:
+        """The first value as text, empty where there is none. Elements of implicit VR files come undecoded."""
+        value = self.value(group, creator, element, vendor)
+        if isinstance(value, bytes):
+            value = value.decode("ascii", "ignore")
+        if value is not None and not isinstance(value, str | int | float):
+            value = next(iter(value), None)
+        return "" if value is None else str(value).split("\\")[0].strip(" \0")
+
+    def numbers(self, group: int, creator: str, element: int, vr: str, vendor: str = "") -> list[float]:
+        """Its numbers, none where it holds none.
+
+        Where the VR is not sent (implicit VR) or was lost on the way (UN), the bytes come undecoded.
+        """
+        value = self.value(group, creator, element, vendor)
+        if isinstance(value, bytes):
+            value = _decoded(value, vr)
+        if isinstance(value, str):
+            value = value.split("\\")
+        try:
+            return [float(v) for v in values(value)]
+        except (TypeError, ValueError):
+            return []
+
+
+def _decoded(value: bytes, vr: str) -> Any:
+    if vr not in BINARY:
+        return value.decode("ascii", "ignore").strip("\0 ")
+    size = struct.calcsize("<" + BINARY[vr])
+    return struct.unpack_from(f"<{len(value) // size}{BINARY[vr]}", value)

@@ -1,0 +1,361 @@
+"""The physics that headers state, one record for each image: classic instance or frame of an Enhanced object.
+
+Classic and Enhanced MR say the same in different places (PS3.3 C.8.3.1 against C.8.13); `physics` sees `Facts` only.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+from pydicom.dataset import Dataset
+from pydicom.tag import Tag
+
+from inference.headers.diffusion import b_value
+from inference.headers.private import PrivateElements
+from inference.volumes.planes import ge_component, is_enhanced, number
+
+NO_AGENT = frozenset({"", "NO", "NONE", "N", "0", "NIL", "NA", "N/A", "NO CONTRAST", "WITHOUT"})
+FAT_BY_NAME = re.compile(
+    r"(?P<no>(?<![a-z])(no|non|w/?o|without)[ _.-]*)?(fat.?sat|(?<![a-z])(fs|stir|spair|spir)(?![a-z]))"
+)
+AGENT_BY_NAME = re.compile(
+    r"post.?(gd|gad|contrast|km)|(?<![a-z0-9])(\+ ?(c|gd|km)|c\+|gd|gad|gadolinium)(?![a-z0-9+])"
+    r"|(arterial|venous).?phase|portal.?ven|hepatobil"
+)
+NO_AGENT_BY_NAME = re.compile(r"(?<![a-z])(pre|native|non|w/?o|without)(?![a-z])")
+GATED_OPTIONS = frozenset({"CG", "PPG", "CARDIAC_GATING", "CARDIAC", "ECG", "VCG"})
+UNSPOILED = frozenset({"FREE_PRECESSION", "TRANSVERSE", "TIME_REVERSED"})
+CODED_QUANTITIES = {
+    "113041": "ADC", "110808": "FA", "113063": "T1_MAP", "113065": "T2_MAP", "113064": "T2_STAR_MAP",
+    "129100": "FAT_FRACTION",
+}  # fmt: skip
+
+DIFFUSIVITIES = frozenset({"um2/s", "mm2/s", "10-6.mm2/s", "10*-6.mm2/s", "10*-3.mm2/s"})  # UCUM
+
+NOTHING = Dataset()
+keyword_tag = cache(Tag)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What one image's header states. Times in ms, the angle in degrees, the field in T, None or empty where silent."""
+
+    image_type: frozenset[str] = frozenset()  # of ImageType and FrameType: value 1 and 2
+    flavours: frozenset[str] = frozenset()  # the other values, and quantities that are coded: "T1_MAP" for "T1 MAP"
+    sequence: frozenset[str] = frozenset()  # SE, IR, GR, EP, RM
+    variant: frozenset[str] = frozenset()
+    sequence_name: str = ""  # the vendor's, in lower case
+    declared: str = ""  # AcquisitionContrast of Enhanced objects
+    repetition_time: float | None = None
+    echo_time: float | None = None
+    echo_train: float | None = None
+    inversion_time: float | None = None
+    flip_angle: float | None = None
+    trigger_time: float | None = None
+    field_strength: float | None = None
+    b_value: float | None = None  # s/mm2
+    fat_suppressed: bool | None = None
+    gated: bool = False  # by the heart
+    heart_phases: float = 0  # that are declared
+    agent: bool = False
+    labelled: bool = False  # arterial spins
+    flow: bool = False  # time of flight, or encoding of velocities
+    colour: bool = False
+    captured: bool = False  # a secondary capture
+    position: tuple[float, ...] = ()  # mm
+    moment: tuple[Any, ...] = ()  # differs between time points of one place
+    time_points: float = 0  # that are declared
+    laterality: str = ""  # R, L, U (unpaired), B (both): PS3.3 C.7.6.16.2.8
+    title: str = ""  # SeriesDescription, in lower case
+    description: str = ""  # all that names it, in lower case
+
+    @property
+    def derived(self) -> bool:
+        return "DERIVED" in self.image_type
+
+
+def facts_of(ds: Dataset) -> Iterator[Facts]:
+    """One for each image in `ds`, in frame order. Numbers that are absent or unreadable are None."""
+    private = PrivateElements(ds)
+    common = _common(ds, private)
+    if not is_enhanced(ds):
+        yield _facts(common, ds, _Classic(ds, private))
+        return
+    for own in ds.PerFrameFunctionalGroupsSequence:
+        yield _facts(common, ds, _Enhanced(ds, own, ds.SharedFunctionalGroupsSequence[0]))
+
+
+class _Classic:
+    """Where a classic instance keeps what Enhanced objects keep in functional groups."""
+
+    def __init__(self, ds: Dataset, private: PrivateElements) -> None:
+        self.ds = ds
+        self.private = private
+
+    def group(self, name: str) -> Dataset:
+        """The first item of that sequence, or the dataset itself, which holds most of the same attributes."""
+        items = self.ds.get(name)
+        return items[0] if items else self.ds
+
+    @property
+    def image_type(self) -> list[str]:
+        values = texts(self.ds.get("ImageType"))
+        component = ge_component(self.private)
+        return [*values, component] if component not in ("", "M") and len(values) > 1 else values
+
+    @property
+    def sequence(self) -> frozenset[str]:
+        return frozenset(texts(self.ds.get("ScanningSequence")))
+
+    @property
+    def echo_time(self) -> float | None:
+        return number(self.ds.get("EchoTime"))
+
+    @property
+    def inversion_time(self) -> float | None:
+        return number(_first(self.ds.get("InversionTime")))
+
+    @property
+    def trigger_time(self) -> float | None:
+        return number(self.ds.get("TriggerTime"))
+
+    @property
+    def b_value(self) -> float | None:
+        return b_value(self.ds)
+
+    def suppression(self, named: bool) -> bool | None:
+        """Of fat, as the header states it; `named` says whether its name tells of it, where the header does not."""
+        options = self.ds.get("ScanOptions")
+        if {"FS", "WE", "FAT_SAT"} & set(texts(options)):
+            return True
+        spir = self.private.text(0x2001, "Philips Imaging DD 001", 0x21, "PHILIPS")
+        if spir == "Y":
+            return True
+        planar = "EP" in self.sequence  # often excites water alone, which is not among ScanOptions
+        if named and (planar or not (options or spir == "N")):
+            return True
+        if planar:
+            return None
+        return False if options is not None or spir == "N" else None
+
+    @property
+    def moment(self) -> tuple[Any, ...]:
+        keywords = ("TemporalPositionIdentifier", "AcquisitionNumber", "AcquisitionTime")
+        return (*(str(self.ds.get(keyword, "")) for keyword in keywords), self.trigger_time)
+
+
+class _Enhanced:
+    """One frame: the functional groups of its own, and those that all frames share."""
+
+    def __init__(self, ds: Dataset, own: Dataset, shared: Dataset) -> None:
+        self.ds = ds
+        self.own = own
+        self.shared = shared
+
+    def group(self, name: str) -> Dataset:
+        """The first item of that functional group; an empty dataset where there is none."""
+        tag = keyword_tag(name)
+        for groups in (self.own, self.shared):
+            if tag in groups and groups[tag].value:
+                item: Dataset = groups[tag].value[0]
+                return item
+        return NOTHING
+
+    @property
+    def image_type(self) -> list[str]:
+        values = texts(self.group("MRImageFrameTypeSequence").get("FrameType"))
+        return values or texts(self.ds.get("ImageType"))
+
+    @property
+    def sequence(self) -> frozenset[str]:
+        """ScanningSequence values from what Enhanced objects say instead (PS3.3 C.8.13.4)."""
+        ds = self.ds
+        found = {"SPIN": {"SE"}, "GRADIENT": {"GR"}, "BOTH": {"SE", "GR"}}.get(str(ds.get("EchoPulseSequence")), set())
+        if ds.get("EchoPlanarPulseSequence") == "YES":
+            found = found | {"EP"}
+        if self.group("MRModifierSequence").get("InversionRecovery") == "YES":
+            found = found | {"IR"}
+        return frozenset(found)
+
+    @property
+    def echo_time(self) -> float | None:
+        return number(self.group("MREchoSequence").get("EffectiveEchoTime"))
+
+    @property
+    def inversion_time(self) -> float | None:
+        return number(_first(self.group("MRModifierSequence").get("InversionTimes")))
+
+    @property
+    def trigger_time(self) -> float | None:
+        return number(self.group("CardiacSynchronizationSequence").get("NominalCardiacTriggerDelayTime"))
+
+    @property
+    def b_value(self) -> float | None:
+        return number(self.group("MRDiffusionSequence").get("DiffusionBValue"))
+
+    def suppression(self, named: bool) -> bool | None:
+        suppressed = str(self.ds.get("SpectrallySelectedSuppression") or "")
+        excited = str(self.group("MRModifierSequence").get("SpectrallySelectedExcitation") or "")
+        if suppressed in ("FAT", "FAT_AND_WATER") or excited == "WATER":
+            return True
+        if suppressed == "NONE":
+            return False
+        return True if named else None
+
+    @property
+    def moment(self) -> tuple[Any, ...]:
+        content = self.group("FrameContentSequence")
+        keywords = ("TemporalPositionIndex", "FrameAcquisitionNumber", "FrameAcquisitionDateTime")
+        return (*(str(content.get(keyword, "")) for keyword in keywords), self.trigger_time)
+
+
+def _common(ds: Dataset, private: PrivateElements) -> Facts:
+    """What is so for every image in `ds`."""
+    synchronised = str(ds.get("CardiacSynchronizationTechnique") or "NONE")
+    name = (
+        str(ds.get("SequenceName") or ds.get("PulseSequenceName") or "")
+        or private.text(0x2001, "Philips Imaging DD 001", 0x20, "PHILIPS")
+        or private.text(0x0019, "GEMS_ACQU_01", 0x9C, "GE")
+    ).lower()
+    title, protocol = (str(ds.get(k) or "").strip().lower() for k in ("SeriesDescription", "ProtocolName"))
+    manufacturer = str(ds.get("Manufacturer") or "").upper()  # GE's protocol is that of the whole examination
+    asl_label = private.text(0x2005, "Philips MR Imaging DD 005", 0x29, "PHILIPS").upper()
+    return Facts(
+        variant=_variant(ds),
+        sequence_name=name,
+        field_strength=number(ds.get("MagneticFieldStrength")),
+        gated=synchronised != "NONE" or bool(GATED_OPTIONS & set(texts(ds.get("ScanOptions")))),
+        heart_phases=number(ds.get("CardiacNumberOfImages")) or 0,
+        agent=_agent(ds),
+        labelled=asl_label in ("LABEL", "CONTROL"),
+        flow=(
+            ds.get("PhaseContrast") == "YES"
+            or ds.get("TimeOfFlightContrast") == "YES"
+            or ds.get("AngioFlag") == "Y"
+            or re.search(r"_v\d+(in|rl|ap|fh|th)?$", name) is not None
+        ),
+        colour=number(ds.get("SamplesPerPixel")) == 3,
+        captured="Secondary Capture" in getattr(ds.get("SOPClassUID", ""), "name", ""),
+        time_points=number(ds.get("NumberOfTemporalPositions")) or 0,
+        title=title,
+        description=title if title and manufacturer.startswith("GE") else f"{title} {protocol}",
+    )
+
+
+def _variant(ds: Dataset) -> frozenset[str]:
+    """SequenceVariant, and of what Enhanced objects say instead (PS3.3 C.8.13.4) a steady state without spoiling."""
+    found = frozenset(texts(ds.get("SequenceVariant")))
+    unspoiled = ds.get("SteadyStatePulseSequence") in UNSPOILED and "RF" not in str(ds.get("Spoiling"))
+    return found | {"SS"} if unspoiled else found
+
+
+def _facts(common: Facts, ds: Dataset, where: _Classic | _Enhanced) -> Facts:
+    timing = where.group("MRTimingAndRelatedParametersSequence")
+    frame_type = where.group("MRImageFrameTypeSequence")
+    usage = where.group("ContrastBolusUsageSequence").get("ContrastBolusAgentAdministered")
+    image_type, sequence = where.image_type, where.sequence
+    inversion_time = where.inversion_time or None  # 0 says that there is none
+    trigger_time = where.trigger_time or None
+    named = any(found["no"] is None for found in FAT_BY_NAME.finditer(common.description))
+    suppressed = True if is_stir(inversion_time) and "GR" not in sequence else where.suppression(named)
+    return replace(
+        common,
+        image_type=frozenset(image_type[:2]),
+        flavours=frozenset(image_type[2:]) | _quantities(where),
+        sequence=sequence,
+        declared=str(frame_type.get("AcquisitionContrast") or ds.get("AcquisitionContrast") or ""),
+        repetition_time=number(timing.get("RepetitionTime")),
+        echo_time=where.echo_time,
+        echo_train=number(timing.get("EchoTrainLength")),
+        inversion_time=inversion_time,
+        flip_angle=number(timing.get("FlipAngle")),
+        trigger_time=trigger_time,
+        b_value=where.b_value,
+        fat_suppressed=suppressed,
+        gated=common.gated or trigger_time is not None,
+        agent=common.agent if usage is None else usage == "YES",
+        labelled=common.labelled or bool(where.group("MRArterialSpinLabelingSequence").get("ASLTechniqueDescription")),
+        position=_position(where),
+        laterality=_laterality(ds, where),
+        moment=where.moment,
+    )
+
+
+def is_stir(inversion_time: float | None) -> bool:
+    """Whether fat is at its zero: T1 of fat times ln 2, from 0.5 to 3 T (ms)."""
+    return inversion_time is not None and 80 <= inversion_time <= 300
+
+
+def agent_given(facts: Sequence[Facts]) -> tuple[bool, bool]:
+    """Whether a series had contrast agent, and whether its name alone tells so: technologists leave the rest empty."""
+    if any(f.agent for f in facts):
+        return True, False
+    name = facts[0].description
+    by_name = AGENT_BY_NAME.search(name) is not None and NO_AGENT_BY_NAME.search(name) is None
+    return by_name, by_name
+
+
+def seconds_after_injection(ds: Dataset) -> float | None:
+    """From ContrastBolusStartTime to the acquisition of this image; None where the header does not tell both."""
+    moments = [_time(ds.get(keyword)) for keyword in ("ContrastBolusStartTime", "AcquisitionTime")]
+    if moments[0] is None or moments[1] is None:
+        return None
+    return (moments[1] - moments[0]).total_seconds()
+
+
+def _time(value: Any) -> datetime | None:
+    """PS3.5 TM, on any day."""
+    digits = str(value or "").strip().split(".")[0].replace(":", "")
+    try:
+        return datetime.strptime(digits.ljust(6, "0"), "%H%M%S") if digits else None
+    except ValueError:
+        return None
+
+
+def _agent(ds: Dataset) -> bool:
+    return (
+        str(ds.get("ContrastBolusAgent") or "").strip().upper() not in NO_AGENT
+        or bool(ds.get("ContrastBolusAgentSequence"))
+        or bool(number(ds.get("ContrastBolusVolume")))
+        or bool(ds.get("ContrastBolusStartTime"))
+    )
+
+
+def _quantities(where: _Classic | _Enhanced) -> frozenset[str]:
+    """What the pixels measure, where the header says so in codes: real world values, derivation (CID 7203)."""
+    mapping = where.group("RealWorldValueMappingSequence")
+    codes = [
+        concept
+        for definition in mapping.get("QuantityDefinitionSequence") or ()
+        for concept in definition.get("ConceptCodeSequence") or ()
+    ]
+    codes += where.group("DerivationImageSequence").get("DerivationCodeSequence") or ()
+    found = {CODED_QUANTITIES.get(str(code.get("CodeValue"))) for code in codes}
+    units = {str(unit.get("CodeValue")) for unit in mapping.get("MeasurementUnitsCodeSequence") or ()}
+    if units & DIFFUSIVITIES:
+        found.add("ADC")
+    return frozenset(name for name in found if name)
+
+
+def _position(where: _Classic | _Enhanced) -> tuple[float, ...]:
+    values = [number(v) for v in where.group("PlanePositionSequence").get("ImagePositionPatient") or ()]
+    return tuple(v for v in values if v is not None)
+
+
+def _laterality(ds: Dataset, where: _Classic | _Enhanced) -> str:
+    """As the frame says, else the image, else the series."""
+    frame = where.group("FrameAnatomySequence").get("FrameLaterality")
+    return str(frame or ds.get("ImageLaterality") or ds.get("Laterality") or "").strip().upper()
+
+
+def _first(value: Any) -> Any:
+    return value[0] if isinstance(value, Sequence) and not isinstance(value, str) and value else value
+
+
+def texts(value: Any) -> list[str]:
+    """The values of a CS, in one spelling: "T1 MAP" and "T2* MAP" are "T1_MAP" and "T2_STAR_MAP"."""
+    values = [value] if isinstance(value, str) else list(value or [])
+    return [re.sub(r"[\s*-]+", "_", str(v).strip().upper().replace("*", "_STAR")) for v in values]

@@ -1,0 +1,211 @@
+"""What a series is, from its physics: timing, flip angle, diffusion weighting, image type. No pixels are read.
+
+Every image is judged by itself and the series takes the kind most of them have; then what only the whole series tells
+is looked at: repeats of a place, several echoes, phases of the heart. A SeriesDescription differs at every site, so it
+decides only where the physics is silent, and with low confidence. What the site itself says in its table stands above
+all.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from inference.headers.attributes import vector
+from inference.series.facts import Facts, agent_given, facts_of, seconds_after_injection
+from inference.series.kinds import Kind as Kind
+from inference.series.series_kind import DIFFUSION, different, kind_of, nearest_plane, phases_of
+from inference.series.sites import SiteTable, rule_for
+from inference.volumes.planes import Plane, functional, is_enhanced, is_image, planes_of
+from inference.volumes.volume import Stack, differences, stacks_of
+from storage.errors import InputRefused
+
+PRE_CONTRAST = "pre-contrast"
+PHASES = (  # of a contrast study, and the second after the injection at which each begins
+    ("hepatobiliary", 900.0),
+    ("delayed", 110.0),
+    ("portal venous", 45.0),
+    ("arterial", 8.0),
+)
+PHASE_NAMES = (
+    (r"hepatobil", "hepatobiliary"),
+    (r"delay|(?<![a-z])late(?![a-z])", "delayed"),
+    (r"portal|venous", "portal venous"),
+    (r"arterial", "arterial"),
+)
+
+
+@dataclass(frozen=True)
+class SeriesDescription:
+    """What is known of one series. `problem` says why its images make no volume, empty where they do."""
+
+    series_instance_uid: str
+    modality: str
+    kind: Kind
+    plane: str | None  # "axial", "coronal", "sagittal": the nearest one
+    dimension: str | None  # "2D", "3D"
+    slices: int  # of its first volume
+    contrast: bool | None
+    fat_suppressed: bool | None  # None: the header does not tell
+    b_values: tuple[float, ...]  # s/mm2; of diffusion alone
+    confidence: float  # 0..1
+    reasons: tuple[str, ...]
+    body_part: str = ""
+    laterality: str = ""  # "R" or "L", where all images that tell a side tell this one
+    volumes: int = 0
+    problem: str = ""
+    differences: str = ""  # what tells its volumes apart, where it makes several
+    echo_times: tuple[float, ...] = ()  # ms
+    inversion_times: tuple[float, ...] = ()  # ms
+    phases: int = 1  # images of one place that differ in time alone
+    phase: str = ""  # of a contrast study: "pre-contrast", "arterial", "portal venous", "delayed", "hepatobiliary"
+
+
+def read_headers(paths: Iterable[Path]) -> list[Dataset]:
+    """The headers of a series, without pixels."""
+    return [dcmread(path, stop_before_pixels=True) for path in paths]
+
+
+def recognise(headers: Sequence[Dataset], site: SiteTable = ()) -> SeriesDescription:
+    """What the series with these headers is. `headers` must not be empty; what is no image among them is passed over.
+
+    The first rule of `site` that names the series decides its kind.
+    """
+    images = [ds for ds in headers if is_image(ds)]
+    if not images:
+        what = getattr(headers[0].get("SOPClassUID", ""), "name", "") or "an unknown object"
+        return _nothing(
+            headers[0],
+            Kind.NON_IMAGE,
+            1.0,
+            f"holds no image: {what}, without Rows and Columns",
+            "the series holds no image",
+        )
+    first = images[0]
+    modality = str(first.get("Modality", ""))
+    facts = [f for ds in images for f in _readable(ds)]
+    if not facts:
+        return _nothing(first, Kind.UNKNOWN, 0.0, "its headers are malformed", "its headers are malformed")
+    planes, problem, stacks = _geometry(images)
+    verdict = kind_of(modality, facts, planes)
+    phases = 1 if verdict.kind in DIFFUSION else phases_of(facts)
+    contrast, by_name = agent_given(facts)
+    found = SeriesDescription(
+        series_instance_uid=str(first.get("SeriesInstanceUID", "")),
+        modality=modality,
+        kind=verdict.kind,
+        plane=_plane(planes, first),
+        dimension=str(first.get("MRAcquisitionType") or "") or None,
+        slices=len(stacks[0].planes) if stacks else len(planes),
+        contrast=contrast,
+        fat_suppressed=_fat_suppressed(verdict.kind, facts) if modality == "MR" else None,
+        b_values=different(f.b_value for f in facts) if verdict.kind in DIFFUSION else (),
+        confidence=verdict.confidence,
+        reasons=(verdict.reason, *(["its description alone tells of a contrast agent"] if by_name else [])),
+        body_part=str(first.get("BodyPartExamined") or "").strip().upper(),
+        laterality=_laterality(facts),
+        volumes=len(stacks),
+        problem=problem,
+        differences=differences(stacks) if len(stacks) > 1 else "",
+        echo_times=different(f.echo_time for f in facts),
+        inversion_times=different(f.inversion_time for f in facts),
+        phases=phases,
+        phase=_contrast_phase(modality, contrast, phases, images, facts[0].description),
+    )
+    rule = rule_for(first, site)
+    if rule is None:
+        return found
+    return replace(
+        found,
+        kind=rule.kind,
+        confidence=1.0,
+        reasons=(f"the site's table names it ({rule})",),
+        fat_suppressed=found.fat_suppressed if rule.fat_suppressed is None else rule.fat_suppressed,
+        contrast=found.contrast if rule.contrast is None else rule.contrast,
+        b_values=different(f.b_value for f in facts) if rule.kind in DIFFUSION else (),
+    )
+
+
+def _nothing(ds: Dataset, kind: Kind, confidence: float, reason: str, problem: str) -> SeriesDescription:
+    """Of a series in which there is nothing to look at."""
+    return SeriesDescription(
+        series_instance_uid=str(ds.get("SeriesInstanceUID", "")),
+        modality=str(ds.get("Modality", "")),
+        kind=kind,
+        plane=None,
+        dimension=None,
+        slices=0,
+        contrast=None,
+        fat_suppressed=None,
+        b_values=(),
+        confidence=confidence,
+        reasons=(reason,),
+        problem=problem,
+    )
+
+
+def _readable(ds: Dataset) -> list[Facts]:
+    """None of an instance whose header is malformed: pydicom reads values late, and raises anything."""
+    try:
+        return list(facts_of(ds))
+    except Exception:
+        return []
+
+
+def _fat_suppressed(kind: Kind, facts: Sequence[Facts]) -> bool | None:
+    if kind is Kind.WATER:
+        return True
+    told = {f.fat_suppressed for f in facts}
+    return True if True in told else None if None in told else False
+
+
+def _laterality(facts: Sequence[Facts]) -> str:
+    told = {f.laterality for f in facts} - {""}
+    return told.pop() if len(told) == 1 and told <= {"R", "L"} else ""
+
+
+def _contrast_phase(modality: str, contrast: bool, phases: int, images: Sequence[Dataset], description: str) -> str:
+    """Of a series that is one phase of a contrast study: by the time since the injection, else by its name."""
+    if modality not in ("CT", "MR") or phases > 1:
+        return ""
+    if not contrast:
+        return PRE_CONTRAST if modality == "CT" else ""
+    seconds = [s for ds in images if (s := seconds_after_injection(ds)) is not None]
+    if seconds:
+        after = min(seconds)
+        reached = [
+            name for name, begin in PHASES if after >= begin and not (name == "hepatobiliary" and modality == "CT")
+        ]
+        return reached[0] if reached else PRE_CONTRAST
+    return next((name for pattern, name in PHASE_NAMES if re.search(pattern, description)), "")
+
+
+def _geometry(images: Sequence[Dataset]) -> tuple[list[Plane], str, list[Stack]]:
+    """The planes, why they make no volume, and the volumes they make."""
+    planes: list[Plane] = []
+    try:
+        for ds in images:
+            planes += planes_of(ds, Path())
+        stacks = stacks_of(planes)
+    except InputRefused as error:
+        return planes, str(error), []
+    except Exception as error:  # pydicom reads values late, and raises anything where one is malformed
+        return planes, f"its place in space cannot be read ({type(error).__name__})", []
+    return planes, "", stacks
+
+
+def _plane(planes: Sequence[Plane], ds: Dataset) -> str | None:
+    """Of the first image, None where it is malformed. Tiled and coloured images have a direction, but make no plane."""
+    if planes:
+        return nearest_plane(planes[0].normal)
+    place = functional(ds, 0, "PlaneOrientationSequence") if is_enhanced(ds) else ds
+    try:
+        directions = vector(place or Dataset(), "ImageOrientationPatient", 6, "the first image")
+    except InputRefused:
+        return None
+    normal = np.cross(directions[:3], directions[3:])
+    return nearest_plane(normal) if normal.any() else None

@@ -1,0 +1,52 @@
+"""What a site says of its own series. It knows them better than their headers do."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from pydicom.dataset import Dataset
+
+from inference.series.kinds import Kind
+
+
+@dataclass(frozen=True)
+class SiteRule:
+    """What the series are that match every pattern ("*t1*tra*": `*` and `?` as of a shell, case ignored).
+
+    An empty pattern matches anything; None leaves it to the header.
+    """
+
+    kind: Kind
+    station_name: str = ""
+    series_description: str = ""
+    protocol_name: str = ""
+    fat_suppressed: bool | None = None
+    contrast: bool | None = None
+
+    def names(self, ds: Dataset) -> bool:
+        patterns = {
+            "StationName": self.station_name,
+            "SeriesDescription": self.series_description,
+            "ProtocolName": self.protocol_name,
+        }
+        return all(
+            fnmatchcase(str(ds.get(keyword, "")).strip().lower(), pattern.strip().lower())
+            for keyword, pattern in patterns.items()
+            if pattern
+        )
+
+    def __str__(self) -> str:
+        given = {
+            "station": self.station_name,
+            "description": self.series_description,
+            "protocol": self.protocol_name,
+        }
+        return ", ".join(f"{what} {pattern!r}" for what, pattern in given.items() if pattern)
+
+
+SiteTable = Sequence[SiteRule]
+
+
+def rule_for(ds: Dataset, table: SiteTable) -> SiteRule | None:
+    """The first rule that names the series of `ds`."""
+    return next((rule for rule in table if rule.names(ds)), None)

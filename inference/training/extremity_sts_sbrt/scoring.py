@@ -1,0 +1,113 @@
+"""What `extremity_sts_sbrt` finds of a simulated limb at two time points, beside the truth."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from inference.applications.extremity_sts_sbrt.course import course
+from inference.applications.extremity_sts_sbrt.examination import Examination, Infer, examine
+from inference.applications.extremity_sts_sbrt.network import STRUCTURES
+from inference.contract.findings import Mask
+from inference.phantoms.limb_study import B_VALUES, LimbStudy, limb_study, response, study_grid
+from inference.phantoms.scene import STANDARD, Scanner
+from inference.quantities.distances import shortest_distance
+from inference.quantities.panel import ADC, T1, T2, Volumes
+from inference.quantities.response import Course, Response
+from inference.quantities.statistics import Statistics
+from inference.training import pictures
+from inference.training.sarcoma import Case
+from inference.training.scoring import dice
+from inference.volumes.measurements import diameters, volume_ml
+from inference.volumes.volume import Array, Geometry, Volume
+
+TIME_POINTS = 2
+# As a scanner would plan it: slices, rows, columns and mm.
+MATRICES = (
+    (("t1w", "t1w_fs_post"), (40, 192, 192), (4.0, 1.15, 1.15)),
+    (("t2w_fs", "t1_map", "t2_map"), (40, 160, 160), (4.0, 1.38, 1.38)),
+    (("dwi",), (40, 112, 112), (4.0, 1.97, 1.97)),
+)
+SERIES = tuple(name for names, *_ in MATRICES for name in names)
+CATEGORIES = {"PR": Response.PARTIAL, "SD": Response.STABLE, "PD": Response.PROGRESSIVE}
+
+
+def volumes_of(
+    study: LimbStudy, scanner: Scanner, series: Collection[str] = SERIES, healthy: bool = False
+) -> tuple[Volumes, dict[str, Mask], Geometry]:
+    """Those series of a study, and the true masks on the grid of "t1w". `healthy` leaves the mass out."""
+    volumes: dict[str, tuple[Volume, ...]] = {}
+    shown = study.without_mass() if healthy else study
+    grids = {names: scanner.grid(study_grid(study, shape, spacing)) for names, shape, spacing in MATRICES}
+    for names, grid in grids.items():
+        images = shown.on(grid, scanner)
+        for name in set(names) & set(series):
+            if name == "dwi":
+                weighted = ((images.render(f"dwi_b{b:g}"), {"b-value": b}) for b in B_VALUES)
+                volumes[name] = tuple(_volume(array, grid, name, apart) for array, apart in weighted)
+            else:
+                volumes[name] = (_volume(images.render(name), grid, name, {}),)
+    first = next(iter(grids.values()))
+    return volumes, shown.on(first, scanner).masks, first
+
+
+def patient(
+    seed: int, scanner: Scanner, series: Collection[str], infer: Infer, drawings: Path | None = None
+) -> dict[str, Any]:
+    """The errors of each time point and whether the response is right; None where there is nothing to compare."""
+    points, examinations, lengths = [], [], []
+    for time_point in range(TIME_POINTS):
+        study = limb_study(seed, time_point)
+        volumes, masks, geometry = volumes_of(study, scanner, series)
+        found = examine(volumes, infer, 0.5)
+        examinations.append(found)
+        lengths.append(study.truth.long_axis)
+        points.append(_errors(study, found, masks, geometry))
+        if drawings and "mass" in found.masks:
+            case = Case(f"limb {seed} {time_point}", found.source.array, masks["mass"], geometry)
+            pictures.draw(case, found.masks["mass"], drawings)
+    right = None
+    if all("mass" in one.masks for one in examinations):
+        told = course(examinations)
+        right = isinstance(told, Course) and told.response is CATEGORIES[response(lengths).value]
+    return {"seed": seed, "time_points": points, "true_response": response(lengths).value, "response_right": right}
+
+
+def false_mass(seed: int, series: Collection[str], infer: Infer) -> float:
+    """mL that are outlined as mass in a limb that has none."""
+    volumes, _, _ = volumes_of(limb_study(seed), STANDARD, series, healthy=True)
+    return examine(volumes, infer, 0.5).volume("mass")
+
+
+def _errors(
+    study: LimbStudy, found: Examination, masks: dict[str, Mask], geometry: Geometry
+) -> dict[str, float | None]:
+    truth = study.truth
+    row: dict[str, float | None] = {}
+    for name in STRUCTURES:
+        there, outlined = bool(masks[name].any()), name in found.masks
+        row[f"dice_{name}"] = (dice(found.masks[name], masks[name]) if outlined else 0.0) if there else None
+        row[f"false_{name}_ml"] = found.volume(name) if outlined and not there else None
+    if "mass" not in found.masks:
+        return row
+    ideal = diameters(masks["mass"], geometry)
+    row |= {
+        "long_axis": found.diameters.long_axis - truth.long_axis,
+        "long_axis_ideal": ideal.long_axis - truth.long_axis,
+        "maximum_3d": found.diameters.maximum_3d - truth.maximum_3d,
+        "volume": 100.0 * (found.volume("mass") / truth.volume_ml - 1),
+        "volume_ideal": 100.0 * (volume_ml(masks["mass"], geometry) / truth.volume_ml - 1),
+        "necrosis_fraction": found.necrotic - 100.0 * truth.necrosis_fraction,
+    }
+    for quantity, true in ((ADC, truth.adc), (T1, truth.t1), (T2, truth.t2)):
+        for key, mask in (("", found.masks["mass"]), ("_ideal", masks["mass"])):
+            told = found.panel.statistics(quantity, mask)
+            row[quantity.name + key] = 100.0 * (told.mean / true - 1) if isinstance(told, Statistics) else None
+    for name, true in (("bundle", truth.bundle_distance), ("bone", truth.bone_distance)):
+        measured = found.distance(name)
+        row[f"{name}_distance"] = None if measured is None else measured - true
+        row[f"{name}_distance_ideal"] = shortest_distance(masks["mass"], masks[name], geometry).distance - true
+    return row
+
+
+def _volume(array: Array, grid: Geometry, name: str, told_apart: dict[str, Any]) -> Volume:
+    return Volume(array, grid, (), "study", name, "frame of reference", "MR", told_apart)

@@ -1,0 +1,144 @@
+"""Which planes of a series belong to one volume: by geometry, by what tells them apart, and by their order."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from inference.volumes.planes import B_VALUE, COMPONENT, ECHO_TIME, TIME, TRIGGER_TIME, Plane
+from storage.errors import InputRefused
+
+DIRECTION_TOLERANCE = 1e-3  # of a direction cosine: scanners round differently within one series
+SPACING_TOLERANCE = 1e-3  # mm, pixel spacing
+SAME_PLACE = 0.05  # mm along the normal, of images of several volumes: scanners round
+CONTRAST = frozenset({COMPONENT, ECHO_TIME, B_VALUE})  # slices that differ in these are never one volume
+REPETITION = "repetition"  # from 1, of volumes that only the order of acquisition tells apart
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """What is to be one volume, in any order. `told_apart` holds what all its planes say alike, and not None."""
+
+    planes: Sequence[Plane]
+    told_apart: Mapping[str, Any]
+
+
+def groups_of(planes: Sequence[Plane]) -> list[Group]:
+    """Groups planes that lie on one grid and that nothing tells apart; at each place a group has one plane.
+
+    A value that belongs to one slice (some scanners write a trigger time of its own into every slice) tells no volumes
+    apart, unless it is one of CONTRAST. Where several images of a group lie at each place, their numbers must run
+    through the places time and again, or stay at each for all repetitions.
+
+    Raises InputRefused: two images in one place, or a volume without a slice where one that it overlaps has one.
+    """
+    return [group for grid in _grids(planes) for group in _groups(grid)]
+
+
+def same_grid(one: Plane, other: Plane) -> bool:
+    """Whether two planes are parallel and alike: they may be slices of one volume."""
+    return (
+        (one.rows, one.columns) == (other.rows, other.columns)
+        and one.frame_of_reference_uid == other.frame_of_reference_uid
+        and np.allclose(one.spacing, other.spacing, atol=SPACING_TOLERANCE)
+        and np.allclose(one.row_direction, other.row_direction, atol=DIRECTION_TOLERANCE)
+        and np.allclose(one.column_direction, other.column_direction, atol=DIRECTION_TOLERANCE)
+    )
+
+
+def text_of(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float | int) else str(value)
+
+
+def _grids(planes: Sequence[Plane]) -> list[list[Plane]]:
+    """Planes of one orientation, matrix and spacing."""
+    grids: list[list[Plane]] = []
+    for plane in planes:
+        grid = next((grid for grid in grids if same_grid(plane, grid[0])), None)
+        if grid is None:
+            grids.append([plane])
+        else:
+            grid.append(plane)
+    return grids
+
+
+def _groups(grid: Sequence[Plane]) -> list[Group]:
+    """The volumes on one grid; each must have a slice at every place where one that it overlaps has."""
+    places = _places(grid)
+    keys = [key for key in grid[0].told_apart if key in CONTRAST or not _belongs_to_the_slice(key, grid, places)]
+    found: dict[tuple[Any, ...], list[Plane]] = {}
+    for plane in grid:
+        found.setdefault(tuple(plane.told_apart.get(key) for key in keys), []).append(plane)
+    groups = [group for part in found.values() for group in _repetitions(part, places)]
+    _refuse_unequal(groups, places)
+    return groups
+
+
+def _places(grid: Sequence[Plane]) -> dict[Plane, int]:
+    """The number of the place along the normal where each plane lies."""
+    along = np.array([float(plane.position @ grid[0].normal) for plane in grid])
+    order = np.argsort(along, kind="stable")
+    numbers = np.concatenate([[0], np.cumsum(np.diff(along[order]) > SAME_PLACE)])
+    return {grid[i]: int(number) for i, number in zip(order, numbers, strict=True)}
+
+
+def _belongs_to_the_slice(key: str, grid: Sequence[Plane], places: Mapping[Plane, int]) -> bool:
+    """Whether most values of `key` are found at one place only.
+
+    So are trigger times where no place has two images: in a stack gated by the heart those of some slices agree.
+    """
+    if key == TRIGGER_TIME and len(set(places.values())) == len(grid):
+        return True
+    found: dict[Any, set[int]] = {}
+    for plane in grid:
+        found.setdefault(plane.told_apart.get(key), set()).add(places[plane])
+    return len(found) > 1 and 2 * sum(len(at) == 1 for at in found.values()) > len(found)
+
+
+def _repetitions(part: Sequence[Plane], places: Mapping[Plane, int]) -> list[Group]:
+    """Splits images that nothing but their order tells apart."""
+    told = {
+        key: value
+        for key, value in part[0].told_apart.items()
+        if value is not None and all(plane.told_apart.get(key) == value for plane in part)
+    }
+    at = Counter(places[plane] for plane in part)
+    number = max(at.values())
+    if number == 1:
+        return [Group(part, told)]
+    if short := [place for place, images in at.items() if images < number]:
+        example = next(plane for plane in part if places[plane] == min(short))
+        raise InputRefused(
+            f"{sum(number - at[place] for place in short)} slice(s) missing: there are {number} images at most places "
+            f"but {at[min(short)]} where {example.label} lies; send the missing slices again"
+        )
+    ordered = sorted(part, key=lambda plane: plane.order)
+    sequence = np.array([places[plane] for plane in ordered])
+    if len({plane.order for plane in part}) == len(part):
+        again, at_once = np.sort(sequence.reshape(number, -1)), sequence.reshape(-1, number)
+        key = REPETITION if TIME in told else TIME
+        if (again == sorted(at)).all():
+            return [Group(ordered[k * len(at) : (k + 1) * len(at)], told | {key: k + 1.0}) for k in range(number)]
+        if (at_once == at_once[:, :1]).all():
+            return [Group(ordered[k::number], told | {key: k + 1.0}) for k in range(number)]
+    raise InputRefused(
+        f"{len(part) - len(at)} images lie where another one lies, and nothing in their headers tells them apart; "
+        "send each volume as a series of its own"
+    )
+
+
+def _refuse_unequal(groups: Sequence[Group], places: Mapping[Plane, int]) -> None:
+    """Where a volume begins late or ends early, only those that it overlaps show that slices are missing."""
+    covered = [frozenset(places[plane] for plane in group.planes) for group in groups]
+    different = set(covered)  # a time series has a thousand volumes
+    for group, at in zip(groups, covered, strict=True):
+        whole = {place for other in different if other & at for place in other}
+        if missing := whole - at:
+            lacking = next(plane for plane, place in places.items() if place == min(missing))
+            what = ", ".join(f"{key} {text_of(value)}" for key, value in group.told_apart.items())
+            raise InputRefused(
+                f"{len(missing)} slice(s) missing: a volume of {len(at)} slices ({what}) beside others has none where "
+                f"{lacking.label} lies; send the missing slices again"
+            )

@@ -1,0 +1,92 @@
+"""Volumes in mL, lengths in mm, masks and resampling. Arrays are [slice, row, column]; affines map
+(slice, row, column, 1) to LPS mm."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.spatial import ConvexHull, QhullError
+from scipy.spatial.distance import pdist, squareform
+
+from inference.contract.findings import Mask
+from inference.volumes.volume import Affine, Geometry
+
+Points = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Diameters:
+    """mm. `long_axis` is the longest diameter in any one slice, `short_axis` the width of that slice's outline
+    perpendicular to it, `maximum_3d` the longest distance between any two points of the surface (IBSI L0JK)."""
+
+    long_axis: float
+    short_axis: float
+    maximum_3d: float
+
+
+def volume_ml(mask: Mask, geometry: Geometry) -> float:
+    """Number of voxels times the voxel's volume."""
+    return float(np.count_nonzero(mask)) * geometry.voxel_volume / 1000.0
+
+
+def centroid_lps(mask: Mask, geometry: Geometry) -> tuple[float, float, float]:
+    """Mean position of the voxel centres, LPS mm."""
+    x, y, z = geometry.to_lps(np.argwhere(mask).mean(axis=0, keepdims=True))[0]
+    return float(x), float(y), float(z)
+
+
+def diameters(mask: Mask, geometry: Geometry) -> Diameters:
+    """Diameters between the centres of surface faces, where a surface at half height lies. `mask` must not be empty."""
+    long_axis, short_axis = 0.0, 0.0
+    for k in np.flatnonzero(mask.any(axis=(1, 2))):
+        corners = _hull(faces(mask[k : k + 1], axes=(1, 2)) + np.array([k, 0, 0]), geometry)
+        distances = squareform(pdist(corners))
+        if distances.max() > long_axis:
+            long_axis = float(distances.max())
+            i, j = np.unravel_index(int(distances.argmax()), distances.shape)
+            along = (corners[j] - corners[i]) / long_axis
+            across = np.cross(geometry.normal, along)
+            short_axis = float(np.ptp(corners @ across))
+    return Diameters(long_axis, short_axis, float(pdist(_hull(faces(mask, axes=(0, 1, 2)), geometry)).max()))
+
+
+def largest_component(mask: Mask) -> Mask:
+    """The largest 26-connected component; an empty mask stays empty."""
+    labels, count = ndimage.label(mask, np.ones((3, 3, 3)))
+    if count <= 1:
+        return mask
+    largest: Mask = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
+    return largest
+
+
+def resample(
+    array: NDArray[Any], affine_from: Affine, affine_to: Affine, shape_to: tuple[int, int, int], order: int
+) -> NDArray[Any]:
+    """`array` on another grid: `order` 0 nearest, 1 linear. Outside of the old grid the result is 0."""
+    step = np.linalg.inv(affine_from) @ affine_to
+    return ndimage.affine_transform(
+        array, step[:3, :3], step[:3, 3], output_shape=shape_to, order=order, mode="constant", cval=0
+    )
+
+
+def faces(mask: Mask, axes: tuple[int, ...]) -> Points:
+    """(n, 3) indices of the centres of the faces between inside and outside, along `axes`."""
+    padded = np.pad(mask, 1)
+    found = []
+    for axis in axes:
+        change = np.argwhere(np.diff(padded.astype(np.int8), axis=axis) != 0).astype(float)
+        change[:, axis] += 0.5
+        found.append(change - 1.0)
+    return np.concatenate(found)
+
+
+def _hull(indices: Points, geometry: Geometry) -> Points:
+    """The LPS points that span the convex hull; all of them where they are flat."""
+    points = geometry.to_lps(indices)
+    spread = indices[:, np.ptp(indices, axis=0) > 0]
+    try:
+        return points[ConvexHull(spread).vertices]
+    except (QhullError, ValueError):
+        return points

@@ -1,0 +1,239 @@
+"""Image planes from DICOM headers: one per single-frame instance, one per frame of an Enhanced object, one per tile of
+an image that several slices are tiled into. No pixels.
+
+Classic and Enhanced MR keep the same facts in different places (PS3.3 C.7.6.2 against the functional groups of
+C.7.6.16); everything after this module sees `Plane` only.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.tag import Tag
+
+from inference.headers.attributes import values, vector
+from inference.headers.diffusion import direction, weighting
+from inference.headers.private import PrivateElements
+from inference.volumes.tiles import tiled_as, tiling_of
+from storage.errors import InputRefused
+
+Vector = NDArray[np.float64]
+COMPONENT = "image component"
+ECHO_TIME = "EchoTime"
+B_VALUE = "b-value"
+DIRECTION = "gradient direction"  # (x, y, z), as the vendor writes it
+POSITION = "ImagePositionPatient"
+TIME = "TemporalPositionIdentifier"
+TRIGGER_TIME = "TriggerTime"
+SPATIAL = frozenset(Tag(k) for k in ("StackID", "InStackPositionNumber", POSITION, "PlanePositionSequence"))
+COMPONENTS = {
+    "M": "magnitude", "P": "phase", "R": "real", "I": "imaginary",
+    "MAGNITUDE": "magnitude", "PHASE": "phase", "REAL": "real", "IMAGINARY": "imaginary",
+    "W": "water", "F": "fat", "IP": "in phase", "OP": "opposed phase",
+    "WATER": "water", "FAT": "fat", "IN_PHASE": "in phase", "OPP_PHASE": "opposed phase",
+    "FF": "fat fraction", "FIELD_MAP": "field map", "ADC": "ADC", "FA": "FA", "T1 MAP": "T1 map", "T2 MAP": "T2 map",
+}  # fmt: skip
+
+GE_COMPONENTS: Mapping[float, str] = {0: "M", 1: "P", 2: "R", 3: "I"}
+
+
+@dataclass(frozen=True, eq=False)
+class Plane:
+    """One image plane in patient space (LPS, mm).
+
+    `row_direction` points along a row (increasing column), `column_direction` down a column (increasing row).
+    `spacing` is (between rows, between columns). `told_apart` holds what makes one image of a place differ from
+    another: times (ms), flip angle (degrees), b-value (s/mm2), number of the time point and the like; None where the
+    header is silent. `order` is that of acquisition, as far as numbers tell it, and `label` what a reader finds the
+    plane by. `tile` is the row and column, from 0, of its first pixel in an image that several slices are tiled into;
+    None where an image is one slice.
+    """
+
+    path: Path
+    sop_class_uid: str
+    sop_instance_uid: str
+    frame_number: int | None
+    frame_of_reference_uid: str
+    rows: int
+    columns: int
+    position: Vector
+    row_direction: Vector
+    column_direction: Vector
+    spacing: tuple[float, float]
+    told_apart: Mapping[str, Any]
+    order: tuple[float, ...]
+    label: str
+    tile: tuple[int, int] | None = None
+
+    @property
+    def normal(self) -> Vector:
+        """Unit vector; with it, row and column direction are right-handed."""
+        normal: Vector = np.cross(self.row_direction, self.column_direction)
+        return normal
+
+
+def functional(ds: Dataset, frame: int, group: str) -> Dataset | None:
+    """The functional group macro `group` of frame `frame` (from 0): its own, or else the shared one."""
+    for groups in (ds.PerFrameFunctionalGroupsSequence[frame], ds.SharedFunctionalGroupsSequence[0]):
+        if groups.get(group):
+            item: Dataset = groups[group][0]
+            return item
+    return None
+
+
+def is_image(ds: Dataset) -> bool:
+    return "Rows" in ds and "Columns" in ds
+
+
+def is_enhanced(ds: Dataset) -> bool:
+    return bool(ds.get("PerFrameFunctionalGroupsSequence")) and bool(ds.get("SharedFunctionalGroupsSequence"))
+
+
+def planes_of(ds: Dataset, path: Path) -> Iterator[Plane]:
+    """The planes of one instance, in frame order. Raises InputRefused naming what the header lacks."""
+    name = f"instance {ds.get('SOPInstanceUID', 'without SOPInstanceUID')}"
+    if not is_image(ds):
+        raise InputRefused(f"{name} is not an image: it has no Rows and Columns")
+    if int(ds.get("SamplesPerPixel", 1)) != 1:
+        raise InputRefused(f"{name} is a colour image, which is no measured signal")
+    if is_enhanced(ds):
+        count = len(ds.PerFrameFunctionalGroupsSequence)
+        if int(ds.get("NumberOfFrames", 1)) != count:
+            raise InputRefused(f"{name} says NumberOfFrames {ds.get('NumberOfFrames')} but describes {count} frames")
+        dimensions = _other_dimensions(ds)
+        for frame in range(count):
+            yield _enhanced_plane(ds, path, frame, name, dimensions)
+    elif int(ds.get("NumberOfFrames") or 1) != 1:
+        raise InputRefused(f"{name} has several frames without the functional groups that place them in space")
+    elif kind := tiled_as(ds):
+        yield from _tiled_planes(ds, path, kind, name)
+    else:
+        yield _plane(ds, path, None, name, vector(ds, POSITION, 3, name), ds, ds, _classic_differences(ds))
+
+
+def _tiled_planes(ds: Dataset, path: Path, kind: str, name: str) -> Iterator[Plane]:
+    tiling = tiling_of(ds, kind, name)
+    plane = _plane(ds, path, None, name, tiling.positions[0], ds, ds, _classic_differences(ds))
+    for k, (corner, position) in enumerate(zip(tiling.corners, tiling.positions, strict=True), 1):
+        yield replace(
+            plane,
+            rows=tiling.rows,
+            columns=tiling.columns,
+            position=position,
+            order=(*plane.order, k),
+            label=f"tile {k} of {plane.label}",
+            tile=corner,
+        )
+
+
+def _enhanced_plane(ds: Dataset, path: Path, frame: int, name: str, dimensions: list[int]) -> Plane:
+    at, orientation, measures = (
+        functional(ds, frame, f"{g}Sequence") for g in ("PlanePosition", "PlaneOrientation", "PixelMeasures")
+    )
+    if at is None or orientation is None or measures is None:
+        raise InputRefused(f"{name}, frame {frame + 1}: position, orientation or pixel measures are missing")
+    position = vector(at, POSITION, 3, f"{name}, frame {frame + 1}")
+    plane = _plane(ds, path, frame + 1, name, position, orientation, measures, _enhanced_differences(ds, frame))
+    content = functional(ds, frame, "FrameContentSequence")
+    index = values(content.get("DimensionIndexValues")) if content is not None else []
+    others = [float(index[d]) for d in dimensions if d < len(index)]
+    return replace(plane, order=(*plane.order, *others, frame + 1), label=f"frame {frame + 1} of {plane.label}")
+
+
+def _other_dimensions(ds: Dataset) -> list[int]:
+    """Which of the dimension indices (PS3.3 C.7.6.17) say something else than where a frame lies."""
+    pointers = [item.get("DimensionIndexPointer") for item in ds.get("DimensionIndexSequence") or []]
+    return [d for d, pointer in enumerate(pointers) if pointer not in SPATIAL]
+
+
+def _plane(
+    ds: Dataset,
+    path: Path,
+    frame_number: int | None,
+    name: str,
+    position: Vector,
+    orientation: Dataset,
+    measures: Dataset,
+    told_apart: Mapping[str, Any],
+) -> Plane:
+    where = name if frame_number is None else f"{name}, frame {frame_number}"
+    directions = vector(orientation, "ImageOrientationPatient", 6, where)
+    spacing = vector(measures, "PixelSpacing", 2, where)
+    row, column = directions[:3], directions[3:]
+    if abs(np.linalg.norm(row) - 1) > 1e-3 or abs(np.linalg.norm(column) - 1) > 1e-3 or abs(float(row @ column)) > 1e-3:
+        raise InputRefused(f"{where}: ImageOrientationPatient is not two perpendicular unit vectors")
+    if not np.all(spacing > 0):
+        raise InputRefused(f"{where}: PixelSpacing is not positive")
+    return Plane(
+        path=path,
+        sop_class_uid=str(ds.SOPClassUID),
+        sop_instance_uid=str(ds.SOPInstanceUID),
+        frame_number=frame_number,
+        frame_of_reference_uid=str(ds.get("FrameOfReferenceUID", "")),
+        rows=int(ds.Rows),
+        columns=int(ds.Columns),
+        position=position,
+        row_direction=row / np.linalg.norm(row),
+        column_direction=column / np.linalg.norm(column),
+        spacing=(float(spacing[0]), float(spacing[1])),
+        told_apart=told_apart,
+        order=(number(ds.get("AcquisitionNumber")) or 0, number(ds.get("InstanceNumber")) or 0),
+        label=f"image {ds.get('InstanceNumber') or '?'}",
+    )
+
+
+def _classic_differences(ds: Dataset) -> dict[str, Any]:
+    b, gradient = weighting(ds)
+    return {
+        ECHO_TIME: number(ds.get(ECHO_TIME)),
+        "InversionTime": number(ds.get("InversionTime")) or None,
+        COMPONENT: _component(ds.get("ImageType")) or COMPONENTS.get(ge_component(PrivateElements(ds))),
+        B_VALUE: number(b),
+        DIRECTION: gradient,
+        TIME: number(ds.get(TIME)),
+        TRIGGER_TIME: number(ds.get(TRIGGER_TIME)) or None,
+        "FlipAngle": number(ds.get("FlipAngle")),
+    }
+
+
+def _enhanced_differences(ds: Dataset, frame: int) -> dict[str, Any]:
+    def found(group: str, keyword: str) -> Any:
+        item = functional(ds, frame, group)
+        return None if item is None else item.get(keyword)
+
+    gradient = found("MRDiffusionSequence", "DiffusionGradientDirectionSequence")
+    return {
+        ECHO_TIME: number(found("MREchoSequence", "EffectiveEchoTime")),
+        "InversionTime": number(next(iter(values(found("MRModifierSequence", "InversionTimes"))), None)) or None,
+        COMPONENT: _component(found("MRImageFrameTypeSequence", "FrameType") or ds.get("ImageType")),
+        B_VALUE: number(found("MRDiffusionSequence", "DiffusionBValue")),
+        DIRECTION: direction(gradient[0].get("DiffusionGradientOrientation")) if gradient else None,
+        TIME: number(found("FrameContentSequence", "TemporalPositionIndex")),
+        TRIGGER_TIME: number(found("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime")) or None,
+        "FlipAngle": number(found("MRTimingAndRelatedParametersSequence", "FlipAngle")),
+    }
+
+
+def _component(image_type: Any) -> str | None:
+    """Magnitude, phase, water ... from ImageType or FrameType (PS3.3 C.8.13.3.1.1), value 3 onwards."""
+    found = [COMPONENTS[v] for v in (str(value).upper() for value in values(image_type)[2:]) if v in COMPONENTS]
+    return found[0] if found else None
+
+
+def ge_component(private: PrivateElements) -> str:
+    """The letter of magnitude, phase, real and imaginary images, into which GE may write one ImageType; "" if there is
+    none."""
+    found = private.numbers(0x0043, "GEMS_PARM_01", 0x2F, "SS", "GE")
+    return GE_COMPONENTS.get(found[0], "") if found else ""
+
+
+def number(value: Any) -> float | None:
+    """A header's number, so rounded that the scanner's own rounding does not split a series; None if there is none."""
+    try:
+        return round(float(value), 2)
+    except (TypeError, ValueError):
+        return None
