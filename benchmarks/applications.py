@@ -20,9 +20,9 @@ from pydicom import dcmread
 
 from benchmarks.peak import memory
 from benchmarks.report import Failed, console, markdown, show, versions
+from dicom_node.demo.simulator.limb_study import write_limb_patient
+from dicom_node.objects.base.common import ObjectContext
 from dicom_node.objects.build import build_objects
-from dicom_node.objects.common import ObjectContext
-from dicom_node.simulator.limb_study import write_limb_patient
 from inference.contract.application import Application, SeriesInput, load_application
 from inference.contract.binding import bind
 from inference.contract.inputs import input_key

@@ -23,7 +23,7 @@ from benchmarks.report import Failed
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 STORESCP = "/usr/bin/storescp"  # pynetdicom puts a script of the same name into the environment
-NODE = (sys.executable, "-m", "dicom_node.cli")
+NODE = (sys.executable, "-m", "dicom_node.cli.main")
 
 NODE_CONFIG = """\
 [node]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from dicom_node.settings import ApplicationSettings
+from dicom_node.settings.model import ApplicationSettings
 from inference.contract.manifest import Manifest, load_manifest
 from storage.errors import ModelRefused
 

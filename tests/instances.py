@@ -9,7 +9,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from pynetdicom.sop_class import MRImageStorage
 
-from dicom_node.destinations.base import Reference
+from dicom_node.deliver.destinations.base import Reference
 
 MakeFile = Callable[..., Path]
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from dicom_node.completion import (
+from dicom_node.complete.decide import (
     Complete,
     CompletionRule,
     Evidence,
@@ -19,7 +19,7 @@ from dicom_node.completion import (
     quiet_since,
     whole_series,
 )
-from dicom_node.wholeness import take_inventory
+from dicom_node.complete.inventory import take_inventory
 from storage.records import (
     AssociationEnd,
     Facts,

@@ -11,8 +11,8 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from dicom_node import settings
-from dicom_node.settings import DESTINATION_KINDS, DestinationSettings, DimseSettings, Settings, load
+from dicom_node.settings.model import DESTINATION_KINDS, DestinationSettings, DimseSettings, Settings, load
+from dicom_node.settings.model import model as settings
 from inference.contract.bundle import BundleFile
 from inference.contract.manifest import load_manifest
 from tests.conftest import REPOSITORY

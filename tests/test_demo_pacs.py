@@ -13,9 +13,9 @@ from pydicom import dcmread
 from pydicom.uid import generate_uid
 from pynetdicom.sop_class import MRImageStorage
 
-from dicom_node.demo_pacs import Kind, Pacs, StoredInstance, find_orthanc, start_pacs
-from dicom_node.destinations.base import SendResult
-from dicom_node.scu import Target, echo, send_files
+from dicom_node.deliver.destinations.base import SendResult
+from dicom_node.demo.pacs import Kind, Pacs, StoredInstance, find_orthanc, start_pacs
+from dicom_node.dimse.scu import Target, echo, send_files
 from tests.instances import MakeFile
 
 CALLER = "TEST_SCU"
@@ -147,7 +147,7 @@ def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     if not sys.platform.startswith("linux"):
         pytest.skip("only Linux ends children with their parents")
     code = (
-        "import sys, time; from pathlib import Path; from dicom_node.demo_pacs import Kind, start_pacs\n"
+        "import sys, time; from pathlib import Path; from dicom_node.demo.pacs import Kind, start_pacs\n"
         "print(start_pacs(Path(sys.argv[1]), kind=Kind.ORTHANC).port, flush=True); time.sleep(600)"
     )
     owner = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)

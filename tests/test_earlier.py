@@ -13,13 +13,13 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from rich.console import Console
 
-from dicom_node import views
-from dicom_node.backoff import Backoff
 from dicom_node.catalogue import ConfiguredApplication
-from dicom_node.earlier import acquired, visit_of
-from dicom_node.profiles import ObjectProfile
-from dicom_node.scheduler import Scheduler, Urgency
-from dicom_node.worker import Worker
+from dicom_node.demo import views
+from dicom_node.objects.profiles import ObjectProfile
+from dicom_node.route.earlier import acquired, visit_of
+from dicom_node.runtime.backoff import Backoff
+from dicom_node.schedule import Scheduler, Urgency
+from dicom_node.work.worker import Worker
 from inference.contract.application import SeriesInput
 from inference.contract.findings import Findings
 from inference.contract.inputs import EarlierRule, InputRule

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from dicom_node import views
-from dicom_node.completion import Complete, CompletionRule, Wait, decide
-from dicom_node.wholeness import take_inventory
+from dicom_node.complete.decide import Complete, CompletionRule, Wait, decide
+from dicom_node.complete.inventory import take_inventory
+from dicom_node.demo import views
 from storage.records import Facts, NewJob, SourceAnswer, Undelivered
 from storage.tables.confirmations import Confirmations
 from storage.tables.database.connection import Database, default_url

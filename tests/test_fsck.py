@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from dicom_node.app import build_indexer, open_stores
-from dicom_node.settings import load
+from dicom_node.roles import build_indexer, open_stores
+from dicom_node.settings.model import load
 from storage.log.journal import Journal
 from tests.storage.node import STUDY, received
 
@@ -32,7 +32,7 @@ def config(tmp_path: Path) -> Path:
 
 def fsck(config: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
     done = subprocess.run(
-        [sys.executable, "-m", "dicom_node.cli", "fsck", "--json", "--config", config, *arguments],
+        [sys.executable, "-m", "dicom_node.cli.main", "fsck", "--json", "--config", config, *arguments],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     return done.returncode, json.loads(done.stdout)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from dicom_node.indexer import Indexer
+from dicom_node.index.indexer import Indexer
 from storage.errors import Retriable
 from storage.log import journal
 from storage.log.files import FileSystem

@@ -9,11 +9,11 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from dicom_node.backoff import Backoff
 from dicom_node.catalogue import ConfiguredApplication
-from dicom_node.profiles import ObjectProfile
-from dicom_node.simulator.phantom_study import PhantomStudy
-from dicom_node.worker import Worker
+from dicom_node.demo.simulator.phantom_study import PhantomStudy
+from dicom_node.objects.profiles import ObjectProfile
+from dicom_node.runtime.backoff import Backoff
+from dicom_node.work.worker import Worker
 from inference.contract.application import Progress, SeriesInput
 from inference.contract.findings import Algorithm, Findings, Segment
 from inference.contract.manifest import InputRule, Manifest

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console, RenderableType
 
-from dicom_node import views
-from dicom_node.backoff import Backoff
-from dicom_node.dispatcher import Dispatcher
+from dicom_node.deliver.dispatcher import Dispatcher
+from dicom_node.demo import views
+from dicom_node.runtime.backoff import Backoff
 from inference.contract.binding import bind
 from inference.contract.inputs import InputRule
 from inference.series.recogniser import Kind, SeriesDescription

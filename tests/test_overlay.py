@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dicom_node.demo.overlay import LEGEND_ROW, PANEL, upright, write_overlay
+from dicom_node.demo.simulator.mr_series import Stack
+from dicom_node.demo.simulator.phantom_study import Limb, write_phantom_study
 from dicom_node.objects.build import ObjectContext
 from dicom_node.objects.seg import build_seg
-from dicom_node.overlay import LEGEND_ROW, PANEL, upright, write_overlay
-from dicom_node.simulator.mr_series import Stack
-from dicom_node.simulator.phantom_study import Limb, write_phantom_study
 from inference.contract.findings import Algorithm, Code, Findings, Segment
 from inference.volumes.volume import read_volume
 

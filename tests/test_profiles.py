@@ -2,7 +2,7 @@
 
 import pytest
 
-from dicom_node.profiles import Kind, Offer, choose, stands_for
+from dicom_node.objects.profiles import Kind, Offer, choose, stands_for
 
 DEFAULT = frozenset({Kind.SEG, Kind.PM, Kind.SR})
 SR_3D = {Kind.SR, Kind.SR_REGIONS}

@@ -12,10 +12,10 @@ from pydicom.uid import generate_uid
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, Verification
 
-from dicom_node.demo_pacs import Kind, find_orthanc, free_port, start_pacs
+from dicom_node.demo.pacs import Kind, find_orthanc, free_port, start_pacs
+from dicom_node.dimse.query import DimseSource
+from dicom_node.dimse.scu import Target, send_files
 from dicom_node.errors import PeerRefused, PeerUnavailable
-from dicom_node.query import DimseSource
-from dicom_node.scu import Target, send_files
 from tests.acceptance.studies import write_ball_study
 
 

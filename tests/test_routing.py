@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from dicom_node.catalogue import ConfiguredApplication
-from dicom_node.earlier import EarlierStudy
-from dicom_node.routing import route
+from dicom_node.route.earlier import EarlierStudy
+from dicom_node.route.route import route
 from inference.contract.inputs import EarlierRule, InputRule
 from inference.contract.manifest import Manifest
 from inference.series.recogniser import Kind, SeriesDescription

@@ -10,9 +10,9 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from dicom_node.catalogue import ConfiguredApplication
-from dicom_node.completion import CompletionRule
+from dicom_node.complete.decide import CompletionRule
 from dicom_node.errors import PeerRefused, PeerUnavailable
-from dicom_node.scheduler import Scheduler, Urgency
+from dicom_node.schedule import Scheduler, Urgency
 from inference.contract.manifest import InputRule, Manifest
 from inference.series.kinds import Kind
 from inference.series.sites import SiteRule, SiteTable
@@ -478,7 +478,7 @@ def test_a_study_that_cannot_be_routed_is_reported(
     def broken(*arguments: object) -> None:
         raise KeyError("SECRET^PERSON")
 
-    monkeypatch.setattr("dicom_node.scheduler.route", broken)
+    monkeypatch.setattr("dicom_node.schedule.route", broken)
     sweeper = scheduler(node, clock, applications=[application(start=False)])
     push(node, clock, write_ball_study(tmp_path / "study").paths, "a", 20)
     end(sweeper, node, clock)

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from dicom_node.errors import ConfigurationError
-from dicom_node.profiles import Kind, ObjectProfile, SegmentationForm
-from dicom_node.settings import DicomwebSettings, FolderSettings, load
+from dicom_node.objects.profiles import Kind, ObjectProfile, SegmentationForm
+from dicom_node.settings.model import DicomwebSettings, FolderSettings, load
 from inference.series.kinds import Kind as SeriesKind
 from inference.series.sites import SiteRule
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from dicom_node.wholeness import Grade, is_image, take_inventory
+from dicom_node.complete.inventory import Grade, is_image, take_inventory
 from storage.records import Facts, InstanceEvidence, StudyContents
 
 NOW = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)

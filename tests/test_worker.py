@@ -11,10 +11,10 @@ import pytest
 from pydicom import dcmread
 from sqlalchemy import update
 
-from dicom_node.backoff import Backoff
 from dicom_node.catalogue import ConfiguredApplication
-from dicom_node.profiles import Kind, ObjectProfile
-from dicom_node.worker import EXIT_AGAIN, Worker
+from dicom_node.objects.profiles import Kind, ObjectProfile
+from dicom_node.runtime.backoff import Backoff
+from dicom_node.work.worker import EXIT_AGAIN, Worker
 from storage.records import JobState
 from storage.tables import schema
 from storage.tables.database.connection import Database
@@ -29,9 +29,9 @@ Hang = Callable[[float], subprocess.Popen[str]]
 HANGING = """
 import sys, threading, time
 from pathlib import Path
-from dicom_node.backoff import Backoff
+from dicom_node.runtime.backoff import Backoff
 from dicom_node.catalogue import ConfiguredApplication
-from dicom_node.worker import Worker
+from dicom_node.work.worker import Worker
 from storage.tables.database.connection import Database
 from storage.log.instances import InstanceStore
 from storage.tables.jobs import Jobs
@@ -58,10 +58,10 @@ WRITING = """
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from dicom_node.backoff import Backoff
+from dicom_node.runtime.backoff import Backoff
 from dicom_node.catalogue import ConfiguredApplication
-from dicom_node.logs import configure
-from dicom_node.worker import Worker
+from dicom_node.runtime.logs import configure
+from dicom_node.work.worker import Worker
 from storage.tables.database.connection import Database
 from storage.log.instances import InstanceStore
 from storage.tables.jobs import Jobs

@@ -1,7 +1,7 @@
 """Findings to result objects, in the order of delivery: a report follows what it refers to.
 
 Beside what a destination is to get stand the objects that take its place where the destination does not take it; which
-of them is sent, `dicom_node.profiles` decides at delivery.
+of them is sent, `dicom_node.objects.profiles` decides at delivery.
 """
 
 import logging
@@ -12,15 +12,15 @@ from functools import cached_property
 from pydicom.dataset import Dataset
 from pydicom.uid import ComprehensiveSRStorage, EnhancedSRStorage
 
-from dicom_node.logs import fields
-from dicom_node.objects.common import ObjectContext, Predecessor
+from dicom_node.objects.base.common import ObjectContext, Predecessor
 from dicom_node.objects.ko import build_ko
 from dicom_node.objects.pm import build_pm
+from dicom_node.objects.profiles import Kind, ObjectProfile, SegmentationForm, stands_for
 from dicom_node.objects.rtstruct import build_rtstruct
 from dicom_node.objects.sc import build_sc
 from dicom_node.objects.seg import build_seg
 from dicom_node.objects.sr import as_sop_class, build_sr
-from dicom_node.profiles import Kind, ObjectProfile, SegmentationForm, stands_for
+from dicom_node.runtime.logs import fields
 from inference.contract.findings import Findings
 
 __all__ = ["Built", "ObjectContext", "Predecessor", "build_objects"]

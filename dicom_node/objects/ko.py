@@ -12,10 +12,10 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as SRCode
 from pydicom.uid import RTStructureSetStorage
 
-from dicom_node.objects import content
-from dicom_node.objects.codes import RESEARCH_NOTICE
-from dicom_node.objects.common import NODE, ObjectContext, Predecessor, describe, describe_origin, source_header
-from dicom_node.objects.outline import key_slice
+from dicom_node.objects.base.codes import RESEARCH_NOTICE
+from dicom_node.objects.base.common import NODE, ObjectContext, Predecessor, describe, describe_origin, source_header
+from dicom_node.objects.drawing.outline import key_slice
+from dicom_node.objects.report import content
 from inference.contract.findings import Algorithm, Findings
 
 SERIES_NUMBER = 9012

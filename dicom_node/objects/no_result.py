@@ -8,9 +8,9 @@ from highdicom import sr
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
-from dicom_node.objects import content
-from dicom_node.objects.codes import PRIVATE, REASONS, RESEARCH_NOTICE, sr_code
-from dicom_node.objects.common import ObjectContext, describe_result, equipment, source_header
+from dicom_node.objects.base.codes import PRIVATE, REASONS, RESEARCH_NOTICE, sr_code
+from dicom_node.objects.base.common import ObjectContext, describe_result, equipment, source_header
+from dicom_node.objects.report import content
 from inference.contract.findings import NoResult
 
 SERIES_NUMBER = 9013

@@ -9,8 +9,8 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import DS
 
-from dicom_node.objects.codes import sr_code
-from dicom_node.objects.common import ObjectContext, describe, equipment, sharing, slice_headers
+from dicom_node.objects.base.codes import sr_code
+from dicom_node.objects.base.common import ObjectContext, describe, equipment, sharing, slice_headers
 from inference.contract.findings import Findings, ParametricMap
 from inference.volumes.planes import functional, is_enhanced
 from inference.volumes.volume import Volume

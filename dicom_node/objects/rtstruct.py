@@ -11,9 +11,9 @@ from pydicom.sr.codedict import codes
 from pydicom.tag import Tag
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
 
-from dicom_node.objects.blank import new_object
-from dicom_node.objects.common import ObjectContext, describe, slice_headers, source_headers
-from dicom_node.objects.outline import Polygon, contours
+from dicom_node.objects.base.common import ObjectContext, describe, slice_headers, source_headers
+from dicom_node.objects.drawing.blank import new_object
+from dicom_node.objects.drawing.outline import Polygon, contours
 from inference.contract.findings import Code, Findings, Mask, Segment
 from inference.volumes.planes import Plane, planes_of
 from inference.volumes.volume import FrameReference, Volume

@@ -16,11 +16,11 @@ from pydicom.sr.codedict import codes
 from pydicom.tag import Tag
 from pydicom.uid import MultiFrameTrueColorSecondaryCaptureImageStorage
 
-from dicom_node.drawing import Box, draw_marks, drawable, font, letters, windowed
-from dicom_node.objects.blank import new_object
-from dicom_node.objects.codes import RESEARCH_NOTICE
-from dicom_node.objects.common import ObjectContext, describe, source_headers
-from dicom_node.objects.outline import boundaries, key_slice
+from dicom_node.objects.base.codes import RESEARCH_NOTICE
+from dicom_node.objects.base.common import ObjectContext, describe, source_headers
+from dicom_node.objects.drawing.blank import new_object
+from dicom_node.objects.drawing.drawing import Box, draw_marks, drawable, font, letters, windowed
+from dicom_node.objects.drawing.outline import boundaries, key_slice
 from inference.contract.findings import Evaluation, Findings, Measurement, Segment
 from inference.volumes.volume import FrameReference, Volume
 

@@ -22,11 +22,11 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.valuerep import DS
 
-from dicom_node.logs import fields
-from dicom_node.objects.codes import sr_code
-from dicom_node.objects.common import ObjectContext, describe, equipment, slice_headers, slice_position
-from dicom_node.objects.encoding import add_sequence, element, encoded, item, sequence
-from dicom_node.profiles import ObjectProfile, SegmentationForm
+from dicom_node.objects.base.codes import sr_code
+from dicom_node.objects.base.common import ObjectContext, describe, equipment, slice_headers, slice_position
+from dicom_node.objects.base.encoding import add_sequence, element, encoded, item, sequence
+from dicom_node.objects.profiles import ObjectProfile, SegmentationForm
+from dicom_node.runtime.logs import fields
 from inference.contract.findings import Findings, Segment
 from inference.volumes.planes import functional, is_enhanced
 from inference.volumes.volume import FrameReference, Volume

@@ -12,11 +12,11 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as SRCode
 from pydicom.uid import UID
 
-from dicom_node.objects import content
-from dicom_node.objects.codes import PRIVATE, RESEARCH_NOTICE, VOLUME, sr_code
-from dicom_node.objects.common import ObjectContext, describe, equipment, sharing, source_headers
-from dicom_node.objects.image_library import image_library
-from dicom_node.objects.outline import key_slice, outline, outline_of, parts_of
+from dicom_node.objects.base.codes import PRIVATE, RESEARCH_NOTICE, VOLUME, sr_code
+from dicom_node.objects.base.common import ObjectContext, describe, equipment, sharing, source_headers
+from dicom_node.objects.drawing.outline import key_slice, outline, outline_of, parts_of
+from dicom_node.objects.report import content
+from dicom_node.objects.report.image_library import image_library
 from inference.contract.findings import Findings, Segment
 from inference.volumes.volume import Volume
 

@@ -6,7 +6,7 @@ A journal is a folder of segments, `00000001.log` and on. A segment is a row of 
     body (u32), CRC-32 of all of this (u32), little endian; then the meta, JSON in UTF-8; then the body.
 
 The body of an instance is its Part 10 file as it will be filed. Instances that are too large for a frame lie beside
-as files of their own, which their frame names. `dicom_node.indexer` files what a journal holds and removes segments
+as files of their own, which their frame names. `dicom_node/index` files what a journal holds and removes segments
 that are filed; whatever it has not got to is still here after a crash, and is filed then.
 
 A frame that a crash cut off is short, or has a wrong checksum, and ends its segment. It was never acknowledged, unless

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node.demo_pacs import Kind, Pacs, find_orthanc, free_port, start_pacs
-from dicom_node.scu import Target
+from dicom_node.demo.pacs import Kind, Pacs, find_orthanc, free_port, start_pacs
+from dicom_node.dimse.scu import Target
 from tests.acceptance.node import SCANNER, Node
 from tests.acceptance.tiny_model import write_bundle
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import psutil
 
-from dicom_node import views
-from dicom_node.app import open_stores
-from dicom_node.demo_pacs import Pacs
-from dicom_node.scu import Target, echo
-from dicom_node.settings import load
+from dicom_node.demo import views
+from dicom_node.demo.pacs import Pacs
+from dicom_node.dimse.scu import Target, echo
+from dicom_node.roles import open_stores
+from dicom_node.settings.model import load
 
 SCANNER = "SCANNER1"
 START_SECONDS = 90.0
@@ -122,7 +122,7 @@ class Node:
                 continue
             with self.log.open("ab") as output:
                 self._processes[role] = subprocess.Popen(
-                    [sys.executable, "-m", "dicom_node.cli", role, "--config", str(self.config)],
+                    [sys.executable, "-m", "dicom_node.cli.main", role, "--config", str(self.config)],
                     stdout=output,
                     stderr=output,
                     start_new_session=True,
@@ -182,13 +182,13 @@ class Node:
 
     def worker(self) -> int:
         """The worker's process id."""
-        (pid,) = [p.pid for p in self._family() if "dicom_node.worker_process" in p.cmdline()]
+        (pid,) = [p.pid for p in self._family() if "dicom_node.work.process" in p.cmdline()]
         return int(pid)
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Runs a command of this node."""
         return subprocess.run(
-            [sys.executable, "-m", "dicom_node.cli", *arguments, "--config", str(self.config)],
+            [sys.executable, "-m", "dicom_node.cli.main", *arguments, "--config", str(self.config)],
             capture_output=True,
             text=True,
             check=False,

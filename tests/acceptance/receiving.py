@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dicom_node.scu import Target, echo
+from dicom_node.dimse.scu import Target, echo
 from tests.storage.node import received
 
 CONFIG = """
@@ -80,7 +80,7 @@ class ReceivingNode:
             time.sleep(0.2)
 
     def _command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "dicom_node.cli", *arguments, "--config", str(self.config)]
+        return [sys.executable, "-m", "dicom_node.cli.main", *arguments, "--config", str(self.config)]
 
 
 def write_images(folder: Path, study: str, number: int) -> list[Path]:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dicom_node.simulator.mr_series import Stack
-from dicom_node.simulator.phantom_study import Limb, PhantomStudy, write_phantom_study
+from dicom_node.demo.simulator.mr_series import Stack
+from dicom_node.demo.simulator.phantom_study import Limb, PhantomStudy, write_phantom_study
 from inference.volumes.volume import Affine
 
 SHAPE, SPACING = (20, 64, 72), (4.0, 2.0, 2.0)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from pydicom.dataset import Dataset
 
-from dicom_node.demo_pacs import Pacs, free_port
-from dicom_node.scu import echo, find_files, send_files
+from dicom_node.demo.pacs import Pacs, free_port
+from dicom_node.dimse.scu import echo, find_files, send_files
 from tests.acceptance.node import SCANNER, Node, delivered
 from tests.acceptance.studies import write_ball_study
 from tests.acceptance.tiny_model import write_bundle
@@ -124,7 +124,7 @@ def test_port_scans_do_no_harm(place: tuple[Node, Pacs]) -> None:
 
 def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "dicom_node.cli", *map(str, arguments)],
+        [sys.executable, "-m", "dicom_node.cli.main", *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,

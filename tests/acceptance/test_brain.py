@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
-from dicom_node.demo_pacs import Pacs
-from dicom_node.overlay import masks_of, write_overlay
+from dicom_node.demo.overlay import masks_of, write_overlay
+from dicom_node.demo.pacs import Pacs
 from inference.volumes.measurements import centroid_lps, volume_ml
 from inference.volumes.volume import read_volume
 from tests.acceptance.conftest import Push

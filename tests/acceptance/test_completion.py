@@ -14,9 +14,9 @@ from pydicom.uid import generate_uid
 from pynetdicom import AE
 from pynetdicom.sop_class import ModalityPerformedProcedureStep
 
-from dicom_node.demo_pacs import Pacs
-from dicom_node.scu import Outgoing, StorageSCU, send_files
-from dicom_node.simulator.phantom_study import PhantomStudy
+from dicom_node.demo.pacs import Pacs
+from dicom_node.demo.simulator.phantom_study import PhantomStudy
+from dicom_node.dimse.scu import Outgoing, StorageSCU, send_files
 from tests.acceptance.node import SCANNER, Node, delivered
 from tests.acceptance.studies import write_ball_study
 

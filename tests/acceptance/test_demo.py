@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dicom_node.demo_pacs import find_orthanc
+from dicom_node.demo.pacs import find_orthanc
 from tests.acceptance.studies import write_ball_study
 from tests.acceptance.tiny_model import write_bundle
 
@@ -19,7 +19,7 @@ def demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     if find_orthanc() is None:
         pytest.skip("Orthanc is not installed: run tests/install-peers.sh")
     return subprocess.run(
-        [sys.executable, "-m", "dicom_node.cli", "demo", "--folder", str(folder), *arguments],
+        [sys.executable, "-m", "dicom_node.cli.main", "demo", "--folder", str(folder), *arguments],
         capture_output=True,
         text=True,
         check=False,

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from pydicom import dcmread
 
-from dicom_node.demo_pacs import Kind, Pacs, find_orthanc, free_port, start_pacs
-from dicom_node.scu import Target, send_files
+from dicom_node.demo.pacs import Kind, Pacs, find_orthanc, free_port, start_pacs
+from dicom_node.dimse.scu import Target, send_files
 from inference.contract.manifest import known_applications, takes_bundle
 from tests.acceptance.node import SCANNER, Node
 

@@ -8,10 +8,10 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from dicom_node.demo_pacs import Pacs
-from dicom_node.overlay import masks_of, write_overlay
-from dicom_node.scu import send_files
-from dicom_node.simulator.phantom_study import PhantomStudy
+from dicom_node.demo.overlay import masks_of, write_overlay
+from dicom_node.demo.pacs import Pacs
+from dicom_node.demo.simulator.phantom_study import PhantomStudy
+from dicom_node.dimse.scu import send_files
 from inference.volumes.measurements import centroid_lps, volume_ml
 from inference.volumes.volume import Volume, read_volume
 from tests.acceptance.conftest import Push

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node.demo_pacs import free_port
-from dicom_node.scu import send_files
+from dicom_node.demo.pacs import free_port
+from dicom_node.dimse.scu import send_files
 from tests.acceptance.receiving import ReceivingNode, uids, write_images
 from tests.dcmjs import Dcmjs, install
 from tests.dcmjs.requests import completed, created

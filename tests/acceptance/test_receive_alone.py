@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dicom_node.demo_pacs import free_port
-from dicom_node.scu import Target, echo
-from dicom_node.settings import load
+from dicom_node.demo.pacs import free_port
+from dicom_node.dimse.scu import Target, echo
+from dicom_node.settings.model import load
 
 LARGEST_RSS = 150e6  # bytes
 
@@ -26,7 +26,7 @@ def config(tmp_path: Path) -> Path:
 
 
 def command(config: Path) -> list[str]:
-    return [sys.executable, "-m", "dicom_node.cli", "receive", "--config", str(config)]
+    return [sys.executable, "-m", "dicom_node.cli.main", "receive", "--config", str(config)]
 
 
 @contextmanager

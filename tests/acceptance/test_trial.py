@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from dicom_node.demo_pacs import Kind, Pacs, find_orthanc, free_port, start_pacs
+from dicom_node.demo.pacs import Kind, Pacs, find_orthanc, free_port, start_pacs
+from dicom_node.dimse.scu import Target
 from dicom_node.objects.reading.report import Report, read_report
-from dicom_node.scu import Target
 from inference.contract.concepts import BONE_DISTANCE, BUNDLE_DISTANCE, LONG_AXIS, RESPONSE, VOLUME
 from inference.contract.findings import Code
 from inference.quantities.panel import ADC, T1, T2

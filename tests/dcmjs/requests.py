@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from dicom_node.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE
-from dicom_node.mpps import MODALITY_PERFORMED_PROCEDURE_STEP as MPPS
+from dicom_node.receive.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE
+from dicom_node.receive.procedure_steps import MODALITY_PERFORMED_PROCEDURE_STEP as MPPS
 from tests.storage.node import MR, SECRET
 
 

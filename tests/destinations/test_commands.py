@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node.app import build_destination, build_source
-from dicom_node.destinations.dicomweb import BearerAuth, DicomwebDestination
-from dicom_node.destinations.folder import FolderDestination
-from dicom_node.settings import load
+from dicom_node.deliver.destinations.dicomweb import BearerAuth, DicomwebDestination
+from dicom_node.deliver.destinations.folder import FolderDestination
+from dicom_node.roles import build_destination, build_source
+from dicom_node.settings.model import load
 from tests.destinations.web import Answer, Scripted
 
 CONFIG = """
@@ -60,7 +60,7 @@ def config(archive: Scripted, tmp_path: Path) -> Path:
 
 def run(config: Path, *arguments: str) -> tuple[int, str]:
     done = subprocess.run(
-        [sys.executable, "-m", "dicom_node.cli", *arguments, "--config", str(config)],
+        [sys.executable, "-m", "dicom_node.cli.main", *arguments, "--config", str(config)],
         capture_output=True,
         text=True,
         check=False,

@@ -21,9 +21,15 @@ from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian, Implic
 from pynetdicom import AE, build_role, evt
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
-from dicom_node.app import build_confirmer, open_stores
-from dicom_node.backoff import Backoff
-from dicom_node.commitment import (
+from dicom_node.deliver.confirmer import ASKING, Confirmer
+from dicom_node.deliver.destinations.base import Confirms, Reference
+from dicom_node.deliver.destinations.dicomweb import BasicAuth, DicomwebDestination
+from dicom_node.deliver.destinations.dimse import DimseDestination
+from dicom_node.deliver.destinations.folder import FolderDestination
+from dicom_node.deliver.dispatcher import Dispatcher
+from dicom_node.demo.pacs import Kind, Pacs, find_orthanc, free_port, start_pacs
+from dicom_node.dimse.scu import Target
+from dicom_node.receive.commitment import (
     ALL_COMMITTED,
     FAILURES_EXIST,
     PUSH_MODEL,
@@ -32,19 +38,13 @@ from dicom_node.commitment import (
     Report,
     Status,
 )
-from dicom_node.commitment import Failure as Failed
-from dicom_node.confirmation import ConfirmationService
-from dicom_node.confirmer import ASKING, Confirmer
-from dicom_node.demo_pacs import Kind, Pacs, find_orthanc, free_port, start_pacs
-from dicom_node.destinations.base import Confirms, Reference
-from dicom_node.destinations.dicomweb import BasicAuth, DicomwebDestination
-from dicom_node.destinations.dimse import DimseDestination
-from dicom_node.destinations.folder import FolderDestination
-from dicom_node.dispatcher import Dispatcher
-from dicom_node.receiver import DimseService, Receiver
-from dicom_node.scp import ReceivePolicy, ServiceName, SopClass
-from dicom_node.scu import Target
-from dicom_node.settings import load
+from dicom_node.receive.commitment import Failure as Failed
+from dicom_node.receive.confirmation import ConfirmationService
+from dicom_node.receive.receiver import DimseService, Receiver
+from dicom_node.receive.storage import ReceivePolicy, ServiceName, SopClass
+from dicom_node.roles import build_confirmer, open_stores
+from dicom_node.runtime.backoff import Backoff
+from dicom_node.settings.model import load
 from storage.log.journal import Journal
 from storage.records import Confirmation, ConfirmationState, NewObject
 from storage.tables.confirmations import WAITING, Confirmations
@@ -151,7 +151,11 @@ def receiver(landing: Landing, tmp_path: Path) -> Iterator[Target]:
 
 def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
     """What the confirmer has said at error level."""
-    return [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR and r.name == "dicom_node.confirmer"]
+    return [
+        r.getMessage()
+        for r in caplog.records
+        if r.levelno == logging.ERROR and r.name == "dicom_node.deliver.confirmer"
+    ]
 
 
 # -- Orthanc: reports on an association of its own ---------------------------------------------------------------------

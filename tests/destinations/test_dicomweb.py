@@ -12,8 +12,8 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from dicom_node.destinations.base import Reference, SendResult
-from dicom_node.destinations.dicomweb import BasicAuth, BearerAuth, DicomwebDestination, read_secret
+from dicom_node.deliver.destinations.base import Reference, SendResult
+from dicom_node.deliver.destinations.dicomweb import BasicAuth, BearerAuth, DicomwebDestination, read_secret
 from storage.errors import Permanent, Retriable
 from tests.destinations.web import Answer, Asked, Authority, OrthancWeb, Scripted, orthanc_web, tls_in_front_of
 from tests.instances import MakeFile, reference

@@ -30,8 +30,8 @@ from pynetdicom.sop_class import (
     Verification,
 )
 
-from dicom_node.destinations.dimse import DimseDestination
-from dicom_node.scu import MAXIMUM_CONTEXTS, judge
+from dicom_node.deliver.destinations.dimse import DimseDestination
+from dicom_node.dimse.scu import MAXIMUM_CONTEXTS, judge
 from tests.instances import MakeFile
 
 Answer = int | Callable[[Any], int]

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
-from dicom_node.destinations.base import Reference
-from dicom_node.destinations.folder import FolderDestination
+from dicom_node.deliver.destinations.base import Reference
+from dicom_node.deliver.destinations.folder import FolderDestination
 from dicom_node.errors import PeerRefused
 from storage.errors import Retriable
 from tests.instances import MakeFile, reference

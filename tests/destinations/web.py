@@ -21,7 +21,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from dicom_node.demo_pacs import find_orthanc, free_port
+from dicom_node.demo.pacs import find_orthanc, free_port
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 START_SECONDS = 30.0

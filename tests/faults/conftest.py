@@ -8,7 +8,7 @@ from sys import executable
 
 import pytest
 
-from dicom_node.demo_pacs import free_port
+from dicom_node.demo.pacs import free_port
 from tests.acceptance.node import Node
 from tests.faults.ledger import receive_lines
 
@@ -18,7 +18,7 @@ MakeNode = Callable[..., Node]
 @cache
 def receiving_roles() -> tuple[str, ...]:
     """The processes that receive and index."""
-    known = run([executable, "-m", "dicom_node.cli", "index", "--help"], capture_output=True, timeout=60)
+    known = run([executable, "-m", "dicom_node.cli.main", "index", "--help"], capture_output=True, timeout=60)
     return ("receive", "index") if known.returncode == 0 else ("receive",)
 
 

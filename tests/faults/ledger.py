@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
-from dicom_node.settings import ReceiveSettings
+from dicom_node.settings.model import ReceiveSettings
 from tests.faults.wire import Instance, part10_dataset
 
 INDEX_SECONDS = 90.0

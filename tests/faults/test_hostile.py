@@ -15,7 +15,7 @@ import psutil
 import pytest
 from pydicom.uid import UID
 
-from dicom_node.scu import find_files
+from dicom_node.dimse.scu import find_files
 from tests.acceptance.node import Node
 from tests.faults.conftest import MakeNode
 from tests.faults.ledger import assert_kept, receive_lines, wait_indexed

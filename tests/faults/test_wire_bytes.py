@@ -13,8 +13,8 @@ from pydicom import dcmread
 from pydicom.misc import is_dicom
 from pynetdicom import AE
 
-from dicom_node.demo_pacs import Kind, find_orthanc, start_pacs
-from dicom_node.scu import Target, find_files
+from dicom_node.demo.pacs import Kind, find_orthanc, start_pacs
+from dicom_node.dimse.scu import Target, find_files
 from tests.acceptance.node import Node
 from tests.faults.conftest import MakeNode
 from tests.faults.ledger import indexed, wait_indexed

@@ -11,10 +11,10 @@ import pytest
 from numpy.typing import NDArray
 from pydicom import dcmread
 
+from dicom_node.demo.simulator.limb_study import write_limb_patient, write_limb_study
+from dicom_node.demo.simulator.phantom_study import PhantomStudy
 from dicom_node.objects.build import ObjectContext, build_objects
-from dicom_node.profiles import Kind, ObjectProfile
-from dicom_node.simulator.limb_study import write_limb_patient, write_limb_study
-from dicom_node.simulator.phantom_study import PhantomStudy
+from dicom_node.objects.profiles import Kind, ObjectProfile
 from inference.applications.extremity_sts_sbrt.course import changes, course, response
 from inference.applications.extremity_sts_sbrt.examination import Examination
 from inference.applications.extremity_sts_sbrt.network import CONTRASTS

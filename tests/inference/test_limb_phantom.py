@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dicom_node.simulator.limb import limb
+from dicom_node.demo.simulator.limb import limb
 from inference.phantoms.limb import FAT, MASSES, MUSCLE, limb_grid, limb_phantom
 from inference.phantoms.scene import Acquisition, adc_map, signal
 from inference.volumes.volume import Geometry

@@ -9,9 +9,9 @@ import pytest
 from pydicom import dcmread
 
 from dicom_node.catalogue import ConfiguredApplication, configured_applications
-from dicom_node.settings import ApplicationSettings
-from dicom_node.simulator.limb_study import write_limb_patient
-from dicom_node.simulator.phantom_study import PhantomStudy
+from dicom_node.demo.simulator.limb_study import write_limb_patient
+from dicom_node.demo.simulator.phantom_study import PhantomStudy
+from dicom_node.settings.model import ApplicationSettings
 from inference.contract.application import SeriesInput, load_application
 from inference.contract.concepts import GRADES, MALIGNANCY, PROBABILITY
 from inference.contract.findings import NOT_ATTEMPTED, Findings, Measurement

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from pydicom.sr.codedict import codes
 
-from dicom_node.simulator.limb import limb
-from dicom_node.simulator.phantom_study import PhantomStudy, write_phantom_study
+from dicom_node.demo.simulator.limb import limb
+from dicom_node.demo.simulator.phantom_study import PhantomStudy, write_phantom_study
 from inference.applications.soft_tissue_mass import application as application_module
 from inference.applications.soft_tissue_mass import preprocessing
 from inference.applications.soft_tissue_mass.outline import Estimate, window

@@ -20,10 +20,10 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
+from dicom_node.demo.overlay import masks_of
 from dicom_node.objects.build import NO_STRUCTURES, Built, ObjectContext, build_objects
-from dicom_node.objects.outline import outline
-from dicom_node.overlay import masks_of
-from dicom_node.profiles import WRITTEN, Kind, ObjectProfile, SegmentationForm
+from dicom_node.objects.drawing.outline import outline
+from dicom_node.objects.profiles import WRITTEN, Kind, ObjectProfile, SegmentationForm
 from inference.contract.findings import Code, ParametricMap
 from inference.volumes.volume import read_volume
 from tests.objects.sources import findings, read, write_oblique

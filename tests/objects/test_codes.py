@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node.objects.codes import PRIVATE, REASONS, SCHEME, sr_code
+from dicom_node.objects.base.codes import PRIVATE, REASONS, SCHEME, sr_code
 from inference.contract.findings import Code, WhyNoResult
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "codes.md"

@@ -6,10 +6,10 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from dicom_node.objects.base.common import ObjectContext, series_description
 from dicom_node.objects.build import build_objects
-from dicom_node.objects.common import ObjectContext, series_description
 from dicom_node.objects.no_result import build_no_result
-from dicom_node.profiles import Kind, ObjectProfile
+from dicom_node.objects.profiles import Kind, ObjectProfile
 from inference.contract.findings import NoResult, WhyNoResult
 from inference.volumes.volume import read_volume
 from tests.objects.sources import findings, write_oblique

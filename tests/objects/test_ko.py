@@ -7,10 +7,10 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage
 
+from dicom_node.objects.base.common import ObjectContext
 from dicom_node.objects.build import build_objects
-from dicom_node.objects.common import ObjectContext
+from dicom_node.objects.drawing.outline import key_slice
 from dicom_node.objects.ko import Rejected, build_ko, build_rejection
-from dicom_node.objects.outline import key_slice
 from inference.volumes.volume import read_volume
 from tests.objects.sources import findings, read, write_oblique
 from tests.objects.test_sr import evidence, save

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
-from dicom_node.objects.codes import REASONS
-from dicom_node.objects.common import ObjectContext
+from dicom_node.objects.base.codes import REASONS
+from dicom_node.objects.base.common import ObjectContext
 from dicom_node.objects.no_result import build_no_result
 from inference.contract.findings import Algorithm, NoResult, WhyNoResult
 from tests.objects.sources import write_oblique

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from dicom_node.objects.outline import Polygon, boundaries, contours
+from dicom_node.objects.drawing.outline import Polygon, boundaries, contours
 
 
 def winding(polygon: Polygon, shape: tuple[int, int]) -> NDArray[np.int64]:

@@ -11,8 +11,8 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
 from dicom_node.objects.build import ObjectContext, build_objects
+from dicom_node.objects.profiles import SegmentationForm
 from dicom_node.objects.reading import read_report, read_segmentation
-from dicom_node.profiles import SegmentationForm
 from inference.contract.findings import MEASUREMENT_FAILURE, Code
 from inference.volumes.volume import Geometry, read_volume
 from storage.errors import InputRefused

@@ -13,13 +13,13 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from dicom_node.demo_pacs import Kind, find_orthanc, start_pacs
-from dicom_node.drawing import drawable, letters
-from dicom_node.objects.common import ObjectContext
+from dicom_node.demo.pacs import Kind, find_orthanc, start_pacs
+from dicom_node.dimse.scu import send_files
+from dicom_node.objects.base.common import ObjectContext
+from dicom_node.objects.drawing.drawing import drawable, letters
 from dicom_node.objects.pm import build_pm
 from dicom_node.objects.rtstruct import build_rtstruct
 from dicom_node.objects.sc import LINE, MAXIMUM_KEY_IMAGES, SIDE, build_sc
-from dicom_node.scu import send_files
 from inference.contract.findings import Code, Findings, ParametricMap, Segment
 from inference.volumes.volume import Volume, read_volume
 from tests.objects.sources import ABNORMAL, MASS, findings, read, write_oblique

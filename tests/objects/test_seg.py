@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from dicom_node.objects.common import ObjectContext, describe, reduced_enhanced, source_headers
-from dicom_node.objects.encoding import add_sequence, element, item
+from dicom_node.objects.base.common import ObjectContext, describe, reduced_enhanced, source_headers
+from dicom_node.objects.base.encoding import add_sequence, element, item
+from dicom_node.objects.profiles import ObjectProfile, SegmentationForm
 from dicom_node.objects.seg import SERIES_NUMBER, _description, build_seg
-from dicom_node.profiles import ObjectProfile, SegmentationForm
 from inference.contract.findings import Findings, Segment
 from inference.volumes.volume import Volume
 from storage.log.files import write_durable

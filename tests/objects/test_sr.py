@@ -11,10 +11,10 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ComprehensiveSRStorage, EnhancedSRStorage, SegmentationStorage, generate_uid
 from rich.console import Console
 
-from dicom_node.objects.common import ObjectContext, Predecessor
+from dicom_node.demo.report import report_tree
+from dicom_node.objects.base.common import ObjectContext, Predecessor
 from dicom_node.objects.seg import build_seg
 from dicom_node.objects.sr import MOST_REGIONS, as_sop_class, build_sr
-from dicom_node.report import report_tree
 from inference.contract.findings import NOT_ATTEMPTED, Code, Evaluation, Findings, Measurement, Segment, TimePoint
 from tests.objects.sources import CM3, VOLUME, findings, read, write_oblique
 from tests.validators import dciodvfy_errors, dcmqi_measurements, dsrdump_errors, pixelmed_report_errors

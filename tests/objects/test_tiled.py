@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageDraw
 from pydicom import dcmread
 
-from dicom_node.objects.common import ObjectContext
+from dicom_node.objects.base.common import ObjectContext
 from dicom_node.objects.pm import build_pm
 from dicom_node.objects.reading import read_report
 from dicom_node.objects.rtstruct import build_rtstruct

@@ -16,7 +16,7 @@ from pynetdicom.pdu_primitives import (
 )
 from pynetdicom.sop_class import MRImageStorage
 
-from dicom_node.scu import Target
+from dicom_node.dimse.scu import Target
 
 EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
 COMMAND, DATASET, LAST = 1, 0, 2

@@ -12,9 +12,9 @@ import pytest
 from pydicom.uid import generate_uid
 from pynetdicom.sop_class import CTImageStorage, MRImageStorage, Verification
 
-from dicom_node import scu
-from dicom_node.data_path import LARGEST_PDU_BYTES
-from dicom_node.scu import Target
+from dicom_node.dimse import scu
+from dicom_node.dimse.data_path import LARGEST_PDU_BYTES
+from dicom_node.dimse.scu import Target
 from storage.records import AssociationEnd
 from tests.instances import MakeFile
 from tests.receive.conftest import Receive

@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from dicom_node.data_path import (
+from dicom_node.dimse.data_path import (
     CHUNK_BYTES,
     LARGE_BYTES,
     LARGEST_PDU_BYTES,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node.notify import notify, watchdog_interval
+from dicom_node.runtime.notify import notify, watchdog_interval
 
 
 @pytest.mark.parametrize("abstract", [False, True])

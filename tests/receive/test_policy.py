@@ -4,10 +4,8 @@ from dataclasses import replace
 import pytest
 from pynetdicom import build_context
 
-from dicom_node.app import receiver_name
-from dicom_node.data_path import StoreRequest
-from dicom_node.logs import printable, unexpected
-from dicom_node.scp import (
+from dicom_node.dimse.data_path import StoreRequest
+from dicom_node.receive.storage import (
     Peer,
     ReceivePolicy,
     ServiceName,
@@ -21,6 +19,8 @@ from dicom_node.scp import (
     response_to,
     supported_contexts,
 )
+from dicom_node.roles import receiver_name
+from dicom_node.runtime.logs import printable, unexpected
 from storage.errors import Permanent, Retriable, StorageFull
 from storage.log.header import Header
 
@@ -190,5 +190,5 @@ def test_an_unexpected_error_is_told_by_type_and_place_alone() -> None:
 
     with pytest.raises(KeyError) as met:
         judge(CONFIGURED, "SCANNER3", "NODE", "10.0.0.3", foreign)
-    assert re.fullmatch(r"KeyError at dicom_node/scp\.py:\d+", unexpected(met.value))
+    assert re.fullmatch(r"KeyError at dicom_node/receive/storage\.py:\d+", unexpected(met.value))
     assert unexpected(KeyError("SECRET^PERSON")) == "KeyError"

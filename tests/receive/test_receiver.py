@@ -21,11 +21,11 @@ from pynetdicom.dsutils import split_dataset
 from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.sop_class import CTImageStorage, MRImageStorage, StorageCommitmentPushModel, Verification
 
-from dicom_node import scu, upper_layer
-from dicom_node.data_path import encode_store_response
-from dicom_node.receiver import Receiver
-from dicom_node.scp import Peer, ReceivePolicy, ServiceName
-from dicom_node.scu import StorageSCU, Target
+from dicom_node.dimse import scu, upper_layer
+from dicom_node.dimse.data_path import encode_store_response
+from dicom_node.dimse.scu import StorageSCU, Target
+from dicom_node.receive.receiver import Receiver
+from dicom_node.receive.storage import Peer, ReceivePolicy, ServiceName
 from storage.log.journal import Kind, SegmentReader, segments
 from storage.records import AssociationEnd, ReceivedInstance
 from tests.instances import MakeFile
@@ -247,7 +247,7 @@ def test_an_unexpected_failure_is_logged_and_answered(
     journal.before = broken
     assert status_of(target, make_file()) == 0x0110
     (message,) = [r.message for r in caplog.records if r.levelno >= logging.ERROR]
-    assert message.startswith("Storing failed unexpectedly: RuntimeError at dicom_node/scp.py:")
+    assert message.startswith("Storing failed unexpectedly: RuntimeError at dicom_node/receive/storage.py:")
     assert "SECRET" not in caplog.text
 
 
@@ -542,8 +542,8 @@ def test_run_ends_with_its_event(journal: KeptJournal) -> None:
 CHILD = """
 import sys
 from pathlib import Path
-from dicom_node.receiver import Receiver
-from dicom_node.scp import ReceivePolicy
+from dicom_node.receive.receiver import Receiver
+from dicom_node.receive.storage import ReceivePolicy
 from storage.log.journal import Journal
 journal = Journal(Path(sys.argv[3]) / sys.argv[2])
 receiver = Receiver(ReceivePolicy("NODE", "127.0.0.1", int(sys.argv[1])), journal, sys.argv[2])

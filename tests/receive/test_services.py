@@ -9,10 +9,10 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE, build_role, evt
 from pynetdicom.sop_class import ModalityPerformedProcedureStep, MRImageStorage, StorageCommitmentPushModel
 
-from dicom_node import scu
-from dicom_node.receiver import DimseService
-from dicom_node.scp import Peer, ServiceName, SopClass
-from dicom_node.scu import Target
+from dicom_node.dimse import scu
+from dicom_node.dimse.scu import Target
+from dicom_node.receive.receiver import DimseService
+from dicom_node.receive.storage import Peer, ServiceName, SopClass
 from tests.instances import MakeFile
 from tests.receive.conftest import Receive
 from tests.receive.kept import KeptJournal

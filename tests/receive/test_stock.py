@@ -8,12 +8,12 @@ import pytest
 from pydicom.uid import generate_uid
 from pynetdicom import AE
 
-from dicom_node import receiver as receiver_module
-from dicom_node import scu, upper_layer
-from dicom_node.data_path import LARGE_BYTES
-from dicom_node.scp import Peer
-from dicom_node.scu import StorageSCU
-from dicom_node.stock import StockAcceptor
+from dicom_node.dimse import scu, upper_layer
+from dicom_node.dimse.data_path import LARGE_BYTES
+from dicom_node.dimse.scu import StorageSCU
+from dicom_node.receive import receiver as receiver_module
+from dicom_node.receive.stock import StockAcceptor
+from dicom_node.receive.storage import Peer
 from storage.records import AssociationEnd
 from tests.instances import MakeFile
 from tests.receive.conftest import Receive

@@ -13,9 +13,9 @@ import pytest
 from pydicom.uid import UID, AllTransferSyntaxes
 from pynetdicom.sop_class import MRImageStorage
 
-from dicom_node import scu
-from dicom_node.data_path import LARGE_BYTES, LARGEST_PDU_BYTES
-from dicom_node.scu import Target
+from dicom_node.dimse import scu
+from dicom_node.dimse.data_path import LARGE_BYTES, LARGEST_PDU_BYTES
+from dicom_node.dimse.scu import Target
 from storage.errors import Retriable
 from storage.log.files import IMPLEMENTATION_CLASS_UID, part10_header
 from storage.log.header import GE_PRIVATE_IMPLICIT, JPIP_HTJ2K_REFERENCED_DEFLATE, JPIP_REFERENCED_DEFLATE
@@ -194,8 +194,8 @@ def test_a_sender_that_vanishes_leaves_no_file(receive: Receive, journal: KeptJo
 CHILD = """
 import sys
 from pathlib import Path
-from dicom_node.receiver import Receiver
-from dicom_node.scp import ReceivePolicy
+from dicom_node.receive.receiver import Receiver
+from dicom_node.receive.storage import ReceivePolicy
 from storage.log.journal import Journal
 receiver = Receiver(ReceivePolicy("NODE", "127.0.0.1", 0), Journal(Path(sys.argv[1])), "receive-0")
 receiver.start()

@@ -12,12 +12,12 @@ import pytest
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE
 
-from dicom_node.backoff import Backoff
-from dicom_node.commitment import PUSH_MODEL, Addressee, AssociationReports, CommitmentService
-from dicom_node.commitment_reporter import CommitmentReporter, send_report
-from dicom_node.confirmation import ConfirmationService
-from dicom_node.mpps import MODALITY_PERFORMED_PROCEDURE_STEP, ProcedureStepService
-from dicom_node.upper_layer import silence_pynetdicom
+from dicom_node.deliver.reporter import CommitmentReporter, send_report
+from dicom_node.dimse.upper_layer import silence_pynetdicom
+from dicom_node.receive.commitment import PUSH_MODEL, Addressee, AssociationReports, CommitmentService
+from dicom_node.receive.confirmation import ConfirmationService
+from dicom_node.receive.procedure_steps import MODALITY_PERFORMED_PROCEDURE_STEP, ProcedureStepService
+from dicom_node.runtime.backoff import Backoff
 from storage.records import Commitment
 from storage.tables.commitments import Commitments
 from storage.tables.confirmations import Confirmations

@@ -14,8 +14,7 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE, build_context, build_role, evt
 from pynetdicom.dimse_primitives import N_EVENT_REPORT
 
-from dicom_node.backoff import Backoff
-from dicom_node.commitment import (
+from dicom_node.receive.commitment import (
     ALL_COMMITTED,
     FAILURES_EXIST,
     LONGEST_WAIT,
@@ -34,6 +33,7 @@ from dicom_node.commitment import (
     link_of,
     report_request,
 )
+from dicom_node.runtime.backoff import Backoff
 from storage.records import Commitment, CommitmentState
 from storage.tables.commitments import CommitmentRequest, Commitments
 from storage.tables.database.connection import Database
@@ -446,7 +446,7 @@ def test_what_goes_wrong_again_and_again_is_tried_and_said_ever_more_seldom(
     time.sleep(2)
     said = [r.getMessage() for r in caplog.records if "broke off" in r.getMessage()]
     assert 2 <= len(said) <= 5
-    assert "RuntimeError at dicom_node/commitment.py:" in said[0]
+    assert "RuntimeError at dicom_node/receive/commitment.py:" in said[0]
     assert "SECRET" not in caplog.text
     services.filed = lambda: datetime.now(UTC)
     services.wait(lambda c: c.state is CommitmentState.REPORTED)
@@ -454,8 +454,8 @@ def test_what_goes_wrong_again_and_again_is_tried_and_said_ever_more_seldom(
 
 def test_what_an_open_association_waits_for_stays_held(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     """The lease is renewed while the index is behind, however long that takes."""
-    monkeypatch.setattr("dicom_node.commitment.LEASE", timedelta(seconds=1))
-    monkeypatch.setattr("dicom_node.commitment.RENEWAL", timedelta(seconds=0.3))
+    monkeypatch.setattr("dicom_node.receive.commitment.LEASE", timedelta(seconds=1))
+    monkeypatch.setattr("dicom_node.receive.commitment.RENEWAL", timedelta(seconds=0.3))
     services.filed = lambda: None
     now = datetime.now(UTC)
     kept = services.commitments.request(

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from dicom_node.commitment import PUSH_MODEL, Addressee
-from dicom_node.demo_pacs import free_port
-from dicom_node.mpps import MODALITY_PERFORMED_PROCEDURE_STEP as MPPS
+from dicom_node.demo.pacs import free_port
+from dicom_node.receive.commitment import PUSH_MODEL, Addressee
+from dicom_node.receive.procedure_steps import MODALITY_PERFORMED_PROCEDURE_STEP as MPPS
 from storage.records import CommitmentState, ProcedureStepState
 from tests.dcmjs import Dcmjs, install
 from tests.dcmjs.requests import committed, completed, created

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dicom_node.indexer import Indexer
+from dicom_node.index.indexer import Indexer
 from storage.errors import Retriable
 from storage.log.journal import Journal, filed_until
 from storage.tables.database.connection import Database, default_url

@@ -4,7 +4,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from dicom_node.mpps import (
+from dicom_node.receive.procedure_steps import (
     FINAL,
     Answer,
     Content,

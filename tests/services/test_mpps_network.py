@@ -7,7 +7,7 @@ from typing import Any
 from pydicom.uid import UID
 from pynetdicom import AE, build_role
 
-from dicom_node.mpps import MODALITY_PERFORMED_PROCEDURE_STEP as MPPS
+from dicom_node.receive.procedure_steps import MODALITY_PERFORMED_PROCEDURE_STEP as MPPS
 from storage.records import ProcedureStepState
 from tests.services.conftest import Services
 from tests.services.datasets import completion, creation

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node.commitment import Addressee
-from dicom_node.demo_pacs import Kind, Pacs, find_orthanc, start_pacs
-from dicom_node.scu import Target
+from dicom_node.demo.pacs import Kind, Pacs, find_orthanc, start_pacs
+from dicom_node.dimse.scu import Target
+from dicom_node.receive.commitment import Addressee
 from storage.records import CommitmentState
 from tests.services.conftest import Services
 from tests.services.orthanc import report, request_commitment

@@ -14,9 +14,9 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from dicom_node.receiver import Receiver
-from dicom_node.scp import ReceivePolicy
-from dicom_node.simulator import limb_study
+from dicom_node.demo.simulator import limb_study
+from dicom_node.receive.receiver import Receiver
+from dicom_node.receive.storage import ReceivePolicy
 from inference.phantoms.limb_study import B_VALUES
 from inference.phantoms.limb_study import limb_study as phantom
 from inference.volumes.measurements import volume_ml

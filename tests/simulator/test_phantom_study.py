@@ -8,13 +8,13 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from dicom_node.receiver import Receiver
-from dicom_node.scp import ReceivePolicy
-from dicom_node.scu import Target
-from dicom_node.simulator.mr_series import Stack
-from dicom_node.simulator.phantom_study import B_VALUES, Limb, PhantomStudy, write_phantom_study
-from dicom_node.simulator.scanner import push
-from dicom_node.simulator.study import load_study
+from dicom_node.demo.simulator.mr_series import Stack
+from dicom_node.demo.simulator.phantom_study import B_VALUES, Limb, PhantomStudy, write_phantom_study
+from dicom_node.demo.simulator.scanner import push
+from dicom_node.demo.simulator.study import load_study
+from dicom_node.dimse.scu import Target
+from dicom_node.receive.receiver import Receiver
+from dicom_node.receive.storage import ReceivePolicy
 from tests.receive.kept import KeptJournal
 
 DCIODVFY = Path("/usr/bin/dciodvfy")

@@ -9,12 +9,12 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import generate_uid
 
-from dicom_node.destinations.base import SendResult
-from dicom_node.receiver import Receiver
-from dicom_node.scp import ReceivePolicy
-from dicom_node.scu import Target
-from dicom_node.simulator.scanner import push
-from dicom_node.simulator.study import load_study
+from dicom_node.deliver.destinations.base import SendResult
+from dicom_node.demo.simulator.scanner import push
+from dicom_node.demo.simulator.study import load_study
+from dicom_node.dimse.scu import Target
+from dicom_node.receive.receiver import Receiver
+from dicom_node.receive.storage import ReceivePolicy
 from storage.errors import Permanent
 from storage.records import AssociationEnd, ReceivedInstance
 from tests.instances import MakeFile

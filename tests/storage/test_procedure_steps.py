@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node.mpps import ProcedureStepService, Status, merge
+from dicom_node.receive.procedure_steps import ProcedureStepService, Status, merge
 from storage.errors import Retriable
 from storage.records import ProcedureStepState
 from storage.tables.database.connection import Database

@@ -15,14 +15,14 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import generate_uid
 
-from dicom_node.demo_pacs import Kind, start_pacs
+from dicom_node.demo.pacs import Kind, start_pacs
+from dicom_node.demo.simulator.limb_study import write_limb_patient
+from dicom_node.objects.base.codes import RESEARCH_NOTICE
 from dicom_node.objects.build import ObjectContext, build_objects
-from dicom_node.objects.codes import RESEARCH_NOTICE
+from dicom_node.objects.drawing.outline import key_slice, outline
 from dicom_node.objects.no_result import build_no_result
-from dicom_node.objects.outline import key_slice, outline
-from dicom_node.profiles import Kind as ObjectKind
-from dicom_node.profiles import ObjectProfile
-from dicom_node.simulator.limb_study import write_limb_patient
+from dicom_node.objects.profiles import Kind as ObjectKind
+from dicom_node.objects.profiles import ObjectProfile
 from inference.contract.application import SeriesInput, load_application
 from inference.contract.findings import Findings, NoResult, ParametricMap, Segment, WhyNoResult
 from inference.contract.inputs import input_key

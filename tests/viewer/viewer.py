@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from dicom_node.demo_pacs import DICOMWEB_PLUGIN, Pacs, find_orthanc
-from dicom_node.scu import send_files
+from dicom_node.demo.pacs import DICOMWEB_PLUGIN, Pacs, find_orthanc
+from dicom_node.dimse.scu import send_files
 
 FOLDER = Path(__file__).parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dicom-node-tests" / "viewer"

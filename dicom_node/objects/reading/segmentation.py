@@ -12,8 +12,8 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import UID, SegmentationStorage
 
+from dicom_node.objects.profiles import SegmentationForm
 from dicom_node.objects.reading.codes import code_of, first_code, same
-from dicom_node.profiles import SegmentationForm
 from inference.contract.findings import Code, Mask
 from inference.volumes.grouping import DIRECTION_TOLERANCE
 from inference.volumes.planes import Plane, functional, planes_of

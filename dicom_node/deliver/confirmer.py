@@ -1,0 +1,260 @@
+"""Proof of landing: whether destinations keep what they answered Success for. Part of the `dispatch` role.
+
+Each destination has a thread of its own, so that one that is down delays no other. Storage commitment is asked for
+where it is offered (PS3.4 annex J); the report comes on the same association, or to a receiver of this node, and is
+acted upon here. Where it is not offered, or no report came in time, the destination is asked what it holds.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+
+from pydicom.uid import generate_uid
+
+from dicom_node.deliver.destinations.base import CommitmentReport, Confirms, Reference
+from dicom_node.errors import PeerRefused, PeerUnavailable
+from dicom_node.receive.confirmation import keep_report
+from dicom_node.runtime.backoff import Backoff
+from dicom_node.runtime.logs import fields, unexpected
+from storage.errors import Retriable
+from storage.records import Confirmation, ConfirmationState, DeliveryState
+from storage.tables.confirmations import WAITING, Confirmations
+
+log = logging.getLogger(__name__)
+
+IDLE_SECONDS = 0.5
+TROUBLE_SECONDS = 10.0
+LINGER_SECONDS = 10.0  # for a report on the association that asked; PACSs that take longer open one of their own
+ASKING = timedelta(minutes=5)  # longer than asking takes; a dispatcher that dies meanwhile loses so much
+LOOK_BACK = timedelta(days=7)  # what was sent before is not asked for: the PACS may have moved it since
+
+# Failure Reason (0008,1197) in words (PS3.3 C.14.1.1).
+_REASONS = {
+    "0x0110": "processing failure",
+    "0x0112": "no such instance",
+    "0x0119": "another SOP class",
+    "0x0122": "SOP class not supported",
+    "0x0131": "duplicate transaction UID",
+    "0x0213": "out of resources",
+}
+
+
+class Confirmer:
+    """`patience` is how long a destination may take to commit, or to show, what it accepted. `pauses` says how soon one
+    that does not answer is asked again."""
+
+    def __init__(
+        self,
+        confirmations: Confirmations,
+        destinations: Sequence[Confirms],
+        patience: timedelta,
+        pauses: Backoff,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        linger: float = LINGER_SECONDS,
+    ) -> None:
+        self._confirmations = confirmations
+        self._destinations = destinations
+        self._patience = patience
+        self._pauses = pauses
+        self._now = now
+        self._linger = linger
+
+    def run(self, stop: threading.Event) -> None:
+        """Confirms until `stop` is set."""
+        self._give_up_unserved()
+        threads = [
+            threading.Thread(target=self._serve, args=(destination, stop), name=f"confirm-{destination.name}")
+            for destination in self._destinations
+        ]
+        for thread in threads:
+            thread.start()
+        stop.wait()
+        for thread in threads:
+            thread.join()
+
+    def _give_up_unserved(self) -> None:
+        """What was asked of a destination that has left the configuration since, or is not to be asked any more."""
+        served = {destination.name for destination in self._destinations}
+        for confirmation in self._confirmations.list(WAITING, limit=None):
+            if confirmation.destination not in served:
+                self._confirmations.give_up(confirmation.id, "the destination is not to be asked any more", self._now())
+                log.warning("Not asked any more", extra=_extra(confirmation.destination, confirmation))
+
+    def _serve(self, destination: Confirms, stop: threading.Event) -> None:
+        while not stop.is_set():
+            try:
+                worked = self.confirm_next(destination, stop)
+            except Retriable as error:
+                log.warning("Confirming is put off: %s", error, extra=_extra(destination.name))
+                worked = False
+            except Exception as error:  # this queue goes on
+                log.error("Confirming broke off: %s", unexpected(error), extra=_extra(destination.name))
+                stop.wait(TROUBLE_SECONDS)
+                worked = False
+            if not worked:
+                stop.wait(IDLE_SECONDS)
+
+    def confirm_next(self, destination: Confirms, stop: threading.Event) -> bool:
+        """One step for the next job of this destination. False when there is nothing to do."""
+        confirmation = self._next(destination)
+        if confirmation is None:
+            return False
+        try:
+            match confirmation.state:
+                case ConfirmationState.ASKING:
+                    self._ask(destination, confirmation, stop)
+                case ConfirmationState.REPORTED:
+                    self._act(destination, confirmation)
+                case _:
+                    self._read_back(destination, confirmation)
+        except PeerUnavailable as error:
+            self._postpone(destination, confirmation, str(error))
+        except Retriable:
+            raise  # of the database
+        except Exception as error:
+            log.error("Confirming broke off: %s", unexpected(error), extra=_extra(destination.name, confirmation))
+            if not self._postpone(destination, confirmation, f"unexpected {type(error).__name__}"):
+                raise
+        return True
+
+    def _next(self, destination: Confirms) -> Confirmation | None:
+        now = self._now()
+        transaction_uid = str(generate_uid(prefix=None))
+        due = self._confirmations.due(destination.name, now)
+        if due is None:
+            return self._confirmations.begin(destination.name, transaction_uid, now, now + ASKING, now - LOOK_BACK)
+        if due.state is ConfirmationState.ASKING:
+            return self._confirmations.renew(due.id, transaction_uid, now, now + ASKING)
+        return due
+
+    def _ask(self, destination: Confirms, confirmation: Confirmation, stop: threading.Event) -> None:
+        references = self._references(confirmation)
+        if not references:  # a late report has committed everything
+            self._settle(destination, confirmation, set(), {}, "storage committed")
+            return
+        asker = _Asker(self._confirmations, confirmation, self._patience, self._now, self._linger, stop)
+        try:
+            destination.commit(confirmation.transaction_uid, references, asker)
+        except PeerRefused as error:
+            log.info("No storage commitment: %s", error, extra=_extra(destination.name, confirmation))
+            self._confirmations.read_back(confirmation.id, self._now())
+        except PeerUnavailable as error:  # some break off where they refuse
+            log.warning("Asking for storage commitment failed: %s", error, extra=_extra(destination.name, confirmation))
+            self._read_back(destination, confirmation, str(error))
+
+    def _act(self, destination: Confirms, confirmation: Confirmation) -> None:
+        """What follows from a report. What it does not name is not committed."""
+        report = confirmation.report
+        assert report is not None
+        committed = set(report["committed"])
+        failed = {uid: f"it reports {reason}{_in_words(reason)}" for uid, reason in report["failed"]}
+        asked = [uid for _, uid in confirmation.items]
+        missed = {uid: failed.get(uid, "its report does not name it") for uid in asked if uid not in committed}
+        self._settle(destination, confirmation, committed.intersection(asked), missed, "storage committed")
+
+    def _read_back(self, destination: Confirms, confirmation: Confirmation, trouble: str = "") -> None:
+        """`trouble` is why it could not be asked for storage commitment: until time is up, it will be again."""
+        references = self._references(confirmation)
+        was_requested = confirmation.state is ConfirmationState.REQUESTED
+        is_over = self._now() - confirmation.requested_at >= self._patience
+        overdue = f"no report came within {self._patience.total_seconds():g} s"
+        asked = [reference.sop_instance_uid for reference in references]
+        try:
+            there = destination.stored(references) if references else set()
+        except PeerRefused as error:
+            if was_requested:
+                self._settle(destination, confirmation, set(), dict.fromkeys(asked, f"{overdue}, and {error}"), "")
+            elif trouble and not is_over:
+                self._postpone(destination, confirmation, trouble)
+            else:
+                self._give_up(destination, confirmation, f"{trouble or 'it offers no storage commitment'}, and {error}")
+            return
+        missing = [uid for uid in asked if uid not in there]
+        if missing and not (was_requested or is_over):
+            self._postpone(destination, confirmation, "accepted, but not found there yet")
+            return
+        why = f"{overdue}, and a query does not find it" if was_requested else "a query does not find it"
+        self._settle(destination, confirmation, there, dict.fromkeys(missing, why), "found there by a query")
+
+    def _give_up(self, destination: Confirms, confirmation: Confirmation, reason: str) -> None:
+        log.warning("What has arrived cannot be confirmed: %s", reason, extra=_extra(destination.name, confirmation))
+        self._confirmations.give_up(confirmation.id, reason, self._now())
+
+    def _settle(
+        self,
+        destination: Confirms,
+        confirmation: Confirmation,
+        committed: set[str],
+        missed: Mapping[str, str],
+        how: str,
+    ) -> None:
+        extra = _extra(destination.name, confirmation)
+        for alarm in self._confirmations.settle(confirmation.id, committed, missed, how, self._now()):
+            told = {**extra, **_extra(destination.name, confirmation, delivery=alarm.id, kind=alarm.object.kind)}
+            match alarm.state:
+                case DeliveryState.QUEUED:
+                    log.error("An object is sent once more: %s", alarm.reason, extra=told)
+                case DeliveryState.FAILED:
+                    log.error("A delivery failed for good: %s", alarm.reason, extra=told)
+                case _:
+                    log.warning("An object is not confirmed: %s", alarm.reason, extra=told)
+        if committed:
+            log.info("%d objects are %s", len(committed), how, extra=extra)
+
+    def _postpone(self, destination: Confirms, confirmation: Confirmation, reason: str) -> bool:
+        """The pauses grow with the time since the objects were first asked for. False for what waits for nothing."""
+        now = self._now()
+        elapsed = (now - confirmation.requested_at).total_seconds()
+        pause = min(self._pauses.longest, max(self._pauses.first, elapsed))
+        log.warning("Not confirmed yet: %s", reason, extra=_extra(destination.name, confirmation))
+        told = f"not confirmed yet: {reason}"
+        return self._confirmations.postpone(confirmation.id, now + timedelta(seconds=pause), told)
+
+    def _references(self, confirmation: Confirmation) -> list[Reference]:
+        return [
+            Reference(o.study_instance_uid, o.series_instance_uid, o.sop_class_uid, o.sop_instance_uid)
+            for o in self._confirmations.objects(confirmation.id)
+        ]
+
+
+class _Asker:
+    """A `dicom_node.deliver.destinations.base.Asker`."""
+
+    def __init__(
+        self,
+        confirmations: Confirmations,
+        confirmation: Confirmation,
+        patience: timedelta,
+        now: Callable[[], datetime],
+        linger: float,
+        stop: threading.Event,
+    ) -> None:
+        self._confirmations = confirmations
+        self._confirmation = confirmation
+        self._patience = patience
+        self._now = now
+        self._linger = linger
+        self._stop = stop
+        self._until = 0.0
+
+    def taken(self) -> None:
+        self._until = time.monotonic() + self._linger
+        self._confirmations.taken(self._confirmation.id, self._now() + self._patience)
+
+    def heard(self, report: CommitmentReport) -> int:
+        return int(keep_report(self._confirmations, report, self._confirmation.destination).status)
+
+    def waits(self) -> bool:
+        in_time = not self._stop.is_set() and time.monotonic() < self._until
+        return in_time and self._confirmations.is_awaited(self._confirmation.id)
+
+
+def _in_words(reason: str) -> str:
+    return f", {_REASONS[reason]}" if reason in _REASONS else ""
+
+
+def _extra(destination: str, confirmation: Confirmation | None = None, **more: object) -> dict[str, object]:
+    transaction = None if confirmation is None else confirmation.transaction_uid
+    return fields("confirm", destination=destination, transaction=transaction, **more)

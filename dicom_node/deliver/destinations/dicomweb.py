@@ -1,0 +1,269 @@
+"""An archive that takes STOW-RS (PS3.18 10.5) and says by QIDO-RS (PS3.18 10.6) what it holds.
+
+URLs hold UIDs alone. What the other side writes is never repeated, nor is the text of a library's error: both may quote
+the patient, or a secret.
+"""
+
+import ssl
+import sys
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import requests
+from dicomweb_client import DICOMwebClient
+from pydicom.dataset import Dataset
+from requests.adapters import HTTPAdapter
+from requests.auth import AuthBase, HTTPBasicAuth
+
+from dicom_node.deliver.destinations.base import Asker, EchoResult, Reference, SendResult
+from dicom_node.deliver.destinations.reading import read_instance
+from dicom_node.dimse.scu import judge
+from dicom_node.errors import ObjectRefused, PeerRefused, PeerUnavailable
+from storage.errors import NodeError, Permanent, Retriable
+from storage.log.files import IMPLEMENTATION_CLASS_UID
+
+DICOM_JSON = "application/dicom+json"
+SOP_INSTANCE_UID = "00080018"
+PROCESSING_FAILURE = 0x0110
+DUPLICATE = 0x0111
+_PERHAPS_LATER = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
+# None of the instances was stored, and the answer may say why for each (PS3.18 table 10.5.3-1).
+_NOTHING_STORED = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.CONFLICT})
+_OF_THE_OBJECT = frozenset({400, 409, 413, 415})  # another object may be taken
+_WAYS_OUT: Mapping[int, str] = {
+    400: "it does not understand the request",
+    401: "it does not know this node: check `username` and what is in `password_file`, or in `token_file`",
+    403: "this node may not do that there: give its user, or its token, the right to store and to query",
+    404: "there is no such service: check `url`",
+    405: "there is no such service: check `url`",
+    409: "it refuses the object",
+    413: "the object is larger than it allows: raise the limit there",
+    415: "it does not take such objects",
+}
+
+
+@dataclass(frozen=True)
+class BasicAuth(AuthBase):
+    """A user and a password (RFC 7617). The file is read for each request, so that it may change at any time."""
+
+    username: str
+    password_file: Path
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        password = read_secret("password_file", self.password_file)
+        return HTTPBasicAuth(self.username.encode(), password.encode())(request)
+
+
+@dataclass(frozen=True)
+class BearerAuth(AuthBase):
+    """A token (RFC 6750). The file is read for each request: whoever renews the token writes it anew."""
+
+    token_file: Path
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {read_secret('token_file', self.token_file)}"
+        return request
+
+
+def read_secret(key: str, path: Path) -> str:
+    """The one line of a file, which `key` of the configuration names. Raises Retriable, without its content."""
+    try:
+        secret = path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise Retriable(f"{key} = '{path}': cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        secret = ""
+    if not secret.isprintable() or not secret or (key == "token_file" and not secret.isascii()):
+        raise Retriable(f"{key} = '{path}': must hold one line of text")
+    return secret
+
+
+@dataclass(frozen=True)
+class DicomwebDestination:
+    """Sends all files of a call in one request. `timeout` (seconds) holds for connecting and for each silence.
+
+    `ca_file` names who must have signed the certificate of the service; None: those whom this system trusts.
+    """
+
+    name: str
+    url: str
+    timeout: float = 30.0
+    auth: AuthBase | None = None
+    ca_file: Path | None = None
+    client_certificate: Path | None = None
+    client_key: Path | None = None
+
+    def send(self, paths: Sequence[Path]) -> list[SendResult]:
+        results: dict[Path, SendResult] = {}
+        instances: dict[Path, Dataset] = {}
+        for path in paths:
+            try:
+                instances[path] = read_instance(path)
+            except Permanent as error:
+                results[path] = SendResult("", ok=False, reason=str(error))
+        uids = {path: str(ds.SOPInstanceUID) for path, ds in instances.items()}
+        if instances:
+            answered = self._store(list(instances.values()), list(uids.values()))
+            results |= {path: answered[uid] for path, uid in uids.items()}
+        return [results[path] for path in paths]
+
+    def accepted(self, sop_class_uids: Collection[str]) -> frozenset[str] | None:
+        """No service says beforehand."""
+        return None
+
+    def echo(self) -> EchoResult:
+        """Asks for a study that nobody has: an answer is proof enough, and tells nothing of a patient."""
+        start = time.monotonic()
+        reason = ""
+        try:
+            with self._client() as client:
+                client.search_for_studies(limit=1, search_filters={"StudyInstanceUID": IMPLEMENTATION_CLASS_UID})
+        except NodeError as error:
+            reason = str(error)
+        return EchoResult(ok=not reason, seconds=time.monotonic() - start, reason=reason)
+
+    def commit(self, transaction_uid: str, references: Sequence[Reference], asker: Asker) -> None:
+        raise PeerRefused(f"{self.url} takes no requests for storage commitment")
+
+    def stored(self, references: Collection[Reference]) -> set[str]:
+        """Which of these instances it holds in their studies. Raises PeerUnavailable, or PeerRefused where it does not
+        say.
+
+        Asks for one instance at a time: archives cut long answers off, and not all of them match lists of UIDs.
+        """
+        found: set[str] = set()
+        with self._client() as client:
+            for reference in references:
+                answers = client.search_for_instances(
+                    reference.study_instance_uid, search_filters={"SOPInstanceUID": reference.sop_instance_uid}
+                )
+                found.update(answer[SOP_INSTANCE_UID]["Value"][0] for answer in answers)
+        return found.intersection(reference.sop_instance_uid for reference in references)
+
+    def _store(self, instances: Sequence[Dataset], uids: Sequence[str]) -> dict[str, SendResult]:
+        try:
+            with self._client() as client:
+                return read_answer(client.store_instances(instances), uids)
+        except NodeError as error:
+            retriable, refused = isinstance(error, Retriable), isinstance(error, ObjectRefused)
+            return {
+                uid: SendResult(uid, ok=False, retriable=retriable, reason=str(error), refused=refused) for uid in uids
+            }
+
+    @contextmanager
+    def _client(self) -> Iterator[DICOMwebClient]:
+        """A client, for as long as the block runs. What goes wrong in it is raised as NodeError."""
+        try:
+            with self._session() as session:
+                client = DICOMwebClient(
+                    self.url,
+                    session,
+                    callback=_make_readable,
+                    chunk_size=sys.maxsize,  # chunked transfer encoding is not taken everywhere
+                    permissive_uid=True,  # UIDs of studies come from scanners
+                    timeout=self.timeout,
+                )
+                client.set_http_retry_params(retry=False)  # the dispatcher does that, with longer pauses
+                yield client
+        except NodeError:
+            raise
+        except requests.HTTPError as error:
+            raise self._refusal(error) from None
+        except requests.TooManyRedirects:
+            raise PeerRefused(f"{self.url} sends us to another address: set `url` to that one") from None
+        except requests.exceptions.SSLError as error:
+            raise PeerUnavailable(f"{self.url}: {_tls_failure(error)}") from None
+        except requests.Timeout:
+            raise PeerUnavailable(f"{self.url} did not answer within {self.timeout:g} s") from None
+        except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
+            raise PeerUnavailable(f"{self.url} cannot be reached, or broke off") from None
+        except OSError as error:
+            if isinstance(error, requests.RequestException):
+                raise PeerUnavailable(f"{self.url}: the request failed ({type(error).__name__})") from None
+            raise PeerUnavailable(
+                f"{self.url}: `ca_file`, `client_certificate` or `client_key` cannot be used ({type(error).__name__})"
+            ) from None
+        except Exception as error:  # parsers fail in many ways
+            raise PeerUnavailable(f"{self.url} answers with what cannot be read ({type(error).__name__})") from None
+
+    def _session(self) -> requests.Session:
+        session = requests.Session()
+        session.trust_env = False  # which may name a proxy for other machines, other CAs, and passwords in ~/.netrc
+        session.max_redirects = 0  # images go where the configuration says
+        session.auth = self.auth
+        session.headers["Accept"] = DICOM_JSON
+        system = ssl.get_default_verify_paths()
+        trusted = self.ca_file or system.cafile or system.capath
+        session.verify = True if trusted is None else str(trusted)
+        if self.client_certificate is not None:
+            certificate, key = self.client_certificate, self.client_key or self.client_certificate
+            session.cert = (str(certificate), str(key))
+        for scheme in ("https://", "http://"):
+            session.mount(scheme, _Adapter())
+        return session
+
+    def _refusal(self, error: requests.HTTPError) -> NodeError:
+        assert error.response is not None
+        status = error.response.status_code
+        way_out = f": {_WAYS_OUT[status]}" if status in _WAYS_OUT else ""
+        message = f"{self.url} answers HTTP {status}{way_out}"
+        if status >= 500 or status in _PERHAPS_LATER:
+            return PeerUnavailable(message)
+        return ObjectRefused(message) if status in _OF_THE_OBJECT else PeerRefused(message)
+
+
+class _Adapter(HTTPAdapter):
+    """Mends how the library sends."""
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+        request.headers.pop("Host", None)  # the library leaves out the port
+        if isinstance(request.body, bytes):  # sent in pieces, each has the time-out that the whole had
+            request.body = BytesIO(request.body)
+        return super().send(request, *args, **kwargs)
+
+
+def _make_readable(response: requests.Response, *args: Any, **kwargs: Any) -> None:
+    """The library reads what became of each instance from bare media types only, and only where some were stored."""
+    media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    response.headers["Content-Type"] = media_type
+    if response.status_code in _NOTHING_STORED and media_type in (DICOM_JSON, "application/dicom+xml"):
+        response.status_code = HTTPStatus.ACCEPTED
+
+
+def read_answer(answer: Dataset, uids: Collection[str]) -> dict[str, SendResult]:
+    """What became of each instance, from a Store Instances Response (PS3.18 table I.2-1).
+
+    Only what Referenced SOP Sequence names is stored.
+    """
+    results = {
+        uid: SendResult(uid, ok=False, retriable=True, reason="the answer does not say whether it was stored")
+        for uid in uids
+    }
+    for item in answer.get("ReferencedSOPSequence") or ():
+        uid = str(item.ReferencedSOPInstanceUID)
+        warning = int(item.get("WarningReason") or 0)
+        results[uid] = SendResult(uid, ok=True, reason=f"stored with warning 0x{warning:04X}" if warning else "")
+    for item in answer.get("FailedSOPSequence") or ():
+        uid, status = str(item.ReferencedSOPInstanceUID), int(item.get("FailureReason") or PROCESSING_FAILURE)
+        ok, retriable, reason = judge(status)
+        if ok and status != DUPLICATE:
+            ok, retriable, reason = False, True, f"failed (0x{status:04X})"
+        results[uid] = SendResult(uid, ok, retriable, reason, refused=not ok)
+    return results
+
+
+def _tls_failure(error: BaseException) -> str:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"its certificate is not trusted ({cause.verify_message}): check `url`, and the CA in `ca_file`"
+        if isinstance(cause, ssl.SSLError) and cause.reason:
+            return f"TLS fails ({cause.reason.replace('_', ' ').lower()})"
+        cause = cause.__cause__ or cause.__context__
+    return "TLS fails: check `ca_file`, `client_certificate` and `client_key`"

@@ -1,0 +1,46 @@
+"""A PACS that takes C-STORE."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dicom_node.deliver.commitment_scu import CommitmentSCU
+from dicom_node.deliver.destinations.base import Asker, EchoResult, Reference, SendResult
+from dicom_node.dimse import scu
+from dicom_node.dimse.query import find_instances
+
+
+@dataclass(frozen=True)
+class DimseDestination:
+    """Sends, and asks, over one association per call. `timeout` (seconds) holds for connecting and for each answer."""
+
+    name: str
+    calling_ae_title: str
+    ae_title: str
+    host: str
+    port: int
+    timeout: float = 30.0
+
+    def send(self, paths: Sequence[Path]) -> list[SendResult]:
+        return scu.send_files(paths, self.calling_ae_title, self._target, self.timeout)
+
+    def accepted(self, sop_class_uids: Collection[str]) -> frozenset[str] | None:
+        return scu.accepted(self.calling_ae_title, self._target, sop_class_uids, self.timeout)
+
+    def echo(self) -> EchoResult:
+        return scu.echo(self.calling_ae_title, self._target, self.timeout)
+
+    def commit(self, transaction_uid: str, references: Sequence[Reference], asker: Asker) -> None:
+        """Storage commitment (PS3.4 annex J); its report is waited for on the same association while `asker` does."""
+        with CommitmentSCU(self.calling_ae_title, self._target, self.timeout, asker.heard) as commitment:
+            commitment.request(transaction_uid, references)
+            asker.taken()
+            commitment.listen(asker.waits)
+
+    def stored(self, references: Collection[Reference]) -> set[str]:
+        """C-FIND (PS3.4 annex C)."""
+        return find_instances(self.calling_ae_title, self._target, references, self.timeout)
+
+    @property
+    def _target(self) -> scu.Target:
+        return scu.Target(self.ae_title, self.host, self.port)

@@ -1,0 +1,82 @@
+"""A folder that others read: a share of the hospital, or the inbox of another program."""
+
+import errno
+import os
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dicom_node.deliver.destinations.base import Asker, EchoResult, Reference, SendResult
+from dicom_node.deliver.destinations.reading import read_instance
+from dicom_node.errors import PeerRefused, PeerUnavailable
+from storage.errors import Permanent, StorageFull
+from storage.log.files import copy_durable
+
+
+@dataclass(frozen=True)
+class FolderDestination:
+    """Writes each object to `<path>/<study>/<series>/<SOP Instance UID>.dcm`: at once whole, and durable.
+
+    `path` itself is never made: while a share is not mounted, objects wait, and do not fill the disk below it.
+    """
+
+    name: str
+    path: Path
+
+    def send(self, paths: Sequence[Path]) -> list[SendResult]:
+        return [self._write(path) for path in paths]
+
+    def accepted(self, sop_class_uids: Collection[str]) -> frozenset[str] | None:
+        return frozenset(sop_class_uids)
+
+    def echo(self) -> EchoResult:
+        start = time.monotonic()
+        reason = self._trouble()
+        return EchoResult(ok=not reason, seconds=time.monotonic() - start, reason=reason)
+
+    def commit(self, transaction_uid: str, references: Sequence[Reference], asker: Asker) -> None:
+        raise PeerRefused("a folder takes no requests for storage commitment")
+
+    def stored(self, references: Collection[Reference]) -> set[str]:
+        """All of these instances. Raises PeerUnavailable where the folder is not there, and PeerRefused where one of
+        them is not: who reads an inbox takes away what was written there."""
+        if trouble := self._trouble():
+            raise PeerUnavailable(trouble)
+        if not all(
+            self._file(r.study_instance_uid, r.series_instance_uid, r.sop_instance_uid).is_file() for r in references
+        ):
+            raise PeerRefused(f"what was written to the folder {self.path} is not there any more")
+        return {r.sop_instance_uid for r in references}
+
+    def _file(self, study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str) -> Path:
+        return self.path / study_instance_uid / series_instance_uid / f"{sop_instance_uid}.dcm"
+
+    def _write(self, source: Path) -> SendResult:
+        try:
+            ds = read_instance(source, header_only=True)
+        except Permanent as error:
+            return SendResult("", ok=False, reason=str(error))
+        uid = str(ds.SOPInstanceUID)
+        reason = self._trouble()
+        if not reason:
+            try:
+                copy_durable(source, self._file(ds.StudyInstanceUID, ds.SeriesInstanceUID, uid))
+            except StorageFull:
+                reason = f"the folder {self.path} is full: make room there"
+            except OSError as error:
+                reason = self._told(error)
+        return SendResult(uid, ok=not reason, retriable=bool(reason), reason=reason)
+
+    def _trouble(self) -> str:
+        """What keeps us from writing there; empty where nothing does."""
+        if not self.path.is_dir():
+            return f"the folder {self.path} is not there: make it, or mount what it is on"
+        if not os.access(self.path, os.W_OK | os.X_OK):
+            return self._told(PermissionError(errno.EACCES, "Permission denied"))
+        return ""
+
+    def _told(self, error: OSError) -> str:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return f"the folder {self.path} cannot be written by this user: change its owner, or how it is mounted"
+        return f"the folder {self.path} cannot be written ({error.strerror})"

@@ -1,0 +1,320 @@
+"""The main job, end to end, on this machine: a PACS, the node, and a scanner that pushes one study."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from dicom_node.catalogue import configured_applications
+from dicom_node.demo import views
+from dicom_node.demo.overlay import write_overlay
+from dicom_node.demo.pacs import Pacs, free_port, start_pacs
+from dicom_node.demo.report import report_tree
+from dicom_node.demo.simulator.limb import limb
+from dicom_node.demo.simulator.phantom_study import write_phantom_study
+from dicom_node.demo.simulator.scanner import push
+from dicom_node.demo.simulator.study import load_study
+from dicom_node.dimse.scu import Target, echo
+from dicom_node.roles import Stores, open_stores
+from dicom_node.settings.model import ApplicationSettings, Settings, load
+from inference.series.recogniser import read_headers
+from storage.errors import NodeError, Permanent
+from storage.records import DeliveryState, JobKind, JobState, StudyState
+
+AE_TITLE = "DICOM_NODE"
+SCANNER = "SCANNER1"
+NODE_START_SECONDS = 120.0
+RESULT_SECONDS = 1800.0
+CONFIRMATION_SECONDS = 5.0
+NODE_STOP_SECONDS = 30.0
+PHANTOM_SEED = 1
+PHANTOM = "a limb phantom with a mass (T1w, T2w-FS, DWI, ADC)"
+
+CONFIG = """\
+# Written by `dicom-node demo`. Look at its results with, for example:
+#   {command} studies --config {path}
+[node]
+ae_title = "{ae_title}"
+data_dir = "node"
+
+[receive]
+host = "127.0.0.1"
+port = {port}
+
+[completion]
+quiet_seconds = 3
+
+[[peers]]
+ae_title = "{scanner}"
+
+[[destinations]]
+name = "pacs"
+kind = "dimse"
+ae_title = "{pacs.ae_title}"
+host = "{pacs.host}"
+port = {pacs.port}
+"""
+TAKEN_OVER = ("work", "dispatch")  # sections of a configuration of the user's that the demo keeps to
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What the scanner sends: files by series, all of one study."""
+
+    study_instance_uid: str
+    series: tuple[tuple[Path, ...], ...]
+
+    @property
+    def paths(self) -> list[Path]:
+        return [path for series in self.series for path in series]
+
+
+def run_demo(
+    parent: Path, study: Path | None, bundle: Path | None, console: Console, settings: Settings | None = None
+) -> bool:
+    """Runs the demo in a new folder below `parent`. True when a report reached the PACS.
+
+    `study` is a folder of the user's own DICOM, otherwise a limb phantom is pushed; `bundle` a folder with the user's
+    own model, otherwise the applications of `settings` run, or `soft_tissue_mass`. Of `settings`, [work] and [dispatch]
+    are kept to as well. Raises NodeError, naming the step, when one fails; what the user names is looked at first.
+    """
+    applications = _applications(bundle, settings)
+    own = None if study is None else _own_study(study)
+    folder = (parent / f"{datetime.now():%Y%m%d-%H%M%S}").resolve()
+    try:
+        folder.mkdir(parents=True, mode=0o700)
+    except OSError as error:
+        raise Permanent(f"--folder {parent}: {folder} cannot be made ({error.strerror}); name another one") from None
+    port = free_port()
+    node = Target(AE_TITLE, "127.0.0.1", port)
+    console.print("[bold]1[/] The PACS")
+    with start_pacs(folder / "pacs", node=node, say=lambda line: console.print(f"  {line}")) as pacs:
+        console.print(f"  {pacs.description}", highlight=False)
+        config = _write_config(folder, port, pacs, applications, settings)
+        console.print(f"[bold]2[/] The node: {AE_TITLE} on port {port}", highlight=False)
+        with _running_node(config, folder / "node.log", node):
+            pushed = own or _phantom(folder)
+            told = f"{study} ({len(pushed.series)} series)" if own else PHANTOM
+            console.print(f"[bold]3[/] The study: {told}", highlight=False)
+            _push(pushed, node, console)
+            stores = open_stores(load(config))
+            detail = _wait(stores, pushed.study_instance_uid, console)
+            return _show(detail, pacs, pushed, folder, console)
+
+
+def _applications(bundle: Path | None, settings: Settings | None) -> list[dict[str, str]]:
+    """The `[[applications]]` of the demo. Raises Permanent where one cannot be used."""
+    chosen: tuple[ApplicationSettings, ...] = ()
+    if bundle is not None:
+        own = ApplicationSettings(id="segmentation", name="own_model", bundle=bundle.resolve(), destinations=("pacs",))
+        chosen = (own,)
+    elif settings is not None:
+        chosen = settings.applications
+    chosen = chosen or (ApplicationSettings(id="soft_tissue_mass", destinations=("pacs",)),)
+    if broken := [a.problem for a in configured_applications(chosen) if a.manifest is None]:
+        raise Permanent("; ".join(broken))
+    return [{"id": a.id, "name": a.label, **({} if a.bundle is None else {"bundle": str(a.bundle)})} for a in chosen]
+
+
+def _write_config(
+    folder: Path, port: int, pacs: Pacs, applications: Sequence[Mapping[str, str]], settings: Settings | None
+) -> Path:
+    path = folder / "node.toml"
+    text = CONFIG.format(path=path, command=command(), ae_title=AE_TITLE, port=port, scanner=SCANNER, pacs=pacs)
+    if settings is not None:
+        for section in TAKEN_OVER:
+            text += f"\n[{section}]\n" + _toml(getattr(settings, section).model_dump(mode="json"))
+    for application in applications:
+        text += "\n[[applications]]\n" + _toml({**application, "destinations": ["pacs"]})
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def _toml(table: Mapping[str, Any]) -> str:
+    """Texts, numbers and lists of texts are written in TOML as in JSON."""
+    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in table.items() if value is not None]
+    return "".join(lines)
+
+
+def command() -> str:
+    """The `dicom-node` that runs now, as it can be typed in any folder."""
+    called = Path(sys.argv[0])
+    beside = Path(sys.executable).parent / "dicom-node"
+    if called.name == "dicom-node":
+        return shlex.quote(os.path.abspath(called))
+    return shlex.quote(str(beside)) if beside.is_file() else f"{shlex.quote(sys.executable)} -m dicom_node.cli.main"
+
+
+@contextmanager
+def _running_node(config: Path, log: Path, node: Target) -> Iterator[None]:
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dicom_node.cli.main", "run", "--config", str(config)],
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # Ctrl-C is for the demo, which stops the node in order
+            env={**os.environ, "DICOM_NODE_SUPERVISOR": str(os.getpid())},
+        )
+    try:
+        deadline = time.monotonic() + NODE_START_SECONDS
+        while not echo(SCANNER, node, timeout=2).ok:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise NodeError(f"The node does not start; its log is {log}")
+            time.sleep(0.3)
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(NODE_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _phantom(folder: Path) -> Pushed:
+    written = write_phantom_study(folder / "study", limb(PHANTOM_SEED), PHANTOM_SEED)
+    return Pushed(written.study_instance_uid, tuple(s.paths for s in written.series.values()))
+
+
+def _own_study(study: Path) -> Pushed:
+    """The one study in the user's folder. Raises Permanent where there is none, or several."""
+    if not study.exists():
+        raise Permanent(f"--study {study}: there is no such folder")
+    files = load_study(study)
+    studies: dict[str, list[tuple[Path, ...]]] = {}
+    for paths in files.series.values():
+        (header,) = read_headers(paths[:1])
+        studies.setdefault(str(header.StudyInstanceUID), []).append(paths)
+    if len(studies) > 1:
+        raise Permanent(f"{study} holds {len(studies)} studies; the demo pushes one, name its folder")
+    ((uid, series),) = studies.items()
+    return Pushed(uid, tuple(series))
+
+
+def _push(pushed: Pushed, node: Target, console: Console) -> None:
+    with _progress(console) as progress:
+        task = progress.add_task("The scanner pushes", total=len(pushed.paths))
+        report = push(pushed.series, node, SCANNER, shuffle=1, progress=lambda result: progress.advance(task))
+    if report.failures:
+        raise NodeError(
+            f"{len(report.failures)} of {report.sent} images were not accepted, the first: {report.failures[0][1]}"
+        )
+
+
+def _wait(stores: Stores, study_instance_uid: str, console: Console) -> views.Plain:
+    """Waits until the study has ended: every delivery done or failed for good, or nothing to deliver; and for a moment
+    until the PACS has confirmed them, which not every one does."""
+    deadline = time.monotonic() + RESULT_SECONDS
+    ended = 0.0
+    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as progress:
+        task = progress.add_task("The node works", total=None)
+        while time.monotonic() < deadline:
+            study = stores.studies.get(study_instance_uid)
+            if study is not None:
+                detail = views.study_detail(
+                    study, stores.studies, stores.instances, stores.jobs, stores.results, stores.deliveries
+                )
+                progress.update(task, description=f"  {_stage(detail)}")
+                if _ended(detail):
+                    ended = ended or time.monotonic()
+                    if _confirmed(detail) or time.monotonic() - ended > CONFIRMATION_SECONDS:
+                        return detail
+            time.sleep(0.3)
+    raise NodeError(f"The node did not finish within {RESULT_SECONDS:g} s; ask it with `dicom-node study`")
+
+
+def _stage(detail: views.Plain) -> str:
+    if detail["deliveries"]:
+        return "Delivering to the PACS"
+    if detail["jobs"]:
+        job = detail["jobs"][-1]
+        return f"{job['application']}: {job['state'].lower()}"
+    return f"The study is {detail['state'].lower()}"
+
+
+def _ended(detail: views.Plain) -> bool:
+    jobs = [JobState(j["state"]) for j in detail["jobs"]]
+    deliveries = [DeliveryState(d["state"]) for d in detail["deliveries"]]
+    done = {DeliveryState.SENT, DeliveryState.COMMITTED, DeliveryState.FAILED, DeliveryState.REPLACED}
+    return (
+        detail["state"] in (StudyState.ROUTED, StudyState.IGNORED)
+        and all(state in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED) for state in jobs)
+        and all(state in done for state in deliveries)
+    )
+
+
+def _confirmed(detail: views.Plain) -> bool:
+    return all(d["state"] != DeliveryState.SENT for d in detail["deliveries"])
+
+
+def _show(detail: views.Plain, pacs: Pacs, pushed: Pushed, folder: Path, console: Console) -> bool:
+    """Prints the timeline and what the PACS holds; True when the report of an analysis is among it."""
+    console.print()
+    console.print(views.timeline_table(detail))
+    ours = {o["sop_instance_uid"]: o for o in detail["objects"]}
+    held = [i for i in pacs.instances(pushed.study_instance_uid) if i.sop_instance_uid in ours]
+    objects = {i.modality: pacs.dataset(i.sop_instance_uid) for i in held}
+    if "SR" in objects:
+        console.print("\n[bold]The report, as the PACS holds it[/]")
+        console.print(report_tree(objects["SR"]))
+    console.print("\n[bold]Where everything is[/]")
+    for instance in held:
+        console.print(f"  {instance.modality:4} in the PACS: {instance.sop_instance_uid}", highlight=False)
+        console.print(f"       file: {ours[instance.sop_instance_uid]['path']}", highlight=False, soft_wrap=True)
+    if "SEG" in objects:
+        files = _sources(objects["SEG"], pushed.paths)
+        picture = write_overlay(folder / "overlay.png", objects["SEG"], files)
+        console.print(f"  Picture: {picture}", highlight=False, soft_wrap=True)
+    console.print(f"  Log:     {folder / 'node.log'}", highlight=False, soft_wrap=True)
+    arguments = f"{pushed.study_instance_uid} --config {shlex.quote(str(folder / 'node.toml'))}"
+    console.print(f"  Ask it:  {command()} study {arguments}", highlight=False, soft_wrap=True)
+    analysed = {j["id"] for j in detail["jobs"] if j["kind"] == JobKind.ANALYSIS}
+    result = any(ours[i.sop_instance_uid]["job_id"] in analysed for i in held if i.modality == "SR")
+    if not result and detail["state"] == StudyState.IGNORED:
+        names = ", ".join(a.label for a in load(folder / "node.toml").applications)
+        console.print(f"\n[bold yellow]No result:[/] none of this study's series is one that {escape(names)} takes.")
+        console.print(f"  Why:     {command()} explain {arguments}", highlight=False, soft_wrap=True)
+        console.print(
+            "  Way out: run a model made for such images on it, with --bundle <folder of the model> "
+            "(make demo STUDY=<folder> BUNDLE=<folder of the model>)",
+            highlight=False, soft_wrap=True, markup=False,
+        )  # fmt: skip
+    elif not result:
+        console.print(f"\n[bold yellow]No result:[/] {escape(_why(detail))}", highlight=False)
+    return result
+
+
+def _sources(seg: Dataset, paths: Sequence[Path]) -> list[Path]:
+    """The files of the series that the segmentation references."""
+    series = {str(item.SeriesInstanceUID) for item in seg.ReferencedSeriesSequence}
+    tags = ["SeriesInstanceUID"]
+    return [
+        p for p in paths if str(dcmread(p, specific_tags=tags, stop_before_pixels=True).SeriesInstanceUID) in series
+    ]
+
+
+def _why(detail: views.Plain) -> str:
+    reasons = [j["reason"] for j in detail["jobs"] if j["reason"]]
+    reasons += [d["reason"] for d in detail["deliveries"] if d["reason"]]
+    return "; ".join(reasons) or detail["reason"]
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+    )

@@ -1,0 +1,129 @@
+"""A scanner that pushes series to a node as modalities do: one association per series, in any order, at any rate."""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from dicom_node.deliver.destinations.base import SendResult
+from dicom_node.dimse.scu import Outgoing, StorageSCU, Target
+from dicom_node.errors import PeerRefused, PeerUnavailable
+
+Series = Sequence[Path]
+
+
+@dataclass(frozen=True)
+class PushReport:
+    """What the receiving side acknowledged. `failures` holds the files that were not, with the reason."""
+
+    sent: int
+    acknowledged: tuple[str, ...]  # SOP Instance UIDs, in the order of their responses
+    failures: tuple[tuple[Path, str], ...]
+    seconds: float
+
+    @property
+    def images_per_second(self) -> float:
+        return len(self.acknowledged) / self.seconds if self.seconds > 0 else 0.0
+
+
+class _Pace:
+    """Spreads images of all associations over time: `wait` returns no more often than `rate` times a second."""
+
+    def __init__(self, rate: float | None) -> None:
+        self._interval = 1 / rate if rate else 0.0
+        self._next = time.monotonic()
+        self._lock = threading.Lock()
+
+    def wait(self) -> None:
+        if not self._interval:
+            return
+        with self._lock:
+            due = self._next
+            self._next = max(due, time.monotonic()) + self._interval
+        time.sleep(max(0.0, due - time.monotonic()))
+
+
+def push(
+    series: Sequence[Series],
+    target: Target,
+    calling_ae_title: str = "SCANNER",
+    *,
+    associations: str = "series",
+    shuffle: int | None = None,
+    rate: float | None = None,
+    concurrency: int = 1,
+    timeout: float = 30.0,
+    progress: Callable[[SendResult], None] = lambda result: None,
+) -> PushReport:
+    """Sends every file once and waits for its status.
+
+    `associations` is "series" (one each), "instance" or "study" (one for all). `shuffle` is a seed that mixes the
+    images within an association, and the associations. `rate` limits images per second in sum; `concurrency` is how
+    many associations are open at once. `progress` is called from their threads.
+    """
+    groups = _group(series, associations)
+    if shuffle is not None:
+        mixer = random.Random(shuffle)  # noqa: S311 - a repeatable order, no secret
+        mixer.shuffle(groups)
+        for group in groups:
+            mixer.shuffle(group)
+    pace = _Pace(rate)
+    start = time.monotonic()
+    with ThreadPoolExecutor(max_workers=max(1, concurrency)) as pool:
+        outcomes = [
+            outcome
+            for outcomes in pool.map(
+                lambda group: _push_group(group, target, calling_ae_title, timeout, pace, progress), groups
+            )
+            for outcome in outcomes
+        ]
+    return PushReport(
+        sent=len(outcomes),
+        acknowledged=tuple(result.sop_instance_uid for _, result in outcomes if result.ok),
+        failures=tuple((path, result.reason) for path, result in outcomes if not result.ok),
+        seconds=time.monotonic() - start,
+    )
+
+
+def _group(series: Sequence[Series], associations: str) -> list[list[Path]]:
+    match associations:
+        case "series":
+            return [list(paths) for paths in series if paths]
+        case "instance":
+            return [[path] for paths in series for path in paths]
+        case "study":
+            return [[path for paths in series for path in paths]]
+        case _:
+            raise ValueError(f"associations is {associations!r}; allowed: series, instance, study")
+
+
+def _push_group(
+    paths: Sequence[Path],
+    target: Target,
+    calling_ae_title: str,
+    timeout: float,
+    pace: _Pace,
+    progress: Callable[[SendResult], None],
+) -> list[tuple[Path, SendResult]]:
+    """One association. Whatever it could not send is a failure, never an exception."""
+    instances = [Outgoing.from_file(path) for path in paths]
+    outcomes: list[tuple[Path, SendResult]] = []
+
+    def note(instance: Outgoing, result: SendResult) -> None:
+        outcomes.append((instance.path, result))
+        progress(result)
+
+    try:
+        contexts = [context for instance in instances for context in instance.contexts()]
+        with StorageSCU(calling_ae_title, target, contexts, timeout) as scu:
+            for instance in instances:
+                pace.wait()
+                note(instance, scu.store(instance))
+    except (PeerUnavailable, PeerRefused) as error:
+        for instance in instances[len(outcomes) :]:
+            retriable = isinstance(error, PeerUnavailable)
+            note(instance, SendResult(instance.sop_instance_uid, ok=False, retriable=retriable, reason=str(error)))
+    return outcomes

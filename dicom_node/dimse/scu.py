@@ -1,0 +1,364 @@
+"""The node as a storage SCU (PS3.4 annex B): files to another application entity, each with its own answer.
+
+pynetdicom's client runs a second thread that can take the response away from `send_c_store`. Here that thread is
+never started: whoever sends a request reads its response.
+"""
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from pydicom import dcmread, dcmwrite
+from pydicom.dataset import Dataset
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AE, build_context, build_role
+from pynetdicom._globals import MODE_REQUESTOR
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.dsutils import split_dataset
+from pynetdicom.sop_class import Verification
+from pynetdicom.transport import AddressInformation
+
+from dicom_node.deliver.destinations.base import EchoResult, SendResult
+from dicom_node.dimse.data_path import MAXIMUM_PDU_BYTES
+from dicom_node.dimse.upper_layer import DeadlineSocket, RequestedAssociation, silence_pynetdicom
+from dicom_node.errors import PeerRefused, PeerUnavailable
+from storage.errors import NodeError, Permanent
+from storage.log.header import UnreadableDataset, scan_header
+
+MAXIMUM_CONTEXTS = 128  # presentation context IDs are the odd numbers of one byte (PS3.8 9.3.2.2)
+LARGEST_MESSAGE_ID = 65535
+_CONVERTIBLE = frozenset({ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian})  # words of pixels stay as they are
+
+Context = tuple[str, str]  # SOP class and transfer syntax
+
+
+@dataclass(frozen=True)
+class Target:
+    """An application entity to associate with."""
+
+    ae_title: str
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.ae_title} at {self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """One instance to send: a Part 10 file, read when its turn comes."""
+
+    path: Path
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    offset: int = field(repr=False)  # of the dataset in the file
+
+    @classmethod
+    def from_file(cls, path: Path) -> Self:
+        """Raises Permanent when `path` is not a DICOM file that can be sent."""
+        try:
+            meta, offset = split_dataset(path)
+            transfer_syntax_uid = str(meta["TransferSyntaxUID"].value)
+        except Exception as error:
+            raise Permanent(f"{path.name} is not a DICOM file that can be sent ({type(error).__name__})") from None
+        with path.open("rb") as file:
+            file.seek(offset)
+            try:
+                header = scan_header(file.read(), transfer_syntax_uid)
+            except UnreadableDataset as error:
+                raise Permanent(f"{path.name}: {error}") from None
+        return cls(path, header.sop_class_uid, header.sop_instance_uid, transfer_syntax_uid, offset)
+
+    def contexts(self) -> list[Context]:
+        """What to propose for it: its own syntax, and the default one (PS3.5 10.1) where re-encoding is lossless."""
+        own = (self.sop_class_uid, self.transfer_syntax_uid)
+        if self.transfer_syntax_uid in _CONVERTIBLE:
+            return [own, (self.sop_class_uid, str(ImplicitVRLittleEndian))]
+        return [own]
+
+    def encoded(self, transfer_syntax_uid: str) -> bytes:
+        """The dataset: the file's own bytes, or re-encoded where only the default syntax was accepted."""
+        if transfer_syntax_uid == self.transfer_syntax_uid:
+            with self.path.open("rb") as file:
+                file.seek(self.offset)
+                return file.read()
+        ds = dcmread(self.path)
+        buffer = BytesIO()
+        syntax = UID(transfer_syntax_uid)
+        dcmwrite(buffer, Dataset(ds), implicit_vr=syntax.is_implicit_VR, little_endian=syntax.is_little_endian)
+        return buffer.getvalue()
+
+
+def judge(status: int) -> tuple[bool, bool, str]:
+    """(ok, retriable, reason) of a C-STORE response status (PS3.4 B.2.3, PS3.7 annex C).
+
+    The peer's error comment is left out: it may quote the patient.
+    """
+    if status == 0x0000:
+        return True, False, ""
+    if 0xB000 <= status <= 0xBFFF or status in (0x0001, 0x0107, 0x0116):
+        return True, False, f"stored with warning 0x{status:04X}"
+    if status == 0x0111:
+        return True, False, "was there already (0x0111)"
+    if 0xA700 <= status <= 0xA7FF or status == 0x0213:
+        return False, True, f"out of resources (0x{status:04X})"
+    if 0xA900 <= status <= 0xA9FF:
+        return False, False, f"dataset does not match its SOP class (0x{status:04X})"
+    if 0xC000 <= status <= 0xCFFF:
+        return False, False, f"dataset is not understood (0x{status:04X})"
+    if status in (0x0117, 0x0122, 0x0124, 0x0210, 0x0211, 0x0212):
+        return False, False, f"refused (0x{status:04X})"
+    return False, True, f"failed (0x{status:04X})"
+
+
+class Requestor:
+    """One association that we ask for, as a context manager. Entering raises PeerUnavailable or PeerRefused.
+
+    `scp_of` are the SOP classes for which we propose to be SCP (PS3.7 D.3.3.4).
+    """
+
+    def __init__(
+        self,
+        calling_ae_title: str,
+        target: Target,
+        contexts: Iterable[Context],
+        timeout: float,
+        scp_of: Iterable[str] = (),
+    ) -> None:
+        self._target = target
+        self._scp_of = tuple(scp_of)
+        self._timeout = timeout
+        self._requested = list(dict.fromkeys(contexts))
+        self._calling_ae_title = calling_ae_title
+        self._accepted: dict[Context, int] = {}
+        self._message_id = 0
+        self._assoc: RequestedAssociation | None = None
+
+    def __enter__(self) -> Self:
+        silence_pynetdicom()
+        assoc = self._assoc = self._create()
+        assoc.request()
+        self._accepted = {
+            (str(c.abstract_syntax), str(c.transfer_syntax[0])): c.context_id for c in assoc.accepted_contexts
+        }
+        if not assoc.is_established and not assoc.rejected_contexts:
+            raise self._failure(assoc)
+        assoc._is_paused = True  # there is no reactor to wait for
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        assoc = self._assoc
+        if assoc is None or not assoc.is_established:
+            return
+        if error is None:
+            assoc.release()
+        else:
+            assoc.abort()
+
+    def _create(self) -> RequestedAssociation:
+        ae = AE(ae_title=self._calling_ae_title)
+        ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = self._timeout
+        try:
+            remote = AddressInformation.from_addr_port(self._target.host, self._target.port)
+        except OSError:
+            raise PeerUnavailable(f"the host name {self._target.host} is unknown") from None
+        local = AddressInformation("0.0.0.0" if remote.is_ipv4 else "::", 0)  # noqa: S104 - an outgoing connection
+        assoc = RequestedAssociation(ae, MODE_REQUESTOR)
+        assoc.set_socket(DeadlineSocket(assoc, self._timeout, address=local))
+        assoc.acceptor.ae_title = self._target.ae_title
+        assoc.acceptor.address_info = remote
+        assoc.requestor.ae_title = ae.ae_title
+        assoc.requestor.address_info = local
+        assoc.requestor.maximum_length = MAXIMUM_PDU_BYTES
+        assoc.requestor.implementation_class_uid = ae.implementation_class_uid
+        assoc.requestor.implementation_version_name = ae.implementation_version_name
+        contexts = [build_context(abstract, transfer) for abstract, transfer in self._requested]
+        for number, context in enumerate(contexts):
+            context.context_id = 2 * number + 1
+        assoc.requestor.requested_contexts = contexts
+        for sop_class_uid in self._scp_of:
+            assoc.requestor.add_negotiation_item(build_role(sop_class_uid, scp_role=True))
+        return assoc
+
+    def _failure(self, assoc: RequestedAssociation) -> NodeError:
+        if assoc.is_rejected:
+            answer = assoc.acceptor.primitive
+            message = f"{self._target} rejects the association: {answer.reason_str.lower()}"
+            return PeerRefused(message) if answer.result == 0x01 else PeerUnavailable(message)
+        if assoc.dul.socket is None or not assoc.dul.socket.opening:
+            return PeerUnavailable(f"{self._target} cannot be reached, or does not answer")
+        return PeerUnavailable(f"{self._target} broke off the association")
+
+    def _exchange(self, request: Any, context_id: int) -> Any:
+        """Sends a request and reads its response (PS3.7 9.1, 10.1). Raises PeerUnavailable when there is none with a
+        status; the association is over then."""
+        assoc = self._assoc
+        assert assoc is not None
+        self._message_id = self._message_id % LARGEST_MESSAGE_ID + 1
+        request.MessageID = self._message_id
+        assoc.dimse.send_msg(request, context_id)
+        response = self._response()
+        if not isinstance(response, type(request)) or response.MessageIDBeingRespondedTo != self._message_id:
+            broken = response is None and not assoc.dul.is_alive()
+            assoc.abort()
+            raise PeerUnavailable(f"{self._target} {'broke off the association' if broken else 'did not answer'}")
+        if response.Status is None:
+            raise PeerUnavailable(f"{self._target} answered without a status")
+        return response
+
+    def _response(self) -> Any:
+        """The next message; None when there is none in time, or when the association is over."""
+        assert self._assoc is not None
+        _, message = self._assoc.dimse.get_msg(block=True)
+        return message
+
+
+class StorageSCU(Requestor):
+    """Storage and verification (PS3.4 annexes B and A)."""
+
+    def store(self, instance: Outgoing) -> SendResult:
+        """Sends one instance. Raises PeerUnavailable when no answer came; the association is over then."""
+        uid = instance.sop_instance_uid
+        context = next((c for c in instance.contexts() if c in self._accepted), None)
+        if context is None:
+            return SendResult(uid, ok=False, reason=self._not_accepted(instance), refused=True)
+        try:
+            dataset = instance.encoded(context[1])
+        except Exception as error:
+            return SendResult(uid, ok=False, reason=f"the file cannot be read ({type(error).__name__})")
+        ok, retriable, reason = judge(self._send(instance, self._accepted[context], dataset))
+        return SendResult(uid, ok, retriable, reason, refused=not ok)
+
+    def accepted(self) -> frozenset[str]:
+        """The SOP classes that the peer accepted."""
+        return frozenset(sop_class_uid for sop_class_uid, _ in self._accepted)
+
+    def echo(self) -> int:
+        """The status of a C-ECHO, 0x0000 for success."""
+        assert self._assoc is not None
+        if not self._accepted:
+            raise PeerRefused(f"{self._target} does not accept the verification service")
+        status = self._assoc.send_c_echo()
+        if "Status" not in status:
+            raise PeerUnavailable(f"{self._target} did not answer")
+        return int(status.Status)
+
+    def _not_accepted(self, instance: Outgoing) -> str:
+        name, syntax = UID(instance.sop_class_uid).name, UID(instance.transfer_syntax_uid).name
+        assert self._assoc is not None
+        results = {c.result for c in self._assoc.rejected_contexts if c.abstract_syntax == instance.sop_class_uid}
+        if results == {0x04}:  # transfer syntaxes not supported (PS3.8 table 9-18)
+            return f"{self._target.ae_title} does not accept {name} in {syntax}"
+        return f"{self._target.ae_title} does not accept {name}"
+
+    def _send(self, instance: Outgoing, context_id: int, dataset: bytes) -> int:
+        """C-STORE request and its response's status (PS3.7 9.3.1)."""
+        request = C_STORE()
+        request.Priority = 0x0002  # low
+        request.AffectedSOPClassUID = instance.sop_class_uid
+        request.AffectedSOPInstanceUID = instance.sop_instance_uid
+        request.DataSet = BytesIO(dataset)
+        return int(self._exchange(request, context_id).Status)
+
+
+def send_files(
+    paths: Sequence[Path],
+    calling_ae_title: str,
+    target: Target,
+    timeout: float = 30.0,
+    progress: Callable[[SendResult], None] = lambda result: None,
+) -> list[SendResult]:
+    """Sends files over as few associations as possible. One result for each, in order; does not raise for peers."""
+    results: list[SendResult | None] = [None] * len(paths)
+
+    def note(index: int, result: SendResult) -> None:
+        results[index] = result
+        progress(result)
+
+    outgoing: list[tuple[int, Outgoing]] = []
+    for index, path in enumerate(paths):
+        try:
+            outgoing.append((index, Outgoing.from_file(path)))
+        except Permanent as error:
+            note(index, SendResult("", ok=False, reason=str(error)))
+        except OSError as error:
+            note(index, SendResult("", ok=False, reason=f"{path.name} cannot be read: {error.strerror}"))
+    for batch in _batches(outgoing):
+        pending = iter(batch)
+        current: tuple[int, Outgoing] | None = None
+        try:
+            with StorageSCU(calling_ae_title, target, _contexts(i for _, i in batch), timeout) as scu:
+                for current in pending:
+                    note(current[0], scu.store(current[1]))
+                    current = None
+        except (PeerUnavailable, PeerRefused) as error:
+            unsent = [current] if current is not None else []
+            for index, instance in [*unsent, *pending]:
+                retriable = isinstance(error, PeerUnavailable)
+                note(index, SendResult(instance.sop_instance_uid, ok=False, retriable=retriable, reason=str(error)))
+    return [result for result in results if result is not None]
+
+
+def accepted(
+    calling_ae_title: str, target: Target, sop_class_uids: Collection[str], timeout: float = 30.0
+) -> frozenset[str] | None:
+    """Which of these SOP classes the peer accepts in a syntax that every result can be sent in. None where there is no
+    association with it, which says nothing about classes."""
+    syntaxes = (str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian))
+    contexts = [(sop_class_uid, syntax) for sop_class_uid in sorted(sop_class_uids) for syntax in syntaxes]
+    try:
+        with StorageSCU(calling_ae_title, target, contexts, timeout) as scu:
+            return scu.accepted()
+    except (PeerUnavailable, PeerRefused):
+        return None
+
+
+def echo(calling_ae_title: str, target: Target, timeout: float = 10.0) -> EchoResult:
+    """Verifies a connection (PS3.4 annex A)."""
+    start = time.monotonic()
+    reason = ""
+    try:
+        with StorageSCU(calling_ae_title, target, [(str(Verification), str(ImplicitVRLittleEndian))], timeout) as scu:
+            status = scu.echo()
+        if status != 0x0000:
+            reason = f"{target} answered 0x{status:04X}"
+    except (PeerUnavailable, PeerRefused) as error:
+        reason = str(error)
+    return EchoResult(ok=not reason, seconds=time.monotonic() - start, reason=reason)
+
+
+def find_files(paths: Iterable[Path]) -> list[Path]:
+    """Files, and all files below folders, in a stable order. Raises Permanent for a path that is not there."""
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found += sorted(p for p in path.rglob("*") if p.is_file())
+        elif path.exists():
+            found.append(path)
+        else:
+            raise Permanent(f"{path} does not exist")
+    return found
+
+
+def _contexts(instances: Iterable[Outgoing]) -> list[Context]:
+    return list(dict.fromkeys(context for instance in instances for context in instance.contexts()))
+
+
+def _batches(instances: Sequence[tuple[int, Outgoing]]) -> Iterator[list[tuple[int, Outgoing]]]:
+    """Splits where one association would need more presentation contexts than there are."""
+    batch: list[tuple[int, Outgoing]] = []
+    contexts: set[Context] = set()
+    for item in instances:
+        wanted = set(item[1].contexts())
+        if batch and len(contexts | wanted) > MAXIMUM_CONTEXTS:
+            yield batch
+            batch, contexts = [], set()
+        batch.append(item)
+        contexts |= wanted
+    if batch:
+        yield batch

@@ -1,0 +1,459 @@
+"""The composition root: settings in, wired roles out. Everything that is built is built here (the worker's own part,
+which needs torch, in `dicom_node.work.process`)."""
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+from dicom_node.catalogue import ConfiguredApplication, configured_applications
+from dicom_node.complete.decide import Complete, CompletionRule, Wait, decide
+from dicom_node.complete.inventory import take_inventory
+from dicom_node.deliver.confirmer import Confirmer
+from dicom_node.deliver.destinations.dicomweb import BasicAuth, BearerAuth, DicomwebDestination, read_secret
+from dicom_node.deliver.destinations.dimse import DimseDestination
+from dicom_node.deliver.destinations.folder import FolderDestination
+from dicom_node.deliver.dispatcher import Dispatcher
+from dicom_node.deliver.reporter import CommitmentReporter, send_report
+from dicom_node.dimse.query import DimseSource, SourcePacs
+from dicom_node.dimse.scu import Target
+from dicom_node.errors import ConfigurationError
+from dicom_node.index.indexer import Indexer
+from dicom_node.receive.commitment import PUSH_MODEL, Addressee, AssociationReports, CommitmentService
+from dicom_node.receive.confirmation import ConfirmationService
+from dicom_node.receive.procedure_steps import MODALITY_PERFORMED_PROCEDURE_STEP as MPPS
+from dicom_node.receive.procedure_steps import ProcedureStepService
+from dicom_node.receive.receiver import DimseService, Receiver
+from dicom_node.receive.storage import Peer, ReceivePolicy, ServiceName, SopClass
+from dicom_node.runtime.backoff import Backoff
+from dicom_node.runtime.logs import fields
+from dicom_node.runtime.supervisor import Role
+from dicom_node.schedule import Scheduler, Urgency
+from dicom_node.settings.model import (
+    AnyDestination,
+    DicomwebSettings,
+    DimseSettings,
+    FolderSettings,
+    Inspection,
+    Settings,
+)
+from inference.contract.binding import feeds_inputs
+from storage.errors import NodeError, Permanent, Retriable
+from storage.log.files import FileSystem
+from storage.log.instances import InstanceStore
+from storage.log.journal import Journal, filed_until
+from storage.tables.commitments import Commitments
+from storage.tables.confirmations import Confirmations
+from storage.tables.database.connection import Database, sqlite_file
+from storage.tables.deliveries import Deliveries
+from storage.tables.jobs import Jobs
+from storage.tables.patients import Patients
+from storage.tables.procedure_steps import ProcedureSteps
+from storage.tables.results import Results
+from storage.tables.studies import Studies
+
+log = logging.getLogger(__name__)
+
+RELEASED_SHARE = 1 / 3  # of the quiet period, where `released_seconds` is not configured
+MISSED_HEARTBEATS = 6
+SOURCE_TIMEOUT_SECONDS = 5.0
+RECEIVER_NAME_LENGTH = 64  # as the database holds it
+ALWAYS_HERE = ("auto", "cpu")  # settings of work.devices that need no look
+
+
+@dataclass(frozen=True)
+class Stores:
+    """What every role reads and writes."""
+
+    database: Database
+    instances: InstanceStore
+    studies: Studies
+    jobs: Jobs
+    results: Results
+    deliveries: Deliveries
+    procedure_steps: ProcedureSteps
+    commitments: Commitments
+    confirmations: Confirmations
+    patients: Patients
+
+
+def open_stores(settings: Settings, upgrade: bool = False) -> Stores:
+    """Opens the database and the folder of instances, making them where they are not.
+
+    Raises Permanent when the schema is older, unless `upgrade`, or when the folder cannot be made.
+    """
+    make_data_dir(settings.node.data_dir)
+    database = Database(settings.database_url)
+    if upgrade:
+        database.upgrade()
+    else:
+        database.check_current()
+    return _stores(database, settings)
+
+
+def open_existing(settings: Settings, config: Path | None) -> Stores:
+    """The same for those who only look: makes nothing. Raises NodeError where no node has run yet."""
+    file = sqlite_file(settings.database_url)
+    if file is not None and not file.is_file():
+        raise NodeError(
+            f"There is no database yet: {file} does not exist, where {config or 'the built-in configuration'} says it "
+            "is. `dicom-node run` makes it; another configuration is named with --config"
+        )
+    database = Database(settings.database_url)
+    database.check_current()
+    return _stores(database, settings)
+
+
+def _stores(database: Database, settings: Settings) -> Stores:
+    return Stores(
+        database=database,
+        instances=InstanceStore(database, settings.node.data_dir / "instances", feeds_inputs),
+        studies=Studies(database),
+        jobs=Jobs(database, silent={a.label for a in settings.applications if a.no_result == "never"}),
+        results=Results(database),
+        deliveries=Deliveries(database),
+        procedure_steps=ProcedureSteps(database, procedure_steps_dir(settings)),
+        commitments=Commitments(database),
+        confirmations=Confirmations(database),
+        patients=Patients(database, settings.node.data_dir / "patients.key"),
+    )
+
+
+def make_data_dir(data_dir: Path) -> None:
+    """Raises Permanent, naming the key, where the folder cannot be made."""
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Permanent(
+            f"node.data_dir = '{data_dir}': cannot be made ({error.strerror}); name another folder"
+        ) from None
+
+
+def role_name(role: str) -> str:
+    """Names a role for what it holds in the database, which several machines may share."""
+    return f"{socket.gethostname()}/{role}"
+
+
+def objects_dir(settings: Settings) -> Path:
+    return settings.node.data_dir / "objects"
+
+
+def procedure_steps_dir(settings: Settings) -> Path:
+    return settings.node.data_dir / "mpps"
+
+
+def receive_policy(settings: Settings) -> ReceivePolicy:
+    """Where only peers are admitted, destinations may still report on what they are asked to confirm."""
+    named = {p.ae_title for p in settings.peers}
+    reporting = [
+        Peer(d.ae_title, d.host, services=frozenset({ServiceName.ECHO, ServiceName.COMMITMENT}))
+        for d in settings.destinations
+        if isinstance(d, DimseSettings) and d.confirm == "auto" and d.ae_title not in named
+    ]
+    peers = [
+        Peer(
+            p.ae_title,
+            p.host,
+            maximum_associations=p.maximum_associations,
+            maximum_pdu_bytes=p.maximum_pdu_bytes,
+            services=None if p.services is None else frozenset(ServiceName(name) for name in p.services),
+        )
+        for p in settings.peers
+    ]
+    return ReceivePolicy(
+        ae_title=settings.node.ae_title,
+        host=settings.receive.host,
+        port=settings.receive.port,
+        peers=(*peers, *reporting) if peers else (),
+        maximum_associations=settings.receive.maximum_associations,
+        network_timeout=settings.receive.network_timeout_seconds,
+    )
+
+
+def journals_dir(settings: Settings) -> Path:
+    return settings.node.data_dir / "journal"
+
+
+def build_receiver(settings: Settings, index: int) -> Receiver:
+    name = receiver_name(socket.gethostname(), index)
+    journal = Journal(journals_dir(settings) / name, int(settings.receive.minimum_free_megabytes * 2**20))
+    return Receiver(receive_policy(settings), journal, name, further_services(settings))
+
+
+def receiver_name(host: str, index: int) -> str:
+    """Names a receiver among those of all machines, in its journal's folder and in the database. Of a long host name
+    the end is kept: it holds the index, and numbers of machines."""
+    return f"{host}-receive-{index}"[-RECEIVER_NAME_LENGTH:]
+
+
+def further_services(settings: Settings) -> list[DimseService]:
+    """What a receiver offers beyond C-ECHO and C-STORE. They need the database, which is opened with the first request:
+    a receiver starts, and stores, without it."""
+    database = Database(settings.database_url)
+    steps = ProcedureStepService(ProcedureSteps(database, procedure_steps_dir(settings)))
+    commitments = Commitments(database)
+    reports = AssociationReports(commitments, filed=partial(filed_until, journals_dir(settings)), retry=retry(settings))
+    commitment = CommitmentService(commitments, addressees(settings), reports)
+    return [
+        DimseService((SopClass(MPPS, ServiceName.MPPS, scu_role=True, scp_role=False),), tuple(steps.handlers())),
+        DimseService(
+            (SopClass(PUSH_MODEL, ServiceName.COMMITMENT, scu_role=True, scp_role=True),),
+            (*commitment.handlers(), *ConfirmationService(Confirmations(database)).handlers()),
+        ),
+    ]
+
+
+def addressees(settings: Settings) -> list[Addressee]:
+    """The peers as those that ask for storage commitment."""
+    return [Addressee(p.ae_title, p.host, p.port, p.commitment == "same") for p in settings.peers]
+
+
+def build_indexer(settings: Settings) -> Indexer:
+    """It asks nothing of the database yet: one that is busy, or has no tables, is the indexer's to deal with."""
+    database = Database(settings.database_url)
+    instances = InstanceStore(database, settings.node.data_dir / "instances", feeds_inputs)
+    data_dir, database_file = settings.node.data_dir, sqlite_file(settings.database_url)
+    folders = [data_dir, *(data_dir / name for name in ("instances", "quarantine", "unfiled"))]
+    folders += [] if database_file is None else [database_file.resolve().parent]
+    # One flush for each file system, whichever of these folders are mounts of their own.
+    by_device = {file_system.device: file_system for file_system in map(FileSystem, folders)}
+    return Indexer(journals_dir(settings), instances, database, list(by_device.values()))
+
+
+def completion_rule(settings: Settings) -> CompletionRule:
+    quiet = settings.completion.quiet_seconds
+    released = min(settings.completion.released_seconds or quiet * RELEASED_SHARE, quiet)
+    return CompletionRule(
+        quiet=quiet,
+        released=released,
+        settled=min(settings.completion.settled_seconds, released),
+        maximum_age=settings.completion.maximum_age_seconds,
+        source=settings.completion.source,
+    )
+
+
+def completion_of(settings: Settings, stores: Stores, study_instance_uid: str) -> Complete | Wait | None:
+    """What the scheduler would decide now; None for a study that is not RECEIVING."""
+    filed = filed_until(journals_dir(settings))  # before the rows are read: it says what is among them
+    found = stores.studies.evidence(study_instance_uid)
+    if not found:
+        return None
+    inventory = take_inventory(stores.studies.contents(study_instance_uid))
+    return decide(found[0], inventory, completion_rule(settings), datetime.now(UTC), filed)
+
+
+def build_source(settings: Settings) -> SourcePacs | None:
+    """The PACS that is asked how many instances of a study it holds."""
+    for destination in settings.destinations:
+        if destination.name == settings.completion.source and isinstance(destination, DimseSettings):
+            target = Target(destination.ae_title, destination.host, destination.port)
+            return DimseSource(destination.name, settings.node.ae_title, target, SOURCE_TIMEOUT_SECONDS)
+    return None
+
+
+def build_scheduler(settings: Settings, stores: Stores) -> Scheduler:
+    return Scheduler(
+        studies=stores.studies,
+        instances=stores.instances,
+        jobs=stores.jobs,
+        results=stores.results,
+        deliveries=stores.deliveries,
+        rule=completion_rule(settings),
+        applications=applications(settings),
+        stalled_after=timedelta(seconds=settings.work.heartbeat_seconds * MISSED_HEARTBEATS),
+        maximum_job_attempts=settings.work.maximum_attempts,
+        urgency=Urgency({peer.ae_title: peer.priority for peer in settings.peers}),
+        filed=partial(filed_until, journals_dir(settings)),
+        source=build_source(settings),
+        site=[entry.rule for entry in settings.series],
+        patients=stores.patients,
+    )
+
+
+def build_dispatcher(settings: Settings, stores: Stores) -> Dispatcher:
+    return Dispatcher(
+        deliveries=stores.deliveries,
+        destinations=[build_destination(d, settings) for d in settings.destinations],
+        backoff=retry(settings),
+        name=role_name("dispatch"),
+        beside=[build_commitment_reporter(settings, stores).run, build_confirmer(settings, stores).run],
+    )
+
+
+def build_confirmer(settings: Settings, stores: Stores) -> Confirmer:
+    return Confirmer(
+        confirmations=stores.confirmations,
+        destinations=[build_destination(d, settings) for d in settings.destinations if d.confirm == "auto"],
+        patience=timedelta(seconds=settings.dispatch.commitment_timeout_seconds),
+        pauses=retry(settings),
+    )
+
+
+def build_commitment_reporter(settings: Settings, stores: Stores) -> CommitmentReporter:
+    return CommitmentReporter(
+        commitments=stores.commitments,
+        filed=partial(filed_until, journals_dir(settings)),
+        addressees=addressees(settings),
+        send=partial(send_report, settings.node.ae_title, settings.dispatch.timeout_seconds),
+        backoff=retry(settings),
+    )
+
+
+def retry(settings: Settings) -> Backoff:
+    """Of what is sent to others."""
+    return Backoff(
+        first=settings.dispatch.first_retry_seconds,
+        longest=settings.dispatch.longest_retry_seconds,
+        attempts=settings.dispatch.maximum_attempts,
+    )
+
+
+def build_destination(
+    destination: AnyDestination, settings: Settings
+) -> DimseDestination | DicomwebDestination | FolderDestination:
+    match destination:
+        case DimseSettings():
+            return DimseDestination(
+                name=destination.name,
+                calling_ae_title=settings.node.ae_title,
+                ae_title=destination.ae_title,
+                host=destination.host,
+                port=destination.port,
+                timeout=settings.dispatch.timeout_seconds,
+            )
+        case DicomwebSettings():
+            return DicomwebDestination(
+                name=destination.name,
+                url=destination.url,
+                timeout=settings.dispatch.timeout_seconds,
+                auth=_auth(destination),
+                ca_file=destination.ca_file,
+                client_certificate=destination.client_certificate,
+                client_key=destination.client_key,
+            )
+        case FolderSettings():
+            return FolderDestination(destination.name, destination.path)
+
+
+def _auth(destination: DicomwebSettings) -> BasicAuth | BearerAuth | None:
+    if destination.username is not None and destination.password_file is not None:
+        return BasicAuth(destination.username, destination.password_file)
+    return None if destination.token_file is None else BearerAuth(destination.token_file)
+
+
+def applications(settings: Settings) -> tuple[ConfiguredApplication, ...]:
+    """For the roles that route and work: tells in the log which ones cannot be used."""
+    found = configured_applications(settings.applications)
+    for application in found:
+        if application.manifest is None:
+            log.error(
+                "Application %s cannot be used and gets no study: %s. Once it is repaired, start the node again and "
+                "route the studies again with `dicom-node retry --study UID`",
+                application.name,
+                application.problem,
+                extra=fields("applications", application=application.name),
+            )
+    return found
+
+
+def mistakes(inspection: Inspection) -> list[str]:
+    """Every mistake in a configuration: what is written wrongly, and what it names and cannot be used."""
+    found = list(inspection.mistakes)
+    if inspection.data_dir is not None:
+        found += _unusable_folder(inspection.data_dir)
+    for destination in inspection.destinations:
+        found += [f"destinations: {destination.name}: {trouble}" for trouble in _troubles(destination)]
+    found += [
+        f"applications: {a.name}: {a.problem}"
+        for a in configured_applications(inspection.applications)
+        if a.manifest is None
+    ]
+    if inspection.devices not in (None, *ALWAYS_HERE):  # the answer takes seconds
+        try:
+            devices(str(inspection.devices))
+        except ConfigurationError as error:
+            found += error.mistakes
+    return found
+
+
+def _unusable_folder(data_dir: Path) -> list[str]:
+    """Whether the folder can be made and written, without making it."""
+    nearest = next(folder for folder in (data_dir, *data_dir.parents) if folder.exists())
+    key = f"node.data_dir = '{data_dir}'"
+    if not nearest.is_dir():
+        return [f"{key}: {nearest} is not a folder; name another one"]
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        return [f"{key}: {nearest} cannot be written by this user; name another folder, or change its owner"]
+    return []
+
+
+def _troubles(destination: AnyDestination) -> list[str]:
+    """What this machine lacks of what a destination needs. Asks nobody else."""
+    if isinstance(destination, FolderSettings):
+        answer = FolderDestination(destination.name, destination.path).echo()
+        return [] if answer.ok else [answer.reason]
+    if not isinstance(destination, DicomwebSettings):
+        return []
+    troubles = []
+    for key in ("ca_file", "client_certificate", "client_key"):
+        file = getattr(destination, key)
+        if file is not None and not os.access(file, os.R_OK):
+            troubles.append(f"{key} = '{file}': cannot be read by this user")
+    for key in ("password_file", "token_file"):
+        file = getattr(destination, key)
+        try:
+            if file is not None:
+                read_secret(key, file)
+        except Retriable as error:
+            troubles.append(str(error))
+    return troubles
+
+
+def devices(setting: str) -> list[str]:
+    """The devices that `work.devices` means. Asks a process of its own, since that loads torch.
+
+    Raises ConfigurationError where one of them is not there.
+    """
+    listing = subprocess.run(
+        [sys.executable, "-m", "dicom_node.work.process", "--list-devices", setting],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if listing.returncode != 0:
+        raise ConfigurationError([f"work.devices = {setting!r}: {listing.stderr.strip()}"])
+    return listing.stdout.split()
+
+
+def worker_roles(settings: Settings, config: Path | None) -> list[Role]:
+    """One worker process for each device."""
+    return [
+        Role(f"work-{device}", ("dicom_node.work.process", "--device", device, *_config_arguments(config)))
+        for device in devices(settings.work.devices)
+    ]
+
+
+def receive_roles(settings: Settings, config: Path | None) -> list[Role]:
+    return [
+        Role(f"receive-{i}", ("dicom_node.cli.main", "receive", "--index", str(i), *_config_arguments(config)))
+        for i in range(settings.receive.processes)
+    ]
+
+
+def all_roles(settings: Settings, config: Path | None) -> Sequence[Role]:
+    """In the order of starting: what takes work in comes last, and stops first."""
+    dispatch, schedule, index = (
+        Role(name, ("dicom_node.cli.main", name, *_config_arguments(config)))
+        for name in ("dispatch", "schedule", "index")
+    )
+    return [dispatch, *worker_roles(settings, config), schedule, index, *receive_roles(settings, config)]
+
+
+def _config_arguments(config: Path | None) -> tuple[str, ...]:
+    return () if config is None else ("--config", str(config.resolve()))

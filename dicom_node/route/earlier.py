@@ -1,0 +1,189 @@
+"""Earlier studies of the same patient: which there are, when each was acquired, and which later ones they concern.
+
+Two studies are of one patient where Patient ID and Issuer of Patient ID are the same, and birth date and sex do not
+differ where both say them. They are ordered by Study Date and Study Time (PS3.3 C.7.2.1).
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from dicom_node.runtime.logs import fields
+from inference.series.recogniser import SeriesDescription
+from storage.log.instances import InstanceStore
+from storage.records import Series
+from storage.tables.patients import Patients
+
+log = logging.getLogger(__name__)
+
+SAMPLES = 3  # of a study: one readable header says whose it is and when
+WANTED = [
+    "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex",
+    "StudyDate", "StudyTime", "AcquisitionDate", "AcquisitionDateTime",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class EarlierStudy:
+    """A complete study of the same patient from `days` before: `series` and `recognised` are what it holds. `problem`
+    says why it cannot be used, empty where it can; without an order there are no `days`."""
+
+    study_instance_uid: str
+    days: int | None
+    series: tuple[Series, ...] = ()
+    recognised: tuple[SeriesDescription, ...] = ()
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Visit:
+    """Whose a study is and when it was made, as one of its headers says; what it does not say is empty or None."""
+
+    patient_id: str
+    issuer: str
+    birth_date: str
+    sex: str
+    day: date | None
+    time: str  # HHMMSS and a fraction
+
+    def contradicts(self, other: "Visit") -> bool:
+        """Whether it is another patient, although the identifiers are the same."""
+        pairs = ((self.birth_date, other.birth_date), (self.sex, other.sex))
+        return any(one and two and one != two for one, two in pairs)
+
+    def is_before(self, other: "Visit") -> bool | None:
+        """None where what they say gives no order."""
+        if self.day is None or other.day is None:
+            return None
+        if self.day != other.day:
+            return self.day < other.day
+        return self.time < other.time if self.time and other.time and self.time != other.time else None
+
+
+class EarlierStudies:
+    """`series` gives what other nodes sent of a study, `recognise` what one of these series is."""
+
+    def __init__(
+        self,
+        patients: Patients,
+        instances: InstanceStore,
+        series: Callable[[str], Sequence[Series]],
+        recognise: Callable[[Series], SeriesDescription],
+    ) -> None:
+        self._patients = patients
+        self._instances = instances
+        self._series = series
+        self._recognise = recognise
+
+    def before(self, study_instance_uid: str) -> list[EarlierStudy]:
+        """The complete studies of the patient that are earlier, the oldest first; after them those that may be."""
+        self._identify_all()
+        visit = self._visit(study_instance_uid)
+        if visit is None:
+            return []
+        others = self._visits(set(self._patients.studies(visit.patient_id, visit.issuer)) - {study_instance_uid})
+        before = [(uid, other) for uid, other in others.items() if other.is_before(visit) is not False]
+        before.sort(key=lambda one: (_problem(visit, one[1]) != "", one[1].day or date.max, one[1].time, one[0]))
+        return [self._study(uid, other, visit) for uid, other in before]
+
+    def arrived(self, study_instance_uid: str) -> list[str]:
+        """Keeps whose this complete study is, and gives the later ones of its patient, and of whom it was before:
+        what was decided on them without it is to be decided again."""
+        self._identify_all()
+        visit = self._visit(study_instance_uid)
+        if visit is None:
+            return []
+        former = self._patients.others(study_instance_uid)
+        self._patients.identify(study_instance_uid, visit.patient_id, visit.issuer)
+        others = self._visits({*former, *self._patients.others(study_instance_uid)})
+        return sorted(uid for uid, other in others.items() if visit.is_before(other))
+
+    def _study(self, study_instance_uid: str, visit: Visit, later: Visit) -> EarlierStudy:
+        problem = _problem(later, visit)
+        if problem:
+            return EarlierStudy(study_instance_uid, None, problem=problem)
+        assert later.day is not None
+        assert visit.day is not None
+        series = tuple(self._series(study_instance_uid))
+        recognised = tuple(self._recognise(s) for s in series)
+        return EarlierStudy(study_instance_uid, (later.day - visit.day).days, series, recognised)
+
+    def _identify_all(self) -> None:
+        """Studies that were complete before anybody asked whose they are: once."""
+        known = self._visits(self._patients.unidentified())
+        for uid, visit in known.items():
+            self._patients.identify(uid, visit.patient_id, visit.issuer)
+        if len(known) > 1:
+            log.info("It was read of %d studies whose they are", len(known), extra=fields("identify"))
+
+    def _visits(self, study_instance_uids: Iterable[str]) -> dict[str, Visit]:
+        """Of those of which a header can be read."""
+        found = ((uid, self._visit(uid)) for uid in study_instance_uids)
+        return {uid: visit for uid, visit in found if visit is not None}
+
+    def _visit(self, study_instance_uid: str) -> Visit | None:
+        """None where no header can be read."""
+        for instance in self._instances.sample(study_instance_uid, SAMPLES):
+            ds = _header(instance.path)
+            if ds is not None:
+                return visit_of(ds)
+        return None
+
+
+def visit_of(ds: Dataset) -> Visit:
+    day = _day(ds.get("StudyDate"))
+    time = _text(ds.get("StudyTime")).replace(":", "") if day is not None else ""
+    whole, _, fraction = time.partition(".")
+    return Visit(
+        patient_id=_text(ds.get("PatientID")),
+        issuer=_text(ds.get("IssuerOfPatientID")),
+        birth_date=_text(ds.get("PatientBirthDate")),
+        sex=_text(ds.get("PatientSex")),
+        day=day or acquired(ds),
+        time=f"{whole:0<6}.{fraction:0<6}" if whole.isdigit() else "",
+    )
+
+
+def acquired(ds: Dataset) -> date | None:
+    """The day on which an image was acquired; that of its study where it does not say."""
+    keywords = ("AcquisitionDate", "AcquisitionDateTime", "StudyDate")
+    return next((day for day in (_day(ds.get(keyword)) for keyword in keywords) if day is not None), None)
+
+
+def acquired_on(paths: Sequence[Path]) -> date | None:
+    """As the first readable header says."""
+    header = next((ds for ds in map(_header, paths) if ds is not None), None)
+    return None if header is None else acquired(header)
+
+
+def _problem(visit: Visit, other: Visit) -> str:
+    if visit.contradicts(other):
+        return "has the same Patient ID, but another birth date or sex: it may be of another patient"
+    if other.is_before(visit) is None:
+        return "is of the same patient, but the dates and times of both studies do not say which one is earlier"
+    return ""
+
+
+def _header(path: Path) -> Dataset | None:
+    try:
+        return dcmread(path, stop_before_pixels=True, specific_tags=WANTED)
+    except Exception:  # a parser fails on damaged bytes in many ways; recognising the series says so
+        return None
+
+
+def _day(value: Any) -> date | None:
+    """The date of a DA or DT value; "1997.01.31" is one of the DA of old (PS3.5 6.2)."""
+    try:
+        return datetime.strptime(_text(value).replace(".", "")[:8], "%Y%m%d").date()
+    except ValueError:
+        return None
+
+
+def _text(value: Any) -> str:
+    return str(value or "").strip(" \0")

@@ -1,0 +1,76 @@
+"""The process around one worker, started by module path: `python -m dicom_node.work.process --device cuda:0`.
+
+Nothing else of the node ever loads torch.
+"""
+
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dicom_node.roles import applications, objects_dir, open_stores, role_name
+from dicom_node.runtime.backoff import Backoff
+from dicom_node.runtime.logs import configure
+from dicom_node.runtime.notify import notify
+from dicom_node.runtime.process import claim_role, die_with_parent, hold, stop_on_signals
+from dicom_node.settings.model import load
+from dicom_node.work.worker import Worker
+from inference.engine.engine import Engine, resolve_devices
+from storage.errors import NodeError
+
+RETRY_SECONDS = 5.0
+
+
+def main(
+    device: Annotated[str, typer.Option(help="The device this worker owns.")] = "cpu",
+    config: Annotated[Path | None, typer.Option(help="The node's TOML file.")] = None,
+    list_devices: Annotated[str | None, typer.Option(help="Print the devices this setting means, and end.")] = None,
+) -> None:
+    """One worker process of the node. `dicom-node work` starts one for each device."""
+    if list_devices is not None:
+        try:
+            print(*resolve_devices(list_devices), sep="\n")
+        except NodeError as error:
+            print(error, file=sys.stderr)
+            raise typer.Exit(1) from None
+        return
+    configure(f"work-{device}")
+    settings = load(config)
+    claim_role(settings.node.data_dir, f"work-{device}")
+    stores = open_stores(settings)
+    name = role_name(f"work-{device}")
+    stores.jobs.release_worker(name, "its worker was restarted", settings.work.maximum_attempts)
+    worker = Worker(
+        name=name,
+        engine=Engine(device),
+        jobs=stores.jobs,
+        results=stores.results,
+        instances=stores.instances,
+        applications={a.name: a for a in applications(settings)},
+        objects_dir=objects_dir(settings),
+        ae_title=settings.node.ae_title,
+        profiles={destination.name: destination.profile for destination in settings.destinations},
+        backoff=Backoff(RETRY_SECONDS, RETRY_SECONDS * 8, settings.work.maximum_attempts),
+        heartbeat_seconds=settings.work.heartbeat_seconds,
+        job_timeout_seconds=settings.work.job_timeout_seconds,
+    )
+    die_with_parent()
+    stop = stop_on_signals()
+    thread = threading.Thread(target=worker.run, args=(stop,), name="work", daemon=True)
+    thread.start()
+    notify("READY=1")
+    hold(stop, thread.is_alive)
+    # A job may have minutes to go inside torch, which no signal interrupts: give it back and end now.
+    stores.jobs.release_worker(name, "the worker was stopped", settings.work.maximum_attempts, counts=not stop.is_set())
+    os._exit(0 if stop.is_set() else 1)
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except NodeError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
