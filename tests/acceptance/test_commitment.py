@@ -15,8 +15,8 @@ from dicom_node.receive.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE
 from tests.acceptance.receiving import ReceivingNode, uids, write_images
 from tests.dcmjs import Dcmjs, install
 from tests.dcmjs.requests import committed
-from tests.services.datasets import commitment
-from tests.services.orthanc import call, report, request_commitment
+from tests.receive.services.datasets import commitment
+from tests.receive.services.orthanc import call, report, request_commitment
 from tests.storage.node import MR, SR
 
 

@@ -36,7 +36,7 @@ from tests.receive.raw import (
     store_command,
 )
 from tests.receive.test_receiver import wait_until
-from tests.storage.test_header import HEADER, encode
+from tests.storage.log.test_header import HEADER, encode
 
 FRAGMENT_BYTES = 100_000
 

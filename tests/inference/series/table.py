@@ -1,0 +1,93 @@
+"""The labelled series beside what the recogniser makes of them: `python -m tests.inference.series.table [FOLDER]`."""
+
+import os
+import sys
+import tomllib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydicom.dataset import Dataset
+
+from inference.series.recogniser import SeriesDescription, read_headers, recognise
+
+LABELS = Path(__file__).with_name("labels.toml")
+DATA = Path(os.environ.get("DICOM_NODE_TEST_DATA", Path(__file__).parents[4] / "shared" / "data"))
+NAMES = (
+    "SeriesDescription", "ProtocolName", "StudyDescription", "PerformedProcedureStepDescription",
+    "RequestedProcedureDescription", "DerivationDescription", "PerformedProtocolCodeSequence",
+    "RequestAttributesSequence", "ProcedureCodeSequence",
+)  # fmt: skip
+PROTOCOL_AS_SEQUENCE = "CANON"  # writes the protocol's name into PulseSequenceName
+
+
+@dataclass(frozen=True)
+class Row:
+    label: dict[str, Any]
+    named: SeriesDescription
+    blanked: SeriesDescription  # without any name
+
+    @property
+    def right(self) -> bool:
+        return self.named.kind == self.label["kind"]
+
+    @property
+    def right_blanked(self) -> bool:
+        return self.blanked.kind == self.label["kind"]
+
+
+def labels() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = tomllib.loads(LABELS.read_text(encoding="utf-8"))["series"]
+    return found
+
+
+def rows(folder: Path) -> Iterator[Row]:
+    """Of every label. Raises KeyError for a series that has no label, and for a label without series."""
+    labelled = labels()
+    for path in sorted({label["folder"] for label in labelled}):
+        by_uid: defaultdict[str, list[Dataset]] = defaultdict(list)
+        for ds in read_headers(sorted(p for p in (folder / path).iterdir() if p.is_file())):
+            by_uid[str(ds.SeriesInstanceUID)].append(ds)
+        for label in [label for label in labelled if label["folder"] == path]:
+            headers = by_uid.pop(label.get("series", next(iter(by_uid))))
+            named = recognise(headers)
+            yield Row(label, named, recognise([blanked(ds) for ds in headers]))
+        if by_uid:
+            raise KeyError(f"series without a label in {path}: {', '.join(by_uid)}")
+
+
+def folders(folder: Path) -> set[str]:
+    """Those below `folder` that hold files."""
+    return {str(path.parent.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def blanked(ds: Dataset) -> Dataset:
+    """The same header without what people named it, changed in place."""
+    for keyword in NAMES:
+        if keyword in ds:
+            delattr(ds, keyword)
+    if str(ds.get("Manufacturer", "")).startswith(PROTOCOL_AS_SEQUENCE) and "PulseSequenceName" in ds:
+        del ds.PulseSequenceName
+    return ds
+
+
+def printed(table: Sequence[Row]) -> Iterator[str]:
+    yield f"{'series':50} {'is':16} {'recognised as':22} {'without names':22} {'plane':9} fat suppressed"
+    for row in table:
+        where = row.label["folder"] + (" " + row.label["series"][18:25] if "series" in row.label else "")
+        cells = [
+            f"{'' if right else '! '}{found.kind} {found.confidence:.2f}"
+            for right, found in ((row.right, row.named), (row.right_blanked, row.blanked))
+        ]
+        fat = {True: "yes", False: "no", None: "?"}
+        told = f"{fat[row.named.fat_suppressed]} (is: {fat[row.label.get('fat_suppressed')]})"
+        yield f"{where:50} {row.label['kind']:16} {cells[0]:22} {cells[1]:22} {row.named.plane or '':9} {told}"
+    named, without = sum(row.right for row in table), sum(row.right_blanked for row in table)
+    yield f"right: {named} of {len(table)} ({named / len(table):.0%}); "
+    yield f"without names: {without} of {len(table)} ({without / len(table):.0%})"
+
+
+if __name__ == "__main__":
+    print(*printed(list(rows(Path(sys.argv[1]) if len(sys.argv) > 1 else DATA / "mr"))), sep="\n")
