@@ -1,5 +1,6 @@
 """The composition root: settings in, wired roles out. Everything that is built is built here (the worker's own part,
-which needs torch, in `dicom_node.work.process`)."""
+which needs torch, in `dicom_node.work.process`).
+"""
 
 import logging
 import os
@@ -188,13 +189,15 @@ def build_receiver(settings: Settings, index: int) -> Receiver:
 
 def receiver_name(host: str, index: int) -> str:
     """Names a receiver among those of all machines, in its journal's folder and in the database. Of a long host name
-    the end is kept: it holds the index, and numbers of machines."""
+    the end is kept: it holds the index, and numbers of machines.
+    """
     return f"{host}-receive-{index}"[-RECEIVER_NAME_LENGTH:]
 
 
 def further_services(settings: Settings) -> list[DimseService]:
     """What a receiver offers beyond C-ECHO and C-STORE. They need the database, which is opened with the first request:
-    a receiver starts, and stores, without it."""
+    a receiver starts, and stores, without it.
+    """
     database = Database(settings.database_url)
     steps = ProcedureStepService(ProcedureSteps(database, procedure_steps_dir(settings)))
     commitments = Commitments(database)

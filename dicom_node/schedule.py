@@ -162,7 +162,8 @@ class Scheduler:
 
     def _noticed(self, evidence: StudyEvidence, now: datetime) -> StudyEvidence:
         """With when it was noticed, and without answers of a time that is still to come: a clock that was set back
-        leaves some, which say nothing of what came after them."""
+        leaves some, which say nothing of what came after them.
+        """
         seen = self._seen.get(evidence.study_instance_uid)
         return replace(
             evidence,
@@ -280,7 +281,8 @@ class Scheduler:
 
     def _reopen_later(self, study: Study) -> None:
         """Later studies of the patient are routed again, once for each revision of this one: it may be an earlier time
-        point of theirs. A study that is itself routed again has no new images."""
+        point of theirs. A study that is itself routed again has no new images.
+        """
         uid = study.study_instance_uid
         if self._earlier is None or self._studies.routing(uid, study.revision) is not None:
             return

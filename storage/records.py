@@ -426,7 +426,8 @@ class ProcedureStep:
 @dataclass(frozen=True)
 class Commitment:
     """A storage commitment request of a peer (PS3.4 annex J). `items` are (SOP class, SOP instance); `duplicates` are
-    those of another request that the peer made under the same transaction UID before it had its report."""
+    those of another request that the peer made under the same transaction UID before it had its report.
+    """
 
     id: int
     transaction_uid: str

@@ -175,7 +175,8 @@ def _behind(now: datetime, filed: datetime | None) -> str:
 
 def _noticed(study: StudyEvidence, at: datetime) -> datetime:
     """A time of an event, which cannot be later than when it was noticed: the clock that gave it was ahead, and a
-    study is not to wait until it is that time again."""
+    study is not to wait until it is that time again.
+    """
     return at if study.noticed_at is None else min(at, study.noticed_at)
 
 
@@ -299,13 +300,15 @@ def _fresh(study: StudyEvidence, rule: CompletionRule) -> SourceAnswer | None:
 
 def _owes_answer(study: StudyEvidence, rule: CompletionRule) -> bool:
     """Whether the source PACS was not asked yet since the last instance: its count is stronger than a declared one.
-    Whoever waits for it waits for `released` at most; one that cannot be asked has given its answer."""
+    Whoever waits for it waits for `released` at most; one that cannot be asked has given its answer.
+    """
     return rule.source is not None and _fresh(study, rule) is None
 
 
 def _expected(answer: SourceAnswer) -> int | None:
     """What the PACS holds that can have come here. It holds our results too, where it is a destination: they are no
-    evidence, and nothing says when they come back, or whether."""
+    evidence, and nothing says when they come back, or whether.
+    """
     return None if answer.count is None else answer.count - answer.own
 
 

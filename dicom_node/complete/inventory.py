@@ -61,7 +61,8 @@ class SeriesCount:
 @dataclass(frozen=True)
 class StepCount:
     """The procedure steps of a study. `referenced` instances, of ended steps only, of which `missing` are not here;
-    those that are here as part of another study are left out."""
+    those that are here as part of another study are left out.
+    """
 
     in_progress: int = 0
     completed: int = 0
@@ -201,7 +202,8 @@ def _judge_multi_frame(facts: Sequence[Facts]) -> Judgement:
 
 def _judge(facts: Sequence[Facts]) -> Judgement:
     """Each statement is weighed by itself. One that is not reached outweighs those that are; a count that is exceeded
-    cannot be true and says nothing."""
+    cannot be true and says nothing.
+    """
     here = len(facts)
     exceeded, by_acquisition = _by_acquisition(facts)
     claims = [c for c in (None if exceeded else by_acquisition, _by_temporal_position(facts)) if c is not None]

@@ -31,7 +31,8 @@ _CONTEXT = (PUSH_MODEL, str(ImplicitVRLittleEndian))  # the syntax everybody has
 
 class CommitmentSCU(Requestor):
     """As a context manager; the roles are the default ones. `hear` is told of every report that comes on the
-    association, also before the response to the request, and gives the status to answer."""
+    association, also before the response to the request, and gives the status to answer.
+    """
 
     def __init__(
         self, calling_ae_title: str, target: Target, timeout: float, hear: Callable[[CommitmentReport], int]
@@ -41,7 +42,8 @@ class CommitmentSCU(Requestor):
 
     def request(self, transaction_uid: str, references: Sequence[Reference]) -> None:
         """N-ACTION (PS3.4 J.3.2). Raises PeerRefused where the peer offers no such service or does not take the
-        request, and PeerUnavailable when no answer came."""
+        request, and PeerUnavailable when no answer came.
+        """
         context_id = self._accepted.get(_CONTEXT)
         if context_id is None:
             raise PeerRefused(f"{self._target} does not accept storage commitment")

@@ -43,7 +43,8 @@ _REASONS = {
 
 class Confirmer:
     """`patience` is how long a destination may take to commit, or to show, what it accepted. `pauses` says how soon one
-    that does not answer is asked again."""
+    that does not answer is asked again.
+    """
 
     def __init__(
         self,

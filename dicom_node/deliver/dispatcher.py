@@ -88,7 +88,8 @@ class Dispatcher:
 
     def deliver_one(self, destination: Destination) -> bool:
         """Claims and sends the next due delivery of this destination, or chooses what to send in its place where the
-        destination does not take it. False when there is none."""
+        destination does not take it. False when there is none.
+        """
         delivery = self._deliveries.claim(destination.name, self._name, datetime.now(UTC))
         if delivery is None:
             return False

@@ -218,7 +218,8 @@ def _push(pushed: Pushed, node: Target, console: Console) -> None:
 
 def _wait(stores: Stores, study_instance_uid: str, console: Console) -> views.Plain:
     """Waits until the study has ended: every delivery done or failed for good, or nothing to deliver; and for a moment
-    until the PACS has confirmed them, which not every one does."""
+    until the PACS has confirmed them, which not every one does.
+    """
     deadline = time.monotonic() + RESULT_SECONDS
     ended = 0.0
     with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as progress:

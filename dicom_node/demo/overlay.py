@@ -29,7 +29,8 @@ Picture = NDArray[np.float64]
 @dataclass(frozen=True)
 class View:
     """A plane across an upright array (see `upright`), as it is looked at: radiologists see the patient from the feet,
-    or from the front, so that the patient's right is on the left."""
+    or from the front, so that the patient's right is on the left.
+    """
 
     axis: int  # that is looked along
     flip: bool  # head up

@@ -1,5 +1,6 @@
 """What passes between the network and the policy when a peer asks for an association. No pynetdicom objects of a
-connection here: the same service stands behind the node's own data path and behind the stock one."""
+connection here: the same service stands behind the node's own data path and behind the stock one.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,7 +35,8 @@ class Refusal:
 @dataclass(frozen=True)
 class Admission:
     """What the node offers on an association. `session` is whatever the service keeps for it; handlers of further
-    DIMSE services find it as `event.assoc.session`."""
+    DIMSE services find it as `event.assoc.session`.
+    """
 
     session: Any
     contexts: list[PresentationContext]

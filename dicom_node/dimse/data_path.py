@@ -273,7 +273,8 @@ class Wire:
 
     def _wait(self) -> None:
         """Until there is something to read. A peer has the time-out, and more for what it has delivered already: one
-        byte every second, or PDUs without content, hold no place for ever."""
+        byte every second, or PDUs without content, hold no place for ever.
+        """
         while True:
             allowed = min(self.timeout, self.timeout + self._received / MINIMUM_BYTES_PER_SECOND - self._waited)
             start = time.monotonic()
@@ -336,7 +337,8 @@ class MessageReader:
 
     def dataset(self, context_id: int) -> tuple[memoryview, bool]:
         """The dataset of the message, or its beginning, and whether it is all; `rest` reads on. Valid until the next
-        call of any method."""
+        call of any method.
+        """
         complete = self._collect(context_id, LARGE_BYTES)
         return self._collected(), complete
 

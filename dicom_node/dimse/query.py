@@ -23,7 +23,8 @@ class SourcePacs(Protocol):
 
     def count_instances(self, study_instance_uid: str) -> int:
         """How many instances of the study it holds; 0 for a study it does not know. Raises PeerUnavailable, or
-        PeerRefused when it does not say."""
+        PeerRefused when it does not say.
+        """
         ...
 
 

@@ -196,7 +196,8 @@ class Requestor:
 
     def _exchange(self, request: Any, context_id: int) -> Any:
         """Sends a request and reads its response (PS3.7 9.1, 10.1). Raises PeerUnavailable when there is none with a
-        status; the association is over then."""
+        status; the association is over then.
+        """
         assoc = self._assoc
         assert assoc is not None
         self._message_id = self._message_id % LARGEST_MESSAGE_ID + 1
@@ -308,7 +309,8 @@ def accepted(
     calling_ae_title: str, target: Target, sop_class_uids: Collection[str], timeout: float = 30.0
 ) -> frozenset[str] | None:
     """Which of these SOP classes the peer accepts in a syntax that every result can be sent in. None where there is no
-    association with it, which says nothing about classes."""
+    association with it, which says nothing about classes.
+    """
     syntaxes = (str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian))
     contexts = [(sop_class_uid, syntax) for sop_class_uid in sorted(sop_class_uids) for syntax in syntaxes]
     try:

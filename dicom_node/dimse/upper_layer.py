@@ -116,7 +116,8 @@ class QuietAssociation(Association):
 
 class RequestedAssociation(QuietAssociation):
     """An association that we request of a peer. What the peer asks of us waits among its responses, for the one thread
-    that reads them; pynetdicom would answer an N-EVENT-REPORT in a thread of its own."""
+    that reads them; pynetdicom would answer an N-EVENT-REPORT in a thread of its own.
+    """
 
     def _serve_request(self, msg: Any, context_id: int) -> None:
         self.dimse.msg_queue.put((context_id, msg))
@@ -442,7 +443,8 @@ class AcceptedAssociation(QuietAssociation):
 
     def response(self) -> tuple[Any, Any]:
         """The peer's answer to what a service has asked it, as (presentation context, primitive); requests that come
-        before are served. (None, None) when the association ends instead."""
+        before are served. (None, None) when the association ends instead.
+        """
         try:
             while self.is_established:
                 if self._reader.between_messages():
@@ -584,7 +586,8 @@ class Acceptor:
 
     def _make_room(self) -> bool:
         """Whether there is room for one more connection. The oldest one that has no association yet gives way: those
-        that say nothing must not keep out those that have something to say."""
+        that say nothing must not keep out those that have something to say.
+        """
         with self._lock:
             if len(self._connections) - len(self._dismissed) < self._maximum_connections:
                 return True

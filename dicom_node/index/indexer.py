@@ -93,7 +93,8 @@ class Indexer:
 
     def rebuild(self) -> None:
         """Gives rows to all files that lack them. What a crash left in part must not be taken for an instance: where a
-        journal still holds it, it is moved away first."""
+        journal still holds it, it is moved away first.
+        """
         self._places.clear()
         filing = self._instances.filing()
         for folder in self._folders():
@@ -248,7 +249,8 @@ class Indexer:
 
     def _content(self, frame: Frame, folder: Path) -> bytes | Path | None:
         """The Part 10 file of an instance; None for other frames, and for a large instance without its file: that was
-        removed by its receiver since the flush of the frame failed, so it was never acknowledged."""
+        removed by its receiver since the flush of the frame failed, so it was never acknowledged.
+        """
         if frame.kind is Kind.INSTANCE:
             return frame.body
         if frame.kind is not Kind.LARGE_INSTANCE:

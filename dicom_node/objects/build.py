@@ -34,7 +34,8 @@ _OF_SEGMENTS = frozenset({Kind.SEG, Kind.RTSTRUCT, Kind.KO})
 @dataclass(frozen=True, eq=False)
 class Built:
     """An object of a result. `stands_for` names the kinds in whose place it may be sent, a space between them; it is
-    empty for what is to be sent itself."""
+    empty for what is to be sent itself.
+    """
 
     kind: Kind
     dataset: Dataset

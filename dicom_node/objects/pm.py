@@ -133,7 +133,8 @@ def _finite(values: Values) -> Values:
 
 def _order_frames(ds: Dataset, source: Volume, values: Values) -> None:
     """Frames go as the slices do, up the normal: highdicom 0.28.2 orders them down, and dcmqi 1.5.7, and so 3D Slicer,
-    then shows the map upside down."""
+    then shows the map upside down.
+    """
     step = source.geometry.affine[:3, 0]
     ds.PerFrameFunctionalGroupsSequence = sorted(
         ds.PerFrameFunctionalGroupsSequence,

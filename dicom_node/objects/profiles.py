@@ -1,5 +1,6 @@
 """What destinations take: the kinds of result objects, in which form each destination gets them, and what is sent in
-place of those it does not take."""
+place of those it does not take.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass

@@ -170,7 +170,8 @@ def _contour(frame: FrameReference, plane: Plane, number: int, polygon: Polygon)
 
 def _decimals(points: NDArray[np.float64]) -> RawDataElement:
     """Contour Data, to 0.1 um, as the bytes that are written: pydicom takes ten times as long for hundreds of thousands
-    of decimal strings."""
+    of decimal strings.
+    """
     value = "\\".join([f"{number:.4f}" for number in points.ravel().tolist()]).encode()
     value += b" " * (len(value) % 2)
     return RawDataElement(CONTOUR_DATA, "DS", len(value), value, 0, True, True)

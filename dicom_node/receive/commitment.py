@@ -140,7 +140,8 @@ class Report:
 @dataclass(frozen=True)
 class Addressee:
     """A peer as a storage commitment SCU. Without `port` it hears of us only on its own associations, and without
-    `host` at the address it asked from."""
+    `host` at the address it asked from.
+    """
 
     ae_title: str
     host: str | None = None
@@ -245,7 +246,8 @@ class Link(Protocol):
 
     def deliver(self, report: Report, message_id: int, done: Callable[[int | None], None]) -> None:
         """Has the association send the report between two messages, and calls `done` with the status of the peer's
-        answer, None without one. May never call it when the association ends. Does not wait."""
+        answer, None without one. May never call it when the association ends. Does not wait.
+        """
 
 
 @dataclass

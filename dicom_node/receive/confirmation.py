@@ -32,7 +32,8 @@ log = logging.getLogger(__name__)
 
 def read_report(event_type: int | None, sop_instance_uid: str, ds: Dataset) -> CommitmentReport | Answer:
     """What an N-EVENT-REPORT says (PS3.4 table J.3-2), or why it is refused. What it lists as failed is not committed,
-    whatever else it lists."""
+    whatever else it lists.
+    """
     if event_type not in (ALL_COMMITTED, FAILURES_EXIST):
         return Answer(Status.NO_SUCH_EVENT_TYPE, "The Event Type IDs are 1 and 2")
     if sop_instance_uid != PUSH_MODEL_INSTANCE:

@@ -221,7 +221,8 @@ def describe_opening(opening: bytes) -> str:
 @dataclass
 class Session:
     """One admitted association. `association` is unique for ever. An echo leaves nothing in the journal: it hears of
-    the association with its first instance."""
+    the association with its first instance.
+    """
 
     association: str
     calling: str
@@ -357,7 +358,8 @@ def ensure_acceptable(header: Header, request: StoreRequest) -> None:
 
 class LargeReception:
     """A large instance while it arrives. After a failure the rest of it is dropped, and the peer hears of it at the
-    end, on an association that goes on."""
+    end, on an association that goes on.
+    """
 
     def __init__(self, ingest: Ingest, session: Session, request: StoreRequest, beginning: memoryview) -> None:
         self._ingest = ingest

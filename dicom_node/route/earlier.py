@@ -32,7 +32,8 @@ WANTED = [
 @dataclass(frozen=True)
 class EarlierStudy:
     """A complete study of the same patient from `days` before: `series` and `recognised` are what it holds. `problem`
-    says why it cannot be used, empty where it can; without an order there are no `days`."""
+    says why it cannot be used, empty where it can; without an order there are no `days`.
+    """
 
     study_instance_uid: str
     days: int | None
@@ -94,7 +95,8 @@ class EarlierStudies:
 
     def arrived(self, study_instance_uid: str) -> list[str]:
         """Keeps whose this complete study is, and gives the later ones of its patient, and of whom it was before:
-        what was decided on them without it is to be decided again."""
+        what was decided on them without it is to be decided again.
+        """
         self._identify_all()
         visit = self._visit(study_instance_uid)
         if visit is None:

@@ -1,5 +1,6 @@
 """Which applications apply to a completed study, and which series, of it and of earlier studies of the patient, feeds
-which input: pure decisions."""
+which input: pure decisions.
+"""
 
 import hashlib
 import json
@@ -189,7 +190,8 @@ def _ask(
 
 def _time_points(manifest: Manifest, now: _Region, earlier: Sequence[EarlierStudy]) -> tuple[_TimePoint, ...]:
     """What becomes of each earlier study: it is taken where its series fill the same inputs, and do not show another
-    region than the study does (`now`)."""
+    region than the study does (`now`).
+    """
     if manifest.earlier is None:
         return ()
     points = [_asked(manifest, now, study) for study in earlier]
@@ -271,7 +273,8 @@ def _no_earlier(points: Sequence[_TimePoint]) -> str:
 
 def _images(series: Sequence[Series], own: Collection[str]) -> list[Instance]:
     """What an application could have looked at: a study without any, or of our own results alone, is reported on to
-    nobody."""
+    nobody.
+    """
     return [
         instance
         for s in series

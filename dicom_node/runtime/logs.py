@@ -42,7 +42,8 @@ def configure(role: str, level: str = "INFO") -> None:
 
 def unexpected(error: BaseException) -> str:
     """The type of an error that nobody foresaw and the last place of ours that it came through, as `TypeError at
-    storage/log/header.py:81`. Never its text: a library's may quote the patient's attributes."""
+    storage/log/header.py:81`. Never its text: a library's may quote the patient's attributes.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if frame.filename.startswith(_PACKAGES)]
     place = f" at {Path(ours[-1].filename).relative_to(_ROOT)}:{ours[-1].lineno}" if ours else ""

@@ -57,7 +57,8 @@ def valid_ae_title(value: str) -> str:
 
 def valid_url(value: str) -> str:
     """The address of a web service, without a slash at its end. It is told in logs and reasons, so that it may hold no
-    secret."""
+    secret.
+    """
     text = value.strip()
     try:
         url = urlsplit(text)

@@ -14,7 +14,8 @@ MOST_IMAGES = 32
 
 def first_images(series: Sequence[Series], own: Collection[str]) -> list[Path]:
     """The first readable image of each of the first series: enough to say what was looked at. `own` are the SOP
-    Instance UIDs of this node's results."""
+    Instance UIDs of this node's results.
+    """
     found = (
         _first_readable([i for i in s.instances if _is_image(i) and i.sop_instance_uid not in own]) for s in series
     )

@@ -155,7 +155,8 @@ class Worker:
 
     def _inputs(self, job: Job) -> dict[str, SeriesInput]:
         """The series of the study and of the earlier ones that the job names. The time point is the place of a study
-        among these, from 1."""
+        among these, from 1.
+        """
         studies = [job.study_instance_uid, *job.detail.get("earlier", ())]
         series = [{s.series_instance_uid: s for s in self._instances.series(uid)} for uid in studies]
         inputs = {}
@@ -167,7 +168,8 @@ class Worker:
 
     def _not_compared(self, job: Job) -> Iterator[str]:
         """A sentence for each earlier study of the patient that routing did not take: the application knows of none of
-        them, and its report must not be read as if there were none."""
+        them, and its report must not be read as if there were none.
+        """
         for study in job.detail.get("not_taken", ()):
             sample = self._instances.sample(study["study_instance_uid"], SAMPLES)
             day = acquired_on([instance.path for instance in sample])
@@ -177,7 +179,8 @@ class Worker:
 
     def _report_no_result(self, job: Job) -> tuple[Sequence[NewObject], dict[str, object]]:
         """The report goes to every destination of the application, whatever kinds of objects it is to get. Whatever is
-        wrong with the model, it is not needed here."""
+        wrong with the model, it is not needed here.
+        """
         configured = self._configured(job.application)
         application: Application | None = None
         try:
@@ -215,7 +218,8 @@ class Worker:
 
     def _superseded(self, job: Job, folder: Path) -> Sequence[NewObject]:
         """Rejection notes for the destinations that want them, about what each got of the results that this job's
-        supersedes."""
+        supersedes.
+        """
         asking = [name for profile, names in self._destinations(job) if profile.withdraws_superseded for name in names]
         of = (job.study_instance_uid, job.application, job.id)
         return self._rejections(job, {name: self._results.superseded(*of, name) for name in asking}, folder)
@@ -254,7 +258,8 @@ class Worker:
 
     def _destinations(self, job: Job) -> list[tuple[ObjectProfile, tuple[str, ...]]]:
         """The destinations of the job's application, those with the same profile together: they get the same objects.
-        An application without any has results nevertheless."""
+        An application without any has results nevertheless.
+        """
         groups: dict[ObjectProfile, list[str]] = {}
         for name in self._configured(job.application).destinations:
             groups.setdefault(self._profiles[name], []).append(name)

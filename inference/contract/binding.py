@@ -191,7 +191,8 @@ def _shortened(names: Sequence[str]) -> str:
 
 def _rank(rule: InputRule, s: SeriesDescription, bound: Mapping[str, SeriesDescription]) -> Rank:
     """What is certainly as the input takes it, where another series does not say; the order of the input's kinds, then
-    its preferences; then what is better in general."""
+    its preferences; then what is better in general.
+    """
     kinds = [(f"it is {s.kind}", -float(rule.kind.index(s.kind)))] if rule.kind else []
     return (
         ("its kind is surer", float(s.confidence >= SURE)),

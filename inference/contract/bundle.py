@@ -40,7 +40,8 @@ class Model(_Part):
 
 class Normalization(_Part):
     """percentile: (x - lower) / (upper - lower) with `lower` and `upper` in percent, clipped to 0..1;
-    zscore: zero mean and unit variance; range: `lower` to 0 and `upper` to 1, in the image's own values, clipped."""
+    zscore: zero mean and unit variance; range: `lower` to 0 and `upper` to 1, in the image's own values, clipped.
+    """
 
     method: Literal["percentile", "zscore", "range", "none"] = "percentile"
     lower: float = 0.5
@@ -50,7 +51,8 @@ class Normalization(_Part):
 
 class Preprocessing(_Part):
     """The grid the network sees. `orientation` names where each array axis points: "RAS" is right, anterior,
-    superior. `spacing` is mm along these axes. `shape` pads or crops round the centre of the volume."""
+    superior. `spacing` is mm along these axes. `shape` pads or crops round the centre of the volume.
+    """
 
     orientation: str = "RAS"
     spacing: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
@@ -69,7 +71,8 @@ class Preprocessing(_Part):
 
 class Postprocessing(_Part):
     """`keep_largest_component`: "all" keeps the largest connected part of all structures together, "each" that of
-    every structure by itself."""
+    every structure by itself.
+    """
 
     keep_largest_component: Literal["none", "all", "each"] = "none"
     minimum_volume_ml: float = Field(0.0, ge=0)

@@ -1,5 +1,6 @@
 """What is wrong with a descriptor (`application.toml`, `bundle.toml`), told by key, value, what is allowed and the
-nearest name, every mistake at once."""
+nearest name, every mistake at once.
+"""
 
 import dataclasses
 import json

@@ -1,5 +1,6 @@
 """What a series must be to feed one input of an application, which of several is preferred, and which volume of it is
-meant."""
+meant.
+"""
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -85,7 +86,8 @@ class SeriesRule:
 @dataclass(frozen=True, config=_FORBID)
 class InputRule(SeriesRule):
     """`volumes` "one": a series that holds several volumes is refused, unless `select` says which of them is meant.
-    "all": the application takes them all."""
+    "all": the application takes them all.
+    """
 
     name: Name
     required: bool = True
@@ -117,7 +119,8 @@ def split_key(key: str) -> tuple[str, int]:
 
 def selected(told_apart: Sequence[Mapping[str, Any]], select: Selection) -> int:
     """Which volume of a series `select` means: its index in `told_apart`, what tells each volume apart
-    (`inference.volumes.planes.Plane.told_apart`). Raises InputRefused unless it is exactly one."""
+    (`inference.volumes.planes.Plane.told_apart`). Raises InputRefused unless it is exactly one.
+    """
     if select in _EXTREMES:
         key, extreme = _EXTREMES[select]
         known = [apart[key] for apart in told_apart if apart.get(key) is not None]

@@ -43,7 +43,8 @@ FEATURES = {
 @dataclass(frozen=True, eq=False)
 class Coarse:
     """A volume of GRID mm: `image` with air 0 and the brightest tissue about 1, `body` what is not air, its holes
-    filled, and `depth` below the surface in mm."""
+    filled, and `depth` below the surface in mm.
+    """
 
     image: Array
     body: Mask

@@ -35,7 +35,8 @@ FORMAT = 1
 class Reference:
     """What the images of training are like. `limits` are those of the quality metrics; `groups` the embeddings of each
     kind of training image; `scale` the spread of each feature; `limit` that of the distance; `refused` which part of
-    each group would be refused if it had not been trained on (leave one out)."""
+    each group would be refused if it had not been trained on (leave one out).
+    """
 
     limits: Mapping[str, float]
     groups: Mapping[str, Vectors]
@@ -61,7 +62,8 @@ class Quality:
 
 def check(volume: Volume, reference: Reference) -> Quality:
     """Raises InputRefused, with every reason in its message, unless the volume may be analysed. Poor quality comes
-    before likeness: of an image that is mostly noise nothing else can be said."""
+    before likeness: of an image that is mostly noise nothing else can be said.
+    """
     quality = examine(volume, reference)
     if quality.refusals:
         raise InputRefused("; ".join(r.explanation for r in quality.refusals), why=quality.refusals[0].why)

@@ -28,7 +28,8 @@ GHOST_SLICES = 32  # so many slices, evenly spread, are enough to find copies
 @dataclass(frozen=True)
 class Metric:
     """One measurement and when it is bad. The limit comes from the training images: `tolerance` times their extreme,
-    but never stricter than `lenient`."""
+    but never stricter than `lenient`.
+    """
 
     label: str
     unit: str
@@ -116,7 +117,8 @@ def _blocks(array: NDArray[Any]) -> NDArray[Any]:
 
 def _noise_in_air(array: Array, body: Mask) -> float:
     """Of one channel, from squares of air (Rayleigh). Squares that the scanner set to one value say nothing; the lower
-    quartile is not misled by ghosts."""
+    quartile is not misled by ghosts.
+    """
     tiles = _blocks(array)
     air = ~_blocks(body).any(axis=1) & (np.mean(tiles == array.min(), axis=1) < 0.05)
     if np.count_nonzero(air) < FEWEST_BLOCKS:
@@ -126,7 +128,8 @@ def _noise_in_air(array: Array, body: Mask) -> float:
 
 def _noise_in_body(array: Array, body: Mask) -> float:
     """From the diagonal differences inside the body (Immerkaer 1996, doi 10.1006/cviu.1996.0060), the lower tenth of
-    all squares, so that edges do not count. Fine texture does: this is more than the noise, never much less."""
+    all squares, so that edges do not count. Fine texture does: this is more than the noise, never much less.
+    """
     detail = (array[:, :-1, :-1] - array[:, 1:, :-1] - array[:, :-1, 1:] + array[:, 1:, 1:]) / 2
     inside = _blocks(body[:, :-1, :-1]).all(axis=1)
     if np.count_nonzero(inside) < FEWEST_BLOCKS:

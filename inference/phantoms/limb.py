@@ -159,7 +159,7 @@ class PhantomOnGrid:
 
     @cached_property
     def across(self) -> tuple[Field, Field]:
-        """x and y from the limb's axis."""
+        """X and y from the limb's axis."""
         p, tilt = self.points, self.phantom.tilt
         return p[..., 0] - tilt[0] * p[..., 2], p[..., 1] - tilt[1] * p[..., 2]
 

@@ -184,7 +184,7 @@ class LimbImages:
 
     @cached_property
     def masks(self) -> dict[str, Mask]:
-        """mass (its necrosis too), necrosis, oedema (without the mass), bundle, bone: [slice, row, column]."""
+        """Mass (its necrosis too), necrosis, oedema (without the mass), bundle, bone: [slice, row, column]."""
         a = self.anatomy
         return {"mass": a.mass, "necrosis": a.necrosis, "oedema": a.oedema, "bundle": a.bundle, "bone": a.bone}
 
@@ -369,7 +369,7 @@ def _bundle(rng: np.random.Generator, limb: Phantom) -> Bundle:
 
 
 def _from_mass(limb: Phantom, x: NDArray[np.float64], y: NDArray[np.float64]) -> Field:
-    """mm from the mass to lines along the limb that pass through `x` and `y`, (n,) each, where z is 0."""
+    """Mm from the mass to lines along the limb that pass through `x` and `y`, (n,) each, where z is 0."""
     z = np.linspace(-1, 1, 41)[:, None] * 1.4 * limb.diameter / 2 + limb.lobes[0].centre[2]
     points = np.stack(np.broadcast_arrays(x + limb.tilt[0] * z, y + limb.tilt[1] * z, z), axis=-1)
     return np.asarray(lobes_distance(points.astype(np.float32), limb.lobes).min(axis=0))
@@ -393,7 +393,7 @@ def _fine_grid(limb: Phantom) -> Geometry:
 
 
 def _distance(surface: NDArray[np.float64], tilt: tuple[float, float], tube: tuple[float, float, float]) -> float:
-    """mm from the points `surface` to a tube along the limb: x, y, radius where z is 0. 0 where they touch.
+    """Mm from the points `surface` to a tube along the limb: x, y, radius where z is 0. 0 where they touch.
 
     All is projected along the limb's axis, onto the plane perpendicular to it, where the tube is an outline.
     """

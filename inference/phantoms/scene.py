@@ -29,7 +29,8 @@ LONGEST_T1, LONGEST_T2, LARGEST_ADC = 5000.0, 1000.0, 4000.0  # ms, ms, um2/s: w
 @dataclass(frozen=True)
 class Tissue:
     """`t1`, `t2` in ms, `pd` relative to water, `adc` in um2/s, `fat` the fraction of the signal that is fat's,
-    `uptake` the contrast agent it holds some minutes after the injection, in mmol/L."""
+    `uptake` the contrast agent it holds some minutes after the injection, in mmol/L.
+    """
 
     t1: float
     t2: float
@@ -158,7 +159,8 @@ def painted(under: Field, cover: Field, value: float | Field) -> Field:
 @dataclass(frozen=True, eq=False)
 class Mixture:
     """A scene as parts of tissues: `parts` is [tissue, slice, row, column]. Many images of one scene come of it
-    faster than by painting each."""
+    faster than by painting each.
+    """
 
     tissues: tuple[Tissue, ...]
     parts: NDArray[np.float32]
@@ -323,7 +325,8 @@ def adc_map(images: Sequence[Array], b_values: Sequence[float], floor: float = F
 
 def t2_map(images: Sequence[Array], echo_times: Sequence[float], floor: float = FLOOR) -> Array:
     """T2 in ms from spin echoes at several echo times (ms): log signal on time by least squares, weighted by the
-    square of the signal. 0 where the first image is below `floor`."""
+    square of the signal. 0 where the first image is below `floor`.
+    """
     echoes = np.stack([np.maximum(image, 1.0) for image in images])
     times = np.asarray(echo_times, dtype=np.float32)[:, None, None, None]
     weights = echoes**2

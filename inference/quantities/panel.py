@@ -39,7 +39,8 @@ INSIDE = (
 class Quantity:
     """`plausible` is what a voxel can have, beyond it there is no value; `limits` what the median of a whole map and
     the mean of a region can be: other units lie far outside. `beyond` is the largest share of a map that may lie
-    outside `plausible` in the right unit: fits to noise in the air do, a fraction does not."""
+    outside `plausible` in the right unit: fits to noise in the air do, a fraction does not.
+    """
 
     name: str
     label: str
@@ -76,7 +77,8 @@ Volumes = Mapping[str, tuple[Volume, ...]]
 class Panel:
     """`asked` are the quantities it is about. `values` are the maps on the grid of the source, by the name of the
     quantity, NaN where there is no value; `missing` says of the other quantities why there is none. `inputs` are the
-    volumes that were used; `unused` says why others were not that would have given a quantity better."""
+    volumes that were used; `unused` says why others were not that would have given a quantity better.
+    """
 
     asked: tuple[Quantity, ...]
     values: Mapping[str, Array]
@@ -130,7 +132,8 @@ def read_optional(
 
 def panel(volumes: Volumes, source: Volume, asked: Sequence[Quantity] = QUANTITIES) -> Panel:
     """What the `volumes`, by the names of NAMES, give on the grid of `source`. Quantities that are not `asked` for are
-    neither measured nor spoken of."""
+    neither measured nor spoken of.
+    """
     values: dict[str, Array] = {}
     maps: list[ParametricMap] = []
     missing: dict[str, Missing] = {}
@@ -250,7 +253,8 @@ def _from_dixon(volumes: Volumes, way: tuple[str, ...]) -> Array:
 
 def _plausible(quantity: Quantity, array: Array) -> Array:
     """The map without what no tissue can have. Raises InputRefused where its unit cannot be the quantity's: too much of
-    it would be erased, zeros aside, or the median of the rest is none. In per mille, lean muscle alone would remain."""
+    it would be erased, zeros aside, or the median of the rest is none. In per mille, lean muscle alone would remain.
+    """
     low, high = quantity.plausible
     measured, kept = np.isfinite(array) & (array != 0), (array > low) & (array < high)
     unfit = np.count_nonzero(measured & ~kept) > quantity.beyond * np.count_nonzero(measured)

@@ -11,7 +11,8 @@ from inference.volumes.volume import Geometry
 
 def cut_off(mask: Mask, searched: Mask | None = None) -> bool:
     """Whether `mask` reaches the edge of the images, or of the part of them that was searched: what lies beyond is
-    unknown, and every size is the least that it can be. All are [slice, row, column]."""
+    unknown, and every size is the least that it can be. All are [slice, row, column].
+    """
     seen = np.ones(mask.shape, bool) if searched is None else searched
     inner = ndimage.binary_erosion(seen, np.ones((3, 3, 3)))
     return bool((mask & ~inner).any())

@@ -31,7 +31,8 @@ IN_SLICE = ndimage.generate_binary_structure(2, 1)[np.newaxis]
 @dataclass(frozen=True)
 class Statistics:
     """In the unit of the map, but for `skewness` and `kurtosis`, which have none and are NaN where all values are the
-    same. `count` is the number of voxels with a value."""
+    same. `count` is the number of voxels with a value.
+    """
 
     count: int
     mean: float

@@ -1,5 +1,6 @@
 """The soft-tissue-sarcoma set (Vallieres et al. 2015, doi 10.7937/K9/TCIA.2015.7GO2GSKS) as the IBSI publishes it:
-T1w series cropped about 5 cm round the tumour, with the expert's contour as a NIfTI mask."""
+T1w series cropped about 5 cm round the tumour, with the expert's contour as a NIfTI mask.
+"""
 
 import hashlib
 from dataclasses import dataclass

@@ -15,7 +15,8 @@ Mask = NDArray[np.bool_]
 @dataclass(frozen=True)
 class Score:
     """`hausdorff95` in mm, infinite where nothing was found; `volume_error` in percent of the true volume, signed;
-    `long_axis_error` in mm, signed, of the longest diameter in any one slice. `agreement` is that of the ensemble."""
+    `long_axis_error` in mm, signed, of the longest diameter in any one slice. `agreement` is that of the ensemble.
+    """
 
     name: str
     dice: float

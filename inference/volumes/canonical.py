@@ -34,7 +34,8 @@ def resample(
     array: NDArray[np.float32], affine: Affine, spacing: float | tuple[float, float, float]
 ) -> tuple[Array, Affine]:
     """To a grid of `spacing` mm (along each array axis, where it is three numbers) over the same field of view, linear,
-    smoothed first along the axes that lose samples."""
+    smoothed first along the axes that lose samples.
+    """
     steps = np.linalg.norm(affine[:3, :3], axis=0)
     factor = np.asarray(spacing) / steps
     sigma = np.where(factor > 1, 0.35 * factor, 0.0)

@@ -1,5 +1,6 @@
 """Volumes in mL, lengths in mm, masks and resampling. Arrays are [slice, row, column]; affines map
-(slice, row, column, 1) to LPS mm."""
+(slice, row, column, 1) to LPS mm.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,8 @@ Points = NDArray[np.float64]
 @dataclass(frozen=True)
 class Diameters:
     """mm. `long_axis` is the longest diameter in any one slice, `short_axis` the width of that slice's outline
-    perpendicular to it, `maximum_3d` the longest distance between any two points of the surface (IBSI L0JK)."""
+    perpendicular to it, `maximum_3d` the longest distance between any two points of the surface (IBSI L0JK).
+    """
 
     long_axis: float
     short_axis: float

@@ -226,7 +226,8 @@ def _component(image_type: Any) -> str | None:
 
 def ge_component(private: PrivateElements) -> str:
     """The letter of magnitude, phase, real and imaginary images, into which GE may write one ImageType; "" if there is
-    none."""
+    none.
+    """
     found = private.numbers(0x0043, "GEMS_PARM_01", 0x2F, "SS", "GE")
     return GE_COMPONENTS.get(found[0], "") if found else ""
 

@@ -27,7 +27,8 @@ MOST = 1024  # tiles: 32 x 32; no scanner comes near
 @dataclass(frozen=True, eq=False)
 class Tiling:
     """`rows` and `columns` are those of one tile; of each tile, `corners` has the row and column of its first pixel in
-    the image, from 0, and `positions` where the centre of that lies, in LPS mm."""
+    the image, from 0, and `positions` where the centre of that lies, in LPS mm.
+    """
 
     rows: int
     columns: int

@@ -33,7 +33,8 @@ SAME_POSITION = 0.01  # mm along the normal
 @dataclass(frozen=True)
 class FrameReference:
     """Where one slice of a volume came from. `frame_number` counts from 1; None for a single-frame instance. `tile`
-    is as in `Plane`."""
+    is as in `Plane`.
+    """
 
     sop_class_uid: str
     sop_instance_uid: str

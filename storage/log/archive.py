@@ -49,7 +49,8 @@ class Row:
 
 class Archive:
     """The files: instances below `root` as `<study>/<series>/<SOP instance>.dcm`, what contradicts them in the folder
-    `quarantine` beside it. Decides by content, and never replaces or removes what it cannot tell to be worthless."""
+    `quarantine` beside it. Decides by content, and never replaces or removes what it cannot tell to be worthless.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -199,7 +200,8 @@ def _extra(row: Row) -> dict[str, object]:
 
 def _is_torn(path: Path, content: bytes | Path) -> bool:
     """Whether a file is what was written of `content` up to some moment: every block of it is that of `content`, or
-    was never written and reads as zeros."""
+    was never written and reads as zeros.
+    """
     wanted: BinaryIO = content.open("rb") if isinstance(content, Path) else BytesIO(content)
     with path.open("rb") as found, wanted:
         while block := found.read(_BLOCK):

@@ -168,7 +168,8 @@ def sync_folder(folder: Path) -> None:
 
 class FileMeta:
     """Preamble, prefix and file meta information (PS3.10 7.1) of all instances of one SOP class in one transfer syntax
-    from one source: encoded once, only the SOP Instance UID is filled in."""
+    from one source: encoded once, only the SOP Instance UID is filled in.
+    """
 
     def __init__(self, sop_class_uid: str, transfer_syntax_uid: str, source_ae_title: str) -> None:
         self._before = (

@@ -262,7 +262,8 @@ def _scan_implicit(dataset: Bytes) -> dict[int, bytes]:
 
 def _skip_sequence(dataset: Bytes, position: int, explicit: bool) -> int:
     """The position after a sequence of undefined length whose items begin at `position` (PS3.5 7.5), however deep it
-    is nested. Each step goes forward, so that the time is bounded by the length of the dataset."""
+    is nested. Each step goes forward, so that the time is bounded by the length of the dataset.
+    """
     size = len(dataset)
     inside = [False]  # for each open level: whether an item of undefined length is open, rather than the sequence
     while inside:

@@ -296,7 +296,8 @@ class _Segment:
 
     def close(self) -> None:
         """Flushes for those that still wait, and closes. Never after a flush that failed: the kernel tells of what it
-        dropped only once, and a second flush would succeed without it."""
+        dropped only once, and a second flush would succeed without it.
+        """
         for _ in range(FLUSHES):  # until nobody flushes any more
             self._flushing.acquire()
         try:
@@ -360,7 +361,8 @@ def is_written(folder: Path) -> bool:
 
 def remove_stray_files(folder: Path, retired: int, following: int | None) -> None:
     """Removes files of large instances that no frame can name any more: everything up to the segment `retired` is filed
-    and gone, and the segment `following`, if there is one, begins a receiver's new life."""
+    and gone, and the segment `following`, if there is one, begins a receiver's new life.
+    """
     if following is not None:
         with SegmentReader(path_of(folder, following)) as reader:
             frame = next(reader.frames(0), None)
@@ -422,7 +424,8 @@ class SegmentReader:
 
     def is_cut_off(self, start: int) -> bool:
         """Whether what is left from `start` on was certainly never flushed: the beginning of a frame without its end,
-        or a length that was reserved and not written."""
+        or a length that was reserved and not written.
+        """
         size = self.size
         left = _read(self.descriptor, start, min(size - start, HEAD_BYTES))
         if len(left) == HEAD_BYTES and _CRC.unpack_from(left, _HEAD.size)[0] == zlib.crc32(left[: _HEAD.size]):

@@ -35,7 +35,8 @@ class Confirmations:
         self, destination: str, transaction_uid: str, now: datetime, deadline: datetime, since: datetime
     ) -> Confirmation | None:
         """→ ASKING, for the objects of a job that were SENT to `destination` after `since` and that nobody asked for
-        yet. None while the next ones of every such job are on their way there."""
+        yet. None while the next ones of every such job are on their way there.
+        """
         sent, other, before = schema.Delivery, aliased(schema.Delivery), aliased(schema.Delivery)
         unasked = and_(
             sent.destination == destination,
@@ -93,7 +94,8 @@ class Confirmations:
         self, confirmation_id: int, transaction_uid: str, now: datetime, deadline: datetime
     ) -> Confirmation | None:
         """ASKING → CLOSED, and ASKING under another transaction UID: the destination may have taken the first request.
-        None when somebody else has done so."""
+        None when somebody else has done so.
+        """
         row, delivery = schema.Confirmation, schema.Delivery
         due = and_(row.id == confirmation_id, row.state == ConfirmationState.ASKING, row.deadline <= now)
         with self._database.session() as session:
@@ -151,7 +153,8 @@ class Confirmations:
 
     def report(self, transaction_uid: str, report: Mapping[str, Any]) -> bool:
         """→ REPORTED, from any state: what was given up may be committed late. False for a transaction UID that is not
-        ours. A second report under the same one changes nothing."""
+        ours. A second report under the same one changes nothing.
+        """
         row = schema.Confirmation
         mine = row.transaction_uid == transaction_uid
         with self._database.session() as session:
@@ -197,7 +200,8 @@ class Confirmations:
 
     def give_up(self, confirmation_id: int, reason: str, now: datetime) -> bool:
         """→ CLOSED: the destination has no way of confirming. Its deliveries stay SENT, and the timeline says so once.
-        False when somebody else has closed it."""
+        False when somebody else has closed it.
+        """
         with self._database.session() as session:
             if not _move(session, confirmation_id, WAITING, state=ConfirmationState.CLOSED):
                 return False

@@ -34,7 +34,8 @@ class Deliveries:
 
     def claim(self, destination: str, dispatcher: str, now: datetime) -> Delivery | None:
         """Takes a delivery to `destination` that is due and whose predecessors arrived: of the most urgent job, and of
-        these the oldest. None without one."""
+        these the oldest. None without one.
+        """
         delivery, earlier = schema.Delivery, aliased(schema.Delivery)
         waits = (
             select(earlier.id)
@@ -117,7 +118,8 @@ class Deliveries:
 
     def offered(self, job_id: int, destination: str) -> list[tuple[ResultObject, Delivery | None]]:
         """The objects of a job that were made for a destination, in their order, stand-ins included; each with its
-        delivery there, where it has one."""
+        delivery there, where it has one.
+        """
         target, delivery = schema.ResultObject, schema.Delivery
         statement = (
             select(target, delivery)

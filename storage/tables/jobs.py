@@ -334,7 +334,8 @@ def _is_withdrawn(session: Session, row: schema.Job) -> bool:
 
 def _end_superseded_deliveries(session: Session, by: schema.Job, destinations: Sequence[str], now: datetime) -> None:
     """What earlier results of the application have not sent to these destinations yet must not come after the result
-    that supersedes them. Rejection notes stay wanted."""
+    that supersedes them. Rejection notes stay wanted.
+    """
     job, delivery, target = schema.Job, schema.Delivery, schema.ResultObject
     earlier = select(job.id).where(
         job.study_instance_uid == by.study_instance_uid,
@@ -364,7 +365,8 @@ def _held(job_id: int, worker: str) -> ColumnElement[bool]:
 
 def _cancel_superseded(session: Session, held: ColumnElement[bool], now: datetime) -> Sequence[schema.Job]:
     """RUNNING → CANCELLED for those that routing marked. Comes after the attempt to end them otherwise: that one waits
-    for a routing that is about to mark them, and this one then sees the mark."""
+    for a routing that is about to mark them, and this one then sees the mark.
+    """
     job = schema.Job
     rows = session.scalars(
         update(job)

@@ -25,7 +25,8 @@ _HASH_LENGTH = 48
 
 class Patients:
     """Identities of the patients of studies. The key is made with the first one; with another key, for example where
-    the file was lost, every study is to be identified again."""
+    the file was lost, every study is to be identified again.
+    """
 
     def __init__(self, database: Database, key_file: Path) -> None:
         self._database = database

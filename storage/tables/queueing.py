@@ -25,7 +25,8 @@ def no_result_fingerprint(of: str, why: str, explanation: str) -> str:
 
 def hold_jobs(session: Session, study_instance_uid: str, application: str) -> None:
     """Keeps the jobs of the same study and application in their states until the end of the transaction: one that a
-    worker claims or gives back meanwhile would be met neither as waiting nor as running."""
+    worker claims or gives back meanwhile would be met neither as waiting nor as running.
+    """
     job = schema.Job
     session.scalars(
         select(job.id)

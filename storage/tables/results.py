@@ -52,7 +52,8 @@ class Results:
         self, study_instance_uid: str, application: str, job: int, destination: str
     ) -> Sequence[ResultObject]:
         """What a destination has got, or was to get, of the results that the one of `job` supersedes there: what a
-        rejection note for it names. Not what was withdrawn, or rejected when another result superseded it."""
+        rejection note for it names. Not what was withdrawn, or rejected when another result superseded it.
+        """
         job_row, delivery, target = schema.Job, schema.Delivery, schema.ResultObject
         others = _others(study_instance_uid, application, job)
         here = delivery.destination == destination

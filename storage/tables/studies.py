@@ -98,7 +98,8 @@ class Studies:
 
     def own_at(self, study_instance_uid: str, destination: str) -> int:
         """How many results of this node a PACS is known to hold of a study: those delivered there, and those that
-        came back."""
+        came back.
+        """
         target, delivery, instance = schema.ResultObject, schema.Delivery, schema.Instance
         delivered = select(delivery.object_id).where(
             delivery.destination == destination, delivery.state.in_((DeliveryState.SENT, DeliveryState.COMMITTED))

@@ -58,7 +58,8 @@ class Reference:
 @dataclass(frozen=True)
 class CommitmentReport:
     """What a destination tells in an N-EVENT-REPORT (PS3.4 table J.3-2): SOP Instance UIDs, those that failed with
-    their Failure Reason (0008,1197)."""
+    their Failure Reason (0008,1197).
+    """
 
     transaction_uid: str
     committed: frozenset[str]
@@ -86,7 +87,8 @@ class Confirms(Protocol):
 
     def commit(self, transaction_uid: str, references: Sequence[Reference], asker: Asker) -> None:
         """Asks for storage commitment. Raises PeerRefused where there is no such service, or where it does not take
-        the request, and PeerUnavailable."""
+        the request, and PeerUnavailable.
+        """
 
     def stored(self, references: Collection[Reference]) -> set[str]:
         """Which of these SOP instances it holds. Raises PeerUnavailable, or PeerRefused where it does not say."""

@@ -40,7 +40,8 @@ class FolderDestination:
 
     def stored(self, references: Collection[Reference]) -> set[str]:
         """All of these instances. Raises PeerUnavailable where the folder is not there, and PeerRefused where one of
-        them is not: who reads an inbox takes away what was written there."""
+        them is not: who reads an inbox takes away what was written there.
+        """
         if trouble := self._trouble():
             raise PeerUnavailable(trouble)
         if not all(

@@ -16,7 +16,8 @@ OBLIQUE = np.sin(np.deg2rad(15))  # a direction further than this off an axis ha
 
 def windowed(image: NDArray[np.float32]) -> NDArray[np.float64]:
     """Grey values 0..255. The window leaves out the darkest hundredth and the brightest two-hundredth of a slice, so
-    that vessels and artefacts do not darken the rest."""
+    that vessels and artefacts do not darken the rest.
+    """
     low, high = np.percentile(image, [1, 99.5])
     return np.clip((image - low) / max(high - low, 1e-6), 0, 1) * 255
 

@@ -73,7 +73,8 @@ def key_slice(mask: NDArray[np.bool_]) -> int:
 
 def _loops(part: Part) -> list[list[Point]]:
     """The edges of a part as loops of corners of pixels, one pixel apart, the first not repeated: the outer one, then
-    those round its holes from the top down. Each starts in its topmost row, at the left."""
+    those round its holes from the top down. Each starts in its topmost row, at the left.
+    """
     after = _edges(np.pad(part.mask, 1))
     left, top = part.column - 1, part.row - 1
     loops = []

@@ -49,7 +49,8 @@ class SegmentReference:
 @dataclass(frozen=True, eq=False)
 class Region:
     """A drawn region. `points` is (n, 2): column, row on `image` (SCOORD, pixel edges are integers), or (n, 3): LPS mm
-    in the frame of reference (SCOORD3D, `image` is None)."""
+    in the frame of reference (SCOORD3D, `image` is None).
+    """
 
     graphic_type: str
     points: NDArray[np.float64]

@@ -124,7 +124,7 @@ def _date_time(ds: Dataset) -> str:
 
 
 def _slice_thickness(headers: Sequence[Dataset]) -> float | None:
-    """mm."""
+    """Mm."""
     found = set()
     for ds in headers:
         measures = functional(ds, 0, "PixelMeasuresSequence") if is_enhanced(ds) else ds

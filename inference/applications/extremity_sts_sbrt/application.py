@@ -89,7 +89,8 @@ class LimbSarcomaCourse:
 
     def run(self, inputs: Mapping[str, SeriesInput], engine: Engine, progress: Progress) -> Findings:
         """The structures on the grid of the series "t1w", and what changed since the earlier time points. Those are
-        outlined by the same network, each on its own grid."""
+        outlined by the same network, each on its own grid.
+        """
         started_at = datetime.now(UTC)
         progress("reading", 0.0)
         volumes, unread = self._read(inputs, 0)
@@ -123,7 +124,8 @@ class LimbSarcomaCourse:
 
     def _read(self, inputs: Mapping[str, SeriesInput], point: int) -> tuple[Volumes, tuple[str, ...]]:
         """The volumes of a time point, and notes on series that make none. Raises InputRefused where one of REQUIRED
-        makes none, and of the gate."""
+        makes none, and of the gate.
+        """
         required = {}
         for name in REQUIRED:
             if (key := input_key(name, point)) not in inputs:

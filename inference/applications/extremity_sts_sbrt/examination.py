@@ -33,7 +33,8 @@ Infer = Callable[[Tensor], Tensor]
 @dataclass(frozen=True, eq=False)
 class Examination:
     """`masks` are the structures that were found, on the grid of `source`; `seen` the contrasts the network had.
-    `searched` is where it had all of REQUIRED: nothing is outlined elsewhere."""
+    `searched` is where it had all of REQUIRED: nothing is outlined elsewhere.
+    """
 
     source: Volume
     inputs: tuple[Volume, ...]
@@ -74,7 +75,7 @@ class Examination:
         return found.mean if isinstance(found, Statistics) else None
 
     def distance(self, structure: str) -> float | None:
-        """mm between the surfaces of the mass and a structure; None where it was not found."""
+        """Mm between the surfaces of the mass and a structure; None where it was not found."""
         if structure not in self.masks:
             return None
         return shortest_distance(self.masks["mass"], self.masks[structure], self.source.geometry).distance
@@ -82,7 +83,8 @@ class Examination:
 
 def examine(volumes: Volumes, infer: Infer, threshold: float) -> Examination:
     """`volumes` by the names of the application's inputs; "t1w" is the one whose grid counts. Raises InputRefused where
-    one of REQUIRED cannot be brought onto that grid, or covers less than COVERED of it."""
+    one of REQUIRED cannot be brought onto that grid, or covers less than COVERED of it.
+    """
     (source,) = volumes["t1w"]
     quantities = panel(volumes, source, (ADC, T1, T2))
     images: dict[str, Array] = {"t1w": source.array}

@@ -20,7 +20,8 @@ MULTIPLE = FOLD * 2 ** (len(FILTERS) - 1)  # of which rows and columns must be
 
 class SliceUNet(nn.Module):
     """A 2D U-Net over blocks of FOLD² pixels: (batch, contrast, slice, row, column) to logits (batch, structure, slice,
-    row, column). Structures may overlap; a contrast that is not there is 0 everywhere."""
+    row, column). Structures may overlap; a contrast that is not there is 0 everywhere.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -26,7 +26,8 @@ SCALES = {"adc": 1500.0, "t1_map": 1500.0, "t2_map": 100.0}  # um2/s, ms, ms
 @dataclass(frozen=True, eq=False)
 class Prepared:
     """What the network sees: `array` [contrast, slice, row, column] towards the head, the back and the left, in the
-    order of CONTRASTS, on `geometry`. Rows and columns of zeros at the end fill it up to a multiple of MULTIPLE."""
+    order of CONTRASTS, on `geometry`. Rows and columns of zeros at the end fill it up to a multiple of MULTIPLE.
+    """
 
     array: NDArray[np.float32]
     geometry: Geometry
@@ -34,7 +35,8 @@ class Prepared:
 
 def prepare(images: Mapping[str, Array], geometry: Geometry) -> Prepared:
     """Images and maps (um2/s, ms; NaN where there is no value) of CONTRASTS, [slice, row, column], all on `geometry`.
-    What is missing of them becomes 0."""
+    What is missing of them becomes 0.
+    """
     prepared, grid = {}, geometry
     for name, array in images.items():
         scaled = np.nan_to_num(array) / SCALES[name] if name in SCALES else _relative(array)

@@ -27,7 +27,8 @@ NOT_CLASSIFIED = "Malignancy and grade were not estimated: that needs the ADC, T
 @dataclass(frozen=True, eq=False)
 class Classifier:
     """Weights of the features, standardised by `centre` and `scale`, and last the intercept: `malignant` (4,), `grades`
-    (3, 4), of which the largest logit is the likeliest grade. `note` says what it has learned from."""
+    (3, 4), of which the largest logit is the likeliest grade. `note` says what it has learned from.
+    """
 
     centre: NDArray[np.float64]
     scale: NDArray[np.float64]

@@ -20,7 +20,8 @@ BRIGHTEST = 1.6  # of the normalised intensity; fat lies near 1
 @dataclass(frozen=True, eq=False)
 class Prepared:
     """What the network sees: `array` [slice, row, column] towards the head, the back and the left, air 0 and fat
-    about 1. `affine` maps its indices to LPS mm."""
+    about 1. `affine` maps its indices to LPS mm.
+    """
 
     array: Array
     affine: Affine

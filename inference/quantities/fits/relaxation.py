@@ -93,7 +93,8 @@ def t1_map_flip_angles(
 
 def _inversion_recovery(curves: Stack, times: Stack) -> Stack:
     """T1 in ms of magnitude curves [voxel, inversion time], NaN where the best one is at the end of the list or does
-    not recover from an inversion."""
+    not recover from an inversion.
+    """
     smallest = curves.argmin(axis=1)[:, None]
     index = np.arange(len(times))
     before = np.where(index < smallest, -curves, curves)

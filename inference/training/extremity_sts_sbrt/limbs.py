@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, eq=False)
 class Case:
     """On the network's grid: `image` [contrast, slice, row, column] as prepared, `truth` [structure, slice, row,
-    column] 0 or 1."""
+    column] 0 or 1.
+    """
 
     image: NDArray[np.float16]
     truth: NDArray[np.uint8]
@@ -99,7 +100,8 @@ def data_hash(cases: Sequence[Case]) -> str:
 
 def view(case: Case, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """A few neighbouring slices of a case, moved, turned and scaled, some of their contrasts taken away:
-    [contrast, slice, row, column] and [structure, slice, row, column]."""
+    [contrast, slice, row, column] and [structure, slice, row, column].
+    """
     first = int(rng.integers(case.truth.shape[1] - SLICES + 1))
     chosen = slice(first, first + SLICES)
     image = torch.from_numpy(case.image[:, chosen].astype(np.float32))

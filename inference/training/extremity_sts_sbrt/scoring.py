@@ -73,7 +73,7 @@ def patient(
 
 
 def false_mass(seed: int, series: Collection[str], infer: Infer) -> float:
-    """mL that are outlined as mass in a limb that has none."""
+    """ML that are outlined as mass in a limb that has none."""
     volumes, _, _ = volumes_of(limb_study(seed), STANDARD, series, healthy=True)
     return examine(volumes, infer, 0.5).volume("mass")
 

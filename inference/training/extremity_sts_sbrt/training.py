@@ -52,7 +52,8 @@ def run(
 ) -> None:
     """Trains, measures and writes weights.pt, metrics.json and MODEL_CARD.md to `out`. There is no other data than
     phantoms: `data` is not read. `only` trains and stops. What was done before is gone on from. Outlines of the
-    held-out limbs are drawn into `drawings`."""
+    held-out limbs are drawn into `drawings`.
+    """
     cases = limbs.pool(out / "pool", settings.phantoms, settings.seed)
     fitted = train(cases, out, settings)
     if only is not None:

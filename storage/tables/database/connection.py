@@ -163,7 +163,8 @@ def _prepare_sqlite(connection: Any, record: object) -> None:
 
 def _watch_file(engine: Engine, path: Path) -> None:
     """A database file that was removed or replaced lives on for those that have it open, and what they write is lost:
-    they open the one that is there now."""
+    they open the one that is there now.
+    """
 
     def identity() -> tuple[int, int] | None:
         try:
