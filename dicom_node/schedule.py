@@ -23,7 +23,10 @@ from inference.series.recogniser import Kind, SeriesDescription, read_headers, r
 from inference.series.sites import SiteTable
 from storage.errors import NodeError, Retriable
 from storage.log.instances import InstanceStore
-from storage.records import NewJob, Series, SourceAnswer, Study, StudyEvidence
+from storage.records.evidence import SourceAnswer, StudyEvidence
+from storage.records.instances import Series
+from storage.records.jobs import NewJob
+from storage.records.studies import Study
 from storage.tables.deliveries import Deliveries
 from storage.tables.jobs import Jobs
 from storage.tables.patients import Patients

@@ -28,7 +28,10 @@ from dicom_node.runtime.supervisor import Role, Supervisor
 from dicom_node.settings.model import DimseSettings, Settings, find_config, inspect, valid_ae_title
 from dicom_node.settings.model import load as load_settings
 from storage.errors import NodeError, Permanent
-from storage.records import Commitment, CommitmentState, Delivery, Job, Study, StudyState
+from storage.records.commitments import Commitment, CommitmentState
+from storage.records.deliveries import Delivery
+from storage.records.jobs import Job
+from storage.records.studies import Study, StudyState
 from storage.tables.confirmations import WAITING
 from storage.tables.database.connection import Database
 

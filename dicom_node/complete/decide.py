@@ -32,7 +32,8 @@ from enum import StrEnum
 from typing import Any
 
 from dicom_node.complete.inventory import Grade, Inventory, SeriesCount, plural
-from storage.records import AssociationEnd, FeedingAssociation, ProcedureStepState, SourceAnswer, StudyEvidence
+from storage.records.evidence import AssociationEnd, FeedingAssociation, SourceAnswer, StudyEvidence
+from storage.records.procedure_steps import ProcedureStepState
 
 ABORTED_FACTOR = 2
 """Of the quiet period: after an aborted association, and where a procedure step lists what is not here."""

@@ -1,4 +1,4 @@
-"""What the images of a study say about how many of them there are: pure counting over `storage.records.Facts`.
+"""What the images of a study say about how many of them there are: pure counting over `Facts`.
 
 Of each series, the strongest statement that can be made (`Grade`). Attributes of PS3.3: Images in Acquisition and
 Acquisition Number (C.7.6.1), Number of Temporal Positions (C.7.6.1, C.8.3.1), Image Position and Orientation (Patient)
@@ -15,7 +15,9 @@ from itertools import pairwise
 
 from pydicom.uid import UID
 
-from storage.records import Facts, InstanceEvidence, ProcedureStepState, StepEvidence, StudyContents
+from storage.records.evidence import InstanceEvidence, StepEvidence, StudyContents
+from storage.records.instances import Facts
+from storage.records.procedure_steps import ProcedureStepState
 
 MINIMUM_SLICES = 3  # the fewest whose distances can be checked against one another
 SAME_POSITION = 0.05  # mm along the normal: scanners round, and repeat a place within one series

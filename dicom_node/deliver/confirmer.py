@@ -19,7 +19,7 @@ from dicom_node.receive.confirmation import keep_report
 from dicom_node.runtime.backoff import Backoff
 from dicom_node.runtime.logs import fields, unexpected
 from storage.errors import Retriable
-from storage.records import Confirmation, ConfirmationState, DeliveryState
+from storage.records.deliveries import Confirmation, ConfirmationState, DeliveryState
 from storage.tables.confirmations import WAITING, Confirmations
 
 log = logging.getLogger(__name__)

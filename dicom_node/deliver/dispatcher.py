@@ -14,7 +14,7 @@ from dicom_node.objects.profiles import WRITTEN, Kind, Offer, choose
 from dicom_node.runtime.backoff import Backoff
 from dicom_node.runtime.logs import fields, unexpected
 from storage.errors import Retriable
-from storage.records import Delivery, DeliveryState, Undelivered
+from storage.records.deliveries import Delivery, DeliveryState, Undelivered
 from storage.tables.deliveries import Deliveries
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from dicom_node.receive.commitment import PUSH_MODEL, Addressee, Filed, Report, 
 from dicom_node.runtime.backoff import Backoff
 from dicom_node.runtime.logs import fields, unexpected
 from storage.errors import Retriable
-from storage.records import Commitment
+from storage.records.commitments import Commitment
 from storage.tables.commitments import Commitments
 
 log = logging.getLogger(__name__)

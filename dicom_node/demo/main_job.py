@@ -34,7 +34,9 @@ from dicom_node.roles import Stores, open_stores
 from dicom_node.settings.model import ApplicationSettings, Settings, load
 from inference.series.recogniser import read_headers
 from storage.errors import NodeError, Permanent
-from storage.records import DeliveryState, JobKind, JobState, StudyState
+from storage.records.deliveries import DeliveryState
+from storage.records.jobs import JobKind, JobState
+from storage.records.studies import StudyState
 
 AE_TITLE = "DICOM_NODE"
 SCANNER = "SCANNER1"

@@ -15,18 +15,11 @@ from rich.tree import Tree
 from dicom_node.index.fsck import Census
 from inference.series.recogniser import SeriesDescription
 from storage.log.instances import InstanceStore
-from storage.records import (
-    Commitment,
-    CommitmentState,
-    Confirmation,
-    Delivery,
-    DeliveryState,
-    Job,
-    JobKind,
-    JobState,
-    ProcedureStep,
-    Study,
-)
+from storage.records.commitments import Commitment, CommitmentState
+from storage.records.deliveries import Confirmation, Delivery, DeliveryState
+from storage.records.jobs import Job, JobKind, JobState
+from storage.records.procedure_steps import ProcedureStep
+from storage.records.studies import Study
 from storage.tables.deliveries import Deliveries
 from storage.tables.jobs import Jobs
 from storage.tables.results import Results

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from pynetdicom.presentation import PresentationContext
 
 from dicom_node.dimse.data_path import StoreRequest, StoreResponse
-from storage.records import AssociationEnd
+from storage.records.evidence import AssociationEnd
 
 
 @dataclass(frozen=True)

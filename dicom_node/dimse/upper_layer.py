@@ -57,7 +57,7 @@ from dicom_node.dimse.data_path import (
     encode_store_response,
 )
 from dicom_node.runtime.logs import fields, unexpected
-from storage.records import AssociationEnd
+from storage.records.evidence import AssociationEnd
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from storage.log.archive import sop_instance_uid_of
 from storage.log.files import dataset_sha256
 from storage.log.instances import InstanceStore
 from storage.log.journal import Kind, SegmentReader
-from storage.records import Instance
+from storage.records.instances import Instance
 
 
 class Fault(StrEnum):

@@ -21,7 +21,8 @@ from storage.log.files import FileSystem
 from storage.log.filing import Ended, Filing, Opened
 from storage.log.instances import InstanceStore
 from storage.log.journal import Frame, Kind, SegmentReader, instance_of
-from storage.records import AssociationEnd, Stored
+from storage.records.evidence import AssociationEnd
+from storage.records.instances import Stored
 from storage.tables.database.connection import Database
 
 log = logging.getLogger(__name__)

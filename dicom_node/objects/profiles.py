@@ -18,7 +18,7 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
-from storage.records import Undelivered
+from storage.records.deliveries import Undelivered
 
 
 class Kind(StrEnum):

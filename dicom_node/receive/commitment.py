@@ -29,7 +29,8 @@ from pynetdicom.dsutils import encode
 from dicom_node.runtime.backoff import Backoff
 from dicom_node.runtime.logs import fields, printable, unexpected
 from storage.errors import Retriable
-from storage.records import UID, Commitment
+from storage.records.commitments import Commitment
+from storage.records.instances import UID
 from storage.tables.commitments import CommitmentRequest, Commitments, Item
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,8 @@ from pynetdicom import evt
 
 from dicom_node.runtime.logs import fields, printable, unexpected
 from storage.errors import Retriable
-from storage.records import UID, ProcedureStep, ProcedureStepState
+from storage.records.instances import UID
+from storage.records.procedure_steps import ProcedureStep, ProcedureStepState
 from storage.tables.procedure_steps import SOP_CLASS_UID, ProcedureSteps, decode
 
 log = logging.getLogger(__name__)

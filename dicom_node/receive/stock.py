@@ -21,7 +21,7 @@ from dicom_node.dimse.association import Proposal, Refusal, Service
 from dicom_node.dimse.data_path import LARGE_BYTES, StoreRequest, StoreResponse
 from dicom_node.dimse.upper_layer import Handler
 from dicom_node.runtime.logs import fields, unexpected
-from storage.records import AssociationEnd
+from storage.records.evidence import AssociationEnd
 
 log = logging.getLogger(__name__)
 

@@ -31,7 +31,8 @@ from storage.errors import Permanent, Retriable
 from storage.log.files import FileMeta
 from storage.log.header import Header, scan_header
 from storage.log.journal import Journal, LargeFile
-from storage.records import UID, AssociationEnd, ReceivedInstance
+from storage.records.evidence import AssociationEnd
+from storage.records.instances import UID, ReceivedInstance
 
 log = logging.getLogger(__name__)
 

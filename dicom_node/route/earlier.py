@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset
 from dicom_node.runtime.logs import fields
 from inference.series.recogniser import SeriesDescription
 from storage.log.instances import InstanceStore
-from storage.records import Series
+from storage.records.instances import Series
 from storage.tables.patients import Patients
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,8 @@ from inference.contract.findings import WhyNoResult
 from inference.contract.inputs import EarlierRule, input_key
 from inference.contract.manifest import Manifest
 from inference.series.recogniser import SeriesDescription
-from storage.records import Instance, JobKind, NewJob, Series
+from storage.records.instances import Instance, Series
+from storage.records.jobs import JobKind, NewJob
 from storage.tables.queueing import no_result_fingerprint
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,8 @@ from pydicom import dcmread
 
 from dicom_node.objects.ko import Rejected
 from inference.contract.binding import feeds_inputs
-from storage.records import Instance, ResultObject, Series
+from storage.records.instances import Instance, Series
+from storage.records.results import ResultObject
 
 MOST_IMAGES = 32
 

@@ -35,7 +35,8 @@ from inference.engine.engine import Engine
 from storage.errors import InputRefused, ModelRefused, NodeError, Permanent
 from storage.log.files import write_durable
 from storage.log.instances import InstanceStore
-from storage.records import Job, JobKind, JobState, NewObject, ResultObject
+from storage.records.jobs import Job, JobKind, JobState
+from storage.records.results import NewObject, ResultObject
 from storage.tables.jobs import Jobs
 from storage.tables.results import Results
 

@@ -15,7 +15,7 @@ from typing import BinaryIO
 from storage.errors import Permanent, Unfileable
 from storage.log.comparison import Difference, compare
 from storage.log.files import Tree, dataset_offset, dataset_sha256
-from storage.records import UID, Facts, ReceivedInstance, Stored
+from storage.records.instances import UID, Facts, ReceivedInstance, Stored
 
 log = logging.getLogger(__name__)
 

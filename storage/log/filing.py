@@ -15,7 +15,9 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from storage.log.archive import Archive, Row, row_of
-from storage.records import AssociationEnd, Facts, ReceivedInstance, Stored, StudyState
+from storage.records.evidence import AssociationEnd
+from storage.records.instances import Facts, ReceivedInstance, Stored
+from storage.records.studies import StudyState
 from storage.tables import schema
 from storage.tables.database.connection import Database, changed, insert_if_absent
 from storage.tables.events import add_event

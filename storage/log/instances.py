@@ -14,7 +14,7 @@ from storage.log.archive import SUFFIX, VERSION_MARK, Archive, sop_instance_uid_
 from storage.log.files import dataset_offset
 from storage.log.filing import Feeds, Filing, abort_open_associations
 from storage.log.header import scan_header
-from storage.records import Facts, Instance, ReceivedInstance, Series, Stored
+from storage.records.instances import Facts, Instance, ReceivedInstance, Series, Stored
 from storage.tables import schema
 from storage.tables.database.connection import Database
 from storage.tables.events import add_event

@@ -33,7 +33,8 @@ from typing import IO, Any
 
 from storage.errors import Permanent, Retriable, StorageFull
 from storage.log.files import make_folder, sync_folder
-from storage.records import AssociationEnd, Facts, ReceivedInstance
+from storage.records.evidence import AssociationEnd
+from storage.records.instances import Facts, ReceivedInstance
 
 MAGIC = b"DNJ1"
 SEGMENT_BYTES = 64 * 2**20

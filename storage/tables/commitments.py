@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, select, update
 from sqlalchemy.orm import Session
 
-from storage.records import Commitment, CommitmentState
+from storage.records.commitments import Commitment, CommitmentState
 from storage.tables import schema
 from storage.tables.database.connection import Database, changed, insert_if_absent
 

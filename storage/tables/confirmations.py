@@ -13,7 +13,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, case, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
-from storage.records import Confirmation, ConfirmationState, Delivery, DeliveryState, JobKind, JobState, ResultObject
+from storage.records.deliveries import Confirmation, ConfirmationState, Delivery, DeliveryState
+from storage.records.jobs import JobKind, JobState
+from storage.records.results import ResultObject
 from storage.tables import schema
 from storage.tables.database.connection import Database, changed
 from storage.tables.deliveries import move, tell

@@ -16,7 +16,8 @@ from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from storage.errors import Permanent
-from storage.records import Delivery, DeliveryState, ResultObject, Undelivered
+from storage.records.deliveries import Delivery, DeliveryState, Undelivered
+from storage.records.results import ResultObject
 from storage.tables import schema
 from storage.tables.database.connection import Database
 from storage.tables.events import add_event

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from storage.records import Event
+from storage.records.studies import Event
 from storage.tables import schema
 
 
@@ -21,7 +21,7 @@ def add_event(
     job_id: int | None = None,
     data: Mapping[str, Any] | None = None,
 ) -> None:
-    """`stage` is one of those of `storage.records.Event`; neither `text` nor `data` names a patient."""
+    """`stage` is one of those of `storage.records.studies.Event`; neither `text` nor `data` names a patient."""
     session.add(
         schema.Event(
             at=now,

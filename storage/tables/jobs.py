@@ -12,15 +12,10 @@ from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from storage.errors import Permanent
-from storage.records import (
-    DeliveryState,
-    Job,
-    JobKind,
-    JobState,
-    NewJob,
-    NewObject,
-    StudyState,
-)
+from storage.records.deliveries import DeliveryState
+from storage.records.jobs import Job, JobKind, JobState, NewJob
+from storage.records.results import NewObject
+from storage.records.studies import StudyState
 from storage.tables import schema
 from storage.tables.database.connection import Database, changed
 from storage.tables.events import add_event

@@ -14,7 +14,7 @@ from pathlib import Path
 from sqlalchemy import or_, select, update
 
 from storage.log.files import sync_folder
-from storage.records import StudyState
+from storage.records.studies import StudyState
 from storage.tables import schema
 from storage.tables.database.connection import Database, changed
 

@@ -10,7 +10,7 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, SQLColumnExpression, and_, select, update
 from sqlalchemy.orm import Session, aliased
 
-from storage.records import JobKind, JobState, NewJob
+from storage.records.jobs import JobKind, JobState, NewJob
 from storage.tables import schema
 from storage.tables.database.connection import changed
 from storage.tables.events import add_event

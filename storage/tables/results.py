@@ -8,7 +8,9 @@ from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from storage.errors import Permanent
-from storage.records import DeliveryState, JobKind, JobState, NewObject, ResultObject
+from storage.records.deliveries import DeliveryState
+from storage.records.jobs import JobKind, JobState
+from storage.records.results import NewObject, ResultObject
 from storage.tables import schema
 from storage.tables.database.connection import Database
 from storage.tables.queueing import withdrawn

@@ -12,16 +12,12 @@ from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Enum, ForeignKey, In
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
-from storage.records import (
-    AssociationEnd,
-    CommitmentState,
-    ConfirmationState,
-    DeliveryState,
-    JobKind,
-    JobState,
-    ProcedureStepState,
-    StudyState,
-)
+from storage.records.commitments import CommitmentState
+from storage.records.deliveries import ConfirmationState, DeliveryState
+from storage.records.evidence import AssociationEnd
+from storage.records.jobs import JobKind, JobState
+from storage.records.procedure_steps import ProcedureStepState
+from storage.records.studies import StudyState
 
 REVISION = "0004"
 

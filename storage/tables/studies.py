@@ -11,22 +11,19 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, delete, func, insert, or_, select, true, update
 from sqlalchemy.orm import Session
 
-from storage.records import (
-    DeliveryState,
-    Event,
-    Facts,
+from storage.records.deliveries import DeliveryState
+from storage.records.evidence import (
     FeedingAssociation,
     InstanceEvidence,
-    JobKind,
-    NewJob,
-    ProcedureStepState,
     SourceAnswer,
     StepEvidence,
-    Study,
     StudyContents,
     StudyEvidence,
-    StudyState,
 )
+from storage.records.instances import Facts
+from storage.records.jobs import JobKind, NewJob
+from storage.records.procedure_steps import ProcedureStepState
+from storage.records.studies import Event, Study, StudyState
 from storage.tables import schema
 from storage.tables.database.connection import Database, changed
 from storage.tables.events import add_event, events

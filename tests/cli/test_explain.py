@@ -13,7 +13,10 @@ from rich.console import Console
 from dicom_node.complete.decide import Complete, CompletionRule, Wait, decide
 from dicom_node.complete.inventory import take_inventory
 from dicom_node.demo import views
-from storage.records import Facts, NewJob, SourceAnswer, Undelivered
+from storage.records.deliveries import Undelivered
+from storage.records.evidence import SourceAnswer
+from storage.records.instances import Facts
+from storage.records.jobs import NewJob
 from storage.tables.confirmations import Confirmations
 from storage.tables.database.connection import Database, default_url
 from tests.storage.node import NOW, STUDY, Node, objects, received

@@ -15,7 +15,7 @@ from dicom_node.runtime.backoff import Backoff
 from inference.contract.binding import bind
 from inference.contract.inputs import InputRule
 from inference.series.recogniser import Kind, SeriesDescription
-from storage.records import NewJob
+from storage.records.jobs import NewJob
 from storage.tables.database.connection import Database
 from tests.storage.node import Node, received
 

@@ -20,17 +20,17 @@ from dicom_node.complete.decide import (
     whole_series,
 )
 from dicom_node.complete.inventory import take_inventory
-from storage.records import (
+from storage.records.evidence import (
     AssociationEnd,
-    Facts,
     FeedingAssociation,
     InstanceEvidence,
-    ProcedureStepState,
     SourceAnswer,
     StepEvidence,
     StudyContents,
     StudyEvidence,
 )
+from storage.records.instances import Facts
+from storage.records.procedure_steps import ProcedureStepState
 
 START = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
 RULE = CompletionRule(quiet=30, released=10, settled=2, maximum_age=600)

@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from dicom_node.complete.inventory import Grade, is_image, take_inventory
-from storage.records import Facts, InstanceEvidence, StudyContents
+from storage.records.evidence import InstanceEvidence, StudyContents
+from storage.records.instances import Facts
 
 NOW = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
 MR = "1.2.840.10008.5.1.4.1.1.4"

@@ -46,7 +46,8 @@ from dicom_node.roles import build_confirmer, open_stores
 from dicom_node.runtime.backoff import Backoff
 from dicom_node.settings.model import load
 from storage.log.journal import Journal
-from storage.records import Confirmation, ConfirmationState, NewObject
+from storage.records.deliveries import Confirmation, ConfirmationState
+from storage.records.results import NewObject
 from storage.tables.confirmations import WAITING, Confirmations
 from storage.tables.database.connection import Database, default_url
 from tests.deliver.web import orthanc_web

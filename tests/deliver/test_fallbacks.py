@@ -33,7 +33,7 @@ from dicom_node.demo.pacs import find_orthanc, free_port, start_pacs
 from dicom_node.objects.build import ObjectContext, build_objects
 from dicom_node.objects.profiles import WRITTEN, Kind, ObjectProfile, stands_for
 from dicom_node.runtime.backoff import Backoff
-from storage.records import NewObject
+from storage.records.results import NewObject
 from storage.tables.database.connection import Database, default_url
 from tests.instances import MakeFile
 from tests.objects.sources import findings, read, write_oblique

@@ -16,7 +16,8 @@ from storage.errors import Retriable
 from storage.log import journal
 from storage.log.files import FileSystem
 from storage.log.journal import Journal, Kind
-from storage.records import AssociationEnd, StudyState
+from storage.records.evidence import AssociationEnd
+from storage.records.studies import StudyState
 from storage.tables.database.connection import Database, default_url
 from tests.storage.node import STUDY, Node, Sent, received
 

@@ -10,7 +10,8 @@ from pydicom.filereader import read_file_meta_info
 
 from storage.errors import StorageFull
 from storage.log.journal import Bytes, Frame, Journal, Kind, LargeFile, SegmentReader, instance_of, segments
-from storage.records import AssociationEnd, ReceivedInstance
+from storage.records.evidence import AssociationEnd
+from storage.records.instances import ReceivedInstance
 
 
 @dataclass(frozen=True)

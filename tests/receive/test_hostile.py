@@ -15,7 +15,7 @@ from pynetdicom.sop_class import CTImageStorage, MRImageStorage, Verification
 from dicom_node.dimse import scu
 from dicom_node.dimse.data_path import LARGEST_PDU_BYTES
 from dicom_node.dimse.scu import Target
-from storage.records import AssociationEnd
+from storage.records.evidence import AssociationEnd
 from tests.instances import MakeFile
 from tests.receive.conftest import Receive
 from tests.receive.kept import KeptJournal

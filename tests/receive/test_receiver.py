@@ -27,7 +27,8 @@ from dicom_node.dimse.scu import StorageSCU, Target
 from dicom_node.receive.receiver import Receiver
 from dicom_node.receive.storage import Peer, ReceivePolicy, ServiceName
 from storage.log.journal import Kind, SegmentReader, segments
-from storage.records import AssociationEnd, ReceivedInstance
+from storage.records.evidence import AssociationEnd
+from storage.records.instances import ReceivedInstance
 from tests.instances import MakeFile
 from tests.receive.conftest import Receive, disk_full, unusable
 from tests.receive.kept import KeptJournal

@@ -14,7 +14,7 @@ from dicom_node.dimse.scu import StorageSCU
 from dicom_node.receive import receiver as receiver_module
 from dicom_node.receive.stock import StockAcceptor
 from dicom_node.receive.storage import Peer
-from storage.records import AssociationEnd
+from storage.records.evidence import AssociationEnd
 from tests.instances import MakeFile
 from tests.receive.conftest import Receive
 from tests.receive.kept import KeptJournal

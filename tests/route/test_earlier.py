@@ -25,7 +25,8 @@ from inference.contract.findings import Findings
 from inference.contract.inputs import EarlierRule, InputRule
 from inference.contract.manifest import Manifest
 from inference.series.recogniser import recognise
-from storage.records import Job, JobKind, JobState, StudyState
+from storage.records.jobs import Job, JobKind, JobState
+from storage.records.studies import StudyState
 from storage.tables.database.connection import Database, default_url
 from storage.tables.patients import Patients
 from tests.acceptance.studies import write_ball_study

@@ -12,7 +12,8 @@ from dicom_node.route.route import route
 from inference.contract.inputs import EarlierRule, InputRule
 from inference.contract.manifest import Manifest
 from inference.series.recogniser import Kind, SeriesDescription
-from storage.records import Instance, JobKind, NewJob, Series
+from storage.records.instances import Instance, Series
+from storage.records.jobs import JobKind, NewJob
 
 
 def series(uid: str, instances: int = 3) -> Series:

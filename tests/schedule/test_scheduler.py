@@ -17,16 +17,11 @@ from inference.contract.manifest import InputRule, Manifest
 from inference.series.kinds import Kind
 from inference.series.sites import SiteRule, SiteTable
 from storage.log.filing import Ended, Opened
-from storage.records import (
-    AssociationEnd,
-    Facts,
-    JobKind,
-    JobState,
-    ProcedureStepState,
-    ReceivedInstance,
-    StudyContents,
-    StudyState,
-)
+from storage.records.evidence import AssociationEnd, StudyContents
+from storage.records.instances import Facts, ReceivedInstance
+from storage.records.jobs import JobKind, JobState
+from storage.records.procedure_steps import ProcedureStepState
+from storage.records.studies import StudyState
 from storage.tables.database.connection import Database, default_url
 from storage.tables.procedure_steps import ProcedureSteps
 from tests.acceptance.studies import write_ball_study

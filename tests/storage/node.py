@@ -14,7 +14,12 @@ from pydicom.uid import ExplicitVRLittleEndian
 from storage.log.files import part10_header
 from storage.log.filing import Ended, Opened
 from storage.log.instances import InstanceStore
-from storage.records import AssociationEnd, Delivery, Job, NewJob, NewObject, ReceivedInstance, Stored, Study
+from storage.records.deliveries import Delivery
+from storage.records.evidence import AssociationEnd
+from storage.records.instances import ReceivedInstance, Stored
+from storage.records.jobs import Job, NewJob
+from storage.records.results import NewObject
+from storage.records.studies import Study
 from storage.tables.database.connection import Database
 from storage.tables.deliveries import Deliveries
 from storage.tables.jobs import Jobs

@@ -20,7 +20,9 @@ from inference.contract.manifest import InputRule, Manifest
 from inference.engine.engine import Engine
 from inference.volumes.volume import read_volume
 from storage.errors import InputRefused
-from storage.records import JobKind, JobState, NewJob, ReceivedInstance, ResultObject
+from storage.records.instances import ReceivedInstance
+from storage.records.jobs import JobKind, JobState, NewJob
+from storage.records.results import ResultObject
 from storage.tables.database.connection import Database, default_url
 from tests.acceptance.studies import write_ball_study
 from tests.objects.sources import ABNORMAL, MASS

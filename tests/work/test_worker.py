@@ -15,7 +15,7 @@ from dicom_node.catalogue import ConfiguredApplication
 from dicom_node.objects.profiles import Kind, ObjectProfile
 from dicom_node.runtime.backoff import Backoff
 from dicom_node.work.worker import EXIT_AGAIN, Worker
-from storage.records import JobState
+from storage.records.jobs import JobState
 from storage.tables import schema
 from storage.tables.database.connection import Database
 from tests.objects.sources import findings, read, write_oblique

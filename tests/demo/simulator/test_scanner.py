@@ -16,7 +16,8 @@ from dicom_node.dimse.scu import Target
 from dicom_node.receive.receiver import Receiver
 from dicom_node.receive.storage import ReceivePolicy
 from storage.errors import Permanent
-from storage.records import AssociationEnd, ReceivedInstance
+from storage.records.evidence import AssociationEnd
+from storage.records.instances import ReceivedInstance
 from tests.instances import MakeFile
 from tests.receive.conftest import disk_full
 from tests.receive.kept import KeptJournal

@@ -18,7 +18,7 @@ from dicom_node.receive.commitment import PUSH_MODEL, Addressee, AssociationRepo
 from dicom_node.receive.confirmation import ConfirmationService
 from dicom_node.receive.procedure_steps import MODALITY_PERFORMED_PROCEDURE_STEP, ProcedureStepService
 from dicom_node.runtime.backoff import Backoff
-from storage.records import Commitment
+from storage.records.commitments import Commitment
 from storage.tables.commitments import Commitments
 from storage.tables.confirmations import Confirmations
 from storage.tables.database.connection import Database, default_url

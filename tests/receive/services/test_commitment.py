@@ -34,7 +34,7 @@ from dicom_node.receive.commitment import (
     report_request,
 )
 from dicom_node.runtime.backoff import Backoff
-from storage.records import Commitment, CommitmentState
+from storage.records.commitments import Commitment, CommitmentState
 from storage.tables.commitments import CommitmentRequest, Commitments
 from storage.tables.database.connection import Database
 from tests.receive.services.conftest import Services

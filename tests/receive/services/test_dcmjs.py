@@ -7,7 +7,8 @@ import pytest
 from dicom_node.demo.pacs import free_port
 from dicom_node.receive.commitment import PUSH_MODEL, Addressee
 from dicom_node.receive.procedure_steps import MODALITY_PERFORMED_PROCEDURE_STEP as MPPS
-from storage.records import CommitmentState, ProcedureStepState
+from storage.records.commitments import CommitmentState
+from storage.records.procedure_steps import ProcedureStepState
 from tests.dcmjs import Dcmjs, install
 from tests.dcmjs.requests import committed, completed, created
 from tests.receive.services.conftest import Services

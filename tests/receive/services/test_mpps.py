@@ -13,7 +13,7 @@ from dicom_node.receive.procedure_steps import (
     judge_creation,
     merge,
 )
-from storage.records import ProcedureStepState
+from storage.records.procedure_steps import ProcedureStepState
 from tests.receive.services.datasets import SECRET, completion, creation, reference
 
 NEW = ProcedureStepState.IN_PROGRESS

@@ -8,7 +8,7 @@ from pydicom.uid import UID
 from pynetdicom import AE, build_role
 
 from dicom_node.receive.procedure_steps import MODALITY_PERFORMED_PROCEDURE_STEP as MPPS
-from storage.records import ProcedureStepState
+from storage.records.procedure_steps import ProcedureStepState
 from tests.receive.services.conftest import Services
 from tests.receive.services.datasets import completion, creation
 

@@ -18,7 +18,9 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEGLSLossless, RLE
 
 from storage.errors import Permanent, Retriable, StorageFull
 from storage.log.instances import InstanceStore
-from storage.records import AssociationEnd, Facts, Stored, StudyState
+from storage.records.evidence import AssociationEnd
+from storage.records.instances import Facts, Stored
+from storage.records.studies import StudyState
 from storage.tables.database.connection import Database
 from tests.storage.node import NOW, STUDY, Node, Sent, objects, only_mr, received
 

@@ -13,7 +13,8 @@ import pytest
 from storage.errors import Permanent, Retriable, StorageFull
 from storage.log import journal
 from storage.log.journal import Frame, Journal, Kind, SegmentReader, instance_of
-from storage.records import AssociationEnd, Facts
+from storage.records.evidence import AssociationEnd
+from storage.records.instances import Facts
 from tests.storage.node import received
 
 

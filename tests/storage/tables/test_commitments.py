@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from storage.records import Commitment, CommitmentState
+from storage.records.commitments import Commitment, CommitmentState
 from storage.tables.commitments import CommitmentRequest, Commitments
 from storage.tables.database.connection import Database
 from tests.storage.node import MR, NOW, SR, Node, after, received

@@ -4,7 +4,8 @@ from datetime import timedelta
 
 import pytest
 
-from storage.records import Confirmation, ConfirmationState, JobKind, NewJob
+from storage.records.deliveries import Confirmation, ConfirmationState
+from storage.records.jobs import JobKind, NewJob
 from storage.tables.confirmations import Confirmations
 from storage.tables.database.connection import Database
 from tests.storage.node import MR, NOW, STUDY, Node, after, objects

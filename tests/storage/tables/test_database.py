@@ -15,7 +15,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import select, text
 
 from storage.errors import Permanent, Retriable, StorageFull
-from storage.records import Event
+from storage.records.studies import Event
 from storage.tables import schema
 from storage.tables.database import connection as module
 from storage.tables.database.connection import MIGRATIONS, Database

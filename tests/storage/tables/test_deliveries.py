@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from storage.errors import Permanent
-from storage.records import Delivery, DeliveryState, Undelivered
+from storage.records.deliveries import Delivery, DeliveryState, Undelivered
 from tests.storage.node import NOW, STUDY, Node, after, objects, received
 
 

@@ -8,16 +8,11 @@ from datetime import datetime
 import pytest
 from sqlalchemy import event, insert
 
-from storage.records import (
-    AssociationEnd,
-    Facts,
-    JobState,
-    NewJob,
-    ProcedureStepState,
-    SourceAnswer,
-    StudyEvidence,
-    StudyState,
-)
+from storage.records.evidence import AssociationEnd, SourceAnswer, StudyEvidence
+from storage.records.instances import Facts
+from storage.records.jobs import JobState, NewJob
+from storage.records.procedure_steps import ProcedureStepState
+from storage.records.studies import StudyState
 from storage.tables import schema
 from tests.storage.node import NOW, STUDY, Node, Sent, after, objects, received
 

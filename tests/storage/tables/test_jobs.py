@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from storage.errors import Permanent
-from storage.records import DeliveryState, JobKind, JobState, NewJob, NewObject
+from storage.records.deliveries import DeliveryState
+from storage.records.jobs import JobKind, JobState, NewJob
+from storage.records.results import NewObject
 from storage.tables.database.connection import Database
 from storage.tables.jobs import Jobs
 from tests.storage.node import NOW, STUDY, Node, after, objects, received

@@ -7,7 +7,7 @@ import pytest
 
 from dicom_node.receive.procedure_steps import ProcedureStepService, Status, merge
 from storage.errors import Retriable
-from storage.records import ProcedureStepState
+from storage.records.procedure_steps import ProcedureStepState
 from storage.tables.database.connection import Database
 from storage.tables.procedure_steps import ProcedureSteps
 from tests.receive.services.datasets import SECRET, completion, creation

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from storage.records import DeliveryState, Job, JobKind, JobState, NewJob, StudyState
+from storage.records.deliveries import DeliveryState
+from storage.records.jobs import Job, JobKind, JobState, NewJob
+from storage.records.studies import StudyState
 from storage.tables.database.connection import Database
 from storage.tables.jobs import Jobs
 from storage.tables.queueing import no_result_fingerprint

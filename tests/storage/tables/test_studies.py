@@ -8,7 +8,8 @@ from datetime import UTC
 import pytest
 from sqlalchemy import Update, update
 
-from storage.records import Event, JobState, NewJob, StudyState
+from storage.records.jobs import JobState, NewJob
+from storage.records.studies import Event, StudyState
 from storage.tables import schema
 from storage.tables.database.connection import Database
 from tests.storage.node import NOW, STUDY, Node, after, received

@@ -1,0 +1,33 @@
+"""Records of storage commitment requests that peers make of this node."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+
+class CommitmentState(StrEnum):
+    """State of a storage commitment request that a peer made of us."""
+
+    REQUESTED = "REQUESTED"  # accepted; the report is still to be sent, first on the association that asked
+    RETRYING = "RETRYING"  # a report could not be delivered; due again once run_after has passed
+    REPORTED = "REPORTED"  # the peer answered the N-EVENT-REPORT with Success
+    FAILED = "FAILED"  # the last attempt failed, or nothing says where the peer listens
+
+
+@dataclass(frozen=True)
+class Commitment:
+    """A storage commitment request of a peer (PS3.4 annex J). `items` are (SOP class, SOP instance); `duplicates` are
+    those of another request that the peer made under the same transaction UID before it had its report.
+    """
+
+    id: int
+    transaction_uid: str
+    peer_ae_title: str
+    peer_host: str
+    items: tuple[tuple[str, str], ...]
+    state: CommitmentState
+    attempts: int
+    reason: str
+    requested_at: datetime
+    run_after: datetime
+    duplicates: tuple[tuple[str, str], ...] = ()

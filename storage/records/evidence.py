@@ -1,0 +1,110 @@
+"""Records of the evidence from which a study is judged complete."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from storage.records.instances import Facts
+from storage.records.procedure_steps import ProcedureStepState
+
+
+class AssociationEnd(StrEnum):
+    """How an association that fed instances ended."""
+
+    RELEASED = "RELEASED"
+    ABORTED = "ABORTED"  # by the peer, by us, by a lost connection, or because the receiver died
+
+
+@dataclass(frozen=True)
+class FeedingAssociation:
+    """An association that fed a revision of a study. `end` and `ended_at` are None while it is open."""
+
+    calling_ae_title: str
+    opened_at: datetime
+    ended_at: datetime | None = None
+    end: AssociationEnd | None = None
+
+
+@dataclass(frozen=True)
+class SourceAnswer:
+    """What the source PACS answered when it was asked for the number of a study's instances.
+
+    `own` of them are results of this node that the PACS is known to hold. `count` is None where it gave none, and
+    `problem` says why.
+    """
+
+    at: datetime
+    source: str
+    count: int | None
+    own: int = 0
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class StudyEvidence:
+    """What is known about a study in RECEIVING, for `dicom_node.complete.decide` to decide on: cheap to read.
+
+    `steps` are the procedure steps it is part of; `associations` and `answers` those of this revision, oldest first.
+    `noticed_at` is when the one who decides saw this state first: instances may be indexed long after they came.
+    """
+
+    study_instance_uid: str
+    revision: int
+    instances: int  # of all revisions
+    revision_started_at: datetime  # first instance of this revision
+    last_received_at: datetime
+    associations: tuple[FeedingAssociation, ...] = ()
+    steps: tuple[tuple[str, ProcedureStepState], ...] = ()
+    answers: tuple[SourceAnswer, ...] = ()
+    noticed_at: datetime | None = None
+
+    @property
+    def open_associations(self) -> int:
+        return sum(a.end is None for a in self.associations)
+
+    @property
+    def aborted_associations(self) -> int:
+        return sum(a.end is AssociationEnd.ABORTED for a in self.associations)
+
+    @property
+    def last_association_ended_at(self) -> datetime | None:
+        return max((a.ended_at for a in self.associations if a.ended_at is not None), default=None)
+
+    @property
+    def contents_key(self) -> tuple[object, ...]:
+        """Changes whenever `Studies.contents` would, but for what is here of other studies."""
+        return self.study_instance_uid, self.revision, self.instances, self.last_received_at, self.steps
+
+
+@dataclass(frozen=True)
+class InstanceEvidence:
+    """One instance of a study in RECEIVING. `own` marks a result of this node that came back."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    series_instance_uid: str
+    received_at: datetime
+    facts: Facts = field(default_factory=Facts)
+    own: bool = False
+
+
+@dataclass(frozen=True)
+class StepEvidence:
+    """A procedure step and the SOP Instance UIDs its Performed Series Sequence lists."""
+
+    state: ProcedureStepState
+    referenced: frozenset[str]
+    ended_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class StudyContents:
+    """Every instance of a study, and its procedure steps: as large as the study is.
+
+    `elsewhere` are the instances that the steps list and that are here as part of another study: a procedure step may
+    be for several (PS3.3 C.4.13, the group case).
+    """
+
+    instances: tuple[InstanceEvidence, ...]
+    steps: tuple[StepEvidence, ...] = ()
+    elsewhere: frozenset[str] = frozenset()
