@@ -1,0 +1,5 @@
+"""What the tests of the commands share."""
+
+from tests.cli.small_node import small_node
+
+__all__ = ["small_node"]
