@@ -12,6 +12,18 @@ NodeError
 Messages never hold a patient's name, ID, birth date or any other attribute of the patient.
 """
 
+from enum import StrEnum
+
+
+class WhyNoResult(StrEnum):
+    """Why nothing was computed; each is a concept of the published table 99DCMNODE."""
+
+    INPUT_MISSING = "input-missing"  # no series of the study fits
+    POOR_QUALITY = "poor-quality"  # the quality gate refused the images
+    OUT_OF_DISTRIBUTION = "out-of-distribution"  # they show something the model has not learned
+    UNUSABLE_IMAGES = "unusable-images"  # no volume can be made of them
+    FAILURE = "failure"  # the analysis broke off, or its model cannot be used
+
 
 class NodeError(Exception):
     """Any failure this project raises on purpose."""
@@ -40,10 +52,10 @@ class Unfileable(Permanent):
 class InputRefused(Permanent):
     """Images that cannot be used: broken geometry, several volumes in one series, no pixels.
 
-    `why` is one of `inference.contract.findings.WhyNoResult`; a quality gate, for example, says "poor-quality".
+    `why` is the kind of reason that the report gives; a quality gate, for example, gives POOR_QUALITY.
     """
 
-    def __init__(self, message: str, why: str = "unusable-images") -> None:
+    def __init__(self, message: str, why: WhyNoResult = WhyNoResult.UNUSABLE_IMAGES) -> None:
         super().__init__(message)
         self.why = why
 

@@ -13,10 +13,10 @@ from dicom_node.catalogue import ConfiguredApplication
 from dicom_node.route.earlier import EarlierStudy
 from dicom_node.runtime.logs import fields, unexpected
 from inference.contract.binding import Binding, bind, feeds_inputs, unfilled, wanted
-from inference.contract.findings import WhyNoResult
 from inference.contract.inputs import EarlierRule, input_key
 from inference.contract.manifest import Manifest
 from inference.series.recogniser import SeriesDescription
+from storage.errors import WhyNoResult
 from storage.records.instances import Instance, Series
 from storage.records.jobs import JobKind, NewJob
 from storage.tables.queueing import no_result_fingerprint

@@ -29,10 +29,10 @@ from dicom_node.runtime.backoff import Backoff
 from dicom_node.runtime.logs import fields, unexpected
 from dicom_node.work.notices import first_images, holders
 from inference.contract.application import Application, Progress, SeriesInput, load_application
-from inference.contract.findings import NoResult, WhyNoResult
+from inference.contract.findings import NoResult
 from inference.contract.inputs import split_key
 from inference.engine.engine import Engine
-from storage.errors import InputRefused, ModelRefused, NodeError, Permanent
+from storage.errors import InputRefused, ModelRefused, NodeError, Permanent, WhyNoResult
 from storage.log.files import write_durable
 from storage.log.instances import InstanceStore
 from storage.records.jobs import Job, JobKind, JobState
@@ -355,7 +355,7 @@ def _reason(error: Exception) -> str:
     return f"unexpected {type(error).__name__}; see the worker's log"
 
 
-def _why(error: Exception) -> str:
+def _why(error: Exception) -> WhyNoResult:
     """What a report of this failure says."""
     return error.why if isinstance(error, InputRefused) else WhyNoResult.FAILURE
 

@@ -5,12 +5,12 @@ Masks are boolean arrays [slice, row, column] on the grid of `Findings.source`; 
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inference.volumes.volume import Volume
+from storage.errors import WhyNoResult
 
 Mask = NDArray[np.bool_]
 
@@ -150,16 +150,6 @@ class Findings:
                 raise ValueError(
                     f"map {one.label!r} has shape {one.values.shape}, its source {self.source.array.shape}"
                 )
-
-
-class WhyNoResult(StrEnum):
-    """Why nothing was computed; each is a concept of the published table 99DCMNODE."""
-
-    INPUT_MISSING = "input-missing"  # no series of the study fits
-    POOR_QUALITY = "poor-quality"  # the quality gate refused the images
-    OUT_OF_DISTRIBUTION = "out-of-distribution"  # they show something the model has not learned
-    UNUSABLE_IMAGES = "unusable-images"  # no volume can be made of them
-    FAILURE = "failure"  # the analysis broke off, or its model cannot be used
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.contract.findings import WhyNoResult
 from inference.contract.manifest import Manifest
 from inference.gate import embedding, image_quality
 from inference.gate.embedding import Vector
 from inference.gate.image_quality import METRICS
 from inference.volumes.volume import Volume, read_volumes
-from storage.errors import InputRefused, ModelRefused
+from storage.errors import InputRefused, ModelRefused, WhyNoResult
 
 Vectors = NDArray[np.float64]  # (n, features)
 

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
-from storage.errors import Permanent
+from storage.errors import Permanent, WhyNoResult
 from storage.records.deliveries import DeliveryState
 from storage.records.jobs import Job, JobKind, JobState, NewJob
 from storage.records.results import NewObject
@@ -29,7 +29,6 @@ from storage.tables.queueing import (
 )
 from storage.tables.results import REJECTION, enqueue_deliveries, keep_object, rejectable
 
-FAILURE = "failure"  # why there is no result where nothing more is known
 _ENDED = (DeliveryState.SENT, DeliveryState.COMMITTED, DeliveryState.REPLACED)
 _WITHOUT_SYNC = {"synchronize_session": False}
 
@@ -129,7 +128,13 @@ class Jobs:
             return True
 
     def fail(
-        self, job_id: int, worker: str, reason: str, retry_at: datetime | None, now: datetime, why: str = FAILURE
+        self,
+        job_id: int,
+        worker: str,
+        reason: str,
+        retry_at: datetime | None,
+        now: datetime,
+        why: WhyNoResult = WhyNoResult.FAILURE,
     ) -> JobState:
         """RUNNING → RETRYING at `retry_at`, or FAILED when that is None. The job's state afterwards.
 
@@ -188,7 +193,7 @@ class Jobs:
         retry_at: datetime | None,
         now: datetime,
         counts: bool = True,
-        why: str = FAILURE,
+        why: WhyNoResult = WhyNoResult.FAILURE,
     ) -> Sequence[schema.Job]:
         """RUNNING → RETRYING or FAILED, for those that are not superseded. A failure is reported."""
         job = schema.Job
@@ -376,7 +381,7 @@ def _cancel_superseded(session: Session, held: ColumnElement[bool], now: datetim
     return rows
 
 
-def _report_failure(session: Session, failed: schema.Job, why: str, now: datetime) -> None:
+def _report_failure(session: Session, failed: schema.Job, why: WhyNoResult, now: datetime) -> None:
     """Not while the study is to be routed still: that decides again, and runs the application once more."""
     study = session.get(schema.Study, failed.study_instance_uid, populate_existing=True)
     if study is None or study.state not in (StudyState.ROUTED, StudyState.IGNORED):

@@ -10,6 +10,7 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, SQLColumnExpression, and_, select, update
 from sqlalchemy.orm import Session, aliased
 
+from storage.errors import WhyNoResult
 from storage.records.jobs import JobKind, JobState, NewJob
 from storage.tables import schema
 from storage.tables.database.connection import changed
@@ -18,7 +19,7 @@ from storage.tables.events import add_event
 _WAITING = (JobState.QUEUED, JobState.RETRYING)
 
 
-def no_result_fingerprint(of: str, why: str, explanation: str) -> str:
+def no_result_fingerprint(of: str, why: WhyNoResult, explanation: str) -> str:
     """Names a report that there is no result; `of` names the instances, or the analysis that failed."""
     return hashlib.sha256(f"no result\n{of}\n{why}\n{explanation}".encode()).hexdigest()
 

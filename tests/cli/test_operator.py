@@ -15,6 +15,7 @@ from dicom_node.runtime.backoff import Backoff
 from inference.contract.binding import bind
 from inference.contract.inputs import InputRule
 from inference.series.recogniser import Kind, SeriesDescription
+from storage.errors import WhyNoResult
 from storage.records.jobs import NewJob
 from storage.tables.database.connection import Database
 from tests.storage.node import Node, received
@@ -83,7 +84,7 @@ def test_reports_of_no_result_and_withdrawals_are_told_from_results(node: Node) 
     jobs = [NewJob(LONG, 1, "liver", {}, "f")]
     assert node.studies.route(LONG, 1, "applies: liver", jobs, {"series": [], "applications": []}, NOW)
     failed = node.claim()
-    node.jobs.fail(failed.id, "worker", "one slice is missing", None, NOW, "unusable-images")
+    node.jobs.fail(failed.id, "worker", "one slice is missing", None, NOW, WhyNoResult.UNUSABLE_IMAGES)
     assert node.succeed(node.claim(), "pacs")
     assert node.jobs.withdraw(2, "wrong study", NOW)
     detail = views.study_detail(

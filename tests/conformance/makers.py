@@ -13,8 +13,8 @@ from dicom_node.objects.build import ObjectContext, build_objects
 from dicom_node.objects.ko import Rejected, build_rejection
 from dicom_node.objects.no_result import build_no_result
 from dicom_node.objects.profiles import Kind, ObjectProfile, SegmentationForm
-from inference.contract.findings import Findings, NoResult, WhyNoResult
-from storage.errors import InputRefused
+from inference.contract.findings import Findings, NoResult
+from storage.errors import InputRefused, WhyNoResult
 from tests.conformance.cases import Case, rich_findings
 
 

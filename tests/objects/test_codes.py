@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from dicom_node.objects.base.codes import PRIVATE, REASONS, SCHEME, sr_code
-from inference.contract.findings import Code, WhyNoResult
+from inference.contract.findings import Code
+from storage.errors import WhyNoResult
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "codes.md"
 

@@ -10,8 +10,9 @@ from dicom_node.objects.base.common import ObjectContext, series_description
 from dicom_node.objects.build import build_objects
 from dicom_node.objects.no_result import build_no_result
 from dicom_node.objects.profiles import Kind, ObjectProfile
-from inference.contract.findings import NoResult, WhyNoResult
+from inference.contract.findings import NoResult
 from inference.volumes.volume import read_volume
+from storage.errors import WhyNoResult
 from tests.objects.sources import findings, write_oblique
 from tests.objects.test_no_result import STARTED
 from tests.objects.test_sr import save

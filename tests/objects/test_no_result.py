@@ -9,7 +9,8 @@ from pydicom import dcmread
 from dicom_node.objects.base.codes import REASONS
 from dicom_node.objects.base.common import ObjectContext
 from dicom_node.objects.no_result import build_no_result
-from inference.contract.findings import Algorithm, NoResult, WhyNoResult
+from inference.contract.findings import Algorithm, NoResult
+from storage.errors import WhyNoResult
 from tests.objects.sources import write_oblique
 from tests.objects.test_sr import all_items, evidence, items, save
 from tests.validators import dciodvfy_errors, dsrdump_errors, pixelmed_report_errors

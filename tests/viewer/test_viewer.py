@@ -24,12 +24,13 @@ from dicom_node.objects.no_result import build_no_result
 from dicom_node.objects.profiles import Kind as ObjectKind
 from dicom_node.objects.profiles import ObjectProfile
 from inference.contract.application import SeriesInput, load_application
-from inference.contract.findings import Findings, NoResult, ParametricMap, Segment, WhyNoResult
+from inference.contract.findings import Findings, NoResult, ParametricMap, Segment
 from inference.contract.inputs import input_key
 from inference.contract.manifest import load_manifest
 from inference.engine.engine import Engine
 from inference.volumes.measurements import centroid_lps
 from inference.volumes.volume import read_volume
+from storage.errors import WhyNoResult
 from tests.acceptance.studies import write_ball_study
 from tests.conformance.breakages import mirrored
 from tests.conformance.cases import rich_findings

@@ -19,7 +19,7 @@ from inference.contract.findings import Algorithm, Findings, Segment
 from inference.contract.manifest import InputRule, Manifest
 from inference.engine.engine import Engine
 from inference.volumes.volume import read_volume
-from storage.errors import InputRefused
+from storage.errors import InputRefused, WhyNoResult
 from storage.records.instances import ReceivedInstance
 from storage.records.jobs import JobKind, JobState, NewJob
 from storage.records.results import ResultObject
@@ -124,7 +124,7 @@ def referenced(ds: Dataset) -> set[str]:
 
 def test_an_analysis_that_refuses_is_reported_to_every_destination(node: Node, study: PhantomStudy) -> None:
     route(node, analysis(study))
-    refusing = Application(study.mask, InputRefused("motion blurs the images", why="poor-quality"))
+    refusing = Application(study.mask, InputRefused("motion blurs the images", why=WhyNoResult.POOR_QUALITY))
     only_sr_left_out = ObjectProfile(objects=frozenset())
     busy = worker(node, refusing, pacs=ObjectProfile(), archive=only_sr_left_out)
     assert busy.work_one()

@@ -7,7 +7,8 @@ docs/codes.md; a number that looks like SNOMED but is not would be a defect, so 
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as SRCode
 
-from inference.contract.findings import Code, WhyNoResult
+from inference.contract.findings import Code
+from storage.errors import WhyNoResult
 
 RESEARCH_NOTICE = "RESEARCH - not for diagnosis"
 SCHEME = "99DCMNODE"

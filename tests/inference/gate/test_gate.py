@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from inference.contract.findings import WhyNoResult
 from inference.contract.manifest import APPLICATIONS
 from inference.gate.gate import Reference, check, examine, fit, load_reference, save_reference
 from inference.gate.image_quality import METRICS
@@ -18,7 +17,7 @@ from inference.training import sarcoma
 from inference.training.gate import volume_of
 from inference.training.soft_tissue_mass import phantoms
 from inference.volumes.volume import Geometry, Volume, read_volume, read_volumes
-from storage.errors import InputRefused, ModelRefused
+from storage.errors import InputRefused, ModelRefused, WhyNoResult
 
 SHIPPED = APPLICATIONS / "soft_tissue_mass" / "gate_t1w.json"
 SEED = phantoms.FIRST_TEST_SEED

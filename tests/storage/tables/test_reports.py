@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from storage.errors import WhyNoResult
 from storage.records.deliveries import DeliveryState
 from storage.records.jobs import Job, JobKind, JobState, NewJob
 from storage.records.studies import StudyState
@@ -15,7 +16,7 @@ from tests.storage.node import NOW, STUDY, Node, after, objects, received
 ANALYSIS, NO_RESULT = JobKind.ANALYSIS, JobKind.NO_RESULT
 
 
-def fail(node: Node, reason: str = "one slice is missing", why: str = "unusable-images") -> Job:
+def fail(node: Node, reason: str = "one slice is missing", why: WhyNoResult = WhyNoResult.UNUSABLE_IMAGES) -> Job:
     """The job that was claimed first fails for good."""
     job = node.claim()
     assert node.jobs.fail(job.id, "worker", reason, None, NOW, why) is JobState.FAILED
@@ -34,7 +35,7 @@ def kinds(node: Node) -> Sequence[tuple[JobKind, JobState]]:
 
 
 def no_input(node: Node, revision: int = 1, instances: str = "a") -> NewJob:
-    fingerprint = no_result_fingerprint(instances, "input-missing", "no series fits")
+    fingerprint = no_result_fingerprint(instances, WhyNoResult.INPUT_MISSING, "no series fits")
     detail = {"why": "input-missing", "explanation": "no series fits"}
     return NewJob(STUDY, revision, "liver", {}, fingerprint, kind=NO_RESULT, detail=detail)
 
@@ -101,7 +102,7 @@ def test_the_same_failure_is_reported_once(node: Node) -> None:
     fail(node)
     assert kinds(node) == [(ANALYSIS, JobState.FAILED), (NO_RESULT, JobState.SUCCEEDED)]
     assert node.jobs.retry(failed.id)
-    fail(node, "no memory", "failure")
+    fail(node, "no memory", WhyNoResult.FAILURE)
     assert kinds(node)[2:] == [(NO_RESULT, JobState.QUEUED)]
 
 
