@@ -9,14 +9,14 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from pynetdicom.sop_class import MRImageStorage
 
-from dicom_node.deliver.destinations.base import Reference
+from dicom_node.dimse.results import InstanceReference
 
 MakeFile = Callable[..., Path]
 
 
-def reference(path: Path) -> Reference:
+def reference(path: Path) -> InstanceReference:
     ds = dcmread(path, stop_before_pixels=True)
-    return Reference(ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPClassUID, ds.SOPInstanceUID)
+    return InstanceReference(ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPClassUID, ds.SOPInstanceUID)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from dicom_node.complete.decide import Wait
 from dicom_node.demo import views
 from dicom_node.dimse.scu import Target
 from dicom_node.errors import ConfigurationError
-from dicom_node.index.fsck import examine
+from dicom_node.index.fsck import take_census
 from dicom_node.receive.receiver import ensure_port_is_free
 from dicom_node.runtime.logs import configure
 from dicom_node.runtime.process import claim_role, keep_files_private, run_role, share_memory_between_threads
@@ -414,7 +414,7 @@ def fsck(
         indexer = wiring.build_indexer(settings)
         indexer.rebuild()
         indexer.advance()
-    census = examine(settings.node.data_dir, stores.instances, wiring.journals_dir(settings))
+    census = take_census(settings.node.data_dir, stores.instances, wiring.journals_dir(settings))
     if as_json:
         _print_json(views.plain(census))
     else:

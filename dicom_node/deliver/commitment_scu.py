@@ -11,7 +11,8 @@ from pydicom.uid import ImplicitVRLittleEndian
 from pynetdicom.dimse_primitives import N_ACTION, N_EVENT_REPORT
 from pynetdicom.dsutils import decode, encode
 
-from dicom_node.deliver.destinations.base import CommitmentReport, Reference
+from dicom_node.dimse.commitment import IncomingReport
+from dicom_node.dimse.results import InstanceReference
 from dicom_node.dimse.scu import Requestor, Target
 from dicom_node.errors import PeerRefused
 from dicom_node.receive.commitment import (
@@ -35,12 +36,12 @@ class CommitmentSCU(Requestor):
     """
 
     def __init__(
-        self, calling_ae_title: str, target: Target, timeout: float, hear: Callable[[CommitmentReport], int]
+        self, calling_ae_title: str, target: Target, timeout: float, hear: Callable[[IncomingReport], int]
     ) -> None:
         super().__init__(calling_ae_title, target, [_CONTEXT], timeout)
         self._hear = hear
 
-    def request(self, transaction_uid: str, references: Sequence[Reference]) -> None:
+    def request(self, transaction_uid: str, references: Sequence[InstanceReference]) -> None:
         """N-ACTION (PS3.4 J.3.2). Raises PeerRefused where the peer offers no such service or does not take the
         request, and PeerUnavailable when no answer came.
         """

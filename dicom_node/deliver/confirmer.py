@@ -13,7 +13,9 @@ from datetime import UTC, datetime, timedelta
 
 from pydicom.uid import generate_uid
 
-from dicom_node.deliver.destinations.base import CommitmentReport, Confirms, Reference
+from dicom_node.deliver.destinations.base import Confirms
+from dicom_node.dimse.commitment import IncomingReport
+from dicom_node.dimse.results import InstanceReference
 from dicom_node.errors import PeerRefused, PeerUnavailable
 from dicom_node.receive.confirmation import keep_report
 from dicom_node.runtime.backoff import Backoff
@@ -213,9 +215,9 @@ class Confirmer:
         told = f"not confirmed yet: {reason}"
         return self._confirmations.postpone(confirmation.id, now + timedelta(seconds=pause), told)
 
-    def _references(self, confirmation: Confirmation) -> list[Reference]:
+    def _references(self, confirmation: Confirmation) -> list[InstanceReference]:
         return [
-            Reference(o.study_instance_uid, o.series_instance_uid, o.sop_class_uid, o.sop_instance_uid)
+            InstanceReference(o.study_instance_uid, o.series_instance_uid, o.sop_class_uid, o.sop_instance_uid)
             for o in self._confirmations.objects(confirmation.id)
         ]
 
@@ -244,7 +246,7 @@ class _Asker:
         self._until = time.monotonic() + self._linger
         self._confirmations.taken(self._confirmation.id, self._now() + self._patience)
 
-    def heard(self, report: CommitmentReport) -> int:
+    def heard(self, report: IncomingReport) -> int:
         return int(keep_report(self._confirmations, report, self._confirmation.destination).status)
 
     def waits(self) -> bool:

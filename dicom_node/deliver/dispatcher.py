@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from pydicom.uid import UID
 
 from dicom_node.deliver.acceptance import Acceptance
-from dicom_node.deliver.destinations.base import Destination, SendResult
+from dicom_node.deliver.destinations.base import Destination
+from dicom_node.dimse.results import SendResult
 from dicom_node.objects.profiles import WRITTEN, Kind, Offer, choose
 from dicom_node.runtime.backoff import Backoff
 from dicom_node.runtime.logs import fields, unexpected

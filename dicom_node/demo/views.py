@@ -12,7 +12,7 @@ from rich.table import Column, Table
 from rich.text import Text
 from rich.tree import Tree
 
-from dicom_node.index.fsck import Census
+from dicom_node.read.census import Census
 from inference.series.recogniser import SeriesDescription
 from storage.log.instances import InstanceStore
 from storage.records.commitments import Commitment, CommitmentState

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ImplicitVRLittleEndian
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
-from dicom_node.deliver.destinations.base import Reference
+from dicom_node.dimse.results import InstanceReference
 from dicom_node.dimse.scu import StorageSCU, Target
 from dicom_node.errors import PeerRefused, PeerUnavailable
 
@@ -79,7 +79,7 @@ class DimseSource:
 
 
 def find_instances(
-    calling_ae_title: str, target: Target, references: Collection[Reference], timeout: float
+    calling_ae_title: str, target: Target, references: Collection[InstanceReference], timeout: float
 ) -> set[str]:
     """The SOP Instance UIDs of those that the peer holds. Raises PeerUnavailable, or PeerRefused where it does not say.
 

@@ -22,8 +22,8 @@ from pynetdicom.dsutils import split_dataset
 from pynetdicom.sop_class import Verification
 from pynetdicom.transport import AddressInformation
 
-from dicom_node.deliver.destinations.base import EchoResult, SendResult
 from dicom_node.dimse.data_path import MAXIMUM_PDU_BYTES
+from dicom_node.dimse.results import EchoResult, SendResult
 from dicom_node.dimse.upper_layer import DeadlineSocket, RequestedAssociation, silence_pynetdicom
 from dicom_node.errors import PeerRefused, PeerUnavailable
 from storage.errors import NodeError, Permanent

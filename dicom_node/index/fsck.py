@@ -1,9 +1,8 @@
-"""`dicom-node fsck`: whether everything that was acknowledged is here, whole and indexed."""
+"""The check behind `dicom-node fsck`: every acknowledged instance must be here, whole and indexed."""
 
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
+from dicom_node.read.census import Census, Fault, Problem
 from storage.errors import Permanent
 from storage.log import journal
 from storage.log.archive import sop_instance_uid_of
@@ -13,38 +12,11 @@ from storage.log.journal import Kind, SegmentReader
 from storage.records.instances import Instance
 
 
-class Fault(StrEnum):
-    """What can be wrong, and what mends it."""
+def take_census(data_dir: Path, instances: InstanceStore, journals: Path) -> Census:
+    """Read every file once and return what is wrong.
 
-    NOT_INDEXED = "file without a row"  # --repair gives it one
-    MISSING = "row without its file"  # --repair, where a journal still has it; else the sender must send it again
-    DAMAGED = "file differs from what was received"  # the same
-    JOURNAL = "journal damaged"  # what can be read of it is filed; the copy beside it is for whoever examines it
-    UNFILED = "instance that cannot be filed"
-
-
-@dataclass(frozen=True)
-class Problem:
-    """`path` is relative to the data directory; no attribute of a patient is in it."""
-
-    fault: Fault
-    path: str
-    study_instance_uid: str = ""
-    sop_instance_uid: str = ""
-
-
-@dataclass(frozen=True)
-class Census:
-    """What was looked at."""
-
-    instances: int
-    waiting: int  # instances in journals, filed or still to be filed
-    quarantined: int
-    problems: tuple[Problem, ...]
-
-
-def examine(data_dir: Path, instances: InstanceStore, journals: Path) -> Census:
-    """Reads every file once. Safe while the node runs: what a journal still holds counts as waiting, not as missing."""
+    Safe while the node runs, because instances that a journal still holds count as waiting, not as missing.
+    """
     problems: list[Problem] = []
     waiting: list[str] = []
     for folder in sorted(p for p in journals.glob("*") if p.is_dir()):
@@ -86,7 +58,7 @@ def _fault(instance: Instance) -> Fault | None:
 
 
 def _segment(path: Path) -> tuple[list[str], bool]:
-    """The SOP Instance UIDs it holds, and whether it is damaged before its end."""
+    """Return the SOP Instance UIDs that it holds, and whether it is damaged before its end."""
     uids: list[str] = []
     end, damaged = 0, False
     try:

@@ -11,7 +11,7 @@ from typing import Any
 from pydicom.dataset import Dataset
 from pynetdicom import evt
 
-from dicom_node.deliver.destinations.base import CommitmentReport
+from dicom_node.dimse.commitment import IncomingReport
 from dicom_node.receive.commitment import (
     ALL_COMMITTED,
     FAILURES_EXIST,
@@ -30,7 +30,7 @@ from storage.tables.confirmations import Confirmations
 log = logging.getLogger(__name__)
 
 
-def read_report(event_type: int | None, sop_instance_uid: str, ds: Dataset) -> CommitmentReport | Answer:
+def read_report(event_type: int | None, sop_instance_uid: str, ds: Dataset) -> IncomingReport | Answer:
     """What an N-EVENT-REPORT says (PS3.4 table J.3-2), or why it is refused. What it lists as failed is not committed,
     whatever else it lists.
     """
@@ -48,10 +48,10 @@ def read_report(event_type: int | None, sop_instance_uid: str, ds: Dataset) -> C
             return Answer(Status.INVALID_ARGUMENT, "An item lacks a UID, or has one that is none")
         failed[uid] = reason if isinstance(reason, int) else FailureReason.PROCESSING_FAILURE
     named = {uid_of(item, "ReferencedSOPInstanceUID") for item in ds.get("ReferencedSOPSequence") or ()}
-    return CommitmentReport(transaction_uid, frozenset(uid for uid in named if uid is not None) - set(failed), failed)
+    return IncomingReport(transaction_uid, frozenset(uid for uid in named if uid is not None) - set(failed), failed)
 
 
-def keep_report(confirmations: Confirmations, report: CommitmentReport, peer: str) -> Answer:
+def keep_report(confirmations: Confirmations, report: IncomingReport, peer: str) -> Answer:
     """Does not raise: whatever goes wrong becomes an answer, and the peer may report again."""
     extra = fields("confirm", peer=peer, transaction=report.transaction_uid)
     kept = {"committed": sorted(report.committed), "failed": [[u, f"0x{r:04X}"] for u, r in report.failed.items()]}
@@ -88,7 +88,7 @@ class ConfirmationService:
         except Exception:
             return Answer(Status.PROCESSING_FAILURE, "The dataset cannot be read").dataset(), None
         answer = read_report(event.event_type, str(event.request.AffectedSOPInstanceUID or ""), ds)
-        if isinstance(answer, CommitmentReport):
+        if isinstance(answer, IncomingReport):
             peer = printable(str(event.assoc.requestor.primitive.calling_ae_title))
             answer = keep_report(self._confirmations, answer, peer)
         return answer.dataset(), None

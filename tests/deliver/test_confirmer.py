@@ -22,12 +22,13 @@ from pynetdicom import AE, build_role, evt
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
 from dicom_node.deliver.confirmer import ASKING, Confirmer
-from dicom_node.deliver.destinations.base import Confirms, Reference
+from dicom_node.deliver.destinations.base import Confirms
 from dicom_node.deliver.destinations.dicomweb import BasicAuth, DicomwebDestination
 from dicom_node.deliver.destinations.dimse import DimseDestination
 from dicom_node.deliver.destinations.folder import FolderDestination
 from dicom_node.deliver.dispatcher import Dispatcher
 from dicom_node.demo.pacs import Kind, Pacs, find_orthanc, free_port, start_pacs
+from dicom_node.dimse.results import InstanceReference
 from dicom_node.dimse.scu import Target
 from dicom_node.receive.commitment import (
     ALL_COMMITTED,
@@ -476,7 +477,7 @@ def test_a_pacs_that_answers_queries_alone(landing: Landing, program: Program, t
 def test_a_query_names_all_keys_of_its_hierarchy(landing: Landing) -> None:
     """Baseline behaviour (PS3.4 C.4.1.2.1): one value for each unique key above the level that is asked for."""
     model = StudyRootQueryRetrieveInformationModelFind
-    seg, sr = (Reference("1.2.3", f"1.2.3.{n}", SegmentationStorage, f"1.2.3.{n}.1") for n in (1, 2))
+    seg, sr = (InstanceReference("1.2.3", f"1.2.3.{n}", SegmentationStorage, f"1.2.3.{n}.1") for n in (1, 2))
 
     def find(event: Any) -> Iterator[tuple[int, Dataset | None]]:
         query = event.identifier

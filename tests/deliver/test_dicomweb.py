@@ -12,8 +12,8 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from dicom_node.deliver.destinations.base import Reference, SendResult
 from dicom_node.deliver.destinations.dicomweb import BasicAuth, BearerAuth, DicomwebDestination, read_secret
+from dicom_node.dimse.results import InstanceReference, SendResult
 from storage.errors import Permanent, Retriable
 from tests.deliver.web import Answer, Asked, Authority, OrthancWeb, Scripted, orthanc_web, tls_in_front_of
 from tests.instances import MakeFile, reference
@@ -230,7 +230,7 @@ def test_statuses(service: Service, make_file: MakeFile, status: int, retriable:
     assert len(scripted.asked) == 1  # the dispatcher tries again, nobody else
     assert not destination.echo().ok
     with pytest.raises(Retriable if retriable else Permanent, match=str(status)):
-        destination.stored([Reference("1.2.3", "1.2.3.1", "1.2", "1.2.3.4")])
+        destination.stored([InstanceReference("1.2.3", "1.2.3.1", "1.2", "1.2.3.4")])
 
 
 @pytest.mark.parametrize(

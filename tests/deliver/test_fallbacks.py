@@ -25,11 +25,11 @@ from pydicom.uid import (
 from pynetdicom import AE, evt
 
 from dicom_node.deliver.acceptance import ACCEPTED_SECONDS, REFUSED_SECONDS, Acceptance
-from dicom_node.deliver.destinations.base import EchoResult, SendResult
 from dicom_node.deliver.destinations.dimse import DimseDestination
 from dicom_node.deliver.dispatcher import Dispatcher
 from dicom_node.demo.pacs import Kind as PacsKind
 from dicom_node.demo.pacs import find_orthanc, free_port, start_pacs
+from dicom_node.dimse.results import EchoResult, SendResult
 from dicom_node.objects.build import ObjectContext, build_objects
 from dicom_node.objects.profiles import WRITTEN, Kind, ObjectProfile, stands_for
 from dicom_node.runtime.backoff import Backoff

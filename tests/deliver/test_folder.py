@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
-from dicom_node.deliver.destinations.base import Reference
 from dicom_node.deliver.destinations.folder import FolderDestination
+from dicom_node.dimse.results import InstanceReference
 from dicom_node.errors import PeerRefused
 from storage.errors import Retriable
 from tests.instances import MakeFile, reference
@@ -81,7 +81,7 @@ def test_a_folder_that_is_not_there_is_waited_for_and_not_made(inbox: Path, make
     assert not inbox.exists()
     assert not destination.echo().ok
     with pytest.raises(Retriable):
-        destination.stored([Reference("1.2.3", "1.2.3.1", "1.2", "1.2.3.4")])
+        destination.stored([InstanceReference("1.2.3", "1.2.3.1", "1.2", "1.2.3.4")])
 
 
 def test_a_folder_that_cannot_be_written_is_told(make_file: MakeFile) -> None:

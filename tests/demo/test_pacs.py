@@ -13,8 +13,8 @@ from pydicom import dcmread
 from pydicom.uid import generate_uid
 from pynetdicom.sop_class import MRImageStorage
 
-from dicom_node.deliver.destinations.base import SendResult
 from dicom_node.demo.pacs import Kind, Pacs, StoredInstance, find_orthanc, start_pacs
+from dicom_node.dimse.results import SendResult
 from dicom_node.dimse.scu import Target, echo, send_files
 from tests.instances import MakeFile
 

@@ -1,33 +1,11 @@
 """What every kind of destination offers to the dispatcher, and to the confirmer."""
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Protocol
 
-
-@dataclass(frozen=True)
-class SendResult:
-    """What became of one instance. `reason` is a note where `ok`, and says what went wrong where not.
-
-    `refused` says that the destination answered, and does not take this object: for good, or only now where
-    `retriable`. It may take something else in its place.
-    """
-
-    sop_instance_uid: str  # empty where the file could not be read
-    ok: bool
-    retriable: bool = False
-    reason: str = ""
-    refused: bool = False
-
-
-@dataclass(frozen=True)
-class EchoResult:
-    """Whether the other side answers. `reason` says why not."""
-
-    ok: bool
-    seconds: float
-    reason: str = ""
+from dicom_node.dimse.commitment import IncomingReport
+from dicom_node.dimse.results import EchoResult, InstanceReference, SendResult
 
 
 class Destination(Protocol):
@@ -45,34 +23,13 @@ class Destination(Protocol):
     def echo(self) -> EchoResult: ...
 
 
-@dataclass(frozen=True)
-class Reference:
-    """An instance by its UIDs."""
-
-    study_instance_uid: str
-    series_instance_uid: str
-    sop_class_uid: str
-    sop_instance_uid: str
-
-
-@dataclass(frozen=True)
-class CommitmentReport:
-    """What a destination tells in an N-EVENT-REPORT (PS3.4 table J.3-2): SOP Instance UIDs, those that failed with
-    their Failure Reason (0008,1197).
-    """
-
-    transaction_uid: str
-    committed: frozenset[str]
-    failed: Mapping[str, int]
-
-
 class Asker(Protocol):
     """Who asks for storage commitment, as far as a destination needs them."""
 
     def taken(self) -> None:
         """The destination has taken the request: its report is to come."""
 
-    def heard(self, report: CommitmentReport) -> int:
+    def heard(self, report: IncomingReport) -> int:
         """A report came on the association that asked; the status to answer."""
 
     def waits(self) -> bool:
@@ -85,10 +42,10 @@ class Confirms(Protocol):
     @property
     def name(self) -> str: ...
 
-    def commit(self, transaction_uid: str, references: Sequence[Reference], asker: Asker) -> None:
+    def commit(self, transaction_uid: str, references: Sequence[InstanceReference], asker: Asker) -> None:
         """Asks for storage commitment. Raises PeerRefused where there is no such service, or where it does not take
         the request, and PeerUnavailable.
         """
 
-    def stored(self, references: Collection[Reference]) -> set[str]:
+    def stored(self, references: Collection[InstanceReference]) -> set[str]:
         """Which of these SOP instances it holds. Raises PeerUnavailable, or PeerRefused where it does not say."""

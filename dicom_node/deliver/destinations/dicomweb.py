@@ -21,8 +21,9 @@ from pydicom.dataset import Dataset
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase, HTTPBasicAuth
 
-from dicom_node.deliver.destinations.base import Asker, EchoResult, Reference, SendResult
+from dicom_node.deliver.destinations.base import Asker
 from dicom_node.deliver.destinations.reading import read_instance
+from dicom_node.dimse.results import EchoResult, InstanceReference, SendResult
 from dicom_node.dimse.scu import judge
 from dicom_node.errors import ObjectRefused, PeerRefused, PeerUnavailable
 from storage.errors import NodeError, Permanent, Retriable
@@ -128,10 +129,10 @@ class DicomwebDestination:
             reason = str(error)
         return EchoResult(ok=not reason, seconds=time.monotonic() - start, reason=reason)
 
-    def commit(self, transaction_uid: str, references: Sequence[Reference], asker: Asker) -> None:
+    def commit(self, transaction_uid: str, references: Sequence[InstanceReference], asker: Asker) -> None:
         raise PeerRefused(f"{self.url} takes no requests for storage commitment")
 
-    def stored(self, references: Collection[Reference]) -> set[str]:
+    def stored(self, references: Collection[InstanceReference]) -> set[str]:
         """Which of these instances it holds in their studies. Raises PeerUnavailable, or PeerRefused where it does not
         say.
 

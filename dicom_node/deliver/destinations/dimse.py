@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dicom_node.deliver.commitment_scu import CommitmentSCU
-from dicom_node.deliver.destinations.base import Asker, EchoResult, Reference, SendResult
+from dicom_node.deliver.destinations.base import Asker
 from dicom_node.dimse import scu
 from dicom_node.dimse.query import find_instances
+from dicom_node.dimse.results import EchoResult, InstanceReference, SendResult
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,14 @@ class DimseDestination:
     def echo(self) -> EchoResult:
         return scu.echo(self.calling_ae_title, self._target, self.timeout)
 
-    def commit(self, transaction_uid: str, references: Sequence[Reference], asker: Asker) -> None:
+    def commit(self, transaction_uid: str, references: Sequence[InstanceReference], asker: Asker) -> None:
         """Storage commitment (PS3.4 annex J); its report is waited for on the same association while `asker` does."""
         with CommitmentSCU(self.calling_ae_title, self._target, self.timeout, asker.heard) as commitment:
             commitment.request(transaction_uid, references)
             asker.taken()
             commitment.listen(asker.waits)
 
-    def stored(self, references: Collection[Reference]) -> set[str]:
+    def stored(self, references: Collection[InstanceReference]) -> set[str]:
         """C-FIND (PS3.4 annex C)."""
         return find_instances(self.calling_ae_title, self._target, references, self.timeout)
 

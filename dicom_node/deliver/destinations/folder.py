@@ -7,8 +7,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dicom_node.deliver.destinations.base import Asker, EchoResult, Reference, SendResult
+from dicom_node.deliver.destinations.base import Asker
 from dicom_node.deliver.destinations.reading import read_instance
+from dicom_node.dimse.results import EchoResult, InstanceReference, SendResult
 from dicom_node.errors import PeerRefused, PeerUnavailable
 from storage.errors import Permanent, StorageFull
 from storage.log.files import copy_durable
@@ -35,10 +36,10 @@ class FolderDestination:
         reason = self._trouble()
         return EchoResult(ok=not reason, seconds=time.monotonic() - start, reason=reason)
 
-    def commit(self, transaction_uid: str, references: Sequence[Reference], asker: Asker) -> None:
+    def commit(self, transaction_uid: str, references: Sequence[InstanceReference], asker: Asker) -> None:
         raise PeerRefused("a folder takes no requests for storage commitment")
 
-    def stored(self, references: Collection[Reference]) -> set[str]:
+    def stored(self, references: Collection[InstanceReference]) -> set[str]:
         """All of these instances. Raises PeerUnavailable where the folder is not there, and PeerRefused where one of
         them is not: who reads an inbox takes away what was written there.
         """

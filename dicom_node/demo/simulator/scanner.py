@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from dicom_node.deliver.destinations.base import SendResult
+from dicom_node.dimse.results import SendResult
 from dicom_node.dimse.scu import Outgoing, StorageSCU, Target
 from dicom_node.errors import PeerRefused, PeerUnavailable
 

@@ -9,9 +9,9 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import generate_uid
 
-from dicom_node.deliver.destinations.base import SendResult
 from dicom_node.demo.simulator.scanner import push
 from dicom_node.demo.simulator.study import load_study
+from dicom_node.dimse.results import SendResult
 from dicom_node.dimse.scu import Target
 from dicom_node.receive.receiver import Receiver
 from dicom_node.receive.storage import ReceivePolicy

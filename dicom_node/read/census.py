@@ -1,0 +1,34 @@
+"""The census that `dicom-node fsck` takes of all stored instances."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Fault(StrEnum):
+    """A kind of fault, with what repairs it."""
+
+    NOT_INDEXED = "file without a row"  # --repair gives it one
+    MISSING = "row without its file"  # --repair, where a journal still has it; else the sender must send it again
+    DAMAGED = "file differs from what was received"  # the same
+    JOURNAL = "journal damaged"  # its readable part is filed; the copy beside it is for whoever examines it
+    UNFILED = "instance that cannot be filed"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One fault. `path` is relative to the data directory and holds no attribute of a patient."""
+
+    fault: Fault
+    path: str
+    study_instance_uid: str = ""
+    sop_instance_uid: str = ""
+
+
+@dataclass(frozen=True)
+class Census:
+    """The number of instances in each place, and every problem found."""
+
+    instances: int
+    waiting: int  # instances in journals, filed or still to be filed
+    quarantined: int
+    problems: tuple[Problem, ...]
