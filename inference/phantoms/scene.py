@@ -3,7 +3,7 @@
 A phantom is a scene of layers in patient space (LPS, mm). Each covers a voxel by a fraction (0..1) of its own, which
 makes partial volume; a later layer hides an earlier one. Images are [slice, row, column].
 
-Sources: spin and spoiled gradient echo, inversion recovery (Haacke et al., Magnetic Resonance Imaging, 1999); the
+Sources: spin and spoiled gradient echo (Haacke et al., Magnetic Resonance Imaging, 1999); the
 relaxivity of gadobutrol at 3 T (Rohrer et al. 2005, doi 10.1097/01.rli.0000184756.66360.d3); T1 from two flip angles
 (Deoni et al. 2003, doi 10.1002/mrm.10407); Rician noise (Gudbjartsson and Patz 1995, doi 10.1002/mrm.1910340618).
 """
@@ -60,7 +60,6 @@ class Acquisition:
     noise: float = 0.012  # standard deviation per channel, as a fraction of the brightest signal
     bias: float = 0.15  # the receive field varies by about this fraction over the field of view
     flip_angle: float | None = None  # degrees, of a spoiled gradient echo; None is a spin echo at 90 degrees
-    inversion_time: float | None = None  # of an inversion recovery
     contrast_agent: bool = False  # after it was given
     component: Component = Component.ALL
 
@@ -101,7 +100,7 @@ SHIFTED = Scanner(noise=3.0, echo_time=1.3, bias=2.5, voxel=1.25, surface_coil=T
 
 
 def signal(tissue: Tissue, acquisition: Acquisition) -> float:
-    """The transverse magnetisation at the echo, relative to that of water at rest; negative before an inversion's null.
+    """The transverse magnetisation at the echo, relative to that of water at rest.
 
     Spin echo: PD (1 - exp(-TR/T1)) exp(-TE/T2); spoiled gradient echo: PD sin a (1 - E1) / (1 - E1 cos a) exp(-TE/T2)
     with E1 = exp(-TR/T1). Diffusion weighting multiplies by exp(-b ADC), fat suppression takes most of fat's part.
@@ -118,8 +117,6 @@ def signal(tissue: Tissue, acquisition: Acquisition) -> float:
 
 def _recovered(tissue: Tissue, acquisition: Acquisition) -> float:
     e1 = np.exp(-acquisition.repetition_time / tissue.t1)
-    if acquisition.inversion_time is not None:
-        return float(1.0 - 2.0 * np.exp(-acquisition.inversion_time / tissue.t1) + e1)
     if acquisition.flip_angle is None:
         return float(1.0 - e1)
     angle = np.radians(acquisition.flip_angle)
@@ -301,12 +298,6 @@ def periodic(rng: np.random.Generator, rows: int, amplitude: float) -> NDArray[n
     """Shifts for `moved_between_lines`: to and fro along the rows by `amplitude` voxels, a few times in all."""
     phase = rng.uniform(0, 2 * np.pi) + 2 * np.pi * rng.uniform(5.0, 20.0) * np.arange(rows) / rows
     return np.stack([amplitude * np.sin(phase), np.zeros(rows)], axis=1)
-
-
-def sudden(rng: np.random.Generator, rows: int, shift: tuple[float, float]) -> NDArray[np.float64]:
-    """Shifts for `moved_between_lines`: one rigid shift by (row, column) voxels, at some line."""
-    after = np.arange(rows) >= rng.integers(rows // 4, 3 * rows // 4)
-    return after[:, None] * np.array(shift)[None, :]
 
 
 # -- maps as scanners compute them: on purpose not with `inference.quantities`, whose fits are tested against these ----

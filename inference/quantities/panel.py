@@ -16,7 +16,6 @@ from inference.contract.inputs import input_key
 from inference.quantities.fits.adc import PLAUSIBLE as ADC_PLAUSIBLE
 from inference.quantities.fits.adc import adc_map
 from inference.quantities.fits.fat_fraction import fat_fraction
-from inference.quantities.fits.relaxation import T1_PLAUSIBLE
 from inference.quantities.missing import Missing
 from inference.quantities.statistics import Statistics, as_measurements, interior, statistics
 from inference.volumes.grouping import SAME_PLACE
@@ -55,7 +54,9 @@ ADC = Quantity(
     "adc", "ADC", Code("113041", "DCM", "Apparent Diffusion Coefficient"),
     Code("um2/s", "UCUM", "square micrometer per second"), ADC_PLAUSIBLE, (50.0, 4000.0),
 )  # fmt: skip
-T1 = Quantity("t1", "T1", Code("113063", "DCM", "T1"), Code("ms", "UCUM", "millisecond"), T1_PLAUSIBLE, (100.0, 5000.0))
+T1 = Quantity(
+    "t1", "T1", Code("113063", "DCM", "T1"), Code("ms", "UCUM", "millisecond"), (20.0, 6000.0), (100.0, 5000.0)
+)
 T2 = Quantity("t2", "T2", Code("113065", "DCM", "T2"), Code("ms", "UCUM", "millisecond"), (0.0, 3000.0), (5.0, 1000.0))
 FAT = Quantity(
     "fat", "Fat fraction", Code("129100", "DCM", "Fat fraction"), PERCENT, (-20.0, 120.0), (-5.0, 105.0), beyond=0.1

@@ -59,7 +59,7 @@ def statistics(
     x = inside[np.isfinite(inside)]
     if x.size < max(minimum, inside.size / 2):
         return Missing(MEASUREMENT_FAILURE, f"only {x.size} of the {inside.size} voxels of the region have a value")
-    mean, sd, skewness, kurtosis = moments(x)
+    mean, sd, skewness, kurtosis = _moments(x)
     if limits is not None and not limits[0] <= mean <= limits[1]:
         return Missing(OUT_OF_RANGE, f"the mean {mean:.4g} is outside {limits[0]:g} to {limits[1]:g}")
     p10, median, p90 = (float(v) for v in np.percentile(x, (10, 50, 90)))
@@ -71,7 +71,7 @@ def interior(mask: Mask) -> Mask:
     return np.asarray(ndimage.binary_erosion(mask, IN_SLICE))
 
 
-def moments(x: NDArray[np.float64]) -> tuple[float, float, float, float]:
+def _moments(x: NDArray[np.float64]) -> tuple[float, float, float, float]:
     """Mean, SD, skewness and excess kurtosis of finite values; the last two are NaN where all values are the same."""
     mean, sd = float(x.mean()), float(x.std())
     scaled = (x - mean) / sd if sd > 0 else np.full(x.shape, np.nan)
