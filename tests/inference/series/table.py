@@ -1,4 +1,7 @@
-"""The labelled series beside what the recogniser makes of them: `python -m tests.inference.series.table [FOLDER]`."""
+"""A table of the labelled series and of what the recogniser makes of them.
+
+`python -m tests.inference.series.table [FOLDER]` prints it.
+"""
 
 import os
 import sys
@@ -37,6 +40,24 @@ class Row:
     def right_blanked(self) -> bool:
         return self.blanked.kind == self.label["kind"]
 
+    @property
+    def known_wrong(self) -> bool:
+        """Series of which the recogniser is known to tell something else than the label."""
+        return bool(self.label.get("known_wrong", False))
+
+    @property
+    def untrue(self) -> tuple[str, ...]:
+        """Names of what is told wrongly of the series with its names; a header may leave `fat_suppressed` open."""
+        label, found = self.label, self.named
+        told = {
+            "kind": self.right,
+            "plane": found.plane == label.get("plane"),
+            "contrast": found.contrast == label.get("contrast", found.contrast),
+            "b_values": found.b_values == tuple(label.get("b_values", ())),
+            "fat_suppressed": found.fat_suppressed in (None, label.get("fat_suppressed", found.fat_suppressed)),
+        }
+        return tuple(name for name, true in told.items() if not true)
+
 
 def labels() -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = tomllib.loads(LABELS.read_text(encoding="utf-8"))["series"]
@@ -44,12 +65,12 @@ def labels() -> list[dict[str, Any]]:
 
 
 def rows(folder: Path) -> Iterator[Row]:
-    """Of every label. Raises KeyError for a series that has no label, and for a label without series."""
+    """Yield the row of every label. Raises KeyError for a series without a label, and for a label without a series."""
     labelled = labels()
     for path in sorted({label["folder"] for label in labelled}):
         by_uid: defaultdict[str, list[Dataset]] = defaultdict(list)
         for ds in read_headers(sorted(p for p in (folder / path).iterdir() if p.is_file())):
-            by_uid[str(ds.SeriesInstanceUID)].append(ds)
+            by_uid[str(ds.get("SeriesInstanceUID", ""))].append(ds)
         for label in [label for label in labelled if label["folder"] == path]:
             headers = by_uid.pop(label.get("series", next(iter(by_uid))))
             named = recognise(headers)
@@ -59,12 +80,12 @@ def rows(folder: Path) -> Iterator[Row]:
 
 
 def folders(folder: Path) -> set[str]:
-    """Those below `folder` that hold files."""
+    """Return the folders below `folder` that hold files, relative to it."""
     return {str(path.parent.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
 def blanked(ds: Dataset) -> Dataset:
-    """The same header without what people named it, changed in place."""
+    """Delete what people named the series from its header, in place, and return it."""
     for keyword in NAMES:
         if keyword in ds:
             delattr(ds, keyword)
@@ -84,9 +105,17 @@ def printed(table: Sequence[Row]) -> Iterator[str]:
         fat = {True: "yes", False: "no", None: "?"}
         told = f"{fat[row.named.fat_suppressed]} (is: {fat[row.label.get('fat_suppressed')]})"
         yield f"{where:50} {row.label['kind']:16} {cells[0]:22} {cells[1]:22} {row.named.plane or '':9} {told}"
+    yield from counted("all", table)
+    yield from counted("but those known to be wrong", [row for row in table if not row.known_wrong])
+    for row in table:
+        if row.known_wrong:
+            yield f"known to be wrong: {row.label['folder']} ({', '.join(row.untrue) or 'no longer'})"
+
+
+def counted(which: str, table: Sequence[Row]) -> Iterator[str]:
     named, without = sum(row.right for row in table), sum(row.right_blanked for row in table)
-    yield f"right: {named} of {len(table)} ({named / len(table):.0%}); "
-    yield f"without names: {without} of {len(table)} ({without / len(table):.0%})"
+    yield f"{which}: right {named} of {len(table)} ({named / len(table):.1%})"
+    yield f"{which}, without names: right {without} of {len(table)} ({without / len(table):.1%})"
 
 
 if __name__ == "__main__":
