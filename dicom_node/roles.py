@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from dicom_node.catalogue import ConfiguredApplication, configured_applications
-from dicom_node.complete.decide import Complete, CompletionRule, Wait, decide
+from dicom_node.complete.decide import CompletionRule, decide
 from dicom_node.complete.inventory import take_inventory
 from dicom_node.deliver.confirmer import Confirmer
 from dicom_node.deliver.destinations.dicomweb import BasicAuth, BearerAuth, DicomwebDestination, read_secret
@@ -49,6 +49,7 @@ from storage.errors import NodeError, Permanent, Retriable
 from storage.log.files import FileSystem
 from storage.log.instances import InstanceStore
 from storage.log.journal import Journal, filed_until
+from storage.records.completion import Completion, Waiting
 from storage.tables.commitments import Commitments
 from storage.tables.confirmations import Confirmations
 from storage.tables.database.connection import Database, sqlite_file
@@ -241,7 +242,7 @@ def completion_rule(settings: Settings) -> CompletionRule:
     )
 
 
-def completion_of(settings: Settings, stores: Stores, study_instance_uid: str) -> Complete | Wait | None:
+def completion_of(settings: Settings, stores: Stores, study_instance_uid: str) -> Completion | Waiting | None:
     """What the scheduler would decide now; None for a study that is not RECEIVING."""
     filed = filed_until(journals_dir(settings))  # before the rows are read: it says what is among them
     found = stores.studies.evidence(study_instance_uid)

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from dicom_node.catalogue import ConfiguredApplication
-from dicom_node.complete.decide import Complete, CompletionRule, ask_at, decide, may_end, whole_series
+from dicom_node.complete.decide import CompletionRule, ask_at, decide, may_end, whole_series
 from dicom_node.complete.inventory import Inventory, take_inventory
 from dicom_node.dimse.query import SourcePacs
 from dicom_node.route.earlier import EarlierStudies, EarlierStudy
@@ -23,9 +23,11 @@ from inference.series.recogniser import Kind, SeriesDescription, read_headers, r
 from inference.series.sites import SiteTable
 from storage.errors import NodeError, Retriable
 from storage.log.instances import InstanceStore
+from storage.records.completion import Completion
 from storage.records.evidence import SourceAnswer, StudyEvidence
 from storage.records.instances import Series
 from storage.records.jobs import NewJob
+from storage.records.routing import EarlyStart
 from storage.records.studies import Study
 from storage.tables.deliveries import Deliveries
 from storage.tables.jobs import Jobs
@@ -144,7 +146,7 @@ class Scheduler:
             noticed = self._noticed(evidence, now)
             if may_end(noticed, self._rule, now, filed):
                 decision = decide(noticed, self._inventory(evidence, seen), self._rule, now, filed)
-                if isinstance(decision, Complete):
+                if isinstance(decision, Completion):
                     self._end(evidence, decision, now)
                     continue
             if self._early and filed is not None and (seen.early_at is None or now >= seen.early_at):
@@ -181,9 +183,9 @@ class Scheduler:
             seen.contents_key = evidence.contents_key
         return seen.inventory
 
-    def _end(self, evidence: StudyEvidence, decision: Complete, now: datetime) -> None:
+    def _end(self, evidence: StudyEvidence, decision: Completion, now: datetime) -> None:
         uid, revision = evidence.study_instance_uid, evidence.revision
-        if self._studies.complete(evidence, decision.reason, now, decision.data()):
+        if self._studies.complete(evidence, decision, now):
             log.info("Study complete: %s", decision.reason, extra=fields("complete", study=uid, revision=revision))
 
     # -- the source PACS -----------------------------------------------------------------------------------------------
@@ -257,8 +259,8 @@ class Scheduler:
             self._start(job, why, early, now)
 
     def _start(self, job: NewJob, why: str, early: Route, now: datetime) -> None:
-        (told,) = [a for a in early.decisions["applications"] if a["application"] == job.application]
-        if self._studies.start_early(job, why, {"evidence": why, "inputs": dict(job.inputs), "routing": told}, now):
+        (told,) = [a for a in early.decision.applications if a.application == job.application]
+        if self._studies.start_early(job, EarlyStart(why, dict(job.inputs), told), now):
             extra = fields("early", study=job.study_instance_uid, application=job.application)
             log.info("Started before the study is complete: %s", why, extra=extra)
 
@@ -327,12 +329,12 @@ class Scheduler:
     def _apply(self, study: Study, decision: Route) -> None:
         now = self._now()
         uid, revision = study.study_instance_uid, study.revision
-        reason, reports, decisions, warnings = decision.reason, decision.reports, decision.decisions, decision.warnings
+        reason, reports, decided, warnings = decision.reason, decision.reports, decision.decision, decision.warnings
         if decision.jobs:
             jobs = (*decision.jobs, *reports)
-            moved = self._studies.route(uid, revision, reason, jobs, decisions, now, warnings)
+            moved = self._studies.route(uid, revision, reason, jobs, decided, now, warnings)
         else:
-            moved = self._studies.ignore(uid, revision, reason, decisions, now, warnings, reports)
+            moved = self._studies.ignore(uid, revision, reason, decided, now, warnings, reports)
         if moved:
             log.info("Study routed: %s", decision.reason, extra=fields("route", study=uid, revision=revision))
 

@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from dicom_node import roles as wiring
-from dicom_node.complete.decide import Wait
 from dicom_node.demo import views
 from dicom_node.dimse.scu import Target
 from dicom_node.errors import ConfigurationError
@@ -29,6 +28,7 @@ from dicom_node.settings.model import DimseSettings, Settings, find_config, insp
 from dicom_node.settings.model import load as load_settings
 from storage.errors import NodeError, Permanent
 from storage.records.commitments import Commitment, CommitmentState
+from storage.records.completion import Waiting
 from storage.records.deliveries import Delivery
 from storage.records.jobs import Job
 from storage.records.studies import Study, StudyState
@@ -234,7 +234,7 @@ def explain(uid: StudyUID, config: Config = None, as_json: AsJson = False) -> No
     detail, stores = _detail(config, uid)
     routing = stores.studies.routing(uid)
     awaited = wiring.completion_of(_load(config)[0], stores, uid)
-    explained = views.explanation(detail, routing, awaited.data() if isinstance(awaited, Wait) else None)
+    explained = views.explanation(detail, routing, awaited if isinstance(awaited, Waiting) else None)
     if as_json:
         _print_json(explained)
     else:

@@ -26,12 +26,21 @@ What comes after all opens the study's next revision, so a wrong decision costs 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from enum import StrEnum
-from typing import Any
 
-from dicom_node.complete.inventory import Grade, Inventory, SeriesCount, plural
+from dicom_node.complete.inventory import Inventory, SeriesCount, plural
+from storage.records.completion import (
+    AssociationNumbers,
+    Completion,
+    CompletionNumbers,
+    Evidence,
+    Grade,
+    SeriesNumbers,
+    SourceNumbers,
+    StepNumbers,
+    Waiting,
+)
 from storage.records.evidence import AssociationEnd, FeedingAssociation, SourceAnswer, StudyEvidence
 from storage.records.procedure_steps import ProcedureStepState
 
@@ -43,18 +52,6 @@ INDEX_BEHIND = timedelta(seconds=5)
 
 FIRST_ASK_AGAIN = timedelta(seconds=5)
 LONGEST_ASK_AGAIN = timedelta(seconds=60)
-
-
-class Evidence(StrEnum):
-    """What ended the waiting, the strongest first."""
-
-    PROCEDURE_STEP = "MPPS"
-    SOURCE_COUNT = "count of the source PACS"
-    DECLARED = "declared counts"
-    GEOMETRY = "regular geometry"
-    RELEASED = "associations released"
-    QUIET = "quiet period"
-    MAXIMUM_AGE = "maximum age"
 
 
 @dataclass(frozen=True)
@@ -76,44 +73,6 @@ class CompletionRule:
 
 
 @dataclass(frozen=True)
-class Complete:
-    """`numbers` are what the evidence counted, `since` when its waiting time began; all of it is kept."""
-
-    evidence: Evidence
-    reason: str
-    numbers: Mapping[str, Any] = field(default_factory=dict)
-    waited_seconds: float = 0.0
-    since: datetime | None = None
-
-    def data(self) -> dict[str, Any]:
-        """As JSON, for the study's timeline."""
-        return {
-            "evidence": str(self.evidence),
-            "numbers": dict(self.numbers),
-            "waited_seconds": self.waited_seconds,
-            "since": self.since and self.since.isoformat(),
-        }
-
-
-@dataclass(frozen=True)
-class Wait:
-    """`evidence` is what would end the waiting if nothing else came."""
-
-    until: datetime  # the earliest time at which the answer can change without new evidence
-    evidence: Evidence
-    reason: str
-    numbers: Mapping[str, Any] = field(default_factory=dict)
-
-    def data(self) -> dict[str, Any]:
-        return {
-            "until": self.until.isoformat(),
-            "evidence": str(self.evidence),
-            "reason": self.reason,
-            "numbers": dict(self.numbers),
-        }
-
-
-@dataclass(frozen=True)
 class _Basis:
     """What would complete the study now. `seconds` None: nothing but its age."""
 
@@ -125,7 +84,7 @@ class _Basis:
 
 def decide(
     study: StudyEvidence, inventory: Inventory, rule: CompletionRule, now: datetime, filed: datetime | None
-) -> Complete | Wait:
+) -> Completion | Waiting:
     """`inventory` is what the images of the study, as of the same moment, say of themselves. Everything acknowledged
     before `filed`, which was asked for first, is part of both; None where nobody knows (`filed_until`).
     """
@@ -142,17 +101,17 @@ def decide(
         quiet_at = since + timedelta(seconds=basis.seconds)
         if filed is not None and min(now, filed) >= quiet_at:
             reason = "; ".join((images, *basis.says, basis.condition))
-            return Complete(basis.evidence, reason, numbers, basis.seconds, since)
+            return Completion(basis.evidence, reason, numbers, basis.seconds, since)
         until = min(max(now, quiet_at), oldest_at)
     if now >= oldest_at:
         moving = "while the index is behind" if behind else "while instances still arrive"
         still = basis.condition if basis.seconds is None else moving
         reason = "; ".join((images, *basis.says, f"maximum age of {rule.maximum_age:g} s reached {still}"))
-        return Complete(Evidence.MAXIMUM_AGE, reason, numbers, rule.maximum_age, study.revision_started_at)
+        return Completion(Evidence.MAXIMUM_AGE, reason, numbers, rule.maximum_age, study.revision_started_at)
     if basis.seconds is None:
         reason = "; ".join((f"{images} so far", *basis.says, f"waits {basis.condition}, up to {rule.maximum_age:g} s"))
-        return Wait(until, Evidence.MAXIMUM_AGE, reason, numbers)
-    return Wait(
+        return Waiting(until, Evidence.MAXIMUM_AGE, reason, numbers)
+    return Waiting(
         until, basis.evidence, "; ".join((f"{images} so far", *basis.says, f"complete once {basis.condition}")), numbers
     )
 
@@ -227,7 +186,7 @@ def _basis(study: StudyEvidence, inventory: Inventory, rule: CompletionRule) -> 
         what = "while a procedure step is" if running == 1 else f"while {running} procedure steps are"
         return _Basis(Evidence.MAXIMUM_AGE, _doubts(study, inventory, rule), None, f"{what} IN PROGRESS")
     if steps.completed and steps.referenced and not steps.missing:
-        return _proven(study, rule, Evidence.PROCEDURE_STEP, steps.text)
+        return _proven(study, rule, Evidence.PROCEDURE_STEP, _steps_text(steps))
     if doubts := _doubts(study, inventory, rule):
         return _doubted(study, rule, doubts, ABORTED_FACTOR if steps.missing else 1)
     answer = _fresh(study, rule)
@@ -237,6 +196,13 @@ def _basis(study: StudyEvidence, inventory: Inventory, rule: CompletionRule) -> 
     if inventory.says_declared and not _owes_answer(study, rule):
         return _proven(study, rule, Evidence.DECLARED, inventory.text)
     return _timed(study, inventory, rule)
+
+
+def _steps_text(steps: StepNumbers) -> str:
+    ended = steps.completed + steps.discontinued
+    what = "the procedure step is" if ended == 1 else f"{ended} procedure steps are"
+    but = f" ({steps.discontinued} discontinued)" if steps.discontinued else ""
+    return f"{what} completed{but} and all {plural(steps.referenced, 'instance')} listed are here"
 
 
 def _proven(study: StudyEvidence, rule: CompletionRule, evidence: Evidence, says: str) -> _Basis:
@@ -313,45 +279,22 @@ def _expected(answer: SourceAnswer) -> int | None:
     return None if answer.count is None else answer.count - answer.own
 
 
-def _numbers(study: StudyEvidence, inventory: Inventory) -> dict[str, Any]:
-    steps = inventory.steps
-    numbers: dict[str, Any] = {
-        "instances": study.instances,
-        "own_results": inventory.own,
-        "associations": {
-            "open": study.open_associations,
-            "aborted": study.aborted_associations,
-            "released": len(study.associations) - study.open_associations - study.aborted_associations,
-        },
-        "series": [
-            {
-                "series_instance_uid": s.series_instance_uid,
-                "images": s.here,
-                "declared": s.declared,
-                "evidence": str(s.grade),
-                "says": s.text,
-            }
-            for s in inventory.series
-        ],
-    }
-    if study.steps:
-        numbers["procedure_steps"] = {
-            "in_progress": steps.in_progress,
-            "completed": steps.completed,
-            "discontinued": steps.discontinued,
-            "referenced": steps.referenced,
-            "missing": steps.missing,
-        }
-    if study.answers:
-        last = study.answers[-1]
-        numbers["source"] = {
-            "name": last.source,
-            "count": last.count,
-            "own_results": last.own,
-            "problem": last.problem,
-            "at": last.at.isoformat(),
-        }
-    return numbers
+def _numbers(study: StudyEvidence, inventory: Inventory) -> CompletionNumbers:
+    open_, aborted = study.open_associations, study.aborted_associations
+    return CompletionNumbers(
+        instances=study.instances,
+        own_results=inventory.own,
+        associations=AssociationNumbers(open_, aborted, released=len(study.associations) - open_ - aborted),
+        series=tuple(
+            SeriesNumbers(s.series_instance_uid, s.here, s.declared, s.grade, s.text) for s in inventory.series
+        ),
+        procedure_steps=inventory.steps if study.steps else None,
+        source=_source_numbers(study.answers[-1]) if study.answers else None,
+    )
+
+
+def _source_numbers(answer: SourceAnswer) -> SourceNumbers:
+    return SourceNumbers(answer.source, answer.count, answer.own, answer.problem, answer.at)
 
 
 def _whole(study: StudyEvidence, series: SeriesCount, rule: CompletionRule, now: datetime) -> str:

@@ -7,14 +7,14 @@ Acquisition Number (C.7.6.1), Number of Temporal Positions (C.7.6.1, C.8.3.1), I
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from enum import StrEnum
 from functools import cached_property, lru_cache
 from itertools import pairwise
 
 from pydicom.uid import UID
 
+from storage.records.completion import Grade, StepNumbers
 from storage.records.evidence import InstanceEvidence, StepEvidence, StudyContents
 from storage.records.instances import Facts
 from storage.records.procedure_steps import ProcedureStepState
@@ -26,16 +26,6 @@ GAP = 1.5  # of the median distance of neighbours
 
 Vector = tuple[float, float, float]
 Orientation = tuple[float, float, float, float, float, float]  # of rows, then of columns
-
-
-class Grade(StrEnum):
-    """What the images of a series say of their number."""
-
-    SHORT = "incomplete"  # a declared count is not reached, or slices are missing between others
-    SILENT = "silent"  # nothing
-    REGULAR = "regular geometry"  # evenly spaced slices without a gap; where the stack ends, nobody says
-    MULTI_FRAME = "multi-frame"  # each instance is whole by itself; whether another one follows, nobody says
-    DECLARED = "declared count"  # as many as declared
 
 
 @dataclass(frozen=True)
@@ -61,33 +51,13 @@ class SeriesCount:
 
 
 @dataclass(frozen=True)
-class StepCount:
-    """The procedure steps of a study. `referenced` instances, of ended steps only, of which `missing` are not here;
-    those that are here as part of another study are left out.
-    """
-
-    in_progress: int = 0
-    completed: int = 0
-    discontinued: int = 0
-    referenced: int = 0
-    missing: int = 0
-
-    @property
-    def text(self) -> str:
-        ended = self.completed + self.discontinued
-        what = "the procedure step is" if ended == 1 else f"{ended} procedure steps are"
-        but = f" ({self.discontinued} discontinued)" if self.discontinued else ""
-        return f"{what} completed{but} and all {plural(self.referenced, 'instance')} listed are here"
-
-
-@dataclass(frozen=True)
 class Inventory:
     """What is here of a study. `images` are the instances that are no results of this node; `own` are those."""
 
     images: int = 0
     own: int = 0
     series: tuple[SeriesCount, ...] = ()  # those that hold images
-    steps: StepCount = StepCount()
+    steps: StepNumbers = field(default_factory=StepNumbers)
     steps_ended_at: datetime | None = None
 
     @property
@@ -157,11 +127,11 @@ def is_image(sop_class_uid: str) -> bool:
     return "Image Storage" in name or name == sop_class_uid
 
 
-def _count_steps(steps: Iterable[StepEvidence], here: frozenset[str]) -> StepCount:
+def _count_steps(steps: Iterable[StepEvidence], here: frozenset[str]) -> StepNumbers:
     states = Counter(step.state for step in steps)
     ended = (step.referenced for step in steps if step.state is not ProcedureStepState.IN_PROGRESS)
     referenced = frozenset[str]().union(*ended)
-    return StepCount(
+    return StepNumbers(
         in_progress=states[ProcedureStepState.IN_PROGRESS],
         completed=states[ProcedureStepState.COMPLETED],
         discontinued=states[ProcedureStepState.DISCONTINUED],

@@ -16,9 +16,11 @@ from dicom_node.read.census import Census
 from inference.series.recogniser import SeriesDescription
 from storage.log.instances import InstanceStore
 from storage.records.commitments import Commitment, CommitmentState
+from storage.records.completion import Waiting
 from storage.records.deliveries import Confirmation, Delivery, DeliveryState
 from storage.records.jobs import Job, JobKind, JobState
 from storage.records.procedure_steps import ProcedureStep
+from storage.records.routing import RoutingDecision
 from storage.records.studies import Study
 from storage.tables.deliveries import Deliveries
 from storage.tables.jobs import Jobs
@@ -305,7 +307,7 @@ def study_view(detail: Plain) -> RenderableType:
     return Group(*lines)
 
 
-def explanation(detail: Plain, routing: Plain | None, awaited: Plain | None) -> Plain:
+def explanation(detail: Plain, routing: RoutingDecision | None, awaited: Waiting | None) -> Plain:
     """What `explain --json` prints. `awaited` is what a study in RECEIVING waits for."""
     keys = ("study_instance_uid", "state", "revision", "reason", "priority")
     by_stage = {
@@ -329,9 +331,9 @@ def explanation(detail: Plain, routing: Plain | None, awaited: Plain | None) -> 
     ]
     return {
         **{k: detail[k] for k in keys},
-        "waiting": awaited,
+        "waiting": None if awaited is None else awaited.to_json(),
         **by_stage,
-        "routing": routing,
+        "routing": None if routing is None else routing.to_json(),
         "jobs": jobs,
         "not_delivered": not_delivered,
         "not_confirmed": not_confirmed,

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dicom_node.catalogue import ConfiguredApplication
@@ -19,6 +19,14 @@ from inference.series.recogniser import SeriesDescription
 from storage.errors import WhyNoResult
 from storage.records.instances import Instance, Series
 from storage.records.jobs import JobKind, NewJob
+from storage.records.routing import (
+    ApplicationDecision,
+    InputDecision,
+    InputDecisions,
+    RecognisedSeries,
+    RoutingDecision,
+    TimePointDecision,
+)
 from storage.tables.queueing import no_result_fingerprint
 
 log = logging.getLogger(__name__)
@@ -40,7 +48,7 @@ class Route:
     reason: str
     warnings: tuple[str, ...] = ()
     reports: tuple[NewJob, ...] = ()
-    decisions: dict[str, Any] = field(default_factory=dict)  # JSON, for `dicom-node explain`
+    decision: RoutingDecision = field(default_factory=RoutingDecision)
 
 
 @dataclass(frozen=True)
@@ -98,7 +106,7 @@ def route(
     refused: list[str] = []
     warnings: list[str] = []
     reports: list[NewJob] = []
-    explained: list[dict[str, Any]] = []
+    explained: list[ApplicationDecision] = []
     by_uid = {s.series_instance_uid: s for s in series}
     images = _images(series, own)
     for application in applications:
@@ -109,20 +117,20 @@ def route(
         elif images and _is_reported(application, answer):
             report = _report(application, study_instance_uid, revision, images, answer.why, answer.reason)
             reports.append(replace(report, priority=priority))
-            told["reported"] = str(answer.why)
+            told = replace(told, reported=str(answer.why))
         if answer.binding is None:
             warnings.append(f"not run: {application.name}: {answer.reason}")
         elif answer.job is None:
             refused.append(f"{application.name}: {answer.reason}")
         explained.append(told)
-    decisions = {"series": [_describe(s) for s in recognised], "applications": explained}
+    decision = RoutingDecision(tuple(map(_describe, recognised)), tuple(explained))
     if jobs:
         reason = "; ".join(["applies: " + ", ".join(job.application for job in jobs), *warnings])
     elif not applications:
         reason = "nothing applies: no application is configured"
     else:
         reason = "nothing applies: " + "; ".join([*refused, *warnings])
-    return Route(tuple(jobs), reason, tuple(warnings), tuple(reports), decisions)
+    return Route(tuple(jobs), reason, tuple(warnings), tuple(reports), decision)
 
 
 def broken_off(
@@ -325,42 +333,43 @@ def fingerprint(manifest: Manifest, inputs: Mapping[str, Series], not_taken: Seq
     return digest.hexdigest()
 
 
-def _explain(application: ConfiguredApplication, answer: _Answer) -> dict[str, Any]:
-    told = {"application": application.name, "applies": answer.job is not None, "reason": answer.reason}
+def _explain(application: ConfiguredApplication, answer: _Answer) -> ApplicationDecision:
+    told = ApplicationDecision(application.name, answer.job is not None, answer.reason)
     if answer.binding is None or application.manifest is None:
         return told
-    return {
-        **told,
-        "wanted": {rule.name: wanted(rule) for rule in application.manifest.inputs},
-        **_explain_binding(answer.binding),
-        "earlier": [_explain_time_point(point) for point in answer.earlier],
-    }
+    return replace(
+        told,
+        bound=_explain_binding(answer.binding),
+        wanted={rule.name: wanted(rule) for rule in application.manifest.inputs},
+        earlier=tuple(map(_explain_time_point, answer.earlier)),
+    )
 
 
-def _explain_binding(binding: Binding) -> dict[str, Any]:
-    return {"inputs": dict(binding.inputs), "decisions": [asdict(decision) for decision in binding.decisions]}
+def _explain_binding(binding: Binding) -> InputDecisions:
+    decided = (InputDecision(d.input, d.series_instance_uid, d.taken, d.reason) for d in binding.decisions)
+    return InputDecisions(dict(binding.inputs), tuple(decided))
 
 
-def _explain_time_point(point: _TimePoint) -> dict[str, Any]:
+def _explain_time_point(point: _TimePoint) -> TimePointDecision:
     """No date: how many days lie between tells as much, and less of the patient."""
-    told = {
-        "study_instance_uid": point.study.study_instance_uid,
-        "days": point.study.days,
-        "time_point": point.number or None,
-        "reason": point.reason,
-    }
-    return told if point.binding is None else {**told, **_explain_binding(point.binding)}
+    return TimePointDecision(
+        point.study.study_instance_uid,
+        point.study.days,
+        point.number or None,
+        point.reason,
+        None if point.binding is None else _explain_binding(point.binding),
+    )
 
 
-def _describe(series: SeriesDescription) -> dict[str, Any]:
-    return {
-        "series_instance_uid": series.series_instance_uid,
-        "modality": series.modality,
-        "kind": str(series.kind),
-        "body_part": series.body_part,
-        "plane": series.plane and str(series.plane),
-        "dimension": series.dimension,
-        "slices": series.slices,
-        "confidence": round(series.confidence, 2),
-        "reasons": [*series.reasons, *filter(None, (series.problem, series.differences))],
-    }
+def _describe(series: SeriesDescription) -> RecognisedSeries:
+    return RecognisedSeries(
+        series_instance_uid=series.series_instance_uid,
+        modality=series.modality,
+        kind=str(series.kind),
+        body_part=series.body_part,
+        plane=None if series.plane is None else str(series.plane),
+        dimension=series.dimension,
+        slices=series.slices,
+        confidence=round(series.confidence, 2),
+        reasons=(*series.reasons, *filter(None, (series.problem, series.differences))),
+    )

@@ -4,13 +4,13 @@ Every transition names the state and revision it starts from, so that of two pro
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from sqlalchemy import ColumnElement, and_, delete, func, insert, or_, select, true, update
 from sqlalchemy.orm import Session
 
+from storage.records.completion import Completion
 from storage.records.deliveries import DeliveryState
 from storage.records.evidence import (
     FeedingAssociation,
@@ -23,6 +23,7 @@ from storage.records.evidence import (
 from storage.records.instances import Facts
 from storage.records.jobs import JobKind, NewJob
 from storage.records.procedure_steps import ProcedureStepState
+from storage.records.routing import EarlyStart, RoutingDecision
 from storage.records.studies import Event, Study, StudyState
 from storage.tables import schema
 from storage.tables.database.connection import Database, changed
@@ -124,25 +125,18 @@ class Studies:
             add_event(session, answer.at, study_instance_uid, revision, ASKED, text, data=data)
             return True
 
-    def complete(
-        self,
-        evidence: StudyEvidence,
-        reason: str,
-        now: datetime,
-        data: Mapping[str, Any] | None = None,
-    ) -> bool:
+    def complete(self, evidence: StudyEvidence, completion: Completion, now: datetime) -> bool:
         """RECEIVING → COMPLETE. False when the study is not as in `evidence` any more, on which this was decided: what
         was indexed since is to be decided on too.
-
-        `data` is the evidence: its name, its numbers and its times.
         """
+        reason = completion.reason
         uid, revision = evidence.study_instance_uid, evidence.revision
         study = schema.Study
         unchanged = and_(study.instances == evidence.instances, study.last_received_at == evidence.last_received_at)
         with self._database.session() as session:
             if not _move(session, uid, revision, StudyState.RECEIVING, StudyState.COMPLETE, reason, unchanged):
                 return False
-            add_event(session, now, uid, revision, "complete", reason, data=data)
+            add_event(session, now, uid, revision, "complete", reason, data=completion.to_json())
             return True
 
     # -- routing -------------------------------------------------------------------------------------------------------
@@ -163,7 +157,7 @@ class Studies:
         revision: int,
         reason: str,
         jobs: Sequence[NewJob],
-        decisions: Mapping[str, Any],
+        decision: RoutingDecision,
         now: datetime,
         warnings: Sequence[str] = (),
     ) -> bool:
@@ -176,14 +170,14 @@ class Studies:
         their application does not apply. Among the jobs may be reports that an application gives no result.
         """
         end = StudyState.ROUTED
-        return self._settle(study_instance_uid, revision, end, reason, jobs, decisions, now, warnings)
+        return self._settle(study_instance_uid, revision, end, reason, jobs, decision, now, warnings)
 
-    def start_early(self, job: NewJob, why: str, decisions: Mapping[str, Any], now: datetime) -> bool:
+    def start_early(self, job: NewJob, early: EarlyStart, now: datetime) -> bool:
         """Enqueues a job whose inputs are whole while the rest of its study still arrives; the study stays RECEIVING.
 
         False when the study is not RECEIVING at the job's revision any more, when this application started already in
         this revision, or when the very same instances were given to it before, whatever became of it. When the study
-        is complete, `route` decides again. `decisions` are those on this application alone.
+        is complete, `route` decides again.
         """
         known = schema.Job
         with self._database.session() as session:
@@ -197,8 +191,8 @@ class Studies:
             )
             if session.scalar(tried.limit(1)) is not None:
                 return False
-            text = f"{job.application}: starts before the study is complete, its inputs are: {why}"
-            add_event(session, now, job.study_instance_uid, job.revision, "early", text, data=decisions)
+            text = f"{job.application}: starts before the study is complete, its inputs are: {early.evidence}"
+            add_event(session, now, job.study_instance_uid, job.revision, "early", text, data=early.to_json())
             start(session, job, now)
             return True
 
@@ -207,7 +201,7 @@ class Studies:
         study_instance_uid: str,
         revision: int,
         reason: str,
-        decisions: Mapping[str, Any],
+        decision: RoutingDecision,
         now: datetime,
         warnings: Sequence[str] = (),
         reports: Sequence[NewJob] = (),
@@ -217,7 +211,7 @@ class Studies:
         `reports` are the jobs that tell this to the destinations; they are enqueued as `route` does.
         """
         end = StudyState.IGNORED
-        return self._settle(study_instance_uid, revision, end, reason, reports, decisions, now, warnings)
+        return self._settle(study_instance_uid, revision, end, reason, reports, decision, now, warnings)
 
     def _settle(
         self,
@@ -226,14 +220,14 @@ class Studies:
         end: StudyState,
         reason: str,
         jobs: Sequence[NewJob],
-        decisions: Mapping[str, Any],
+        decision: RoutingDecision,
         now: datetime,
         warnings: Sequence[str],
     ) -> bool:
         with self._database.session() as session:
             if not _move(session, study_instance_uid, revision, StudyState.COMPLETE, end, reason):
                 return False
-            _keep_decisions(session, study_instance_uid, revision, decisions, now)
+            _keep_decision(session, study_instance_uid, revision, decision, now)
             add_event(session, now, study_instance_uid, revision, "routed", reason)
             _warn(session, study_instance_uid, revision, warnings, now)
             applies = [job.application for job in jobs if job.kind is JobKind.ANALYSIS]
@@ -277,8 +271,8 @@ class Studies:
             add_event(session, datetime.now(UTC), study_instance_uid, revision, "complete", reason)
             return True
 
-    def routing(self, study_instance_uid: str, revision: int | None = None) -> dict[str, Any] | None:
-        """The decisions of one revision, of the current one by default; None when it was not routed yet."""
+    def routing(self, study_instance_uid: str, revision: int | None = None) -> RoutingDecision | None:
+        """Return the decision on one revision, by default the current one; None when it was not routed yet."""
         with self._database.reading() as session:
             if revision is None:
                 study = session.get(schema.Study, study_instance_uid)
@@ -286,7 +280,7 @@ class Studies:
                     return None
                 revision = study.revision
             row = session.get(schema.Routing, (study_instance_uid, revision))
-            return None if row is None else row.decisions
+            return None if row is None else RoutingDecision.from_json(row.decisions)
 
     # -- what is here --------------------------------------------------------------------------------------------------
 
@@ -415,8 +409,8 @@ def _warn(session: Session, study_instance_uid: str, revision: int, warnings: Se
         add_event(session, now, study_instance_uid, revision, "warning", text)
 
 
-def _keep_decisions(
-    session: Session, study_instance_uid: str, revision: int, decisions: Mapping[str, Any], now: datetime
+def _keep_decision(
+    session: Session, study_instance_uid: str, revision: int, decision: RoutingDecision, now: datetime
 ) -> None:
     """Those of an earlier routing of the same revision are replaced."""
     routing = schema.Routing
@@ -426,7 +420,7 @@ def _keep_decisions(
     )
     session.execute(
         insert(routing).values(
-            study_instance_uid=study_instance_uid, revision=revision, decisions=dict(decisions), at=now
+            study_instance_uid=study_instance_uid, revision=revision, decisions=decision.to_json(), at=now
         )
     )
 

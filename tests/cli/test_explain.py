@@ -10,16 +10,17 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from dicom_node.complete.decide import Complete, CompletionRule, Wait, decide
+from dicom_node.complete.decide import CompletionRule, decide
 from dicom_node.complete.inventory import take_inventory
 from dicom_node.demo import views
+from storage.records.completion import Completion, Waiting
 from storage.records.deliveries import Undelivered
 from storage.records.evidence import SourceAnswer
 from storage.records.instances import Facts
 from storage.records.jobs import NewJob
 from storage.tables.confirmations import Confirmations
 from storage.tables.database.connection import Database, default_url
-from tests.storage.node import NOW, STUDY, Node, objects, received
+from tests.storage.node import NOW, STUDY, UNDECIDED, Node, early_start, objects, received
 
 RULE = CompletionRule(quiet=30, released=10, settled=2, maximum_age=600, source="archive")
 
@@ -38,15 +39,15 @@ def bring(node: Node, number: int) -> None:
     node.store(replace(sent, instance=replace(sent.instance, facts=facts)))
 
 
-def decision(node: Node, seconds: float) -> Complete | Wait:
+def decision(node: Node, seconds: float) -> Completion | Waiting:
     (evidence,) = node.studies.evidence(STUDY)
     now = evidence.last_received_at + timedelta(seconds=seconds)
     return decide(evidence, take_inventory(node.studies.contents(STUDY)), RULE, now, now)
 
 
-def explained(node: Node, awaited: Wait | None = None) -> tuple[str, views.Plain]:
+def explained(node: Node, awaited: Waiting | None = None) -> tuple[str, views.Plain]:
     detail = views.study_detail(node.study(), node.studies, node.instances, node.jobs, node.results, node.deliveries)
-    told = views.explanation(detail, node.studies.routing(STUDY), awaited and awaited.data())
+    told = views.explanation(detail, node.studies.routing(STUDY), awaited)
     console = Console(width=400, record=True, file=StringIO())
     console.print(views.explain_view(told))
     return console.export_text(), json.loads(json.dumps(told))
@@ -58,7 +59,7 @@ def test_a_study_that_waits(node: Node) -> None:
     last = node.studies.evidence(STUDY)[0].last_received_at
     node.studies.answered(STUDY, 1, SourceAnswer(last + timedelta(seconds=3), "archive", None, 0, "cannot be reached"))
     waiting = decision(node, 5)
-    assert isinstance(waiting, Wait)
+    assert isinstance(waiting, Waiting)
     text, told = explained(node, waiting)
     assert "Waits: 2 instances so far; 2 of 3 declared images in series 1.2.3.1; complete once" in text
     assert "then by quiet period" in text
@@ -77,7 +78,7 @@ def test_a_study_that_waits_for_the_index(node: Node) -> None:
     last = evidence.last_received_at
     inventory = take_inventory(node.studies.contents(STUDY))
     waiting = decide(evidence, inventory, RULE, last + timedelta(seconds=60), last + timedelta(seconds=1))
-    assert isinstance(waiting, Wait)
+    assert isinstance(waiting, Waiting)
     text, told = explained(node, waiting)
     behind = f"the index is behind since {last + timedelta(seconds=1):%H:%M:%S} UTC"
     assert behind in text
@@ -88,11 +89,11 @@ def test_a_study_that_is_complete(node: Node) -> None:
     for number in (1, 2, 3):
         bring(node, number)
     job = NewJob(STUDY, 1, "liver", {"t1": f"{STUDY}.1"}, "f", 2)
-    assert node.studies.start_early(job, "t1 is series 1.2.3.1", {}, node.study().last_received_at)
+    assert node.studies.start_early(job, early_start(job, "t1 is series 1.2.3.1"), node.study().last_received_at)
     complete = decision(node, 10)
-    assert isinstance(complete, Complete)
+    assert isinstance(complete, Completion)
     (evidence,) = node.studies.evidence(STUDY)
-    assert node.studies.complete(evidence, complete.reason, node.study().last_received_at, complete.data())
+    assert node.studies.complete(evidence, complete, node.study().last_received_at)
     text, told = explained(node)
     assert "Early: liver: starts before the study is complete" in text
     assert "Complete: 3 instances; 3 of 3 declared images; all associations released and quiet for 10 s" in text
@@ -111,7 +112,7 @@ def test_what_a_destination_did_not_take(node: Node) -> None:
     node.store(received())
     node.complete()
     new = NewJob(STUDY, 1, "liver", {}, "f")
-    assert node.studies.route(STUDY, 1, "applies", [new], {"series": [], "applications": []}, NOW)
+    assert node.studies.route(STUDY, 1, "applies", [new], UNDECIDED, NOW)
     job = node.claim()
     made = objects(job, "PACS", stand_ins={"RTSTRUCT": "SEG", "SR-COMPREHENSIVE": "SR"})
     assert node.jobs.succeed(job.id, "worker", made, {}, NOW)
@@ -134,7 +135,7 @@ def test_what_a_destination_did_not_confirm(node: Node) -> None:
     node.store(received())
     node.complete()
     new = NewJob(STUDY, 1, "liver", {}, "f")
-    assert node.studies.route(STUDY, 1, "applies", [new], {"series": [], "applications": []}, NOW)
+    assert node.studies.route(STUDY, 1, "applies", [new], UNDECIDED, NOW)
     assert node.succeed(node.claim(), "PACS")
     for _ in range(2):
         delivery = node.next()

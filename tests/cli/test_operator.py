@@ -18,7 +18,7 @@ from inference.series.recogniser import Kind, SeriesDescription
 from storage.errors import WhyNoResult
 from storage.records.jobs import NewJob
 from storage.tables.database.connection import Database
-from tests.storage.node import Node, received
+from tests.storage.node import UNDECIDED, Node, received
 
 LONG = "1.2.826.0.1.3680043.9.5542.861358042928701844745288911259368"  # with what the tests append, 64 characters
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
@@ -44,7 +44,7 @@ def test_uids_are_whole(node: Node) -> None:
     node.complete(LONG)
     reason = f"applies: liver; not run: brain: the model folder {'/models' * 20} does not exist"
     job = NewJob(LONG, 1, "liver", {"t1": f"{LONG}.1"}, "f")
-    assert node.studies.route(LONG, 1, reason, [job], {"series": [], "applications": []}, NOW)
+    assert node.studies.route(LONG, 1, reason, [job], UNDECIDED, NOW)
     assert node.succeed(node.claim(), "pacs")
     detail = views.study_detail(
         node.study(LONG), node.studies, node.instances, node.jobs, node.results, node.deliveries
@@ -82,7 +82,7 @@ def test_a_delivery_to_a_removed_destination_is_seen(node: Node, caplog: pytest.
 def test_reports_of_no_result_and_withdrawals_are_told_from_results(node: Node) -> None:
     node.complete(LONG)
     jobs = [NewJob(LONG, 1, "liver", {}, "f")]
-    assert node.studies.route(LONG, 1, "applies: liver", jobs, {"series": [], "applications": []}, NOW)
+    assert node.studies.route(LONG, 1, "applies: liver", jobs, UNDECIDED, NOW)
     failed = node.claim()
     node.jobs.fail(failed.id, "worker", "one slice is missing", None, NOW, WhyNoResult.UNUSABLE_IMAGES)
     assert node.succeed(node.claim(), "pacs")

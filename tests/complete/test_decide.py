@@ -9,10 +9,7 @@ from itertools import pairwise
 import pytest
 
 from dicom_node.complete.decide import (
-    Complete,
     CompletionRule,
-    Evidence,
-    Wait,
     ask_at,
     decide,
     may_end,
@@ -20,6 +17,7 @@ from dicom_node.complete.decide import (
     whole_series,
 )
 from dicom_node.complete.inventory import take_inventory
+from storage.records.completion import Completion, Evidence, Waiting
 from storage.records.evidence import (
     AssociationEnd,
     FeedingAssociation,
@@ -108,11 +106,13 @@ class Node:
 Event = tuple[float, Callable[[Node], None]]
 
 
-def simulate(events: Sequence[Event], rule: CompletionRule = RULE, until: float = 2000) -> list[tuple[float, Complete]]:
+def simulate(
+    events: Sequence[Event], rule: CompletionRule = RULE, until: float = 2000
+) -> list[tuple[float, Completion]]:
     """Plays the events and sweeps every second; every completion with its second."""
     node = Node(rule)
     waiting = sorted(events, key=lambda e: e[0])
-    found: list[tuple[float, Complete]] = []
+    found: list[tuple[float, Completion]] = []
     for second in range(int(until)):
         while waiting and waiting[0][0] <= second:
             node.now, event = waiting.pop(0)
@@ -120,7 +120,7 @@ def simulate(events: Sequence[Event], rule: CompletionRule = RULE, until: float 
         node.now = float(second)
         if node.instances and not node.complete:
             decision = decide(node.evidence, take_inventory(node.contents), rule, at(second), at(second))
-            if isinstance(decision, Complete):
+            if isinstance(decision, Completion):
                 assert may_end(node.evidence, rule, at(second), at(second))  # or nobody would have looked
                 node.complete = True
                 found.append((second, decision))
@@ -457,7 +457,7 @@ def played(events: Sequence[Event], until: float, rule: CompletionRule = RULE) -
     return node
 
 
-def decided(node: Node, second: float) -> Complete | Wait:
+def decided(node: Node, second: float) -> Completion | Waiting:
     return decide(node.evidence, take_inventory(node.contents), node.rule, at(second), at(second))
 
 
@@ -468,9 +468,9 @@ def test_complete_at_the_second_and_not_before(begin: str) -> None:
     needed = {"released": 10, "aborted": 60, "open": 30}[begin]
     since = (quiet_since(node.evidence) - START).total_seconds()
     waiting = decided(node, since + needed - 0.001)
-    assert isinstance(waiting, Wait)
+    assert isinstance(waiting, Waiting)
     assert waiting.until == at(since + needed)
-    assert isinstance(decided(node, since + needed), Complete)
+    assert isinstance(decided(node, since + needed), Completion)
 
 
 def test_a_complete_study_keeps_what_was_counted() -> None:
@@ -479,8 +479,8 @@ def test_a_complete_study_keeps_what_was_counted() -> None:
     node.now = 6.9
     node.asks()
     complete = decided(node, 8)
-    assert isinstance(complete, Complete)
-    data = complete.data()
+    assert isinstance(complete, Completion)
+    data = complete.to_json()
     assert (data["evidence"], data["waited_seconds"], data["since"]) == ("MPPS", 2, at(5).isoformat())
     assert data["numbers"]["associations"] == {"open": 0, "aborted": 0, "released": 1}
     assert data["numbers"]["procedure_steps"]["referenced"] == 20
@@ -491,13 +491,13 @@ def test_a_complete_study_keeps_what_was_counted() -> None:
 
 def test_a_waiting_study_says_what_it_waits_for() -> None:
     short = decided(played(sent("1.1", ONE_MISSING, declared=170), 10), 10)
-    assert isinstance(short, Wait)
+    assert isinstance(short, Waiting)
     assert short.reason == (
         "169 instances so far; 169 of 170 declared images in series 1.1; complete once all associations released and "
         "quiet for 30 s"
     )
     held = decided(played([step(0, IN_PROGRESS), *sent("1.1", range(20))], 10), 10)
-    assert isinstance(held, Wait)
+    assert isinstance(held, Waiting)
     assert held.reason == "20 instances so far; waits while a procedure step is IN PROGRESS, up to 600 s"
     assert held.until == at(600)
 
@@ -506,8 +506,8 @@ def test_what_is_indexed_late_is_not_taken_for_quiet() -> None:
     node = played(sent("1.1", range(20), positioned=False), 5)
     noticed = replace(node.evidence, noticed_at=at(100))
     inventory = take_inventory(node.contents)
-    assert isinstance(decide(noticed, inventory, RULE, at(109), at(109)), Wait)
-    assert isinstance(decide(noticed, inventory, RULE, at(110), at(110)), Complete)
+    assert isinstance(decide(noticed, inventory, RULE, at(109), at(109)), Waiting)
+    assert isinstance(decide(noticed, inventory, RULE, at(110), at(110)), Completion)
     assert not may_end(noticed, RULE, at(101), at(101))
 
 
@@ -516,9 +516,9 @@ def test_it_is_not_quiet_as_long_as_the_index_is_behind() -> None:
     inventory = take_inventory(node.contents)
     for second, filed in ((15.1, 15), (16, 15.9), (200, 15)):
         assert may_end(node.evidence, RULE, at(second), at(filed))
-        assert isinstance(decide(node.evidence, inventory, RULE, at(second), at(filed)), Complete)
+        assert isinstance(decide(node.evidence, inventory, RULE, at(second), at(filed)), Completion)
     waiting = decide(node.evidence, inventory, RULE, at(300), at(14.9))
-    assert isinstance(waiting, Wait)
+    assert isinstance(waiting, Waiting)
     assert waiting.reason == (
         "20 instances so far; the index is behind since 08:00:14 UTC; complete once all associations released and "
         "quiet for 10 s"
@@ -526,7 +526,7 @@ def test_it_is_not_quiet_as_long_as_the_index_is_behind() -> None:
     assert waiting.until >= at(300)
     assert not may_end(node.evidence, RULE, at(300), at(6))
     oldest = decide(node.evidence, inventory, RULE, at(600), at(14))
-    assert isinstance(oldest, Complete)
+    assert isinstance(oldest, Completion)
     assert "maximum age of 600 s reached while the index is behind" in oldest.reason
     assert may_end(node.evidence, RULE, at(600), at(6))
 
@@ -535,9 +535,9 @@ def test_it_is_not_quiet_before_anything_was_indexed() -> None:
     node = played(sent("1.1", range(20), positioned=False), 5)
     assert not may_end(node.evidence, RULE, at(300), None)
     waiting = decide(node.evidence, take_inventory(node.contents), RULE, at(300), None)
-    assert isinstance(waiting, Wait)
+    assert isinstance(waiting, Waiting)
     assert "the index has not been through the journals yet" in waiting.reason
-    assert isinstance(decide(node.evidence, take_inventory(node.contents), RULE, at(600), None), Complete)
+    assert isinstance(decide(node.evidence, take_inventory(node.contents), RULE, at(600), None), Completion)
 
 
 def test_a_clock_that_was_ahead_keeps_no_study_waiting() -> None:
@@ -546,14 +546,14 @@ def test_a_clock_that_was_ahead_keeps_no_study_waiting() -> None:
     inventory = take_inventory(node.contents)
     assert quiet_since(noticed, inventory) == at(100)
     assert ask_at(noticed, WITH_SOURCE) == at(102)
-    assert isinstance(decide(noticed, inventory, WITH_SOURCE, at(109), at(109)), Wait)
-    assert isinstance(decide(noticed, inventory, WITH_SOURCE, at(110), at(110)), Complete)
+    assert isinstance(decide(noticed, inventory, WITH_SOURCE, at(109), at(109)), Waiting)
+    assert isinstance(decide(noticed, inventory, WITH_SOURCE, at(110), at(110)), Completion)
     counted = replace(noticed, answers=(SourceAnswer(at(103), "archive", 20),))
     complete = decide(counted, inventory, WITH_SOURCE, at(104), at(104))
-    assert isinstance(complete, Complete)
+    assert isinstance(complete, Completion)
     assert complete.evidence is Evidence.SOURCE_COUNT
     running = replace(noticed, steps=(("1.7", IN_PROGRESS),))
-    assert isinstance(decide(running, inventory, RULE, at(700), at(700)), Complete)  # its age
+    assert isinstance(decide(running, inventory, RULE, at(700), at(700)), Completion)  # its age
 
 
 def test_the_source_is_asked_ever_more_seldom() -> None:
@@ -581,7 +581,7 @@ def test_an_answer_from_before_the_last_instance_counts_for_nothing() -> None:
     node.now = 5
     node.ends("a")
     waiting = decided(node, 8)
-    assert isinstance(waiting, Wait)
+    assert isinstance(waiting, Waiting)
     assert waiting.evidence is Evidence.GEOMETRY
 
 
@@ -590,17 +590,17 @@ def test_a_step_for_two_studies_waits_for_both_but_counts_only_this_one() -> Non
     node = played([*sent("1.1", range(20), positioned=False), step(5, COMPLETED, [*INSTANCES, *other])], 5)
     missing = take_inventory(node.contents)
     assert (missing.steps.referenced, missing.steps.missing) == (40, 20)
-    assert isinstance(decide(node.evidence, missing, RULE, at(8), at(8)), Wait)
+    assert isinstance(decide(node.evidence, missing, RULE, at(8), at(8)), Waiting)
     arrived = take_inventory(replace(node.contents, elsewhere=frozenset(other)))
     assert (arrived.steps.referenced, arrived.steps.missing) == (20, 0)
     assert all(series.in_completed_step for series in arrived.series)
     complete = decide(node.evidence, arrived, RULE, at(8), at(8))
-    assert isinstance(complete, Complete)
+    assert isinstance(complete, Completion)
     assert complete.evidence is Evidence.PROCEDURE_STEP
     only_other = replace(node.contents.steps[0], referenced=frozenset(other))
     unlisted = take_inventory(replace(node.contents, steps=(only_other,), elsewhere=frozenset(other)))
     waiting = decide(node.evidence, unlisted, RULE, at(8), at(8))
-    assert isinstance(waiting, Wait)  # a step that lists nothing of this study proves nothing of it
+    assert isinstance(waiting, Waiting)  # a step that lists nothing of this study proves nothing of it
     assert waiting.evidence is Evidence.RELEASED
 
 

@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from dicom_node.complete.inventory import Grade, is_image, take_inventory
+from dicom_node.complete.inventory import is_image, take_inventory
+from storage.records.completion import Grade
 from storage.records.evidence import InstanceEvidence, StudyContents
 from storage.records.instances import Facts
 

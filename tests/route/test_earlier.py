@@ -6,7 +6,6 @@ from datetime import date, timedelta
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from pydicom import dcmread
@@ -97,12 +96,6 @@ class Course:
         keys = ["t1w", *(f"t1w@{n}" for n in range(1, len(job.detail.get("earlier", ())) + 1))]
         assert list(job.inputs) == keys
         return list(job.detail.get("earlier", ()))
-
-    def decided(self, uid: str) -> Mapping[str, Any]:
-        decisions = self.node.studies.routing(uid)
-        assert decisions is not None
-        (told,) = decisions["applications"]
-        return told  # type: ignore[no-any-return]
 
     def explained(self, uid: str) -> str:
         node = self.node

@@ -64,7 +64,7 @@ def test_every_application_that_applies_gets_a_job() -> None:
     ]
     assert found.reason == "applies: a, b; not run: broken: model.ts: there is no such file"
     assert found.warnings == ("not run: broken: model.ts: there is no such file",)
-    assert [a["applies"] for a in found.decisions["applications"]] == [True, True, False]
+    assert [a.applies for a in found.decision.applications] == [True, True, False]
 
 
 def test_nothing_applies_says_why_for_each_application() -> None:
@@ -96,7 +96,7 @@ def reports(
     recognised = replace(described("1.1", kind), problem=problem, volumes=0 if problem else 1)
     found = route("1.9", 1, [series("1.1", instances)], [recognised], applications or [application("a")], 3, own)
     assert all((r.kind, r.inputs, r.priority) == (JobKind.NO_RESULT, {}, 3) for r in found.reports)
-    told = {a["application"]: a.get("reported") for a in found.decisions["applications"]}
+    told = {a.application: a.reported for a in found.decision.applications}
     assert all(told.pop(r.application) == r.detail["why"] for r in found.reports)
     assert not any(told.values())
     return [(r.application, r.detail["why"], r.fingerprint) for r in found.reports]

@@ -14,11 +14,13 @@ from pydicom.uid import ExplicitVRLittleEndian
 from storage.log.files import part10_header
 from storage.log.filing import Ended, Opened
 from storage.log.instances import InstanceStore
+from storage.records.completion import Completion, Evidence
 from storage.records.deliveries import Delivery
 from storage.records.evidence import AssociationEnd
 from storage.records.instances import ReceivedInstance, Stored
 from storage.records.jobs import Job, NewJob
 from storage.records.results import NewObject
+from storage.records.routing import ApplicationDecision, EarlyStart, RoutingDecision
 from storage.records.studies import Study
 from storage.tables.database.connection import Database
 from storage.tables.deliveries import Deliveries
@@ -31,6 +33,8 @@ SR = "1.2.840.10008.5.1.4.1.1.88.34"
 STUDY = "1.2.3"
 NOW = datetime(2026, 5, 4, 12, 0, 0, 123456, tzinfo=UTC)
 SECRET = "SECRET^PERSON"
+
+UNDECIDED = RoutingDecision()
 
 
 def only_mr(sop_class_uid: str, modality: str) -> bool:
@@ -131,7 +135,7 @@ class Node:
 
     def complete(self, uid: str = STUDY) -> Study:
         (evidence,) = self.studies.evidence(uid)
-        assert self.studies.complete(evidence, "quiet", NOW)
+        assert self.studies.complete(evidence, completion("quiet"), NOW)
         return self.study(uid)
 
     def route(self, *applications: str, fingerprint: str | None = None, uid: str = STUDY) -> Study:
@@ -141,7 +145,7 @@ class Node:
             NewJob(uid, study.revision, a, {"t1": f"{uid}.1"}, fingerprint or f"{a}/{study.revision}")
             for a in applications
         ]
-        assert self.studies.route(uid, study.revision, "applies", jobs, {"revision": study.revision}, NOW)
+        assert self.studies.route(uid, study.revision, "applies", jobs, decision_on(*applications), NOW)
         return self.study(uid)
 
     def queue(self, *applications: str, uid: str = STUDY) -> None:
@@ -174,6 +178,19 @@ class Node:
 
     def texts(self, uid: str = STUDY) -> list[str]:
         return [f"{e.stage}: {e.text}" for e in self.studies.events(uid)]
+
+
+def completion(reason: str) -> Completion:
+    return Completion(Evidence.QUIET, reason)
+
+
+def decision_on(*applications: str) -> RoutingDecision:
+    """A decision that these applications apply."""
+    return RoutingDecision(applications=tuple(ApplicationDecision(a, True, "fits") for a in applications))
+
+
+def early_start(job: NewJob, evidence: str) -> EarlyStart:
+    return EarlyStart(evidence, dict(job.inputs), ApplicationDecision(job.application, True, evidence))
 
 
 def objects(job: Job, *destinations: str, stand_ins: Mapping[str, str] = MappingProxyType({})) -> list[NewObject]:

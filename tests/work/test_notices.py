@@ -26,7 +26,7 @@ from storage.records.results import ResultObject
 from storage.tables.database.connection import Database, default_url
 from tests.acceptance.studies import write_ball_study
 from tests.objects.sources import ABNORMAL, MASS
-from tests.storage.node import NOW, Node
+from tests.storage.node import NOW, UNDECIDED, Node
 from tests.validators import dciodvfy_errors
 
 MANIFEST = Manifest("x", "mass", "1", "Mass of a limb", (InputRule("t1w", kind="T1w"),), Path("."), {}, "a")
@@ -97,7 +97,7 @@ def analysis(study: PhantomStudy, fingerprint: str = "f") -> NewJob:
 def route(node: Node, job: NewJob) -> None:
     if node.study(job.study_instance_uid).state != "COMPLETE":
         assert node.studies.reroute(job.study_instance_uid)
-    assert node.studies.route(job.study_instance_uid, 1, "applies", [job], {}, NOW)
+    assert node.studies.route(job.study_instance_uid, 1, "applies", [job], UNDECIDED, NOW)
 
 
 def made(node: Node, study: PhantomStudy, kind: str) -> tuple[ResultObject, Dataset]:
@@ -159,7 +159,7 @@ def test_an_unusable_application_and_a_damaged_image_leave_a_report(node: Node, 
     uid = study.study_instance_uid
     detail = {"why": "failure", "explanation": "there is no such file"}
     report = NewJob(uid, 1, "mass", {}, "f", kind=JobKind.NO_RESULT, detail=detail)
-    assert node.studies.ignore(uid, 1, "nothing applies", {}, NOW, reports=[report])
+    assert node.studies.ignore(uid, 1, "nothing applies", UNDECIDED, NOW, reports=[report])
     *others, last = node.instances.instances(uid)
     for instance in others:
         instance.path.chmod(0o600)

@@ -22,7 +22,7 @@ from storage.records.evidence import AssociationEnd
 from storage.records.instances import Facts, Stored
 from storage.records.studies import StudyState
 from storage.tables.database.connection import Database
-from tests.storage.node import NOW, STUDY, Node, Sent, objects, only_mr, received
+from tests.storage.node import NOW, STUDY, UNDECIDED, Node, Sent, objects, only_mr, received
 
 KEYS = count()
 
@@ -315,9 +315,9 @@ def test_a_late_image_opens_a_revision(node: Node, state: StudyState) -> None:
     node.store(received(1))
     node.complete()
     if state is StudyState.ROUTED:
-        assert node.studies.route(STUDY, 1, "applies", [], {}, NOW)
+        assert node.studies.route(STUDY, 1, "applies", [], UNDECIDED, NOW)
     elif state is StudyState.IGNORED:
-        assert node.studies.ignore(STUDY, 1, "nothing applies", {}, NOW)
+        assert node.studies.ignore(STUDY, 1, "nothing applies", UNDECIDED, NOW)
     assert node.store(received(2)) is Stored.NEW
     study = node.study()
     assert (study.state, study.revision, study.instances) == (StudyState.RECEIVING, 2, 2)
@@ -367,7 +367,7 @@ def test_a_result_alone_makes_no_study_to_compute(node: Node) -> None:
 def test_a_study_of_reports_alone_is_decided_on_like_any_other(node: Node) -> None:
     node.store(received(modality="SR"))
     node.complete()
-    assert node.studies.ignore(STUDY, 1, "nothing applies", {}, NOW)
+    assert node.studies.ignore(STUDY, 1, "nothing applies", UNDECIDED, NOW)
     assert node.study().reason == "nothing applies"
 
 

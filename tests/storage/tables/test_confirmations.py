@@ -8,7 +8,7 @@ from storage.records.deliveries import Confirmation, ConfirmationState
 from storage.records.jobs import JobKind, NewJob
 from storage.tables.confirmations import Confirmations
 from storage.tables.database.connection import Database
-from tests.storage.node import MR, NOW, STUDY, Node, after, objects
+from tests.storage.node import MR, NOW, STUDY, UNDECIDED, Node, after, objects
 
 SEG, SR = "2.25.10", "2.25.11"  # of job 1
 
@@ -216,7 +216,7 @@ def test_what_a_later_result_has_replaced_is_not_sent_again(
     revision = node.study().revision
     assert node.studies.reroute(STUDY)
     later = NewJob(STUDY, revision, "liver", {}, "later", kind=kind, detail={"job": 1})
-    assert node.studies.route(STUDY, revision, "applies", [later], {}, NOW)
+    assert node.studies.route(STUDY, revision, "applies", [later], UNDECIDED, NOW)
     assert node.succeed(node.claim())
     (kept,) = confirmations.settle(confirmation.id, {SR}, {SEG: "lost"}, "found there", after(5))
     assert (kept.state, kept.resends) == ("SENT", 0)

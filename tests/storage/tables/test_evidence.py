@@ -8,13 +8,22 @@ from datetime import datetime
 import pytest
 from sqlalchemy import event, insert
 
+from storage.records.completion import (
+    AssociationNumbers,
+    Completion,
+    CompletionNumbers,
+    Evidence,
+    Grade,
+    SeriesNumbers,
+    StepNumbers,
+)
 from storage.records.evidence import AssociationEnd, SourceAnswer, StudyEvidence
 from storage.records.instances import Facts
 from storage.records.jobs import JobState, NewJob
 from storage.records.procedure_steps import ProcedureStepState
 from storage.records.studies import StudyState
 from storage.tables import schema
-from tests.storage.node import NOW, STUDY, Node, Sent, after, objects, received
+from tests.storage.node import NOW, STUDY, UNDECIDED, Node, Sent, after, early_start, objects, received
 
 
 def with_facts(sent: Sent, **facts: object) -> Sent:
@@ -170,9 +179,13 @@ def test_the_evidence_of_many_instances_reads_none_of_them(node: Node) -> None:
 
 def test_a_complete_study_keeps_its_evidence(node: Node) -> None:
     node.store(received(1))
-    data = {"evidence": "declared counts", "numbers": {"images": 20}}
-    assert node.studies.complete(evidence(node), "20 of 20", NOW, data)
-    assert node.studies.events(STUDY)[-1].data == data
+    series = SeriesNumbers(f"{STUDY}.1", 20, 20, Grade.DECLARED, "20 of 20 declared images")
+    numbers = CompletionNumbers(20, 0, AssociationNumbers(released=1), (series,), StepNumbers(completed=1))
+    decided = Completion(Evidence.DECLARED, "20 of 20", numbers, 2.0, NOW)
+    assert node.studies.complete(evidence(node), decided, NOW)
+    event = node.studies.events(STUDY)[-1]
+    assert (event.text, event.data) == ("20 of 20", decided.to_json())
+    assert Completion.from_json(event.text, event.data) == decided
 
 
 # -- applications that start on their inputs ---------------------------------------------------------------------------
@@ -183,7 +196,7 @@ def early(revision: int = 1, fingerprint: str = "f1", application: str = "liver"
 
 
 def start(node: Node, job: NewJob) -> bool:
-    return node.studies.start_early(job, "t1 is series 1, 20 of 20 declared images", {"inputs": dict(job.inputs)}, NOW)
+    return node.studies.start_early(job, early_start(job, "t1 is series 1, 20 of 20 declared images"), NOW)
 
 
 def listed(node: Node) -> list[tuple[str, int, JobState]]:
@@ -198,7 +211,7 @@ def test_a_job_starts_while_its_study_arrives(node: Node) -> None:
         "early: liver: starts before the study is complete, its inputs are: t1 is series 1, 20 of 20 declared images",
         "queued: liver: job 1 queued",
     ]
-    assert node.studies.events(STUDY)[1].data == {"inputs": {"t1": f"{STUDY}.1"}}
+    assert node.studies.events(STUDY)[1].data["inputs"] == {"t1": f"{STUDY}.1"}
     assert not start(node, early())
     assert not start(node, early(fingerprint="f2"))  # once in a revision
     assert start(node, early(application="knee"))
@@ -227,7 +240,7 @@ def test_what_does_not_apply_to_the_complete_study_is_superseded(node: Node, app
         node.route("brain")
     else:
         node.complete()
-        assert node.studies.ignore(STUDY, 1, "nothing applies", {}, NOW)
+        assert node.studies.ignore(STUDY, 1, "nothing applies", UNDECIDED, NOW)
     assert not node.succeed(running, "PACS")
     assert [j.state for j in node.jobs.list()][:2] == [JobState.CANCELLED, JobState.CANCELLED]
 
@@ -276,7 +289,7 @@ def route(node: Node, uid: str, priority: int, at: datetime = NOW) -> None:
     node.store(received(study=uid))
     study = node.complete(uid)
     job = NewJob(uid, study.revision, "liver", {}, uid, priority)
-    assert node.studies.route(uid, study.revision, "applies", [job], {}, at)
+    assert node.studies.route(uid, study.revision, "applies", [job], UNDECIDED, at)
 
 
 def test_the_urgent_job_is_claimed_first_then_the_oldest(node: Node) -> None:
@@ -308,5 +321,5 @@ def test_a_job_that_stands_becomes_as_urgent_as_its_study(node: Node) -> None:
     node.store(with_facts(received(2), priority="STAT"))
     study = node.complete()
     assert study.priority == 2
-    assert node.studies.route(STUDY, 1, "applies", [early(priority=study.priority)], {}, NOW)
+    assert node.studies.route(STUDY, 1, "applies", [early(priority=study.priority)], UNDECIDED, NOW)
     assert [(j.id, j.priority) for j in node.jobs.list()] == [(1, 2)]

@@ -13,7 +13,7 @@ from storage.records.jobs import JobKind, JobState, NewJob
 from storage.records.results import NewObject
 from storage.tables.database.connection import Database
 from storage.tables.jobs import Jobs
-from tests.storage.node import NOW, STUDY, Node, after, objects, received
+from tests.storage.node import NOW, STUDY, UNDECIDED, Node, after, objects, received
 
 
 def test_a_job_is_claimed_once(node: Node) -> None:
@@ -221,7 +221,7 @@ def test_the_report_of_other_weights_is_found_in_the_same_revision(node: Node) -
     node.deliver("PACS")
     node.arrive()
     assert node.studies.reroute(STUDY)
-    assert node.studies.route(STUDY, 1, "applies", [NewJob(STUDY, 1, "liver", {}, "other weights")], {}, NOW)
+    assert node.studies.route(STUDY, 1, "applies", [NewJob(STUDY, 1, "liver", {}, "other weights")], UNDECIDED, NOW)
     job = node.claim()
     assert (job.id, job.revision) == (2, 1)
     (previous,) = node.results.previous_sr(STUDY, "liver", job.id, ["PACS"])

@@ -11,7 +11,7 @@ from storage.records.studies import StudyState
 from storage.tables.database.connection import Database
 from storage.tables.jobs import Jobs
 from storage.tables.queueing import no_result_fingerprint
-from tests.storage.node import NOW, STUDY, Node, after, objects, received
+from tests.storage.node import NOW, STUDY, UNDECIDED, Node, after, objects, received
 
 ANALYSIS, NO_RESULT = JobKind.ANALYSIS, JobKind.NO_RESULT
 
@@ -141,15 +141,17 @@ def test_a_report_is_not_wanted_once_its_job_runs_again(node: Node, state: JobSt
 def test_an_ignored_study_is_reported_once(node: Node) -> None:
     node.store(received())
     node.complete()
-    assert node.studies.ignore(STUDY, 1, "nothing applies", {}, NOW, reports=[no_input(node)])
+    assert node.studies.ignore(STUDY, 1, "nothing applies", UNDECIDED, NOW, reports=[no_input(node)])
     assert node.study().state is StudyState.IGNORED
     report(node)
     assert node.studies.reroute(STUDY)
-    assert node.studies.ignore(STUDY, 1, "nothing applies", {}, NOW, reports=[no_input(node)])
+    assert node.studies.ignore(STUDY, 1, "nothing applies", UNDECIDED, NOW, reports=[no_input(node)])
     assert kinds(node) == [(NO_RESULT, JobState.SUCCEEDED)]
     node.store(received(2))
     node.complete()
-    assert node.studies.ignore(STUDY, 2, "nothing applies", {}, NOW, reports=[no_input(node, 2, "other instances")])
+    assert node.studies.ignore(
+        STUDY, 2, "nothing applies", UNDECIDED, NOW, reports=[no_input(node, 2, "other instances")]
+    )
     assert kinds(node)[1:] == [(NO_RESULT, JobState.QUEUED)]
 
 
@@ -158,7 +160,7 @@ def test_the_last_decision_on_an_application_stands(node: Node) -> None:
     node.queue("liver")
     node.store(received(2))
     node.complete()
-    assert node.studies.ignore(STUDY, 2, "nothing applies", {}, NOW, reports=[no_input(node, 2)])
+    assert node.studies.ignore(STUDY, 2, "nothing applies", UNDECIDED, NOW, reports=[no_input(node, 2)])
     node.store(received(3))
     node.route("liver")
     assert kinds(node) == [
@@ -173,18 +175,18 @@ def test_a_result_after_which_none_was_reported_is_computed_again(node: Node) ->
     node.route("liver", fingerprint="same")
     assert node.succeed(node.claim(), "PACS")
     assert node.studies.reroute(STUDY)
-    assert node.studies.ignore(STUDY, 1, "the model folder is gone", {}, NOW, reports=[no_input(node)])
+    assert node.studies.ignore(STUDY, 1, "the model folder is gone", UNDECIDED, NOW, reports=[no_input(node)])
     job = node.claim(now=after(5))
     assert node.jobs.succeed(job.id, "worker", objects(job, "PACS")[1:], {}, after(5))
     node.arrive()
     assert node.studies.reroute(STUDY)
-    assert node.studies.route(STUDY, 1, "applies", [NewJob(STUDY, 1, "liver", {}, "same")], {}, NOW)
+    assert node.studies.route(STUDY, 1, "applies", [NewJob(STUDY, 1, "liver", {}, "same")], UNDECIDED, NOW)
     again = node.claim(now=after(9))
     (previous,) = node.results.previous_sr(STUDY, "liver", again.id, ["PACS"])
     assert previous.job_id == job.id
     assert node.jobs.succeed(again.id, "worker", objects(again, "PACS"), {}, after(9))
     assert node.studies.reroute(STUDY)
-    assert node.studies.route(STUDY, 1, "applies", [NewJob(STUDY, 1, "liver", {}, "same")], {}, NOW)
+    assert node.studies.route(STUDY, 1, "applies", [NewJob(STUDY, 1, "liver", {}, "same")], UNDECIDED, NOW)
     assert len(node.jobs.list()) == 3
 
 
@@ -193,12 +195,12 @@ def test_a_result_stands_again_once_the_report_of_none_is_withdrawn(node: Node) 
     node.route("liver", fingerprint="same")
     assert node.succeed(node.claim(), "PACS")
     assert node.studies.reroute(STUDY)
-    assert node.studies.ignore(STUDY, 1, "the model folder is gone", {}, NOW, reports=[no_input(node)])
+    assert node.studies.ignore(STUDY, 1, "the model folder is gone", UNDECIDED, NOW, reports=[no_input(node)])
     job = node.claim(now=after(5))
     assert node.jobs.succeed(job.id, "worker", objects(job, "PACS")[1:], {}, after(5))
     assert node.jobs.withdraw(job.id, "", after(6))
     assert node.studies.reroute(STUDY)
-    assert node.studies.route(STUDY, 1, "applies", [NewJob(STUDY, 1, "liver", {}, "same")], {}, NOW)
+    assert node.studies.route(STUDY, 1, "applies", [NewJob(STUDY, 1, "liver", {}, "same")], UNDECIDED, NOW)
     assert [kind for kind, _ in kinds(node)] == [ANALYSIS, NO_RESULT, JobKind.WITHDRAWAL]
 
 

@@ -12,20 +12,20 @@ from storage.records.jobs import JobState, NewJob
 from storage.records.studies import Event, StudyState
 from storage.tables import schema
 from storage.tables.database.connection import Database
-from tests.storage.node import NOW, STUDY, Node, after, received
+from tests.storage.node import NOW, STUDY, UNDECIDED, Node, after, completion, decision_on, received
 
 
 def test_a_study_goes_its_way_once(node: Node) -> None:
     node.store(received())
     (evidence,) = node.studies.evidence()
-    assert node.studies.complete(evidence, "3 instances; quiet", NOW)
-    assert not node.studies.complete(evidence, "again", NOW)
+    assert node.studies.complete(evidence, completion("3 instances; quiet"), NOW)
+    assert not node.studies.complete(evidence, completion("again"), NOW)
     (study,) = node.studies.completed()
     assert (study.state, study.reason) == (StudyState.COMPLETE, "3 instances; quiet")
     assert node.studies.evidence() == []
-    assert node.studies.route(STUDY, 1, "applies: liver", [], {}, NOW)
-    assert not node.studies.route(STUDY, 1, "again", [], {}, NOW)
-    assert not node.studies.ignore(STUDY, 1, "again", {}, NOW)
+    assert node.studies.route(STUDY, 1, "applies: liver", [], UNDECIDED, NOW)
+    assert not node.studies.route(STUDY, 1, "again", [], UNDECIDED, NOW)
+    assert not node.studies.ignore(STUDY, 1, "again", UNDECIDED, NOW)
     assert node.studies.completed() == []
     assert node.study().state is StudyState.ROUTED
     assert node.texts() == [
@@ -40,12 +40,12 @@ def test_a_decision_on_an_older_revision_comes_too_late(node: Node) -> None:
     (old,) = node.studies.evidence()
     node.complete()
     node.store(received(2))
-    assert not node.studies.complete(old, "old", NOW)
-    assert not node.studies.route(STUDY, 1, "old", [NewJob(STUDY, 1, "liver", {}, "f")], {}, NOW)
+    assert not node.studies.complete(old, completion("old"), NOW)
+    assert not node.studies.route(STUDY, 1, "old", [NewJob(STUDY, 1, "liver", {}, "f")], UNDECIDED, NOW)
     assert node.jobs.list() == []
     node.complete()
-    assert not node.studies.route(STUDY, 1, "old", [], {}, NOW)
-    assert not node.studies.ignore(STUDY, 1, "old", {}, NOW)
+    assert not node.studies.route(STUDY, 1, "old", [], UNDECIDED, NOW)
+    assert not node.studies.ignore(STUDY, 1, "old", UNDECIDED, NOW)
     assert [s.revision for s in node.studies.completed()] == [2]
 
 
@@ -59,10 +59,10 @@ def test_what_was_indexed_meanwhile_is_decided_on_again(node: Node) -> None:
         replace(after, last_received_at=before.last_received_at),
         replace(after, instances=before.instances),
     ):
-        assert not node.studies.complete(changed, "quiet", NOW)
+        assert not node.studies.complete(changed, completion("quiet"), NOW)
     assert node.study().state is StudyState.RECEIVING
     assert "complete: quiet" not in node.texts()
-    assert node.studies.complete(after, "quiet", NOW)
+    assert node.studies.complete(after, completion("quiet"), NOW)
 
 
 def test_of_many_schedulers_one_wins(node: Node) -> None:
@@ -71,7 +71,8 @@ def test_of_many_schedulers_one_wins(node: Node) -> None:
     jobs = [NewJob(STUDY, 1, "liver", {"t1": "1"}, "f")]
     won: list[bool] = []
     threads = [
-        threading.Thread(target=lambda: won.append(node.studies.route(STUDY, 1, "r", jobs, {}, NOW))) for _ in range(6)
+        threading.Thread(target=lambda: won.append(node.studies.route(STUDY, 1, "r", jobs, UNDECIDED, NOW)))
+        for _ in range(6)
     ]
     for thread in threads:
         thread.start()
@@ -85,13 +86,13 @@ def test_an_ignored_study_can_be_routed_again(node: Node) -> None:
     node.store(received())
     assert not node.studies.reroute(STUDY)
     node.complete()
-    assert node.studies.ignore(STUDY, 1, "nothing applies", {"try": 1}, NOW)
+    assert node.studies.ignore(STUDY, 1, "nothing applies", decision_on("try 1"), NOW)
     assert node.study().state is StudyState.IGNORED
-    assert node.studies.routing(STUDY) == {"try": 1}
+    assert node.studies.routing(STUDY) == decision_on("try 1")
     assert node.studies.reroute(STUDY)
     assert not node.studies.reroute(STUDY)
-    assert node.studies.route(STUDY, 1, "applies", [NewJob(STUDY, 1, "liver", {}, "f")], {"try": 2}, NOW)
-    assert node.studies.routing(STUDY) == {"try": 2}
+    assert node.studies.route(STUDY, 1, "applies", [NewJob(STUDY, 1, "liver", {}, "f")], decision_on("try 2"), NOW)
+    assert node.studies.routing(STUDY) == decision_on("try 2")
     assert not node.studies.reroute("9.9")
 
 
@@ -102,7 +103,7 @@ def test_a_routed_study_is_routed_again_without_a_second_result(node: Node) -> N
     assert node.studies.reroute(STUDY)
     assert not node.studies.reroute(STUDY)
     jobs = [NewJob(STUDY, 1, name, {}, "same") for name in ("liver", "knee")]
-    assert node.studies.route(STUDY, 1, "applies", jobs, {}, NOW, warnings=["not run: brain: no folder"])
+    assert node.studies.route(STUDY, 1, "applies", jobs, UNDECIDED, NOW, warnings=["not run: brain: no folder"])
     assert states(node) == [("liver", 1, JobState.SUCCEEDED), ("knee", 1, JobState.QUEUED)]
     assert "warning: not run: brain: no folder" in node.texts()
 
@@ -112,7 +113,7 @@ def test_decisions_belong_to_their_revision(node: Node) -> None:
     node.queue("liver")
     node.store(received(2))
     assert node.studies.routing(STUDY) is None  # the current revision was not routed yet
-    assert node.studies.routing(STUDY, 1) == {"revision": 1}
+    assert node.studies.routing(STUDY, 1) == decision_on("liver")
 
 
 def test_studies_are_listed_the_last_received_first(node: Node) -> None:
