@@ -22,6 +22,7 @@ from dicom_node.deliver.destinations.dimse import DimseDestination
 from dicom_node.deliver.destinations.folder import FolderDestination
 from dicom_node.deliver.dispatcher import Dispatcher
 from dicom_node.deliver.reporter import CommitmentReporter, send_report
+from dicom_node.dimse.pynetdicom_setup import ensure_pinned_version
 from dicom_node.dimse.query import DimseSource, SourcePacs
 from dicom_node.dimse.scu import Target
 from dicom_node.errors import ConfigurationError
@@ -183,6 +184,7 @@ def journals_dir(settings: Settings) -> Path:
 
 
 def build_receiver(settings: Settings, index: int) -> Receiver:
+    ensure_pinned_version()
     name = receiver_name(socket.gethostname(), index)
     journal = Journal(journals_dir(settings) / name, int(settings.receive.minimum_free_megabytes * 2**20))
     return Receiver(receive_policy(settings), journal, name, further_services(settings))
@@ -262,6 +264,7 @@ def build_source(settings: Settings) -> SourcePacs | None:
 
 
 def build_scheduler(settings: Settings, stores: Stores) -> Scheduler:
+    ensure_pinned_version()
     return Scheduler(
         studies=stores.studies,
         instances=stores.instances,
@@ -281,6 +284,7 @@ def build_scheduler(settings: Settings, stores: Stores) -> Scheduler:
 
 
 def build_dispatcher(settings: Settings, stores: Stores) -> Dispatcher:
+    ensure_pinned_version()
     return Dispatcher(
         deliveries=stores.deliveries,
         destinations=[build_destination(d, settings) for d in settings.destinations],

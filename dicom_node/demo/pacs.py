@@ -32,8 +32,8 @@ from pydicom.uid import UID
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, evt
 from pynetdicom.sop_class import Verification
 
+from dicom_node.dimse.pynetdicom_setup import silence_pynetdicom
 from dicom_node.dimse.scu import Target, send_files
-from dicom_node.dimse.upper_layer import silence_pynetdicom
 from dicom_node.runtime.logs import fields
 from storage.errors import NodeError
 

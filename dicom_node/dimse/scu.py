@@ -23,8 +23,9 @@ from pynetdicom.sop_class import Verification
 from pynetdicom.transport import AddressInformation
 
 from dicom_node.dimse.data_path import MAXIMUM_PDU_BYTES
+from dicom_node.dimse.pynetdicom_setup import silence_pynetdicom
 from dicom_node.dimse.results import EchoResult, SendResult
-from dicom_node.dimse.upper_layer import DeadlineSocket, RequestedAssociation, silence_pynetdicom
+from dicom_node.dimse.upper_layer import DeadlineSocket, RequestedAssociation
 from dicom_node.errors import PeerRefused, PeerUnavailable
 from storage.errors import NodeError, Permanent
 from storage.log.header import UnreadableDataset, scan_header

@@ -4,9 +4,6 @@ As acceptor, pynetdicom negotiates associations and serves every DIMSE service b
 `data_path`. One thread owns an association from the first byte to the last. pynetdicom's own second thread,
 its state machine and its queues are never started: what its services say is sent at once by whoever says it, and what
 they wait for is read by the thread that waits.
-
-`missing_internals` says whether the installed pynetdicom has what this module uses. Where it has not,
-`dicom_node.receive.stock` serves through the public interface alone, more slowly.
 """
 
 import logging
@@ -17,10 +14,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
-import pynetdicom
-from pynetdicom import AE, Association, acse, evt
+from pynetdicom import AE, Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_messages import DIMSEMessage
 from pynetdicom.dul import DULServiceProvider
@@ -56,12 +52,12 @@ from dicom_node.dimse.data_path import (
     encode_abort,
     encode_store_response,
 )
+from dicom_node.dimse.pynetdicom_setup import QuietAssociation
 from dicom_node.runtime.logs import fields, unexpected
 from storage.records.evidence import AssociationEnd
 
 log = logging.getLogger(__name__)
 
-PINNED_VERSION = "3.0.4"  # as in pyproject.toml
 ACCEPTOR = "acceptor"
 POLL_SECONDS = 0.001  # between looks at pynetdicom's queue of what to send, as requestor
 WAITING_CONNECTIONS = 128  # the kernel's queue while all threads are busy
@@ -71,44 +67,6 @@ LAST_WORD_SECONDS = 1.0  # for the peer to read our last PDU and close
 A_ABORT_OF_USER = b"\x07\0\0\0\0\x04\0\0\0\0"  # PS3.8 9.3.8
 
 Handler = tuple[Any, Callable[[Any], Any]]  # an event of pynetdicom.evt and what answers it
-
-
-def silence_pynetdicom() -> None:
-    """Keeps pynetdicom's own lines out of the logs whatever their level: they quote requests, and errors on datasets.
-
-    The node says the same in its own words, without attributes of the patient.
-    """
-    logging.getLogger("pynetdicom").propagate = False
-
-
-def missing_internals() -> list[str]:
-    """What this module uses of pynetdicom's internals and does not find; empty when all is well."""
-    missing = []
-    if pynetdicom.__version__ != PINNED_VERSION:
-        missing.append(f"version {PINNED_VERSION} (installed is {pynetdicom.__version__})")
-    expected: list[tuple[Any, str, tuple[str, ...]]] = [
-        (evt, "evt", ("_INTERVENTION_EVENTS", "get_default_handler")),
-        (acse.ACSE, "ACSE", ("negotiate_association", "send_reject", "send_abort")),
-        (DULServiceProvider, "DULServiceProvider", ("send_pdu", "is_alive")),
-        (DIMSEServiceProvider, "DIMSEServiceProvider", ("get_msg", "send_msg")),
-        (DIMSEMessage, "DIMSEMessage", ("decode_msg", "message_to_primitive")),
-        (Association, "Association", ("_abort_blocking", "_bind_defaults", "_serve_request", "kill", "run_reactor")),
-        (AssociationSocket, "AssociationSocket", ("ready", "recv", "event_queue")),
-    ]
-    try:
-        probe = Association(AE(), ACCEPTOR)
-        expected.append((probe, "Association", ("_accepted_cx", "_is_paused", "_sent_abort", "acse", "dimse", "dul")))
-    except Exception as error:
-        missing.append(f"Association ({type(error).__name__})")
-    return missing + [f"{name}.{part}" for owner, name, parts in expected for part in parts if not hasattr(owner, part)]
-
-
-class QuietAssociation(Association):
-    """Binds only the intervention events: the others would describe every message to pynetdicom's log."""
-
-    def _bind_defaults(self) -> None:
-        for event in evt._INTERVENTION_EVENTS:
-            self.bind(event, evt.get_default_handler(event))
 
 
 # -- as requestor ------------------------------------------------------------------------------------------------------
@@ -459,23 +417,6 @@ class AcceptedAssociation(QuietAssociation):
 
 
 # -- listening ---------------------------------------------------------------------------------------------------------
-
-
-class Listener(Protocol):
-    """What the receiver needs of either way to serve."""
-
-    @property
-    def port(self) -> int:
-        """The port that is bound."""
-
-    @property
-    def is_alive(self) -> bool: ...
-
-    def close(self) -> None:
-        """Stops listening; associations go on."""
-
-    def abort(self, seconds: float) -> int:
-        """Aborts the associations that are left, and waits up to `seconds` for each step of it; their number."""
 
 
 class Acceptor:

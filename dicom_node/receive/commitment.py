@@ -402,39 +402,9 @@ class PostingLink:
         self._assoc.post(task)
 
 
-class ReactorLink:
-    """An association of pynetdicom's own: its `send_n_event_report` waits until its reactor stands still."""
-
-    def __init__(self, assoc: Any) -> None:
-        self._assoc = assoc
-
-    @property
-    def is_open(self) -> bool:
-        return bool(self._assoc.is_established)
-
-    def deliver(self, report: Report, message_id: int, done: Callable[[int | None], None]) -> None:
-        def send() -> None:
-            status = None
-            try:
-                answer, _ = self._assoc.send_n_event_report(
-                    report.dataset(), report.event_type, PUSH_MODEL, PUSH_MODEL_INSTANCE, message_id
-                )
-                status = int(answer.Status) if "Status" in answer else None
-            except (RuntimeError, ValueError):  # the association ended before
-                pass
-            finally:
-                done(status)
-
-        threading.Thread(target=send, name="commitment-report", daemon=True).start()
-
-
 def context_of(event: Any) -> Any:
     """The presentation context of a request, with the roles that were negotiated for this node (PS3.7 D.3.3.4)."""
     return next(c for c in event.assoc.accepted_contexts if c.context_id == event.context.context_id)
-
-
-def link_of(assoc: Any) -> Link:
-    return PostingLink(assoc) if hasattr(assoc, "post") else ReactorLink(assoc)
 
 
 # -- the service -------------------------------------------------------------------------------------------------------
@@ -516,6 +486,6 @@ class CommitmentService:
             calling=printable(str(assoc.requestor.primitive.calling_ae_title)),
             host=str(assoc.requestor.address_info.address),
             association=str(getattr(getattr(assoc, "session", None), "association", "")),
-            link=link_of(assoc),
+            link=PostingLink(assoc),
         )
         return answer.dataset(), None

@@ -10,8 +10,8 @@ from typing import Any
 
 from pynetdicom import AE, evt
 
-from dicom_node.dimse.upper_layer import Acceptor, Handler, Listener, missing_internals, silence_pynetdicom
-from dicom_node.receive.stock import StockAcceptor
+from dicom_node.dimse.pynetdicom_setup import silence_pynetdicom
+from dicom_node.dimse.upper_layer import Acceptor, Handler
 from dicom_node.receive.storage import ReceivePolicy, SopClass, StorageService
 from dicom_node.runtime.logs import fields
 from storage.errors import Permanent
@@ -44,7 +44,7 @@ class DimseService:
     events that serve them, such as (evt.EVT_N_ACTION, function).
 
     A handler finds the association's session as `event.assoc.session`. `event.assoc.post` has something done between
-    two later messages; there is none where pynetdicom's own data path is used (see `dicom_node.receive.stock`).
+    two later messages.
     """
 
     sop_classes: tuple[SopClass, ...]
@@ -61,7 +61,7 @@ class Receiver:
         self._journal = journal
         self._services = services
         self._service = StorageService(policy, journal, name, [c for s in services for c in s.sop_classes])
-        self._listener: Listener | None = None
+        self._listener: Acceptor | None = None
 
     @property
     def port(self) -> int:
@@ -105,24 +105,15 @@ class Receiver:
         self._journal.close()
         log.info("Stopped listening; %d connections were cut", remaining, extra=fields("receive"))
 
-    def _listen(self) -> Listener:
+    def _listen(self) -> Acceptor:
         policy = self._policy
         ae = AE(ae_title=policy.ae_title)
         ae.acse_timeout = policy.request_timeout
         ae.dimse_timeout = policy.network_timeout
         ae.network_timeout = policy.network_timeout
         connections = policy.maximum_associations * CONNECTIONS_PER_ASSOCIATION
-        ae.maximum_associations = connections
         handlers: list[Handler] = [(evt.EVT_C_ECHO, self._echoed)]
         handlers += [handler for service in self._services for handler in service.handlers]
-        missing = missing_internals()
-        if missing:
-            log.warning(
-                "Receiving is slow: pynetdicom lacks %s, so its own data path is used",
-                ", ".join(missing),
-                extra=fields("receive"),
-            )
-            return StockAcceptor(ae, (policy.host, policy.port), self._service, handlers=handlers)
         # pynetdicom counts threads, those of connections that are being closed among them; the Acceptor counts better.
         ae.maximum_associations = UNLIMITED
         return Acceptor(

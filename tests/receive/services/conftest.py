@@ -1,4 +1,4 @@
-"""An acceptor of pynetdicom's own with the node's handlers, and the stores behind them."""
+"""A receiver with all further services, and the stores behind them."""
 
 import threading
 import time
@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE
 
 from dicom_node.deliver.reporter import CommitmentReporter, send_report
-from dicom_node.dimse.upper_layer import silence_pynetdicom
 from dicom_node.receive.commitment import PUSH_MODEL, Addressee, AssociationReports, CommitmentService
 from dicom_node.receive.confirmation import ConfirmationService
 from dicom_node.receive.procedure_steps import MODALITY_PERFORMED_PROCEDURE_STEP, ProcedureStepService
+from dicom_node.receive.receiver import DimseService, Receiver
+from dicom_node.receive.storage import ReceivePolicy, ServiceName, SopClass
 from dicom_node.runtime.backoff import Backoff
+from storage.log.journal import Journal
 from storage.records.commitments import Commitment
 from storage.tables.commitments import Commitments
 from storage.tables.confirmations import Confirmations
@@ -70,26 +70,29 @@ class Services:
 
 @pytest.fixture
 def services(tmp_path: Path) -> Iterator[Services]:
-    silence_pynetdicom()
     database = Database(default_url(tmp_path))
     database.upgrade()
     steps, commitments = ProcedureSteps(database, tmp_path / "mpps"), Commitments(database)
     addressees: list[Addressee] = []
     backoff = Backoff(first=0.2, longest=0.5, attempts=3)
     reports = AssociationReports(commitments, lambda: made.filed(), backoff)
-    ae = AE("NODE")
-    for sop_class in (MODALITY_PERFORMED_PROCEDURE_STEP, PUSH_MODEL):
-        ae.add_supported_context(
-            sop_class, [ExplicitVRLittleEndian, ImplicitVRLittleEndian], scu_role=True, scp_role=sop_class == PUSH_MODEL
-        )
-    commitment = CommitmentService(commitments, addressees, reports)
-    confirmation = ConfirmationService(Confirmations(database))
-    handlers = [*ProcedureStepService(steps).handlers(), *commitment.handlers(), *confirmation.handlers()]
-    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
-    made = Services(
-        server.server_address[1], Node(database, tmp_path / "instances"), steps, commitments, reports, addressees
-    )
+    further = [
+        DimseService(
+            (SopClass(MODALITY_PERFORMED_PROCEDURE_STEP, ServiceName.MPPS, scu_role=True, scp_role=False),),
+            tuple(ProcedureStepService(steps).handlers()),
+        ),
+        DimseService(
+            (SopClass(PUSH_MODEL, ServiceName.COMMITMENT, scu_role=True, scp_role=True),),
+            (
+                *CommitmentService(commitments, addressees, reports).handlers(),
+                *ConfirmationService(Confirmations(database)).handlers(),
+            ),
+        ),
+    ]
+    receiver = Receiver(ReceivePolicy("NODE", "127.0.0.1", 0), Journal(tmp_path / "journal"), "receive-0", further)
+    receiver.start()
+    made = Services(receiver.port, Node(database, tmp_path / "instances"), steps, commitments, reports, addressees)
     yield made
     made.close()
-    server.shutdown()
+    receiver.stop(grace=0.5)
     database.close()

@@ -24,13 +24,13 @@ from dicom_node.receive.commitment import (
     Answer,
     AssociationReports,
     CommitmentService,
+    PostingLink,
     Report,
     Status,
     Wanted,
     addressee_of,
     judge,
     judge_request,
-    link_of,
     report_request,
 )
 from dicom_node.runtime.backoff import Backoff
@@ -345,7 +345,7 @@ def test_a_database_without_tables_asks_for_a_repetition(tmp_path: Path) -> None
         calling="MR1",
         host="host",
         association="a-1",
-        link=link_of(Posting(answered)),
+        link=PostingLink(Posting(answered)),
     )
     assert answer.status is Status.RESOURCE_LIMITATION
     assert reports.waiting == 0
@@ -396,7 +396,7 @@ def answered(request: N_EVENT_REPORT, status: int = 0x0000, message_id: int | No
 def test_the_answer_of_a_posted_report(answer: Callable[[N_EVENT_REPORT], Any], told: int | None) -> None:
     assoc = Posting(answer)
     statuses: list[int | None] = []
-    link_of(assoc).deliver(Report("1.9.1", (ONE,), ()), 9, statuses.append)
+    PostingLink(assoc).deliver(Report("1.9.1", (ONE,), ()), 9, statuses.append)
     assert statuses == [told]
     ((request, context_id),) = assoc.sent
     assert (request.MessageID, request.EventTypeID, context_id) == (9, ALL_COMMITTED, 5)
@@ -409,7 +409,7 @@ def test_an_association_that_breaks_under_a_report(services: Services) -> None:
     assoc = Posting(breaks)
     statuses: list[int | None] = []
     with pytest.raises(ConnectionError):  # the association's own thread must hear of it
-        link_of(assoc).deliver(Report("1.9.1", (ONE,), ()), 9, statuses.append)
+        PostingLink(assoc).deliver(Report("1.9.1", (ONE,), ()), 9, statuses.append)
     assert statuses == [None]
 
 
@@ -421,7 +421,7 @@ def test_an_association_that_ends_before_its_report_hands_over(services: Service
     request = CommitmentRequest("1.9.1", "MR1", "host", (ONE,), "a-1")
     now = datetime.now(UTC)
     kept = services.commitments.request(request, now, now + timedelta(seconds=60))
-    services.reports.watch(kept, link_of(assoc))
+    services.reports.watch(kept, PostingLink(assoc))
     time.sleep(0.5)
     assert services.reports.waiting == 1
     assert services.commitments.due(datetime.now(UTC)) == []
@@ -442,7 +442,7 @@ def test_what_goes_wrong_again_and_again_is_tried_and_said_ever_more_seldom(
     request = CommitmentRequest("1.9.1", "MR1", "host", (ONE,), "a-1")
     kept = services.commitments.request(request, now, now + timedelta(seconds=60))
     assoc = Posting(answered)
-    services.reports.watch(kept, link_of(assoc))
+    services.reports.watch(kept, PostingLink(assoc))
     time.sleep(2)
     said = [r.getMessage() for r in caplog.records if "broke off" in r.getMessage()]
     assert 2 <= len(said) <= 5
@@ -462,7 +462,7 @@ def test_what_an_open_association_waits_for_stays_held(services: Services, monke
         CommitmentRequest("1.9.1", "MR1", "host", (ONE,), "a-1"), now, now + timedelta(seconds=1)
     )
     assoc = Posting(answered)
-    services.reports.watch(kept, link_of(assoc))
+    services.reports.watch(kept, PostingLink(assoc))
     for _ in range(20):
         time.sleep(0.1)
         assert services.commitments.due(datetime.now(UTC)) == []
