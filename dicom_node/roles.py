@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -27,6 +26,7 @@ from dicom_node.dimse.query import DimseSource, SourcePacs
 from dicom_node.dimse.scu import Target
 from dicom_node.errors import ConfigurationError
 from dicom_node.index.indexer import Indexer
+from dicom_node.read.stores import Stores
 from dicom_node.receive.commitment import PUSH_MODEL, Addressee, AssociationReports, CommitmentService
 from dicom_node.receive.confirmation import ConfirmationService
 from dicom_node.receive.procedure_steps import MODALITY_PERFORMED_PROCEDURE_STEP as MPPS
@@ -46,7 +46,7 @@ from dicom_node.settings.model import (
     Settings,
 )
 from inference.contract.binding import feeds_inputs
-from storage.errors import NodeError, Permanent, Retriable
+from storage.errors import Retriable
 from storage.log.files import FileSystem
 from storage.log.instances import InstanceStore
 from storage.log.journal import Journal, filed_until
@@ -54,12 +54,7 @@ from storage.records.completion import Completion, Waiting
 from storage.tables.commitments import Commitments
 from storage.tables.confirmations import Confirmations
 from storage.tables.database.connection import Database, sqlite_file
-from storage.tables.deliveries import Deliveries
-from storage.tables.jobs import Jobs
-from storage.tables.patients import Patients
 from storage.tables.procedure_steps import ProcedureSteps
-from storage.tables.results import Results
-from storage.tables.studies import Studies
 
 log = logging.getLogger(__name__)
 
@@ -70,85 +65,9 @@ RECEIVER_NAME_LENGTH = 64  # as the database holds it
 ALWAYS_HERE = ("auto", "cpu")  # settings of work.devices that need no look
 
 
-@dataclass(frozen=True)
-class Stores:
-    """What every role reads and writes."""
-
-    database: Database
-    instances: InstanceStore
-    studies: Studies
-    jobs: Jobs
-    results: Results
-    deliveries: Deliveries
-    procedure_steps: ProcedureSteps
-    commitments: Commitments
-    confirmations: Confirmations
-    patients: Patients
-
-
-def open_stores(settings: Settings, upgrade: bool = False) -> Stores:
-    """Opens the database and the folder of instances, making them where they are not.
-
-    Raises Permanent when the schema is older, unless `upgrade`, or when the folder cannot be made.
-    """
-    make_data_dir(settings.node.data_dir)
-    database = Database(settings.database_url)
-    if upgrade:
-        database.upgrade()
-    else:
-        database.check_current()
-    return _stores(database, settings)
-
-
-def open_existing(settings: Settings, config: Path | None) -> Stores:
-    """The same for those who only look: makes nothing. Raises NodeError where no node has run yet."""
-    file = sqlite_file(settings.database_url)
-    if file is not None and not file.is_file():
-        raise NodeError(
-            f"There is no database yet: {file} does not exist, where {config or 'the built-in configuration'} says it "
-            "is. `dicom-node run` makes it; another configuration is named with --config"
-        )
-    database = Database(settings.database_url)
-    database.check_current()
-    return _stores(database, settings)
-
-
-def _stores(database: Database, settings: Settings) -> Stores:
-    return Stores(
-        database=database,
-        instances=InstanceStore(database, settings.node.data_dir / "instances", feeds_inputs),
-        studies=Studies(database),
-        jobs=Jobs(database, silent={a.label for a in settings.applications if a.no_result == "never"}),
-        results=Results(database),
-        deliveries=Deliveries(database),
-        procedure_steps=ProcedureSteps(database, procedure_steps_dir(settings)),
-        commitments=Commitments(database),
-        confirmations=Confirmations(database),
-        patients=Patients(database, settings.node.data_dir / "patients.key"),
-    )
-
-
-def make_data_dir(data_dir: Path) -> None:
-    """Raises Permanent, naming the key, where the folder cannot be made."""
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Permanent(
-            f"node.data_dir = '{data_dir}': cannot be made ({error.strerror}); name another folder"
-        ) from None
-
-
 def role_name(role: str) -> str:
     """Names a role for what it holds in the database, which several machines may share."""
     return f"{socket.gethostname()}/{role}"
-
-
-def objects_dir(settings: Settings) -> Path:
-    return settings.node.data_dir / "objects"
-
-
-def procedure_steps_dir(settings: Settings) -> Path:
-    return settings.node.data_dir / "mpps"
 
 
 def receive_policy(settings: Settings) -> ReceivePolicy:
@@ -179,14 +98,10 @@ def receive_policy(settings: Settings) -> ReceivePolicy:
     )
 
 
-def journals_dir(settings: Settings) -> Path:
-    return settings.node.data_dir / "journal"
-
-
 def build_receiver(settings: Settings, index: int) -> Receiver:
     ensure_pinned_version()
     name = receiver_name(socket.gethostname(), index)
-    journal = Journal(journals_dir(settings) / name, int(settings.receive.minimum_free_megabytes * 2**20))
+    journal = Journal(settings.folders.journals / name, int(settings.receive.minimum_free_megabytes * 2**20))
     return Receiver(receive_policy(settings), journal, name, further_services(settings))
 
 
@@ -202,9 +117,11 @@ def further_services(settings: Settings) -> list[DimseService]:
     a receiver starts, and stores, without it.
     """
     database = Database(settings.database_url)
-    steps = ProcedureStepService(ProcedureSteps(database, procedure_steps_dir(settings)))
+    steps = ProcedureStepService(ProcedureSteps(database, settings.folders.procedure_steps))
     commitments = Commitments(database)
-    reports = AssociationReports(commitments, filed=partial(filed_until, journals_dir(settings)), retry=retry(settings))
+    reports = AssociationReports(
+        commitments, filed=partial(filed_until, settings.folders.journals), retry=retry(settings)
+    )
     commitment = CommitmentService(commitments, addressees(settings), reports)
     return [
         DimseService((SopClass(MPPS, ServiceName.MPPS, scu_role=True, scp_role=False),), tuple(steps.handlers())),
@@ -223,13 +140,13 @@ def addressees(settings: Settings) -> list[Addressee]:
 def build_indexer(settings: Settings) -> Indexer:
     """It asks nothing of the database yet: one that is busy, or has no tables, is the indexer's to deal with."""
     database = Database(settings.database_url)
-    instances = InstanceStore(database, settings.node.data_dir / "instances", feeds_inputs)
+    instances = InstanceStore(database, settings.folders.instances, feeds_inputs)
     data_dir, database_file = settings.node.data_dir, sqlite_file(settings.database_url)
     folders = [data_dir, *(data_dir / name for name in ("instances", "quarantine", "unfiled"))]
     folders += [] if database_file is None else [database_file.resolve().parent]
     # One flush for each file system, whichever of these folders are mounts of their own.
     by_device = {file_system.device: file_system for file_system in map(FileSystem, folders)}
-    return Indexer(journals_dir(settings), instances, database, list(by_device.values()))
+    return Indexer(settings.folders.journals, instances, database, list(by_device.values()))
 
 
 def completion_rule(settings: Settings) -> CompletionRule:
@@ -246,7 +163,7 @@ def completion_rule(settings: Settings) -> CompletionRule:
 
 def completion_of(settings: Settings, stores: Stores, study_instance_uid: str) -> Completion | Waiting | None:
     """What the scheduler would decide now; None for a study that is not RECEIVING."""
-    filed = filed_until(journals_dir(settings))  # before the rows are read: it says what is among them
+    filed = filed_until(settings.folders.journals)  # before the rows are read: it says what is among them
     found = stores.studies.evidence(study_instance_uid)
     if not found:
         return None
@@ -276,7 +193,7 @@ def build_scheduler(settings: Settings, stores: Stores) -> Scheduler:
         stalled_after=timedelta(seconds=settings.work.heartbeat_seconds * MISSED_HEARTBEATS),
         maximum_job_attempts=settings.work.maximum_attempts,
         urgency=Urgency({peer.ae_title: peer.priority for peer in settings.peers}),
-        filed=partial(filed_until, journals_dir(settings)),
+        filed=partial(filed_until, settings.folders.journals),
         source=build_source(settings),
         site=[entry.rule for entry in settings.series],
         patients=stores.patients,
@@ -306,7 +223,7 @@ def build_confirmer(settings: Settings, stores: Stores) -> Confirmer:
 def build_commitment_reporter(settings: Settings, stores: Stores) -> CommitmentReporter:
     return CommitmentReporter(
         commitments=stores.commitments,
-        filed=partial(filed_until, journals_dir(settings)),
+        filed=partial(filed_until, settings.folders.journals),
         addressees=addressees(settings),
         send=partial(send_report, settings.node.ae_title, settings.dispatch.timeout_seconds),
         backoff=retry(settings),

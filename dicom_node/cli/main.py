@@ -20,6 +20,7 @@ from dicom_node.demo import views
 from dicom_node.dimse.scu import Target
 from dicom_node.errors import ConfigurationError
 from dicom_node.index.fsck import take_census
+from dicom_node.read.stores import Stores, open_existing, open_stores
 from dicom_node.receive.receiver import ensure_port_is_free
 from dicom_node.runtime.logs import configure
 from dicom_node.runtime.process import claim_role, keep_files_private, run_role, share_memory_between_threads
@@ -115,7 +116,7 @@ def run(config: Config = None) -> None:
     settings, path = _load(config)
     configure("run")
     ensure_port_is_free(settings.receive.host, settings.receive.port)
-    wiring.open_stores(settings, upgrade=True).database.close()
+    open_stores(settings.stores, upgrade=True).database.close()
     _supervise(wiring.all_roles(settings, path))
 
 
@@ -153,7 +154,7 @@ def schedule(config: Config = None) -> None:
     settings, _ = _load(config)
     configure("schedule")
     claim_role(settings.node.data_dir, "schedule")
-    raise typer.Exit(run_role(wiring.build_scheduler(settings, wiring.open_stores(settings)).run))
+    raise typer.Exit(run_role(wiring.build_scheduler(settings, open_stores(settings.stores)).run))
 
 
 @cli.command(rich_help_panel=NODE)
@@ -170,7 +171,7 @@ def dispatch(config: Config = None) -> None:
     settings, _ = _load(config)
     configure("dispatch")
     claim_role(settings.node.data_dir, "dispatch")
-    raise typer.Exit(run_role(wiring.build_dispatcher(settings, wiring.open_stores(settings)).run))
+    raise typer.Exit(run_role(wiring.build_dispatcher(settings, open_stores(settings.stores)).run))
 
 
 # -- operate ---------------------------------------------------------------------------------------------------------
@@ -336,7 +337,7 @@ def retry(
         raise NodeError("Nothing to queue again: nothing has failed for good")
 
 
-def _retried(stores: wiring.Stores, chosen: Mapping[str, Sequence[int]]) -> list[str]:
+def _retried(stores: Stores, chosen: Mapping[str, Sequence[int]]) -> list[str]:
     """Queues what is FAILED again. Raises NodeError, before anything is changed, where one is not."""
     jobs = {j.id: j for j in stores.jobs.list()}
     deliveries = {d.id: d for d in stores.deliveries.list()}
@@ -403,7 +404,7 @@ def fsck(
     Checking is safe while the node runs. For --repair the role `index` must be stopped.
     """
     settings, path = _load(config)
-    stores = wiring.open_stores(settings, upgrade=True) if repair else wiring.open_existing(settings, path)
+    stores = open_stores(settings.stores, upgrade=True) if repair else open_existing(settings.stores, path)
     if repair:
         owner = settings.node.data_dir.stat().st_uid
         if owner != os.geteuid():  # what it makes would belong to somebody else, and the node could not write there
@@ -414,7 +415,7 @@ def fsck(
         indexer = wiring.build_indexer(settings)
         indexer.rebuild()
         indexer.advance()
-    census = take_census(settings.node.data_dir, stores.instances, wiring.journals_dir(settings))
+    census = take_census(settings.node.data_dir, stores.instances, settings.folders.journals)
     if as_json:
         _print_json(views.plain(census))
     else:
@@ -426,24 +427,24 @@ def fsck(
 def upgrade(config: Config = None) -> None:
     """Bring the database's schema to this version."""
     settings, _ = _load(config)
-    wiring.make_data_dir(settings.node.data_dir)
+    settings.folders.make()
     Database(settings.database_url).upgrade()
     console.print("The database is up to date")
 
 
-def _existing(config: Path | None) -> tuple[Settings, wiring.Stores]:
+def _existing(config: Path | None) -> tuple[Settings, Stores]:
     settings, path = _load(config)
-    return settings, wiring.open_existing(settings, path)
+    return settings, open_existing(settings.stores, path)
 
 
-def _found(stores: wiring.Stores, uid: str) -> Study:
+def _found(stores: Stores, uid: str) -> Study:
     found: Study | None = stores.studies.get(uid)
     if found is None:
         raise NodeError(f"There is no study {uid} here; `dicom-node studies` lists those there are")
     return found
 
 
-def _detail(config: Path | None, uid: str) -> tuple[views.Plain, wiring.Stores]:
+def _detail(config: Path | None, uid: str) -> tuple[views.Plain, Stores]:
     settings, stores = _existing(config)
     detail = views.study_detail(
         _found(stores, uid), stores.studies, stores.instances, stores.jobs, stores.results, stores.deliveries,

@@ -30,7 +30,7 @@ from dicom_node.demo.simulator.phantom_study import write_phantom_study
 from dicom_node.demo.simulator.scanner import push
 from dicom_node.demo.simulator.study import load_study
 from dicom_node.dimse.scu import Target, echo
-from dicom_node.roles import Stores, open_stores
+from dicom_node.read.stores import Stores, open_stores
 from dicom_node.settings.model import ApplicationSettings, Settings, load
 from inference.series.recogniser import read_headers
 from storage.errors import NodeError, Permanent
@@ -114,7 +114,7 @@ def run_demo(
             told = f"{study} ({len(pushed.series)} series)" if own else PHANTOM
             console.print(f"[bold]3[/] The study: {told}", highlight=False)
             _push(pushed, node, console)
-            stores = open_stores(load(config))
+            stores = open_stores(load(config).stores)
             detail = _wait(stores, pushed.study_instance_uid, console)
             return _show(detail, pacs, pushed, folder, console)
 

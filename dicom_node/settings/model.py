@@ -37,6 +37,8 @@ from pydantic_settings import (
 
 from dicom_node.errors import ConfigurationError
 from dicom_node.objects.profiles import Kind, ObjectProfile, SegmentationForm
+from dicom_node.read.folders import NodeFolders
+from dicom_node.read.stores import StoresConfig
 from inference.contract.manifest import known_applications, takes_bundle
 from inference.series.kinds import Kind as SeriesKind
 from inference.series.sites import SiteRule
@@ -268,6 +270,15 @@ class Settings(BaseSettings):
         cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *args: Any, **kwargs: Any
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (init_settings,)  # `inspect` merges the environment in, so that its mistakes are told with the others
+
+    @property
+    def folders(self) -> NodeFolders:
+        return NodeFolders(self.node.data_dir)
+
+    @property
+    def stores(self) -> StoresConfig:
+        silent = frozenset(a.label for a in self.applications if a.no_result == "never")
+        return StoresConfig(self.folders, self.database_url, silent)
 
     @property
     def database_url(self) -> str:

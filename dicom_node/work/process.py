@@ -11,7 +11,8 @@ from typing import Annotated
 
 import typer
 
-from dicom_node.roles import applications, objects_dir, open_stores, role_name
+from dicom_node.read.stores import open_stores
+from dicom_node.roles import applications, role_name
 from dicom_node.runtime.backoff import Backoff
 from dicom_node.runtime.logs import configure
 from dicom_node.runtime.notify import notify
@@ -40,7 +41,7 @@ def main(
     configure(f"work-{device}")
     settings = load(config)
     claim_role(settings.node.data_dir, f"work-{device}")
-    stores = open_stores(settings)
+    stores = open_stores(settings.stores)
     name = role_name(f"work-{device}")
     stores.jobs.release_worker(name, "its worker was restarted", settings.work.maximum_attempts)
     worker = Worker(
@@ -50,7 +51,7 @@ def main(
         results=stores.results,
         instances=stores.instances,
         applications={a.name: a for a in applications(settings)},
-        objects_dir=objects_dir(settings),
+        objects_dir=settings.folders.objects,
         ae_title=settings.node.ae_title,
         profiles={destination.name: destination.profile for destination in settings.destinations},
         backoff=Backoff(RETRY_SECONDS, RETRY_SECONDS * 8, settings.work.maximum_attempts),

@@ -16,7 +16,7 @@ import psutil
 from dicom_node.demo import views
 from dicom_node.demo.pacs import Pacs
 from dicom_node.dimse.scu import Target, echo
-from dicom_node.roles import open_stores
+from dicom_node.read.stores import open_stores
 from dicom_node.settings.model import load
 
 SCANNER = "SCANNER1"
@@ -203,7 +203,7 @@ class Node:
 
     def study(self, uid: str) -> dict[str, Any] | None:
         """What `dicom-node study UID --json` prints, without the cost of a process."""
-        stores = open_stores(load(self.config))
+        stores = open_stores(load(self.config).stores)
         try:
             found = stores.studies.get(uid)
             if found is None:

@@ -30,6 +30,7 @@ from dicom_node.deliver.dispatcher import Dispatcher
 from dicom_node.demo.pacs import Kind, Pacs, find_orthanc, free_port, start_pacs
 from dicom_node.dimse.results import InstanceReference
 from dicom_node.dimse.scu import Target
+from dicom_node.read.stores import open_stores
 from dicom_node.receive.commitment import (
     ALL_COMMITTED,
     FAILURES_EXIST,
@@ -43,7 +44,7 @@ from dicom_node.receive.commitment import Failure as Failed
 from dicom_node.receive.confirmation import ConfirmationService
 from dicom_node.receive.receiver import DimseService, Receiver
 from dicom_node.receive.storage import ReceivePolicy, ServiceName, SopClass
-from dicom_node.roles import build_confirmer, open_stores
+from dicom_node.roles import build_confirmer
 from dicom_node.runtime.backoff import Backoff
 from dicom_node.settings.model import load
 from storage.log.journal import Journal
@@ -533,7 +534,7 @@ def test_a_destination_may_be_left_unasked(tmp_path: Path) -> None:
     )
     (tmp_path / "node.toml").write_text(f"[dispatch]\ncommitment_timeout_seconds = 90\n{entries}")
     settings = load(tmp_path / "node.toml")
-    stores = open_stores(settings, upgrade=True)
+    stores = open_stores(settings.stores, upgrade=True)
     confirmer = build_confirmer(settings, stores)
     stores.database.close()
     assert [d.name for d in confirmer._destinations] == ["asked"]

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from dicom_node.roles import build_indexer, open_stores
+from dicom_node.read.stores import open_stores
+from dicom_node.roles import build_indexer
 from dicom_node.settings.model import load
 from storage.log.journal import Journal
 from tests.storage.node import STUDY, received
@@ -23,7 +24,7 @@ def config(tmp_path: Path) -> Path:
     journal.open()
     for number in range(1, 6):
         journal.store(received(number).instance, received(number).file)
-    stores = open_stores(settings, upgrade=True)
+    stores = open_stores(settings.stores, upgrade=True)
     build_indexer(settings).advance()
     stores.database.close()
     journal.close()

@@ -1,0 +1,88 @@
+"""The stores of a node, opened in the same way by every role, every command and the tests."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dicom_node.read.folders import NodeFolders
+from inference.contract.binding import feeds_inputs
+from storage.errors import NodeError
+from storage.log.instances import InstanceStore
+from storage.tables.commitments import Commitments
+from storage.tables.confirmations import Confirmations
+from storage.tables.database.connection import Database, sqlite_file
+from storage.tables.deliveries import Deliveries
+from storage.tables.jobs import Jobs
+from storage.tables.patients import Patients
+from storage.tables.procedure_steps import ProcedureSteps
+from storage.tables.results import Results
+from storage.tables.studies import Studies
+
+
+@dataclass(frozen=True)
+class StoresConfig:
+    """Where the stores are. `silent` are the applications whose failures are not reported to any destination."""
+
+    folders: NodeFolders
+    database_url: str
+    silent: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Stores:
+    """The tables and folders that the roles share."""
+
+    database: Database
+    instances: InstanceStore
+    studies: Studies
+    jobs: Jobs
+    results: Results
+    deliveries: Deliveries
+    procedure_steps: ProcedureSteps
+    commitments: Commitments
+    confirmations: Confirmations
+    patients: Patients
+
+
+def open_stores(config: StoresConfig, upgrade: bool = False) -> Stores:
+    """Open the database and the folder of instances, making them where they are not.
+
+    Raises Permanent when the schema is older, unless `upgrade`, or when the folder cannot be made.
+    """
+    config.folders.make()
+    database = Database(config.database_url)
+    if upgrade:
+        database.upgrade()
+    else:
+        database.check_current()
+    return _stores(database, config)
+
+
+def open_existing(config: StoresConfig, config_file: Path | None) -> Stores:
+    """Open the stores of a node that has run before, and make nothing. Raises NodeError where there is none.
+
+    `config_file` is where the place was read; None stands for the built-in configuration.
+    """
+    file = sqlite_file(config.database_url)
+    if file is not None and not file.is_file():
+        raise NodeError(
+            f"There is no database yet: {file} does not exist, where {config_file or 'the built-in configuration'} "
+            "says it is. `dicom-node run` makes it; another configuration is named with --config"
+        )
+    database = Database(config.database_url)
+    database.check_current()
+    return _stores(database, config)
+
+
+def _stores(database: Database, config: StoresConfig) -> Stores:
+    return Stores(
+        database=database,
+        instances=InstanceStore(database, config.folders.instances, feeds_inputs),
+        studies=Studies(database),
+        jobs=Jobs(database, silent=config.silent),
+        results=Results(database),
+        deliveries=Deliveries(database),
+        procedure_steps=ProcedureSteps(database, config.folders.procedure_steps),
+        commitments=Commitments(database),
+        confirmations=Confirmations(database),
+        patients=Patients(database, config.folders.patients_key),
+    )
