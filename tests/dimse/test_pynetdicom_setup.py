@@ -10,7 +10,8 @@ import pytest
 
 from dicom_node.dimse.pynetdicom_setup import PINNED_VERSION, ensure_pinned_version
 from dicom_node.errors import ConfigurationError
-from dicom_node.roles import build_dispatcher, build_receiver, build_scheduler, open_stores
+from dicom_node.read.stores import open_stores
+from dicom_node.roles import build_dispatcher, build_receiver, build_scheduler
 from dicom_node.settings.model import Settings, load
 
 
@@ -24,8 +25,8 @@ def test_the_installed_version_is_the_one_that_is_required() -> None:
     "build",
     [
         lambda settings: build_receiver(settings, 0),
-        lambda settings: build_scheduler(settings, open_stores(settings, upgrade=True)),
-        lambda settings: build_dispatcher(settings, open_stores(settings, upgrade=True)),
+        lambda settings: build_scheduler(settings, open_stores(settings.stores, upgrade=True)),
+        lambda settings: build_dispatcher(settings, open_stores(settings.stores, upgrade=True)),
     ],
 )
 def test_no_role_that_opens_associations_starts_with_another_version(
