@@ -31,7 +31,7 @@ from storage.errors import NodeError, Permanent
 from storage.records.commitments import Commitment, CommitmentState
 from storage.records.completion import Waiting
 from storage.records.deliveries import Delivery
-from storage.records.jobs import Job
+from storage.records.jobs import Job, WithdrawalDetail
 from storage.records.studies import Study, StudyState
 from storage.tables.confirmations import WAITING
 from storage.tables.database.connection import Database
@@ -383,7 +383,8 @@ def withdraw(
     withdrawal = stores.jobs.withdraw(job, reason, datetime.now(UTC))
     if withdrawal is None:
         raise NodeError(views.why_not_withdrawn(found))
-    destinations = ", ".join(withdrawal.detail["objects"]) or "nobody: nothing was sent yet"
+    assert isinstance(withdrawal.detail, WithdrawalDetail)
+    destinations = ", ".join(withdrawal.detail.objects) or "nobody: nothing was sent yet"
     console.print(
         f"job {job} ({found.application}, study {found.study_instance_uid}): withdrawn; job {withdrawal.id} tells "
         f"{destinations}",

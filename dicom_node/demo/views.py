@@ -1,7 +1,7 @@
 """What the operator sees of studies and jobs: one plain structure each, printed as JSON or drawn as tables."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import fields, is_dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from storage.log.instances import InstanceStore
 from storage.records.commitments import Commitment, CommitmentState
 from storage.records.completion import Waiting
 from storage.records.deliveries import Confirmation, Delivery, DeliveryState
-from storage.records.jobs import Job, JobKind, JobState
+from storage.records.jobs import Job, JobDetail, JobKind, JobState
 from storage.records.procedure_steps import ProcedureStep
 from storage.records.routing import RoutingDecision
 from storage.records.studies import Study
@@ -39,8 +39,10 @@ _COLORS = {
 
 def plain(value: Any) -> Any:
     """Records to JSON values: times in ISO 8601, paths as text."""
+    if isinstance(value, JobDetail):
+        return value.to_json()
     if is_dataclass(value) and not isinstance(value, type):
-        return {k: plain(v) for k, v in asdict(value).items()}
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

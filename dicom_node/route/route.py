@@ -7,7 +7,6 @@ import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from dicom_node.catalogue import ConfiguredApplication
 from dicom_node.route.earlier import EarlierStudy
@@ -18,7 +17,7 @@ from inference.contract.manifest import Manifest
 from inference.series.recogniser import SeriesDescription
 from storage.errors import WhyNoResult
 from storage.records.instances import Instance, Series
-from storage.records.jobs import JobKind, NewJob
+from storage.records.jobs import AnalysisDetail, NewJob, NoResultDetail, NotCompared
 from storage.records.routing import (
     ApplicationDecision,
     InputDecision,
@@ -182,10 +181,7 @@ def _ask(
             inputs={name: s.series_instance_uid for name, s in bound.items()},
             fingerprint=fingerprint(manifest, bound, not_taken),
             priority=priority,
-            detail={
-                **({"earlier": [point.study.study_instance_uid for point in taken]} if taken else {}),
-                **({"not_taken": not_taken} if not_taken else {}),
-            },
+            detail=AnalysisDetail(tuple(point.study.study_instance_uid for point in taken), tuple(not_taken)),
         )
         return _Answer(binding, binding.reason, job, points)
     except Exception as error:
@@ -231,11 +227,11 @@ def _related(manifest: Manifest, point: _TimePoint) -> bool:
     return point.binding is None or any(r.required and r not in point.binding.lacking for r in manifest.inputs)
 
 
-def _not_taken(point: _TimePoint) -> dict[str, Any]:
+def _not_taken(point: _TimePoint) -> NotCompared:
     """For the reader of the report, so that the reason names no series."""
     lacking = point.binding.lacking if point.binding is not None else ()
     reason = "; ".join(map(unfilled, lacking)) or point.reason
-    return {"study_instance_uid": point.study.study_instance_uid, "days": point.study.days, "reason": reason}
+    return NotCompared(point.study.study_instance_uid, point.study.days, reason)
 
 
 def _region(manifest: Manifest, binding: Binding, recognised: Sequence[SeriesDescription]) -> _Region:
@@ -312,12 +308,11 @@ def _report(
         application=application.name,
         inputs={},
         fingerprint=no_result_fingerprint(contents, why, explanation),
-        kind=JobKind.NO_RESULT,
-        detail={"why": str(why), "explanation": explanation},
+        detail=NoResultDetail(why, explanation),
     )
 
 
-def fingerprint(manifest: Manifest, inputs: Mapping[str, Series], not_taken: Sequence[Mapping[str, Any]] = ()) -> str:
+def fingerprint(manifest: Manifest, inputs: Mapping[str, Series], not_taken: Sequence[NotCompared] = ()) -> str:
     """Names the exact instances, their content, and the model of a job: the same fingerprint means the same result.
 
     A version of an instance under a corrected name makes another result: the report tells whom it is about. It also
@@ -329,7 +324,7 @@ def fingerprint(manifest: Manifest, inputs: Mapping[str, Series], not_taken: Seq
         for uid, sha256 in sorted((i.sop_instance_uid, i.sha256) for i in series.instances):
             digest.update(f"{uid} {sha256}\n".encode())
     for study in not_taken:
-        digest.update(f"{json.dumps(study, sort_keys=True)}\n".encode())
+        digest.update(f"{json.dumps(study.to_json(), sort_keys=True)}\n".encode())
     return digest.hexdigest()
 
 

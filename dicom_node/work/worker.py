@@ -35,7 +35,7 @@ from inference.engine.engine import Engine
 from storage.errors import InputRefused, ModelRefused, NodeError, Permanent, WhyNoResult
 from storage.log.files import write_durable
 from storage.log.instances import InstanceStore
-from storage.records.jobs import Job, JobKind, JobState
+from storage.records.jobs import AnalysisDetail, Job, JobState, NoResultDetail, WithdrawalDetail
 from storage.records.results import NewObject, ResultObject
 from storage.tables.jobs import Jobs
 from storage.tables.results import Results
@@ -123,21 +123,21 @@ class Worker:
             log.info("Job's result is superseded and not sent", extra=fields("work", **identifiers))
 
     def _make(self, job: Job) -> tuple[Sequence[NewObject], dict[str, object]]:
-        match job.kind:
-            case JobKind.ANALYSIS:
-                return self._compute(job)
-            case JobKind.NO_RESULT:
-                return self._report_no_result(job)
-            case JobKind.WITHDRAWAL:
-                return self._withdraw(job)
+        match job.detail:
+            case AnalysisDetail() as detail:
+                return self._compute(job, detail)
+            case NoResultDetail() as detail:
+                return self._report_no_result(job, detail)
+            case WithdrawalDetail() as detail:
+                return self._withdraw(job, detail)
 
-    def _compute(self, job: Job) -> tuple[list[NewObject], dict[str, object]]:
+    def _compute(self, job: Job, detail: AnalysisDetail) -> tuple[list[NewObject], dict[str, object]]:
         """Images in, durable result files out."""
         application = self._application(job.application)
-        inputs = self._inputs(job)
+        inputs = self._inputs(job, detail)
         started = time.monotonic()
         findings = application.run(inputs, self._engine, _log_progress(job))
-        findings = replace(findings, notes=(*findings.notes, *self._not_compared(job)))
+        findings = replace(findings, notes=(*findings.notes, *self._not_compared(detail)))
         computed = time.monotonic()
         folder = self._empty_folder(job)
         objects = [
@@ -154,11 +154,11 @@ class Worker:
         }
         return objects, data
 
-    def _inputs(self, job: Job) -> dict[str, SeriesInput]:
+    def _inputs(self, job: Job, detail: AnalysisDetail) -> dict[str, SeriesInput]:
         """The series of the study and of the earlier ones that the job names. The time point is the place of a study
         among these, from 1.
         """
-        studies = [job.study_instance_uid, *job.detail.get("earlier", ())]
+        studies = [job.study_instance_uid, *detail.earlier]
         series = [{s.series_instance_uid: s for s in self._instances.series(uid)} for uid in studies]
         inputs = {}
         for key, uid in job.inputs.items():
@@ -167,18 +167,18 @@ class Worker:
             inputs[key] = SeriesInput(name, uid, paths, time_point, acquired_on(paths))
         return inputs
 
-    def _not_compared(self, job: Job) -> Iterator[str]:
+    def _not_compared(self, detail: AnalysisDetail) -> Iterator[str]:
         """A sentence for each earlier study of the patient that routing did not take: the application knows of none of
         them, and its report must not be read as if there were none.
         """
-        for study in job.detail.get("not_taken", ()):
-            sample = self._instances.sample(study["study_instance_uid"], SAMPLES)
+        for study in detail.not_taken:
+            sample = self._instances.sample(study.study_instance_uid, SAMPLES)
             day = acquired_on([instance.path for instance in sample])
-            which = "other" if study["days"] is None else "earlier"  # without an order it may be a later one
+            which = "other" if study.days is None else "earlier"  # without an order it may be a later one
             when = "" if day is None else f" of {day.isoformat()}"
-            yield f"The {which} study{when} was not compared: {study['reason']}."
+            yield f"The {which} study{when} was not compared: {study.reason}."
 
-    def _report_no_result(self, job: Job) -> tuple[Sequence[NewObject], dict[str, object]]:
+    def _report_no_result(self, job: Job, detail: NoResultDetail) -> tuple[Sequence[NewObject], dict[str, object]]:
         """The report goes to every destination of the application, whatever kinds of objects it is to get. Whatever is
         wrong with the model, it is not needed here.
         """
@@ -190,8 +190,8 @@ class Worker:
             log.info("The report names no algorithm: %s", unexpected(error), extra=fields("work", job=job.id))
         result = NoResult(
             title=configured.manifest.title if configured.manifest is not None else configured.name,
-            why=WhyNoResult(job.detail["why"]),
-            explanation=job.detail["explanation"],
+            why=detail.why,
+            explanation=detail.explanation,
             started_at=job.started_at or job.created_at,
             algorithm=None if application is None else application.algorithm,
             research=application is None or application.research,
@@ -209,13 +209,13 @@ class Worker:
             )
             forms = (Built(Kind.SR, report), Built(Kind.SR_COMPREHENSIVE, other, stands_for=Kind.SR))
             objects += [_written(form, folder, destinations) for form in forms]
-        return objects, {"why": job.detail["why"]}
+        return objects, {"why": detail.why}
 
-    def _withdraw(self, job: Job) -> tuple[Sequence[NewObject], dict[str, object]]:
+    def _withdraw(self, job: Job, detail: WithdrawalDetail) -> tuple[Sequence[NewObject], dict[str, object]]:
         """`detail` names the objects that each destination got, or may have got."""
         known = {result.id: result for result in self._results.objects(job.study_instance_uid)}
-        held = {name: [known[number] for number in numbers] for name, numbers in job.detail["objects"].items()}
-        return self._rejections(job, held, self._empty_folder(job)), {"withdrawn_job": job.detail["job"]}
+        held = {name: [known[number] for number in numbers] for name, numbers in detail.objects.items()}
+        return self._rejections(job, held, self._empty_folder(job)), {"withdrawn_job": detail.job}
 
     def _superseded(self, job: Job, folder: Path) -> Sequence[NewObject]:
         """Rejection notes for the destinations that want them, about what each got of the results that this job's

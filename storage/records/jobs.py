@@ -1,18 +1,24 @@
-"""Records of jobs: one run of an application over one revision of a study."""
+"""Records of jobs: one run of an application over one revision of a study.
+
+The classes that end in Detail say what a job of each kind needs to know; `to_json` and `detail_from_json` convert them
+to and from the JSON that the database keeps.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
+
+from storage.errors import WhyNoResult
 
 
 class JobKind(StrEnum):
     """What a worker is to do for a job."""
 
     ANALYSIS = "ANALYSIS"  # run the application over its inputs
-    NO_RESULT = "NO_RESULT"  # write the report that says why there is none; `detail` holds `why` and `explanation`
-    WITHDRAWAL = "WITHDRAWAL"  # write the rejection note for the objects of the job that `detail` names
+    NO_RESULT = "NO_RESULT"  # write the report that says why there is no result
+    WITHDRAWAL = "WITHDRAWAL"  # write the rejection notes for the results of another job
 
 
 class JobState(StrEnum):
@@ -27,11 +33,87 @@ class JobState(StrEnum):
 
 
 @dataclass(frozen=True)
+class NotCompared:
+    """An earlier study of the patient that routing did not take. `days` is None where the order is unknown."""
+
+    study_instance_uid: str
+    days: int | None  # between that study and the one of the job
+    reason: str  # for the reader of the report
+
+    def to_json(self) -> dict[str, Any]:
+        return {"study_instance_uid": self.study_instance_uid, "days": self.days, "reason": self.reason}
+
+
+@dataclass(frozen=True)
+class AnalysisDetail:
+    """The earlier studies of the patient: `earlier` are the Study Instance UIDs of the time points 1, 2, ...;
+    `not_taken` are those that are not compared.
+    """
+
+    kind: ClassVar[JobKind] = JobKind.ANALYSIS
+
+    earlier: tuple[str, ...] = ()
+    not_taken: tuple[NotCompared, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **({"earlier": list(self.earlier)} if self.earlier else {}),
+            **({"not_taken": [study.to_json() for study in self.not_taken]} if self.not_taken else {}),
+        }
+
+
+@dataclass(frozen=True)
+class NoResultDetail:
+    """The reason why there is no result. `job` is the analysis that failed; None where routing gave the reason."""
+
+    kind: ClassVar[JobKind] = JobKind.NO_RESULT
+
+    why: WhyNoResult
+    explanation: str  # a sentence for the reader of the report
+    job: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        failed = {} if self.job is None else {"job": self.job}
+        return {"why": str(self.why), "explanation": self.explanation, **failed}
+
+
+@dataclass(frozen=True)
+class WithdrawalDetail:
+    """The job whose results are withdrawn, and the ids of those objects that each destination got, or may have got."""
+
+    kind: ClassVar[JobKind] = JobKind.WITHDRAWAL
+
+    job: int
+    objects: Mapping[str, tuple[int, ...]]  # by the name of the destination
+    reason: str  # the operator's; empty where none was given
+
+    def to_json(self) -> dict[str, Any]:
+        objects = {destination: list(ids) for destination, ids in self.objects.items()}
+        return {"job": self.job, "reason": self.reason, "objects": objects}
+
+
+JobDetail = AnalysisDetail | NoResultDetail | WithdrawalDetail
+
+
+def detail_from_json(kind: JobKind, plain: Mapping[str, Any]) -> JobDetail:
+    """Return the detail of a job of this kind from what `to_json` made of it."""
+    match kind:
+        case JobKind.ANALYSIS:
+            studies = (NotCompared(s["study_instance_uid"], s["days"], s["reason"]) for s in plain.get("not_taken", ()))
+            return AnalysisDetail(tuple(plain.get("earlier", ())), tuple(studies))
+        case JobKind.NO_RESULT:
+            return NoResultDetail(WhyNoResult(plain["why"]), plain["explanation"], plain.get("job"))
+        case JobKind.WITHDRAWAL:
+            objects = {destination: tuple(ids) for destination, ids in plain["objects"].items()}
+            return WithdrawalDetail(plain["job"], objects, plain["reason"])
+
+
+@dataclass(frozen=True)
 class NewJob:
     """A job to enqueue.
 
-    `inputs` maps each input of the application to the series that feeds it, "t1w@1" being input t1w of the first of the
-    earlier studies, which `detail["earlier"]` lists; `detail["not_taken"]` says of others why they are not.
+    `inputs` maps each input of the application to the series that feeds it: "t1w@1" is the input t1w of the first of
+    the earlier studies that the detail lists.
     `fingerprint` names the exact instances and the application's version: the same fingerprint means the same result.
     """
 
@@ -41,8 +123,11 @@ class NewJob:
     inputs: Mapping[str, str]
     fingerprint: str
     priority: int = 0  # the higher one is claimed first
-    kind: JobKind = JobKind.ANALYSIS
-    detail: Mapping[str, Any] = field(default_factory=dict)  # of an ANALYSIS: `earlier`, the study of each time point
+    detail: JobDetail = AnalysisDetail()
+
+    @property
+    def kind(self) -> JobKind:
+        return self.detail.kind
 
 
 @dataclass(frozen=True)
@@ -63,4 +148,4 @@ class Job:
     worker: str | None
     priority: int = 0
     kind: JobKind = JobKind.ANALYSIS
-    detail: Mapping[str, Any] = field(default_factory=dict)
+    detail: JobDetail = AnalysisDetail()

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, aliased
 
 from storage.errors import Permanent, WhyNoResult
 from storage.records.deliveries import DeliveryState
-from storage.records.jobs import Job, JobKind, JobState, NewJob
+from storage.records.jobs import Job, JobKind, JobState, NewJob, NoResultDetail, WithdrawalDetail, detail_from_json
 from storage.records.results import NewObject
 from storage.records.studies import StudyState
 from storage.tables import schema
@@ -305,8 +305,7 @@ class Jobs:
                 inputs=row.inputs,
                 fingerprint=f"withdrawal of job {job_id}",
                 priority=row.priority,
-                kind=JobKind.WITHDRAWAL,
-                detail={"job": job_id, "reason": reason, "objects": objects},
+                detail=WithdrawalDetail(job_id, {name: tuple(ids) for name, ids in objects.items()}, reason),
             )
             return _record(session.get_one(job, enqueue(session, withdrawal, now)))
 
@@ -393,8 +392,7 @@ def _report_failure(session: Session, failed: schema.Job, why: WhyNoResult, now:
         inputs=failed.inputs,
         fingerprint=no_result_fingerprint(failed.fingerprint, why, failed.reason),
         priority=failed.priority,
-        kind=JobKind.NO_RESULT,
-        detail={"why": why, "explanation": failed.reason, "job": failed.id},
+        detail=NoResultDetail(why, failed.reason, failed.id),
     )
     enqueue_unless_standing(session, report, now)
 
@@ -417,5 +415,5 @@ def _record(row: schema.Job) -> Job:
         worker=row.worker,
         priority=row.priority,
         kind=row.kind,
-        detail=row.detail,
+        detail=detail_from_json(row.kind, row.detail),
     )

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, SQLColumnExpression, and_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from storage.errors import WhyNoResult
-from storage.records.jobs import JobKind, JobState, NewJob
+from storage.records.jobs import AnalysisDetail, JobKind, JobState, NewJob, NoResultDetail, WithdrawalDetail
 from storage.tables import schema
 from storage.tables.database.connection import changed
 from storage.tables.events import add_event
@@ -106,7 +106,7 @@ def enqueue(session: Session, new: NewJob, now: datetime) -> int:
         run_after=now,
         priority=new.priority,
         kind=new.kind,
-        detail=dict(new.detail),
+        detail=new.detail.to_json(),
     )
     session.add(row)
     session.flush()
@@ -131,12 +131,12 @@ def withdrawn(study_instance_uid: SQLColumnExpression[str], job_id: SQLColumnExp
 
 
 def _purpose(new: NewJob) -> str:
-    match new.kind:
-        case JobKind.NO_RESULT:
-            return f" to report that there is no AI result ({new.detail['why']}): {new.detail['explanation']}"
-        case JobKind.WITHDRAWAL:
-            return f" to withdraw the results of job {new.detail['job']}"
-        case JobKind.ANALYSIS:
+    match new.detail:
+        case NoResultDetail(why=why, explanation=explanation):
+            return f" to report that there is no AI result ({why}): {explanation}"
+        case WithdrawalDetail(job=job):
+            return f" to withdraw the results of job {job}"
+        case AnalysisDetail():
             return ""
 
 

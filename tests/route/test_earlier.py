@@ -93,9 +93,9 @@ class Course:
         """The studies that the standing job takes beside its own, the oldest first."""
         *_, job = self.jobs(uid)
         assert job.state is JobState.QUEUED
-        keys = ["t1w", *(f"t1w@{n}" for n in range(1, len(job.detail.get("earlier", ())) + 1))]
+        keys = ["t1w", *(f"t1w@{n}" for n in range(1, len(job.detail.earlier) + 1))]
         assert list(job.inputs) == keys
-        return list(job.detail.get("earlier", ()))
+        return list(job.detail.earlier)
 
     def explained(self, uid: str) -> str:
         node = self.node
@@ -188,9 +188,9 @@ def test_what_is_no_earlier_time_point_says_why(
     uid = course.bring("study", StudyDate="20260301", PatientBirthDate="19500101", Laterality="R")
     assert course.jobs(uid) == []
     *_, report = course.jobs(uid, JobKind.NO_RESULT)
-    assert report.detail["why"] == "input-missing"
-    assert report.detail["explanation"].startswith("no earlier study of the same patient can be used: ")
-    assert told in report.detail["explanation"]
+    assert report.detail.why == "input-missing"
+    assert report.detail.explanation.startswith("no earlier study of the same patient can be used: ")
+    assert told in report.detail.explanation
     listed = told != "none is here"
     assert ((other in course.explained(uid)), (told in course.explained(uid))) == (listed, True)
 

@@ -97,9 +97,9 @@ def reports(
     found = route("1.9", 1, [series("1.1", instances)], [recognised], applications or [application("a")], 3, own)
     assert all((r.kind, r.inputs, r.priority) == (JobKind.NO_RESULT, {}, 3) for r in found.reports)
     told = {a.application: a.reported for a in found.decision.applications}
-    assert all(told.pop(r.application) == r.detail["why"] for r in found.reports)
+    assert all(told.pop(r.application) == r.detail.why for r in found.reports)
     assert not any(told.values())
-    return [(r.application, r.detail["why"], r.fingerprint) for r in found.reports]
+    return [(r.application, r.detail.why, r.fingerprint) for r in found.reports]
 
 
 def test_an_application_that_does_not_apply_reports_why() -> None:
@@ -161,7 +161,7 @@ def test_another_limb_is_no_time_point(now: dict[str, str], earlier: dict[str, s
 def test_another_limb_takes_nobodys_place() -> None:
     here = replace(described("1.1", Kind.T1W), body_part="THIGH")
     job = course(here, before("1.6", body_part="THIGH"), before("1.7", body_part="KNEE"), before("1.8"))
-    assert job.detail["earlier"] == ["1.6", "1.8"]
+    assert job.detail.earlier == ("1.6", "1.8")
 
 
 def test_an_earlier_study_that_lacks_a_part_is_told_of_and_other_examinations_are_not() -> None:
@@ -174,6 +174,6 @@ def test_an_earlier_study_that_lacks_a_part_is_told_of_and_other_examinations_ar
     other = EarlierStudy("1.8", 20, (), (described("1.8.1", Kind.FLAIR),))
     held = [series("1.1"), series("1.2")]
     (job,) = route("1.9", 1, held, now, [configured], earlier=(part, other)).jobs
-    (told,) = job.detail["not_taken"]
-    assert told["study_instance_uid"] == "1.7"
-    assert told["reason"].startswith("no series fits input 't2w'")
+    (told,) = job.detail.not_taken
+    assert told.study_instance_uid == "1.7"
+    assert told.reason.startswith("no series fits input 't2w'")

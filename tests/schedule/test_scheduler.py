@@ -436,8 +436,8 @@ def test_a_study_without_a_usable_input_is_reported_when_it_is_complete(
     assert node.study(uid).state is StudyState.IGNORED
     (report,) = node.jobs.list()
     assert (report.kind, report.application, report.revision) == (JobKind.NO_RESULT, "mass", 1)
-    assert report.detail["why"] == "input-missing"
-    assert report.detail["explanation"] in node.study(uid).reason
+    assert report.detail.why == "input-missing"
+    assert report.detail.explanation in node.study(uid).reason
     assert node.studies.reroute(uid)
     sweeper.sweep()
     assert node.study(uid).state is StudyState.IGNORED
@@ -478,8 +478,8 @@ def test_a_study_that_cannot_be_routed_is_reported(
     push(node, clock, write_ball_study(tmp_path / "study").paths, "a", 20)
     end(sweeper, node, clock)
     (report,) = node.jobs.list()
-    assert report.detail["why"] == "failure"
-    assert report.detail["explanation"].startswith("routing failed (KeyError)")
+    assert report.detail.why == "failure"
+    assert report.detail.explanation.startswith("routing failed (KeyError)")
 
 
 # -- priority ----------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from inference.engine.engine import Engine
 from inference.volumes.volume import read_volume
 from storage.errors import InputRefused, WhyNoResult
 from storage.records.instances import ReceivedInstance
-from storage.records.jobs import JobKind, JobState, NewJob
+from storage.records.jobs import JobKind, JobState, NewJob, NoResultDetail
 from storage.records.results import ResultObject
 from storage.tables.database.connection import Database, default_url
 from tests.acceptance.studies import write_ball_study
@@ -157,8 +157,8 @@ def test_an_error_nobody_foresaw_is_told_without_its_text(node: Node, study: Pha
 
 def test_an_unusable_application_and_a_damaged_image_leave_a_report(node: Node, study: PhantomStudy) -> None:
     uid = study.study_instance_uid
-    detail = {"why": "failure", "explanation": "there is no such file"}
-    report = NewJob(uid, 1, "mass", {}, "f", kind=JobKind.NO_RESULT, detail=detail)
+    detail = NoResultDetail(WhyNoResult.FAILURE, "there is no such file")
+    report = NewJob(uid, 1, "mass", {}, "f", detail=detail)
     assert node.studies.ignore(uid, 1, "nothing applies", UNDECIDED, NOW, reports=[report])
     *others, last = node.instances.instances(uid)
     for instance in others:
@@ -212,8 +212,8 @@ def test_what_stood_before_a_report_of_no_result_is_withdrawn_too(node: Node, st
     """That report withdraws nothing; the next result does it for both."""
     uid = study.study_instance_uid
     busy = worker(node, Application(study.mask), pacs=ObjectProfile(withdraws_superseded=True))
-    detail = {"why": "failure", "explanation": "the model folder is gone"}
-    nothing = NewJob(uid, 1, "mass", {}, "n", kind=JobKind.NO_RESULT, detail=detail)
+    detail = NoResultDetail(WhyNoResult.FAILURE, "the model folder is gone")
+    nothing = NewJob(uid, 1, "mass", {}, "n", detail=detail)
     for job in (analysis(study, "a"), nothing, analysis(study, "b"), analysis(study, "c")):
         route(node, job)
         assert busy.work_one()

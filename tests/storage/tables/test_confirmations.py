@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from storage.records.deliveries import Confirmation, ConfirmationState
-from storage.records.jobs import JobKind, NewJob
+from storage.records.jobs import AnalysisDetail, JobDetail, NewJob, WithdrawalDetail
 from storage.tables.confirmations import Confirmations
 from storage.tables.database.connection import Database
 from tests.storage.node import MR, NOW, STUDY, UNDECIDED, Node, after, objects
@@ -206,16 +206,16 @@ def test_what_waits_says_why_and_what_cannot_be_confirmed_says_so_once(
     assert [d.reason for d in node.deliveries.list()] == ["cannot be confirmed: it answers no queries"] * 2
 
 
-@pytest.mark.parametrize("kind", [JobKind.ANALYSIS, JobKind.WITHDRAWAL])
+@pytest.mark.parametrize("detail", [AnalysisDetail(), WithdrawalDetail(1, {}, "")])
 def test_what_a_later_result_has_replaced_is_not_sent_again(
-    confirmations: Confirmations, node: Node, kind: JobKind
+    confirmations: Confirmations, node: Node, detail: JobDetail
 ) -> None:
     """The later one may have had the PACS reject it (IOCM): it must not come back."""
     node.deliver("PACS")
     confirmation = asked(confirmations, node)
     revision = node.study().revision
     assert node.studies.reroute(STUDY)
-    later = NewJob(STUDY, revision, "liver", {}, "later", kind=kind, detail={"job": 1})
+    later = NewJob(STUDY, revision, "liver", {}, "later", detail=detail)
     assert node.studies.route(STUDY, revision, "applies", [later], UNDECIDED, NOW)
     assert node.succeed(node.claim())
     (kept,) = confirmations.settle(confirmation.id, {SR}, {SEG: "lost"}, "found there", after(5))

@@ -4,13 +4,25 @@ import multiprocessing
 import threading
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import select
 
-from storage.errors import Permanent
+from storage.errors import Permanent, WhyNoResult
 from storage.records.deliveries import DeliveryState
-from storage.records.jobs import JobKind, JobState, NewJob
+from storage.records.jobs import (
+    AnalysisDetail,
+    JobDetail,
+    JobKind,
+    JobState,
+    NewJob,
+    NoResultDetail,
+    NotCompared,
+    WithdrawalDetail,
+)
 from storage.records.results import NewObject
+from storage.tables import schema
 from storage.tables.database.connection import Database
 from storage.tables.jobs import Jobs
 from tests.storage.node import NOW, STUDY, UNDECIDED, Node, after, objects, received
@@ -24,6 +36,31 @@ def test_a_job_is_claimed_once(node: Node) -> None:
     assert node.jobs.claim("b", after(2)) is None
     assert node.jobs.get(job.id) == job
     assert node.jobs.get(99) is None
+
+
+@pytest.mark.parametrize(
+    ("detail", "stored"),
+    [
+        (AnalysisDetail(), {}),
+        (AnalysisDetail(("1.8",)), {"earlier": ["1.8"]}),
+        (
+            AnalysisDetail(not_taken=(NotCompared("1.7", None, "no T1w"),)),
+            {"not_taken": [{"study_instance_uid": "1.7", "days": None, "reason": "no T1w"}]},
+        ),
+        (NoResultDetail(WhyNoResult.POOR_QUALITY, "blurred"), {"why": "poor-quality", "explanation": "blurred"}),
+        (NoResultDetail(WhyNoResult.FAILURE, "broken", 7), {"why": "failure", "explanation": "broken", "job": 7}),
+        (WithdrawalDetail(7, {"PACS": (1, 2)}, ""), {"job": 7, "reason": "", "objects": {"PACS": [1, 2]}}),
+    ],
+)
+def test_what_a_job_needs_to_know_is_kept_as_json(node: Node, detail: JobDetail, stored: dict[str, Any]) -> None:
+    node.store(received())
+    study = node.complete()
+    job = NewJob(STUDY, study.revision, "liver", {}, "f", detail=detail)
+    assert node.studies.route(STUDY, study.revision, "applies", [job], UNDECIDED, NOW)
+    with node.database.reading() as session:
+        assert session.scalars(select(schema.Job.detail)).all() == [stored]
+    (kept,) = node.jobs.list()
+    assert (kept.kind, kept.detail) == (detail.kind, detail)
 
 
 def test_the_oldest_comes_first(node: Node) -> None:

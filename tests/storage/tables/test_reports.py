@@ -6,7 +6,7 @@ import pytest
 
 from storage.errors import WhyNoResult
 from storage.records.deliveries import DeliveryState
-from storage.records.jobs import Job, JobKind, JobState, NewJob
+from storage.records.jobs import Job, JobKind, JobState, NewJob, NoResultDetail, WithdrawalDetail
 from storage.records.studies import StudyState
 from storage.tables.database.connection import Database
 from storage.tables.jobs import Jobs
@@ -36,8 +36,8 @@ def kinds(node: Node) -> Sequence[tuple[JobKind, JobState]]:
 
 def no_input(node: Node, revision: int = 1, instances: str = "a") -> NewJob:
     fingerprint = no_result_fingerprint(instances, WhyNoResult.INPUT_MISSING, "no series fits")
-    detail = {"why": "input-missing", "explanation": "no series fits"}
-    return NewJob(STUDY, revision, "liver", {}, fingerprint, kind=NO_RESULT, detail=detail)
+    detail = NoResultDetail(WhyNoResult.INPUT_MISSING, "no series fits")
+    return NewJob(STUDY, revision, "liver", {}, fingerprint, detail=detail)
 
 
 # -- an analysis that fails --------------------------------------------------------------------------------------------
@@ -48,7 +48,7 @@ def test_an_analysis_that_fails_for_good_is_reported(node: Node) -> None:
     failed = fail(node)
     made = node.claim()
     assert (made.kind, made.application, made.revision, made.inputs) == (NO_RESULT, "liver", 1, failed.inputs)
-    assert made.detail == {"why": "unusable-images", "explanation": "one slice is missing", "job": failed.id}
+    assert made.detail == NoResultDetail(WhyNoResult.UNUSABLE_IMAGES, "one slice is missing", failed.id)
     assert "to report that there is no AI result (unusable-images): one slice is missing" in node.texts()[-2]
 
 
@@ -72,8 +72,8 @@ def test_a_worker_that_is_silent_for_the_last_time_is_reported(node: Node) -> No
     node.claim()
     node.jobs.release_stalled(after(50), 1, after(60))
     made = node.claim()
-    assert (made.kind, made.detail["why"]) == (NO_RESULT, "failure")
-    assert made.detail["explanation"] == "its worker fell silent, at the last of 1 attempts"
+    told = "its worker fell silent, at the last of 1 attempts"
+    assert (made.kind, made.detail) == (NO_RESULT, NoResultDetail(WhyNoResult.FAILURE, told, 1))
 
 
 def test_a_silent_application_is_not_reported(node: Node, database: Database) -> None:
@@ -222,9 +222,8 @@ def test_a_withdrawal_names_what_went_out_and_stops_the_rest(node: Node) -> None
     assert (withdrawal.kind, withdrawal.state, withdrawal.application) == (
         JobKind.WITHDRAWAL, JobState.QUEUED, "liver",
     )  # fmt: skip
-    assert withdrawal.detail == {
-        "job": job.id, "reason": "wrong side", "objects": {"PACS": [seg.object.id], "ARCHIVE": [seg.object.id]},
-    }  # fmt: skip
+    held = {"PACS": (seg.object.id,), "ARCHIVE": (seg.object.id,)}
+    assert withdrawal.detail == WithdrawalDetail(job.id, held, "wrong side")
     states = {(d.destination, d.object.kind): (d.state, d.reason) for d in node.deliveries.list()}
     assert states.pop(("PACS", "SEG")) == (DeliveryState.SENT, "")
     assert set(states.values()) == {(DeliveryState.REPLACED, "withdrawn")}
