@@ -16,9 +16,9 @@ from dicom_node.catalogue import ConfiguredApplication, configured_applications
 from dicom_node.complete.decide import CompletionRule, decide
 from dicom_node.complete.inventory import take_inventory
 from dicom_node.deliver.confirmer import Confirmer
-from dicom_node.deliver.destinations.dicomweb import BasicAuth, BearerAuth, DicomwebDestination, read_secret
-from dicom_node.deliver.destinations.dimse import DimseDestination
-from dicom_node.deliver.destinations.folder import FolderDestination
+from dicom_node.deliver.destinations.base import ConfirmingDestination
+from dicom_node.deliver.destinations.dimse import DimseSettings
+from dicom_node.deliver.destinations.settings import DestinationSettings
 from dicom_node.deliver.dispatcher import Dispatcher
 from dicom_node.deliver.reporter import CommitmentReporter, send_report
 from dicom_node.dimse.pynetdicom_setup import ensure_pinned_version
@@ -37,16 +37,8 @@ from dicom_node.runtime.backoff import Backoff
 from dicom_node.runtime.logs import fields
 from dicom_node.runtime.supervisor import Role
 from dicom_node.schedule import Scheduler, Urgency
-from dicom_node.settings.model import (
-    AnyDestination,
-    DicomwebSettings,
-    DimseSettings,
-    FolderSettings,
-    Inspection,
-    Settings,
-)
+from dicom_node.settings.model import Inspection, Settings
 from inference.contract.binding import feeds_inputs
-from storage.errors import Retriable
 from storage.log.files import FileSystem
 from storage.log.instances import InstanceStore
 from storage.log.journal import Journal, filed_until
@@ -239,37 +231,8 @@ def retry(settings: Settings) -> Backoff:
     )
 
 
-def build_destination(
-    destination: AnyDestination, settings: Settings
-) -> DimseDestination | DicomwebDestination | FolderDestination:
-    match destination:
-        case DimseSettings():
-            return DimseDestination(
-                name=destination.name,
-                calling_ae_title=settings.node.ae_title,
-                ae_title=destination.ae_title,
-                host=destination.host,
-                port=destination.port,
-                timeout=settings.dispatch.timeout_seconds,
-            )
-        case DicomwebSettings():
-            return DicomwebDestination(
-                name=destination.name,
-                url=destination.url,
-                timeout=settings.dispatch.timeout_seconds,
-                auth=_auth(destination),
-                ca_file=destination.ca_file,
-                client_certificate=destination.client_certificate,
-                client_key=destination.client_key,
-            )
-        case FolderSettings():
-            return FolderDestination(destination.name, destination.path)
-
-
-def _auth(destination: DicomwebSettings) -> BasicAuth | BearerAuth | None:
-    if destination.username is not None and destination.password_file is not None:
-        return BasicAuth(destination.username, destination.password_file)
-    return None if destination.token_file is None else BearerAuth(destination.token_file)
+def build_destination(destination: DestinationSettings, settings: Settings) -> ConfirmingDestination:
+    return destination.build(settings.node.ae_title, settings.dispatch.timeout_seconds)
 
 
 def applications(settings: Settings) -> tuple[ConfiguredApplication, ...]:
@@ -293,7 +256,7 @@ def mistakes(inspection: Inspection) -> list[str]:
     if inspection.data_dir is not None:
         found += _unusable_folder(inspection.data_dir)
     for destination in inspection.destinations:
-        found += [f"destinations: {destination.name}: {trouble}" for trouble in _troubles(destination)]
+        found += [f"destinations: {destination.name}: {trouble}" for trouble in destination.local_problems()]
     found += [
         f"applications: {a.name}: {a.problem}"
         for a in configured_applications(inspection.applications)
@@ -316,28 +279,6 @@ def _unusable_folder(data_dir: Path) -> list[str]:
     if not os.access(nearest, os.W_OK | os.X_OK):
         return [f"{key}: {nearest} cannot be written by this user; name another folder, or change its owner"]
     return []
-
-
-def _troubles(destination: AnyDestination) -> list[str]:
-    """What this machine lacks of what a destination needs. Asks nobody else."""
-    if isinstance(destination, FolderSettings):
-        answer = FolderDestination(destination.name, destination.path).echo()
-        return [] if answer.ok else [answer.reason]
-    if not isinstance(destination, DicomwebSettings):
-        return []
-    troubles = []
-    for key in ("ca_file", "client_certificate", "client_key"):
-        file = getattr(destination, key)
-        if file is not None and not os.access(file, os.R_OK):
-            troubles.append(f"{key} = '{file}': cannot be read by this user")
-    for key in ("password_file", "token_file"):
-        file = getattr(destination, key)
-        try:
-            if file is not None:
-                read_secret(key, file)
-        except Retriable as error:
-            troubles.append(str(error))
-    return troubles
 
 
 def devices(setting: str) -> list[str]:

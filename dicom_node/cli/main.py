@@ -16,16 +16,19 @@ from rich.console import Console
 from rich.markup import escape
 
 from dicom_node import roles as wiring
+from dicom_node.deliver.destinations.dimse import DimseSettings
+from dicom_node.deliver.destinations.registry import destination_kind
 from dicom_node.demo import views
 from dicom_node.dimse.scu import Target
 from dicom_node.errors import ConfigurationError
 from dicom_node.index.fsck import take_census
 from dicom_node.read.stores import Stores, open_existing, open_stores
 from dicom_node.receive.receiver import ensure_port_is_free
+from dicom_node.runtime.configuration import valid_ae_title
 from dicom_node.runtime.logs import configure
 from dicom_node.runtime.process import claim_role, keep_files_private, run_role, share_memory_between_threads
 from dicom_node.runtime.supervisor import Role, Supervisor
-from dicom_node.settings.model import DimseSettings, Settings, find_config, inspect, valid_ae_title
+from dicom_node.settings.model import Settings, find_config, inspect
 from dicom_node.settings.model import load as load_settings
 from storage.errors import NodeError, Permanent
 from storage.records.commitments import Commitment, CommitmentState
@@ -630,9 +633,8 @@ def _target(to: str | None, config: Path | None) -> Target:
     for destination in settings.destinations:
         if destination.name == to:
             if not isinstance(destination, DimseSettings):
-                raise Permanent(
-                    f"{to!r} is a destination of kind {destination.kind!r}; this command needs one of 'dimse'"
-                )
+                kind = destination_kind(destination)
+                raise Permanent(f"{to!r} is a destination of kind {kind!r}; this command needs one of 'dimse'")
             return Target(destination.ae_title, destination.host, destination.port)
     ae_title, at, address = to.partition("@")
     host, colon, port = address.rpartition(":")

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 from pydicom.uid import generate_uid
 
-from dicom_node.deliver.destinations.base import Confirms
+from dicom_node.deliver.destinations.base import ConfirmingDestination
 from dicom_node.dimse.commitment import IncomingReport
 from dicom_node.dimse.results import InstanceReference
 from dicom_node.errors import PeerRefused, PeerUnavailable
@@ -51,7 +51,7 @@ class Confirmer:
     def __init__(
         self,
         confirmations: Confirmations,
-        destinations: Sequence[Confirms],
+        destinations: Sequence[ConfirmingDestination],
         patience: timedelta,
         pauses: Backoff,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -65,7 +65,7 @@ class Confirmer:
         self._linger = linger
 
     def run(self, stop: threading.Event) -> None:
-        """Confirms until `stop` is set."""
+        """ConfirmingDestination until `stop` is set."""
         self._give_up_unserved()
         threads = [
             threading.Thread(target=self._serve, args=(destination, stop), name=f"confirm-{destination.name}")
@@ -85,7 +85,7 @@ class Confirmer:
                 self._confirmations.give_up(confirmation.id, "the destination is not to be asked any more", self._now())
                 log.warning("Not asked any more", extra=_extra(confirmation.destination, confirmation))
 
-    def _serve(self, destination: Confirms, stop: threading.Event) -> None:
+    def _serve(self, destination: ConfirmingDestination, stop: threading.Event) -> None:
         while not stop.is_set():
             try:
                 worked = self.confirm_next(destination, stop)
@@ -99,7 +99,7 @@ class Confirmer:
             if not worked:
                 stop.wait(IDLE_SECONDS)
 
-    def confirm_next(self, destination: Confirms, stop: threading.Event) -> bool:
+    def confirm_next(self, destination: ConfirmingDestination, stop: threading.Event) -> bool:
         """One step for the next job of this destination. False when there is nothing to do."""
         confirmation = self._next(destination)
         if confirmation is None:
@@ -122,7 +122,7 @@ class Confirmer:
                 raise
         return True
 
-    def _next(self, destination: Confirms) -> Confirmation | None:
+    def _next(self, destination: ConfirmingDestination) -> Confirmation | None:
         now = self._now()
         transaction_uid = str(generate_uid(prefix=None))
         due = self._confirmations.due(destination.name, now)
@@ -132,7 +132,7 @@ class Confirmer:
             return self._confirmations.renew(due.id, transaction_uid, now, now + ASKING)
         return due
 
-    def _ask(self, destination: Confirms, confirmation: Confirmation, stop: threading.Event) -> None:
+    def _ask(self, destination: ConfirmingDestination, confirmation: Confirmation, stop: threading.Event) -> None:
         references = self._references(confirmation)
         if not references:  # a late report has committed everything
             self._settle(destination, confirmation, set(), {}, "storage committed")
@@ -147,7 +147,7 @@ class Confirmer:
             log.warning("Asking for storage commitment failed: %s", error, extra=_extra(destination.name, confirmation))
             self._read_back(destination, confirmation, str(error))
 
-    def _act(self, destination: Confirms, confirmation: Confirmation) -> None:
+    def _act(self, destination: ConfirmingDestination, confirmation: Confirmation) -> None:
         """What follows from a report. What it does not name is not committed."""
         report = confirmation.report
         assert report is not None
@@ -157,7 +157,7 @@ class Confirmer:
         missed = {uid: failed.get(uid, "its report does not name it") for uid in asked if uid not in committed}
         self._settle(destination, confirmation, committed.intersection(asked), missed, "storage committed")
 
-    def _read_back(self, destination: Confirms, confirmation: Confirmation, trouble: str = "") -> None:
+    def _read_back(self, destination: ConfirmingDestination, confirmation: Confirmation, trouble: str = "") -> None:
         """`trouble` is why it could not be asked for storage commitment: until time is up, it will be again."""
         references = self._references(confirmation)
         was_requested = confirmation.state is ConfirmationState.REQUESTED
@@ -181,13 +181,13 @@ class Confirmer:
         why = f"{overdue}, and a query does not find it" if was_requested else "a query does not find it"
         self._settle(destination, confirmation, there, dict.fromkeys(missing, why), "found there by a query")
 
-    def _give_up(self, destination: Confirms, confirmation: Confirmation, reason: str) -> None:
+    def _give_up(self, destination: ConfirmingDestination, confirmation: Confirmation, reason: str) -> None:
         log.warning("What has arrived cannot be confirmed: %s", reason, extra=_extra(destination.name, confirmation))
         self._confirmations.give_up(confirmation.id, reason, self._now())
 
     def _settle(
         self,
-        destination: Confirms,
+        destination: ConfirmingDestination,
         confirmation: Confirmation,
         committed: set[str],
         missed: Mapping[str, str],
@@ -206,7 +206,7 @@ class Confirmer:
         if committed:
             log.info("%d objects are %s", len(committed), how, extra=extra)
 
-    def _postpone(self, destination: Confirms, confirmation: Confirmation, reason: str) -> bool:
+    def _postpone(self, destination: ConfirmingDestination, confirmation: Confirmation, reason: str) -> bool:
         """The pauses grow with the time since the objects were first asked for. False for what waits for nothing."""
         now = self._now()
         elapsed = (now - confirmation.requested_at).total_seconds()

@@ -13,20 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args
-from urllib.parse import urlsplit
+from typing import Any, ClassVar, Literal, get_args
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    SecretStr,
-    Tag,
-    TypeAdapter,
-    ValidationError,
-)
+from pydantic import BaseModel, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -35,67 +24,27 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from dicom_node.deliver.destinations.registry import DESTINATION_KINDS, AnyDestination, destination_kind
 from dicom_node.errors import ConfigurationError
-from dicom_node.objects.profiles import Kind, ObjectProfile, SegmentationForm
 from dicom_node.read.folders import NodeFolders
 from dicom_node.read.stores import StoresConfig
+from dicom_node.runtime.configuration import AETitle, Port, Seconds, Section
 from inference.contract.manifest import known_applications, takes_bundle
 from inference.series.kinds import Kind as SeriesKind
 from inference.series.sites import SiteRule
 from storage.tables.database.connection import default_url
 
-LONGEST_SECONDS = 31 * 24 * 3600.0
 ENVIRONMENT_PREFIX = "DICOM_NODE__"
 SEARCHED = (Path("node.toml"), Path("config/node.toml"), Path("/etc/dicom-node/node.toml"))
 
 
-def valid_ae_title(value: str) -> str:
-    """PS3.5 table 6.2-1: 1 to 16 characters of the default repertoire, no backslash, not only spaces."""
-    title = value.strip()
-    if not 1 <= len(title) <= 16 or "\\" in title or not title.isascii() or not title.isprintable():
-        raise ValueError("an AE title has 1 to 16 ASCII characters and no backslash")
-    return title
-
-
-def valid_url(value: str) -> str:
-    """The address of a web service, without a slash at its end. It is told in logs and reasons, so that it may hold no
-    secret.
-    """
-    text = value.strip()
-    try:
-        url = urlsplit(text)
-        whole = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
-    except ValueError:  # of the port, or of an IPv6 address
-        whole = False
-    if not whole or url.query or url.fragment or any(c.isspace() for c in text):
-        raise ValueError("must be the address of a DICOMweb service, such as https://pacs.example/dicom-web")
-    if "@" in url.netloc:
-        raise ValueError("must not hold a user; give `username` with `password_file`, or `token_file`, in its place")
-    return url.geturl().rstrip("/")
-
-
-AETitle = Annotated[str, AfterValidator(valid_ae_title)]
-Url = Annotated[str, AfterValidator(valid_url)]
-Port = Annotated[int, Field(ge=1, le=65535)]
-Seconds = Annotated[float, Field(gt=0, le=LONGEST_SECONDS, allow_inf_nan=False)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    def anchored(self, folder: Path) -> Self:
-        """The same with absolute paths: relative ones start at `folder`."""
-        paths = {key: (folder / value).resolve() for key, value in self if isinstance(value, Path)}
-        return self.model_copy(update=paths)  # keeps what was validated
-
-
-class NodeSettings(_Section):
+class NodeSettings(Section):
     ae_title: AETitle = "DICOM_NODE"
     data_dir: Path = Path("data")
     database_url: SecretStr | None = None
 
 
-class ReceiveSettings(_Section):
+class ReceiveSettings(Section):
     host: str = "0.0.0.0"  # noqa: S104 - scanners are on other machines
     port: Port = 11112
     processes: int = Field(1, ge=1, le=64)
@@ -104,7 +53,7 @@ class ReceiveSettings(_Section):
     minimum_free_megabytes: float = Field(1024, ge=0, allow_inf_nan=False)
 
 
-class CompletionSettings(_Section):
+class CompletionSettings(Section):
     quiet_seconds: Seconds = 30
     released_seconds: Seconds | None = None
     settled_seconds: Seconds = 2
@@ -112,14 +61,14 @@ class CompletionSettings(_Section):
     source: str | None = None
 
 
-class WorkSettings(_Section):
+class WorkSettings(Section):
     devices: str = "auto"
     maximum_attempts: int = Field(3, ge=1, le=1000)
     job_timeout_seconds: Seconds = 1800
     heartbeat_seconds: float = Field(5, gt=0, le=3600, allow_inf_nan=False)
 
 
-class DispatchSettings(_Section):
+class DispatchSettings(Section):
     maximum_attempts: int = Field(12, ge=1, le=1000)
     first_retry_seconds: Seconds = 5
     longest_retry_seconds: Seconds = 900
@@ -127,7 +76,7 @@ class DispatchSettings(_Section):
     commitment_timeout_seconds: Seconds = 600
 
 
-class PeerSettings(_Section):
+class PeerSettings(Section):
     ae_title: AETitle
     host: str | None = None
     services: tuple[Literal["echo", "store", "commitment", "mpps"], ...] | None = None
@@ -138,85 +87,7 @@ class PeerSettings(_Section):
     priority: int = Field(0, ge=0, le=9)
 
 
-class DestinationSettings(_Section):
-    """What every kind of destination has: a name, and which objects it gets."""
-
-    name: str = Field(min_length=1)
-    objects: tuple[Literal["SEG", "PM", "RTSTRUCT", "SC", "SR", "KO"], ...] = Field(("SEG", "PM", "SR"), min_length=1)
-    segmentation: Literal["binary", "fractional", "labelmap"] = "binary"
-    omit_empty_frames: bool = True
-    withdraw_superseded: bool = False
-    confirm: Literal["auto", "none"] = "auto"
-
-    @property
-    def profile(self) -> ObjectProfile:
-        return ObjectProfile(
-            segmentation=SegmentationForm(self.segmentation.upper()),
-            omits_empty_frames=self.omit_empty_frames,
-            objects=frozenset(map(Kind, self.objects)),
-            withdraws_superseded=self.withdraw_superseded,
-        )
-
-
-class DimseSettings(DestinationSettings):
-    kind: Literal["dimse"] = "dimse"
-    ae_title: AETitle
-    host: str = Field(min_length=1)
-    port: Port
-
-    @property
-    def address(self) -> str:
-        return f"{self.ae_title} at {self.host}:{self.port}"
-
-
-class DicomwebSettings(DestinationSettings):
-    """Secrets are in files of their own: nothing that prints a configuration can tell them."""
-
-    kind: Literal["dicomweb"]
-    url: Url
-    username: str | None = Field(None, min_length=1)
-    password_file: Path | None = None
-    token_file: Path | None = None
-    ca_file: Path | None = None
-    client_certificate: Path | None = None
-    client_key: Path | None = None
-
-    @property
-    def address(self) -> str:
-        return self.url
-
-
-class FolderSettings(DestinationSettings):
-    kind: Literal["folder"]
-    path: Path
-
-    @property
-    def address(self) -> str:
-        return str(self.path)
-
-
-def _kind(destination: Any) -> str:
-    """The `kind` of an entry, as the file or a settings object says it; "dimse" where it says none."""
-    if isinstance(destination, dict):
-        return str(destination.get("kind", "dimse"))
-    return str(getattr(destination, "kind", "dimse"))
-
-
-AnyDestination = Annotated[
-    Annotated[DimseSettings, Tag("dimse")]
-    | Annotated[DicomwebSettings, Tag("dicomweb")]
-    | Annotated[FolderSettings, Tag("folder")],
-    Discriminator(_kind),
-]
-DESTINATION_KINDS: dict[str, type[DestinationSettings]] = {
-    "dimse": DimseSettings,
-    "dicomweb": DicomwebSettings,
-    "folder": FolderSettings,
-}
-_destination: TypeAdapter[AnyDestination] = TypeAdapter(AnyDestination)
-
-
-class ApplicationSettings(_Section):
+class ApplicationSettings(Section):
     id: str
     name: str = ""
     bundle: Path | None = None
@@ -231,7 +102,7 @@ class ApplicationSettings(_Section):
         return self.name or self.id
 
 
-class SeriesSettings(_Section):
+class SeriesSettings(Section):
     """What the series are that match all of the patterns. PATTERNS names the keys that hold one."""
 
     PATTERNS: ClassVar = ("station_name", "series_description", "protocol_name")
@@ -406,10 +277,11 @@ def _setting(raw: Mapping[str, Any], section: str, key: str, default: BaseModel)
 def _right_destinations(raw: Mapping[str, Any]) -> Iterator[AnyDestination]:
     """The `[[destinations]]` that are right by themselves."""
     for entry in _tables(raw, "destinations"):
+        settings = DESTINATION_KINDS.get(destination_kind(entry))
+        if settings is None or any(settings.contradictions("", entry)):
+            continue
         with suppress(ValidationError):
-            destination = _destination.validate_python(entry)
-            if not any(_contradictions("", entry)):
-                yield destination
+            yield settings.model_validate(entry)
 
 
 def _right_applications(raw: Mapping[str, Any]) -> Iterator[ApplicationSettings]:
@@ -482,7 +354,8 @@ def _inconsistencies(raw: Mapping[str, Any]) -> list[str]:
         if not any(entry.get(key) for key in SeriesSettings.PATTERNS)
     ]
     for i, destination in enumerate(_tables(raw, "destinations")):
-        mistakes += _contradictions(f"destinations[{i}]", destination)
+        if kind := DESTINATION_KINDS.get(destination_kind(destination)):
+            mistakes += kind.contradictions(f"destinations[{i}]", destination)
     known = known_applications()
     allowed = list(dict.fromkeys(destinations))
     completion = raw.get("completion")
@@ -509,7 +382,7 @@ def _inconsistencies(raw: Mapping[str, Any]) -> list[str]:
 
 
 def _source_mistakes(source: str, destinations: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    kinds = {d["name"]: _kind(d) for d in destinations if isinstance(d.get("name"), str)}
+    kinds = {d["name"]: destination_kind(d) for d in destinations if isinstance(d.get("name"), str)}
     allowed = [name for name, kind in kinds.items() if kind == "dimse"]
     if source not in allowed:
         told = "no [[destinations]] has this name"
@@ -519,24 +392,6 @@ def _source_mistakes(source: str, destinations: Iterable[Mapping[str, Any]]) -> 
             f"completion.source = {source!r}: {told}; "
             f"allowed: {', '.join(allowed) or 'none is defined'}{_nearest(source, allowed)}"
         )
-
-
-def _contradictions(key: str, destination: Mapping[str, Any]) -> Iterator[str]:
-    """Keys of a destination that need one another, or exclude one another."""
-    if _kind(destination) != "dicomweb":
-        return
-    if ("username" in destination) != ("password_file" in destination):
-        given, lacking = ("username", "password_file") if "username" in destination else ("password_file", "username")
-        yield f"{key}.{given}: needs `{lacking}` beside it"
-    if "token_file" in destination and "username" in destination:
-        yield f"{key}.token_file: excludes `username`; keep the one that the service asks for"
-    if "client_key" in destination and "client_certificate" not in destination:
-        yield f"{key}.client_key: needs `client_certificate`, the certificate that it belongs to"
-    url = destination.get("url")
-    if isinstance(url, str) and url.strip().lower().startswith("http:"):
-        for name in ("ca_file", "client_certificate"):
-            if name in destination:
-                yield f"{key}.{name}: needs a `url` that begins with https"
 
 
 def _bundle_mistakes(key: str, application: str, bundle: Any) -> list[str]:

@@ -22,7 +22,7 @@ from pynetdicom import AE, build_role, evt
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
 from dicom_node.deliver.confirmer import ASKING, Confirmer
-from dicom_node.deliver.destinations.base import Confirms
+from dicom_node.deliver.destinations.base import ConfirmingDestination
 from dicom_node.deliver.destinations.dicomweb import BasicAuth, DicomwebDestination
 from dicom_node.deliver.destinations.dimse import DimseDestination
 from dicom_node.deliver.destinations.folder import FolderDestination
@@ -93,7 +93,9 @@ class Landing:
         while self._dispatcher.deliver_one(destination):
             pass
 
-    def confirmer(self, *destinations: Confirms, patience: timedelta = PATIENCE, linger: float = 20.0) -> Confirmer:
+    def confirmer(
+        self, *destinations: ConfirmingDestination, patience: timedelta = PATIENCE, linger: float = 20.0
+    ) -> Confirmer:
         return Confirmer(
             self.confirmations,
             destinations,
@@ -103,7 +105,7 @@ class Landing:
             linger,
         )
 
-    def confirm(self, destination: Confirms, *, seconds: float = 30, **kwargs: Any) -> None:
+    def confirm(self, destination: ConfirmingDestination, *, seconds: float = 30, **kwargs: Any) -> None:
         """Until every question is closed."""
         confirmer = self.confirmer(destination, **kwargs)
         deadline = time.monotonic() + seconds

@@ -11,8 +11,11 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from dicom_node.deliver.destinations.dimse import DimseSettings
+from dicom_node.deliver.destinations.registry import DESTINATION_KINDS
+from dicom_node.deliver.destinations.settings import DestinationSettings
 from dicom_node.settings import model as settings
-from dicom_node.settings.model import DESTINATION_KINDS, DestinationSettings, DimseSettings, Settings, load
+from dicom_node.settings.model import Settings, load
 from inference.contract.bundle import BundleFile
 from inference.contract.manifest import load_manifest
 from tests.conftest import REPOSITORY

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from dicom_node.deliver.destinations.dicomweb import DicomwebSettings
+from dicom_node.deliver.destinations.folder import FolderSettings
 from dicom_node.errors import ConfigurationError
 from dicom_node.objects.profiles import Kind, ObjectProfile, SegmentationForm
-from dicom_node.settings.model import DicomwebSettings, FolderSettings, load
+from dicom_node.settings.model import load
 from inference.series.kinds import Kind as SeriesKind
 from inference.series.sites import SiteRule
 

@@ -36,16 +36,17 @@ class Asker(Protocol):
         """Whether that association is to be kept open for it."""
 
 
-class Confirms(Protocol):
+class ConfirmingDestination(Destination, Protocol):
     """A destination that is asked whether it keeps what it accepted."""
 
-    @property
-    def name(self) -> str: ...
-
     def commit(self, transaction_uid: str, references: Sequence[InstanceReference], asker: Asker) -> None:
-        """Asks for storage commitment. Raises PeerRefused where there is no such service, or where it does not take
-        the request, and PeerUnavailable.
+        """Ask for storage commitment.
+
+        Raises PeerRefused where there is no such service, or where it does not take the request, and PeerUnavailable.
         """
 
     def stored(self, references: Collection[InstanceReference]) -> set[str]:
-        """Which of these SOP instances it holds. Raises PeerUnavailable, or PeerRefused where it does not say."""
+        """Return the SOP Instance UIDs of those of `references` that the destination holds.
+
+        Raises PeerUnavailable, or PeerRefused where it does not say.
+        """

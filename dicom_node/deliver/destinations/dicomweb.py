@@ -4,6 +4,7 @@ URLs hold UIDs alone. What the other side writes is never repeated, nor is the t
 the patient, or a secret.
 """
 
+import os
 import ssl
 import sys
 import time
@@ -13,16 +14,19 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import requests
 from dicomweb_client import DICOMwebClient
+from pydantic import AfterValidator, Field
 from pydicom.dataset import Dataset
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase, HTTPBasicAuth
 
 from dicom_node.deliver.destinations.base import Asker
 from dicom_node.deliver.destinations.reading import read_instance
+from dicom_node.deliver.destinations.settings import DestinationSettings
 from dicom_node.dimse.results import EchoResult, InstanceReference, SendResult
 from dicom_node.dimse.scu import judge
 from dicom_node.errors import ObjectRefused, PeerRefused, PeerUnavailable
@@ -268,3 +272,87 @@ def _tls_failure(error: BaseException) -> str:
             return f"TLS fails ({cause.reason.replace('_', ' ').lower()})"
         cause = cause.__cause__ or cause.__context__
     return "TLS fails: check `ca_file`, `client_certificate` and `client_key`"
+
+
+def valid_url(value: str) -> str:
+    """Return the address of a web service without a slash at its end. Raise ValueError where it cannot be one.
+
+    Logs and reasons tell it, so that it may hold no secret.
+    """
+    text = value.strip()
+    try:
+        url = urlsplit(text)
+        whole = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:  # of the port, or of an IPv6 address
+        whole = False
+    if not whole or url.query or url.fragment or any(c.isspace() for c in text):
+        raise ValueError("must be the address of a DICOMweb service, such as https://pacs.example/dicom-web")
+    if "@" in url.netloc:
+        raise ValueError("must not hold a user; give `username` with `password_file`, or `token_file`, in its place")
+    return url.geturl().rstrip("/")
+
+
+class DicomwebSettings(DestinationSettings):
+    """A `[[destinations]]` entry of kind "dicomweb".
+
+    Secrets are in files of their own: nothing that prints a configuration can tell them.
+    """
+
+    kind: Literal["dicomweb"]
+    url: Annotated[str, AfterValidator(valid_url)]
+    username: str | None = Field(None, min_length=1)
+    password_file: Path | None = None
+    token_file: Path | None = None
+    ca_file: Path | None = None
+    client_certificate: Path | None = None
+    client_key: Path | None = None
+
+    @property
+    def address(self) -> str:
+        return self.url
+
+    def build(self, calling_ae_title: str, timeout: float) -> DicomwebDestination:
+        return DicomwebDestination(
+            name=self.name,
+            url=self.url,
+            timeout=timeout,
+            auth=self._auth(),
+            ca_file=self.ca_file,
+            client_certificate=self.client_certificate,
+            client_key=self.client_key,
+        )
+
+    def _auth(self) -> BasicAuth | BearerAuth | None:
+        if self.username is not None and self.password_file is not None:
+            return BasicAuth(self.username, self.password_file)
+        return None if self.token_file is None else BearerAuth(self.token_file)
+
+    def local_problems(self) -> list[str]:
+        problems = []
+        for key in ("ca_file", "client_certificate", "client_key"):
+            file = getattr(self, key)
+            if file is not None and not os.access(file, os.R_OK):
+                problems.append(f"{key} = '{file}': cannot be read by this user")
+        for key in ("password_file", "token_file"):
+            file = getattr(self, key)
+            try:
+                if file is not None:
+                    read_secret(key, file)
+            except Retriable as error:
+                problems.append(str(error))
+        return problems
+
+    @classmethod
+    def contradictions(cls, key: str, entry: Mapping[str, Any]) -> Iterator[str]:
+        if ("username" in entry) != ("password_file" in entry):
+            given, lacking = ("username", "password_file") if "username" in entry else ("password_file", "username")
+            yield f"{key}.{given}: needs `{lacking}` beside it"
+        if "token_file" in entry and "username" in entry:
+            yield f"{key}.token_file: excludes `username`; keep the one that the service asks for"
+        if "client_key" in entry and "client_certificate" not in entry:
+            yield f"{key}.client_key: needs `client_certificate`, the certificate that it belongs to"
+        url = entry.get("url")
+        if isinstance(url, str) and url.strip().lower().startswith("http:"):
+            for name in ("ca_file", "client_certificate"):
+                if name in entry:
+                    yield f"{key}.{name}: needs a `url` that begins with https"

@@ -3,12 +3,17 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
 
 from dicom_node.deliver.commitment_scu import CommitmentSCU
 from dicom_node.deliver.destinations.base import Asker
+from dicom_node.deliver.destinations.settings import DestinationSettings
 from dicom_node.dimse import scu
 from dicom_node.dimse.query import find_instances
 from dicom_node.dimse.results import EchoResult, InstanceReference, SendResult
+from dicom_node.runtime.configuration import AETitle, Port
 
 
 @dataclass(frozen=True)
@@ -45,3 +50,19 @@ class DimseDestination:
     @property
     def _target(self) -> scu.Target:
         return scu.Target(self.ae_title, self.host, self.port)
+
+
+class DimseSettings(DestinationSettings):
+    """A `[[destinations]]` entry of kind "dimse", which is the kind of an entry that names none."""
+
+    kind: Literal["dimse"] = "dimse"
+    ae_title: AETitle
+    host: str = Field(min_length=1)
+    port: Port
+
+    @property
+    def address(self) -> str:
+        return f"{self.ae_title} at {self.host}:{self.port}"
+
+    def build(self, calling_ae_title: str, timeout: float) -> DimseDestination:
+        return DimseDestination(self.name, calling_ae_title, self.ae_title, self.host, self.port, timeout)

@@ -6,9 +6,11 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from dicom_node.deliver.destinations.base import Asker
 from dicom_node.deliver.destinations.reading import read_instance
+from dicom_node.deliver.destinations.settings import DestinationSettings
 from dicom_node.dimse.results import EchoResult, InstanceReference, SendResult
 from dicom_node.errors import PeerRefused, PeerUnavailable
 from storage.errors import Permanent, StorageFull
@@ -82,3 +84,21 @@ class FolderDestination:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             return f"the folder {self.path} cannot be written by this user: change its owner, or how it is mounted"
         return f"the folder {self.path} cannot be written ({error.strerror})"
+
+
+class FolderSettings(DestinationSettings):
+    """A `[[destinations]]` entry of kind "folder"."""
+
+    kind: Literal["folder"]
+    path: Path
+
+    @property
+    def address(self) -> str:
+        return str(self.path)
+
+    def build(self, calling_ae_title: str, timeout: float) -> FolderDestination:
+        return FolderDestination(self.name, self.path)
+
+    def local_problems(self) -> list[str]:
+        answer = FolderDestination(self.name, self.path).echo()
+        return [] if answer.ok else [answer.reason]

@@ -1,0 +1,52 @@
+"""The settings that every kind of destination has, and what the node asks of the settings of a kind."""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+from pydantic import Field
+
+from dicom_node.deliver.destinations.base import ConfirmingDestination
+from dicom_node.objects.profiles import Kind, ObjectProfile, SegmentationForm
+from dicom_node.runtime.configuration import Section
+
+
+class DestinationSettings(Section):
+    """A `[[destinations]]` entry: a name, and which objects the destination gets. Each kind adds its own keys."""
+
+    name: str = Field(min_length=1)
+    objects: tuple[Literal["SEG", "PM", "RTSTRUCT", "SC", "SR", "KO"], ...] = Field(("SEG", "PM", "SR"), min_length=1)
+    segmentation: Literal["binary", "fractional", "labelmap"] = "binary"
+    omit_empty_frames: bool = True
+    withdraw_superseded: bool = False
+    confirm: Literal["auto", "none"] = "auto"
+
+    @property
+    def profile(self) -> ObjectProfile:
+        return ObjectProfile(
+            segmentation=SegmentationForm(self.segmentation.upper()),
+            omits_empty_frames=self.omit_empty_frames,
+            objects=frozenset(map(Kind, self.objects)),
+            withdraws_superseded=self.withdraw_superseded,
+        )
+
+    @property
+    @abstractmethod
+    def address(self) -> str:
+        """The place that results go to, as the operator reads it. It holds no secret."""
+
+    @abstractmethod
+    def build(self, calling_ae_title: str, timeout: float) -> ConfirmingDestination:
+        """Return the destination. `timeout` (seconds) holds for connecting and for each silence of the other side."""
+
+    def local_problems(self) -> list[str]:
+        """List what this machine lacks of what the destination needs. Asks nobody else."""
+        return []
+
+    @classmethod
+    def contradictions(cls, key: str, entry: Mapping[str, Any]) -> Iterator[str]:
+        """Yield a mistake for keys of `entry` that need one another, or exclude one another.
+
+        `entry` is the table as written, which may hold other mistakes; `key` is where it stands.
+        """
+        yield from ()
