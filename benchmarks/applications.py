@@ -23,12 +23,14 @@ from benchmarks.report import Failed, console, markdown, show, versions
 from dicom_node.demo.simulator.limb_study import write_limb_patient
 from dicom_node.objects.base.common import ObjectContext
 from dicom_node.objects.build import build_objects
-from inference.contract.application import Application, SeriesInput, load_application
+from inference.contract.application import Application, load_application
 from inference.contract.binding import bind
 from inference.contract.inputs import input_key
 from inference.contract.manifest import load_manifest
-from inference.engine.engine import Engine, resolve_devices
-from inference.series.recogniser import read_headers, recognise
+from inference.contract.series_input import SeriesInput
+from inference.engine.devices import resolve_devices
+from inference.engine.models import TorchEngine
+from inference.series.recogniser import read_headers, recognise_headers
 from storage.log.files import write_durable
 
 LIMIT_SECONDS = 900.0
@@ -108,7 +110,7 @@ class Clock:
 
 def analyse(case: Case, device: str, folder: Path) -> Measured:
     manifest = load_manifest(case.application, case.application, None)
-    application, engine = load_application(manifest), Engine(device)
+    application, engine = load_application(manifest), TorchEngine(device)
     start = time.perf_counter()
     once(case, application, engine, folder)
     first = time.perf_counter() - start
@@ -119,14 +121,14 @@ def analyse(case: Case, device: str, folder: Path) -> Measured:
     return Measured(clock.stages, first, time.perf_counter() - start)
 
 
-def once(case: Case, application: Application, engine: Engine, folder: Path) -> Clock:
+def once(case: Case, application: Application, engine: TorchEngine, folder: Path) -> Clock:
     clock = Clock()
     clock.enter("recognising")
     inputs: dict[str, SeriesInput] = {}
     *earlier, latest = sorted(folder.iterdir())
     for time_point, study in ((0, latest), *enumerate(earlier, 1)):
         paths = [sorted(series.iterdir()) for series in sorted(study.iterdir())]
-        series = [recognise(read_headers(files)) for files in paths]
+        series = [recognise_headers(read_headers(files)) for files in paths]
         files_of = {s.series_instance_uid: tuple(files) for s, files in zip(series, paths, strict=True)}
         binding = bind(application.manifest.inputs, series)
         if not binding.accepted:

@@ -214,7 +214,7 @@ def node_seg(folder: Path, output: Path) -> Measured:
 
 def findings_of(folder: Path) -> Any:
     from inference.contract.findings import Algorithm, Code, Findings, Segment
-    from inference.volumes.volume import read_volume
+    from inference.volumes.reading import read_volume
 
     volume = read_volume(sorted((folder / "images").iterdir()))
     found: Labels = np.load(folder / "labels.npy")
@@ -259,7 +259,7 @@ def highdicom_seg(folder: Path, output: Path) -> Measured:
 
 
 def node_read(folder: Path, output: Path) -> Measured:
-    from inference.volumes.volume import read_volume
+    from inference.volumes.reading import read_volume
 
     return reading(lambda paths: read_volume(paths).array, folder, output)
 

@@ -19,8 +19,9 @@ from dicom_node.route.earlier import EarlierStudies, EarlierStudy
 from dicom_node.route.route import Route, broken_off, route
 from dicom_node.runtime.backoff import Backoff
 from dicom_node.runtime.logs import fields, unexpected
-from inference.series.recogniser import Kind, SeriesDescription, read_headers, recognise
-from inference.series.sites import SiteTable
+from inference.series.kinds import Kind
+from inference.series.recogniser import SeriesDescription, read_headers, recognise_headers
+from inference.series.site_table import SiteTable
 from storage.errors import NodeError, Retriable
 from storage.log.instances import InstanceStore
 from storage.records.completion import Completion
@@ -356,7 +357,7 @@ def series_version(series: Series) -> int:
 def recognise_series(series: Series, site: SiteTable = ()) -> SeriesDescription:
     """What a stored series is. One unreadable file must not keep the rest of the study from being routed."""
     try:
-        return recognise(read_headers([instance.path for instance in series.instances]), site)
+        return recognise_headers(read_headers([instance.path for instance in series.instances]), site)
     except Exception as error:
         extra = fields("recognise", series=series.series_instance_uid)
         log.error("A series cannot be recognised: %s", unexpected(error), extra=extra)

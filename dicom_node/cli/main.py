@@ -580,8 +580,7 @@ def recognise(
 ) -> None:
     """Say what each series in a folder is taken for, and why; with the `[[series]]` of the configuration."""
     from dicom_node.demo.simulator.study import load_study
-    from inference.series.recogniser import read_headers
-    from inference.series.recogniser import recognise as recognise_headers
+    from inference.series.recogniser import read_headers, recognise_headers
 
     settings, _ = _load(config)
     site = [entry.rule for entry in settings.series]

@@ -14,9 +14,10 @@ from pydicom.dataset import Dataset
 from scipy import ndimage
 
 from dicom_node.objects.drawing.drawing import Marks, draw_marks, font, windowed
-from inference.contract.findings import Mask
+from inference.volumes.geometry import Affine, Mask
 from inference.volumes.planes import functional
-from inference.volumes.volume import Affine, Volume, read_volume
+from inference.volumes.reading import read_volume
+from inference.volumes.volume import Volume
 
 PANEL = 420  # pixels, the longer side of one panel
 OPACITY = 0.45

@@ -14,7 +14,8 @@ from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
 from dicom_node.objects.base.common import ObjectContext, describe, slice_headers, source_headers
 from dicom_node.objects.drawing.blank import new_object
 from dicom_node.objects.drawing.outline import Polygon, contours
-from inference.contract.findings import Code, Findings, Mask, Segment
+from inference.contract.findings import Code, Findings, Segment
+from inference.volumes.geometry import Mask
 from inference.volumes.planes import Plane, planes_of
 from inference.volumes.volume import FrameReference, Volume
 

@@ -31,7 +31,7 @@ from dicom_node.read.stores import StoresConfig
 from dicom_node.runtime.configuration import AETitle, Port, Seconds, Section
 from inference.contract.manifest import known_applications, takes_bundle
 from inference.series.kinds import Kind as SeriesKind
-from inference.series.sites import SiteRule
+from inference.series.site_table import SiteRule
 from storage.tables.database.connection import default_url
 
 ENVIRONMENT_PREFIX = "DICOM_NODE__"

@@ -19,7 +19,8 @@ from dicom_node.runtime.notify import notify
 from dicom_node.runtime.process import claim_role, die_with_parent, hold, stop_on_signals
 from dicom_node.settings.model import load
 from dicom_node.work.worker import Worker
-from inference.engine.engine import Engine, resolve_devices
+from inference.engine.devices import resolve_devices
+from inference.engine.models import TorchEngine
 from storage.errors import NodeError
 
 RETRY_SECONDS = 5.0
@@ -46,7 +47,7 @@ def main(
     stores.jobs.release_worker(name, "its worker was restarted", settings.work.maximum_attempts)
     worker = Worker(
         name=name,
-        engine=Engine(device),
+        engine=TorchEngine(device),
         jobs=stores.jobs,
         results=stores.results,
         instances=stores.instances,

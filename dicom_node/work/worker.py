@@ -28,10 +28,11 @@ from dicom_node.route.earlier import SAMPLES, acquired_on
 from dicom_node.runtime.backoff import Backoff
 from dicom_node.runtime.logs import fields, unexpected
 from dicom_node.work.notices import first_images, holders
-from inference.contract.application import Application, Progress, SeriesInput, load_application
+from inference.contract.application import Application, Progress, load_application
 from inference.contract.findings import NoResult
 from inference.contract.inputs import split_key
-from inference.engine.engine import Engine
+from inference.contract.series_input import SeriesInput
+from inference.engine.models import TorchEngine
 from storage.errors import InputRefused, ModelRefused, NodeError, Permanent, WhyNoResult
 from storage.log.files import write_durable
 from storage.log.instances import InstanceStore
@@ -50,7 +51,7 @@ class Worker:
     def __init__(
         self,
         name: str,
-        engine: Engine,
+        engine: TorchEngine,
         jobs: Jobs,
         results: Results,
         instances: InstanceStore,

@@ -1,33 +1,40 @@
 """What an application is to the node: inputs in, findings out."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import date
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from inference.contract.findings import Algorithm, Findings
 from inference.contract.manifest import Manifest
-from inference.engine.engine import Engine
+from inference.contract.series_input import SeriesInput
 
 Progress = Callable[[str, float], None]
 """Called with what is being done and the fraction done, 0..1."""
 
 
-@dataclass(frozen=True)
-class SeriesInput:
-    """The series bound to one input of the application: its files, in no particular order.
+class Engine(Protocol):
+    """One device and the networks that are loaded on it, as applications use them.
 
-    `time_point` is 0 for the study that is analysed, and counts earlier studies of the same patient from 1, the oldest
-    first. `acquired` is None where the images do not say it.
+    Networks (`torch.nn.Module`) and images (`torch.Tensor`) are typed loosely here, so that the contract loads no
+    torch. `inference.engine.models.TorchEngine` is the real one.
     """
 
-    name: str
-    series_instance_uid: str
-    paths: tuple[Path, ...]
-    time_point: int = 0
-    acquired: date | None = None
+    def load_torchscript(self, path: Path, sha256: str) -> Any:
+        """Return the network of a TorchScript file. Raises ModelRefused unless it has the hash and can be loaded."""
+        ...
+
+    def load_state(self, network: Callable[[], Any], path: Path, sha256: str) -> Any:
+        """Return `network()` with the weights of a state dictionary. Raises ModelRefused when they do not fit."""
+        ...
+
+    def whole(self, model: Any, image: Any) -> Any:
+        """Run `model` on the whole image at once: (1, C, i, j, k) float32 in and out."""
+        ...
+
+    def sliding_window(self, model: Any, image: Any, roi_size: Sequence[int], overlap: float = 0.5) -> Any:
+        """Run `model` on overlapping windows of `roi_size` voxels: (1, C, i, j, k) float32 in and out."""
+        ...
 
 
 class Application(Protocol):

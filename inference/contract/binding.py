@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from pydicom.uid import UID
 
-from inference.contract.inputs import SAME_PLANE, BValues, InputRule
+from inference.contract.inputs import SAME_PLANE_AS, BValues, InputRule
 from inference.headers.diffusion import shells
-from inference.series.recogniser import Kind, SeriesDescription
+from inference.series.kinds import Kind
+from inference.series.recogniser import SeriesDescription
 
 IMAGE_MODALITIES = frozenset({"MR", "CT", "PT"})
 MINIMUM_CONFIDENCE = 0.3
@@ -19,7 +20,7 @@ Rank = tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True)
-class Decision:
+class InputDecision:
     """What was decided about one series for one input."""
 
     input: str
@@ -38,7 +39,7 @@ class Binding:
 
     inputs: Mapping[str, str]  # input name to SeriesInstanceUID
     accepted: bool
-    decisions: tuple[Decision, ...]
+    decisions: tuple[InputDecision, ...]
     reason: str
     lacking: tuple[InputRule, ...] = ()
     unusable: bool = False
@@ -47,7 +48,7 @@ class Binding:
 def bind(rules: Sequence[InputRule], series: Sequence[SeriesDescription]) -> Binding:
     """Gives every input the best matching series, in the order of the rules; a series feeds one input at most."""
     bound: dict[str, SeriesDescription] = {}
-    decisions: list[Decision] = []
+    decisions: list[InputDecision] = []
     missing: list[str] = []
     for rule in rules:
         refusals = {s.series_instance_uid: _refusal(rule, s, bound) for s in series}
@@ -64,7 +65,7 @@ def bind(rules: Sequence[InputRule], series: Sequence[SeriesDescription]) -> Bin
             elif not reason and best is not None:
                 why = _better(ranks[best.series_instance_uid], ranks[s.series_instance_uid])
                 reason = f"fits, but series {best.series_instance_uid} fits better ({_words(best)}): {why}"
-            decisions.append(Decision(rule.name, s.series_instance_uid, s is best, reason))
+            decisions.append(InputDecision(rule.name, s.series_instance_uid, s is best, reason))
         if best is not None:
             bound[rule.name] = best
         elif rule.required:
@@ -219,8 +220,8 @@ def _certain(rule: InputRule, s: SeriesDescription) -> Rank:
 
 def _satisfied(preference: str, s: SeriesDescription, bound: Mapping[str, SeriesDescription]) -> float:
     """How far a series is as preferred; 0 where it says nothing of it."""
-    if preference.startswith(SAME_PLANE):
-        other = bound.get(preference.removeprefix(SAME_PLANE))
+    if preference.startswith(SAME_PLANE_AS):
+        other = bound.get(preference.removeprefix(SAME_PLANE_AS))
         return float(other is not None and s.plane is not None and s.plane == other.plane)
     match preference:
         case "many slices":

@@ -21,7 +21,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Model(_Part):
+class ModelTable(_Part):
     """`weights` is TorchScript, or a state dictionary when `network` names the MONAI configuration that declares it."""
 
     weights: str
@@ -32,7 +32,7 @@ class Model(_Part):
     output: Literal["softmax", "sigmoid"] = "softmax"  # softmax: argmax over channels; sigmoid: each channel > 0.5
 
     @model_validator(mode="after")
-    def _window(self) -> "Model":
+    def _window(self) -> "ModelTable":
         if self.inference == "sliding_window" and self.roi_size is None:
             raise ValueError("roi_size is needed for sliding_window inference: the size the network was trained on")
         return self
@@ -96,7 +96,7 @@ class Bundle(_Part):
     training_data: str = Field(min_length=1)
     research: bool = True
     notes: tuple[str, ...] = ()
-    model: Model
+    model: ModelTable
     preprocessing: Preprocessing
     postprocessing: Postprocessing = Postprocessing()
     labels: tuple[Label, ...] = Field(min_length=1)

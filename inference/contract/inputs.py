@@ -9,16 +9,16 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from inference.series.recogniser import Kind
+from inference.series.kinds import Kind
 from inference.volumes.planes import COMPONENT
 from storage.errors import InputRefused
 
 Modality = Literal["MR", "CT", "PT"]
-Plane = Literal["axial", "coronal", "sagittal"]
+PlaneName = Literal["axial", "coronal", "sagittal"]
 BodyPart = Annotated[str, AfterValidator(lambda value: value.strip().upper())]
 Name = Annotated[str, Field(pattern="^[^@ ]+$")]  # "t1w@1" is input t1w of an earlier study
 
-SAME_PLANE = "same plane as "  # followed by the name of another input
+SAME_PLANE_AS = "same plane as "  # followed by the name of another input
 PREFERENCES = (
     "2D", "3D", "axial", "coronal", "sagittal", "many slices", "many b-values", "with contrast", "without contrast",
     "fat suppressed", "not fat suppressed",
@@ -36,9 +36,9 @@ _FORBID = ConfigDict(extra="forbid")
 
 
 def _known(value: str) -> str:
-    if value in PREFERENCES or value.removeprefix(SAME_PLANE) not in ("", value):
+    if value in PREFERENCES or value.removeprefix(SAME_PLANE_AS) not in ("", value):
         return value
-    allowed = (*PREFERENCES, f"{SAME_PLANE}<input>")
+    allowed = (*PREFERENCES, f"{SAME_PLANE_AS}<input>")
     close = get_close_matches(value, allowed, n=1)
     raise ValueError(f"allowed: {', '.join(allowed)}" + (f"; did you mean {close[0]!r}?" if close else ""))
 
@@ -73,7 +73,7 @@ class SeriesRule:
 
     modality: Modality = "MR"
     kind: Kinds = ()  # one, or several in order of preference
-    plane: Plane | None = None
+    plane: PlaneName | None = None
     dimension: Literal["2D", "3D"] | None = None
     minimum_slices: Annotated[int, Field(ge=1)] = 3
     contrast: bool | None = None

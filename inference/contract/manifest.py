@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from inference.contract.bundle import Bundle, BundleFile
 from inference.contract.descriptor import nearest, validated
-from inference.contract.inputs import SAME_PLANE, EarlierRule, InputRule
+from inference.contract.inputs import SAME_PLANE_AS, EarlierRule, InputRule
 from storage.errors import ModelRefused
 
 APPLICATIONS = Path(__file__).parents[1] / "applications"
@@ -39,7 +39,7 @@ class _ApplicationFile(BaseModel):
         for rule in rules:
             if rule.name in names:
                 raise ValueError(f"two inputs have the name {rule.name!r}")
-            others = [p.removeprefix(SAME_PLANE) for p in rule.prefer if p.startswith(SAME_PLANE)]
+            others = [p.removeprefix(SAME_PLANE_AS) for p in rule.prefer if p.startswith(SAME_PLANE_AS)]
             if unknown := [name for name in others if name not in names]:
                 raise ValueError(
                     f"input {rule.name!r} prefers the same plane as {unknown[0]!r}, which is no input before it"

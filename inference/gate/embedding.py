@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from inference.contract.findings import Mask
-from inference.volumes.canonical import canonical, resample
-from inference.volumes.volume import Array, Volume
+from inference.volumes.canonical import canonical
+from inference.volumes.geometry import Array, Mask
+from inference.volumes.resampling import resample_to_spacing
+from inference.volumes.volume import Volume
 
-Vector = NDArray[np.float64]
+Embedding = NDArray[np.float64]
 
 GRID = 3.0  # mm
 AIR = 0.1  # of the range of intensities: what is darker, and not enclosed by body, is air
@@ -56,7 +57,7 @@ def kinds() -> NDArray[np.int_]:
     return np.repeat(np.arange(len(FEATURES)), list(FEATURES.values()))
 
 
-def embed(volume: Volume) -> Vector:
+def embed(volume: Volume) -> Embedding:
     """The vector, in the order of FEATURES; all NaN where there is no body to speak of."""
     seen = coarse(volume)
     if np.count_nonzero(seen.body) < FEWEST:
@@ -78,7 +79,7 @@ def embed(volume: Volume) -> Vector:
 
 def coarse(volume: Volume) -> Coarse:
     turned, affine = canonical(volume.array, volume.geometry.affine)
-    image, _ = resample(turned, affine, GRID)
+    image, _ = resample_to_spacing(turned, affine, GRID)
     low, high = np.percentile(image, [0.5, 99.5])
     body = _body(image > low + AIR * (high - low))
     brightest = float(np.percentile(image[body], 99.0)) if body.any() else float(high)
@@ -119,7 +120,7 @@ def _without_profile(seen: Coarse) -> Array:
     return rest
 
 
-def _histogram(deep: NDArray[np.float32]) -> Vector:
+def _histogram(deep: NDArray[np.float32]) -> Embedding:
     counts = np.histogram(deep, bins=[-np.inf, *LEVELS, np.inf])[0]
     return np.sqrt(counts / counts.sum())  # the root of a share varies alike for rare and frequent ones
 

@@ -13,9 +13,9 @@ from scipy import ndimage
 from scipy.fft import irfft, next_fast_len, rfft
 from scipy.signal.windows import tukey
 
-from inference.contract.findings import Mask
 from inference.volumes.canonical import canonical
-from inference.volumes.volume import Array, Geometry, Volume
+from inference.volumes.geometry import Array, Geometry, Mask
+from inference.volumes.volume import Volume
 
 AIR = 0.1  # of the range of intensities: what is darker is air
 BLOCK = 8  # pixels, edge of the squares in which noise is estimated
@@ -70,7 +70,7 @@ METRICS = {
 }  # fmt: skip
 
 
-def measure(volume: Volume) -> dict[str, float]:
+def measure_image_quality(volume: Volume) -> dict[str, float]:
     """The value of each of METRICS."""
     array, spacing = volume.array, volume.geometry.spacing
     low, high = np.percentile(array, [0.5, 99.5])

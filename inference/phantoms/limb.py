@@ -29,7 +29,7 @@ from inference.phantoms.scene import (
     signal,
     smooth_minimum,
 )
-from inference.volumes.volume import Array, Geometry
+from inference.volumes.geometry import Array, Geometry
 
 Mask = NDArray[np.bool_]
 

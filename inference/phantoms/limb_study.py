@@ -40,8 +40,8 @@ from inference.phantoms.scene import (
     t1_map,
     t2_map,
 )
+from inference.volumes.geometry import Array, Geometry
 from inference.volumes.measurements import diameters, volume_ml
-from inference.volumes.volume import Array, Geometry
 
 # Seeds name limbs. Smaller ones than all of these are for demonstrations and the simulator.
 HELD_OUT_SEEDS = range(6_020, 6_080)

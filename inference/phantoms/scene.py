@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from inference.volumes.volume import Affine, Array, Geometry
+from inference.volumes.geometry import Affine, Array, Geometry
 
 Field = NDArray[np.floating[Any]]  # one value per voxel, [slice, row, column]
 

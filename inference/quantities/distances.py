@@ -7,9 +7,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-from inference.contract.findings import Mask
+from inference.volumes.geometry import Geometry, Mask
 from inference.volumes.measurements import faces
-from inference.volumes.volume import Geometry
 from storage.errors import InputRefused
 
 NEIGHBOURS = np.ones((3, 3, 3), bool)

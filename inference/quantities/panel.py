@@ -9,20 +9,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.contract.application import SeriesInput
 from inference.contract.concepts import PERCENT
-from inference.contract.findings import NOT_ATTEMPTED, Code, Mask, Measurement, ParametricMap
+from inference.contract.findings import NOT_ATTEMPTED, Code, Measurement, ParametricMap
 from inference.contract.inputs import input_key
+from inference.contract.series_input import SeriesInput
 from inference.quantities.fits.adc import PLAUSIBLE as ADC_PLAUSIBLE
 from inference.quantities.fits.adc import adc_map
 from inference.quantities.fits.fat_fraction import fat_fraction
 from inference.quantities.missing import Missing
 from inference.quantities.statistics import Statistics, as_measurements, interior, statistics
+from inference.volumes.geometry import Affine, Array, Geometry, Mask
 from inference.volumes.grouping import SAME_PLACE
-from inference.volumes.measurements import resample
 from inference.volumes.planes import B_VALUE, COMPONENT
+from inference.volumes.reading import read_volumes
 from inference.volumes.registration import DISPLACED, register
-from inference.volumes.volume import Affine, Array, Geometry, Volume, read_volumes
+from inference.volumes.resampling import resample_to_grid
+from inference.volumes.volume import Volume
 from storage.errors import InputRefused
 
 MONO_EXPONENTIAL = Code("113250", "DCM", "Mono-exponential diffusion model")
@@ -181,7 +183,9 @@ def bring(values: Array, volume: Volume, source: Volume) -> Array:
 
     def moved(array: NDArray[np.float32]) -> NDArray[np.float32]:
         shape = source.geometry.shape
-        return np.asarray(resample(np.pad(array, 1), bordered, source.geometry.affine, shape, order=1), np.float32)
+        return np.asarray(
+            resample_to_grid(np.pad(array, 1), bordered, source.geometry.affine, shape, order=1), np.float32
+        )
 
     weight, total = moved(known.astype(np.float32)), moved(np.where(known, values, 0).astype(np.float32))
     with np.errstate(divide="ignore", invalid="ignore"):

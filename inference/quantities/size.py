@@ -4,9 +4,9 @@ import numpy as np
 from scipy import ndimage
 
 from inference.contract.concepts import CM3, LONG_AXIS, MAXIMUM_3D, MM, SHORT_AXIS, VOLUME
-from inference.contract.findings import Mask, Measurement
+from inference.contract.findings import Measurement
+from inference.volumes.geometry import Geometry, Mask
 from inference.volumes.measurements import diameters, volume_ml
-from inference.volumes.volume import Geometry
 
 
 def cut_off(mask: Mask, searched: Mask | None = None) -> bool:

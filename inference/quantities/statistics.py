@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from inference.contract.findings import MEASUREMENT_FAILURE, NOT_ATTEMPTED, OUT_OF_RANGE, Code, Mask, Measurement
+from inference.contract.findings import MEASUREMENT_FAILURE, NOT_ATTEMPTED, OUT_OF_RANGE, Code, Measurement
 from inference.quantities.missing import Missing
+from inference.volumes.geometry import Mask
 
 MINIMUM_VOXELS = 10  # fewer make no P10
 

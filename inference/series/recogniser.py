@@ -16,12 +16,12 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from inference.headers.attributes import vector
-from inference.series.facts import Facts, agent_given, facts_of, seconds_after_injection
+from inference.series.image_facts import ImageFacts, agent_given, facts_of, seconds_after_injection
 from inference.series.kinds import Kind as Kind
-from inference.series.series_kind import DIFFUSION, different, kind_of, nearest_plane, phases_of
-from inference.series.sites import SiteTable, rule_for
-from inference.volumes.planes import Plane, functional, is_enhanced, is_image, planes_of
-from inference.volumes.volume import Stack, differences, stacks_of
+from inference.series.series_kind import DIFFUSION, different, kind_of_series, nearest_plane, phases_of
+from inference.series.site_table import SiteTable, rule_for
+from inference.volumes.planes import Plane, functional, holds_image, is_enhanced, planes_of
+from inference.volumes.stacks import SliceStack, differences, stacks_of
 from storage.errors import InputRefused
 
 PRE_CONTRAST = "pre-contrast"
@@ -70,12 +70,12 @@ def read_headers(paths: Iterable[Path]) -> list[Dataset]:
     return [dcmread(path, stop_before_pixels=True) for path in paths]
 
 
-def recognise(headers: Sequence[Dataset], site: SiteTable = ()) -> SeriesDescription:
+def recognise_headers(headers: Sequence[Dataset], site: SiteTable = ()) -> SeriesDescription:
     """What the series with these headers is. `headers` must not be empty; what is no image among them is passed over.
 
     The first rule of `site` that names the series decides its kind.
     """
-    images = [ds for ds in headers if is_image(ds)]
+    images = [ds for ds in headers if holds_image(ds)]
     if not images:
         what = getattr(headers[0].get("SOPClassUID", ""), "name", "") or "an unknown object"
         return _nothing(
@@ -91,7 +91,7 @@ def recognise(headers: Sequence[Dataset], site: SiteTable = ()) -> SeriesDescrip
     if not facts:
         return _nothing(first, Kind.UNKNOWN, 0.0, "its headers are malformed", "its headers are malformed")
     planes, problem, stacks = _geometry(images)
-    verdict = kind_of(modality, facts, planes)
+    verdict = kind_of_series(modality, facts, planes)
     phases = 1 if verdict.kind in DIFFUSION else phases_of(facts)
     contrast, by_name = agent_given(facts)
     found = SeriesDescription(
@@ -148,7 +148,7 @@ def _nothing(ds: Dataset, kind: Kind, confidence: float, reason: str, problem: s
     )
 
 
-def _readable(ds: Dataset) -> list[Facts]:
+def _readable(ds: Dataset) -> list[ImageFacts]:
     """None of an instance whose header is malformed: pydicom reads values late, and raises anything."""
     try:
         return list(facts_of(ds))
@@ -156,14 +156,14 @@ def _readable(ds: Dataset) -> list[Facts]:
         return []
 
 
-def _fat_suppressed(kind: Kind, facts: Sequence[Facts]) -> bool | None:
+def _fat_suppressed(kind: Kind, facts: Sequence[ImageFacts]) -> bool | None:
     if kind is Kind.WATER:
         return True
     told = {f.fat_suppressed for f in facts}
     return True if True in told else None if None in told else False
 
 
-def _laterality(facts: Sequence[Facts]) -> str:
+def _laterality(facts: Sequence[ImageFacts]) -> str:
     told = {f.laterality for f in facts} - {""}
     return told.pop() if len(told) == 1 and told <= {"R", "L"} else ""
 
@@ -184,7 +184,7 @@ def _contrast_phase(modality: str, contrast: bool, phases: int, images: Sequence
     return next((name for pattern, name in PHASE_NAMES if re.search(pattern, description)), "")
 
 
-def _geometry(images: Sequence[Dataset]) -> tuple[list[Plane], str, list[Stack]]:
+def _geometry(images: Sequence[Dataset]) -> tuple[list[Plane], str, list[SliceStack]]:
     """The planes, why they make no volume, and the volumes they make."""
     planes: list[Plane] = []
     try:

@@ -9,10 +9,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from inference.series.facts import Facts, agent_given
+from inference.series.image_facts import ImageFacts, agent_given
+from inference.series.image_kind import Verdict, kind_of_image
 from inference.series.kinds import Kind
-from inference.series.physics import Verdict, judge
-from inference.volumes.planes import Plane, Vector
+from inference.volumes.planes import LpsVector, Plane
 
 PERFUSION_REPEATS = 20  # of one place; fewer are phases of a dynamic study
 HEART_PHASES = 8  # the fewest that are a cine
@@ -25,7 +25,7 @@ DIXON = frozenset({Kind.WATER, Kind.FAT, Kind.IN_PHASE, Kind.OPPOSED_PHASE, Kind
 REPEATABLE = frozenset({Kind.T1W, Kind.PDW, Kind.T2_STAR, Kind.OTHER, Kind.PERFUSION, Kind.UNKNOWN, Kind.LGE})
 
 
-def kind_of(modality: str, facts: Sequence[Facts], planes: Sequence[Plane]) -> Verdict:
+def kind_of_series(modality: str, facts: Sequence[ImageFacts], planes: Sequence[Plane]) -> Verdict:
     """What the series is that these images make. `facts` must not be empty; `planes` may be, where they are unknown."""
     if modality == "SEG":
         return Verdict(Kind.DERIVED, 1.0, "a segmentation")
@@ -35,7 +35,7 @@ def kind_of(modality: str, facts: Sequence[Facts], planes: Sequence[Plane]) -> V
         return Verdict(Kind.UNKNOWN, 0.0, f"modality {modality or 'unknown'} is neither MR nor CT")
     if _few_in_several_planes(planes) or "LOCALIZER" in facts[0].flavours:
         return Verdict(Kind.LOCALIZER, 0.9, "few slices in several planes, or called LOCALIZER in ImageType")
-    verdicts = [judge(f) for f in facts]
+    verdicts = [kind_of_image(f) for f in facts]
     return (
         _of_diffusion(facts, verdicts)
         or _field_map(facts, verdicts)
@@ -48,7 +48,7 @@ def kind_of(modality: str, facts: Sequence[Facts], planes: Sequence[Plane]) -> V
     )
 
 
-def _ct(facts: Sequence[Facts]) -> Verdict:
+def _ct(facts: Sequence[ImageFacts]) -> Verdict:
     if "LOCALIZER" in facts[0].flavours:
         return Verdict(Kind.LOCALIZER, 0.95, "called LOCALIZER in ImageType")
     if facts[0].captured or facts[0].colour:
@@ -64,7 +64,7 @@ def _vote(verdicts: Sequence[Verdict]) -> Verdict:
     return replace(chosen, confidence=chosen.confidence * (votes / len(heard)))
 
 
-def _of_diffusion(facts: Sequence[Facts], verdicts: Sequence[Verdict]) -> Verdict | None:
+def _of_diffusion(facts: Sequence[ImageFacts], verdicts: Sequence[Verdict]) -> Verdict | None:
     """Images without weighting belong to the weighted ones beside them; maps do not."""
     weighted = [v for v in verdicts if v.kind is Kind.DWI]
     maps = sum(v.kind in DIFFUSION - {Kind.DWI} for v in verdicts)
@@ -75,7 +75,7 @@ def _of_diffusion(facts: Sequence[Facts], verdicts: Sequence[Verdict]) -> Verdic
     return replace(chosen, reason=f"diffusion weighted, b = {b_values}" if b_values else chosen.reason)
 
 
-def _field_map(facts: Sequence[Facts], verdicts: Sequence[Verdict]) -> Verdict | None:
+def _field_map(facts: Sequence[ImageFacts], verdicts: Sequence[Verdict]) -> Verdict | None:
     named = [v for v in verdicts if v.kind is Kind.FIELD_MAP]
     if len(named) >= len(verdicts) / 3:
         return named[0]
@@ -86,7 +86,7 @@ def _field_map(facts: Sequence[Facts], verdicts: Sequence[Verdict]) -> Verdict |
     return None
 
 
-def _dixon(facts: Sequence[Facts], verdicts: Sequence[Verdict]) -> Verdict | None:
+def _dixon(facts: Sequence[ImageFacts], verdicts: Sequence[Verdict]) -> Verdict | None:
     kinds = {v.kind for v in verdicts} & DIXON
     if len(kinds) > 1:
         return Verdict(Kind.DIXON, 0.9, f"holds several images of a Dixon acquisition: {', '.join(sorted(kinds))}")
@@ -100,7 +100,7 @@ def _dixon(facts: Sequence[Facts], verdicts: Sequence[Verdict]) -> Verdict | Non
     return None
 
 
-def _heart(facts: Sequence[Facts], verdicts: Sequence[Verdict]) -> Verdict | None:
+def _heart(facts: Sequence[ImageFacts], verdicts: Sequence[Verdict]) -> Verdict | None:
     """Phases of the heart, and inversion recoveries that are sampled for a map."""
     if any(v.kind not in REPEATABLE for v in verdicts):
         return None
@@ -116,7 +116,7 @@ def _heart(facts: Sequence[Facts], verdicts: Sequence[Verdict]) -> Verdict | Non
     return None
 
 
-def _flip_angles(facts: Sequence[Facts], verdicts: Sequence[Verdict]) -> Verdict | None:
+def _flip_angles(facts: Sequence[ImageFacts], verdicts: Sequence[Verdict]) -> Verdict | None:
     """Gradient echoes that are sampled for a map, as inversion recoveries are."""
     if any(v.kind not in REPEATABLE for v in verdicts) or not all("GR" in f.sequence for f in facts):
         return None
@@ -126,7 +126,7 @@ def _flip_angles(facts: Sequence[Facts], verdicts: Sequence[Verdict]) -> Verdict
     return Verdict(Kind.OTHER, 0.8, f"{len(angles)} flip angles in one place: the source of a T1 map")
 
 
-def _repeated(facts: Sequence[Facts], verdicts: Sequence[Verdict]) -> Verdict | None:
+def _repeated(facts: Sequence[ImageFacts], verdicts: Sequence[Verdict]) -> Verdict | None:
     phases = phases_of(facts)
     chosen = _vote(verdicts)
     if phases < 2 or chosen.kind not in REPEATABLE or chosen.kind is Kind.LGE:
@@ -143,7 +143,7 @@ def _repeated(facts: Sequence[Facts], verdicts: Sequence[Verdict]) -> Verdict | 
     return Verdict(Kind.DYNAMIC, 0.85 if agent else 0.6, f"{why}; {chosen.reason}")
 
 
-def _echoes(facts: Sequence[Facts], verdicts: Sequence[Verdict]) -> Verdict | None:
+def _echoes(facts: Sequence[ImageFacts], verdicts: Sequence[Verdict]) -> Verdict | None:
     """Many echoes of one place: what their decay shows counts, not the contrast of each."""
     if any(v.kind not in {Kind.T1W, Kind.T2W, Kind.PDW, Kind.T2_STAR, Kind.OTHER, Kind.PHASE} for v in verdicts):
         return None
@@ -158,16 +158,16 @@ def _echoes(facts: Sequence[Facts], verdicts: Sequence[Verdict]) -> Verdict | No
     return None
 
 
-def _by_place(facts: Sequence[Facts]) -> list[list[Facts]]:
-    places: defaultdict[tuple[float, ...], list[Facts]] = defaultdict(list)
+def _by_place(facts: Sequence[ImageFacts]) -> list[list[ImageFacts]]:
+    places: defaultdict[tuple[float, ...], list[ImageFacts]] = defaultdict(list)
     for f in facts:
         places[f.position].append(f)
     return list(places.values())
 
 
-def phases_of(facts: Sequence[Facts]) -> int:
+def phases_of(facts: Sequence[ImageFacts]) -> int:
     """Images of one place that nothing but time tells apart."""
-    groups: defaultdict[tuple[object, ...], list[Facts]] = defaultdict(list)
+    groups: defaultdict[tuple[object, ...], list[ImageFacts]] = defaultdict(list)
     for f in facts:
         groups[f.position, f.echo_time, f.inversion_time, f.flip_angle, f.b_value, f.flavours].append(f)
     declared = max(f.time_points for f in facts) > 1
@@ -179,7 +179,7 @@ def _few_in_several_planes(planes: Sequence[Plane]) -> bool:
     return len(counts) > 1 and max(counts.values()) <= LOCALIZER_SLICES
 
 
-def nearest_plane(normal: Vector) -> str:
+def nearest_plane(normal: LpsVector) -> str:
     """The plane that a slice with this normal (LPS) is nearest to."""
     return ("sagittal", "coronal", "axial")[int(np.argmax(np.abs(normal)))]
 

@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from inference.gate.gate import Reference, fit, save_reference
+from inference.gate.reference import TrainingReference, fit_reference, save_reference
 from inference.phantoms.limb_study import FIRST_TRAINING_SEED, limb_study, study_grid
 from inference.training import sarcoma
 from inference.training.sarcoma import Case
@@ -18,16 +18,16 @@ PHANTOMS = 60
 SHAPE, SPACING = (40, 192, 192), (4.0, 1.15, 1.15)  # slices, rows, columns, and mm: as a scanner would plan it
 
 
-def soft_tissue_mass(data: Path) -> Reference:
+def soft_tissue_mass(data: Path) -> TrainingReference:
     """From the patients that are trained on, never the held-out ones, and phantoms as the training draws them."""
     trained_on, _ = sarcoma.split(sarcoma.patients(data))
-    return fit({"patients": _patients(data, trained_on), "phantoms": _phantoms()})
+    return fit_reference({"patients": _patients(data, trained_on), "phantoms": _phantoms()})
 
 
-def extremity_sts_sbrt(data: Path) -> Reference:
+def extremity_sts_sbrt(data: Path) -> TrainingReference:
     """The same limbs of patients, and limbs as its own training draws them."""
     trained_on, _ = sarcoma.split(sarcoma.patients(data))
-    return fit({"patients": _patients(data, trained_on), "phantoms": _limb_studies()})
+    return fit_reference({"patients": _patients(data, trained_on), "phantoms": _limb_studies()})
 
 
 def volume_of(case: Case) -> Volume:

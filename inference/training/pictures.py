@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from inference.contract.findings import Mask
 from inference.training.sarcoma import Case
+from inference.volumes.geometry import Mask
 
 TRUE, FOUND = (0, 220, 0), (255, 60, 60)
 PANELS = 3  # slices, at the quarters of the mass

@@ -10,7 +10,8 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.volumes.volume import Array, Geometry, read_volume
+from inference.volumes.geometry import Array, Geometry
+from inference.volumes.reading import read_volume
 
 HELD_OUT = 7
 FOLDS = 5

@@ -18,14 +18,14 @@ REPETITION = "repetition"  # from 1, of volumes that only the order of acquisiti
 
 
 @dataclass(frozen=True, eq=False)
-class Group:
+class PlaneGroup:
     """What is to be one volume, in any order. `told_apart` holds what all its planes say alike, and not None."""
 
     planes: Sequence[Plane]
     told_apart: Mapping[str, Any]
 
 
-def groups_of(planes: Sequence[Plane]) -> list[Group]:
+def groups_of(planes: Sequence[Plane]) -> list[PlaneGroup]:
     """Groups planes that lie on one grid and that nothing tells apart; at each place a group has one plane.
 
     A value that belongs to one slice (some scanners write a trigger time of its own into every slice) tells no volumes
@@ -64,7 +64,7 @@ def _grids(planes: Sequence[Plane]) -> list[list[Plane]]:
     return grids
 
 
-def _groups(grid: Sequence[Plane]) -> list[Group]:
+def _groups(grid: Sequence[Plane]) -> list[PlaneGroup]:
     """The volumes on one grid; each must have a slice at every place where one that it overlaps has."""
     places = _places(grid)
     keys = [key for key in grid[0].told_apart if key in CONTRAST or not _belongs_to_the_slice(key, grid, places)]
@@ -97,7 +97,7 @@ def _belongs_to_the_slice(key: str, grid: Sequence[Plane], places: Mapping[Plane
     return len(found) > 1 and 2 * sum(len(at) == 1 for at in found.values()) > len(found)
 
 
-def _repetitions(part: Sequence[Plane], places: Mapping[Plane, int]) -> list[Group]:
+def _repetitions(part: Sequence[Plane], places: Mapping[Plane, int]) -> list[PlaneGroup]:
     """Splits images that nothing but their order tells apart."""
     told = {
         key: value
@@ -107,7 +107,7 @@ def _repetitions(part: Sequence[Plane], places: Mapping[Plane, int]) -> list[Gro
     at = Counter(places[plane] for plane in part)
     number = max(at.values())
     if number == 1:
-        return [Group(part, told)]
+        return [PlaneGroup(part, told)]
     if short := [place for place, images in at.items() if images < number]:
         example = next(plane for plane in part if places[plane] == min(short))
         raise InputRefused(
@@ -120,16 +120,16 @@ def _repetitions(part: Sequence[Plane], places: Mapping[Plane, int]) -> list[Gro
         again, at_once = np.sort(sequence.reshape(number, -1)), sequence.reshape(-1, number)
         key = REPETITION if TIME in told else TIME
         if (again == sorted(at)).all():
-            return [Group(ordered[k * len(at) : (k + 1) * len(at)], told | {key: k + 1.0}) for k in range(number)]
+            return [PlaneGroup(ordered[k * len(at) : (k + 1) * len(at)], told | {key: k + 1.0}) for k in range(number)]
         if (at_once == at_once[:, :1]).all():
-            return [Group(ordered[k::number], told | {key: k + 1.0}) for k in range(number)]
+            return [PlaneGroup(ordered[k::number], told | {key: k + 1.0}) for k in range(number)]
     raise InputRefused(
         f"{len(part) - len(at)} images lie where another one lies, and nothing in their headers tells them apart; "
         "send each volume as a series of its own"
     )
 
 
-def _refuse_unequal(groups: Sequence[Group], places: Mapping[Plane, int]) -> None:
+def _refuse_unequal(groups: Sequence[PlaneGroup], places: Mapping[Plane, int]) -> None:
     """Where a volume begins late or ends early, only those that it overlaps show that slices are missing."""
     covered = [frozenset(places[plane] for plane in group.planes) for group in groups]
     different = set(covered)  # a time series has a thousand volumes

@@ -1,9 +1,8 @@
-"""Volumes in mL, lengths in mm, masks and resampling. Arrays are [slice, row, column]; affines map
+"""Volumes in mL and lengths in mm of masks. Arrays are [slice, row, column]; affines map
 (slice, row, column, 1) to LPS mm.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +10,7 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
 from scipy.spatial.distance import pdist, squareform
 
-from inference.contract.findings import Mask
-from inference.volumes.volume import Affine, Geometry
+from inference.volumes.geometry import Geometry, Mask
 
 Points = NDArray[np.float64]
 
@@ -61,16 +59,6 @@ def largest_component(mask: Mask) -> Mask:
         return mask
     largest: Mask = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
     return largest
-
-
-def resample(
-    array: NDArray[Any], affine_from: Affine, affine_to: Affine, shape_to: tuple[int, int, int], order: int
-) -> NDArray[Any]:
-    """`array` on another grid: `order` 0 nearest, 1 linear. Outside of the old grid the result is 0."""
-    step = np.linalg.inv(affine_from) @ affine_to
-    return ndimage.affine_transform(
-        array, step[:3, :3], step[:3, 3], output_shape=shape_to, order=order, mode="constant", cval=0
-    )
 
 
 def faces(mask: Mask, axes: tuple[int, ...]) -> Points:

@@ -21,7 +21,7 @@ from inference.headers.private import PrivateElements
 from inference.volumes.tiles import tiled_as, tiling_of
 from storage.errors import InputRefused
 
-Vector = NDArray[np.float64]
+LpsVector = NDArray[np.float64]
 COMPONENT = "image component"
 ECHO_TIME = "EchoTime"
 B_VALUE = "b-value"
@@ -60,9 +60,9 @@ class Plane:
     frame_of_reference_uid: str
     rows: int
     columns: int
-    position: Vector
-    row_direction: Vector
-    column_direction: Vector
+    position: LpsVector
+    row_direction: LpsVector
+    column_direction: LpsVector
     spacing: tuple[float, float]
     told_apart: Mapping[str, Any]
     order: tuple[float, ...]
@@ -70,9 +70,9 @@ class Plane:
     tile: tuple[int, int] | None = None
 
     @property
-    def normal(self) -> Vector:
+    def normal(self) -> LpsVector:
         """Unit vector; with it, row and column direction are right-handed."""
-        normal: Vector = np.cross(self.row_direction, self.column_direction)
+        normal: LpsVector = np.cross(self.row_direction, self.column_direction)
         return normal
 
 
@@ -85,7 +85,7 @@ def functional(ds: Dataset, frame: int, group: str) -> Dataset | None:
     return None
 
 
-def is_image(ds: Dataset) -> bool:
+def holds_image(ds: Dataset) -> bool:
     return "Rows" in ds and "Columns" in ds
 
 
@@ -96,7 +96,7 @@ def is_enhanced(ds: Dataset) -> bool:
 def planes_of(ds: Dataset, path: Path) -> Iterator[Plane]:
     """The planes of one instance, in frame order. Raises InputRefused naming what the header lacks."""
     name = f"instance {ds.get('SOPInstanceUID', 'without SOPInstanceUID')}"
-    if not is_image(ds):
+    if not holds_image(ds):
         raise InputRefused(f"{name} is not an image: it has no Rows and Columns")
     if int(ds.get("SamplesPerPixel", 1)) != 1:
         raise InputRefused(f"{name} is a colour image, which is no measured signal")
@@ -155,7 +155,7 @@ def _plane(
     path: Path,
     frame_number: int | None,
     name: str,
-    position: Vector,
+    position: LpsVector,
     orientation: Dataset,
     measures: Dataset,
     told_apart: Mapping[str, Any],

@@ -14,8 +14,9 @@ import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from inference.volumes.geometry import Affine, Array, Geometry
 from inference.volumes.measurements import largest_component
-from inference.volumes.volume import Affine, Array, Geometry, Volume
+from inference.volumes.volume import Volume
 from storage.errors import InputRefused
 
 LEVELS = (8.0, 4.0, 2.0)  # mm: the working grids, coarse to fine

@@ -6,7 +6,7 @@ import numpy as np
 
 from dicom_node.demo.simulator.mr_series import Stack
 from dicom_node.demo.simulator.phantom_study import Limb, PhantomStudy, write_phantom_study
-from inference.volumes.volume import Affine
+from inference.volumes.geometry import Affine
 
 SHAPE, SPACING = (20, 64, 72), (4.0, 2.0, 2.0)
 CENTRE, RADIUS = np.array([22.0, -12.0, 8.0]), 17.0  # LPS mm

@@ -12,7 +12,7 @@ from pydicom import dcmread
 from dicom_node.demo.overlay import masks_of, write_overlay
 from dicom_node.demo.pacs import Pacs
 from inference.volumes.measurements import centroid_lps, volume_ml
-from inference.volumes.volume import read_volume
+from inference.volumes.reading import read_volume
 from tests.acceptance.conftest import Push
 from tests.acceptance.node import Node, delivered
 from tests.conftest import REPOSITORY

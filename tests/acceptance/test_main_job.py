@@ -13,7 +13,8 @@ from dicom_node.demo.pacs import Pacs
 from dicom_node.demo.simulator.phantom_study import PhantomStudy
 from dicom_node.dimse.scu import send_files
 from inference.volumes.measurements import centroid_lps, volume_ml
-from inference.volumes.volume import Volume, read_volume
+from inference.volumes.reading import read_volume
+from inference.volumes.volume import Volume
 from tests.acceptance.conftest import Push
 from tests.acceptance.node import SCANNER, Node, committed, delivered
 from tests.acceptance.studies import RADIUS, write_ball_study

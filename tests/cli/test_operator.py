@@ -14,7 +14,8 @@ from dicom_node.demo import views
 from dicom_node.runtime.backoff import Backoff
 from inference.contract.binding import bind
 from inference.contract.inputs import InputRule
-from inference.series.recogniser import Kind, SeriesDescription
+from inference.series.kinds import Kind
+from inference.series.recogniser import SeriesDescription
 from storage.errors import WhyNoResult
 from storage.records.jobs import NewJob
 from storage.tables.database.connection import Database

@@ -16,7 +16,8 @@ from inference.contract.findings import (
     ParametricMap,
     TimePoint,
 )
-from inference.volumes.volume import Volume, read_volume, read_volumes
+from inference.volumes.reading import read_volume, read_volumes
+from inference.volumes.volume import Volume
 from tests.objects.sources import blobs, findings
 
 LONG_AXIS = Code("103339001", "SCT", "Long axis")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dicom_node.objects.build import ObjectContext
-from inference.volumes.volume import read_volume
+from inference.volumes.reading import read_volume
 from tests.conformance.breakages import BREAKAGES, Breakage
 from tests.conformance.cases import CASES, Case, rich_findings
 from tests.conformance.judges import JUDGES

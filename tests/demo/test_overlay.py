@@ -13,7 +13,7 @@ from dicom_node.demo.simulator.phantom_study import Limb, write_phantom_study
 from dicom_node.objects.build import ObjectContext
 from dicom_node.objects.seg import build_seg
 from inference.contract.findings import Algorithm, Code, Findings, Segment
-from inference.volumes.volume import read_volume
+from inference.volumes.reading import read_volume
 
 BALL = np.array([24.0, -18.0, 30.0])  # LPS mm: left, front, head
 SIZES = np.array([96.0, 100.0, 120.0])  # mm, of the image along x, y, z

@@ -9,7 +9,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from inference.contract.findings import Algorithm, Code, Findings, Measurement, Segment
-from inference.volumes.volume import FrameReference, Geometry, Volume
+from inference.volumes.geometry import Geometry
+from inference.volumes.volume import FrameReference, Volume
 
 MASS = Code("4147007", "SCT", "Mass")
 ABNORMAL = Code("49755003", "SCT", "Morphologically Abnormal Structure")

@@ -25,7 +25,7 @@ from dicom_node.objects.build import NO_STRUCTURES, Built, ObjectContext, build_
 from dicom_node.objects.drawing.outline import outline
 from dicom_node.objects.profiles import WRITTEN, Kind, ObjectProfile, SegmentationForm
 from inference.contract.findings import Code, ParametricMap
-from inference.volumes.volume import read_volume
+from inference.volumes.reading import read_volume
 from tests.objects.sources import findings, read, write_oblique
 
 ADC = Code("113041", "DCM", "Apparent Diffusion Coefficient")

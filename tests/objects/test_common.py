@@ -11,7 +11,7 @@ from dicom_node.objects.build import build_objects
 from dicom_node.objects.no_result import build_no_result
 from dicom_node.objects.profiles import Kind, ObjectProfile
 from inference.contract.findings import NoResult
-from inference.volumes.volume import read_volume
+from inference.volumes.reading import read_volume
 from storage.errors import WhyNoResult
 from tests.objects.sources import findings, write_oblique
 from tests.objects.test_no_result import STARTED

@@ -11,7 +11,7 @@ from dicom_node.objects.base.common import ObjectContext
 from dicom_node.objects.build import build_objects
 from dicom_node.objects.drawing.outline import key_slice
 from dicom_node.objects.ko import Rejected, build_ko, build_rejection
-from inference.volumes.volume import read_volume
+from inference.volumes.reading import read_volume
 from tests.objects.sources import findings, read, write_oblique
 from tests.objects.test_sr import evidence, save
 from tests.validators import dciodvfy_errors, dsrdump_errors, pixelmed_report_errors

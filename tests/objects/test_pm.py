@@ -13,7 +13,8 @@ from dicom_node.objects.base.common import ObjectContext
 from dicom_node.objects.pm import build_pm
 from inference.contract.findings import Code, Findings, ParametricMap
 from inference.volumes.planes import functional
-from inference.volumes.volume import Volume, read_volume
+from inference.volumes.reading import read_volume
+from inference.volumes.volume import Volume
 from tests.objects.sources import findings, read, write_oblique
 from tests.validators import dciodvfy_errors, dcmqi_map
 

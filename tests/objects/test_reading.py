@@ -14,7 +14,8 @@ from dicom_node.objects.build import ObjectContext, build_objects
 from dicom_node.objects.profiles import SegmentationForm
 from dicom_node.objects.reading import read_report, read_segmentation
 from inference.contract.findings import MEASUREMENT_FAILURE, Code
-from inference.volumes.volume import Geometry, read_volume
+from inference.volumes.geometry import Geometry
+from inference.volumes.reading import read_volume
 from storage.errors import InputRefused
 from tests.objects.sources import findings, read, write_oblique
 

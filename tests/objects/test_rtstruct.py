@@ -13,7 +13,8 @@ from pydicom.dataset import Dataset
 from dicom_node.objects.base.common import ObjectContext
 from dicom_node.objects.rtstruct import build_rtstruct
 from inference.contract.findings import Code, Findings, Segment
-from inference.volumes.volume import Volume, read_volume
+from inference.volumes.reading import read_volume
+from inference.volumes.volume import Volume
 from tests.objects.sources import ABNORMAL, MASS, findings, read, write_oblique
 from tests.validators import dciodvfy_errors, plastimatch_masks
 

@@ -21,7 +21,8 @@ from dicom_node.objects.pm import build_pm
 from dicom_node.objects.rtstruct import build_rtstruct
 from dicom_node.objects.sc import LINE, MAXIMUM_KEY_IMAGES, SIDE, build_sc
 from inference.contract.findings import Code, Findings, ParametricMap, Segment
-from inference.volumes.volume import Volume, read_volume
+from inference.volumes.reading import read_volume
+from inference.volumes.volume import Volume
 from tests.objects.sources import ABNORMAL, MASS, findings, read, write_oblique
 from tests.validators import dciodvfy_errors, dcmtk_frame
 

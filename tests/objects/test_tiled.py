@@ -15,7 +15,7 @@ from dicom_node.objects.rtstruct import build_rtstruct
 from dicom_node.objects.seg import build_seg
 from dicom_node.objects.sr import build_sr
 from inference.contract.findings import Findings
-from inference.volumes.volume import read_volumes
+from inference.volumes.reading import read_volumes
 from tests.conformance.cases import rich_findings
 from tests.validators import dciodvfy_errors
 

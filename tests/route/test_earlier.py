@@ -19,11 +19,11 @@ from dicom_node.route.earlier import acquired, visit_of
 from dicom_node.runtime.backoff import Backoff
 from dicom_node.schedule import Scheduler, Urgency
 from dicom_node.work.worker import Worker
-from inference.contract.application import SeriesInput
 from inference.contract.findings import Findings
 from inference.contract.inputs import EarlierRule, InputRule
 from inference.contract.manifest import Manifest
-from inference.series.recogniser import recognise
+from inference.contract.series_input import SeriesInput
+from inference.series.recogniser import recognise_headers
 from storage.records.jobs import Job, JobKind, JobState
 from storage.records.studies import StudyState
 from storage.tables.database.connection import Database, default_url
@@ -298,12 +298,12 @@ def test_dates_and_times_of_studies() -> None:
     ("sides", "told"), [(["L", "L"], "L"), (["R", ""], "R"), (["R", "L"], ""), (["B", "B"], ""), (["", ""], "")]
 )
 def test_the_side_that_a_series_shows(sides: list[str], told: str) -> None:
-    assert recognise([header(k, Laterality=side) for k, side in enumerate(sides)]).laterality == told
-    assert recognise([header(k, ImageLaterality=side) for k, side in enumerate(sides)]).laterality == told
+    assert recognise_headers([header(k, Laterality=side) for k, side in enumerate(sides)]).laterality == told
+    assert recognise_headers([header(k, ImageLaterality=side) for k, side in enumerate(sides)]).laterality == told
     enhanced = header(SharedFunctionalGroupsSequence=[Dataset()], PerFrameFunctionalGroupsSequence=[])
     for side in sides:
         anatomy, frame = Dataset(), Dataset()
         anatomy.FrameLaterality = side
         frame.FrameAnatomySequence = [anatomy]
         enhanced.PerFrameFunctionalGroupsSequence.append(frame)
-    assert recognise([enhanced]).laterality == told
+    assert recognise_headers([enhanced]).laterality == told

@@ -11,7 +11,8 @@ from dicom_node.route.earlier import EarlierStudy
 from dicom_node.route.route import route
 from inference.contract.inputs import EarlierRule, InputRule
 from inference.contract.manifest import Manifest
-from inference.series.recogniser import Kind, SeriesDescription
+from inference.series.kinds import Kind
+from inference.series.recogniser import SeriesDescription
 from storage.records.instances import Instance, Series
 from storage.records.jobs import JobKind, NewJob
 

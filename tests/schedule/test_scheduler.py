@@ -15,7 +15,7 @@ from dicom_node.errors import PeerRefused, PeerUnavailable
 from dicom_node.schedule import Scheduler, Urgency
 from inference.contract.manifest import InputRule, Manifest
 from inference.series.kinds import Kind
-from inference.series.sites import SiteRule, SiteTable
+from inference.series.site_table import SiteRule, SiteTable
 from storage.log.filing import Ended, Opened
 from storage.records.evidence import AssociationEnd, StudyContents
 from storage.records.instances import Facts, ReceivedInstance

@@ -10,7 +10,7 @@ from dicom_node.errors import ConfigurationError
 from dicom_node.objects.profiles import Kind, ObjectProfile, SegmentationForm
 from dicom_node.settings.model import load
 from inference.series.kinds import Kind as SeriesKind
-from inference.series.sites import SiteRule
+from inference.series.site_table import SiteRule
 
 GOOD = """
 [node]

@@ -23,13 +23,14 @@ from dicom_node.objects.drawing.outline import key_slice, outline
 from dicom_node.objects.no_result import build_no_result
 from dicom_node.objects.profiles import Kind as ObjectKind
 from dicom_node.objects.profiles import ObjectProfile
-from inference.contract.application import SeriesInput, load_application
+from inference.contract.application import load_application
 from inference.contract.findings import Findings, NoResult, ParametricMap, Segment
 from inference.contract.inputs import input_key
 from inference.contract.manifest import load_manifest
-from inference.engine.engine import Engine
+from inference.contract.series_input import SeriesInput
+from inference.engine.models import TorchEngine
 from inference.volumes.measurements import centroid_lps
-from inference.volumes.volume import read_volume
+from inference.volumes.reading import read_volume
 from storage.errors import WhyNoResult
 from tests.acceptance.studies import write_ball_study
 from tests.conformance.breakages import mirrored
@@ -159,7 +160,7 @@ def test_a_trials_objects_are_shown(viewer: Viewer, tmp_path: Path) -> None:
         if name in ("t1w", "t2w_fs", "dwi", "t1_map", "t2_map")
     }
     application = load_application(load_manifest("extremity_sts_sbrt", "extremity_sts_sbrt", None))
-    findings = application.run(inputs, Engine("cpu"), lambda what, part: None)
+    findings = application.run(inputs, TorchEngine("cpu"), lambda what, part: None)
     kinds = frozenset({ObjectKind.SEG, ObjectKind.PM, ObjectKind.RTSTRUCT, ObjectKind.SR})
     study = put(viewer, list(inputs["t1w"].paths), findings, tmp_path, profile=ObjectProfile(objects=kinds))
     # One more finding in the report: what changed since the first examination belongs to no region.

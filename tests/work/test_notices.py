@@ -14,11 +14,12 @@ from dicom_node.demo.simulator.phantom_study import PhantomStudy
 from dicom_node.objects.profiles import ObjectProfile
 from dicom_node.runtime.backoff import Backoff
 from dicom_node.work.worker import Worker
-from inference.contract.application import Progress, SeriesInput
+from inference.contract.application import Progress
 from inference.contract.findings import Algorithm, Findings, Segment
 from inference.contract.manifest import InputRule, Manifest
-from inference.engine.engine import Engine
-from inference.volumes.volume import read_volume
+from inference.contract.series_input import SeriesInput
+from inference.engine.models import TorchEngine
+from inference.volumes.reading import read_volume
 from storage.errors import InputRefused, WhyNoResult
 from storage.records.instances import ReceivedInstance
 from storage.records.jobs import JobKind, JobState, NewJob, NoResultDetail
@@ -43,7 +44,7 @@ class Application:
         self.mask = mask
         self.refusal = refusal
 
-    def run(self, inputs: Mapping[str, SeriesInput], engine: Engine, progress: Progress) -> Findings:
+    def run(self, inputs: Mapping[str, SeriesInput], engine: TorchEngine, progress: Progress) -> Findings:
         if self.refusal is not None:
             raise self.refusal
         volume = read_volume(inputs["t1w"].paths)
@@ -81,7 +82,7 @@ def worker(node: Node, application: Application | None, **profiles: ObjectProfil
     manifest = MANIFEST if application is not None else None
     configured = ConfiguredApplication("mass", tuple(profiles), manifest, "there is no such file")
     made = Worker(
-        "w", Engine("cpu"), node.jobs, node.results, node.instances, {"mass": configured},
+        "w", TorchEngine("cpu"), node.jobs, node.results, node.instances, {"mass": configured},
         node.root.parent / "objects", "NODE", profiles, Backoff(0, 0, 2), heartbeat_seconds=5, job_timeout_seconds=60,
     )  # fmt: skip
     if application is not None:

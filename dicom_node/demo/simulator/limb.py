@@ -7,7 +7,7 @@ from dicom_node.demo.simulator.mr_series import Stack
 from dicom_node.demo.simulator.phantom_study import B_VALUES, PROTOCOLS, Limb
 from inference.phantoms.limb import limb_grid, limb_phantom
 from inference.phantoms.scene import Acquisition, adc_map
-from inference.volumes.volume import Geometry
+from inference.volumes.geometry import Geometry
 
 GRIDS: Mapping[str, Geometry] = MappingProxyType(
     {

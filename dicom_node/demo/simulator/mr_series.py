@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage
 
-from inference.volumes.volume import Affine
+from inference.volumes.geometry import Affine
 
 LARGEST_STORED = 4095  # 12 bits, as scanners have
 

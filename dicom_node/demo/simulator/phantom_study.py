@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydicom.uid import generate_uid
 
 from dicom_node.demo.simulator.mr_series import ADC, Common, Protocol, Stack, write_series
-from inference.volumes.volume import Affine
+from inference.volumes.geometry import Affine
 
 B_VALUES = (50.0, 400.0, 800.0)  # s/mm2
 OBLIQUE_DEGREES = (20.0, -12.0)  # about the patient's x axis, then y

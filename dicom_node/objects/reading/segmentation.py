@@ -14,10 +14,11 @@ from pydicom.uid import UID, SegmentationStorage
 
 from dicom_node.objects.profiles import SegmentationForm
 from dicom_node.objects.reading.codes import code_of, first_code, same
-from inference.contract.findings import Code, Mask
+from inference.contract.findings import Code
+from inference.volumes.geometry import Geometry, Mask
 from inference.volumes.grouping import DIRECTION_TOLERANCE
 from inference.volumes.planes import Plane, functional, planes_of
-from inference.volumes.volume import SAME_POSITION, Geometry
+from inference.volumes.stacks import SAME_POSITION
 from storage.errors import InputRefused
 
 LABEL_MAP_SEGMENTATION_STORAGE = UID("1.2.840.10008.5.1.4.1.1.66.7")  # newer than pydicom 3.0's dictionary

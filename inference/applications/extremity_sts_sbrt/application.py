@@ -11,7 +11,7 @@ from inference.applications.extremity_sts_sbrt.course import changes, response
 from inference.applications.extremity_sts_sbrt.examination import REQUIRED, Examination, Infer, examine
 from inference.applications.extremity_sts_sbrt.network import LABELS, SliceUNet
 from inference.applications.extremity_sts_sbrt.notes import Earlier, notes
-from inference.contract.application import Progress, SeriesInput
+from inference.contract.application import Engine, Progress
 from inference.contract.concepts import (
     ABNORMAL,
     ANATOMICAL,
@@ -45,11 +45,12 @@ from inference.contract.findings import (
 )
 from inference.contract.inputs import input_key, split_key
 from inference.contract.manifest import Manifest, weights_path, weights_sha256
-from inference.engine.engine import Engine
-from inference.gate.gate import check, reference_of
+from inference.contract.series_input import SeriesInput
+from inference.gate.assessment import check_volume
+from inference.gate.reference import reference_of
 from inference.quantities.panel import Volumes, read_optional
 from inference.quantities.size import size
-from inference.volumes.volume import read_volume
+from inference.volumes.reading import read_volume
 from storage.errors import InputRefused
 
 OPTIONAL = ("t1w_fs_post", "dwi", "adc", "t1_map", "t2_map")
@@ -131,7 +132,7 @@ class LimbSarcomaCourse:
             if (key := input_key(name, point)) not in inputs:
                 raise InputRefused(f"it has no {name} series")
             required[name] = (read_volume(inputs[key].paths),)
-        check(required["t1w"][0], self._reference)
+        check_volume(required["t1w"][0], self._reference)
         volumes, unread = read_optional(inputs, OPTIONAL, point)
         return volumes | required, unread
 

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from inference.applications.extremity_sts_sbrt.preprocessing import prepare, restore, structures
-from inference.contract.findings import Mask
 from inference.quantities.distances import shortest_distance
 from inference.quantities.panel import ADC, T1, T2, Panel, Volumes, bring, panel
 from inference.quantities.size import cut_off
 from inference.quantities.statistics import Statistics
+from inference.volumes.geometry import Array, Mask
 from inference.volumes.measurements import Diameters, diameters, volume_ml
-from inference.volumes.volume import Array, Volume
+from inference.volumes.volume import Volume
 from storage.errors import InputRefused
 
 REQUIRED = ("t1w", "t2w_fs")  # the network does not know a limb without both

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from inference.applications.extremity_sts_sbrt.network import CONTRASTS, MULTIPLE, STRUCTURES
-from inference.contract.findings import Mask
-from inference.volumes.canonical import canonical, resample
+from inference.volumes.canonical import canonical
+from inference.volumes.geometry import Array, Geometry, Mask
 from inference.volumes.measurements import largest_component, volume_ml
-from inference.volumes.volume import Array, Geometry
+from inference.volumes.resampling import resample_to_spacing
 
 PIXEL = 1.5  # mm, within slices
 THICKNESS = (3.0, 6.0)  # mm: slices are resampled only where they are thinner or thicker
@@ -42,7 +42,7 @@ def prepare(images: Mapping[str, Array], geometry: Geometry) -> Prepared:
         scaled = np.nan_to_num(array) / SCALES[name] if name in SCALES else _relative(array)
         turned, affine = canonical(np.clip(scaled, 0.0, BRIGHTEST).astype(np.float32), geometry.affine)
         thickness = float(np.clip(np.linalg.norm(affine[:3, 0]), *THICKNESS))
-        seen, affine = resample(turned, affine, (thickness, PIXEL, PIXEL))
+        seen, affine = resample_to_spacing(turned, affine, (thickness, PIXEL, PIXEL))
         fill = [(0, 0), *((0, -n % MULTIPLE) for n in seen.shape[1:])]
         prepared[name] = np.pad(seen, fill)
         s, r, c = prepared[name].shape

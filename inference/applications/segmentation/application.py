@@ -11,13 +11,16 @@ from torch import Tensor, nn
 
 from inference.applications.segmentation.grid import foreground, model_grid, normalize, to_source
 from inference.applications.segmentation.network import declared_network
-from inference.contract.application import Progress, SeriesInput
+from inference.contract.application import Engine, Progress
 from inference.contract.bundle import Bundle, Label, as_code, read_bundle
-from inference.contract.findings import Algorithm, Code, Findings, Mask, Measurement, Segment
+from inference.contract.findings import Algorithm, Code, Findings, Measurement, Segment
 from inference.contract.manifest import Manifest, weights_path, weights_sha256
-from inference.engine.engine import Engine
-from inference.volumes.measurements import largest_component, resample, volume_ml
-from inference.volumes.volume import Volume, read_volume
+from inference.contract.series_input import SeriesInput
+from inference.volumes.geometry import Mask
+from inference.volumes.measurements import largest_component, volume_ml
+from inference.volumes.reading import read_volume
+from inference.volumes.resampling import resample_to_grid
+from inference.volumes.volume import Volume
 from storage.errors import ModelRefused
 
 VOLUME = Code("118565006", "SCT", "Volume")
@@ -51,7 +54,7 @@ class Segmentation:
         progress("preparing", 0.1)
         grid = model_grid(volume.geometry, self._bundle.preprocessing)
         image = normalize(
-            resample(volume.array, volume.geometry.affine, grid.affine, grid.shape, order=1),
+            resample_to_grid(volume.array, volume.geometry.affine, grid.affine, grid.shape, order=1),
             self._bundle.preprocessing.normalization,
         )
         progress("segmenting", 0.2)

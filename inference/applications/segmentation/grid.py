@@ -7,9 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.contract.bundle import Normalization, Preprocessing
-from inference.contract.findings import Mask
-from inference.volumes.measurements import resample
-from inference.volumes.volume import Geometry
+from inference.volumes.geometry import Geometry, Mask
+from inference.volumes.resampling import resample_to_grid
 
 DIRECTIONS = {
     "L": (1, 0, 0), "R": (-1, 0, 0), "P": (0, 1, 0), "A": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1),
@@ -113,5 +112,5 @@ def _share(mask: Mask, grid: Geometry, source: Geometry, order: int) -> tuple[Bo
     affine = source.affine.copy()
     affine[:3, 3] = source.to_lps(first[None].astype(float))[0]
     i, j, k = (int(n) for n in last - first)
-    share = resample(mask.astype(np.float32), grid.affine, affine, (i, j, k), order)
+    share = resample_to_grid(mask.astype(np.float32), grid.affine, affine, (i, j, k), order)
     return tuple(slice(int(a), int(b)) for a, b in zip(first, last, strict=True)), share

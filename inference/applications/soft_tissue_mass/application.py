@@ -12,16 +12,19 @@ from pydicom.uid import generate_uid
 from inference.applications.soft_tissue_mass import preprocessing
 from inference.applications.soft_tissue_mass.classifier import Classifier, classify, read_classifier
 from inference.applications.soft_tissue_mass.outline import OVERLAP, Estimate, estimate
-from inference.contract.application import Progress, SeriesInput
+from inference.contract.application import Engine, Progress
 from inference.contract.concepts import ABNORMAL, CERTAINTY, FASCIA_DEPTH, MASS, MM, UNCERTAIN
-from inference.contract.findings import NOT_ATTEMPTED, Algorithm, Evaluation, Findings, Mask, Measurement, Segment
+from inference.contract.findings import NOT_ATTEMPTED, Algorithm, Evaluation, Findings, Measurement, Segment
 from inference.contract.manifest import Manifest, file_sha256, weights_path, weights_sha256
-from inference.engine.engine import Engine
+from inference.contract.series_input import SeriesInput
 from inference.engine.networks import ensemble
-from inference.gate.gate import check, reference_of
+from inference.gate.assessment import check_volume
+from inference.gate.reference import reference_of
 from inference.quantities.panel import Panel, panel, read_optional
 from inference.quantities.size import cut_off, size
-from inference.volumes.volume import Volume, read_volume
+from inference.volumes.geometry import Mask
+from inference.volumes.reading import read_volume
+from inference.volumes.volume import Volume
 
 COLOR = (221, 130, 101)
 
@@ -82,7 +85,7 @@ class SoftTissueMass:
         started_at = datetime.now(UTC)
         progress("reading", 0.0)
         volume = read_volume(inputs["t1w"].paths)
-        check(volume, self._reference)
+        check_volume(volume, self._reference)
         optional, unread = read_optional(inputs)
         progress("segmenting", 0.2)
         estimated = self._estimate(volume, engine)

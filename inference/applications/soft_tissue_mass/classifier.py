@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.contract.concepts import BENIGN, GRADES, INDETERMINATE, MALIGNANCY, MALIGNANT, NO_UNIT, PROBABILITY
-from inference.contract.findings import NOT_ATTEMPTED, Evaluation, Mask, Measurement
+from inference.contract.findings import NOT_ATTEMPTED, Evaluation, Measurement
 from inference.quantities.panel import ADC, T1, T2, Panel
 from inference.quantities.statistics import Statistics
+from inference.volumes.geometry import Mask
 
 FEATURES = (ADC, T1, T2)
 UNDECIDED = (1 / 3, 2 / 3)  # between these a probability says neither

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from inference.applications.soft_tissue_mass import preprocessing
-from inference.contract.findings import Mask
-from inference.volumes.volume import Array, Geometry
+from inference.volumes.geometry import Array, Geometry, Mask
 
 VIEW = (80, 64, 64)  # voxels of preprocessing.SPACING that a network sees at once in training
 LARGEST_WINDOW = (112, 96, 96)

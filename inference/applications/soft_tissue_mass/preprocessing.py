@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from inference.volumes.canonical import canonical, resample
-from inference.volumes.volume import Affine, Array, Geometry
+from inference.volumes.canonical import canonical
+from inference.volumes.geometry import Affine, Array, Geometry
+from inference.volumes.resampling import resample_to_spacing
 
 SPACING = 3.0  # mm, isotropic
 SMALLEST = 1.0  # ml; smaller findings are not reported
@@ -35,7 +36,7 @@ class Prepared:
 def prepare(array: Array, geometry: Geometry) -> Prepared:
     """Any T1w image [slice, row, column] brought to canonical axes, SPACING and intensities relative to fat."""
     turned, affine = canonical(array, geometry.affine)
-    resampled, affine = resample(normalise(turned), affine, SPACING)
+    resampled, affine = resample_to_spacing(normalise(turned), affine, SPACING)
     return Prepared(resampled, affine)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from inference.headers.diffusion import shells
 from inference.quantities.fits.fitting import FLOOR, FittedMap, decay, noise_sd, result, stack
-from inference.volumes.volume import Array
+from inference.volumes.geometry import Array
 from storage.errors import InputRefused
 
 PERFUSED = 50.0  # s/mm2: below, the flow of blood in capillaries adds to the decay (Le Bihan et al. 1988)

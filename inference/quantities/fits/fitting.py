@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.volumes.volume import Array
+from inference.volumes.geometry import Array
 from storage.errors import InputRefused
 
 Stack = NDArray[np.float64]

@@ -18,9 +18,10 @@ from inference.applications.extremity_sts_sbrt.preprocessing import BRIGHTEST, P
 from inference.phantoms.limb_study import B_VALUES, FIRST_TRAINING_SEED, LimbImages, limb_study, study_grid
 from inference.phantoms.scene import Scanner
 from inference.quantities.fits.adc import adc_map
-from inference.volumes.canonical import canonical, resample
-from inference.volumes.measurements import resample as onto
-from inference.volumes.volume import Array, Geometry
+from inference.volumes.canonical import canonical
+from inference.volumes.geometry import Array, Geometry
+from inference.volumes.resampling import resample_to_grid as onto
+from inference.volumes.resampling import resample_to_spacing
 
 SLICES, PIXELS = 4, 128  # of a view
 MAPS = tuple(CONTRASTS.index(name) for name in ("adc", "t1_map", "t2_map"))
@@ -84,7 +85,7 @@ def _adc(images: LimbImages, seed: int) -> Array:
 def _onto(mask: NDArray[np.bool_], grid: Geometry, prepared: Prepared) -> NDArray[np.uint8]:
     turned, affine = canonical(mask.astype(np.float32), grid.affine)
     s, r, c = np.linalg.norm(prepared.geometry.affine[:3, :3], axis=0)
-    smooth, affine = resample(turned, affine, (float(s), float(r), float(c)))
+    smooth, affine = resample_to_spacing(turned, affine, (float(s), float(r), float(c)))
     covered = onto(smooth, affine, prepared.geometry.affine, prepared.geometry.shape, order=0)
     return (covered >= 0.5).astype(np.uint8)
 

@@ -7,7 +7,6 @@ from typing import Any
 from inference.applications.extremity_sts_sbrt.course import course
 from inference.applications.extremity_sts_sbrt.examination import Examination, Infer, examine
 from inference.applications.extremity_sts_sbrt.network import STRUCTURES
-from inference.contract.findings import Mask
 from inference.phantoms.limb_study import B_VALUES, LimbStudy, limb_study, response, study_grid
 from inference.phantoms.scene import STANDARD, Scanner
 from inference.quantities.distances import shortest_distance
@@ -17,8 +16,9 @@ from inference.quantities.statistics import Statistics
 from inference.training import pictures
 from inference.training.sarcoma import Case
 from inference.training.scoring import dice
+from inference.volumes.geometry import Array, Geometry, Mask
 from inference.volumes.measurements import diameters, volume_ml
-from inference.volumes.volume import Array, Geometry, Volume
+from inference.volumes.volume import Volume
 
 TIME_POINTS = 2
 # As a scanner would plan it: slices, rows, columns and mm.

@@ -15,7 +15,7 @@ from torch import Tensor
 from inference.applications.extremity_sts_sbrt.examination import REQUIRED, Infer
 from inference.applications.extremity_sts_sbrt.network import SliceUNet
 from inference.contract.manifest import file_sha256
-from inference.engine.engine import Engine
+from inference.engine.models import TorchEngine
 from inference.engine.quantisation import quantise
 from inference.phantoms.limb_study import HELD_OUT_SEEDS, SHIFTED_SEEDS
 from inference.phantoms.scene import SHIFTED, STANDARD
@@ -86,7 +86,7 @@ def run(
 
 def predictor(weights: Path) -> Infer:
     """The network of a file of weights, exactly as the application runs it."""
-    engine = Engine("cuda" if torch.cuda.is_available() else "cpu")
+    engine = TorchEngine("cuda" if torch.cuda.is_available() else "cpu")
     network = engine.load_state(SliceUNet, weights, file_sha256(weights))
     return lambda image: engine.whole(network, image)
 

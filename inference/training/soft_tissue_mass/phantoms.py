@@ -11,8 +11,9 @@ from inference.applications.soft_tissue_mass import preprocessing
 from inference.phantoms.limb import Phantom, limb_grid, limb_phantom
 from inference.phantoms.scene import Acquisition
 from inference.training.sarcoma import Case
-from inference.volumes.canonical import canonical, resample
-from inference.volumes.volume import Array, Geometry
+from inference.volumes.canonical import canonical
+from inference.volumes.geometry import Array, Geometry
+from inference.volumes.resampling import resample_to_spacing
 
 T1W = Acquisition(600.0, 12.0)
 FIRST_TRAINING_SEED = 10_000  # tests and demonstrations use smaller ones
@@ -72,7 +73,7 @@ def training_case(seed: int) -> Case:
 def sample(source: Case) -> Sample:
     prepared = preprocessing.prepare(source.array, source.geometry)
     mask, affine = canonical(source.mask.astype(np.float32), source.geometry.affine)
-    cover, _ = resample(mask, affine, preprocessing.SPACING)
+    cover, _ = resample_to_spacing(mask, affine, preprocessing.SPACING)
     return Sample(prepared.array, cover)
 
 

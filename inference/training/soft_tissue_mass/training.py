@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from inference.applications.soft_tissue_mass.outline import OVERLAP, VIEW, Estimate, estimate
 from inference.contract.manifest import file_sha256
-from inference.engine.engine import Engine
+from inference.engine.models import TorchEngine
 from inference.engine.networks import Ensemble, FoldedUNet, Standardised, ensemble
 from inference.engine.quantisation import dequantise, quantise
 from inference.training import pictures, provenance, sarcoma
@@ -154,7 +154,7 @@ def earlier(path: Path, number: int) -> dict[str, Tensor]:
 
 def predictor(networks: nn.Module, device: torch.device) -> Predict:
     """Estimates a case with the ensemble exactly as the application does."""
-    engine, networks = Engine(str(device)), networks.to(device).eval()
+    engine, networks = TorchEngine(str(device)), networks.to(device).eval()
 
     def predict(case: Case) -> Estimate:
         return estimate(case.array, case.geometry, partial(engine.sliding_window, networks, overlap=OVERLAP))

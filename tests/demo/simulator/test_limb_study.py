@@ -20,7 +20,7 @@ from dicom_node.receive.storage import ReceivePolicy
 from inference.phantoms.limb_study import B_VALUES
 from inference.phantoms.limb_study import limb_study as phantom
 from inference.volumes.measurements import volume_ml
-from inference.volumes.volume import read_volume
+from inference.volumes.reading import read_volume
 from tests.commands import invoke
 from tests.demo.simulator.test_phantom_study import DCIODVFY
 from tests.receive.kept import KeptJournal

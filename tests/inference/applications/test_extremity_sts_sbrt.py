@@ -20,7 +20,7 @@ from inference.applications.extremity_sts_sbrt.examination import Examination
 from inference.applications.extremity_sts_sbrt.network import CONTRASTS
 from inference.applications.extremity_sts_sbrt.notes import Earlier, notes
 from inference.applications.extremity_sts_sbrt.preprocessing import prepare, restore
-from inference.contract.application import Application, SeriesInput, load_application
+from inference.contract.application import Application, load_application
 from inference.contract.concepts import (
     ADC_CHANGE,
     BONE_DISTANCE,
@@ -42,13 +42,15 @@ from inference.contract.concepts import (
 from inference.contract.findings import NOT_ATTEMPTED, Code, Findings, Measurement, Segment
 from inference.contract.inputs import input_key
 from inference.contract.manifest import load_manifest
-from inference.engine.engine import Engine
+from inference.contract.series_input import SeriesInput
+from inference.engine.models import TorchEngine
 from inference.phantoms.limb_study import limb_study
 from inference.quantities.missing import Missing
 from inference.quantities.panel import ADC, T1, T2, Panel
 from inference.quantities.response import Course, Response
 from inference.quantities.statistics import MEAN
-from inference.volumes.volume import Geometry, Volume
+from inference.volumes.geometry import Geometry
+from inference.volumes.volume import Volume
 from storage.errors import InputRefused
 
 SEED = 12  # it shrinks
@@ -84,7 +86,7 @@ def patient(tmp_path_factory: pytest.TempPathFactory) -> tuple[Examined, Examine
 @pytest.fixture(scope="module")
 def run() -> Callable[[Mapping[str, SeriesInput]], Findings]:
     application: Application = load_application(load_manifest("extremity_sts_sbrt", "extremity_sts_sbrt", None))
-    engine = Engine("cpu")
+    engine = TorchEngine("cpu")
     return lambda inputs: application.run(inputs, engine, lambda what, part: None)
 
 

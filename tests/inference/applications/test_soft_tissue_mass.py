@@ -15,15 +15,16 @@ from dicom_node.demo.simulator.phantom_study import PhantomStudy, write_phantom_
 from inference.applications.soft_tissue_mass import application as application_module
 from inference.applications.soft_tissue_mass import preprocessing
 from inference.applications.soft_tissue_mass.outline import Estimate, window
-from inference.contract.application import Application, SeriesInput, load_application
-from inference.contract.findings import Findings, Mask
+from inference.contract.application import Application, load_application
+from inference.contract.findings import Findings
 from inference.contract.manifest import load_manifest
-from inference.engine.engine import Engine
+from inference.contract.series_input import SeriesInput
+from inference.engine.models import TorchEngine
 from inference.training import sarcoma
 from inference.training.scoring import dice
 from inference.training.soft_tissue_mass import phantoms
 from inference.training.soft_tissue_mass.ellipsoid import ellipsoid, fit
-from inference.volumes.volume import Geometry
+from inference.volumes.geometry import Geometry, Mask
 from storage.errors import InputRefused
 
 
@@ -33,11 +34,11 @@ def application() -> Application:
 
 
 @pytest.fixture(scope="module")
-def engine() -> Engine:
-    return Engine("cpu")
+def engine() -> TorchEngine:
+    return TorchEngine("cpu")
 
 
-def run(application: Application, engine: Engine, paths: list[Path]) -> Findings:
+def run(application: Application, engine: TorchEngine, paths: list[Path]) -> Findings:
     return application.run({"t1w": SeriesInput("t1w", "", tuple(paths))}, engine, lambda what, part: None)
 
 
@@ -49,7 +50,7 @@ class Result:
 
 @pytest.fixture(scope="module")
 def phantom(
-    application: Application, engine: Engine, tmp_path_factory: pytest.TempPathFactory
+    application: Application, engine: TorchEngine, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Result]:
     """What is found in a phantom; each is computed once, since that takes seconds."""
 
@@ -122,7 +123,7 @@ def test_outlines_little_in_a_limb_without_mass(phantom: Callable[..., Result], 
     assert sum(values(result.findings)["118565006"] for _ in result.findings.segments) <= expected.most_ml
 
 
-def test_repeats_itself(application: Application, engine: Engine, phantom: Callable[..., Result]) -> None:
+def test_repeats_itself(application: Application, engine: TorchEngine, phantom: Callable[..., Result]) -> None:
     result = phantom(1)
     one, other = result.findings, run(application, engine, list(result.study.series["t1w"].paths)[::-1])
     assert np.array_equal(one.segments[0].mask, other.segments[0].mask)
@@ -149,7 +150,7 @@ def test_the_number_of_patients_stands_in_one_place(application: Application, ph
 
 @pytest.mark.parametrize("limit", [0.0, 1.0])
 def test_says_where_the_networks_disagree(
-    application: Application, engine: Engine, phantom: Callable[..., Result], limit: float
+    application: Application, engine: TorchEngine, phantom: Callable[..., Result], limit: float
 ) -> None:
     manifest = application.manifest
     options = manifest.options | {"model": manifest.options["model"] | {"uncertain_below": limit}}
@@ -198,7 +199,7 @@ def test_images_are_seen_whole_where_they_fit(shape: tuple[int, int, int], expec
     assert window(shape) == expected
 
 
-def test_refuses_a_series_with_a_slice_missing(application: Application, engine: Engine, tmp_path: Path) -> None:
+def test_refuses_a_series_with_a_slice_missing(application: Application, engine: TorchEngine, tmp_path: Path) -> None:
     paths = list(write_phantom_study(tmp_path, limb(1), 1).series["t1w"].paths)
     with pytest.raises(InputRefused, match="missing"):
         run(application, engine, [*paths[:10], *paths[11:]])
@@ -216,7 +217,7 @@ def test_codes_are_those_of_the_dictionary(phantom: Callable[..., Result]) -> No
     ]
 
 
-def test_finds_the_mass_of_a_held_out_patient(application: Application, engine: Engine, test_data: Path) -> None:
+def test_finds_the_mass_of_a_held_out_patient(application: Application, engine: TorchEngine, test_data: Path) -> None:
     folder = test_data / "sarcoma"
     if not folder.is_dir():
         pytest.skip("the sarcoma set is not here")
@@ -228,7 +229,7 @@ def test_finds_the_mass_of_a_held_out_patient(application: Application, engine: 
 
 
 @pytest.fixture(scope="module")
-def held_out_scores(application: Application, engine: Engine, test_data: Path) -> tuple[float, float]:
+def held_out_scores(application: Application, engine: TorchEngine, test_data: Path) -> tuple[float, float]:
     """Mean Dice over all patients that were not trained on: of the application, and of the ellipsoid that looks at
     nothing."""
     folder = test_data / "sarcoma"

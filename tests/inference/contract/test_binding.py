@@ -10,7 +10,8 @@ import pytest
 from inference.contract import manifest
 from inference.contract.binding import bind
 from inference.contract.inputs import BValues, InputRule, input_key, selected, split_key
-from inference.series.recogniser import Kind, SeriesDescription, read_headers, recognise
+from inference.series.kinds import Kind
+from inference.series.recogniser import SeriesDescription, read_headers, recognise_headers
 from inference.volumes.planes import COMPONENT
 from storage.errors import InputRefused, ModelRefused
 
@@ -115,7 +116,7 @@ def test_diffusion_needs_the_b_values_that_are_asked_for() -> None:
 def test_a_series_of_several_volumes_feeds_what_takes_them(test_data: Path) -> None:
     """A real one, with two echoes: one volume is refused unless it is said which, and all are taken."""
     folder = test_data / "mr" / "siemens_xa30_study" / "8_gre_field_mapping"
-    found = recognise(read_headers(sorted(folder.glob("*.dcm"))))
+    found = recognise_headers(read_headers(sorted(folder.glob("*.dcm"))))
     assert found.volumes == 2
     one = InputRule("echoes")
     assert "volumes" in refusal(one, found)

@@ -12,12 +12,14 @@ import torch
 from monai.networks.nets import UNet
 
 from inference.applications.segmentation.grid import model_grid, normalize, to_source
-from inference.contract.application import SeriesInput, load_application
+from inference.contract.application import load_application
 from inference.contract.bundle import Normalization, Preprocessing
 from inference.contract.findings import Findings
 from inference.contract.manifest import load_manifest
-from inference.engine.engine import Engine, resolve_devices
-from inference.volumes.volume import Geometry
+from inference.contract.series_input import SeriesInput
+from inference.engine.devices import resolve_devices
+from inference.engine.models import TorchEngine
+from inference.volumes.geometry import Geometry
 from storage.errors import ModelRefused, Permanent
 from tests.acceptance.studies import write_ball_study
 from tests.acceptance.tiny_model import BUNDLE, write_bundle
@@ -25,7 +27,7 @@ from tests.acceptance.tiny_model import BUNDLE, write_bundle
 
 def run(bundle: Path, paths: tuple[Path, ...]) -> Findings:
     application = load_application(load_manifest("segmentation", "own", bundle))
-    return application.run({"image": SeriesInput("image", "1.2", paths)}, Engine("cpu"), lambda what, done: None)
+    return application.run({"image": SeriesInput("image", "1.2", paths)}, TorchEngine("cpu"), lambda what, done: None)
 
 
 @pytest.mark.parametrize("oblique", [False, True])
@@ -152,7 +154,9 @@ def test_weights_that_change_under_the_node_are_refused(tmp_path: Path) -> None:
     study = write_ball_study(tmp_path / "study")
     with pytest.raises(ModelRefused, match="changed while the node was running"):
         application.run(
-            {"image": SeriesInput("image", "1.2", study.series["t1w"].paths)}, Engine("cpu"), lambda what, done: None
+            {"image": SeriesInput("image", "1.2", study.series["t1w"].paths)},
+            TorchEngine("cpu"),
+            lambda what, done: None,
         )
 
 

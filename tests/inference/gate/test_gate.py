@@ -11,12 +11,15 @@ import pytest
 import SimpleITK
 
 from inference.contract.manifest import APPLICATIONS
-from inference.gate.gate import Reference, check, examine, fit, load_reference, save_reference
+from inference.gate.assessment import assess, check_volume
 from inference.gate.image_quality import METRICS
+from inference.gate.reference import TrainingReference, fit_reference, load_reference, save_reference
 from inference.training import sarcoma
 from inference.training.gate import volume_of
 from inference.training.soft_tissue_mass import phantoms
-from inference.volumes.volume import Geometry, Volume, read_volume, read_volumes
+from inference.volumes.geometry import Geometry
+from inference.volumes.reading import read_volume, read_volumes
+from inference.volumes.volume import Volume
 from storage.errors import InputRefused, ModelRefused, WhyNoResult
 
 SHIPPED = APPLICATIONS / "soft_tissue_mass" / "gate_t1w.json"
@@ -25,7 +28,7 @@ HEADS = ["philips_elition_mprage_classic", "siemens_prisma_t1_sag_HFDR", "siemen
 
 
 @pytest.fixture(scope="module")
-def reference() -> Reference:
+def reference() -> TrainingReference:
     return load_reference(SHIPPED)
 
 
@@ -61,30 +64,30 @@ def moved(volume: Volume, millimetres: float) -> Volume:
     return changed(volume, np.abs(np.fft.ifft(np.fft.fft(volume.array, axis=1) * phase[:, None], axis=1)))
 
 
-def whys(volume: Volume, reference: Reference) -> set[WhyNoResult]:
-    return {refusal.why for refusal in examine(volume, reference).refusals}
+def whys(volume: Volume, reference: TrainingReference) -> set[WhyNoResult]:
+    return {refusal.why for refusal in assess(volume, reference).refusals}
 
 
-def test_patients_that_it_was_not_made_from_are_accepted(test_data: Path, reference: Reference) -> None:
+def test_patients_that_it_was_not_made_from_are_accepted(test_data: Path, reference: TrainingReference) -> None:
     _, held_out = sarcoma.split(sarcoma.patients(test_data / "sarcoma"))
     assert [n for n in held_out if whys(volume_of(sarcoma.load(test_data / "sarcoma", n)), reference)] == []
 
 
 @pytest.mark.parametrize("seed", range(SEED, SEED + 2))
-def test_limbs_are_accepted_with_and_without_a_mass(reference: Reference, seed: int) -> None:
+def test_limbs_are_accepted_with_and_without_a_mass(reference: TrainingReference, seed: int) -> None:
     for case in (phantoms.case(seed), phantoms.healthy(seed), phantoms.shifted(seed)):
         assert whys(volume_of(case), reference) == set()
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_heads_are_not_what_the_model_learned_from(test_data: Path, reference: Reference, head: str) -> None:
+def test_heads_are_not_what_the_model_learned_from(test_data: Path, reference: TrainingReference, head: str) -> None:
     with pytest.raises(InputRefused, match="do not look like those the model learned from: distance") as refused:
-        check(read_volume(files(test_data / "mr" / head)), reference)
+        check_volume(read_volume(files(test_data / "mr" / head)), reference)
     assert refused.value.why == WhyNoResult.OUT_OF_DISTRIBUTION
 
 
 @pytest.mark.parametrize("name", ["brain1", "breast1"])
-def test_other_organs_are_refused(test_data: Path, reference: Reference, name: str) -> None:
+def test_other_organs_are_refused(test_data: Path, reference: TrainingReference, name: str) -> None:
     (path,) = (test_data / "nrrd_tumour_masks").rglob(f"{name}*image*.nrrd")
     image = SimpleITK.ReadImage(str(path))
     affine = np.eye(4)
@@ -96,7 +99,9 @@ def test_other_organs_are_refused(test_data: Path, reference: Reference, name: s
 
 
 @pytest.mark.parametrize("folder", ["philips_achieva_phantom_enhanced", "small/hitachi_anatomical_001"])
-def test_a_physical_phantom_and_a_few_slices_are_refused(test_data: Path, reference: Reference, folder: str) -> None:
+def test_a_physical_phantom_and_a_few_slices_are_refused(
+    test_data: Path, reference: TrainingReference, folder: str
+) -> None:
     (volume, *_) = read_volumes(files(test_data / "mr" / folder))
     assert whys(volume, reference) == {WhyNoResult.POOR_QUALITY, WhyNoResult.OUT_OF_DISTRIBUTION}
 
@@ -106,7 +111,7 @@ def test_a_colour_map_is_no_volume(test_data: Path) -> None:
         read_volume(files(test_data / "mr/siemens_xa30_study/14_DWI_dir80_PA"))
 
 
-def test_what_holds_no_picture_is_refused(limb: Volume, reference: Reference) -> None:
+def test_what_holds_no_picture_is_refused(limb: Volume, reference: TrainingReference) -> None:
     rng, shape = np.random.default_rng(1), limb.array.shape
     empty = changed(limb, np.zeros(shape))
     for volume in (
@@ -125,24 +130,24 @@ def test_what_holds_no_picture_is_refused(limb: Volume, reference: Reference) ->
     ids=["noise", "ghost", "motion"],
 )
 def test_poor_images_are_refused_and_fair_ones_are_not(
-    limb: Volume, reference: Reference, spoil: Callable[[Volume, float], Volume], amount: float, told: str
+    limb: Volume, reference: TrainingReference, spoil: Callable[[Volume, float], Volume], amount: float, told: str
 ) -> None:
     assert whys(spoil(limb, 3 * amount), reference) == set()
     with pytest.raises(InputRefused, match=rf"{told}.*, at (least|most) \d") as refused:
-        check(spoil(limb, 9 * amount), reference)
+        check_volume(spoil(limb, 9 * amount), reference)
     assert refused.value.why == WhyNoResult.POOR_QUALITY
 
 
-def test_what_is_cut_off_is_refused(limb: Volume, reference: Reference) -> None:
+def test_what_is_cut_off_is_refused(limb: Volume, reference: TrainingReference) -> None:
     third = limb.array.shape[0] // 3
     part = Volume(
         limb.array[third : 2 * third], Geometry((third, *limb.geometry.shape[1:]), limb.geometry.affine),
         (), "", "", "", "MR",
     )  # fmt: skip
-    assert any("field of view from feet to head" in r.explanation for r in examine(part, reference).refusals)
+    assert any("field of view from feet to head" in r.explanation for r in assess(part, reference).refusals)
 
 
-def test_the_limb_may_lie_anywhere_but_both_at_once_are_refused(limb: Volume, reference: Reference) -> None:
+def test_the_limb_may_lie_anywhere_but_both_at_once_are_refused(limb: Volume, reference: TrainingReference) -> None:
     columns = limb.array.shape[2]
     beside = np.zeros_like(limb.array)
     beside[:, :, : columns * 2 // 3] = limb.array[:, :, columns // 3 :]
@@ -154,7 +159,7 @@ def test_the_limb_may_lie_anywhere_but_both_at_once_are_refused(limb: Volume, re
 
 def test_the_command_shows_every_measurement_and_loads_no_torch(test_data: Path) -> None:
     folders = [test_data / "sarcoma/STS_012/MR_T1", test_data / "mr/siemens_xa30_study/14_DWI_dir80_PA"]
-    script = "import sys; from inference import gate; gate.main(); sys.exit('torch' in sys.modules)"
+    script = "import sys; from inference.gate.__main__ import main; main(); sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script, SHIPPED, *folders], capture_output=True, text=True, check=True)
     names, limits, patient, colour = (line.split("\t") for line in done.stdout.splitlines())
     assert len(names) == len(patient) == len(limits) + 1 == len(METRICS) + 3
@@ -166,10 +171,10 @@ def test_a_reference_is_kept_exactly_enough(tmp_path: Path, limb: Volume) -> Non
     def limbs(seeds: Sequence[int]) -> list[Volume]:
         return [volume_of(phantoms.case(seed)) for seed in seeds]
 
-    made = fit({"phantoms": limbs(range(SEED + 10, SEED + 14))})
+    made = fit_reference({"phantoms": limbs(range(SEED + 10, SEED + 14))})
     save_reference(made, tmp_path / "gate.json")
     kept = load_reference(tmp_path / "gate.json")
-    assert examine(limb, kept).distance == pytest.approx(examine(limb, made).distance, rel=1e-2)
+    assert assess(limb, kept).distance == pytest.approx(assess(limb, made).distance, rel=1e-2)
     assert kept.limits.keys() == made.limits.keys()
 
 

@@ -6,7 +6,7 @@ import pytest
 from dicom_node.demo.simulator.limb import limb
 from inference.phantoms.limb import FAT, MASSES, MUSCLE, limb_grid, limb_phantom
 from inference.phantoms.scene import Acquisition, adc_map, signal
-from inference.volumes.volume import Geometry
+from inference.volumes.geometry import Geometry
 
 T1W = Acquisition(600.0, 12.0)
 T2W_FS = Acquisition(4000.0, 80.0, fat_suppressed=True)

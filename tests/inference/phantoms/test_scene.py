@@ -21,7 +21,7 @@ from inference.phantoms.scene import (
     t1_map,
     t2_map,
 )
-from inference.volumes.volume import Geometry
+from inference.volumes.geometry import Geometry
 
 WATER = Tissue(1500.0, 100.0, 1.0, 2000.0, uptake=0.5)
 

@@ -13,8 +13,10 @@ from inference.quantities.fits.adc import adc_map
 from inference.quantities.fits.fat_fraction import fat_fraction
 from inference.quantities.fits.fitting import noise_sd
 from inference.quantities.panel import Panel, panel
+from inference.volumes.geometry import Geometry
 from inference.volumes.planes import B_VALUE
-from inference.volumes.volume import Geometry, Volume, read_volume
+from inference.volumes.reading import read_volume
+from inference.volumes.volume import Volume
 from storage.errors import InputRefused
 
 SHAPE = (6, 96, 96)

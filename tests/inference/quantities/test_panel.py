@@ -12,15 +12,17 @@ from dicom_node.catalogue import ConfiguredApplication, configured_applications
 from dicom_node.demo.simulator.limb_study import write_limb_patient
 from dicom_node.demo.simulator.phantom_study import PhantomStudy
 from dicom_node.settings.model import ApplicationSettings
-from inference.contract.application import SeriesInput, load_application
+from inference.contract.application import load_application
 from inference.contract.concepts import GRADES, MALIGNANCY, PROBABILITY
 from inference.contract.findings import NOT_ATTEMPTED, Findings, Measurement
 from inference.contract.manifest import load_manifest
-from inference.engine.engine import Engine
+from inference.contract.series_input import SeriesInput
+from inference.engine.models import TorchEngine
 from inference.quantities.fits.fat_fraction import fat_fraction
 from inference.quantities.panel import ADC, FAT, QUANTITIES, T1, T2, bring, panel, read_optional
 from inference.quantities.statistics import Statistics, interior
-from inference.volumes.volume import Geometry, read_volume
+from inference.volumes.geometry import Geometry
+from inference.volumes.reading import read_volume
 from storage.errors import InputRefused
 
 SEED = 12  # a mass of 95 mL
@@ -189,11 +191,11 @@ def values(findings: Findings) -> dict[str, Measurement]:
 
 
 @pytest.fixture(scope="module")
-def engine() -> Engine:
-    return Engine("cpu")
+def engine() -> TorchEngine:
+    return TorchEngine("cpu")
 
 
-def test_soft_tissue_mass_measures_what_it_outlines(examined: Examined, engine: Engine) -> None:
+def test_soft_tissue_mass_measures_what_it_outlines(examined: Examined, engine: TorchEngine) -> None:
     application = load_application(load_manifest("soft_tissue_mass", "soft_tissue_mass", None))
     inputs = examined.inputs("t1w", "adc", "t1_map", "t2_map")
     findings = application.run(inputs, engine, lambda what, part: None)
@@ -211,7 +213,7 @@ def test_soft_tissue_mass_measures_what_it_outlines(examined: Examined, engine: 
     assert MALIGNANCY not in {e.name for e in segment.evaluations}
 
 
-def test_classification_is_a_switch_and_says_what_it_is(examined: Examined, engine: Engine) -> None:
+def test_classification_is_a_switch_and_says_what_it_is(examined: Examined, engine: TorchEngine) -> None:
     plain = load_manifest("soft_tissue_mass", "soft_tissue_mass", None)
     on = load_manifest("soft_tissue_mass", "soft_tissue_mass", None, {"classification": True})
     assert on.sha256 != plain.sha256

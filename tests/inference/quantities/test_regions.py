@@ -15,7 +15,8 @@ from inference.quantities.distances import shortest_distance
 from inference.quantities.missing import Missing
 from inference.quantities.response import Course, Response, recist
 from inference.quantities.statistics import Statistics, as_measurements, statistics
-from inference.volumes.volume import Geometry, read_volume
+from inference.volumes.geometry import Geometry
+from inference.volumes.reading import read_volume
 from storage.errors import InputRefused
 
 Mask = NDArray[np.bool_]

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 
-from inference.series.recogniser import SeriesDescription, read_headers, recognise
+from inference.series.recogniser import SeriesDescription, read_headers, recognise_headers
 
 LABELS = Path(__file__).with_name("labels.toml")
 DATA = Path(os.environ.get("DICOM_NODE_TEST_DATA", Path(__file__).parents[4] / "shared" / "data"))
@@ -73,8 +73,8 @@ def rows(folder: Path) -> Iterator[Row]:
             by_uid[str(ds.get("SeriesInstanceUID", ""))].append(ds)
         for label in [label for label in labelled if label["folder"] == path]:
             headers = by_uid.pop(label.get("series", next(iter(by_uid))))
-            named = recognise(headers)
-            yield Row(label, named, recognise([blanked(ds) for ds in headers]))
+            named = recognise_headers(headers)
+            yield Row(label, named, recognise_headers([blanked(ds) for ds in headers]))
         if by_uid:
             raise KeyError(f"series without a label in {path}: {', '.join(by_uid)}")
 

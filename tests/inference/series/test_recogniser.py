@@ -14,8 +14,9 @@ from pydicom.dataset import Dataset
 
 from inference.contract.binding import bind, feeds_inputs
 from inference.contract.inputs import InputRule
-from inference.series.recogniser import Kind, SeriesDescription, read_headers, recognise
-from inference.series.sites import SiteRule
+from inference.series.kinds import Kind
+from inference.series.recogniser import SeriesDescription, read_headers, recognise_headers
+from inference.series.site_table import SiteRule
 from tests.inference.series.table import Row, folders, labels, printed, rows
 
 
@@ -75,7 +76,7 @@ def test_repeats_are_counted(table: list[Row]) -> None:
 
 
 def test_a_name_alone_gives_little_confidence(test_data: Path) -> None:
-    found = recognise(read_headers((test_data / "sarcoma/STS_001/MR_T1").iterdir()))
+    found = recognise_headers(read_headers((test_data / "sarcoma/STS_001/MR_T1").iterdir()))
     assert (found.kind, found.plane, found.slices) == (Kind.T1W, "axial", 59)
     assert 0.3 <= found.confidence < 0.5
     assert "description" in found.reasons[0]
@@ -85,14 +86,14 @@ def test_what_is_no_image_is_passed_over(test_data: Path) -> None:
     """Philips sends its raw data with the UID of the images' series."""
     mprage = read_headers(sorted((test_data / "mr/philips_elition_mprage_classic").iterdir()))
     raw = read_headers((test_data / "mr/philips_elition_rawdata_nonimage").iterdir())
-    found = recognise([*raw, *mprage])
+    found = recognise_headers([*raw, *mprage])
     assert (found.kind, found.slices, found.volumes, found.problem) == (Kind.T1W, 170, 1, "")
 
 
 def test_170_headers_take_well_under_a_second(test_data: Path) -> None:
     headers = read_headers((test_data / "mr/philips_elition_mprage_classic").iterdir())
     begin = time.process_time()
-    recognise(headers)
+    recognise_headers(headers)
     assert time.process_time() - begin < 0.6
 
 
@@ -113,7 +114,7 @@ def test_whatever_comes_is_answered_with_a_reason(test_data: Path, folder: str) 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for headers in whatever(test_data / folder):
-            found = recognise(headers)
+            found = recognise_headers(headers)
             assert all(found.reasons)
             if found.modality not in ("MR", "CT", "") and not any("Rows" in ds for ds in headers):
                 assert found.kind is Kind.NON_IMAGE
@@ -226,7 +227,7 @@ STEADY = {**GR, "SequenceVariant": ["SK", "SS"], "RepetitionTime": 3, "FlipAngle
     ],
 )  # fmt: skip
 def test_physics_decides(attributes: dict[str, Any], kind: Kind) -> None:
-    found = recognise([header(place, **attributes) for place in range(4)])
+    found = recognise_headers([header(place, **attributes) for place in range(4)])
     assert found.kind is kind, found.reasons
 
 
@@ -247,16 +248,16 @@ def test_b_values_of_every_vendor(
 ) -> None:
     weighted = [private(header(p, **EP, Manufacturer=manufacturer), *element, value) for p in range(3)]
     plain = [header(place, **EP, Manufacturer=manufacturer) for place in range(3)]
-    found = recognise([*plain, *weighted])  # images without weighting belong to the others
+    found = recognise_headers([*plain, *weighted])  # images without weighting belong to the others
     assert (found.kind, found.b_values) == (Kind.DWI, (expected,))
 
 
 def test_an_element_of_another_creator_is_no_b_value() -> None:
     """A block belongs to whom it says: here somebody else took the usual one."""
     ds = private(header(**EP, Manufacturer="GE MEDICAL SYSTEMS"), 0x0043, "SOMEBODY", 0x39, "IS", 700)
-    assert recognise([ds]).b_values == ()
+    assert recognise_headers([ds]).b_values == ()
     other = private(header(**EP), 0x0019, "SIEMENS MR HEADER", 0x0C, "IS", 800, block=0x11)
-    assert recognise([other]).b_values == (800,)
+    assert recognise_headers([other]).b_values == (800,)
 
 
 @pytest.mark.parametrize(
@@ -277,7 +278,7 @@ def test_enhanced_objects_name_their_steady_state(state: str, spoiling: str, kin
     shared.MREchoSequence[0].EffectiveEchoTime = 1.8
     ds = header(EchoPulseSequence="GRADIENT", SteadyStatePulseSequence=state, Spoiling=spoiling)
     ds.SharedFunctionalGroupsSequence, ds.PerFrameFunctionalGroupsSequence = [shared], [frame]
-    assert recognise([ds]).kind is kind
+    assert recognise_headers([ds]).kind is kind
 
 
 def repeated(times: int, places: int = 2, **attributes: Any) -> list[Dataset]:
@@ -308,26 +309,26 @@ def repeated(times: int, places: int = 2, **attributes: Any) -> list[Dataset]:
     ],
 )
 def test_repeats_of_a_place_decide(series: list[Dataset], kind: Kind, phases: int) -> None:
-    found = recognise(series)
+    found = recognise_headers(series)
     assert (found.kind, found.phases) == (kind, phases), found.reasons
 
 
 def test_several_images_of_a_dixon_acquisition_in_one_series() -> None:
     types = [["ORIGINAL", "PRIMARY", kind, kind, "DERIVED"] for kind in ("W", "F", "IP", "OP")]
-    found = recognise([header(place, **{**GR, "ImageType": kind}) for kind in types for place in range(4)])
+    found = recognise_headers([header(place, **{**GR, "ImageType": kind}) for kind in types for place in range(4)])
     assert (found.kind, found.volumes) == (Kind.DIXON, 4)
 
 
 def test_two_echoes_in_and_opposed_phase_need_no_name() -> None:
     echoes = [{**GR, "EchoTime": te, "RepetitionTime": 150, "FlipAngle": 80} for te in (2.3, 4.6)]
-    found = recognise([header(place, **e, MagneticFieldStrength=1.5) for e in echoes for place in range(4)])
+    found = recognise_headers([header(place, **e, MagneticFieldStrength=1.5) for e in echoes for place in range(4)])
     assert (found.kind, found.echo_times) == (Kind.DIXON, (2.3, 4.6))
 
 
 def test_many_echoes_of_a_place_are_the_source_of_a_map() -> None:
     spin = [header(z, **{**SE, "RepetitionTime": 2500, "EchoTime": te}) for te in (10, 20, 30, 40) for z in range(4)]
     gradient = [header(z, **{**GR, "EchoTime": te}) for te in (1, 2.2, 3.4, 4.6, 5.8, 7) for z in range(4)]
-    assert (recognise(spin).kind, recognise(gradient).kind) == (Kind.T2W, Kind.T2_STAR)
+    assert (recognise_headers(spin).kind, recognise_headers(gradient).kind) == (Kind.T2W, Kind.T2_STAR)
 
 
 def test_a_localizer_has_few_slices_in_several_planes() -> None:
@@ -335,12 +336,12 @@ def test_a_localizer_has_few_slices_in_several_planes() -> None:
     series = [header(place, **GR) for place in range(9)]
     for number, ds in enumerate(series):
         ds.ImageOrientationPatient = planes[number % 3]
-    assert recognise(series).kind is Kind.LOCALIZER
+    assert recognise_headers(series).kind is Kind.LOCALIZER
 
 
 @pytest.mark.parametrize("directions", [None, "", 1, [1, 0, 0, 0, 1], [1, 0, 0, 0, "", 0], [0, 0, 0, 0, 0, 0]])
 def test_malformed_directions_leave_the_plane_open(directions: Any) -> None:
-    found = recognise([header(place, **SE, ImageOrientationPatient=directions) for place in range(3)])
+    found = recognise_headers([header(place, **SE, ImageOrientationPatient=directions) for place in range(3)])
     assert (found.kind, found.plane) == (Kind.T1W, None)
     assert "ImageOrientationPatient" in found.problem
 
@@ -361,24 +362,24 @@ def test_malformed_directions_leave_the_plane_open(directions: Any) -> None:
     ],
 )
 def test_suppression_of_fat(attributes: dict[str, Any], suppressed: bool) -> None:
-    assert recognise([header(**{**SE, **attributes})]).fat_suppressed is suppressed
+    assert recognise_headers([header(**{**SE, **attributes})]).fat_suppressed is suppressed
 
 
 def test_a_header_that_is_silent_about_fat_leaves_it_open() -> None:
     ds = header(**SE)
     del ds.ScanOptions
-    assert recognise([ds]).fat_suppressed is None
+    assert recognise_headers([ds]).fat_suppressed is None
     philips = private(header(**SE, Manufacturer="Philips"), 0x2001, "Philips Imaging DD 001", 0x21, "CS", "Y")
-    assert recognise([philips]).fat_suppressed is True
+    assert recognise_headers([philips]).fat_suppressed is True
 
 
 def test_the_protocol_of_ge_is_that_of_the_examination() -> None:
     ge = {**SE, "Manufacturer": "GE MEDICAL SYSTEMS", "ProtocolName": "THIGH T1 STIR +C"}
-    found = recognise([header(**ge, SeriesDescription="Ax T1")])
+    found = recognise_headers([header(**ge, SeriesDescription="Ax T1")])
     assert (found.kind, found.fat_suppressed, found.contrast) == (Kind.T1W, False, False)
-    unnamed = recognise([header(**ge, SeriesDescription="")])
+    unnamed = recognise_headers([header(**ge, SeriesDescription="")])
     assert (unnamed.kind, unnamed.fat_suppressed, unnamed.contrast) == (Kind.T1W, True, True)
-    siemens = recognise([header(**{**ge, "Manufacturer": "SIEMENS"}, SeriesDescription="Ax T1")])
+    siemens = recognise_headers([header(**{**ge, "Manufacturer": "SIEMENS"}, SeriesDescription="Ax T1")])
     assert (siemens.fat_suppressed, siemens.contrast) == (True, True)
 
 
@@ -404,7 +405,7 @@ def test_the_protocol_of_ge_is_that_of_the_examination() -> None:
     ],
 )
 def test_contrast_agent_and_phase(attributes: dict[str, Any], contrast: bool, phase: str) -> None:
-    found = recognise([header(place, **attributes) for place in range(3)])
+    found = recognise_headers([header(place, **attributes) for place in range(3)])
     assert (found.contrast, found.phase) == (contrast, phase)
 
 
@@ -418,7 +419,9 @@ def test_contrast_agent_and_phase(attributes: dict[str, Any], contrast: bool, ph
 )
 def test_a_site_names_the_kind_outright(rule: SiteRule, named: bool) -> None:
     series = [header(z, **SE, StationName="MR7", SeriesDescription="our map 2", FlowCompensation="") for z in range(3)]
-    found = recognise(series, [rule, SiteRule(Kind.PDW, series_description="*", fat_suppressed=True, contrast=True)])
+    found = recognise_headers(
+        series, [rule, SiteRule(Kind.PDW, series_description="*", fat_suppressed=True, contrast=True)]
+    )
     assert (found.kind, found.confidence) == (Kind.T1_MAP if named else Kind.PDW, 1.0)
     assert "site" in found.reasons[0]
     assert (found.fat_suppressed, found.contrast) == ((False, False) if named else (True, True))
@@ -427,7 +430,7 @@ def test_a_site_names_the_kind_outright(rule: SiteRule, named: bool) -> None:
 def test_a_site_makes_no_image_of_what_is_none() -> None:
     ds = header()
     del ds.Rows
-    assert recognise([ds], [SiteRule(Kind.T1W, series_description="*")]).kind is Kind.NON_IMAGE
+    assert recognise_headers([ds], [SiteRule(Kind.T1W, series_description="*")]).kind is Kind.NON_IMAGE
 
 
 def description(uid: str, **change: object) -> SeriesDescription:

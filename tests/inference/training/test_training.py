@@ -23,7 +23,7 @@ from inference.training.soft_tissue_mass import ellipsoid
 from inference.training.soft_tissue_mass import training as soft_tissue_mass
 from inference.training.soft_tissue_mass.augmentation import View, view
 from inference.training.soft_tissue_mass.training import Settings
-from inference.volumes.volume import Geometry
+from inference.volumes.geometry import Geometry
 
 CPU = torch.device("cpu")
 QUICK = Settings(iterations=2, phantoms=2, test_phantoms=1)

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from inference.volumes.volume import Volume, read_volumes
+from inference.volumes.reading import read_volumes
+from inference.volumes.volume import Volume
 from storage.errors import InputRefused
 
 LPS_OF_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from inference.volumes.measurements import centroid_lps, diameters, largest_component, resample, volume_ml
-from inference.volumes.volume import Geometry
+from inference.volumes.geometry import Geometry
+from inference.volumes.measurements import centroid_lps, diameters, largest_component, volume_ml
+from inference.volumes.resampling import resample_to_grid
 
 TURN = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]])
 SHAPE = (30, 60, 70)
@@ -55,6 +56,6 @@ def test_resampling_keeps_places(geometry: Geometry) -> None:
     ramp = geometry.to_lps(grid)[:, 0].reshape(SHAPE)
     affine = np.eye(4)
     affine[:3, 3] = geometry.to_lps(np.array([[10.0, 20, 25]]))[0]
-    moved = resample(ramp, geometry.affine, affine, (10, 8, 12), order=1)
+    moved = resample_to_grid(ramp, geometry.affine, affine, (10, 8, 12), order=1)
     expected = affine[0, 3] + np.arange(10)[:, None, None]
     assert np.allclose(moved, np.broadcast_to(expected, moved.shape), atol=1e-6)

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from inference.phantoms.limb import Acquisition, limb_phantom
-from inference.volumes.measurements import resample
+from inference.volumes.geometry import Affine, Geometry
+from inference.volumes.reading import read_volume
 from inference.volumes.registration import Registration, register, to_grid
-from inference.volumes.volume import Affine, Geometry, Volume, read_volume
+from inference.volumes.resampling import resample_to_grid
+from inference.volumes.volume import Volume
 from storage.errors import InputRefused
 
 T1W = Acquisition(600.0, 12.0)
@@ -69,7 +71,7 @@ def test_a_head_that_moved_is_found_again(head: Volume, same_frame: bool) -> Non
     """On another grid, with another scale of intensities."""
     truth = motion((6.0, -9.0, 12.0), (4.0, -6.0, 8.0), centre(head))
     grid = Geometry((70, 150, 120), head.geometry.affine @ np.diag([35 / 70, 256 / 150, 256 / 120, 1.0]))
-    array = resample(head.array, head.geometry.affine, np.linalg.inv(truth) @ grid.affine, grid.shape, order=1)
+    array = resample_to_grid(head.array, head.geometry.affine, np.linalg.inv(truth) @ grid.affine, grid.shape, order=1)
     frame = head.frame_of_reference_uid if same_frame else "1.2.3"
     moving = replace(head, array=3 * array.astype(np.float32) + 40, geometry=grid, frame_of_reference_uid=frame)
     found = register(moving, head)

@@ -18,8 +18,9 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, EnhancedMRImageStorage, 
 from inference.headers.csa import read_csa
 from inference.volumes.grouping import REPETITION
 from inference.volumes.planes import COMPONENT, DIRECTION, TIME, planes_of
+from inference.volumes.reading import read_volume, read_volumes
 from inference.volumes.scaling import signal_scale
-from inference.volumes.volume import Stack, differences, read_volume, read_volumes, stacks_of
+from inference.volumes.stacks import SliceStack, differences, stacks_of
 from storage.errors import InputRefused
 from tests.objects.sources import write_oblique
 
@@ -110,7 +111,7 @@ def headers_of(folder: Path) -> list[Dataset]:
     return [dcmread(path, stop_before_pixels=True) for path in files(folder)]
 
 
-def stacks(headers: Iterable[Dataset]) -> list[Stack]:
+def stacks(headers: Iterable[Dataset]) -> list[SliceStack]:
     return stacks_of([plane for header in headers for plane in planes_of(header, Path())])
 
 

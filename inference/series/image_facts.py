@@ -1,6 +1,7 @@
 """The physics that headers state, one record for each image: classic instance or frame of an Enhanced object.
 
-Classic and Enhanced MR say the same in different places (PS3.3 C.8.3.1 against C.8.13); `physics` sees `Facts` only.
+Classic and Enhanced MR say the same in different places (PS3.3 C.8.3.1 against C.8.13); `image_kind`
+sees `ImageFacts` only.
 """
 
 import re
@@ -40,7 +41,7 @@ keyword_tag = cache(Tag)
 
 
 @dataclass(frozen=True)
-class Facts:
+class ImageFacts:
     """What one image's header states. Times in ms, the angle in degrees, the field in T, None or empty where silent."""
 
     image_type: frozenset[str] = frozenset()  # of ImageType and FrameType: value 1 and 2
@@ -77,7 +78,7 @@ class Facts:
         return "DERIVED" in self.image_type
 
 
-def facts_of(ds: Dataset) -> Iterator[Facts]:
+def facts_of(ds: Dataset) -> Iterator[ImageFacts]:
     """One for each image in `ds`, in frame order. Numbers that are absent or unreadable are None."""
     private = PrivateElements(ds)
     common = _common(ds, private)
@@ -102,13 +103,13 @@ class _Classic:
 
     @property
     def image_type(self) -> list[str]:
-        values = texts(self.ds.get("ImageType"))
+        values = code_strings(self.ds.get("ImageType"))
         component = ge_component(self.private)
         return [*values, component] if component not in ("", "M") and len(values) > 1 else values
 
     @property
     def sequence(self) -> frozenset[str]:
-        return frozenset(texts(self.ds.get("ScanningSequence")))
+        return frozenset(code_strings(self.ds.get("ScanningSequence")))
 
     @property
     def echo_time(self) -> float | None:
@@ -129,7 +130,7 @@ class _Classic:
     def suppression(self, named: bool) -> bool | None:
         """Of fat, as the header states it; `named` says whether its name tells of it, where the header does not."""
         options = self.ds.get("ScanOptions")
-        if {"FS", "WE", "FAT_SAT"} & set(texts(options)):
+        if {"FS", "WE", "FAT_SAT"} & set(code_strings(options)):
             return True
         spir = self.private.text(0x2001, "Philips Imaging DD 001", 0x21, "PHILIPS")
         if spir == "Y":
@@ -166,8 +167,8 @@ class _Enhanced:
 
     @property
     def image_type(self) -> list[str]:
-        values = texts(self.group("MRImageFrameTypeSequence").get("FrameType"))
-        return values or texts(self.ds.get("ImageType"))
+        values = code_strings(self.group("MRImageFrameTypeSequence").get("FrameType"))
+        return values or code_strings(self.ds.get("ImageType"))
 
     @property
     def sequence(self) -> frozenset[str]:
@@ -212,7 +213,7 @@ class _Enhanced:
         return (*(str(content.get(keyword, "")) for keyword in keywords), self.trigger_time)
 
 
-def _common(ds: Dataset, private: PrivateElements) -> Facts:
+def _common(ds: Dataset, private: PrivateElements) -> ImageFacts:
     """What is so for every image in `ds`."""
     synchronised = str(ds.get("CardiacSynchronizationTechnique") or "NONE")
     name = (
@@ -223,11 +224,11 @@ def _common(ds: Dataset, private: PrivateElements) -> Facts:
     title, protocol = (str(ds.get(k) or "").strip().lower() for k in ("SeriesDescription", "ProtocolName"))
     manufacturer = str(ds.get("Manufacturer") or "").upper()  # GE's protocol is that of the whole examination
     asl_label = private.text(0x2005, "Philips MR Imaging DD 005", 0x29, "PHILIPS").upper()
-    return Facts(
+    return ImageFacts(
         variant=_variant(ds),
         sequence_name=name,
         field_strength=number(ds.get("MagneticFieldStrength")),
-        gated=synchronised != "NONE" or bool(GATED_OPTIONS & set(texts(ds.get("ScanOptions")))),
+        gated=synchronised != "NONE" or bool(GATED_OPTIONS & set(code_strings(ds.get("ScanOptions")))),
         heart_phases=number(ds.get("CardiacNumberOfImages")) or 0,
         agent=_agent(ds),
         labelled=asl_label in ("LABEL", "CONTROL"),
@@ -247,12 +248,12 @@ def _common(ds: Dataset, private: PrivateElements) -> Facts:
 
 def _variant(ds: Dataset) -> frozenset[str]:
     """SequenceVariant, and of what Enhanced objects say instead (PS3.3 C.8.13.4) a steady state without spoiling."""
-    found = frozenset(texts(ds.get("SequenceVariant")))
+    found = frozenset(code_strings(ds.get("SequenceVariant")))
     unspoiled = ds.get("SteadyStatePulseSequence") in UNSPOILED and "RF" not in str(ds.get("Spoiling"))
     return found | {"SS"} if unspoiled else found
 
 
-def _facts(common: Facts, ds: Dataset, where: _Classic | _Enhanced) -> Facts:
+def _facts(common: ImageFacts, ds: Dataset, where: _Classic | _Enhanced) -> ImageFacts:
     timing = where.group("MRTimingAndRelatedParametersSequence")
     frame_type = where.group("MRImageFrameTypeSequence")
     usage = where.group("ContrastBolusUsageSequence").get("ContrastBolusAgentAdministered")
@@ -289,7 +290,7 @@ def is_stir(inversion_time: float | None) -> bool:
     return inversion_time is not None and 80 <= inversion_time <= 300
 
 
-def agent_given(facts: Sequence[Facts]) -> tuple[bool, bool]:
+def agent_given(facts: Sequence[ImageFacts]) -> tuple[bool, bool]:
     """Whether a series had contrast agent, and whether its name alone tells so: technologists leave the rest empty."""
     if any(f.agent for f in facts):
         return True, False
@@ -355,7 +356,7 @@ def _first(value: Any) -> Any:
     return value[0] if isinstance(value, Sequence) and not isinstance(value, str) and value else value
 
 
-def texts(value: Any) -> list[str]:
+def code_strings(value: Any) -> list[str]:
     """The values of a CS, in one spelling: "T1 MAP" and "T2* MAP" are "T1_MAP" and "T2_STAR_MAP"."""
     values = [value] if isinstance(value, str) else list(value or [])
     return [re.sub(r"[\s*-]+", "_", str(v).strip().upper().replace("*", "_STAR")) for v in values]

@@ -15,27 +15,14 @@ from torch import Tensor, nn
 
 from inference.contract.manifest import file_sha256
 from inference.engine.quantisation import dequantise
-from storage.errors import ModelRefused, Permanent
+from storage.errors import ModelRefused
 
 log = logging.getLogger(__name__)
 
 Forward = Callable[[Tensor], Tensor]
 
 
-def resolve_devices(setting: str) -> list[str]:
-    """The devices that `work.devices` means: "auto", or names divided by commas. Raises Permanent on a wrong name."""
-    cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    if setting == "auto":
-        return cuda or ["cpu"]
-    allowed = ["cpu", *cuda]
-    names = list(dict.fromkeys(name.strip() for name in setting.split(",") if name.strip()))
-    wrong = [name for name in names if name not in allowed]
-    if wrong or not names:
-        raise Permanent(f"{', '.join(wrong) or 'no device'} is not here; allowed: auto, {', '.join(allowed)}")
-    return names
-
-
-class Engine:
+class TorchEngine:
     """One device and the models that are warm on it."""
 
     def __init__(self, device: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from inference.series.facts import Facts, is_stir
+from inference.series.image_facts import ImageFacts, is_stir
 from inference.series.kinds import Kind
 
 NAMED = 0.4  # the confidence in what a name alone tells
@@ -79,7 +79,7 @@ class Verdict:
     reason: str
 
 
-def judge(facts: Facts) -> Verdict:
+def kind_of_image(facts: ImageFacts) -> Verdict:
     """What one MR image shows."""
     return (
         _map(facts)
@@ -101,7 +101,7 @@ def judge(facts: Facts) -> Verdict:
     )
 
 
-def _map(f: Facts) -> Verdict | None:
+def _map(f: ImageFacts) -> Verdict | None:
     for flavour in sorted(f.flavours & MAPS.keys()):
         return Verdict(MAPS[flavour], 0.95, f"its header calls it {flavour}")
     if re.match(r"\*?fm\d?d", f.sequence_name):
@@ -109,7 +109,7 @@ def _map(f: Facts) -> Verdict | None:
     return None
 
 
-def _no_signal(f: Facts) -> Verdict | None:
+def _no_signal(f: ImageFacts) -> Verdict | None:
     if f.captured or f.colour:
         return Verdict(Kind.DERIVED, 0.95, "a capture of a screen" if f.captured else "a colour image")
     if not f.labelled and "ASL" not in f.flavours and (found := f.flavours & COMPUTED):
@@ -117,13 +117,13 @@ def _no_signal(f: Facts) -> Verdict | None:
     return None
 
 
-def _labelled(f: Facts) -> Verdict | None:
+def _labelled(f: ImageFacts) -> Verdict | None:
     if f.labelled or "ASL" in f.flavours or "asl" in f.sequence_name:
         return Verdict(Kind.ASL, 0.95, "arterial spins are labelled")
     return None
 
 
-def _computed(f: Facts) -> Verdict | None:
+def _computed(f: ImageFacts) -> Verdict | None:
     """Derived images keep the timing of what they were computed from: it must not be taken for theirs."""
     if not f.derived or f.flavours & TRACES or (f.b_value and "DIFFUSION" in f.flavours):
         return None
@@ -138,7 +138,7 @@ def _computed(f: Facts) -> Verdict | None:
     return None
 
 
-def _diffusion(f: Facts) -> Verdict | None:
+def _diffusion(f: ImageFacts) -> Verdict | None:
     if f.b_value:
         return Verdict(Kind.DWI, 0.95, f"diffusion weighted, b = {f.b_value:g}")
     if f.flavours & TRACES or "DIFFUSION" in (*f.flavours, f.declared) or f.sequence_name.startswith("dwi"):
@@ -146,25 +146,25 @@ def _diffusion(f: Facts) -> Verdict | None:
     return None
 
 
-def _dixon(f: Facts) -> Verdict | None:
+def _dixon(f: ImageFacts) -> Verdict | None:
     for flavour in sorted(f.flavours & DIXON.keys()):
         return Verdict(DIXON[flavour], 0.9, f"the {DIXON[flavour]} image of a Dixon acquisition")
     return None
 
 
-def _phase(f: Facts) -> Verdict | None:
+def _phase(f: ImageFacts) -> Verdict | None:
     if f.flavours & {"P", "PHASE", "PHASE_MAP"}:
         return Verdict(Kind.PHASE, 0.9, "a phase image")
     return None
 
 
-def _flow(f: Facts) -> Verdict | None:
+def _flow(f: ImageFacts) -> Verdict | None:
     if f.flow:
         return Verdict(Kind.OTHER, 0.8, "its contrast is flow")
     return None
 
 
-def _late_enhancement(f: Facts) -> Verdict | None:
+def _late_enhancement(f: ImageFacts) -> Verdict | None:
     if "PSIR" in f.flavours:
         return Verdict(Kind.LGE, 0.9, "phase sensitive inversion recovery")
     prepared = f.inversion_time is not None and 150 <= f.inversion_time <= 600
@@ -174,20 +174,20 @@ def _late_enhancement(f: Facts) -> Verdict | None:
     return None
 
 
-def _echo_planar(f: Facts) -> Verdict | None:
+def _echo_planar(f: ImageFacts) -> Verdict | None:
     if "EP" in f.sequence:
         return Verdict(Kind.OTHER, 0.7, "echo planar without diffusion weighting")
     return None
 
 
-def _steady_state(f: Facts) -> Verdict | None:
+def _steady_state(f: ImageFacts) -> Verdict | None:
     """Balanced, or of echoes that several excitations form: neither T1 nor T2 alone is its contrast."""
     if STEADY_STATES.search(f.sequence_name):
         return Verdict(Kind.OTHER, 0.8, f"of the steady state sequence {f.sequence_name}")
     return None
 
 
-def _declared(f: Facts) -> Verdict | None:
+def _declared(f: ImageFacts) -> Verdict | None:
     if f.declared not in DECLARED:
         return None
     kind = DECLARED[f.declared]
@@ -196,7 +196,7 @@ def _declared(f: Facts) -> Verdict | None:
     return Verdict(kind, 0.9, f"AcquisitionContrast is {f.declared}")
 
 
-def _spin_echo(f: Facts) -> Verdict | None:
+def _spin_echo(f: ImageFacts) -> Verdict | None:
     tr, te, ti = f.repetition_time, f.echo_time, f.inversion_time
     if not f.sequence & {"SE", "IR"} or "GR" in f.sequence or tr is None or te is None:
         return None
@@ -215,7 +215,7 @@ def _spin_echo(f: Facts) -> Verdict | None:
     return Verdict(Kind.OTHER, 0.5, why)
 
 
-def _gradient_echo(f: Facts) -> Verdict | None:
+def _gradient_echo(f: ImageFacts) -> Verdict | None:
     tr, te, ti, angle = f.repetition_time, f.echo_time, f.inversion_time, f.flip_angle
     if "GR" not in f.sequence or tr is None or te is None:
         return None

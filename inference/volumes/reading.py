@@ -1,0 +1,129 @@
+"""Reading of volumes from the files of a series."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset
+
+from inference.volumes.planes import holds_image, planes_of
+from inference.volumes.scaling import rescale, signal_scale
+from inference.volumes.stacks import SliceStack, differences, stacks_of
+from inference.volumes.volume import FrameReference, Volume
+from storage.errors import InputRefused
+
+
+@dataclass(frozen=True, eq=False)
+class Header:
+    """What stands in a file before the pixels, and at which byte that ends."""
+
+    ds: Dataset
+    end: int
+
+
+def read_volume(paths: Iterable[Path]) -> Volume:
+    """The one volume of a series. Raises InputRefused, naming what is wrong, unless there is exactly one."""
+    headers, stacks = _stacks_in(paths)
+    if len(stacks) > 1:
+        raise InputRefused(f"the series holds {len(stacks)} volumes: {differences(stacks)}")
+    return _load(stacks, headers)[0]
+
+
+def read_volumes(paths: Iterable[Path]) -> tuple[Volume, ...]:
+    """All volumes of a series, at least one, in the order of acquisition. Raises InputRefused, as `stacks_of`."""
+    headers, stacks = _stacks_in(paths)
+    return _load(stacks, headers)
+
+
+def _stacks_in(paths: Iterable[Path]) -> tuple[dict[Path, Header], list[SliceStack]]:
+    everything = {path: _read_header(path) for path in paths}
+    # Philips puts raw data into the series of its images. Of a series without any image, the first object says what is.
+    headers = {path: header for path, header in everything.items() if holds_image(header.ds)} or everything
+    return headers, stacks_of([plane for path, header in headers.items() for plane in planes_of(header.ds, path)])
+
+
+def _load(stacks: Sequence[SliceStack], headers: dict[Path, Header]) -> tuple[Volume, ...]:
+    """Reads the pixels, file by file, and takes each header out of `headers`: none is kept with its pixels."""
+    any_header = next(iter(headers.values())).ds
+    study_instance_uid, series_instance_uid = str(any_header.StudyInstanceUID), str(any_header.SeriesInstanceUID)
+    modality = str(any_header.get("Modality", ""))
+    arrays = [np.empty(stack.geometry.shape, np.float32) for stack in stacks]
+    scales = [1.0 for _ in stacks]
+    wanted: dict[Path, list[tuple[int, int]]] = {}
+    for n, stack in enumerate(stacks):
+        for k, plane in enumerate(stack.planes):
+            wanted.setdefault(plane.path, []).append((n, k))
+    for path, slices in wanted.items():
+        ds = _read_pixels(path, headers.pop(path))
+        pixels = _pixels(ds)
+        for n, k in slices:
+            plane = stacks[n].planes[k]
+            slope, intercept = rescale(ds, plane.frame_number)
+            image = pixels[(plane.frame_number or 1) - 1]
+            if plane.tile is not None:
+                row, column = plane.tile
+                image = image[row : row + plane.rows, column : column + plane.columns]
+            same = (slope, intercept) == (1, 0)
+            arrays[n][k] = image if same else image * np.float32(slope) + np.float32(intercept)
+            if k == 0:
+                scales[n] = signal_scale(ds, plane.frame_number)
+    return tuple(
+        Volume(
+            array=array,
+            geometry=stack.geometry,
+            frames=tuple(
+                FrameReference(p.sop_class_uid, p.sop_instance_uid, p.frame_number, p.path, p.tile)
+                for p in stack.planes
+            ),
+            study_instance_uid=study_instance_uid,
+            series_instance_uid=series_instance_uid,
+            frame_of_reference_uid=stack.planes[0].frame_of_reference_uid,
+            modality=modality,
+            told_apart=stack.told_apart,
+            signal_scale=scale,
+        )
+        for stack, array, scale in zip(stacks, arrays, scales, strict=True)
+    )
+
+
+def _read_header(path: Path) -> Header:
+    with _readable(path), path.open("rb") as file:
+        return Header(dcmread(file, stop_before_pixels=True), file.tell())
+
+
+def _read_pixels(path: Path, header: Header) -> Dataset:
+    """The dataset of `header`, with the rest of its file. Parsing a header again would take as long as its pixels."""
+    with _readable(path), path.open("rb") as file:
+        if header.ds.file_meta.TransferSyntaxUID.is_deflated:  # bytes of the file are none of the dataset
+            return dcmread(file)
+        file.seek(header.end)
+        implicit, little = header.ds.original_encoding
+        header.ds.update(read_dataset(file, bool(implicit), bool(little)))
+        return header.ds
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError:
+        raise  # the disk's trouble, not the image's: worth another try
+    except Exception as error:
+        raise InputRefused(f"file {path.name} cannot be read as DICOM ({type(error).__name__})") from None
+
+
+def _pixels(ds: Dataset) -> NDArray[Any]:
+    """(frame, row, column)."""
+    try:
+        return ds.pixel_array.reshape(-1, int(ds.Rows), int(ds.Columns))
+    except Exception as error:  # decoders raise anything; what they say may quote the header
+        raise InputRefused(
+            f"the pixels of instance {ds.SOPInstanceUID} cannot be decoded ({type(error).__name__}, "
+            f"transfer syntax {ds.file_meta.TransferSyntaxUID.name})"
+        ) from None

@@ -1,0 +1,102 @@
+"""Stacks of slices: the planes of a series, proven to lie on regular grids, or a reason why they do not.
+
+Nothing is stacked silently: images are grouped by what tells them apart, and each group must lie on a regular grid.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from inference.volumes.geometry import Geometry
+from inference.volumes.grouping import PlaneGroup, groups_of, same_grid, text_of
+from inference.volumes.planes import DIRECTION, Plane
+from storage.errors import InputRefused
+
+MINIMUM_SLICES = 3  # the fewest whose distances can be checked against one another
+POSITION_TOLERANCE = 0.02  # of the slice distance: how far a slice may lie off the regular grid
+SAME_POSITION = 0.01  # mm along the normal
+
+
+@dataclass(frozen=True, eq=False)
+class SliceStack:
+    """The planes of one volume, sorted along their normal, proven to lie on the regular grid `geometry`.
+
+    `told_apart` as in `Volume`.
+    """
+
+    planes: tuple[Plane, ...]
+    geometry: Geometry
+    told_apart: Mapping[str, Any]
+
+
+def stacks_of(planes: Sequence[Plane]) -> list[SliceStack]:
+    """The stacks of a series in the order of acquisition. Every one must be regular, and those on one grid alike.
+
+    Raises InputRefused: no images, too few slices, two images in one place, a slice missing, slices off the grid.
+    """
+    if not planes:
+        raise InputRefused("the series holds no image")
+    groups = groups_of(planes)
+    few = [group for group in groups if len(group.planes) < MINIMUM_SLICES]
+    if few and any(not same_grid(group.planes[0], groups[0].planes[0]) for group in groups):
+        raise InputRefused(
+            "its images differ in orientation, matrix or pixel spacing and do not make one volume; "
+            "send a series whose slices are parallel and alike"
+        )
+    return sorted(map(_stack, groups), key=lambda stack: min(plane.order for plane in stack.planes))
+
+
+def differences(stacks: Sequence[SliceStack]) -> str:
+    """What tells several volumes of a series apart, in words."""
+    told = [stack.told_apart for stack in stacks]
+    found = []
+    for key in dict.fromkeys(key for d in told for key in d):
+        present = sorted({d[key] for d in told if key in d}, key=lambda v: (isinstance(v, str), v))
+        if key == DIRECTION and len(present) > 1:
+            found.append(f"{len(present)} gradient directions")
+        elif len({d.get(key) for d in told}) > 1:
+            found.append(f"{key} {', '.join(map(text_of, present))}")
+    if any(not same_grid(stack.planes[0], stacks[0].planes[0]) for stack in stacks):
+        found.append("orientation, matrix or pixel spacing")
+    return "; ".join(found)
+
+
+def _stack(group: PlaneGroup) -> SliceStack:
+    normal = group.planes[0].normal
+    ordered = sorted(group.planes, key=lambda plane: float(plane.position @ normal))
+    if len(ordered) < MINIMUM_SLICES:
+        raise InputRefused(
+            f"only {len(ordered)} slice{'s' if len(ordered) > 1 else ''} in one orientation; "
+            f"a volume needs at least {MINIMUM_SLICES}: send the missing slices again"
+        )
+    steps = np.diff([float(plane.position @ normal) for plane in ordered])
+    if np.any(steps < SAME_POSITION):
+        n = int(np.sum(steps < SAME_POSITION))
+        raise InputRefused(
+            f"{n} images lie where another one lies, and nothing in their headers tells them apart; "
+            "send each volume as a series of its own"
+        )
+    step = float(np.median(steps))
+    if np.any(wide := steps > 1.5 * step):
+        missing = int(np.sum(np.round(steps[wide] / step) - 1))
+        k = int(np.argmax(wide))
+        raise InputRefused(
+            f"{missing} slice(s) missing: distances from {steps.min():.2f} to {steps.max():.2f} mm, the first gap "
+            f"between {ordered[k].label} and {ordered[k + 1].label}; send the missing slices again"
+        )
+    first, last = ordered[0], ordered[-1]
+    affine = np.eye(4)
+    affine[:3, 0] = (last.position - first.position) / (len(ordered) - 1)
+    affine[:3, 1] = first.column_direction * first.spacing[0]
+    affine[:3, 2] = first.row_direction * first.spacing[1]
+    affine[:3, 3] = first.position
+    expected = first.position + np.arange(len(ordered))[:, None] * affine[:3, 0]
+    off = np.linalg.norm(np.array([p.position for p in ordered]) - expected, axis=1)
+    if off.max() > max(POSITION_TOLERANCE * step, SAME_POSITION):
+        raise InputRefused(
+            f"the slices are not evenly spaced on a line: {ordered[int(off.argmax())].label} lies {off.max():.2f} mm "
+            "off; send the whole series again"
+        )
+    return SliceStack(tuple(ordered), Geometry((len(ordered), first.rows, first.columns), affine), group.told_apart)
