@@ -1,41 +1,60 @@
-"""The configured applications with their manifests. One that cannot be used does not stop the others."""
+"""The catalogue of configured applications with their manifests."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
-from dicom_node.settings.model import ApplicationSettings
 from inference.contract.manifest import Manifest, load_manifest
 from storage.errors import ModelRefused
+
+NoResultReports = Literal["always", "failures", "never"]
+"""When the destinations of an application get a report that there is no result."""
+
+
+@dataclass(frozen=True)
+class ApplicationEntry:
+    """One `[[applications]]` entry of the configuration. `name` is the one that jobs carry."""
+
+    id: str
+    name: str
+    destinations: tuple[str, ...]
+    bundle: Path | None = None
+    options: Mapping[str, bool] = field(default_factory=dict)
+    starts_on_inputs: bool = False
+    no_result: NoResultReports = "always"
 
 
 @dataclass(frozen=True)
 class ConfiguredApplication:
-    """One `[[applications]]` entry. `manifest` is None where its descriptor cannot be used, and `problem` says why."""
+    """An entry with its manifest. `manifest` is None if the descriptor cannot be used, and `problem` gives the reason.
+
+    An application that `starts_on_inputs` does so as soon as its own inputs are whole, while the rest of the study
+    still arrives.
+    """
 
     name: str
     destinations: tuple[str, ...]
     manifest: Manifest | None
     problem: str = ""
-    starts_on_inputs: bool = False  # as soon as its own inputs are whole, while the rest of the study still arrives
-    no_result: Literal["always", "failures", "never"] = "always"  # when a report says that there is no result
+    starts_on_inputs: bool = False
+    no_result: NoResultReports = "always"
 
 
-def configured_applications(applications: Sequence[ApplicationSettings]) -> tuple[ConfiguredApplication, ...]:
-    return tuple(_configured(application) for application in applications)
+def configured_applications(entries: Sequence[ApplicationEntry]) -> tuple[ConfiguredApplication, ...]:
+    """Load the manifest of every entry. An application that cannot be used does not stop the others."""
+    return tuple(_configured(entry) for entry in entries)
 
 
-def _configured(application: ApplicationSettings) -> ConfiguredApplication:
+def _configured(entry: ApplicationEntry) -> ConfiguredApplication:
     try:
-        manifest = load_manifest(application.id, application.label, application.bundle, application.options)
+        manifest = load_manifest(entry.id, entry.name, entry.bundle, entry.options)
     except ModelRefused as error:
-        return ConfiguredApplication(
-            application.label, application.destinations, None, str(error), no_result=application.no_result
-        )
+        return ConfiguredApplication(entry.name, entry.destinations, None, str(error), no_result=entry.no_result)
     return ConfiguredApplication(
-        application.label,
-        application.destinations,
+        entry.name,
+        entry.destinations,
         manifest,
-        starts_on_inputs=application.start == "inputs",
-        no_result=application.no_result,
+        starts_on_inputs=entry.starts_on_inputs,
+        no_result=entry.no_result,
     )

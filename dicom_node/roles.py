@@ -237,7 +237,7 @@ def build_destination(destination: DestinationSettings, settings: Settings) -> C
 
 def applications(settings: Settings) -> tuple[ConfiguredApplication, ...]:
     """For the roles that route and work: tells in the log which ones cannot be used."""
-    found = configured_applications(settings.applications)
+    found = configured_applications([a.entry for a in settings.applications])
     for application in found:
         if application.manifest is None:
             log.error(
@@ -259,7 +259,7 @@ def mistakes(inspection: Inspection) -> list[str]:
         found += [f"destinations: {destination.name}: {trouble}" for trouble in destination.local_problems()]
     found += [
         f"applications: {a.name}: {a.problem}"
-        for a in configured_applications(inspection.applications)
+        for a in configured_applications([entry.entry for entry in inspection.applications])
         if a.manifest is None
     ]
     if inspection.devices not in (None, *ALWAYS_HERE):  # the answer takes seconds

@@ -128,7 +128,8 @@ def _applications(bundle: Path | None, settings: Settings | None) -> list[dict[s
     elif settings is not None:
         chosen = settings.applications
     chosen = chosen or (ApplicationSettings(id="soft_tissue_mass", destinations=("pacs",)),)
-    if broken := [a.problem for a in configured_applications(chosen) if a.manifest is None]:
+    configured = configured_applications([application.entry for application in chosen])
+    if broken := [a.problem for a in configured if a.manifest is None]:
         raise Permanent("; ".join(broken))
     return [{"id": a.id, "name": a.label, **({} if a.bundle is None else {"bundle": str(a.bundle)})} for a in chosen]
 

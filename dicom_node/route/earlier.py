@@ -7,13 +7,9 @@ differ where both say them. They are ordered by Study Date and Study Time (PS3.3
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
-from pathlib import Path
-from typing import Any
+from datetime import date
 
-from pydicom import dcmread
-from pydicom.dataset import Dataset
-
+from dicom_node.read.visits import SAMPLES, Visit, read_visit
 from dicom_node.runtime.logs import fields
 from inference.series.recogniser import SeriesDescription
 from storage.log.instances import InstanceStore
@@ -21,12 +17,6 @@ from storage.records.instances import Series
 from storage.tables.patients import Patients
 
 log = logging.getLogger(__name__)
-
-SAMPLES = 3  # of a study: one readable header says whose it is and when
-WANTED = [
-    "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex",
-    "StudyDate", "StudyTime", "AcquisitionDate", "AcquisitionDateTime",
-]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,31 +30,6 @@ class EarlierStudy:
     series: tuple[Series, ...] = ()
     recognised: tuple[SeriesDescription, ...] = ()
     problem: str = ""
-
-
-@dataclass(frozen=True)
-class Visit:
-    """Whose a study is and when it was made, as one of its headers says; what it does not say is empty or None."""
-
-    patient_id: str
-    issuer: str
-    birth_date: str
-    sex: str
-    day: date | None
-    time: str  # HHMMSS and a fraction
-
-    def contradicts(self, other: "Visit") -> bool:
-        """Whether it is another patient, although the identifiers are the same."""
-        pairs = ((self.birth_date, other.birth_date), (self.sex, other.sex))
-        return any(one and two and one != two for one, two in pairs)
-
-    def is_before(self, other: "Visit") -> bool | None:
-        """None where what they say gives no order."""
-        if self.day is None or other.day is None:
-            return None
-        if self.day != other.day:
-            return self.day < other.day
-        return self.time < other.time if self.time and other.time and self.time != other.time else None
 
 
 class EarlierStudies:
@@ -130,38 +95,8 @@ class EarlierStudies:
         return {uid: visit for uid, visit in found if visit is not None}
 
     def _visit(self, study_instance_uid: str) -> Visit | None:
-        """None where no header can be read."""
-        for instance in self._instances.sample(study_instance_uid, SAMPLES):
-            ds = _header(instance.path)
-            if ds is not None:
-                return visit_of(ds)
-        return None
-
-
-def visit_of(ds: Dataset) -> Visit:
-    day = _day(ds.get("StudyDate"))
-    time = _text(ds.get("StudyTime")).replace(":", "") if day is not None else ""
-    whole, _, fraction = time.partition(".")
-    return Visit(
-        patient_id=_text(ds.get("PatientID")),
-        issuer=_text(ds.get("IssuerOfPatientID")),
-        birth_date=_text(ds.get("PatientBirthDate")),
-        sex=_text(ds.get("PatientSex")),
-        day=day or acquired(ds),
-        time=f"{whole:0<6}.{fraction:0<6}" if whole.isdigit() else "",
-    )
-
-
-def acquired(ds: Dataset) -> date | None:
-    """The day on which an image was acquired; that of its study where it does not say."""
-    keywords = ("AcquisitionDate", "AcquisitionDateTime", "StudyDate")
-    return next((day for day in (_day(ds.get(keyword)) for keyword in keywords) if day is not None), None)
-
-
-def acquired_on(paths: Sequence[Path]) -> date | None:
-    """As the first readable header says."""
-    header = next((ds for ds in map(_header, paths) if ds is not None), None)
-    return None if header is None else acquired(header)
+        """Return None if no header can be read."""
+        return read_visit([instance.path for instance in self._instances.sample(study_instance_uid, SAMPLES)])
 
 
 def _problem(visit: Visit, other: Visit) -> str:
@@ -170,22 +105,3 @@ def _problem(visit: Visit, other: Visit) -> str:
     if other.is_before(visit) is None:
         return "is of the same patient, but the dates and times of both studies do not say which one is earlier"
     return ""
-
-
-def _header(path: Path) -> Dataset | None:
-    try:
-        return dcmread(path, stop_before_pixels=True, specific_tags=WANTED)
-    except Exception:  # a parser fails on damaged bytes in many ways; recognising the series says so
-        return None
-
-
-def _day(value: Any) -> date | None:
-    """The date of a DA or DT value; "1997.01.31" is one of the DA of old (PS3.5 6.2)."""
-    try:
-        return datetime.strptime(_text(value).replace(".", "")[:8], "%Y%m%d").date()
-    except ValueError:
-        return None
-
-
-def _text(value: Any) -> str:
-    return str(value or "").strip(" \0")

@@ -116,7 +116,7 @@ def route(
         elif images and _is_reported(application, answer):
             report = _report(application, study_instance_uid, revision, images, answer.why, answer.reason)
             reports.append(replace(report, priority=priority))
-            told = replace(told, reported=str(answer.why))
+            told = replace(told, reported=answer.why)
         if answer.binding is None:
             warnings.append(f"not run: {application.name}: {answer.reason}")
         elif answer.job is None:

@@ -24,6 +24,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from dicom_node.catalogue import ApplicationEntry
 from dicom_node.deliver.destinations.registry import DESTINATION_KINDS, AnyDestination, destination_kind
 from dicom_node.errors import ConfigurationError
 from dicom_node.read.folders import NodeFolders
@@ -100,6 +101,18 @@ class ApplicationSettings(Section):
     def label(self) -> str:
         """The name jobs carry: `name`, or `id` where none is given."""
         return self.name or self.id
+
+    @property
+    def entry(self) -> ApplicationEntry:
+        return ApplicationEntry(
+            id=self.id,
+            name=self.label,
+            destinations=self.destinations,
+            bundle=self.bundle,
+            options=self.options,
+            starts_on_inputs=self.start == "inputs",
+            no_result=self.no_result,
+        )
 
 
 class SeriesSettings(Section):

@@ -24,7 +24,7 @@ from dicom_node.objects.ko import build_rejection
 from dicom_node.objects.no_result import build_no_result
 from dicom_node.objects.profiles import Kind, ObjectProfile
 from dicom_node.objects.sr import as_sop_class
-from dicom_node.route.earlier import SAMPLES, acquired_on
+from dicom_node.read.visits import SAMPLES, read_acquisition_date
 from dicom_node.runtime.backoff import Backoff
 from dicom_node.runtime.logs import fields, unexpected
 from dicom_node.work.notices import first_images, holders
@@ -165,7 +165,7 @@ class Worker:
         for key, uid in job.inputs.items():
             name, time_point = split_key(key)
             paths = tuple(instance.path for instance in series[time_point][uid].instances)
-            inputs[key] = SeriesInput(name, uid, paths, time_point, acquired_on(paths))
+            inputs[key] = SeriesInput(name, uid, paths, time_point, read_acquisition_date(paths))
         return inputs
 
     def _not_compared(self, detail: AnalysisDetail) -> Iterator[str]:
@@ -174,7 +174,7 @@ class Worker:
         """
         for study in detail.not_taken:
             sample = self._instances.sample(study.study_instance_uid, SAMPLES)
-            day = acquired_on([instance.path for instance in sample])
+            day = read_acquisition_date([instance.path for instance in sample])
             which = "other" if study.days is None else "earlier"  # without an order it may be a later one
             when = "" if day is None else f" of {day.isoformat()}"
             yield f"The {which} study{when} was not compared: {study.reason}."

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from storage.errors import WhyNoResult
+
 
 @dataclass(frozen=True)
 class RecognisedSeries:
@@ -106,7 +108,7 @@ class ApplicationDecision:
     bound: InputDecisions | None = None
     wanted: Mapping[str, str] = field(default_factory=dict)
     earlier: tuple[TimePointDecision, ...] = ()
-    reported: str | None = None
+    reported: WhyNoResult | None = None
 
     def to_json(self) -> dict[str, Any]:
         told: dict[str, Any] = {"application": self.application, "applies": self.applies, "reason": self.reason}
@@ -115,11 +117,12 @@ class ApplicationDecision:
             told |= self.bound.to_json()
             told["earlier"] = [time_point.to_json() for time_point in self.earlier]
         if self.reported is not None:
-            told["reported"] = self.reported
+            told["reported"] = str(self.reported)
         return told
 
     @classmethod
     def from_json(cls, told: Mapping[str, Any]) -> "ApplicationDecision":
+        reported = told.get("reported")
         return cls(
             application=told["application"],
             applies=told["applies"],
@@ -127,7 +130,7 @@ class ApplicationDecision:
             bound=InputDecisions.from_json(told),
             wanted=told.get("wanted", {}),
             earlier=tuple(TimePointDecision.from_json(time_point) for time_point in told.get("earlier", ())),
-            reported=told.get("reported"),
+            reported=None if reported is None else WhyNoResult(reported),
         )
 
 

@@ -235,7 +235,7 @@ def test_classification_is_a_switch_and_says_what_it_is(examined: Examined, engi
 def test_a_site_switches_options_that_there_are() -> None:
     def configured(**options: bool) -> ConfiguredApplication:
         (one,) = configured_applications(
-            [ApplicationSettings(id="soft_tissue_mass", destinations=("pacs",), options=options)]
+            [ApplicationSettings(id="soft_tissue_mass", destinations=("pacs",), options=options).entry]
         )
         return one
 

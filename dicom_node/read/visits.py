@@ -1,0 +1,100 @@
+"""Visits: whose a study is and when it was acquired, read from the headers of its images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+SAMPLES = 3  # images of a study to try: one readable header tells whose the study is, and its date
+_ELEMENTS = [
+    "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex",
+    "StudyDate", "StudyTime", "AcquisitionDate", "AcquisitionDateTime",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Visit:
+    """The patient, the date and the time of a study, as one of its headers gives them.
+
+    An attribute that the header lacks is empty, or None for the day.
+    """
+
+    patient_id: str
+    issuer: str
+    birth_date: str
+    sex: str
+    day: date | None
+    time: str  # HHMMSS and a fraction
+
+    def contradicts(self, other: "Visit") -> bool:
+        """Return True if the visits are of different patients although the identifiers are the same."""
+        pairs = ((self.birth_date, other.birth_date), (self.sex, other.sex))
+        return any(one and two and one != two for one, two in pairs)
+
+    def is_before(self, other: "Visit") -> bool | None:
+        """Return None if the dates and times of both give no order."""
+        if self.day is None or other.day is None:
+            return None
+        if self.day != other.day:
+            return self.day < other.day
+        return self.time < other.time if self.time and other.time and self.time != other.time else None
+
+
+def read_visit(paths: Sequence[Path]) -> Visit | None:
+    """Read the visit from the first readable header; None if no header can be read."""
+    ds = _first_header(paths)
+    return None if ds is None else visit_of(ds)
+
+
+def visit_of(ds: Dataset) -> Visit:
+    """Return the visit by Study Date and Study Time (PS3.3 C.7.2.1), or by the date of acquisition without a time."""
+    day = _day(ds.get("StudyDate"))
+    time = _text(ds.get("StudyTime")).replace(":", "") if day is not None else ""
+    whole, _, fraction = time.partition(".")
+    return Visit(
+        patient_id=_text(ds.get("PatientID")),
+        issuer=_text(ds.get("IssuerOfPatientID")),
+        birth_date=_text(ds.get("PatientBirthDate")),
+        sex=_text(ds.get("PatientSex")),
+        day=day or acquisition_date(ds),
+        time=f"{whole:0<6}.{fraction:0<6}" if whole.isdigit() else "",
+    )
+
+
+def read_acquisition_date(paths: Sequence[Path]) -> date | None:
+    """Read the date of acquisition from the first readable header; None if there is none."""
+    ds = _first_header(paths)
+    return None if ds is None else acquisition_date(ds)
+
+
+def acquisition_date(ds: Dataset) -> date | None:
+    """Return the day on which an image was acquired, or the day of its study if the image does not give it."""
+    keywords = ("AcquisitionDate", "AcquisitionDateTime", "StudyDate")
+    return next((day for day in (_day(ds.get(keyword)) for keyword in keywords) if day is not None), None)
+
+
+def _first_header(paths: Sequence[Path]) -> Dataset | None:
+    return next((ds for ds in map(_header, paths) if ds is not None), None)
+
+
+def _header(path: Path) -> Dataset | None:
+    try:
+        return dcmread(path, stop_before_pixels=True, specific_tags=_ELEMENTS)
+    except Exception:  # A parser fails on damaged bytes in many ways. Recognising the series reports the damage.
+        return None
+
+
+def _day(value: Any) -> date | None:
+    """Return the date of a DA or DT value. "1997.01.31" is a DA of ACR-NEMA times (PS3.5 6.2)."""
+    try:
+        return datetime.strptime(_text(value).replace(".", "")[:8], "%Y%m%d").date()
+    except ValueError:
+        return None
+
+
+def _text(value: Any) -> str:
+    return str(value or "").strip(" \0")
