@@ -337,6 +337,7 @@ def _explain(application: ConfiguredApplication, answer: _Answer) -> Application
         bound=_explain_binding(answer.binding),
         wanted={rule.name: wanted(rule) for rule in application.manifest.inputs},
         earlier=tuple(map(_explain_time_point, answer.earlier)),
+        lacking=tuple(rule.name for rule in answer.binding.lacking),
     )
 
 
@@ -367,4 +368,6 @@ def _describe(series: SeriesDescription) -> RecognisedSeries:
         slices=series.slices,
         confidence=round(series.confidence, 2),
         reasons=(*series.reasons, *filter(None, (series.problem, series.differences))),
+        number=series.number,
+        description=series.description,
     )

@@ -63,6 +63,8 @@ class SeriesDescription:
     inversion_times: tuple[float, ...] = ()  # ms
     phases: int = 1  # images of one place that differ in time alone
     phase: str = ""  # of a contrast study: "pre-contrast", "arterial", "portal venous", "delayed", "hepatobiliary"
+    number: int | None = None  # Series Number
+    description: str = ""  # Series Description: free text of the scanner, which no log may hold
 
 
 def read_headers(paths: Iterable[Path]) -> list[Dataset]:
@@ -115,6 +117,8 @@ def recognise_headers(headers: Sequence[Dataset], site: SiteTable = ()) -> Serie
         inversion_times=different(f.inversion_time for f in facts),
         phases=phases,
         phase=_contrast_phase(modality, contrast, phases, images, facts[0].description),
+        number=_number(first),
+        description=_description(first),
     )
     rule = rule_for(first, site)
     if rule is None:
@@ -145,7 +149,23 @@ def _nothing(ds: Dataset, kind: Kind, confidence: float, reason: str, problem: s
         confidence=confidence,
         reasons=(reason,),
         problem=problem,
+        number=_number(ds),
+        description=_description(ds),
     )
+
+
+def _number(ds: Dataset) -> int | None:
+    try:
+        return int(ds.SeriesNumber)
+    except Exception:  # absent, empty or malformed: pydicom reads values late, and raises anything
+        return None
+
+
+def _description(ds: Dataset) -> str:
+    try:
+        return " ".join(str(ds.get("SeriesDescription") or "").split())
+    except Exception:
+        return ""
 
 
 def _readable(ds: Dataset) -> list[ImageFacts]:

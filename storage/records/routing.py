@@ -12,7 +12,11 @@ from storage.errors import WhyNoResult
 
 @dataclass(frozen=True)
 class RecognisedSeries:
-    """A series as it was recognised. `confidence` is between 0 and 1, rounded to two digits."""
+    """A series as it was recognised. `confidence` is between 0 and 1, rounded to two digits.
+
+    `description` is free text of the scanner: it may be shown to the operator, but no log may hold it. Rows of earlier
+    versions have neither `number` nor `description`.
+    """
 
     series_instance_uid: str
     modality: str
@@ -23,6 +27,8 @@ class RecognisedSeries:
     slices: int
     confidence: float
     reasons: tuple[str, ...]
+    number: int | None = None  # Series Number
+    description: str = ""  # Series Description
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "reasons": list(self.reasons)}
@@ -98,8 +104,9 @@ class TimePointDecision:
 class ApplicationDecision:
     """What was decided about one application, with the reason.
 
-    `bound` is None where the application could not be asked. `wanted` says of each input what it takes. `reported` is
-    the reason that is reported to the destinations where there is no result; None where nothing is reported.
+    `bound` is None where the application could not be asked. `wanted` says of each input what it takes. `lacking` are
+    the required inputs that no series feeds; rows of earlier versions do not name them. `reported` is the reason that
+    is reported to the destinations where there is no result; None where nothing is reported.
     """
 
     application: str
@@ -109,6 +116,7 @@ class ApplicationDecision:
     wanted: Mapping[str, str] = field(default_factory=dict)
     earlier: tuple[TimePointDecision, ...] = ()
     reported: WhyNoResult | None = None
+    lacking: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         told: dict[str, Any] = {"application": self.application, "applies": self.applies, "reason": self.reason}
@@ -116,6 +124,8 @@ class ApplicationDecision:
             told["wanted"] = dict(self.wanted)
             told |= self.bound.to_json()
             told["earlier"] = [time_point.to_json() for time_point in self.earlier]
+        if self.lacking:
+            told["lacking"] = list(self.lacking)
         if self.reported is not None:
             told["reported"] = str(self.reported)
         return told
@@ -131,6 +141,7 @@ class ApplicationDecision:
             wanted=told.get("wanted", {}),
             earlier=tuple(TimePointDecision.from_json(time_point) for time_point in told.get("earlier", ())),
             reported=None if reported is None else WhyNoResult(reported),
+            lacking=tuple(told.get("lacking", ())),
         )
 
 
