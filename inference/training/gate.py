@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from inference.gate.reference import TrainingReference, fit_reference, save_reference
-from inference.phantoms.limb_study import FIRST_TRAINING_SEED, limb_study, study_grid
+from inference.phantoms.limb.study import FIRST_TRAINING_SEED, limb_study, study_grid
 from inference.training import sarcoma
 from inference.training.sarcoma import Case
 from inference.training.soft_tissue_mass import phantoms

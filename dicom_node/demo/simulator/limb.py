@@ -5,8 +5,9 @@ from types import MappingProxyType
 
 from dicom_node.demo.simulator.mr_series import Stack
 from dicom_node.demo.simulator.phantom_study import B_VALUES, PROTOCOLS, Limb
-from inference.phantoms.limb import limb_grid, limb_phantom
-from inference.phantoms.scene import Acquisition, adc_map
+from inference.phantoms.limb.random_limb import limb_grid, limb_phantom
+from inference.phantoms.scanner_maps import scanner_adc_map
+from inference.phantoms.signals import Acquisition
 from inference.volumes.geometry import Geometry
 
 GRIDS: Mapping[str, Geometry] = MappingProxyType(
@@ -31,7 +32,7 @@ def limb(seed: int, *, healthy: bool = False) -> Limb:
     grid = GRIDS["dwi"]
     weighted = [phantom.render(acquisition("dwi", b), grid, seed=2, noise_seed=i) for i, b in enumerate(B_VALUES)]
     diffusion = tuple(Stack(image, grid.affine, b) for image, b in zip(weighted, B_VALUES, strict=True))
-    adc = (Stack(adc_map(weighted, B_VALUES), grid.affine),)
+    adc = (Stack(scanner_adc_map(weighted, B_VALUES), grid.affine),)
     return Limb(MappingProxyType({**anatomy, "dwi": diffusion, "adc": adc}), phantom.mask(GRIDS["t1w"]))
 
 

@@ -7,21 +7,10 @@ from typing import Any
 
 from dicom_node.demo.simulator.mr_series import ADC, T1, T2, Protocol, Quantity, Stack
 from dicom_node.demo.simulator.phantom_study import Limb, PhantomStudy, write_phantom_study
-from inference.phantoms.limb_study import (
-    B_VALUES,
-    DIXON,
-    DWI,
-    T1_MAP,
-    T1W,
-    T1W_FS_POST,
-    T2_MAP,
-    T2W_FS,
-    LimbStudy,
-    limb_study,
-    response,
-    study_grid,
-)
-from inference.phantoms.scene import Acquisition
+from inference.phantoms.limb.images import B_VALUES, DIXON, DWI, T1_MAP, T1W, T1W_FS_POST, T2_MAP, T2W_FS
+from inference.phantoms.limb.study import LimbStudy, limb_study, study_grid
+from inference.phantoms.limb.truth import recist_category
+from inference.phantoms.signals import Acquisition
 
 WHITE = 1000.0  # what the phantom's intensities are scaled to
 CONTRAST = {"ContrastBolusAgent": "GADOLINIUM CHELATE", "ContrastBolusRoute": "IV", "ContrastBolusVolume": 8}
@@ -50,7 +39,7 @@ def write_limb_patient(folder: Path, seed: int, time_points: int) -> Iterator[tu
             {
                 "seed": seed,
                 "time_point": time_point,
-                "response": response(long_axes).value if time_point else None,
+                "response": recist_category(long_axes).value if time_point else None,
                 **study.truth.plain(),
                 "series": {name: series.series_instance_uid for name, series in written.series.items()},
             },

@@ -7,7 +7,7 @@ import numpy as np
 
 from inference.applications.extremity_sts_sbrt.network import STRUCTURES
 from inference.applications.extremity_sts_sbrt.preprocessing import PIXEL, SMALLEST, THICKNESS
-from inference.phantoms.limb_study import FIRST_TRAINING_SEED, HELD_OUT_SEEDS, SHIFTED_SEEDS
+from inference.phantoms.limb.study import FIRST_TRAINING_SEED, HELD_OUT_SEEDS, SHIFTED_SEEDS
 
 COLUMNS = (("held-out limbs", "held_out"), ("T1w and T2w alone", "least"), ("shifted limbs", "shifted"))
 VOXEL = 4.0  # mm: the longest edge of a voxel of the test images; 1.15 mm the others

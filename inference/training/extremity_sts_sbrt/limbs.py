@@ -15,8 +15,9 @@ from torch.nn import functional
 from inference.applications.extremity_sts_sbrt.examination import REQUIRED
 from inference.applications.extremity_sts_sbrt.network import CONTRASTS, STRUCTURES
 from inference.applications.extremity_sts_sbrt.preprocessing import BRIGHTEST, Prepared, prepare
-from inference.phantoms.limb_study import B_VALUES, FIRST_TRAINING_SEED, LimbImages, limb_study, study_grid
-from inference.phantoms.scene import Scanner
+from inference.phantoms.limb.images import B_VALUES, LimbImages
+from inference.phantoms.limb.study import FIRST_TRAINING_SEED, limb_study, study_grid
+from inference.phantoms.signals import Scanner
 from inference.quantities.fits.adc import adc_map
 from inference.volumes.canonical import canonical
 from inference.volumes.geometry import Array, Geometry

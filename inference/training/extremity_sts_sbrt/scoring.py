@@ -7,8 +7,10 @@ from typing import Any
 from inference.applications.extremity_sts_sbrt.course import course
 from inference.applications.extremity_sts_sbrt.examination import Examination, Infer, examine
 from inference.applications.extremity_sts_sbrt.network import STRUCTURES
-from inference.phantoms.limb_study import B_VALUES, LimbStudy, limb_study, response, study_grid
-from inference.phantoms.scene import STANDARD, Scanner
+from inference.phantoms.limb.images import B_VALUES
+from inference.phantoms.limb.study import LimbStudy, limb_study, study_grid
+from inference.phantoms.limb.truth import recist_category
+from inference.phantoms.signals import STANDARD, Scanner
 from inference.quantities.distances import shortest_distance
 from inference.quantities.panel import ADC, T1, T2, Volumes
 from inference.quantities.response import Course, Response
@@ -53,7 +55,7 @@ def volumes_of(
 def patient(
     seed: int, scanner: Scanner, series: Collection[str], infer: Infer, drawings: Path | None = None
 ) -> dict[str, Any]:
-    """The errors of each time point and whether the response is right; None where there is nothing to compare."""
+    """The errors of each time point and whether the category is right; None where there is nothing to compare."""
     points, examinations, lengths = [], [], []
     for time_point in range(TIME_POINTS):
         study = limb_study(seed, time_point)
@@ -68,8 +70,13 @@ def patient(
     right = None
     if all("mass" in one.masks for one in examinations):
         told = course(examinations)
-        right = isinstance(told, Course) and told.response is CATEGORIES[response(lengths).value]
-    return {"seed": seed, "time_points": points, "true_response": response(lengths).value, "response_right": right}
+        right = isinstance(told, Course) and told.response is CATEGORIES[recist_category(lengths).value]
+    return {
+        "seed": seed,
+        "time_points": points,
+        "true_response": recist_category(lengths).value,
+        "response_right": right,
+    }
 
 
 def false_mass(seed: int, series: Collection[str], infer: Infer) -> float:

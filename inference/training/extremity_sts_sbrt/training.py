@@ -17,8 +17,8 @@ from inference.applications.extremity_sts_sbrt.network import SliceUNet
 from inference.contract.manifest import file_sha256
 from inference.engine.models import TorchEngine
 from inference.engine.quantisation import quantise
-from inference.phantoms.limb_study import HELD_OUT_SEEDS, SHIFTED_SEEDS
-from inference.phantoms.scene import SHIFTED, STANDARD
+from inference.phantoms.limb.study import HELD_OUT_SEEDS, SHIFTED_SEEDS
+from inference.phantoms.signals import SHIFTED, STANDARD
 from inference.training import provenance
 from inference.training.extremity_sts_sbrt import card as extremity_card
 from inference.training.extremity_sts_sbrt import limbs

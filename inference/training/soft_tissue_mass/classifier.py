@@ -17,7 +17,8 @@ from scipy.special import logsumexp
 from scipy.stats import rankdata
 
 from inference.applications.soft_tissue_mass.classifier import FEATURES, Classifier
-from inference.phantoms.limb_study import B_VALUES, FIRST_TRAINING_SEED, HELD_OUT_SEEDS, limb_study, study_grid
+from inference.phantoms.limb.images import B_VALUES
+from inference.phantoms.limb.study import FIRST_TRAINING_SEED, HELD_OUT_SEEDS, limb_study, study_grid
 from inference.phantoms.scene import mixture
 from inference.quantities.panel import panel
 from inference.quantities.statistics import Statistics

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.applications.soft_tissue_mass import preprocessing
-from inference.phantoms.limb import Phantom, limb_grid, limb_phantom
-from inference.phantoms.scene import Acquisition
+from inference.phantoms.limb.anatomy import LimbPhantom
+from inference.phantoms.limb.random_limb import limb_grid, limb_phantom
+from inference.phantoms.signals import Acquisition
 from inference.training.sarcoma import Case
 from inference.volumes.canonical import canonical
 from inference.volumes.geometry import Array, Geometry
@@ -83,6 +84,6 @@ def training_samples(count: int, seed: int, workers: int = 2) -> list[Sample]:
         return list(pool.map(partial(training_sample), range(first, first + count), chunksize=4))
 
 
-def _middle(phantom: Phantom, rng: np.random.Generator) -> float:
+def _middle(phantom: LimbPhantom, rng: np.random.Generator) -> float:
     """The field of view need not have the mass in its middle, but has it somewhere."""
     return phantom.lobes[0].centre[2] + float(rng.uniform(-50, 50))

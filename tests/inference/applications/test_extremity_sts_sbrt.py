@@ -44,7 +44,7 @@ from inference.contract.inputs import input_key
 from inference.contract.manifest import load_manifest
 from inference.contract.series_input import SeriesInput
 from inference.engine.models import TorchEngine
-from inference.phantoms.limb_study import limb_study
+from inference.phantoms.limb.study import limb_study
 from inference.quantities.missing import Missing
 from inference.quantities.panel import ADC, T1, T2, Panel
 from inference.quantities.response import Course, Response

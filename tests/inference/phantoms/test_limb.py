@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from dicom_node.demo.simulator.limb import limb
-from inference.phantoms.limb import FAT, MASSES, MUSCLE, limb_grid, limb_phantom
-from inference.phantoms.scene import Acquisition, adc_map, signal
+from inference.phantoms.limb.random_limb import limb_grid, limb_phantom
+from inference.phantoms.limb.tissues import FAT, MASSES, MUSCLE
+from inference.phantoms.scanner_maps import scanner_adc_map
+from inference.phantoms.signals import Acquisition, signal
 from inference.volumes.geometry import Geometry
 
 T1W = Acquisition(600.0, 12.0)
@@ -55,11 +57,11 @@ def test_tissues_have_the_contrast_of_their_sequence() -> None:
 def test_adc_is_recovered_from_noiseless_diffusion() -> None:
     b_values = (50.0, 400.0, 800.0)
     images = [np.full((1, 2, 2), 900 * np.exp(-b * 1200e-6), np.float32) for b in b_values]
-    assert adc_map(images, b_values) == pytest.approx(np.full((1, 2, 2), 1200.0), rel=1e-4)
+    assert scanner_adc_map(images, b_values) == pytest.approx(np.full((1, 2, 2), 1200.0), rel=1e-4)
 
 
 def test_adc_of_air_is_zero() -> None:
-    assert not adc_map([np.full((1, 2, 2), 10.0, np.float32)] * 3, (50.0, 400.0, 800.0)).any()
+    assert not scanner_adc_map([np.full((1, 2, 2), 10.0, np.float32)] * 3, (50.0, 400.0, 800.0)).any()
 
 
 def test_a_study_shows_the_mass_at_its_diffusivity() -> None:

@@ -8,18 +8,14 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from inference.phantoms.limb import MUSCLE, Bundle, limb_grid
-from inference.phantoms.limb_study import (
-    CONTRASTS,
-    FIRST_TRAINING_SEED,
-    HELD_OUT_SEEDS,
-    SHIFTED_SEEDS,
-    Response,
-    limb_study,
-    response,
-    study_grid,
-)
-from inference.phantoms.scene import SHIFTED, Acquisition, Lobe, Tissue, mixture, paint, signal
+from inference.phantoms.limb.anatomy import NeurovascularBundle
+from inference.phantoms.limb.images import CONTRASTS
+from inference.phantoms.limb.random_limb import limb_grid
+from inference.phantoms.limb.study import FIRST_TRAINING_SEED, HELD_OUT_SEEDS, SHIFTED_SEEDS, limb_study, study_grid
+from inference.phantoms.limb.tissues import MUSCLE
+from inference.phantoms.limb.truth import RecistCategory, recist_category
+from inference.phantoms.scene import Lobe, mixture, paint
+from inference.phantoms.signals import SHIFTED, Acquisition, Tissue, signal
 from inference.volumes.measurements import diameters, volume_ml
 
 SEEDS = (8, 9)  # both with necrosis and oedema; nothing is in the way when they grow
@@ -32,7 +28,7 @@ def test_a_ball_beside_tubes_is_measured_as_geometry_says() -> None:
     study = limb_study(1)
     limb = replace(
         study.phantom, tilt=(0.12, 0.0), lobes=(Lobe((0.0, 40.0, 0.0), (25.0, 25.0, 25.0), 0.0),), roughness=0.0,
-        mass_tissue=tissue, variant=None, necrosis=(), bundle=Bundle((45.0, 40.0), 8.0, 0.0),
+        mass_tissue=tissue, variant=None, necrosis=(), bundle=NeurovascularBundle((45.0, 40.0), 8.0, 0.0),
         bone=(0.0, 0.0, 12.0, 4.0),
     )  # fmt: skip
     truth = replace(study, phantom=limb).truth
@@ -44,7 +40,10 @@ def test_a_ball_beside_tubes_is_measured_as_geometry_says() -> None:
     dead = replace(study, phantom=replace(limb, necrosis=(Lobe((0.0, 40.0, 0.0), (12.5, 12.5, 12.5), 0.0),))).truth
     assert dead.necrosis_fraction == pytest.approx(1 / 8, rel=0.02)
     assert dead.adc == pytest.approx(1200 + (2300 - 1200) / 8, rel=0.01)
-    assert replace(study, phantom=replace(limb, bundle=Bundle((30.0, 40.0), 8.0, 0.0))).truth.bundle_distance == 0.0
+    assert (
+        replace(study, phantom=replace(limb, bundle=NeurovascularBundle((30.0, 40.0), 8.0, 0.0))).truth.bundle_distance
+        == 0.0
+    )
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -91,7 +90,7 @@ def test_responses_are_of_all_kinds_and_clear_of_their_thresholds() -> None:
     sizes = [limb_study(seed, 1).change.size for seed in range(60)]
     for factor in (0.7, 1.2):
         assert min(abs(size / factor - 1) for size in sizes) > 0.06
-    assert {response([50.0, 50.0 * size]) for size in sizes} == set(Response)
+    assert {recist_category([50.0, 50.0 * size]) for size in sizes} == set(RecistCategory)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +105,7 @@ def test_responses_are_of_all_kinds_and_clear_of_their_thresholds() -> None:
     ],
 )
 def test_recist_categories(long_axes: tuple[float, ...], expected: str) -> None:
-    assert response(long_axes) == expected
+    assert recist_category(long_axes) == expected
 
 
 @pytest.mark.parametrize("seed", SEEDS)

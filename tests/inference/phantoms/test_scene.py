@@ -5,22 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from inference.phantoms.limb import FAT, MUSCLE, limb_grid
-from inference.phantoms.scene import (
-    R1,
-    SHIFTED,
-    STANDARD,
-    Acquisition,
-    Component,
-    Scanner,
-    Tissue,
-    moved_between_lines,
-    periodic,
-    rician,
-    signal,
-    t1_map,
-    t2_map,
-)
+from inference.phantoms.artefacts import moved_between_lines, periodic_shifts, rician
+from inference.phantoms.limb.random_limb import limb_grid
+from inference.phantoms.limb.tissues import FAT, MUSCLE
+from inference.phantoms.scanner_maps import scanner_t1_map, scanner_t2_map
+from inference.phantoms.signals import R1, SHIFTED, STANDARD, Acquisition, Component, Scanner, Tissue, signal
 from inference.volumes.geometry import Geometry
 
 WATER = Tissue(1500.0, 100.0, 1.0, 2000.0, uptake=0.5)
@@ -57,16 +46,16 @@ def test_maps_recover_the_tissue(tissue: Tissue) -> None:
         return np.full((1, 2, 2), 20_000 * signal(tissue, acquisition), np.float32)
 
     echoes, angles = (12.0, 36.0, 60.0, 84.0), (4.0, 20.0)
-    t2 = t2_map([image(Acquisition(3000.0, te)) for te in echoes], echoes)
-    t1 = t1_map([image(Acquisition(15.0, 2.5, flip_angle=a)) for a in angles], angles, 15.0)
+    t2 = scanner_t2_map([image(Acquisition(3000.0, te)) for te in echoes], echoes)
+    t1 = scanner_t1_map([image(Acquisition(15.0, 2.5, flip_angle=a)) for a in angles], angles, 15.0)
     assert t2 == pytest.approx(np.full((1, 2, 2), tissue.t2), rel=1e-3)
     assert t1 == pytest.approx(np.full((1, 2, 2), tissue.t1), rel=1e-2)
 
 
 def test_maps_are_zero_in_air() -> None:
     air = [np.full((1, 2, 2), 20.0, np.float32)] * 4
-    assert not t2_map(air, (12.0, 36.0, 60.0, 84.0)).any()
-    assert not t1_map(air[:2], (4.0, 20.0), 15.0).any()
+    assert not scanner_t2_map(air, (12.0, 36.0, 60.0, 84.0)).any()
+    assert not scanner_t1_map(air[:2], (4.0, 20.0), 15.0).any()
 
 
 def test_what_does_not_move_stays_and_what_shifts_is_shifted() -> None:
@@ -81,7 +70,7 @@ def test_motion_makes_ghosts_along_the_phase_encoding() -> None:
     rng = np.random.default_rng(1)
     image = np.zeros((1, 64, 64), np.float32)
     image[:, 24:40, 24:40] = 1.0
-    ghosted = np.abs(moved_between_lines(image, periodic(rng, 64, 1.5)))[0]
+    ghosted = np.abs(moved_between_lines(image, periodic_shifts(rng, 64, 1.5)))[0]
     assert ghosted[:20, 24:40].mean() > 10 * ghosted[24:40, :20].mean()
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference.phantoms.limb import Acquisition, limb_phantom
+from inference.phantoms.limb.random_limb import limb_phantom
+from inference.phantoms.signals import Acquisition
 from inference.volumes.geometry import Affine, Geometry
 from inference.volumes.reading import read_volume
 from inference.volumes.registration import Registration, register, to_grid
