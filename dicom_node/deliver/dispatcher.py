@@ -11,7 +11,7 @@ from pydicom.uid import UID
 from dicom_node.deliver.acceptance import Acceptance
 from dicom_node.deliver.destinations.base import Destination
 from dicom_node.dimse.results import SendResult
-from dicom_node.objects.profiles import WRITTEN, Kind, Offer, choose
+from dicom_node.objects.profiles import WRITTEN, Offer, choose
 from dicom_node.runtime.backoff import Backoff
 from dicom_node.runtime.logs import fields, unexpected
 from storage.errors import Retriable
@@ -129,7 +129,7 @@ class Dispatcher:
         }
         refusals |= {target.id: sent.reason for target, sent in offered if sent is not None and sent.state in _GIVEN_UP}
         refusals[delivery.object.id] = result.reason
-        offers = [Offer(target.id, Kind(target.kind), target.stands_for, target.id in arrived) for target, _ in offered]
+        offers = [Offer(target.id, target.kind, target.stands_for, target.id in arrived) for target, _ in offered]
         choice = choose(offers, refusals)
         unsent = dict(choice.unsent)
         if result.retriable:

@@ -15,31 +15,32 @@ from pydicom.uid import ComprehensiveSRStorage, EnhancedSRStorage
 from dicom_node.objects.base.common import ObjectContext, Predecessor
 from dicom_node.objects.ko import build_ko
 from dicom_node.objects.pm import build_pm
-from dicom_node.objects.profiles import Kind, ObjectProfile, SegmentationForm, stands_for
+from dicom_node.objects.profiles import ObjectProfile, SegmentationForm, stands_for
 from dicom_node.objects.rtstruct import build_rtstruct
 from dicom_node.objects.sc import build_sc
 from dicom_node.objects.seg import build_seg
 from dicom_node.objects.sr import as_sop_class, build_sr
 from dicom_node.runtime.logs import fields
 from inference.contract.findings import Findings
+from storage.records.results import ObjectKind
 
 __all__ = ["Built", "ObjectContext", "Predecessor", "build_objects"]
 
 NO_STRUCTURES = "There is no RT Structure Set: the images have no frame of reference."
 log = logging.getLogger(__name__)
 
-_OF_SEGMENTS = frozenset({Kind.SEG, Kind.RTSTRUCT, Kind.KO})
+_OF_SEGMENTS = frozenset({ObjectKind.SEG, ObjectKind.RTSTRUCT, ObjectKind.KO})
 
 
 @dataclass(frozen=True, eq=False)
 class Built:
-    """An object of a result. `stands_for` names the kinds in whose place it may be sent, a space between them; it is
-    empty for what is to be sent itself.
+    """An object of a result. `stands_for` names the kinds in whose place it may be sent; it is empty for what is to be
+    sent itself.
     """
 
-    kind: Kind
+    kind: ObjectKind
     dataset: Dataset
-    stands_for: str = ""
+    stands_for: tuple[ObjectKind, ...] = ()
 
 
 def build_objects(
@@ -53,21 +54,21 @@ def build_objects(
     silence reads as normal. The UIDs differ between profiles and between the forms of the report. Where an RT Structure
     Set is asked for and the images have no frame of reference, there is none, and the report says so.
     """
-    if Kind.RTSTRUCT in profile.objects and findings.segments and not findings.source.frame_of_reference_uid:
+    if ObjectKind.RTSTRUCT in profile.objects and findings.segments and not findings.source.frame_of_reference_uid:
         log.warning(NO_STRUCTURES, extra=fields("build", series=findings.source.series_instance_uid))
         findings = replace(findings, notes=(*findings.notes, NO_STRUCTURES))
     seeded = replace(context, uid_seed=context.uid_seed + profile.key)
     primaries = profile.objects if findings.segments else profile.objects - _OF_SEGMENTS
     built = _build(findings, seeded, replace(profile, objects=primaries))
     if all(one.stands_for for one in built):
-        return _build(findings, seeded, replace(profile, objects=frozenset({Kind.SR})))
+        return _build(findings, seeded, replace(profile, objects=frozenset({ObjectKind.SR})))
     return built
 
 
 def _build(findings: Findings, context: ObjectContext, profile: ObjectProfile) -> list[Built]:
     result, primaries = _Result(findings, context, profile), profile.objects
     return [
-        Built(kind, dataset, "" if kind in primaries else stands_for(kind, primaries))
+        Built(kind, dataset, () if kind in primaries else stands_for(kind, primaries))
         for kind, build in _BUILDERS.items()
         if kind in primaries or stands_for(kind, primaries)
         for dataset in build(result)
@@ -84,17 +85,17 @@ class _Result:
 
     @cached_property
     def seg(self) -> Dataset | None:
-        wanted = Kind.SEG in self.profile.objects and self.findings.segments
+        wanted = ObjectKind.SEG in self.profile.objects and self.findings.segments
         return build_seg(self.findings, self.context, self.profile) if wanted else None
 
     @cached_property
     def report(self) -> Dataset | None:
-        return build_sr(self.findings, self.context, self.seg) if Kind.SR in self.profile.objects else None
+        return build_sr(self.findings, self.context, self.seg) if ObjectKind.SR in self.profile.objects else None
 
     @cached_property
     def report_without_seg(self) -> Dataset | None:
         """None where the report refers to no SEG anyway."""
-        return None if self.seg is None else build_sr(self.findings, self.variant(Kind.SR_REGIONS), None)
+        return None if self.seg is None else build_sr(self.findings, self.variant(ObjectKind.SR_REGIONS), None)
 
     @property
     def binary_seg(self) -> Dataset | None:
@@ -102,9 +103,9 @@ class _Result:
         if self.seg is None or self.seg.SegmentationType != SegmentationForm.LABELMAP:
             return None
         binary = replace(self.profile, segmentation=SegmentationForm.BINARY)
-        return build_seg(self.findings, self.variant(Kind.SEG_BINARY), binary)
+        return build_seg(self.findings, self.variant(ObjectKind.SEG_BINARY), binary)
 
-    def variant(self, kind: Kind) -> ObjectContext:
+    def variant(self, kind: ObjectKind) -> ObjectContext:
         return replace(self.context, uid_seed=f"{self.context.uid_seed}/{kind}")
 
 
@@ -113,7 +114,7 @@ def _present(*datasets: Dataset | None) -> list[Dataset]:
 
 
 def _form(
-    kind: Kind, sop_class_uid: str, of: Callable[[_Result], Dataset | None]
+    kind: ObjectKind, sop_class_uid: str, of: Callable[[_Result], Dataset | None]
 ) -> Callable[[_Result], Iterable[Dataset]]:
     """The same report in another SOP class."""
 
@@ -128,22 +129,24 @@ def _form(
 
 
 # In the order of delivery.
-_BUILDERS: Mapping[Kind, Callable[[_Result], Iterable[Dataset]]] = {
-    Kind.SEG: lambda result: _present(result.seg),
-    Kind.SEG_BINARY: lambda result: _present(result.binary_seg),
-    Kind.PM: lambda result: [build_pm(result.findings, one, result.context) for one in result.findings.maps],
-    Kind.RTSTRUCT: lambda result: _present(build_rtstruct(result.findings, result.context)),
-    Kind.SC: lambda result: [build_sc(result.findings, result.context)],
-    Kind.SR: lambda result: _present(result.report),
-    Kind.SR_COMPREHENSIVE: _form(Kind.SR_COMPREHENSIVE, ComprehensiveSRStorage, lambda result: result.report),
-    Kind.SR_ENHANCED: _form(Kind.SR_ENHANCED, EnhancedSRStorage, lambda result: result.report),
-    Kind.SR_REGIONS: lambda result: _present(result.report_without_seg),
-    Kind.SR_REGIONS_COMPREHENSIVE: _form(
-        Kind.SR_REGIONS_COMPREHENSIVE, ComprehensiveSRStorage, lambda result: result.report_without_seg
+_BUILDERS: Mapping[ObjectKind, Callable[[_Result], Iterable[Dataset]]] = {
+    ObjectKind.SEG: lambda result: _present(result.seg),
+    ObjectKind.SEG_BINARY: lambda result: _present(result.binary_seg),
+    ObjectKind.PM: lambda result: [build_pm(result.findings, one, result.context) for one in result.findings.maps],
+    ObjectKind.RTSTRUCT: lambda result: _present(build_rtstruct(result.findings, result.context)),
+    ObjectKind.SC: lambda result: [build_sc(result.findings, result.context)],
+    ObjectKind.SR: lambda result: _present(result.report),
+    ObjectKind.SR_COMPREHENSIVE: _form(
+        ObjectKind.SR_COMPREHENSIVE, ComprehensiveSRStorage, lambda result: result.report
     ),
-    Kind.SR_REGIONS_ENHANCED: _form(
-        Kind.SR_REGIONS_ENHANCED, EnhancedSRStorage, lambda result: result.report_without_seg
+    ObjectKind.SR_ENHANCED: _form(ObjectKind.SR_ENHANCED, EnhancedSRStorage, lambda result: result.report),
+    ObjectKind.SR_REGIONS: lambda result: _present(result.report_without_seg),
+    ObjectKind.SR_REGIONS_COMPREHENSIVE: _form(
+        ObjectKind.SR_REGIONS_COMPREHENSIVE, ComprehensiveSRStorage, lambda result: result.report_without_seg
     ),
-    Kind.KO: lambda result: [build_ko(result.findings, result.context, _present(result.seg, result.report))],
-    Kind.KO_IMAGES: lambda result: [build_ko(result.findings, result.variant(Kind.KO_IMAGES), [])],
+    ObjectKind.SR_REGIONS_ENHANCED: _form(
+        ObjectKind.SR_REGIONS_ENHANCED, EnhancedSRStorage, lambda result: result.report_without_seg
+    ),
+    ObjectKind.KO: lambda result: [build_ko(result.findings, result.context, _present(result.seg, result.report))],
+    ObjectKind.KO_IMAGES: lambda result: [build_ko(result.findings, result.variant(ObjectKind.KO_IMAGES), [])],
 }

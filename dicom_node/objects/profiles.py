@@ -19,25 +19,7 @@ from pydicom.uid import (
 )
 
 from storage.records.deliveries import Undelivered
-
-
-class Kind(StrEnum):
-    """Kinds of result objects, in the order of delivery; `storage` keeps them as text of at most 16 characters."""
-
-    SEG = "SEG"  # Segmentation
-    SEG_BINARY = "SEG-BINARY"  # the same in BINARY form, where a label map was asked for
-    PM = "PM"  # Parametric Map
-    RTSTRUCT = "RTSTRUCT"  # RT Structure Set
-    SC = "SC"  # Secondary Capture: key images with the outline and the numbers
-    SR = "SR"  # Comprehensive 3D SR
-    SR_COMPREHENSIVE = "SR-COMPREHENSIVE"  # the same report as Comprehensive SR
-    SR_ENHANCED = "SR-ENHANCED"  # the same report as Enhanced SR
-    SR_REGIONS = "SR-REGIONS"  # Comprehensive 3D SR that draws its regions on the images and refers to no SEG
-    SR_REGIONS_COMPREHENSIVE = "SR-REGIONS-COMP"
-    SR_REGIONS_ENHANCED = "SR-REGIONS-ENH"
-    KO = "KO"  # Key Object Selection "Of Interest": key images, SEG and SR
-    KO_IMAGES = "KO-IMAGES"  # the same, of the key images alone
-    REJECTION = "REJECTION"  # Key Object Selection that withdraws earlier objects (IHE IOCM)
+from storage.records.results import ObjectKind
 
 
 class SegmentationForm(StrEnum):
@@ -58,7 +40,7 @@ class ObjectProfile:
 
     segmentation: SegmentationForm = SegmentationForm.BINARY
     omits_empty_frames: bool = True
-    objects: frozenset[Kind] = frozenset({Kind.SEG, Kind.PM, Kind.SR})
+    objects: frozenset[ObjectKind] = frozenset({ObjectKind.SEG, ObjectKind.PM, ObjectKind.SR})
     withdraws_superseded: bool = False
 
     @property
@@ -85,26 +67,26 @@ WRITTEN = frozenset(
     }
 )
 
-_WITHOUT_SEG = (Kind.SR_REGIONS, Kind.SR_REGIONS_COMPREHENSIVE, Kind.SR_REGIONS_ENHANCED)
+_WITHOUT_SEG = (ObjectKind.SR_REGIONS, ObjectKind.SR_REGIONS_COMPREHENSIVE, ObjectKind.SR_REGIONS_ENHANCED)
 
 # What may be sent in the place of what: the best first.
-_STAND_INS: Mapping[Kind, tuple[Kind, ...]] = {
-    Kind.SEG: (Kind.SEG_BINARY, Kind.RTSTRUCT, Kind.SC),
-    Kind.SR: (Kind.SR_COMPREHENSIVE, Kind.SR_ENHANCED, *_WITHOUT_SEG, Kind.SC),
-    Kind.KO: (Kind.KO_IMAGES,),
+_STAND_INS: Mapping[ObjectKind, tuple[ObjectKind, ...]] = {
+    ObjectKind.SEG: (ObjectKind.SEG_BINARY, ObjectKind.RTSTRUCT, ObjectKind.SC),
+    ObjectKind.SR: (ObjectKind.SR_COMPREHENSIVE, ObjectKind.SR_ENHANCED, *_WITHOUT_SEG, ObjectKind.SC),
+    ObjectKind.KO: (ObjectKind.KO_IMAGES,),
 }
 
-_REFERS_TO: Mapping[Kind, frozenset[Kind]] = {
-    Kind.SR: frozenset({Kind.SEG}),
-    Kind.SR_COMPREHENSIVE: frozenset({Kind.SEG}),
-    Kind.SR_ENHANCED: frozenset({Kind.SEG}),
-    Kind.KO: frozenset({Kind.SEG, Kind.SR}),
+_REFERS_TO: Mapping[ObjectKind, frozenset[ObjectKind]] = {
+    ObjectKind.SR: frozenset({ObjectKind.SEG}),
+    ObjectKind.SR_COMPREHENSIVE: frozenset({ObjectKind.SEG}),
+    ObjectKind.SR_ENHANCED: frozenset({ObjectKind.SEG}),
+    ObjectKind.KO: frozenset({ObjectKind.SEG, ObjectKind.SR}),
 }
 
 
-def stands_for(kind: Kind, primaries: Collection[Kind]) -> str:
-    """The kinds among `primaries` in whose place `kind` may be sent, with a space between them; "" for none."""
-    return " ".join(primary for primary in Kind if primary in primaries and kind in _STAND_INS.get(primary, ()))
+def stands_for(kind: ObjectKind, primaries: Collection[ObjectKind]) -> tuple[ObjectKind, ...]:
+    """Return the kinds among `primaries` in whose place `kind` may be sent."""
+    return tuple(primary for primary in ObjectKind if primary in primaries and kind in _STAND_INS.get(primary, ()))
 
 
 @dataclass(frozen=True)
@@ -112,8 +94,8 @@ class Offer:
     """An object of a job that a destination may get. `arrived` says that it has it already."""
 
     id: int
-    kind: Kind
-    stands_for: str = ""  # "" for what is to be sent if the destination takes everything
+    kind: ObjectKind
+    stands_for: tuple[ObjectKind, ...] = ()  # empty for what is to be sent if the destination takes everything
     arrived: bool = False
 
 
@@ -134,7 +116,7 @@ def choose(offers: Sequence[Offer], refusals: Mapping[int, str]) -> Choice:
     """
     primaries = [offer for offer in offers if not offer.stands_for]
     chosen: dict[int, Offer | None] = {}
-    lacking: set[Kind] = set()  # kinds to be sent that are not sent themselves
+    lacking: set[ObjectKind] = set()  # kinds to be sent that are not sent themselves
     for primary in primaries:
         stand_ins = [o for kind in _STAND_INS.get(primary.kind, ()) for o in offers if o.kind is kind]
         taken = (o for o in (primary, *stand_ins) if o.arrived or (o.id not in refusals and _fits(o.kind, lacking)))
@@ -146,23 +128,23 @@ def choose(offers: Sequence[Offer], refusals: Mapping[int, str]) -> Choice:
     for offer in offers:
         if offer.id not in sent:
             why = refusals.get(offer.id) or _why_unfit(offer.kind, lacking)
-            wanted = [o for o in primaries if o is offer or o.kind in offer.stands_for.split()]
+            wanted = [o for o in primaries if o is offer or o.kind in offer.stands_for]
             unsent[offer.id] = _unsent(why, {o.kind: chosen[o.id] for o in wanted})
     return Choice(tuple(offer.id for offer in offers if offer.id in sent), unsent)
 
 
-def _fits(kind: Kind, lacking: Collection[Kind]) -> bool:
+def _fits(kind: ObjectKind, lacking: Collection[ObjectKind]) -> bool:
     if kind in _WITHOUT_SEG:
-        return Kind.SEG in lacking
+        return ObjectKind.SEG in lacking
     return not _REFERS_TO.get(kind, frozenset()).intersection(lacking)
 
 
-def _why_unfit(kind: Kind, lacking: Collection[Kind]) -> str:
-    missing = [other for other in Kind if other in _REFERS_TO.get(kind, ()) and other in lacking]
+def _why_unfit(kind: ObjectKind, lacking: Collection[ObjectKind]) -> str:
+    missing = [other for other in ObjectKind if other in _REFERS_TO.get(kind, ()) and other in lacking]
     return f"it refers to {' and '.join(missing)}, which is not sent" if missing else "it is not needed"
 
 
-def _unsent(why: str, instead: Mapping[Kind, Offer | None]) -> Undelivered:
+def _unsent(why: str, instead: Mapping[ObjectKind, Offer | None]) -> Undelivered:
     """`instead` are the kinds that the unsent object was to serve, each with what is sent now."""
     substitutes = dict.fromkeys(offer.kind for kind, offer in instead.items() if offer and offer.kind is not kind)
     bare = [kind for kind, offer in instead.items() if offer is None]

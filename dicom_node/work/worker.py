@@ -22,7 +22,7 @@ from dicom_node.catalogue import ConfiguredApplication
 from dicom_node.objects.build import Built, ObjectContext, Predecessor, build_objects
 from dicom_node.objects.ko import build_rejection
 from dicom_node.objects.no_result import build_no_result
-from dicom_node.objects.profiles import Kind, ObjectProfile
+from dicom_node.objects.profiles import ObjectProfile
 from dicom_node.objects.sr import as_sop_class
 from dicom_node.read.visits import SAMPLES, read_acquisition_date
 from dicom_node.runtime.backoff import Backoff
@@ -37,7 +37,7 @@ from storage.errors import InputRefused, ModelRefused, NodeError, Permanent, Why
 from storage.log.files import write_durable
 from storage.log.instances import InstanceStore
 from storage.records.jobs import AnalysisDetail, Job, JobState, NoResultDetail, WithdrawalDetail
-from storage.records.results import NewObject, ResultObject
+from storage.records.results import NewObject, ObjectKind, ResultObject
 from storage.tables.jobs import Jobs
 from storage.tables.results import Results
 
@@ -208,7 +208,10 @@ class Worker:
                 context.uid("no-result Comprehensive SR series"),
                 context.uid("no-result Comprehensive SR"),
             )
-            forms = (Built(Kind.SR, report), Built(Kind.SR_COMPREHENSIVE, other, stands_for=Kind.SR))
+            forms = (
+                Built(ObjectKind.SR, report),
+                Built(ObjectKind.SR_COMPREHENSIVE, other, stands_for=(ObjectKind.SR,)),
+            )
             objects += [_written(form, folder, destinations) for form in forms]
         return objects, {"why": detail.why}
 
@@ -235,7 +238,7 @@ class Worker:
         notes = []
         for number, (rejected, destinations) in enumerate(groups.items(), 1):
             context = self._context(job, destinations, f"/rejection {number}")
-            note = Built(Kind.REJECTION, build_rejection(source, rejected, context))
+            note = Built(ObjectKind.REJECTION, build_rejection(source, rejected, context))
             notes.append(_written(note, folder, destinations))
         return notes
 

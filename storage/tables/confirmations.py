@@ -15,13 +15,13 @@ from sqlalchemy.orm import Session, aliased
 
 from storage.records.deliveries import Confirmation, ConfirmationState, Delivery, DeliveryState
 from storage.records.jobs import JobKind, JobState
-from storage.records.results import ResultObject
+from storage.records.results import ObjectKind, ResultObject
 from storage.tables import schema
 from storage.tables.database.connection import Database, changed
 from storage.tables.deliveries import move, tell
 from storage.tables.events import add_event
 from storage.tables.queueing import withdrawn
-from storage.tables.results import REJECTION, object_record
+from storage.tables.results import object_record
 
 WAITING = (ConfirmationState.ASKING, ConfirmationState.REQUESTED, ConfirmationState.READING)
 _UNSENT = (DeliveryState.QUEUED, DeliveryState.RETRYING)
@@ -290,7 +290,7 @@ def _is_outdated() -> ColumnElement[bool]:
 def _is_note() -> ColumnElement[bool]:
     """A rejection note stays wanted, whatever comes."""
     target = schema.ResultObject
-    return schema.Delivery.object_id.in_(select(target.id).where(target.kind == REJECTION))
+    return schema.Delivery.object_id.in_(select(target.id).where(target.kind == ObjectKind.REJECTION))
 
 
 def _of(sop_instance_uids: Collection[str]) -> ColumnElement[bool]:

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, aliased
 from storage.errors import Permanent, WhyNoResult
 from storage.records.deliveries import DeliveryState
 from storage.records.jobs import Job, JobKind, JobState, NewJob, NoResultDetail, WithdrawalDetail, detail_from_json
-from storage.records.results import NewObject
+from storage.records.results import NewObject, ObjectKind
 from storage.records.studies import StudyState
 from storage.tables import schema
 from storage.tables.database.connection import Database, changed
@@ -27,7 +27,7 @@ from storage.tables.queueing import (
     no_result_fingerprint,
     withdrawn,
 )
-from storage.tables.results import REJECTION, enqueue_deliveries, keep_object, rejectable
+from storage.tables.results import enqueue_deliveries, keep_object, rejectable
 
 _ENDED = (DeliveryState.SENT, DeliveryState.COMMITTED, DeliveryState.REPLACED)
 _WITHOUT_SYNC = {"synchronize_session": False}
@@ -349,7 +349,7 @@ def _end_superseded_deliveries(session: Session, by: schema.Job, destinations: S
             delivery.job_id.in_(earlier),
             delivery.destination.in_(destinations),
             delivery.state.in_((DeliveryState.QUEUED, DeliveryState.RETRYING, DeliveryState.FAILED)),
-            delivery.object_id.in_(select(target.id).where(target.kind != REJECTION)),
+            delivery.object_id.in_(select(target.id).where(target.kind != ObjectKind.REJECTION)),
         )
         .values(state=DeliveryState.REPLACED, reason=f"superseded by the result of job {by.id}"),
     )

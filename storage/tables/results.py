@@ -10,12 +10,12 @@ from sqlalchemy.orm import Session
 from storage.errors import Permanent
 from storage.records.deliveries import DeliveryState
 from storage.records.jobs import JobKind, JobState
-from storage.records.results import NewObject, ResultObject
+from storage.records.results import NewObject, ObjectKind, ResultObject
 from storage.tables import schema
 from storage.tables.database.connection import Database
 from storage.tables.queueing import withdrawn
 
-REJECTION = "REJECTION"  # the kind of the notes that withdraw: they are never withdrawn themselves
+_REPORTS = tuple(kind for kind in ObjectKind if kind.is_report)
 _GIVEN_UP = (DeliveryState.REPLACED, DeliveryState.FAILED)
 
 
@@ -39,7 +39,7 @@ class Results:
         reported. What was withdrawn is passed over, and what no destination was sent yet: it will not be.
         """
         job_row, target = schema.Job, schema.ResultObject
-        is_report = and_(target.kind.startswith("SR"), _reached(destinations))
+        is_report = and_(target.kind.in_(_REPORTS), _reached(destinations))
         latest = (
             select(job_row.id)
             .join(target, target.job_id == job_row.id)
@@ -63,7 +63,7 @@ class Results:
             select(func.max(job_row.finished_at))
             .join(delivery, delivery.job_id == job_row.id)
             .join(target, target.id == delivery.object_id)
-            .where(others, here, target.kind == REJECTION, delivery.state.not_in(_GIVEN_UP))
+            .where(others, here, target.kind == ObjectKind.REJECTION, delivery.state.not_in(_GIVEN_UP))
             .scalar_subquery()
         )
         return self._objects(
@@ -81,7 +81,7 @@ class Results:
 
 def rejectable() -> ColumnElement[bool]:
     """Of deliveries and their objects: not what the destination does not take, and no rejection note."""
-    return and_(schema.Delivery.state != DeliveryState.REPLACED, schema.ResultObject.kind != REJECTION)
+    return and_(schema.Delivery.state != DeliveryState.REPLACED, schema.ResultObject.kind != ObjectKind.REJECTION)
 
 
 def _others(study_instance_uid: str, application: str, other_than: int) -> ColumnElement[bool]:
@@ -129,7 +129,7 @@ def keep_object(session: Session, job_id: int, sequence: int, new: NewObject, no
         sequence=sequence,
         created_at=now,
         destinations=list(new.destinations),
-        stands_for=new.stands_for,
+        stands_for=" ".join(new.stands_for),
     )
     session.add(row)
     session.flush()
@@ -168,5 +168,5 @@ def object_record(row: schema.ResultObject) -> ResultObject:
         sequence=row.sequence,
         created_at=row.created_at,
         destinations=tuple(row.destinations),
-        stands_for=row.stands_for,
+        stands_for=tuple(map(ObjectKind, row.stands_for.split())),
     )

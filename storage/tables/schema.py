@@ -17,6 +17,7 @@ from storage.records.deliveries import ConfirmationState, DeliveryState
 from storage.records.evidence import AssociationEnd
 from storage.records.jobs import JobKind, JobState
 from storage.records.procedure_steps import ProcedureStepState
+from storage.records.results import ObjectKind
 from storage.records.studies import StudyState
 
 REVISION = "0004"
@@ -46,8 +47,15 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 def _text(enumeration: type[StrEnum]) -> Enum:
-    """States are text, so that a new state needs no change of type on PostgreSQL."""
+    """Keep the names of the members as text, so that a new member needs no change of type on PostgreSQL."""
     return Enum(enumeration, native_enum=False, length=16)
+
+
+def _values(enumeration: type[StrEnum]) -> Enum:
+    """Keep the values of the members as text, where these are not their names."""
+    return Enum(
+        enumeration, native_enum=False, length=16, values_callable=lambda members: [member.value for member in members]
+    )
 
 
 class Base(DeclarativeBase):
@@ -65,6 +73,7 @@ class Base(DeclarativeBase):
         CommitmentState: _text(CommitmentState),
         ConfirmationState: _text(ConfirmationState),
         JobKind: _text(JobKind),
+        ObjectKind: _values(ObjectKind),
     }
 
 
@@ -210,7 +219,7 @@ class ResultObject(Base):
     sop_class_uid: Mapped[str] = mapped_column(UID)
     series_instance_uid: Mapped[str] = mapped_column(UID)
     study_instance_uid: Mapped[str] = mapped_column(UID)
-    kind: Mapped[str] = mapped_column(String(16))
+    kind: Mapped[ObjectKind]
     path: Mapped[str]
     sequence: Mapped[int]
     created_at: Mapped[datetime]

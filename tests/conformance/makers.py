@@ -12,9 +12,10 @@ from pydicom.dataset import Dataset
 from dicom_node.objects.build import ObjectContext, build_objects
 from dicom_node.objects.ko import Rejected, build_rejection
 from dicom_node.objects.no_result import build_no_result
-from dicom_node.objects.profiles import Kind, ObjectProfile, SegmentationForm
+from dicom_node.objects.profiles import ObjectProfile, SegmentationForm
 from inference.contract.findings import Findings, NoResult
 from storage.errors import InputRefused, WhyNoResult
+from storage.records.results import ObjectKind
 from tests.conformance.cases import Case, rich_findings
 
 
@@ -38,7 +39,9 @@ class Results:
 
 
 # Everything a destination can ask for, with what stands in for it.
-EVERYTHING = ObjectProfile(objects=frozenset({Kind.SEG, Kind.PM, Kind.RTSTRUCT, Kind.SC, Kind.SR, Kind.KO}))
+EVERYTHING = ObjectProfile(
+    objects=frozenset({ObjectKind.SEG, ObjectKind.PM, ObjectKind.RTSTRUCT, ObjectKind.SC, ObjectKind.SR, ObjectKind.KO})
+)
 
 
 def results(findings: Findings, context: ObjectContext) -> list[Made]:
@@ -62,7 +65,7 @@ def other_segmentations(findings: Findings, context: ObjectContext) -> list[Made
     made = []
     for form, segments in ((SegmentationForm.FRACTIONAL, fractions), (SegmentationForm.LABELMAP, apart)):
         found = replace(findings, segments=segments)
-        profile = ObjectProfile(segmentation=form, objects=frozenset({Kind.SEG}))
+        profile = ObjectProfile(segmentation=form, objects=frozenset({ObjectKind.SEG}))
         (seg,) = [b.dataset for b in build_objects(found, context, profile) if not b.stands_for]
         made.append(Made(f"SEG, {form}", seg, found))
     return made

@@ -31,9 +31,9 @@ from dicom_node.demo.pacs import Kind as PacsKind
 from dicom_node.demo.pacs import find_orthanc, free_port, start_pacs
 from dicom_node.dimse.results import EchoResult, SendResult
 from dicom_node.objects.build import ObjectContext, build_objects
-from dicom_node.objects.profiles import WRITTEN, Kind, ObjectProfile, stands_for
+from dicom_node.objects.profiles import WRITTEN, ObjectProfile, stands_for
 from dicom_node.runtime.backoff import Backoff
-from storage.records.results import NewObject
+from storage.records.results import NewObject, ObjectKind
 from storage.tables.database.connection import Database, default_url
 from tests.instances import MakeFile
 from tests.objects.sources import findings, read, write_oblique
@@ -41,16 +41,16 @@ from tests.storage.node import NOW, STUDY, Node
 
 STORESCP = Path("/usr/bin/storescp")  # pynetdicom puts a script of the same name into the environment
 CLASSES = {
-    Kind.SEG: SegmentationStorage,
-    Kind.PM: ParametricMapStorage,
-    Kind.RTSTRUCT: RTStructureSetStorage,
-    Kind.SC: SecondaryCaptureImageStorage,
-    Kind.SR: Comprehensive3DSRStorage,
-    Kind.SR_COMPREHENSIVE: ComprehensiveSRStorage,
-    Kind.SR_ENHANCED: EnhancedSRStorage,
-    Kind.SR_REGIONS: Comprehensive3DSRStorage,
-    Kind.SR_REGIONS_COMPREHENSIVE: ComprehensiveSRStorage,
-    Kind.SR_REGIONS_ENHANCED: EnhancedSRStorage,
+    ObjectKind.SEG: SegmentationStorage,
+    ObjectKind.PM: ParametricMapStorage,
+    ObjectKind.RTSTRUCT: RTStructureSetStorage,
+    ObjectKind.SC: SecondaryCaptureImageStorage,
+    ObjectKind.SR: Comprehensive3DSRStorage,
+    ObjectKind.SR_COMPREHENSIVE: ComprehensiveSRStorage,
+    ObjectKind.SR_ENHANCED: EnhancedSRStorage,
+    ObjectKind.SR_REGIONS: Comprehensive3DSRStorage,
+    ObjectKind.SR_REGIONS_COMPREHENSIVE: ComprehensiveSRStorage,
+    ObjectKind.SR_REGIONS_ENHANCED: EnhancedSRStorage,
 }
 MORE_CLASSES = {MultiFrameTrueColorSecondaryCaptureImageStorage, KeyObjectSelectionDocumentStorage}
 SR_CLASSES = (Comprehensive3DSRStorage, ComprehensiveSRStorage, EnhancedSRStorage)
@@ -80,13 +80,13 @@ class Delivering:
                 (
                     kind,
                     self._make_file(StudyInstanceUID=study, SOPClassUID=sop_class_uid, ImageComments=str(kind)),
-                    "" if kind in primaries else stands_for(kind, primaries),
+                    () if kind in primaries else stands_for(kind, primaries),
                 )
                 for kind, sop_class_uid in CLASSES.items()
             ],
         )
 
-    def finish(self, study: str, files: Sequence[tuple[Kind, Path, str]]) -> None:
+    def finish(self, study: str, files: Sequence[tuple[ObjectKind, Path, tuple[ObjectKind, ...]]]) -> None:
         """A job that made these files: kind, file, and for what it stands."""
         self.node.queue("liver", uid=study)
         objects = []
@@ -94,7 +94,7 @@ class Delivering:
             ds = dcmread(path)
             objects.append(
                 NewObject(
-                    ds.SOPInstanceUID, ds.SOPClassUID, ds.SeriesInstanceUID, study, str(kind), path, ("pacs",),
+                    ds.SOPInstanceUID, ds.SOPClassUID, ds.SeriesInstanceUID, study, kind, path, ("pacs",),
                     instead_of,
                 )
             )  # fmt: skip
@@ -172,8 +172,8 @@ def test_a_pacs_that_refuses_at_negotiation_gets_something_else(
     assert held(list(folder.iterdir())) == set(sent)
     assert delivering.kinds("FAILED") == (["PM"] if refused == {ParametricMapStorage} else [])
     for kind in delivering.kinds("FAILED", "REPLACED"):
-        if CLASSES[Kind(kind)] in refused:
-            assert delivering.reason(kind).startswith(f"pacs does not accept {UID(CLASSES[Kind(kind)]).name}; ")
+        if CLASSES[ObjectKind(kind)] in refused:
+            assert delivering.reason(kind).startswith(f"pacs does not accept {UID(CLASSES[ObjectKind(kind)]).name}; ")
     events = [text for text in delivering.node.texts() if "not delivered" in text]
     assert len(events) == len(delivering.kinds("FAILED", "REPLACED"))
 
@@ -183,7 +183,7 @@ def test_what_a_pacs_gets_of_a_real_result_names_nothing_that_it_did_not_get(
     delivering: Delivering, storescp: Storescp, tmp_path: Path, refused: set[str]
 ) -> None:
     found = findings(read(write_oblique(tmp_path / "series", "Müller^Änne", "ISO_IR 100")))
-    everything = ObjectProfile(objects=frozenset({Kind.SEG, Kind.SR, Kind.KO}))
+    everything = ObjectProfile(objects=frozenset({ObjectKind.SEG, ObjectKind.SR, ObjectKind.KO}))
     files = []
     for built in build_objects(found, ObjectContext("NODE", "seed"), everything):
         path = tmp_path / f"{built.kind}.dcm"
@@ -258,7 +258,7 @@ def test_a_pacs_that_refuses_by_status_gets_something_else(
     delivering.run(DimseDestination("pacs", "NODE", "PACS", "127.0.0.1", server.server_address[1], 5.0))
     server.shutdown()
     assert delivering.kinds("SENT") == kept == sent
-    first = next(d for d in delivering.node.deliveries.list() if CLASSES[Kind(d.object.kind)] in refused)
+    first = next(d for d in delivering.node.deliveries.list() if CLASSES[d.object.kind] in refused)
     assert f"(0x{status:04X}); " in first.reason
 
 

@@ -23,9 +23,10 @@ from pydicom.uid import (
 from dicom_node.demo.overlay import masks_of
 from dicom_node.objects.build import NO_STRUCTURES, Built, ObjectContext, build_objects
 from dicom_node.objects.drawing.outline import outline
-from dicom_node.objects.profiles import WRITTEN, Kind, ObjectProfile, SegmentationForm
+from dicom_node.objects.profiles import WRITTEN, ObjectProfile, SegmentationForm
 from inference.contract.findings import Code, ParametricMap
 from inference.volumes.reading import read_volume
+from storage.records.results import ObjectKind
 from tests.objects.sources import findings, read, write_oblique
 
 ADC = Code("113041", "DCM", "Apparent Diffusion Coefficient")
@@ -86,10 +87,10 @@ def test_enhanced_frames_are_named_as_they_are_stored(test_data: Path) -> None:
 @pytest.mark.parametrize("frame_of_reference_uid", ["", "2.25.1"])
 def test_a_structure_set_that_cannot_be_made_is_told(tmp_path: Path, frame_of_reference_uid: str) -> None:
     volume = replace(read(write_oblique(tmp_path, "A^B", "ISO_IR 100")), frame_of_reference_uid=frame_of_reference_uid)
-    profile = ObjectProfile(objects=frozenset({Kind.RTSTRUCT, Kind.SR}))
+    profile = ObjectProfile(objects=frozenset({ObjectKind.RTSTRUCT, ObjectKind.SR}))
     built = {one.kind: one.dataset for one in build_objects(findings(volume), ObjectContext("NODE", "seed"), profile)}
-    texts = [item.get("TextValue") for item in built[Kind.SR].ContentSequence]
-    assert (Kind.RTSTRUCT in built, NO_STRUCTURES in texts) == (
+    texts = [item.get("TextValue") for item in built[ObjectKind.SR].ContentSequence]
+    assert (ObjectKind.RTSTRUCT in built, NO_STRUCTURES in texts) == (
         bool(frame_of_reference_uid),
         not frame_of_reference_uid,
     )
@@ -97,11 +98,11 @@ def test_a_structure_set_that_cannot_be_made_is_told(tmp_path: Path, frame_of_re
 
 def test_who_wants_structures_alone_gets_the_report_where_there_are_none(tmp_path: Path) -> None:
     volume = replace(read(write_oblique(tmp_path, "A^B", "ISO_IR 100")), frame_of_reference_uid="")
-    profile = ObjectProfile(objects=frozenset({Kind.RTSTRUCT}))
+    profile = ObjectProfile(objects=frozenset({ObjectKind.RTSTRUCT}))
     sent = [
         one for one in build_objects(findings(volume), ObjectContext("NODE", "seed"), profile) if not one.stands_for
     ]
-    assert [one.kind for one in sent] == [Kind.SR]
+    assert [one.kind for one in sent] == [ObjectKind.SR]
     assert NO_STRUCTURES in [item.get("TextValue") for item in sent[0].dataset.ContentSequence]
 
 
@@ -109,13 +110,13 @@ def test_a_label_map_has_a_binary_stand_in(tmp_path: Path) -> None:
     profile = ObjectProfile(segmentation=SegmentationForm.LABELMAP)
     found = findings(read(write_oblique(tmp_path, "A^B", "ISO_IR 100")))
     built = {one.kind: one for one in build_objects(found, ObjectContext("NODE", "seed"), profile)}
-    label_map, binary = built[Kind.SEG].dataset, built[Kind.SEG_BINARY]
+    label_map, binary = built[ObjectKind.SEG].dataset, built[ObjectKind.SEG_BINARY]
     assert (label_map.SegmentationType, binary.dataset.SegmentationType) == ("LABELMAP", "BINARY")
-    assert binary.stands_for == Kind.SEG
+    assert binary.stands_for == (ObjectKind.SEG,)
     assert binary.dataset.SOPInstanceUID != label_map.SOPInstanceUID
     masks = masks_of(binary.dataset, found.source)
     assert all(np.array_equal(masks[number], segment.mask) for number, segment in enumerate(found.segments, 1))
-    assert Kind.SEG_BINARY not in {one.kind for one in build_objects(found, ObjectContext("NODE", "seed"))}
+    assert ObjectKind.SEG_BINARY not in {one.kind for one in build_objects(found, ObjectContext("NODE", "seed"))}
 
 
 def test_nothing_found_is_reported(tmp_path: Path) -> None:
@@ -167,9 +168,9 @@ def test_the_equipment_names_the_installed_version(tmp_path: Path) -> None:
 def test_beside_every_object_stand_those_that_may_replace_it(tmp_path: Path) -> None:
     found = findings(read(write_oblique(tmp_path, "A^B", "ISO_IR 100")))
     adc = ParametricMap("ADC", ADC, UM2_PER_S, found.source.array.astype(np.float32))
-    everything = ObjectProfile(objects=frozenset({Kind.SEG, Kind.PM, Kind.SR, Kind.KO}))
+    everything = ObjectProfile(objects=frozenset({ObjectKind.SEG, ObjectKind.PM, ObjectKind.SR, ObjectKind.KO}))
     built = build_objects(replace(found, maps=(adc, adc)), ObjectContext("NODE", "seed"), everything)
-    assert [(b.kind, b.stands_for, b.dataset.SOPClassUID) for b in built] == [
+    assert [(b.kind, " ".join(b.stands_for), b.dataset.SOPClassUID) for b in built] == [
         ("SEG", "", SegmentationStorage),
         ("PM", "", ParametricMapStorage),
         ("PM", "", ParametricMapStorage),
@@ -188,15 +189,21 @@ def test_beside_every_object_stand_those_that_may_replace_it(tmp_path: Path) -> 
     own = {b.kind: b.dataset.SOPInstanceUID for b in built}
     named = {b.kind: {own_kind for own_kind, uid in own.items() if uid in str(b.dataset)} for b in built}
     for kind, kinds in named.items():  # each names itself, and beside that what `choose` takes it to refer to
-        reports = {Kind.SEG} if kind in (Kind.SR, Kind.SR_COMPREHENSIVE, Kind.SR_ENHANCED) else set()
-        assert kinds == {kind} | ({Kind.SEG, Kind.SR} if kind is Kind.KO else reports)
+        reports = (
+            {ObjectKind.SEG} if kind in (ObjectKind.SR, ObjectKind.SR_COMPREHENSIVE, ObjectKind.SR_ENHANCED) else set()
+        )
+        assert kinds == {kind} | ({ObjectKind.SEG, ObjectKind.SR} if kind is ObjectKind.KO else reports)
 
 
 def test_no_two_objects_share_a_uid(tmp_path: Path) -> None:
     found = findings(read(write_oblique(tmp_path, "A^B", "ISO_IR 100")))
     profiles = [
         ObjectProfile(objects=objects)
-        for objects in (frozenset({Kind.SEG, Kind.PM, Kind.SR}), frozenset({Kind.SR}), frozenset({Kind.SR, Kind.SC}))
+        for objects in (
+            frozenset({ObjectKind.SEG, ObjectKind.PM, ObjectKind.SR}),
+            frozenset({ObjectKind.SR}),
+            frozenset({ObjectKind.SR, ObjectKind.SC}),
+        )
     ]
     uids = [
         built.dataset.SOPInstanceUID

@@ -9,10 +9,11 @@ from pydicom.dataset import Dataset
 from dicom_node.objects.base.common import ObjectContext, series_description
 from dicom_node.objects.build import build_objects
 from dicom_node.objects.no_result import build_no_result
-from dicom_node.objects.profiles import Kind, ObjectProfile
+from dicom_node.objects.profiles import ObjectProfile
 from inference.contract.findings import NoResult
 from inference.volumes.reading import read_volume
 from storage.errors import WhyNoResult
+from storage.records.results import ObjectKind
 from tests.objects.sources import findings, write_oblique
 from tests.objects.test_no_result import STARTED
 from tests.objects.test_sr import save
@@ -94,7 +95,7 @@ def test_a_header_that_is_not_as_it_should_be(tmp_path: Path, change: dict[str, 
 def _valid_objects(folder: Path, out: Path) -> list[Dataset]:
     """Every object that may be sent of a series, and a report of no AI result, proven valid and read back."""
     found = findings(read_volume(sorted(folder.iterdir())))
-    everything = ObjectProfile(objects=frozenset({Kind.SEG, Kind.SR, Kind.KO}))
+    everything = ObjectProfile(objects=frozenset({ObjectKind.SEG, ObjectKind.SR, ObjectKind.KO}))
     results = [built.dataset for built in build_objects(found, CONTEXT, everything)]
     results.append(build_no_result(FAILED, sorted(folder.iterdir()), CONTEXT))
     paths = [save(ds, out / f"{number}.dcm") for number, ds in enumerate(results)]

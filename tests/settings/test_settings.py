@@ -7,10 +7,11 @@ import pytest
 from dicom_node.deliver.destinations.dicomweb import DicomwebSettings
 from dicom_node.deliver.destinations.folder import FolderSettings
 from dicom_node.errors import ConfigurationError
-from dicom_node.objects.profiles import Kind, ObjectProfile, SegmentationForm
+from dicom_node.objects.profiles import ObjectProfile, SegmentationForm
 from dicom_node.settings.model import load
 from inference.series.kinds import Kind as SeriesKind
 from inference.series.site_table import SiteRule
+from storage.records.results import ObjectKind
 
 GOOD = """
 [node]
@@ -141,7 +142,7 @@ def test_destinations_of_every_kind(tmp_path: Path) -> None:
     assert (archive.password_file, archive.ca_file) == (tmp_path / "secrets" / "archive", tmp_path / "ca.pem")
     assert inbox.path == tmp_path / "inbox"
     assert archive.profile == ObjectProfile(
-        SegmentationForm.LABELMAP, omits_empty_frames=False, objects=frozenset({Kind.SR, Kind.SC}),
+        SegmentationForm.LABELMAP, omits_empty_frames=False, objects=frozenset({ObjectKind.SR, ObjectKind.SC}),
         withdraws_superseded=True,
     )  # fmt: skip
 

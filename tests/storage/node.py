@@ -19,7 +19,7 @@ from storage.records.deliveries import Delivery
 from storage.records.evidence import AssociationEnd
 from storage.records.instances import ReceivedInstance, Stored
 from storage.records.jobs import Job, NewJob
-from storage.records.results import NewObject
+from storage.records.results import NewObject, ObjectKind
 from storage.records.routing import ApplicationDecision, EarlyStart, RoutingDecision
 from storage.records.studies import Study
 from storage.tables.database.connection import Database
@@ -201,10 +201,10 @@ def objects(job: Job, *destinations: str, stand_ins: Mapping[str, str] = Mapping
             sop_class_uid=MR,
             series_instance_uid=f"2.25.{job.id}",
             study_instance_uid=job.study_instance_uid,
-            kind=kind,
+            kind=ObjectKind(kind),
             path=Path(f"/objects/{job.id}/{kind}.dcm"),
             destinations=destinations,
-            stands_for=stand_ins.get(kind, ""),
+            stands_for=tuple(map(ObjectKind, stand_ins.get(kind, "").split())),
         )
         for number, kind in enumerate(("SEG", "SR", *stand_ins))
     ]

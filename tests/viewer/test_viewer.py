@@ -21,7 +21,6 @@ from dicom_node.objects.base.codes import RESEARCH_NOTICE
 from dicom_node.objects.build import ObjectContext, build_objects
 from dicom_node.objects.drawing.outline import key_slice, outline
 from dicom_node.objects.no_result import build_no_result
-from dicom_node.objects.profiles import Kind as ObjectKind
 from dicom_node.objects.profiles import ObjectProfile
 from inference.contract.application import load_application
 from inference.contract.findings import Findings, NoResult, ParametricMap, Segment
@@ -32,6 +31,7 @@ from inference.engine.models import TorchEngine
 from inference.volumes.measurements import centroid_lps
 from inference.volumes.reading import read_volume
 from storage.errors import WhyNoResult
+from storage.records.results import ObjectKind
 from tests.acceptance.studies import write_ball_study
 from tests.conformance.breakages import mirrored
 from tests.conformance.cases import rich_findings

@@ -12,10 +12,11 @@ from pydicom import dcmread
 from sqlalchemy import update
 
 from dicom_node.catalogue import ConfiguredApplication
-from dicom_node.objects.profiles import Kind, ObjectProfile
+from dicom_node.objects.profiles import ObjectProfile
 from dicom_node.runtime.backoff import Backoff
 from dicom_node.work.worker import EXIT_AGAIN, Worker
 from storage.records.jobs import JobState
+from storage.records.results import ObjectKind
 from storage.tables import schema
 from storage.tables.database.connection import Database
 from tests.objects.sources import findings, read, write_oblique
@@ -149,7 +150,7 @@ def test_destinations_with_the_same_profile_get_the_same_objects(
     node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A later report names the form that its destination got of the one before."""
-    report_only = ObjectProfile(objects=frozenset({Kind.SR}))
+    report_only = ObjectProfile(objects=frozenset({ObjectKind.SR}))
     found = findings(read(write_oblique(tmp_path / "series", "A^B", "ISO_IR 100")))
     worker = Worker(
         "w", SimpleNamespace(device="cpu"), node.jobs, node.results, node.instances,  # type: ignore[arg-type]
@@ -169,7 +170,7 @@ def test_destinations_with_the_same_profile_get_the_same_objects(
     assert [(d.object.kind, d.destination) for d in node.deliveries.list()] == [
         ("SEG", "archive"), ("SR", "archive"), ("SEG", "pacs"), ("SR", "pacs"), ("SR", "reports"),
     ]  # fmt: skip
-    assert offered(1, "pacs")["SR-REGIONS"].stands_for == "SR"
+    assert offered(1, "pacs")["SR-REGIONS"].stands_for == ("SR",)
     assert "SEG" not in reports
     assert "SR-REGIONS" not in reports  # its report refers to no SEG anyway
 

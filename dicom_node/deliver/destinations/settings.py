@@ -7,8 +7,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from dicom_node.deliver.destinations.base import ConfirmingDestination
-from dicom_node.objects.profiles import Kind, ObjectProfile, SegmentationForm
+from dicom_node.objects.profiles import ObjectProfile, SegmentationForm
 from dicom_node.runtime.configuration import Section
+from storage.records.results import ObjectKind
 
 
 class DestinationSettings(Section):
@@ -26,7 +27,7 @@ class DestinationSettings(Section):
         return ObjectProfile(
             segmentation=SegmentationForm(self.segmentation.upper()),
             omits_empty_frames=self.omit_empty_frames,
-            objects=frozenset(map(Kind, self.objects)),
+            objects=frozenset(map(ObjectKind, self.objects)),
             withdraws_superseded=self.withdraw_superseded,
         )
 

@@ -14,7 +14,7 @@ from pydicom import dcmread
 from dicom_node.demo.simulator.limb_study import write_limb_patient, write_limb_study
 from dicom_node.demo.simulator.phantom_study import PhantomStudy
 from dicom_node.objects.build import ObjectContext, build_objects
-from dicom_node.objects.profiles import Kind, ObjectProfile
+from dicom_node.objects.profiles import ObjectProfile
 from inference.applications.extremity_sts_sbrt.course import changes, course, response
 from inference.applications.extremity_sts_sbrt.examination import Examination
 from inference.applications.extremity_sts_sbrt.network import CONTRASTS
@@ -52,6 +52,7 @@ from inference.quantities.statistics import MEAN
 from inference.volumes.geometry import Geometry
 from inference.volumes.volume import Volume
 from storage.errors import InputRefused
+from storage.records.results import ObjectKind
 
 SEED = 12  # it shrinks
 LEAST = ("t1w", "t2w_fs")
@@ -154,13 +155,13 @@ def test_it_says_that_it_knows_simulations_only(followed: Findings) -> None:
 
 def test_it_makes_every_object_and_a_gross_tumour_volume(followed: Findings) -> None:
     context = ObjectContext("NODE", "seed")
-    kinds = frozenset({Kind.SEG, Kind.PM, Kind.RTSTRUCT, Kind.SR})
+    kinds = frozenset({ObjectKind.SEG, ObjectKind.PM, ObjectKind.RTSTRUCT, ObjectKind.SR})
     built = build_objects(followed, context, ObjectProfile(objects=kinds))
-    (structures,) = (one.dataset for one in built if one.kind is Kind.RTSTRUCT)
+    (structures,) = (one.dataset for one in built if one.kind is ObjectKind.RTSTRUCT)
     rois = {roi.ROINumber: roi.ROIName for roi in structures.StructureSetROISequence}
     types = {rois[o.ReferencedROINumber]: o.RTROIInterpretedType for o in structures.RTROIObservationsSequence}
     assert (types["GTV"], types["Bone"], types["Neurovascular bundle"]) == ("GTV", "ORGAN", "ORGAN")
-    assert [one.kind for one in built].count(Kind.PM) == len(followed.maps) == 3
+    assert [one.kind for one in built].count(ObjectKind.PM) == len(followed.maps) == 3
 
 
 def test_alone_it_says_what_is_missing_and_why(

@@ -215,7 +215,7 @@ def test_stand_ins_are_sent_only_in_place_of_what_is_refused(node: Node) -> None
     assert states(node) == {"SEG": "SENDING", "SR": "QUEUED"}
     offered = node.deliveries.offered(1, "PACS")
     assert [(target.stands_for, d is not None) for target, d in offered] == [
-        ("", True), ("", True), ("SEG", False), ("SR", False)
+        ((), True), ((), True), (("SEG",), False), (("SR",), False)
     ]  # fmt: skip
     assert replace(node, seg) == ["SEG", "SR"]
     assert states(node) == {"SEG": "REPLACED", "SR": "REPLACED", "RTSTRUCT": "QUEUED", "SR-REGIONS": "QUEUED"}
