@@ -21,13 +21,15 @@ from dicom_node.deliver.destinations.dimse import DimseSettings
 from dicom_node.deliver.destinations.settings import DestinationSettings
 from dicom_node.deliver.dispatcher import Dispatcher
 from dicom_node.deliver.reporter import CommitmentReporter, send_report
+from dicom_node.dimse.commitment import PUSH_MODEL, Addressee
 from dicom_node.dimse.pynetdicom_setup import ensure_pinned_version
 from dicom_node.dimse.query import DimseSource, SourcePacs
 from dicom_node.dimse.scu import Target
 from dicom_node.errors import ConfigurationError
 from dicom_node.index.indexer import Indexer
 from dicom_node.read.stores import Stores
-from dicom_node.receive.commitment import PUSH_MODEL, Addressee, AssociationReports, CommitmentService
+from dicom_node.receive.association_reports import AssociationReports
+from dicom_node.receive.commitment import CommitmentService
 from dicom_node.receive.confirmation import ConfirmationService
 from dicom_node.receive.procedure_steps import MODALITY_PERFORMED_PROCEDURE_STEP as MPPS
 from dicom_node.receive.procedure_steps import ProcedureStepService

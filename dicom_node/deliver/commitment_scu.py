@@ -11,19 +11,18 @@ from pydicom.uid import ImplicitVRLittleEndian
 from pynetdicom.dimse_primitives import N_ACTION, N_EVENT_REPORT
 from pynetdicom.dsutils import decode, encode
 
-from dicom_node.dimse.commitment import IncomingReport
-from dicom_node.dimse.results import InstanceReference
-from dicom_node.dimse.scu import Requestor, Target
-from dicom_node.errors import PeerRefused
-from dicom_node.receive.commitment import (
+from dicom_node.dimse.commitment import (
     PUSH_MODEL,
     PUSH_MODEL_INSTANCE,
     REQUEST_COMMITMENT,
-    Answer,
-    Status,
+    IncomingReport,
+    read_incoming_report,
     reference_item,
 )
-from dicom_node.receive.confirmation import read_report
+from dicom_node.dimse.results import InstanceReference
+from dicom_node.dimse.scu import Requestor, Target
+from dicom_node.dimse.status import DimseResponse, DimseStatus
+from dicom_node.errors import PeerRefused
 
 LOOK_SECONDS = 0.1  # between looks at what came, while a report is waited for
 
@@ -57,7 +56,7 @@ class CommitmentSCU(Requestor):
         request.ActionTypeID = REQUEST_COMMITMENT
         request.ActionInformation = BytesIO(encode(ds, is_implicit_vr=True, is_little_endian=True) or b"")
         status = int(self._exchange(request, context_id).Status)
-        if status != Status.SUCCESS:
+        if status != DimseStatus.SUCCESS:
             raise PeerRefused(f"{self._target} refuses to commit: it answers 0x{status:04X}")
 
     def listen(self, waits: Callable[[], bool]) -> None:
@@ -108,6 +107,6 @@ class CommitmentSCU(Requestor):
             for _ in ds.iterall():
                 pass
         except Exception:
-            return int(Status.PROCESSING_FAILURE)
-        report = read_report(message.EventTypeID, str(message.AffectedSOPInstanceUID or ""), ds)
-        return int(report.status) if isinstance(report, Answer) else self._hear(report)
+            return int(DimseStatus.PROCESSING_FAILURE)
+        report = read_incoming_report(message.EventTypeID, str(message.AffectedSOPInstanceUID or ""), ds)
+        return int(report.status) if isinstance(report, DimseResponse) else self._hear(report)

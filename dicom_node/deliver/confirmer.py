@@ -14,10 +14,9 @@ from datetime import UTC, datetime, timedelta
 from pydicom.uid import generate_uid
 
 from dicom_node.deliver.destinations.base import ConfirmingDestination
-from dicom_node.dimse.commitment import IncomingReport
+from dicom_node.dimse.commitment import FailureReason, IncomingReport, keep_incoming_report
 from dicom_node.dimse.results import InstanceReference
 from dicom_node.errors import PeerRefused, PeerUnavailable
-from dicom_node.receive.confirmation import keep_report
 from dicom_node.runtime.backoff import Backoff
 from dicom_node.runtime.logs import fields, unexpected
 from storage.errors import Retriable
@@ -32,14 +31,13 @@ LINGER_SECONDS = 10.0  # for a report on the association that asked; PACSs that 
 ASKING = timedelta(minutes=5)  # longer than asking takes; a dispatcher that dies meanwhile loses so much
 LOOK_BACK = timedelta(days=7)  # what was sent before is not asked for: the PACS may have moved it since
 
-# Failure Reason (0008,1197) in words (PS3.3 C.14.1.1).
-_REASONS = {
-    "0x0110": "processing failure",
-    "0x0112": "no such instance",
-    "0x0119": "another SOP class",
-    "0x0122": "SOP class not supported",
-    "0x0131": "duplicate transaction UID",
-    "0x0213": "out of resources",
+_REASONS_IN_WORDS: dict[int, str] = {
+    FailureReason.PROCESSING_FAILURE: "processing failure",
+    FailureReason.NO_SUCH_INSTANCE: "no such instance",
+    FailureReason.CLASS_INSTANCE_CONFLICT: "another SOP class",
+    FailureReason.SOP_CLASS_NOT_SUPPORTED: "SOP class not supported",
+    FailureReason.DUPLICATE_TRANSACTION: "duplicate transaction UID",
+    FailureReason.OUT_OF_RESOURCES: "out of resources",
 }
 
 
@@ -247,7 +245,7 @@ class _Asker:
         self._confirmations.taken(self._confirmation.id, self._now() + self._patience)
 
     def heard(self, report: IncomingReport) -> int:
-        return int(keep_report(self._confirmations, report, self._confirmation.destination).status)
+        return int(keep_incoming_report(self._confirmations, report, self._confirmation.destination).status)
 
     def waits(self) -> bool:
         in_time = not self._stop.is_set() and time.monotonic() < self._until
@@ -255,7 +253,8 @@ class _Asker:
 
 
 def _in_words(reason: str) -> str:
-    return f", {_REASONS[reason]}" if reason in _REASONS else ""
+    words = _REASONS_IN_WORDS.get(int(reason, 16))
+    return f", {words}" if words else ""
 
 
 def _extra(destination: str, confirmation: Confirmation | None = None, **more: object) -> dict[str, object]:

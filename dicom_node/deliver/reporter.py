@@ -11,9 +11,18 @@ from datetime import UTC, datetime, timedelta
 
 from pydicom.uid import ImplicitVRLittleEndian
 
+from dicom_node.dimse.commitment import (
+    PUSH_MODEL,
+    Addressee,
+    FiledUntil,
+    OutgoingReport,
+    addressee_of,
+    decide_report,
+    report_request,
+)
 from dicom_node.dimse.scu import Requestor, Target
+from dicom_node.dimse.status import DimseStatus
 from dicom_node.errors import PeerRefused, PeerUnavailable
-from dicom_node.receive.commitment import PUSH_MODEL, Addressee, Filed, Report, addressee_of, judge, report_request
 from dicom_node.runtime.backoff import Backoff
 from dicom_node.runtime.logs import fields, unexpected
 from storage.errors import Retriable
@@ -28,7 +37,7 @@ CLAIM = timedelta(minutes=5)  # longer than an attempt takes; a dispatcher that 
 
 _CONTEXT = (PUSH_MODEL, str(ImplicitVRLittleEndian))
 
-Send = Callable[[Target, Report], int]  # the status of the answer; raises PeerUnavailable, PeerRefused
+Send = Callable[[Target, OutgoingReport], int]  # the status of the answer; raises PeerUnavailable, PeerRefused
 
 
 class ReportingSCP(Requestor):
@@ -38,7 +47,7 @@ class ReportingSCP(Requestor):
         # One context, in the syntax everybody has (PS3.5 10.1): some peers see the role of the first only.
         super().__init__(calling_ae_title, target, [_CONTEXT], timeout, scp_of=[PUSH_MODEL])
 
-    def report(self, report: Report) -> int:
+    def report(self, report: OutgoingReport) -> int:
         """The status of the peer's answer to an N-EVENT-REPORT."""
         context_id = self._accepted.get(_CONTEXT)
         if context_id is None:
@@ -46,7 +55,7 @@ class ReportingSCP(Requestor):
         return int(self._exchange(report_request(report, 1, _CONTEXT[1]), context_id).Status)
 
 
-def send_report(calling_ae_title: str, timeout: float, target: Target, report: Report) -> int:
+def send_report(calling_ae_title: str, timeout: float, target: Target, report: OutgoingReport) -> int:
     with ReportingSCP(calling_ae_title, target, timeout) as scp:
         return scp.report(report)
 
@@ -55,7 +64,7 @@ class CommitmentReporter:
     def __init__(
         self,
         commitments: Commitments,
-        filed: Filed,
+        filed: FiledUntil,
         addressees: Sequence[Addressee],
         send: Send,
         backoff: Backoff,
@@ -91,7 +100,7 @@ class CommitmentReporter:
                 continue
             filed_until = self._filed()
             indexed = self._commitments.indexed(instance for _, instance in commitment.items)
-            report = judge(commitment, indexed, filed_until, self._now())
+            report = decide_report(commitment, indexed, filed_until, self._now())
             if report is None:
                 continue
             now = self._now()
@@ -114,7 +123,7 @@ class CommitmentReporter:
                 ended = True
         return ended
 
-    def _report(self, commitment: Commitment, target: Target, report: Report) -> None:
+    def _report(self, commitment: Commitment, target: Target, report: OutgoingReport) -> None:
         try:
             status = self._send(target, report)
             reason = f"answered 0x{status:04X}"
@@ -124,7 +133,7 @@ class CommitmentReporter:
             extra = _identifiers(commitment)
             log.error("Reporting on a storage commitment broke off: %s", unexpected(error), extra=extra)
             status, reason = -1, f"unexpected {type(error).__name__}"
-        if status == 0x0000:
+        if status == DimseStatus.SUCCESS:
             self._commitments.reported(commitment.id, str(report))
             log.info("Reported on a storage commitment: %s", report, extra=_identifiers(commitment))
             return

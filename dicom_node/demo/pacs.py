@@ -34,6 +34,7 @@ from pynetdicom.sop_class import Verification
 
 from dicom_node.dimse.pynetdicom_setup import silence_pynetdicom
 from dicom_node.dimse.scu import Target, send_files
+from dicom_node.dimse.status import DimseStatus
 from dicom_node.runtime.logs import fields
 from storage.errors import NodeError
 
@@ -445,21 +446,21 @@ class _PlainPacs(Pacs):
         return self._instances / f"{uid}.dcm"
 
     def _store(self, event: evt.Event) -> int:
-        """Answers 0x0000 when the file is complete under its name; what is there already stays, as in Orthanc."""
+        """Answers Success when the file is complete under its name; what is there already stays, as in Orthanc."""
         try:
             path = self._path(str(event.request.AffectedSOPInstanceUID))
             if path.exists():
-                return 0x0000
+                return DimseStatus.SUCCESS
             partial = path.with_suffix(f".{threading.get_ident()}")
             partial.write_bytes(event.encoded_dataset())
             partial.replace(path)
         except LookupError:
-            return 0xA900  # dataset does not match its SOP class (PS3.4 table B.2-1)
+            return DimseStatus.DATASET_MISMATCH
         except OSError:
-            return 0xA700  # out of resources
+            return DimseStatus.OUT_OF_RESOURCES
         if self._route_to is not None:
             self._to_route.put(path)
-        return 0x0000
+        return DimseStatus.SUCCESS
 
     def _route(self, node: Target) -> None:
         while (path := self._to_route.get()) is not None:

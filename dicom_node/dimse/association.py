@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 from pynetdicom.presentation import PresentationContext
 
-from dicom_node.dimse.data_path import StoreRequest, StoreResponse
+from dicom_node.dimse.data_path import StoreRequest
+from dicom_node.dimse.status import DimseResponse, RejectReason
 from storage.records.evidence import AssociationEnd
 
 
@@ -23,13 +24,11 @@ class Proposal:
 
 
 @dataclass(frozen=True)
-class Refusal:
-    """An A-ASSOCIATE-RJ (PS3.8 table 9-21) and the sentence that explains it in the log."""
+class Rejection:
+    """An A-ASSOCIATE-RJ (PS3.8 table 9-21). `explanation` completes the sentence in the log."""
 
-    result: int
-    source: int
-    diagnostic: int
-    reason: str
+    reason: RejectReason
+    explanation: str
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class LargeInstance(Protocol):
 
     def write(self, part: memoryview) -> None: ...
 
-    def finish(self) -> StoreResponse: ...
+    def finish(self) -> DimseResponse: ...
 
     def discard(self) -> None:
         """Its sender is gone."""
@@ -57,9 +56,9 @@ class LargeInstance(Protocol):
 class Service(Protocol):
     """What the network needs to know about the node. Called in the association's own thread."""
 
-    def admit(self, proposal: Proposal) -> Admission | Refusal: ...
+    def admit(self, proposal: Proposal) -> Admission | Rejection: ...
 
-    def store(self, session: Any, request: StoreRequest, dataset: memoryview) -> StoreResponse:
+    def store(self, session: Any, request: StoreRequest, dataset: memoryview) -> DimseResponse:
         """Answers one C-STORE. `dataset` is valid until this returns. Does not raise."""
 
     def begin_large(self, session: Any, request: StoreRequest, beginning: memoryview) -> LargeInstance:

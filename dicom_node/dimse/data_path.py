@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable, Container, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from enum import IntEnum
+
+from dicom_node.dimse.status import AbortReason
 
 MAXIMUM_PDU_BYTES = 131072  # what we announce: the most that DCMTK sends
 LARGEST_PDU_BYTES = 4 * 2**20  # what we read, since not every peer keeps to what we announce
@@ -37,26 +38,15 @@ NO_DATASET = 0x0101
 A_RELEASE_RP = b"\x06\0\0\0\0\x04\0\0\0\0"
 
 
-class AbortReason(IntEnum):
-    """Why the service provider aborts (PS3.8 table 9-26)."""
-
-    NOT_SPECIFIED = 0
-    UNRECOGNIZED_PDU = 1
-    UNEXPECTED_PDU = 2
-    UNRECOGNIZED_PARAMETER = 4
-    UNEXPECTED_PARAMETER = 5
-    INVALID_PARAMETER = 6
-
-
-class Ended(Exception):
+class AssociationOver(Exception):
     """The association is over. The message is for the log and quotes nothing of what came."""
 
 
-class Released(Ended):
+class Released(AssociationOver):
     """The peer asks for the release between two messages (PS3.8 9.3.6)."""
 
 
-class Lost(Ended):
+class Lost(AssociationOver):
     """The peer aborted, or closed the connection, or we did."""
 
 
@@ -64,7 +54,7 @@ class TimedOut(Lost):
     """The peer was silent, or too slow, but the connection stands."""
 
 
-class Violation(Ended):
+class Violation(AssociationOver):
     """What came is not what the standard allows here; the answer is an A-ABORT of the service provider."""
 
     def __init__(self, reason: AbortReason, text: str) -> None:
@@ -93,14 +83,6 @@ class StoreRequest:
     sop_instance_uid: str
     transfer_syntax_uid: str  # of the context
     abstract_syntax_uid: str  # of the context
-
-
-@dataclass(frozen=True)
-class StoreResponse:
-    """Status and error comment (may be empty) that answer a C-STORE (PS3.4 B.2.3)."""
-
-    status: int
-    comment: str = ""
 
 
 # -- the socket --------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
 from dicom_node.dimse.results import InstanceReference
 from dicom_node.dimse.scu import StorageSCU, Target
+from dicom_node.dimse.status import DimseStatus
 from dicom_node.errors import PeerRefused, PeerUnavailable
 
 
@@ -40,13 +41,13 @@ class QuerySCU(StorageSCU):
         for status, identifier in self._assoc.send_c_find(query, model):
             if "Status" not in status:
                 raise PeerUnavailable(f"{self._target} did not answer the query")
-            if status.Status in (0xFF00, 0xFF01):
+            if status.Status in (DimseStatus.PENDING, DimseStatus.PENDING_WITHOUT_OPTIONAL_KEYS):
                 if identifier is None:
                     raise PeerRefused(f"{self._target} answers the query with what cannot be read")
                 found.append(identifier)
-            elif status.Status == 0xA700:
+            elif status.Status == DimseStatus.OUT_OF_RESOURCES:
                 raise PeerUnavailable(f"{self._target} is out of resources for the query")
-            elif status.Status != 0x0000:
+            elif status.Status != DimseStatus.SUCCESS:
                 raise PeerRefused(f"{self._target} refuses the query with 0x{status.Status:04X}")
         return found
 

@@ -25,13 +25,13 @@ from pynetdicom.transport import AddressInformation
 from dicom_node.dimse.data_path import MAXIMUM_PDU_BYTES
 from dicom_node.dimse.pynetdicom_setup import silence_pynetdicom
 from dicom_node.dimse.results import EchoResult, SendResult
+from dicom_node.dimse.status import LARGEST_MESSAGE_ID, DimseStatus, RejectResult
 from dicom_node.dimse.upper_layer import DeadlineSocket, RequestedAssociation
 from dicom_node.errors import PeerRefused, PeerUnavailable
 from storage.errors import NodeError, Permanent
 from storage.log.header import UnreadableDataset, scan_header
 
 MAXIMUM_CONTEXTS = 128  # presentation context IDs are the odd numbers of one byte (PS3.8 9.3.2.2)
-LARGEST_MESSAGE_ID = 65535
 _CONVERTIBLE = frozenset({ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian})  # words of pixels stay as they are
 
 Context = tuple[str, str]  # SOP class and transfer syntax
@@ -93,28 +93,6 @@ class Outgoing:
         syntax = UID(transfer_syntax_uid)
         dcmwrite(buffer, Dataset(ds), implicit_vr=syntax.is_implicit_VR, little_endian=syntax.is_little_endian)
         return buffer.getvalue()
-
-
-def judge(status: int) -> tuple[bool, bool, str]:
-    """(ok, retriable, reason) of a C-STORE response status (PS3.4 B.2.3, PS3.7 annex C).
-
-    The peer's error comment is left out: it may quote the patient.
-    """
-    if status == 0x0000:
-        return True, False, ""
-    if 0xB000 <= status <= 0xBFFF or status in (0x0001, 0x0107, 0x0116):
-        return True, False, f"stored with warning 0x{status:04X}"
-    if status == 0x0111:
-        return True, False, "was there already (0x0111)"
-    if 0xA700 <= status <= 0xA7FF or status == 0x0213:
-        return False, True, f"out of resources (0x{status:04X})"
-    if 0xA900 <= status <= 0xA9FF:
-        return False, False, f"dataset does not match its SOP class (0x{status:04X})"
-    if 0xC000 <= status <= 0xCFFF:
-        return False, False, f"dataset is not understood (0x{status:04X})"
-    if status in (0x0117, 0x0122, 0x0124, 0x0210, 0x0211, 0x0212):
-        return False, False, f"refused (0x{status:04X})"
-    return False, True, f"failed (0x{status:04X})"
 
 
 class Requestor:
@@ -190,7 +168,7 @@ class Requestor:
         if assoc.is_rejected:
             answer = assoc.acceptor.primitive
             message = f"{self._target} rejects the association: {answer.reason_str.lower()}"
-            return PeerRefused(message) if answer.result == 0x01 else PeerUnavailable(message)
+            return PeerRefused(message) if answer.result == RejectResult.PERMANENT else PeerUnavailable(message)
         if assoc.dul.socket is None or not assoc.dul.socket.opening:
             return PeerUnavailable(f"{self._target} cannot be reached, or does not answer")
         return PeerUnavailable(f"{self._target} broke off the association")
@@ -233,15 +211,14 @@ class StorageSCU(Requestor):
             dataset = instance.encoded(context[1])
         except Exception as error:
             return SendResult(uid, ok=False, reason=f"the file cannot be read ({type(error).__name__})")
-        ok, retriable, reason = judge(self._send(instance, self._accepted[context], dataset))
-        return SendResult(uid, ok, retriable, reason, refused=not ok)
+        return SendResult.from_status(uid, self._send(instance, self._accepted[context], dataset))
 
     def accepted(self) -> frozenset[str]:
         """The SOP classes that the peer accepted."""
         return frozenset(sop_class_uid for sop_class_uid, _ in self._accepted)
 
     def echo(self) -> int:
-        """The status of a C-ECHO, 0x0000 for success."""
+        """Return the status of a C-ECHO."""
         assert self._assoc is not None
         if not self._accepted:
             raise PeerRefused(f"{self._target} does not accept the verification service")
@@ -328,7 +305,7 @@ def echo(calling_ae_title: str, target: Target, timeout: float = 10.0) -> EchoRe
     try:
         with StorageSCU(calling_ae_title, target, [(str(Verification), str(ImplicitVRLittleEndian))], timeout) as scu:
             status = scu.echo()
-        if status != 0x0000:
+        if status != DimseStatus.SUCCESS:
             reason = f"{target} answered 0x{status:04X}"
     except (PeerUnavailable, PeerRefused) as error:
         reason = str(error)

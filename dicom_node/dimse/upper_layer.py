@@ -33,15 +33,14 @@ from pynetdicom.pdu_primitives import A_ABORT, A_ASSOCIATE, A_P_ABORT, A_RELEASE
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
 from dicom_node.dimse import data_path
-from dicom_node.dimse.association import Proposal, Refusal, Service
+from dicom_node.dimse.association import Proposal, Rejection, Service
 from dicom_node.dimse.data_path import (
     C_CANCEL_RQ,
     C_STORE_RQ,
     LARGEST_PDU_BYTES,
     RESPONSE,
-    AbortReason,
+    AssociationOver,
     Command,
-    Ended,
     Lost,
     MessageReader,
     Released,
@@ -53,6 +52,7 @@ from dicom_node.dimse.data_path import (
     encode_store_response,
 )
 from dicom_node.dimse.pynetdicom_setup import QuietAssociation
+from dicom_node.dimse.status import AbortReason, RejectReason
 from dicom_node.runtime.logs import fields, unexpected
 from storage.records.evidence import AssociationEnd
 
@@ -198,7 +198,7 @@ class AcceptedAssociation(QuietAssociation):
         self._service = service
         self._reader = MessageReader(self.wire, ())
         self._posted: deque[Callable[[AcceptedAssociation], object]] = deque()
-        self._broken: Ended | None = None  # how the association ended while a service waited for a response
+        self._broken: AssociationOver | None = None  # how the association ended while a service waited for a response
         self._opening = bytearray()
         self._is_paused = True  # there is no reactor that services would have to pause
 
@@ -297,8 +297,8 @@ class AcceptedAssociation(QuietAssociation):
                 contexts=primitive.presentation_context_definition_list,
             )
         )
-        if isinstance(answer, Refusal):
-            self.acse.send_reject(answer.result, answer.source, answer.diagnostic)
+        if isinstance(answer, Rejection):
+            self.acse.send_reject(*answer.reason.value)
             return
         self.session = answer.session
         self.acceptor.maximum_length = answer.maximum_pdu_bytes
@@ -325,7 +325,7 @@ class AcceptedAssociation(QuietAssociation):
             raise Violation(AbortReason.INVALID_PARAMETER, "the association request is unreadable") from None
         if not pdu.protocol_version & 0x0001:
             self.requestor.primitive = primitive
-            self.acse.send_reject(0x01, 0x02, 0x02)
+            self.acse.send_reject(*RejectReason.PROTOCOL_VERSION_NOT_SUPPORTED.value)
             raise Lost("the association request has another protocol version")
         del self._opening[16:]  # more is not needed to explain a failure
         return primitive
@@ -374,7 +374,7 @@ class AcceptedAssociation(QuietAssociation):
                     command.sop_class_uid,
                     command.sop_instance_uid,
                     response.status,
-                    response.comment,
+                    response.error_comment,
                 )
             )
 
@@ -410,7 +410,7 @@ class AcceptedAssociation(QuietAssociation):
                     if command.field & RESPONSE:
                         return command.context_id, self._message(command)
                     self._serve(command)
-        except Ended as ended:
+        except AssociationOver as ended:
             self._broken = ended
             self.is_established = False
         return None, None

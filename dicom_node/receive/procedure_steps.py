@@ -11,14 +11,15 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import IntEnum
 from typing import Any
 
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from pynetdicom import evt
 
-from dicom_node.runtime.logs import fields, printable, unexpected
+from dicom_node.dimse.status import DimseResponse, DimseStatus
+from dicom_node.receive.events import UNREADABLE, calling_ae_title, readable
+from dicom_node.runtime.logs import fields, unexpected
 from storage.errors import Retriable
 from storage.records.instances import UID
 from storage.records.procedure_steps import ProcedureStep, ProcedureStepState
@@ -28,7 +29,6 @@ log = logging.getLogger(__name__)
 
 MODALITY_PERFORMED_PROCEDURE_STEP = SOP_CLASS_UID
 MAY_NO_LONGER_BE_UPDATED = 0xA710  # Error ID (PS3.4 table F.7.2-2)
-ERROR_COMMENT_LENGTH = 64  # (0000,0902) is LO
 ATTEMPTS = 5  # of an N-SET that meets others of the same step
 
 _TYPE_1 = (  # of an N-CREATE (PS3.4 table F.7.2-1)
@@ -42,42 +42,9 @@ _TYPE_1 = (  # of an N-CREATE (PS3.4 table F.7.2-1)
 )
 
 
-class Status(IntEnum):
-    """N-CREATE and N-SET response statuses (PS3.7 annex C)."""
-
-    SUCCESS = 0x0000
-    INVALID_VALUE = 0x0106
-    PROCESSING_FAILURE = 0x0110
-    DUPLICATE_INSTANCE = 0x0111
-    NO_SUCH_INSTANCE = 0x0112
-    INVALID_INSTANCE = 0x0117
-    MISSING_ATTRIBUTE = 0x0120
-    MISSING_VALUE = 0x0121
-    RESOURCE_LIMITATION = 0x0213
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the modality is told. `comment` names attributes, never their values."""
-
-    status: Status
-    comment: str = ""
-    error_id: int | None = None
-
-    def dataset(self) -> Dataset:
-        """As the status elements of a response (PS3.7 annex C)."""
-        ds = Dataset()
-        ds.Status = int(self.status)
-        if self.comment:
-            ds.ErrorComment = self.comment[:ERROR_COMMENT_LENGTH]
-        if self.error_id is not None:
-            ds.ErrorID = self.error_id
-        return ds
-
-
-SUCCESS = Answer(Status.SUCCESS)
-FINAL = Answer(
-    Status.PROCESSING_FAILURE, "Performed Procedure Step Object may no longer be updated", MAY_NO_LONGER_BE_UPDATED
+SUCCESS = DimseResponse(DimseStatus.SUCCESS)
+FINAL = DimseResponse(
+    DimseStatus.PROCESSING_FAILURE, "Performed Procedure Step Object may no longer be updated", MAY_NO_LONGER_BE_UPDATED
 )
 
 
@@ -93,47 +60,47 @@ class Content:
 # -- decisions ---------------------------------------------------------------------------------------------------------
 
 
-def judge_creation(ds: Dataset) -> Content | Answer:
+def judge_creation(ds: Dataset) -> Content | DimseResponse:
     """The content of an N-CREATE's attribute list, or why it is refused (PS3.4 F.7.2.1)."""
     for keyword in _TYPE_1:
         if keyword not in ds:
-            return Answer(Status.MISSING_ATTRIBUTE, f"{keyword} is missing")
+            return DimseResponse(DimseStatus.MISSING_ATTRIBUTE, f"{keyword} is missing")
         if _is_empty(ds[keyword].value):
-            return Answer(Status.MISSING_VALUE, f"{keyword} has no value")
+            return DimseResponse(DimseStatus.MISSING_ATTRIBUTE_VALUE, f"{keyword} has no value")
     if _text(ds.PerformedProcedureStepStatus) != ProcedureStepState.IN_PROGRESS:
-        return Answer(Status.INVALID_VALUE, "PerformedProcedureStepStatus must be IN PROGRESS")
+        return DimseResponse(DimseStatus.INVALID_ATTRIBUTE_VALUE, "PerformedProcedureStepStatus must be IN PROGRESS")
     return judge_content(ds)
 
 
-def judge_change(state: ProcedureStepState, merged: Dataset) -> Content | Answer:
+def judge_change(state: ProcedureStepState, merged: Dataset) -> Content | DimseResponse:
     """The content of a step in `state` after an N-SET, or why it is refused (PS3.4 F.7.2.2)."""
     if state is not ProcedureStepState.IN_PROGRESS:
         return FINAL
     if _is_empty(merged.get("PerformedProcedureStepStatus")):
-        return Answer(Status.MISSING_VALUE, "PerformedProcedureStepStatus has no value")
+        return DimseResponse(DimseStatus.MISSING_ATTRIBUTE_VALUE, "PerformedProcedureStepStatus has no value")
     content = judge_content(merged)
     # Every step has a series, though it may hold no instances. One that was given up is taken without: no study
     # waits for it.
     is_completed = isinstance(content, Content) and content.state is ProcedureStepState.COMPLETED
     if is_completed and not merged.get("PerformedSeriesSequence"):
-        return Answer(Status.MISSING_VALUE, "PerformedSeriesSequence has no item")
+        return DimseResponse(DimseStatus.MISSING_ATTRIBUTE_VALUE, "PerformedSeriesSequence has no item")
     return content
 
 
-def judge_content(ds: Dataset) -> Content | Answer:
+def judge_content(ds: Dataset) -> Content | DimseResponse:
     try:
         state = ProcedureStepState(_text(ds.PerformedProcedureStepStatus))
     except ValueError:
-        return Answer(Status.INVALID_VALUE, "PerformedProcedureStepStatus has an unknown value")
+        return DimseResponse(DimseStatus.INVALID_ATTRIBUTE_VALUE, "PerformedProcedureStepStatus has an unknown value")
     studies: list[str] = []
     for item in _items(ds, "ScheduledStepAttributesSequence"):
         if "StudyInstanceUID" not in item:
-            return Answer(Status.MISSING_ATTRIBUTE, "StudyInstanceUID is missing")
+            return DimseResponse(DimseStatus.MISSING_ATTRIBUTE, "StudyInstanceUID is missing")
         uid = _text(item.StudyInstanceUID)
         if not uid:
-            return Answer(Status.MISSING_VALUE, "StudyInstanceUID has no value")
+            return DimseResponse(DimseStatus.MISSING_ATTRIBUTE_VALUE, "StudyInstanceUID has no value")
         if not UID.fullmatch(uid):
-            return Answer(Status.INVALID_VALUE, "StudyInstanceUID is not a UID")
+            return DimseResponse(DimseStatus.INVALID_ATTRIBUTE_VALUE, "StudyInstanceUID is not a UID")
         studies.append(uid)
     referenced: list[str] = []
     for series in _items(ds, "PerformedSeriesSequence"):
@@ -141,9 +108,9 @@ def judge_content(ds: Dataset) -> Content | Answer:
             for item in _items(series, keyword):
                 uid = _text(item.get("ReferencedSOPInstanceUID"))
                 if not uid:
-                    return Answer(Status.MISSING_VALUE, "ReferencedSOPInstanceUID has no value")
+                    return DimseResponse(DimseStatus.MISSING_ATTRIBUTE_VALUE, "ReferencedSOPInstanceUID has no value")
                 if not UID.fullmatch(uid):
-                    return Answer(Status.INVALID_VALUE, "ReferencedSOPInstanceUID is not a UID")
+                    return DimseResponse(DimseStatus.INVALID_ATTRIBUTE_VALUE, "ReferencedSOPInstanceUID is not a UID")
                 referenced.append(uid)
     return Content(state, tuple(dict.fromkeys(studies)), tuple(dict.fromkeys(referenced)))
 
@@ -179,35 +146,39 @@ class ProcedureStepService:
         self._steps = steps
         self._now = now
 
-    def create(self, sop_instance_uid: str | None, ds: Dataset, calling: str) -> tuple[Answer, str]:
+    def create(self, sop_instance_uid: str | None, ds: Dataset, calling: str) -> tuple[DimseResponse, str]:
         """N-CREATE (PS3.4 F.7.2.1): the answer, and the SOP Instance UID, made here where the modality gave none."""
         uid = sop_instance_uid or str(generate_uid(prefix=None))
         return self._guarded("create", uid, calling, lambda: self._create(uid, ds, calling)), uid
 
-    def set(self, sop_instance_uid: str, modifications: Dataset, calling: str) -> Answer:
+    def set(self, sop_instance_uid: str, modifications: Dataset, calling: str) -> DimseResponse:
         """N-SET (PS3.4 F.7.2.2)."""
         return self._guarded("set", sop_instance_uid, calling, lambda: self._set(sop_instance_uid, modifications))
 
-    def _create(self, uid: str, ds: Dataset, calling: str) -> Answer:
+    def _create(self, uid: str, ds: Dataset, calling: str) -> DimseResponse:
         if not UID.fullmatch(uid):
-            return Answer(Status.INVALID_INSTANCE, "The SOP Instance UID is not a UID")
+            return DimseResponse(DimseStatus.INVALID_OBJECT_INSTANCE, "The SOP Instance UID is not a UID")
         judged = judge_creation(ds)
-        if isinstance(judged, Answer):
+        if isinstance(judged, DimseResponse):
             return judged
         new = self._steps.create(uid, ds, calling, judged.study_instance_uids, judged.referenced, self._now())
-        return SUCCESS if new else Answer(Status.DUPLICATE_INSTANCE, "There is such a procedure step already")
+        return (
+            SUCCESS
+            if new
+            else DimseResponse(DimseStatus.DUPLICATE_SOP_INSTANCE, "There is such a procedure step already")
+        )
 
-    def _set(self, uid: str, modifications: Dataset) -> Answer:
+    def _set(self, uid: str, modifications: Dataset) -> DimseResponse:
         for _ in range(ATTEMPTS):
             step = self._steps.get(uid)
             if step is None:
-                return Answer(Status.NO_SUCH_INSTANCE, "There is no such procedure step")
+                return DimseResponse(DimseStatus.NO_SUCH_SOP_INSTANCE, "There is no such procedure step")
             answer = self._change(step, modifications)
             if answer is not None:
                 return answer
-        return Answer(Status.RESOURCE_LIMITATION, "Too many changes at once, send it again later")
+        return DimseResponse(DimseStatus.RESOURCE_LIMITATION, "Too many changes at once, send it again later")
 
-    def _change(self, step: ProcedureStep, modifications: Dataset) -> Answer | None:
+    def _change(self, step: ProcedureStep, modifications: Dataset) -> DimseResponse | None:
         """None when somebody else has changed the step since it was read."""
         if step.state is not ProcedureStepState.IN_PROGRESS:
             return FINAL
@@ -216,22 +187,22 @@ class ProcedureStepService:
         except FileNotFoundError:
             return None
         judged = judge_change(step.state, merged)
-        if isinstance(judged, Answer):
+        if isinstance(judged, DimseResponse):
             return judged
         won = self._steps.update(step, merged, judged.state, judged.study_instance_uids, judged.referenced, self._now())
         return SUCCESS if won else None
 
-    def _guarded(self, what: str, uid: str, calling: str, act: Callable[[], Answer]) -> Answer:
+    def _guarded(self, what: str, uid: str, calling: str, act: Callable[[], DimseResponse]) -> DimseResponse:
         extra = fields("mpps", peer=calling, procedure_step=uid if UID.fullmatch(uid) else "?")
         try:
             answer = act()
         except Retriable as error:
             log.warning("A procedure step was not kept: %s", error, extra=extra)
-            return Answer(Status.RESOURCE_LIMITATION, "Cannot be kept now, send it again later")
+            return DimseResponse(DimseStatus.RESOURCE_LIMITATION, "Cannot be kept now, send it again later")
         except Exception as error:
             log.error("Keeping a procedure step failed unexpectedly: %s", unexpected(error), extra=extra)
-            return Answer(Status.PROCESSING_FAILURE, "Unexpected failure, see the log of the node")
-        if answer.status is Status.SUCCESS:
+            return DimseResponse(DimseStatus.PROCESSING_FAILURE, "Unexpected failure, see the log of the node")
+        if answer.status is DimseStatus.SUCCESS:
             log.info("A procedure step was %s", "created" if what == "create" else "changed", extra=extra)
         else:
             log.warning("Refused to %s a procedure step (0x%04X): %s", what, answer.status, answer.comment, extra=extra)
@@ -244,35 +215,18 @@ class ProcedureStepService:
 
     def _on_create(self, event: Any) -> tuple[Dataset, Dataset | None]:
         given = event.request.AffectedSOPInstanceUID
-        ds = _decoded(lambda: event.attribute_list)
+        ds = readable(lambda: event.attribute_list)
         if ds is None:
             return UNREADABLE.dataset(), None
-        answer, uid = self.create(None if given is None else str(given), ds, _calling(event))
-        if given is None and answer.status is Status.SUCCESS:
+        answer, uid = self.create(None if given is None else str(given), ds, calling_ae_title(event))
+        if given is None and answer.status is DimseStatus.SUCCESS:
             reply = Dataset()  # pynetdicom makes it the response's Affected SOP Instance UID (PS3.7 10.1.5.1.4)
             reply.AffectedSOPInstanceUID = uid
             return answer.dataset(), reply
         return answer.dataset(), None
 
     def _on_set(self, event: Any) -> tuple[Dataset, Dataset | None]:
-        ds = _decoded(lambda: event.modification_list)
+        ds = readable(lambda: event.modification_list)
         if ds is None:
             return UNREADABLE.dataset(), None
-        return self.set(str(event.request.RequestedSOPInstanceUID or ""), ds, _calling(event)).dataset(), None
-
-
-UNREADABLE = Answer(Status.PROCESSING_FAILURE, "The dataset cannot be read")
-
-
-def _calling(event: Any) -> str:
-    return printable(str(event.assoc.requestor.primitive.calling_ae_title))
-
-
-def _decoded(read: Callable[[], Dataset]) -> Dataset | None:
-    """None when any of it cannot be read."""
-    try:
-        ds = read()
-        decode(ds)
-    except Exception:  # pydicom raises many kinds, and their texts quote values
-        return None
-    return ds
+        return self.set(str(event.request.RequestedSOPInstanceUID or ""), ds, calling_ae_title(event)).dataset(), None

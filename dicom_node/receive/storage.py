@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import IntEnum, StrEnum
+from enum import StrEnum
 from functools import lru_cache
 from typing import Any
 
@@ -24,8 +24,9 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.service_class import ServiceClass, StorageServiceClass
 from pynetdicom.sop_class import Verification, uid_to_service_class
 
-from dicom_node.dimse.association import Admission, Proposal, Refusal
-from dicom_node.dimse.data_path import LARGEST_PDU_BYTES, MAXIMUM_PDU_BYTES, StoreRequest, StoreResponse
+from dicom_node.dimse.association import Admission, Proposal, Rejection
+from dicom_node.dimse.data_path import LARGEST_PDU_BYTES, MAXIMUM_PDU_BYTES, StoreRequest
+from dicom_node.dimse.status import DimseResponse, DimseStatus, RejectReason
 from dicom_node.runtime.logs import fields, printable, unexpected
 from storage.errors import Permanent, Retriable
 from storage.log.files import FileMeta
@@ -36,7 +37,6 @@ from storage.records.instances import UID, ReceivedInstance
 
 log = logging.getLogger(__name__)
 
-ERROR_COMMENT_LENGTH = 64  # (0000,0902) is LO
 SMALLEST_PDU_BYTES = 4096  # less than that, and headers outweigh the data
 ASSOCIATION_NAME_LENGTH = 64
 
@@ -100,43 +100,41 @@ class SopClass:
     scp_role: bool | None = None
 
 
-class Status(IntEnum):
-    """C-STORE response statuses (PS3.4 B.2.3, PS3.7 annex C)."""
-
-    SUCCESS = 0x0000
-    PROCESSING_FAILURE = 0x0110
-    SOP_CLASS_NOT_SUPPORTED = 0x0122
-    OUT_OF_RESOURCES = 0xA700
-    MISMATCH = 0xA900
-    CANNOT_UNDERSTAND = 0xC000
-
-
 # -- decisions ---------------------------------------------------------------------------------------------------------
 
 
 def judge(
     policy: ReceivePolicy, calling: str, called: str, host: str, addresses: Callable[[str], Iterable[str]]
-) -> Peer | Refusal:
+) -> Peer | Rejection:
     """As which peer an application entity is admitted, or why not. `addresses` resolves a host name."""
     if not policy.peers:
         return Peer(calling)
     if called != policy.ae_title:
-        return Refusal(0x01, 0x01, 0x07, f"it called {called!r}, but this node is {policy.ae_title!r}")
+        return Rejection(
+            RejectReason.CALLED_AE_TITLE_NOT_RECOGNIZED,
+            f"it called {called!r}, but this node is {policy.ae_title!r}",
+        )
     known = [peer for peer in policy.peers if peer.ae_title == calling]
     if not known:
-        return Refusal(0x01, 0x01, 0x03, "its AE title is not among the configured peers")
+        return Rejection(
+            RejectReason.CALLING_AE_TITLE_NOT_RECOGNIZED,
+            "its AE title is not among the configured peers",
+        )
     for peer in known:
         if peer.host is None or _same_host(host, peer.host, addresses):
             return peer
-    return Refusal(0x01, 0x01, 0x03, "its AE title is configured for another host")
+    return Rejection(
+        RejectReason.CALLING_AE_TITLE_NOT_RECOGNIZED,
+        "its AE title is configured for another host",
+    )
 
 
-def beyond_limit(policy: ReceivePolicy, peer: Peer, associations: int, of_peer: int) -> Refusal | None:
+def beyond_limit(policy: ReceivePolicy, peer: Peer, associations: int, of_peer: int) -> Rejection | None:
     """Whether there are too many associations for one more: now, which says nothing of later."""
     if associations >= policy.maximum_associations:
-        return Refusal(0x02, 0x03, 0x02, f"there are {associations} associations already")
+        return Rejection(RejectReason.LOCAL_LIMIT_EXCEEDED, f"there are {associations} associations already")
     if peer.maximum_associations is not None and of_peer >= peer.maximum_associations:
-        return Refusal(0x02, 0x03, 0x02, f"it has {of_peer} associations already")
+        return Rejection(RejectReason.LOCAL_LIMIT_EXCEEDED, f"it has {of_peer} associations already")
     return None
 
 
@@ -246,23 +244,23 @@ class NotNegotiated(Permanent):
     """The command set names another SOP class than its presentation context, or one that is not stored."""
 
 
-def response_to(error: Exception) -> StoreResponse:
+def response_to(error: Exception) -> DimseResponse:
     """The status and comment that tell the peer why an instance was not stored."""
     match error:
         case Retriable():
-            return StoreResponse(Status.OUT_OF_RESOURCES, "Cannot be stored now, send again later")
+            return DimseResponse(DimseStatus.OUT_OF_RESOURCES, "Cannot be stored now, send again later")
         case NotNegotiated():
-            return StoreResponse(Status.SOP_CLASS_NOT_SUPPORTED, str(error)[:ERROR_COMMENT_LENGTH])
+            return DimseResponse(DimseStatus.SOP_CLASS_NOT_SUPPORTED, str(error))
         case Mismatch():
-            return StoreResponse(Status.MISMATCH, str(error)[:ERROR_COMMENT_LENGTH])
+            return DimseResponse(DimseStatus.DATASET_MISMATCH, str(error))
         case Permanent():
-            return StoreResponse(Status.CANNOT_UNDERSTAND, str(error)[:ERROR_COMMENT_LENGTH])
+            return DimseResponse(DimseStatus.CANNOT_UNDERSTAND, str(error))
         case _:
-            return StoreResponse(Status.PROCESSING_FAILURE, "Unexpected failure, see the log of the node")
+            return DimseResponse(DimseStatus.PROCESSING_FAILURE, "Unexpected failure, see the log of the node")
 
 
 _file_meta = lru_cache(maxsize=256)(FileMeta)
-_SUCCESS = StoreResponse(Status.SUCCESS)
+_SUCCESS = DimseResponse(DimseStatus.SUCCESS)
 
 
 class Ingest:
@@ -274,7 +272,7 @@ class Ingest:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
 
-    def accept(self, session: Session, request: StoreRequest, dataset: memoryview) -> StoreResponse:
+    def accept(self, session: Session, request: StoreRequest, dataset: memoryview) -> DimseResponse:
         try:
             self._journal.ensure_space()
             instance = self._instance(session, request, dataset)
@@ -301,16 +299,16 @@ class Ingest:
             raise
         return instance, file
 
-    def store_large(self, session: Session, instance: ReceivedInstance, file: LargeFile) -> StoreResponse:
+    def store_large(self, session: Session, instance: ReceivedInstance, file: LargeFile) -> DimseResponse:
         self._journal.store_large(instance, file)
         session.stored += 1
         return _SUCCESS
 
-    def refuse(self, session: Session, request: StoreRequest, error: Exception) -> StoreResponse:
+    def refuse(self, session: Session, request: StoreRequest, error: Exception) -> DimseResponse:
         session.refused += 1
         response = response_to(error)
         extra = fields("store", sop_instance=printable(request.sop_instance_uid), **session.identifiers())
-        if response.status == Status.PROCESSING_FAILURE:
+        if response.status == DimseStatus.PROCESSING_FAILURE:
             log.error("Storing failed unexpectedly: %s", unexpected(error), extra=extra)
         else:
             log.warning("An instance was not stored: %s", error, extra=extra)
@@ -382,7 +380,7 @@ class LargeReception:
                 self._error = error
                 self.discard()
 
-    def finish(self) -> StoreResponse:
+    def finish(self) -> DimseResponse:
         try:
             if self._error is not None:
                 raise self._error
@@ -432,7 +430,7 @@ class StorageService:
         with self._lock:
             return self._established.total()
 
-    def admit(self, proposal: Proposal) -> Admission | Refusal:
+    def admit(self, proposal: Proposal) -> Admission | Rejection:
         calling, called = printable(proposal.calling_ae_title), printable(proposal.called_ae_title)
         judged = judge(self._policy, calling, called, proposal.host, self._addresses)
         if isinstance(judged, Peer):
@@ -442,9 +440,9 @@ class StorageService:
                 if refusal is None:
                     established[judged] += 1
             judged = refusal or judged
-        if isinstance(judged, Refusal):
+        if isinstance(judged, Rejection):
             extra = fields("reject", peer=calling, host=proposal.host)
-            log.warning("Rejected an association: %s", judged.reason, extra=extra)
+            log.warning("Rejected an association: %s", judged.explanation, extra=extra)
             return judged
         session = Session(f"{self._name}{next(self._numbers)}", calling, called, proposal.host, judged)
         log.debug("Admitted an association", extra=fields("associate", **session.identifiers()))
@@ -454,7 +452,7 @@ class StorageService:
             maximum_pdu_bytes=judged.maximum_pdu_bytes or MAXIMUM_PDU_BYTES,
         )
 
-    def store(self, session: Any, request: StoreRequest, dataset: memoryview) -> StoreResponse:
+    def store(self, session: Any, request: StoreRequest, dataset: memoryview) -> DimseResponse:
         return self._ingest.accept(session, request, dataset)
 
     def begin_large(self, session: Any, request: StoreRequest, beginning: memoryview) -> LargeReception:
@@ -462,7 +460,7 @@ class StorageService:
 
     def echoed(self, session: Session) -> int:
         log.info("Answered an echo", extra=fields("echo", **session.identifiers()))
-        return Status.SUCCESS
+        return DimseStatus.SUCCESS
 
     def failed(self, host: str, opening: bytes) -> None:
         reason = describe_opening(opening)

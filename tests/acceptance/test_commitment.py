@@ -10,8 +10,8 @@ from pydicom import dcmread
 from pynetdicom import AE, build_role, evt
 
 from dicom_node.demo.pacs import Kind, Pacs, find_orthanc, free_port, start_pacs
+from dicom_node.dimse.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE
 from dicom_node.dimse.scu import Target, send_files
-from dicom_node.receive.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE
 from tests.acceptance.receiving import ReceivingNode, uids, write_images
 from tests.dcmjs import Dcmjs, install
 from tests.dcmjs.requests import committed

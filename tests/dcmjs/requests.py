@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from dicom_node.receive.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE
+from dicom_node.dimse.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE
 from dicom_node.receive.procedure_steps import MODALITY_PERFORMED_PROCEDURE_STEP as MPPS
 from tests.storage.node import MR, SECRET
 

@@ -28,19 +28,19 @@ from dicom_node.deliver.destinations.dimse import DimseDestination
 from dicom_node.deliver.destinations.folder import FolderDestination
 from dicom_node.deliver.dispatcher import Dispatcher
 from dicom_node.demo.pacs import Kind, Pacs, find_orthanc, free_port, start_pacs
-from dicom_node.dimse.results import InstanceReference
-from dicom_node.dimse.scu import Target
-from dicom_node.read.stores import open_stores
-from dicom_node.receive.commitment import (
+from dicom_node.dimse.commitment import (
     ALL_COMMITTED,
     FAILURES_EXIST,
     PUSH_MODEL,
     PUSH_MODEL_INSTANCE,
+    FailedInstance,
     FailureReason,
-    Report,
-    Status,
+    OutgoingReport,
 )
-from dicom_node.receive.commitment import Failure as Failed
+from dicom_node.dimse.results import InstanceReference
+from dicom_node.dimse.scu import Target
+from dicom_node.dimse.status import DimseStatus
+from dicom_node.read.stores import open_stores
 from dicom_node.receive.confirmation import ConfirmationService
 from dicom_node.receive.receiver import DimseService, Receiver
 from dicom_node.receive.storage import ReceivePolicy, ServiceName, SopClass
@@ -267,7 +267,7 @@ class Scripted:
         )
         self.destination = DimseDestination("pacs", "NODE", "PACS", "127.0.0.1", self.server.server_address[1], 5.0)
 
-    def report(self, assoc: Any, report: Report) -> None:
+    def report(self, assoc: Any, report: OutgoingReport) -> None:
         answer, _ = assoc.send_n_event_report(report.dataset(), report.event_type, PUSH_MODEL, PUSH_MODEL_INSTANCE)
         self.statuses.append(answer.get("Status"))
 
@@ -309,7 +309,7 @@ def test_a_report_comes_on_the_association_that_asked(
     landing: Landing, scripted: Callable[..., Scripted], later: float | None
 ) -> None:
     def commit(assoc: Any, ds: Dataset) -> None:
-        pacs.report(assoc, Report(ds.TransactionUID, items(ds), ()))
+        pacs.report(assoc, OutgoingReport(ds.TransactionUID, items(ds), ()))
 
     pacs = scripted(commit, later=later)
     uids = landing.job("pacs")
@@ -324,10 +324,12 @@ def test_a_report_comes_on_the_association_that_asked(
 def test_only_what_a_report_names_as_failed_is_sent_again(landing: Landing, scripted: Callable[..., Scripted]) -> None:
     def commit(assoc: Any, ds: Dataset) -> None:
         wanted = items(ds)
-        failed = tuple(Failed(*i, FailureReason.PROCESSING_FAILURE) for i in wanted if i[0] == SegmentationStorage)
+        failed = tuple(
+            FailedInstance(*i, FailureReason.PROCESSING_FAILURE) for i in wanted if i[0] == SegmentationStorage
+        )
         failed = failed if len(pacs.asked) == 1 else ()
         lost = {f.sop_instance_uid for f in failed}
-        pacs.report(assoc, Report(ds.TransactionUID, tuple(i for i in wanted if i[1] not in lost), failed))
+        pacs.report(assoc, OutgoingReport(ds.TransactionUID, tuple(i for i in wanted if i[1] not in lost), failed))
 
     pacs = scripted(commit, later=0.1)
     seg, sr = landing.job("pacs")
@@ -378,7 +380,7 @@ def test_a_pacs_that_breaks_off_is_asked_again(landing: Landing, scripted: Calla
         if len(pacs.asked) == 1:
             assoc.abort()
         else:
-            pacs.report(assoc, Report(ds.TransactionUID, items(ds), ()))
+            pacs.report(assoc, OutgoingReport(ds.TransactionUID, items(ds), ()))
 
     pacs = scripted(breaks_off_once)
     landing.job("pacs")
@@ -401,7 +403,7 @@ def test_a_pacs_that_is_away_is_asked_again_and_holds_up_no_other(
     landing: Landing, scripted: Callable[..., Scripted], tmp_path: Path
 ) -> None:
     def commit(assoc: Any, ds: Dataset) -> None:
-        pacs.report(assoc, Report(ds.TransactionUID, items(ds), ()))
+        pacs.report(assoc, OutgoingReport(ds.TransactionUID, items(ds), ()))
 
     pacs = scripted(commit, later=0.1)
     (tmp_path / "inbox").mkdir()
@@ -426,7 +428,7 @@ def test_a_pacs_that_is_away_is_asked_again_and_holds_up_no_other(
         f"not confirmed yet: PACS at 127.0.0.1:{port} cannot be reached, or does not answer"
     ]
     # A dispatcher of another life comes back to it.
-    mended = scripted(lambda assoc, ds: mended.report(assoc, Report(ds.TransactionUID, items(ds), ())))
+    mended = scripted(lambda assoc, ds: mended.report(assoc, OutgoingReport(ds.TransactionUID, items(ds), ())))
     landing.stop.clear()
     landing.ahead = ASKING
     landing.confirm(mended.destination)
@@ -575,12 +577,12 @@ def test_what_is_answered_to_a_report(landing: Landing, receiver: Target, roles:
     assert asked is not None
     ds = commitment("1.9.1", *asked.items)
     assoc = scp(receiver, roles)
-    assert told(assoc, commitment("1.9.9", *asked.items)) == Status.INVALID_ARGUMENT  # of nobody's request
-    assert told(assoc, ds, event_type=3) == Status.NO_SUCH_EVENT_TYPE
-    assert told(assoc, ds, instance="1.2.3") == Status.NO_SUCH_INSTANCE
+    assert told(assoc, commitment("1.9.9", *asked.items)) == DimseStatus.INVALID_ARGUMENT_VALUE  # of nobody's request
+    assert told(assoc, ds, event_type=3) == DimseStatus.NO_SUCH_EVENT_TYPE
+    assert told(assoc, ds, instance="1.2.3") == DimseStatus.NO_SUCH_SOP_INSTANCE
     nameless = commitment("1.9.1", *asked.items)
     del nameless.TransactionUID
-    assert told(assoc, nameless) == Status.INVALID_ARGUMENT
+    assert told(assoc, nameless) == DimseStatus.INVALID_ARGUMENT_VALUE
     assert [c.state for c in landing.confirmations.list()] == [ConfirmationState.ASKING]
     assert told(assoc, ds) == 0x0000
     assert told(assoc, ds, FAILURES_EXIST) == 0x0000  # again: nothing changes
@@ -594,7 +596,7 @@ def test_a_peer_that_is_not_scp_cannot_report(
     landing: Landing, receiver: Target, roles: tuple[bool, bool] | None
 ) -> None:
     assoc = scp(receiver, roles)
-    assert told(assoc, commitment("1.9.1", (SegmentationStorage, "1.2.3"))) == Status.UNRECOGNIZED_OPERATION
+    assert told(assoc, commitment("1.9.1", (SegmentationStorage, "1.2.3"))) == DimseStatus.UNRECOGNIZED_OPERATION
     assoc.release()
 
 

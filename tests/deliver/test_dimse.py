@@ -31,7 +31,8 @@ from pynetdicom.sop_class import (
 )
 
 from dicom_node.deliver.destinations.dimse import DimseDestination
-from dicom_node.dimse.scu import MAXIMUM_CONTEXTS, judge
+from dicom_node.dimse.results import SendResult
+from dicom_node.dimse.scu import MAXIMUM_CONTEXTS
 from tests.instances import MakeFile
 
 Answer = int | Callable[[Any], int]
@@ -107,8 +108,9 @@ def test_every_instance_arrives_as_it_is(pacs: Pacs, make_file: MakeFile) -> Non
     ],
 )
 def test_statuses(status: int, ok: bool, retriable: bool) -> None:
-    assert judge(status)[:2] == (ok, retriable)
-    assert (f"{status:04X}" in judge(status)[2]) is (status != 0x0000)
+    result = SendResult.from_status("1.2.3", status)
+    assert (result.ok, result.retriable, result.refused) == (ok, retriable, not ok)
+    assert (f"{status:04X}" in result.reason) is (status != 0x0000)
 
 
 def test_each_instance_has_its_own_status(pacs: Pacs, make_file: MakeFile) -> None:

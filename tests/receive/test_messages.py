@@ -10,7 +10,7 @@ from dicom_node.dimse.data_path import (
     LARGE_BYTES,
     LARGEST_PDU_BYTES,
     READ_BYTES,
-    Ended,
+    AssociationOver,
     Lost,
     MessageReader,
     Released,
@@ -47,7 +47,7 @@ class MemoryWire(Wire):
         return count
 
 
-def read_all(wire: Wire, contexts: tuple[int, ...] = (1, 3)) -> tuple[list[tuple[str, bytes]], Ended]:
+def read_all(wire: Wire, contexts: tuple[int, ...] = (1, 3)) -> tuple[list[tuple[str, bytes]], AssociationOver]:
     """SOP Instance UIDs and datasets of all messages, and what ended them."""
     reader, messages = MessageReader(wire, contexts), []
     try:
@@ -64,7 +64,7 @@ def read_all(wire: Wire, contexts: tuple[int, ...] = (1, 3)) -> tuple[list[tuple
                         assert len(part) <= CHUNK_BYTES + LARGEST_PDU_BYTES
                         dataset += part
             messages.append((command.sop_instance_uid, dataset))
-    except Ended as ended:
+    except AssociationOver as ended:
         return messages, ended
 
 
@@ -106,7 +106,7 @@ def test_messages_are_found_however_they_are_split() -> None:
 
 def test_a_hundred_thousand_mutated_pdus_end_in_order() -> None:
     random, sent = Random(2), 0
-    outcomes: dict[type[Ended], int] = {}
+    outcomes: dict[type[AssociationOver], int] = {}
     while sent < 100_000:
         pdus, _ = conversation(random)
         sent += len(pdus)

@@ -5,12 +5,12 @@ import pytest
 from pynetdicom import build_context
 
 from dicom_node.dimse.data_path import StoreRequest
+from dicom_node.dimse.status import DimseStatus
 from dicom_node.receive.storage import (
     Peer,
     ReceivePolicy,
     ServiceName,
     SopClass,
-    Status,
     beyond_limit,
     describe_opening,
     ensure_acceptable,
@@ -31,7 +31,7 @@ CONFIGURED = ReceivePolicy("NODE", peers=(Peer("SCANNER1"), Peer("SCANNER2", "10
 
 def diagnostic(policy: ReceivePolicy, calling: str, called: str, host: str) -> tuple[int, int, int] | None:
     judged = judge(policy, calling, called, host, {"mr3": ["10.0.0.3", "fd00::3"]}.get)  # type: ignore[arg-type]
-    return None if isinstance(judged, Peer) else (judged.result, judged.source, judged.diagnostic)
+    return None if isinstance(judged, Peer) else judged.reason.value
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_limits_are_for_all_and_for_each_peer(associations: int, of_peer: int, r
     refusal = beyond_limit(policy, Peer("MR1", maximum_associations=2), associations, of_peer)
     assert (refusal is not None) is refused
     if refusal is not None:
-        assert (refusal.result, refusal.source, refusal.diagnostic) == (0x02, 0x03, 0x02)
+        assert refusal.reason.value == (0x02, 0x03, 0x02)
 
 
 @pytest.mark.parametrize("limits", [{"maximum_associations": 0}, {"maximum_pdu_bytes": 100}])
@@ -118,17 +118,17 @@ def test_impossible_limits_are_mistakes(limits: dict[str, int]) -> None:
 @pytest.mark.parametrize(
     ("error", "status"),
     [
-        (StorageFull("full"), Status.OUT_OF_RESOURCES),
-        (Retriable("busy"), Status.OUT_OF_RESOURCES),
-        (Permanent("unusable"), Status.CANNOT_UNDERSTAND),
-        (RuntimeError("SECRET^PERSON"), Status.PROCESSING_FAILURE),
+        (StorageFull("full"), DimseStatus.OUT_OF_RESOURCES),
+        (Retriable("busy"), DimseStatus.OUT_OF_RESOURCES),
+        (Permanent("unusable"), DimseStatus.CANNOT_UNDERSTAND),
+        (RuntimeError("SECRET^PERSON"), DimseStatus.PROCESSING_FAILURE),
     ],
 )
-def test_the_type_of_an_error_decides_the_status(error: Exception, status: Status) -> None:
+def test_the_type_of_an_error_decides_the_status(error: Exception, status: DimseStatus) -> None:
     response = response_to(error)
     assert response.status is status
     assert "SECRET" not in response.comment
-    assert len(response.comment) <= 64
+    assert len(response.error_comment) <= 64
 
 
 MR = "1.2.840.10008.5.1.4.1.1.4"
@@ -139,17 +139,22 @@ ACCEPTABLE = Header(MR, "1.2.3", "1.2", "1.2.1", "MR")
     ("header", "sop_class", "abstract_syntax", "status"),
     [
         (ACCEPTABLE, MR, MR, None),
-        (ACCEPTABLE, MR, "1.2.840.10008.5.1.4.1.1.2", Status.SOP_CLASS_NOT_SUPPORTED),
-        (ACCEPTABLE, "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2", Status.MISMATCH),
-        (replace(ACCEPTABLE, sop_instance_uid="1.2.4"), MR, MR, Status.MISMATCH),
-        (replace(ACCEPTABLE, sop_class_uid="1.2.x"), "1.2.x", "1.2.x", Status.CANNOT_UNDERSTAND),
-        (replace(ACCEPTABLE, sop_class_uid="../1"), "../1", "../1", Status.CANNOT_UNDERSTAND),
-        (replace(ACCEPTABLE, series_instance_uid="1.2.x"), MR, MR, Status.CANNOT_UNDERSTAND),
-        (replace(ACCEPTABLE, study_instance_uid="1" * 65), MR, MR, Status.CANNOT_UNDERSTAND),
+        (ACCEPTABLE, MR, "1.2.840.10008.5.1.4.1.1.2", DimseStatus.SOP_CLASS_NOT_SUPPORTED),
+        (
+            ACCEPTABLE,
+            "1.2.840.10008.5.1.4.1.1.2",
+            "1.2.840.10008.5.1.4.1.1.2",
+            DimseStatus.DATASET_MISMATCH,
+        ),
+        (replace(ACCEPTABLE, sop_instance_uid="1.2.4"), MR, MR, DimseStatus.DATASET_MISMATCH),
+        (replace(ACCEPTABLE, sop_class_uid="1.2.x"), "1.2.x", "1.2.x", DimseStatus.CANNOT_UNDERSTAND),
+        (replace(ACCEPTABLE, sop_class_uid="../1"), "../1", "../1", DimseStatus.CANNOT_UNDERSTAND),
+        (replace(ACCEPTABLE, series_instance_uid="1.2.x"), MR, MR, DimseStatus.CANNOT_UNDERSTAND),
+        (replace(ACCEPTABLE, study_instance_uid="1" * 65), MR, MR, DimseStatus.CANNOT_UNDERSTAND),
     ],
 )
 def test_what_is_acknowledged_can_be_filed(
-    header: Header, sop_class: str, abstract_syntax: str, status: Status | None
+    header: Header, sop_class: str, abstract_syntax: str, status: DimseStatus | None
 ) -> None:
     request = StoreRequest(sop_class, "1.2.3", "1.2.840.10008.1.2.1", abstract_syntax)
     if status is None:

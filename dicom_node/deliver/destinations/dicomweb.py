@@ -28,15 +28,13 @@ from dicom_node.deliver.destinations.base import Asker
 from dicom_node.deliver.destinations.reading import read_instance
 from dicom_node.deliver.destinations.settings import DestinationSettings
 from dicom_node.dimse.results import EchoResult, InstanceReference, SendResult
-from dicom_node.dimse.scu import judge
+from dicom_node.dimse.status import DimseStatus
 from dicom_node.errors import ObjectRefused, PeerRefused, PeerUnavailable
 from storage.errors import NodeError, Permanent, Retriable
 from storage.log.files import IMPLEMENTATION_CLASS_UID
 
 DICOM_JSON = "application/dicom+json"
 SOP_INSTANCE_UID = "00080018"
-PROCESSING_FAILURE = 0x0110
-DUPLICATE = 0x0111
 _PERHAPS_LATER = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
 # None of the instances was stored, and the answer may say why for each (PS3.18 table 10.5.3-1).
 _NOTHING_STORED = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.CONFLICT})
@@ -255,11 +253,12 @@ def read_answer(answer: Dataset, uids: Collection[str]) -> dict[str, SendResult]
         warning = int(item.get("WarningReason") or 0)
         results[uid] = SendResult(uid, ok=True, reason=f"stored with warning 0x{warning:04X}" if warning else "")
     for item in answer.get("FailedSOPSequence") or ():
-        uid, status = str(item.ReferencedSOPInstanceUID), int(item.get("FailureReason") or PROCESSING_FAILURE)
-        ok, retriable, reason = judge(status)
-        if ok and status != DUPLICATE:
-            ok, retriable, reason = False, True, f"failed (0x{status:04X})"
-        results[uid] = SendResult(uid, ok, retriable, reason, refused=not ok)
+        uid = str(item.ReferencedSOPInstanceUID)
+        status = int(item.get("FailureReason") or DimseStatus.PROCESSING_FAILURE)
+        result = SendResult.from_status(uid, status)
+        if result.ok and status != DimseStatus.DUPLICATE_SOP_INSTANCE:
+            result = SendResult(uid, ok=False, retriable=True, reason=f"failed (0x{status:04X})", refused=True)
+        results[uid] = result
     return results
 
 

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from dicom_node.deliver.reporter import CommitmentReporter, send_report
-from dicom_node.receive.commitment import PUSH_MODEL, Addressee, AssociationReports, CommitmentService
+from dicom_node.dimse.commitment import PUSH_MODEL, Addressee
+from dicom_node.receive.association_reports import AssociationReports
+from dicom_node.receive.commitment import CommitmentService
 from dicom_node.receive.confirmation import ConfirmationService
 from dicom_node.receive.procedure_steps import MODALITY_PERFORMED_PROCEDURE_STEP, ProcedureStepService
 from dicom_node.receive.receiver import DimseService, Receiver

@@ -14,25 +14,21 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE, build_context, build_role, evt
 from pynetdicom.dimse_primitives import N_EVENT_REPORT
 
-from dicom_node.receive.commitment import (
+from dicom_node.dimse.commitment import (
     ALL_COMMITTED,
     FAILURES_EXIST,
     LONGEST_WAIT,
     PUSH_MODEL,
     PUSH_MODEL_INSTANCE,
     Addressee,
-    Answer,
-    AssociationReports,
-    CommitmentService,
-    PostingLink,
-    Report,
-    Status,
-    Wanted,
+    OutgoingReport,
     addressee_of,
-    judge,
-    judge_request,
+    decide_report,
     report_request,
 )
+from dicom_node.dimse.status import DimseResponse, DimseStatus
+from dicom_node.receive.association_reports import AssociationLink, AssociationReports
+from dicom_node.receive.commitment import CommitmentService, RequestedInstances, read_request
 from dicom_node.runtime.backoff import Backoff
 from storage.records.commitments import Commitment, CommitmentState
 from storage.tables.commitments import CommitmentRequest, Commitments
@@ -50,7 +46,7 @@ ASKED = Commitment(1, "1.9.1", "MR1", "host", (ONE, TWO), CommitmentState.REQUES
 
 def test_what_a_request_asks_for() -> None:
     ds = commitment("1.9.1", ONE, TWO, ONE)
-    assert judge_request(1, PUSH_MODEL_INSTANCE, ds) == Wanted("1.9.1", (ONE, TWO))
+    assert read_request(1, PUSH_MODEL_INSTANCE, ds) == RequestedInstances("1.9.1", (ONE, TWO))
 
 
 def _changed(change: Callable[[Dataset], object]) -> Dataset:
@@ -72,15 +68,15 @@ def _changed(change: Callable[[Dataset], object]) -> Dataset:
     ],
 )
 def test_what_is_no_request(action: int | None, instance: str, ds: Dataset, status: int) -> None:
-    answer = judge_request(action, instance, ds)
-    assert isinstance(answer, Answer)
+    answer = read_request(action, instance, ds)
+    assert isinstance(answer, DimseResponse)
     assert answer.status == status
     assert len(answer.comment) <= 64
 
 
 def test_indexed_instances_are_committed_whatever_the_mark_says() -> None:
-    report = judge(ASKED, dict([ONE[::-1], TWO[::-1]]), None, NOW)
-    assert report == Report("1.9.1", (ONE, TWO), ())
+    report = decide_report(ASKED, dict([ONE[::-1], TWO[::-1]]), None, NOW)
+    assert report == OutgoingReport("1.9.1", (ONE, TWO), ())
     assert report.event_type == ALL_COMMITTED
     ds = report.dataset()
     assert "FailedSOPSequence" not in ds
@@ -91,10 +87,10 @@ def test_indexed_instances_are_committed_whatever_the_mark_says() -> None:
 def test_a_missing_row_is_a_missing_instance_only_once_the_index_has_passed() -> None:
     indexed = {ONE[1]: MR}
     before, passed = NOW - timedelta(microseconds=1), NOW
-    assert judge(ASKED, indexed, None, NOW) is None
-    assert judge(ASKED, indexed, before, NOW) is None
-    assert judge(ASKED, indexed, before, NOW + LONGEST_WAIT) is None
-    report = judge(ASKED, indexed, passed, NOW)
+    assert decide_report(ASKED, indexed, None, NOW) is None
+    assert decide_report(ASKED, indexed, before, NOW) is None
+    assert decide_report(ASKED, indexed, before, NOW + LONGEST_WAIT) is None
+    report = decide_report(ASKED, indexed, passed, NOW)
     assert report is not None
     assert report.event_type == FAILURES_EXIST
     assert [(f.sop_instance_uid, f.reason) for f in report.failed] == [(TWO[1], 0x0112)]
@@ -105,7 +101,7 @@ def test_a_missing_row_is_a_missing_instance_only_once_the_index_has_passed() ->
 
 
 def test_an_index_that_never_gets_there_is_a_processing_failure() -> None:
-    report = judge(ASKED, {}, None, NOW + LONGEST_WAIT + timedelta(seconds=1))
+    report = decide_report(ASKED, {}, None, NOW + LONGEST_WAIT + timedelta(seconds=1))
     assert report is not None
     assert {f.reason for f in report.failed} == {0x0110}
     assert "ReferencedSOPSequence" not in report.dataset()
@@ -113,7 +109,7 @@ def test_an_index_that_never_gets_there_is_a_processing_failure() -> None:
 
 def test_another_class_and_another_request() -> None:
     asked = replace(ASKED, duplicates=((SR, "1.2.3.2.1"),))
-    report = judge(asked, {ONE[1]: SR, TWO[1]: MR, "1.2.3.2.1": SR}, NOW, NOW)
+    report = decide_report(asked, {ONE[1]: SR, TWO[1]: MR, "1.2.3.2.1": SR}, NOW, NOW)
     assert report is not None
     assert report.committed == (TWO,)
     assert [(f.sop_instance_uid, f.reason) for f in report.failed] == [(ONE[1], 0x0119), ("1.2.3.2.1", 0x0131)]
@@ -129,7 +125,7 @@ def test_how_a_peer_is_addressed() -> None:
 
 @pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"])
 def test_a_report_is_encoded_as_negotiated(syntax: str) -> None:
-    request = report_request(Report("1.9.1", (ONE,), ()), 7, syntax)
+    request = report_request(OutgoingReport("1.9.1", (ONE,), ()), 7, syntax)
     assert request.is_valid_request
     assert (request.MessageID, request.EventTypeID) == (7, ALL_COMMITTED)
     assert b"1.2.3.1.1" in request.EventInformation.getvalue()
@@ -214,7 +210,7 @@ def test_a_peer_that_is_not_scu_cannot_ask(services: Services, scu: Scu) -> None
     with scu.association((False, True)) as assoc:
         context = assoc.accepted_contexts[0]
         context._as_scu = True  # or pynetdicom would not even send it
-        assert scu.ask(assoc, commitment("1.9.1", ONE)) == Status.UNRECOGNIZED_OPERATION
+        assert scu.ask(assoc, commitment("1.9.1", ONE)) == DimseStatus.UNRECOGNIZED_OPERATION
     assert services.commitments.list() == []
 
 
@@ -324,13 +320,13 @@ def test_a_peer_that_is_down_is_tried_again(services: Services, scu: Scu) -> Non
 
 def test_what_is_refused_leaves_no_row(services: Services, scu: Scu) -> None:
     with scu.association() as assoc:
-        assert scu.ask(assoc, commitment("1.9.1")) == Status.INVALID_ARGUMENT
+        assert scu.ask(assoc, commitment("1.9.1")) == DimseStatus.INVALID_ARGUMENT_VALUE
         status, _ = assoc.send_n_action(commitment("1.9.1", ONE), 3, PUSH_MODEL, PUSH_MODEL_INSTANCE)
-        assert status.Status == Status.NO_SUCH_ACTION
+        assert status.Status == DimseStatus.NO_SUCH_ACTION
         status, _ = assoc.send_n_action(None, 1, PUSH_MODEL, PUSH_MODEL_INSTANCE)
-        assert status.Status in (Status.INVALID_ARGUMENT, Status.PROCESSING_FAILURE)
+        assert status.Status in (DimseStatus.INVALID_ARGUMENT_VALUE, DimseStatus.PROCESSING_FAILURE)
         status, _ = assoc.send_n_action(commitment("1.9.1", ONE), 1, PUSH_MODEL, "1.2.3")
-        assert status.Status == Status.NO_SUCH_INSTANCE
+        assert status.Status == DimseStatus.NO_SUCH_SOP_INSTANCE
     assert services.commitments.list() == []
 
 
@@ -345,9 +341,9 @@ def test_a_database_without_tables_asks_for_a_repetition(tmp_path: Path) -> None
         calling="MR1",
         host="host",
         association="a-1",
-        link=PostingLink(Posting(answered)),
+        link=AssociationLink(Posting(answered)),
     )
-    assert answer.status is Status.RESOURCE_LIMITATION
+    assert answer.status is DimseStatus.RESOURCE_LIMITATION
     assert reports.waiting == 0
     empty.close()
 
@@ -396,7 +392,7 @@ def answered(request: N_EVENT_REPORT, status: int = 0x0000, message_id: int | No
 def test_the_answer_of_a_posted_report(answer: Callable[[N_EVENT_REPORT], Any], told: int | None) -> None:
     assoc = Posting(answer)
     statuses: list[int | None] = []
-    PostingLink(assoc).deliver(Report("1.9.1", (ONE,), ()), 9, statuses.append)
+    AssociationLink(assoc).deliver(OutgoingReport("1.9.1", (ONE,), ()), 9, statuses.append)
     assert statuses == [told]
     ((request, context_id),) = assoc.sent
     assert (request.MessageID, request.EventTypeID, context_id) == (9, ALL_COMMITTED, 5)
@@ -409,7 +405,7 @@ def test_an_association_that_breaks_under_a_report(services: Services) -> None:
     assoc = Posting(breaks)
     statuses: list[int | None] = []
     with pytest.raises(ConnectionError):  # the association's own thread must hear of it
-        PostingLink(assoc).deliver(Report("1.9.1", (ONE,), ()), 9, statuses.append)
+        AssociationLink(assoc).deliver(OutgoingReport("1.9.1", (ONE,), ()), 9, statuses.append)
     assert statuses == [None]
 
 
@@ -421,7 +417,7 @@ def test_an_association_that_ends_before_its_report_hands_over(services: Service
     request = CommitmentRequest("1.9.1", "MR1", "host", (ONE,), "a-1")
     now = datetime.now(UTC)
     kept = services.commitments.request(request, now, now + timedelta(seconds=60))
-    services.reports.watch(kept, PostingLink(assoc))
+    services.reports.watch(kept, AssociationLink(assoc))
     time.sleep(0.5)
     assert services.reports.waiting == 1
     assert services.commitments.due(datetime.now(UTC)) == []
@@ -442,11 +438,11 @@ def test_what_goes_wrong_again_and_again_is_tried_and_said_ever_more_seldom(
     request = CommitmentRequest("1.9.1", "MR1", "host", (ONE,), "a-1")
     kept = services.commitments.request(request, now, now + timedelta(seconds=60))
     assoc = Posting(answered)
-    services.reports.watch(kept, PostingLink(assoc))
+    services.reports.watch(kept, AssociationLink(assoc))
     time.sleep(2)
     said = [r.getMessage() for r in caplog.records if "broke off" in r.getMessage()]
     assert 2 <= len(said) <= 5
-    assert "RuntimeError at dicom_node/receive/commitment.py:" in said[0]
+    assert "RuntimeError at dicom_node/receive/association_reports.py:" in said[0]
     assert "SECRET" not in caplog.text
     services.filed = lambda: datetime.now(UTC)
     services.wait(lambda c: c.state is CommitmentState.REPORTED)
@@ -454,15 +450,15 @@ def test_what_goes_wrong_again_and_again_is_tried_and_said_ever_more_seldom(
 
 def test_what_an_open_association_waits_for_stays_held(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     """The lease is renewed while the index is behind, however long that takes."""
-    monkeypatch.setattr("dicom_node.receive.commitment.LEASE", timedelta(seconds=1))
-    monkeypatch.setattr("dicom_node.receive.commitment.RENEWAL", timedelta(seconds=0.3))
+    monkeypatch.setattr("dicom_node.receive.association_reports.LEASE", timedelta(seconds=1))
+    monkeypatch.setattr("dicom_node.receive.association_reports.RENEWAL", timedelta(seconds=0.3))
     services.filed = lambda: None
     now = datetime.now(UTC)
     kept = services.commitments.request(
         CommitmentRequest("1.9.1", "MR1", "host", (ONE,), "a-1"), now, now + timedelta(seconds=1)
     )
     assoc = Posting(answered)
-    services.reports.watch(kept, PostingLink(assoc))
+    services.reports.watch(kept, AssociationLink(assoc))
     for _ in range(20):
         time.sleep(0.1)
         assert services.commitments.due(datetime.now(UTC)) == []

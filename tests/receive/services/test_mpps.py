@@ -4,11 +4,10 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
+from dicom_node.dimse.status import DimseResponse, DimseStatus
 from dicom_node.receive.procedure_steps import (
     FINAL,
-    Answer,
     Content,
-    Status,
     judge_change,
     judge_creation,
     merge,
@@ -19,14 +18,14 @@ from tests.receive.services.datasets import SECRET, completion, creation, refere
 NEW = ProcedureStepState.IN_PROGRESS
 
 
-def refused(judged: Content | Answer) -> Status:
-    assert isinstance(judged, Answer)
+def refused(judged: Content | DimseResponse) -> DimseStatus:
+    assert isinstance(judged, DimseResponse)
     assert len(judged.comment) <= 64
     assert SECRET not in judged.comment
     return judged.status
 
 
-def taken(judged: Content | Answer) -> Content:
+def taken(judged: Content | DimseResponse) -> Content:
     assert isinstance(judged, Content)
     return judged
 
@@ -57,23 +56,23 @@ def test_what_is_read_of_a_new_step() -> None:
 )
 def test_a_new_step_lacks_something(keyword: str) -> None:
     empty: object = Sequence([]) if keyword.endswith("Sequence") else ""
-    assert refused(judge_creation(creation(**{keyword: None}))) is Status.MISSING_ATTRIBUTE
-    assert refused(judge_creation(creation(**{keyword: empty}))) is Status.MISSING_VALUE
+    assert refused(judge_creation(creation(**{keyword: None}))) is DimseStatus.MISSING_ATTRIBUTE
+    assert refused(judge_creation(creation(**{keyword: empty}))) is DimseStatus.MISSING_ATTRIBUTE_VALUE
 
 
 @pytest.mark.parametrize("state", ["COMPLETED", "DISCONTINUED", "DONE"])
 def test_a_new_step_is_in_progress(state: str) -> None:
-    assert refused(judge_creation(creation(PerformedProcedureStepStatus=state))) is Status.INVALID_VALUE
+    assert refused(judge_creation(creation(PerformedProcedureStepStatus=state))) is DimseStatus.INVALID_ATTRIBUTE_VALUE
 
 
 def test_a_new_step_names_its_study() -> None:
     without = creation()
     del without.ScheduledStepAttributesSequence[0].StudyInstanceUID
-    assert refused(judge_creation(without)) is Status.MISSING_ATTRIBUTE
+    assert refused(judge_creation(without)) is DimseStatus.MISSING_ATTRIBUTE
     without.ScheduledStepAttributesSequence[0].StudyInstanceUID = ""
-    assert refused(judge_creation(without)) is Status.MISSING_VALUE
+    assert refused(judge_creation(without)) is DimseStatus.MISSING_ATTRIBUTE_VALUE
     without.ScheduledStepAttributesSequence[0].add_new("StudyInstanceUID", "LO", "../../etc")
-    assert refused(judge_creation(without)) is Status.INVALID_VALUE
+    assert refused(judge_creation(without)) is DimseStatus.INVALID_ATTRIBUTE_VALUE
 
 
 @pytest.mark.parametrize("state", ["COMPLETED", "DISCONTINUED", "IN PROGRESS"])
@@ -95,7 +94,7 @@ def test_an_ended_step_stays_as_it_is(before: ProcedureStepState, after: str) ->
 def test_what_an_end_needs() -> None:
     nothing = completion([])
     nothing.PerformedSeriesSequence = Sequence([])
-    assert refused(judge_change(NEW, merge(creation(), nothing))) is Status.MISSING_VALUE
+    assert refused(judge_change(NEW, merge(creation(), nothing))) is DimseStatus.MISSING_ATTRIBUTE_VALUE
     nothing.PerformedProcedureStepStatus = "DISCONTINUED"
     assert taken(judge_change(NEW, merge(creation(), nothing))).referenced == ()
 
@@ -103,13 +102,13 @@ def test_what_an_end_needs() -> None:
 @pytest.mark.parametrize(
     ("changes", "status"),
     [
-        ({"PerformedProcedureStepStatus": ""}, Status.MISSING_VALUE),
-        ({"PerformedProcedureStepStatus": "FINISHED"}, Status.INVALID_VALUE),
-        ({"PerformedSeriesSequence": series(Dataset())}, Status.MISSING_VALUE),
-        ({"PerformedSeriesSequence": series(reference("1.2.x"))}, Status.INVALID_VALUE),
+        ({"PerformedProcedureStepStatus": ""}, DimseStatus.MISSING_ATTRIBUTE_VALUE),
+        ({"PerformedProcedureStepStatus": "FINISHED"}, DimseStatus.INVALID_ATTRIBUTE_VALUE),
+        ({"PerformedSeriesSequence": series(Dataset())}, DimseStatus.MISSING_ATTRIBUTE_VALUE),
+        ({"PerformedSeriesSequence": series(reference("1.2.x"))}, DimseStatus.INVALID_ATTRIBUTE_VALUE),
     ],
 )
-def test_a_change_that_says_nothing_clear(changes: dict[str, object], status: Status) -> None:
+def test_a_change_that_says_nothing_clear(changes: dict[str, object], status: DimseStatus) -> None:
     modifications = completion(["1.2.3.1.1"])
     for keyword, value in changes.items():
         setattr(modifications, keyword, value)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from dicom_node.demo.pacs import Kind, Pacs, find_orthanc, start_pacs
+from dicom_node.dimse.commitment import Addressee
 from dicom_node.dimse.scu import Target
-from dicom_node.receive.commitment import Addressee
 from storage.records.commitments import CommitmentState
 from tests.receive.services.conftest import Services
 from tests.receive.services.orthanc import report, request_commitment

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node.receive.procedure_steps import ProcedureStepService, Status, merge
+from dicom_node.dimse.status import DimseStatus
+from dicom_node.receive.procedure_steps import ProcedureStepService, merge
 from storage.errors import Retriable
 from storage.records.procedure_steps import ProcedureStepState
 from storage.tables.database.connection import Database
@@ -32,7 +33,7 @@ def files(tmp_path: Path) -> list[str]:
 
 def test_a_step_is_kept_with_its_dataset(service: ProcedureStepService, steps: ProcedureSteps) -> None:
     answer, uid = service.create(UID, creation("1.2.3", "1.2.4"), "MR1")
-    assert (answer.status, uid) == (Status.SUCCESS, UID)
+    assert (answer.status, uid) == (DimseStatus.SUCCESS, UID)
     step = steps.get(UID)
     assert step is not None
     assert (step.state, step.source_ae_title, step.version) == (ProcedureStepState.IN_PROGRESS, "MR1", 1)
@@ -50,7 +51,7 @@ def test_the_end_replaces_the_file_and_stands_on_the_timeline(
 ) -> None:
     service.create(UID, creation(STUDY), "MR1")
     node.store(received(1))
-    assert service.set(UID, completion([f"{STUDY}.1.{n}" for n in range(170)]), "MR1").status is Status.SUCCESS
+    assert service.set(UID, completion([f"{STUDY}.1.{n}" for n in range(170)]), "MR1").status is DimseStatus.SUCCESS
     step = steps.get(UID)
     assert step is not None
     assert (step.state, step.version, step.ended_at) == (ProcedureStepState.COMPLETED, 2, NOW)
@@ -71,8 +72,8 @@ def test_a_second_creation_changes_nothing(
     service.create(UID, creation(), "MR1")
     before = files(tmp_path)
     answer, _ = service.create(UID, creation("1.2.9"), "MR2")
-    assert answer.status is Status.DUPLICATE_INSTANCE
-    assert service.create(UID, creation(), "MR1")[0].status is Status.DUPLICATE_INSTANCE
+    assert answer.status is DimseStatus.DUPLICATE_SOP_INSTANCE
+    assert service.create(UID, creation(), "MR1")[0].status is DimseStatus.DUPLICATE_SOP_INSTANCE
     step = steps.get(UID)
     assert step is not None
     assert (step.source_ae_title, step.study_instance_uids) == ("MR1", ("1.2.3",))
@@ -86,11 +87,11 @@ def test_of_two_ends_at_once_one_wins(service: ProcedureStepService, steps: Proc
         changes = [completion(["1.2.3.1.1"]), completion([], "DISCONTINUED")]
         with ThreadPoolExecutor(2) as pool:
             answers = list(pool.map(lambda ds, uid=uid: service.set(uid, ds, "MR1"), changes))
-        assert sorted(a.status for a in answers) == [Status.SUCCESS, Status.PROCESSING_FAILURE]
+        assert sorted(a.status for a in answers) == [DimseStatus.SUCCESS, DimseStatus.PROCESSING_FAILURE]
         assert {a.error_id for a in answers} == {None, 0xA710}
         step = steps.get(uid)
         assert step is not None
-        won = [a.status for a in answers].index(Status.SUCCESS)
+        won = [a.status for a in answers].index(DimseStatus.SUCCESS)
         assert step.state == changes[won].PerformedProcedureStepStatus
         assert steps.dataset(step).PerformedProcedureStepStatus == step.state
         assert [name for name in files(tmp_path) if name.startswith(f"{uid}-")] == [step.path.name]
@@ -126,8 +127,8 @@ def test_a_database_without_tables_asks_for_a_repetition(tmp_path: Path) -> None
     with pytest.raises(Retriable):
         steps.get(UID)
     service = ProcedureStepService(steps)
-    assert service.create(UID, creation(), "MR1")[0].status is Status.RESOURCE_LIMITATION
-    assert service.set(UID, completion([]), "MR1").status is Status.RESOURCE_LIMITATION
+    assert service.create(UID, creation(), "MR1")[0].status is DimseStatus.RESOURCE_LIMITATION
+    assert service.set(UID, completion([]), "MR1").status is DimseStatus.RESOURCE_LIMITATION
     empty.close()
 
 
@@ -136,7 +137,7 @@ def test_names_outlive_a_change_in_another_character_set(service: ProcedureStepS
     changes = completion(["1.2.3.1.1"])
     changes.SpecificCharacterSet = "ISO_IR 100"
     changes.PerformedProcedureStepDescription = "Schädel"
-    assert service.set(UID, changes, "MR1").status is Status.SUCCESS
+    assert service.set(UID, changes, "MR1").status is DimseStatus.SUCCESS
     step = steps.get(UID)
     assert step is not None
     ds = steps.dataset(step)
