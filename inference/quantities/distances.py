@@ -1,4 +1,4 @@
-"""How far two structures are apart, in mm."""
+"""The distance between two structures in mm."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ NEIGHBOURS = np.ones((3, 3, 3), bool)
 
 @dataclass(frozen=True)
 class Gap:
-    """`distance` in mm, and the points of the first and the second surface that are so close, in LPS mm."""
+    """The gap between two surfaces: `distance` in mm, and the closest points of both surfaces in LPS mm."""
 
     distance: float
     first: tuple[float, float, float]
@@ -24,12 +24,13 @@ class Gap:
 
 
 def shortest_distance(first: Mask, second: Mask, geometry: Geometry) -> Gap:
-    """Between the surfaces of two masks [slice, row, column] on `geometry`.
+    """Measure the gap between the surfaces of two masks [slice, row, column] on `geometry`.
 
-    0 where they overlap or touch: a voxel of one is a voxel of the other, or next to it (26 neighbours). Else between
-    the centres of surface faces, where a surface at half height lies and where diameters are measured. Between curved
-    surfaces it errs on the short side, by less than a voxel.
-    Raises InputRefused where a mask is empty or not of the geometry's shape.
+    It is 0 where the masks overlap or touch: a voxel of one is a voxel of the other, or one of its 26 neighbours. Else
+    it is measured between the centres of surface faces, where a surface at half height lies and where diameters are
+    measured. Between curved surfaces it is too short by less than a voxel.
+
+    Raises InputRefused for an empty mask and for a mask of another shape than that of `geometry`.
     """
     for mask in (first, second):
         if mask.shape != geometry.shape:

@@ -1,4 +1,4 @@
-"""A number that could not be had, and why."""
+"""A number that could not be determined, and the reason."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,10 @@ from inference.contract.findings import Code
 
 @dataclass(frozen=True)
 class Missing:
-    """`code` (PS3.16 CID 42: MEASUREMENT_FAILURE, NOT_ATTEMPTED, OUT_OF_RANGE of `findings`) is for the
-    report, `reason` a sentence for its reader.
+    """The reason why a number is missing.
+
+    `code` is for the report (PS3.16 CID 42: MEASUREMENT_FAILURE, NOT_ATTEMPTED or OUT_OF_RANGE of `findings`), `reason`
+    is text for its reader.
     """
 
     code: Code

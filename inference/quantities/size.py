@@ -1,4 +1,4 @@
-"""How large a mass is, as report measurements, and whether all of it was seen."""
+"""The size of a mass as report measurements, and a check that the images show all of it."""
 
 import numpy as np
 from scipy import ndimage
@@ -9,17 +9,18 @@ from inference.volumes.geometry import Geometry, Mask
 from inference.volumes.measurements import diameters, volume_ml
 
 
-def cut_off(mask: Mask, searched: Mask | None = None) -> bool:
-    """Whether `mask` reaches the edge of the images, or of the part of them that was searched: what lies beyond is
-    unknown, and every size is the least that it can be. All are [slice, row, column].
+def is_cut_off(mask: Mask, searched: Mask | None = None) -> bool:
+    """Tell if `mask` reaches the edge of the images, or of the part of them that was `searched`.
+
+    The mass may go on beyond, so that every size is a lower bound. Both masks are [slice, row, column].
     """
     seen = np.ones(mask.shape, bool) if searched is None else searched
     inner = ndimage.binary_erosion(seen, np.ones((3, 3, 3)))
     return bool((mask & ~inner).any())
 
 
-def size(mask: Mask, geometry: Geometry) -> tuple[Measurement, ...]:
-    """Volume in mL and the three diameters of `inference.volumes.measurements.Diameters`. `mask` must not be empty."""
+def size_measurements(mask: Mask, geometry: Geometry) -> tuple[Measurement, ...]:
+    """Measure the volume in mL and the three diameters of `Diameters` in mm. `mask` must not be empty."""
     found = diameters(mask, geometry)
     return (
         Measurement(VOLUME, volume_ml(mask, geometry), CM3),

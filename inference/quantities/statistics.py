@@ -1,7 +1,7 @@
-"""How the values of a map are distributed inside a mask, as report measurements or as a reason why not.
+"""Statistics of the values of a map inside a mask, as report measurements or as the reason why there are none.
 
-Moments are those of the voxels themselves, not estimates for a larger population (division by n), as the IBSI defines
-them (Zwanenburg et al. 2020, doi 10.1148/radiol.2020191145): skewness is KE2A, kurtosis the excess kurtosis IPH6,
+Moments are those of the voxels themselves (division by n), as the IBSI defines them, and not estimates for a larger
+population (Zwanenburg et al. 2020, doi 10.1148/radiol.2020191145): skewness is KE2A, kurtosis the excess kurtosis IPH6,
 which is 0 for a normal distribution. DCM 126051 and 126052 leave the definition open. Percentiles interpolate linearly.
 """
 
@@ -16,7 +16,7 @@ from inference.contract.findings import MEASUREMENT_FAILURE, NOT_ATTEMPTED, OUT_
 from inference.quantities.missing import Missing
 from inference.volumes.geometry import Mask
 
-MINIMUM_VOXELS = 10  # fewer make no P10
+MINIMUM_VOXELS = 10  # Fewer do not give a 10th percentile.
 
 MEAN = Code("373098007", "SCT", "Mean")
 MEDIAN = Code("373099004", "SCT", "Median")
@@ -31,8 +31,10 @@ IN_SLICE = ndimage.generate_binary_structure(2, 1)[np.newaxis]
 
 @dataclass(frozen=True)
 class Statistics:
-    """In the unit of the map, but for `skewness` and `kurtosis`, which have none and are NaN where all values are the
-    same. `count` is the number of voxels with a value.
+    """Statistics of a region in the unit of the map.
+
+    `skewness` and `kurtosis` have no unit, and are NaN where all values are the same. `count` is the number of voxels
+    with a value.
     """
 
     count: int
@@ -45,14 +47,14 @@ class Statistics:
     kurtosis: float
 
 
-def statistics(
+def region_statistics(
     values: NDArray[Any], mask: Mask, limits: tuple[float, float] | None = None, minimum: int = MINIMUM_VOXELS
 ) -> Statistics | Missing:
-    """Of `values` inside `mask`, both [slice, row, column] on one grid; NaN is ignored.
+    """Measure `values` inside `mask`, both [slice, row, column] on one grid; NaN is ignored.
 
-    Missing where the mask has fewer voxels than `minimum` (not attempted), where fewer than these, or less than half of
-    the mask, have a value (measurement failure), or where the mean lies outside `limits`, what the quantity can be
-    (out of range).
+    The result is Missing where the mask has fewer voxels than `minimum` (not attempted), where fewer than `minimum` or
+    less than half of its voxels have a value (measurement failure), and where the mean lies outside of `limits` (out of
+    range).
     """
     inside = np.asarray(values[mask], np.float64)
     if inside.size < minimum:
@@ -68,19 +70,19 @@ def statistics(
 
 
 def interior(mask: Mask) -> Mask:
-    """`mask`, [slice, row, column], without its outermost voxels in each slice: they show in part what is around it."""
+    """Return `mask` [slice, row, column] without its outermost voxels in each slice, which may show other tissue."""
     return np.asarray(ndimage.binary_erosion(mask, IN_SLICE))
 
 
 def _moments(x: NDArray[np.float64]) -> tuple[float, float, float, float]:
-    """Mean, SD, skewness and excess kurtosis of finite values; the last two are NaN where all values are the same."""
+    """Return mean, SD, skewness and excess kurtosis of finite values; a constant has NaN for the last two."""
     mean, sd = float(x.mean()), float(x.std())
     scaled = (x - mean) / sd if sd > 0 else np.full(x.shape, np.nan)
     return mean, sd, float(np.mean(scaled**3)), float(np.mean(scaled**4) - 3.0)
 
 
 def as_measurements(quantity: Code, unit: Code, found: Statistics | Missing) -> tuple[Measurement, ...]:
-    """One measurement of `quantity` for each statistic; where it is missing, the mean alone, with the reason's code."""
+    """Return a measurement of `quantity` for each statistic, or for the mean alone with the code of the reason."""
     if isinstance(found, Missing):
         return (Measurement(quantity, None, unit, MEAN, found.code),)
     return tuple(

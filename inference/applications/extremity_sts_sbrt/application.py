@@ -48,8 +48,8 @@ from inference.contract.manifest import Manifest, weights_path, weights_sha256
 from inference.contract.series_input import SeriesInput
 from inference.gate.assessment import check_volume
 from inference.gate.reference import reference_of
-from inference.quantities.panel import Volumes, read_optional
-from inference.quantities.size import size
+from inference.quantities.panel import Volumes, read_optional_volumes
+from inference.quantities.size import size_measurements
 from inference.volumes.reading import read_volume
 from storage.errors import InputRefused
 
@@ -133,7 +133,7 @@ class LimbSarcomaCourse:
                 raise InputRefused(f"it has no {name} series")
             required[name] = (read_volume(inputs[key].paths),)
         check_volume(required["t1w"][0], self._reference)
-        volumes, unread = read_optional(inputs, OPTIONAL, point)
+        volumes, unread = read_optional_volumes(inputs, OPTIONAL, point)
         return volumes | required, unread
 
     def _findings(
@@ -182,7 +182,7 @@ def _measured(name: str, now: Examination) -> tuple[tuple[Measurement, ...], tup
     if name != "mass":
         return (Measurement(VOLUME, now.volume(name), CM3),), ()
     mask, geometry = now.masks["mass"], now.source.geometry
-    volume, long_axis, short_axis, maximum_3d = size(mask, geometry)
+    volume, long_axis, short_axis, maximum_3d = size_measurements(mask, geometry)
     return (
         # What the trial asks for first: OHIF draws five values of a finding on the image and no more.
         volume,

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from inference.applications.extremity_sts_sbrt.preprocessing import prepare, restore, structures
+from inference.quantities.alignment import align
 from inference.quantities.distances import shortest_distance
-from inference.quantities.panel import ADC, T1, T2, Panel, Volumes, bring, panel
-from inference.quantities.size import cut_off
+from inference.quantities.panel import ADC, T1, T2, Panel, Volumes, measure_panel
+from inference.quantities.size import is_cut_off
 from inference.quantities.statistics import Statistics
 from inference.volumes.geometry import Array, Mask
 from inference.volumes.measurements import Diameters, diameters, volume_ml
@@ -52,7 +53,7 @@ class Examination:
     @cached_property
     def cut_off(self) -> bool:
         """Whether the mass, which must have been found, goes on where nothing was searched."""
-        return cut_off(self.masks["mass"], self.searched)
+        return is_cut_off(self.masks["mass"], self.searched)
 
     @property
     def searched_share(self) -> float:
@@ -86,7 +87,7 @@ def examine(volumes: Volumes, infer: Infer, threshold: float) -> Examination:
     one of REQUIRED cannot be brought onto that grid, or covers less than COVERED of it.
     """
     (source,) = volumes["t1w"]
-    quantities = panel(volumes, source, (ADC, T1, T2))
+    quantities = measure_panel(volumes, source, (ADC, T1, T2))
     images: dict[str, Array] = {"t1w": source.array}
     used, notes = [source], []
     searched = np.ones(source.array.shape, bool)
@@ -95,7 +96,7 @@ def examine(volumes: Volumes, infer: Infer, threshold: float) -> Examination:
             continue
         volume = volumes[name][0]
         try:
-            brought = bring(volume.array, volume, source)
+            brought = align(volume.array, volume, source)
             images[name] = np.nan_to_num(brought)
             used.append(volume)
             if name in REQUIRED:

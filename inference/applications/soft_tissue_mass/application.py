@@ -20,8 +20,8 @@ from inference.contract.series_input import SeriesInput
 from inference.engine.networks import ensemble
 from inference.gate.assessment import check_volume
 from inference.gate.reference import reference_of
-from inference.quantities.panel import Panel, panel, read_optional
-from inference.quantities.size import cut_off, size
+from inference.quantities.panel import Panel, measure_panel, read_optional_volumes
+from inference.quantities.size import is_cut_off, size_measurements
 from inference.volumes.geometry import Mask
 from inference.volumes.reading import read_volume
 from inference.volumes.volume import Volume
@@ -86,13 +86,13 @@ class SoftTissueMass:
         progress("reading", 0.0)
         volume = read_volume(inputs["t1w"].paths)
         check_volume(volume, self._reference)
-        optional, unread = read_optional(inputs)
+        optional, unread = read_optional_volumes(inputs)
         progress("segmenting", 0.2)
         estimated = self._estimate(volume, engine)
         mask = estimated.mass(self._model.threshold)
         doubt = tuple(self._doubt(estimated, mask)) if mask.any() else ()
         progress("measuring", 0.8)
-        quantities = panel(optional, volume)
+        quantities = measure_panel(optional, volume)
         found, told = self._measured(mask, volume, quantities, uncertain=bool(doubt)) if mask.any() else ((), ())
         return Findings(
             source=volume,
@@ -120,7 +120,7 @@ class SoftTissueMass:
         agreement = estimated.agreement(self._model.threshold)
         if agreement < self._model.uncertain_below:
             yield DISAGREE.format(agreement=agreement, limit=self._model.uncertain_below)
-        if cut_off(mask):
+        if is_cut_off(mask):
             yield CUT_OFF
 
     def _measured(
@@ -128,7 +128,7 @@ class SoftTissueMass:
     ) -> tuple[tuple[Segment], tuple[str, ...]]:
         """The mass with all that is measured of it, and what its reader must know of that."""
         measurements = (
-            *size(mask, volume.geometry),
+            *size_measurements(mask, volume.geometry),
             Measurement(FASCIA_DEPTH, None, MM, missing=NOT_ATTEMPTED),
             *quantities.measurements(mask),
         )

@@ -5,7 +5,7 @@ It is a fraction of the signal, not of the protons: T1 weighting and T2* decay a
 
 import numpy as np
 
-from inference.quantities.fits.fitting import FLOOR, noise_sd
+from inference.quantities.fits.common import FLOOR, noise_sd
 from inference.volumes.geometry import Array
 from storage.errors import InputRefused
 

@@ -20,7 +20,7 @@ from inference.applications.soft_tissue_mass.classifier import FEATURES, Classif
 from inference.phantoms.limb.images import B_VALUES
 from inference.phantoms.limb.study import FIRST_TRAINING_SEED, HELD_OUT_SEEDS, limb_study, study_grid
 from inference.phantoms.scene import mixture
-from inference.quantities.panel import panel
+from inference.quantities.panel import measure_panel
 from inference.quantities.statistics import Statistics
 from inference.volumes.volume import Volume
 
@@ -148,7 +148,7 @@ def sample(seed: int) -> Sample:
 
     weighted = tuple(volume(f"dwi_b{b:g}", **{"b-value": b}) for b in B_VALUES)
     maps = {name: (volume(name),) for name in ("t1_map", "t2_map")}
-    quantities = panel({"dwi": weighted, **maps}, weighted[0])
+    quantities = measure_panel({"dwi": weighted, **maps}, weighted[0])
     told = [quantities.statistics(quantity, images.masks["mass"]) for quantity in FEATURES]
     mask, inside = images.masks["mass"], mixture(images.anatomy.mass_layers, density=False)
     true = [inside.image(level)[mask].mean() for level in (lambda t: t.adc, lambda t: t.t1, lambda t: t.t2)]

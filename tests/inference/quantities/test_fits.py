@@ -10,9 +10,9 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from inference.quantities.fits.adc import adc_map
+from inference.quantities.fits.common import noise_sd
 from inference.quantities.fits.fat_fraction import fat_fraction
-from inference.quantities.fits.fitting import noise_sd
-from inference.quantities.panel import Panel, panel
+from inference.quantities.panel import Panel, measure_panel
 from inference.volumes.geometry import Geometry
 from inference.volumes.planes import B_VALUE
 from inference.volumes.reading import read_volume
@@ -89,7 +89,7 @@ def test_volumes_in_different_places_make_no_adc() -> None:
 
     def made(z: float) -> Panel:
         weighted = (volume(50.0, 0.0), volume(800.0, z))
-        return panel({"dwi": weighted}, weighted[0])
+        return measure_panel({"dwi": weighted}, weighted[0])
 
     assert made(0.01).values["adc"] == pytest.approx(np.full((3, 4, 4), 1000.0), rel=1e-5)
     assert "lie in different places" in made(6.0).missing["adc"].reason

@@ -18,8 +18,9 @@ from inference.contract.findings import NOT_ATTEMPTED, Findings, Measurement
 from inference.contract.manifest import load_manifest
 from inference.contract.series_input import SeriesInput
 from inference.engine.models import TorchEngine
+from inference.quantities.alignment import align
 from inference.quantities.fits.fat_fraction import fat_fraction
-from inference.quantities.panel import ADC, FAT, QUANTITIES, T1, T2, bring, panel, read_optional
+from inference.quantities.panel import ADC, FAT, QUANTITIES, T1, T2, measure_panel, read_optional_volumes
 from inference.quantities.statistics import Statistics, interior
 from inference.volumes.geometry import Geometry
 from inference.volumes.reading import read_volume
@@ -47,8 +48,8 @@ def examined(tmp_path_factory: pytest.TempPathFactory) -> Examined:
 
 def test_every_number_is_the_truth_within_its_error(examined: Examined) -> None:
     source = read_volume(examined.study.series["t1w"].paths)
-    volumes, notes = read_optional(examined.inputs("dwi", "adc", "t1_map", "t2_map", "water", "fat"))
-    found = panel(volumes, source)
+    volumes, notes = read_optional_volumes(examined.inputs("dwi", "adc", "t1_map", "t2_map", "water", "fat"))
+    found = measure_panel(volumes, source)
     assert notes == ()
     (said,) = found.notes(examined.study.mask)
     assert said.startswith("The statistics of ADC, T1, T2, Fat fraction are those of the outline without its outermost")
@@ -70,8 +71,8 @@ def test_what_is_missing_is_said_with_its_reason(examined: Examined, tmp_path: P
     in_seconds = rescaled(examined.study.series["t1_map"].paths, tmp_path, 1e-3)
     inputs = examined.inputs("adc", "t2_map") | {"t1_map": SeriesInput("t1_map", "", in_seconds)}
     inputs["t2_map"] = replace(inputs["t2_map"], paths=inputs["t2_map"].paths[::2][:-3] + inputs["t2_map"].paths[-1:])
-    volumes, notes = read_optional(inputs)
-    found = panel(volumes, source)
+    volumes, notes = read_optional_volumes(inputs)
+    found = measure_panel(volumes, source)
     assert any(note.startswith("The series for t2_map was not used") and "missing" in note for note in notes)
     assert [one.quantity for one in found.maps] == [ADC.code]
     told = found.measurements(examined.study.mask)
@@ -89,17 +90,17 @@ def test_a_unit_is_judged_by_the_whole_map(test_data: Path, folder: str) -> None
     scanned = read_volume(sorted((test_data / "mr" / folder).rglob("*.dcm")))
     noise = np.random.default_rng(0).normal(0, 4000, scanned.array.shape).astype(np.float32)  # of a fit in the air
     noisy = replace(scanned, array=np.where(scanned.array == 0, noise, scanned.array))
-    assert [set(panel({"adc": (one,)}, one).values) for one in (scanned, noisy)] == [{"adc"}] * 2
-    refused = panel({"adc": (replace(scanned, array=10 * scanned.array),)}, scanned)
+    assert [set(measure_panel({"adc": (one,)}, one).values) for one in (scanned, noisy)] == [{"adc"}] * 2
+    refused = measure_panel({"adc": (replace(scanned, array=10 * scanned.array),)}, scanned)
     assert "cannot be ADC in um2/s" in refused.missing["adc"].reason
 
 
 def test_a_fat_fraction_in_per_mille_is_none(examined: Examined) -> None:
-    volumes, _ = read_optional(examined.inputs("water", "fat"))
+    volumes, _ = read_optional_volumes(examined.inputs("water", "fat"))
     (water,), (fat,) = volumes["water"], volumes["fat"]
     percent = np.nan_to_num(fat_fraction(water.array, fat.array))
     for scale, said in ((0.01, None), (1, None), (10, "cannot be Fat fraction in %")):
-        found = panel({"fat_fraction": (replace(fat, array=scale * percent),)}, water)
+        found = measure_panel({"fat_fraction": (replace(fat, array=scale * percent),)}, water)
         if said is None:
             assert np.nanmax(found.values["fat"]) > 90
         else:
@@ -108,7 +109,7 @@ def test_a_fat_fraction_in_per_mille_is_none(examined: Examined) -> None:
 
 @pytest.mark.parametrize("changed", ["place", "frame of reference"])
 def test_water_and_fat_must_show_the_same_place(examined: Examined, changed: str) -> None:
-    volumes, _ = read_optional(examined.inputs("water", "fat"))
+    volumes, _ = read_optional_volumes(examined.inputs("water", "fat"))
     (water,), (fat,) = volumes["water"], volumes["fat"]
     affine = fat.geometry.affine.copy()
     affine[:3, 3] += (0.0, 0.0, 8.0)
@@ -116,7 +117,7 @@ def test_water_and_fat_must_show_the_same_place(examined: Examined, changed: str
         "place": replace(fat, geometry=Geometry(fat.geometry.shape, affine)),
         "frame of reference": replace(fat, frame_of_reference_uid="1.2.3"),
     }[changed]
-    refused = panel({"water": (water,), "fat": (other,)}, water)
+    refused = measure_panel({"water": (water,), "fat": (other,)}, water)
     reason = refused.missing["fat"].reason
     assert (
         f"water (series {water.series_instance_uid}) and fat (series {fat.series_instance_uid}) lie on diff" in reason
@@ -125,8 +126,8 @@ def test_water_and_fat_must_show_the_same_place(examined: Examined, changed: str
 
 def test_only_what_is_asked_for_is_told_and_why_a_better_series_was_not_used(examined: Examined) -> None:
     source = read_volume(examined.study.series["t1w"].paths)
-    volumes, _ = read_optional(examined.inputs("dwi", "adc", "water", "fat"))
-    found = panel(volumes | {"dwi": volumes["dwi"][:1]}, source, (ADC, T1))
+    volumes, _ = read_optional_volumes(examined.inputs("dwi", "adc", "water", "fat"))
+    found = measure_panel(volumes | {"dwi": volumes["dwi"][:1]}, source, (ADC, T1))
     assert {m.name for m in found.measurements(examined.study.mask)} == {ADC.code, T1.code}
     assert found.inputs == volumes["adc"]
     statistics, unused, missing = found.notes(examined.study.mask)
@@ -147,16 +148,16 @@ def rescaled(paths: tuple[Path, ...], folder: Path, factor: float) -> tuple[Path
 
 def test_a_map_of_another_frame_of_reference_is_registered_or_left_out(examined: Examined) -> None:
     source = read_volume(examined.study.series["t1w"].paths)
-    volumes, _ = read_optional(examined.inputs("t2_map"))
+    volumes, _ = read_optional_volumes(examined.inputs("t2_map"))
     (t2,) = volumes["t2_map"]
     affine = t2.geometry.affine.copy()
     affine[:3, 3] += (9.0, -6.0, 0.0)
     moved = replace(t2, frame_of_reference_uid="1.2.3", geometry=replace(t2.geometry, affine=affine))
-    told = panel({"t2_map": (moved,)}, source).statistics(T2, examined.study.mask)
+    told = measure_panel({"t2_map": (moved,)}, source).statistics(T2, examined.study.mask)
     assert isinstance(told, Statistics)
     assert told.mean == pytest.approx(examined.truth["t2"], rel=TOLERANCE[T2])
     noise = np.random.default_rng(0).uniform(50, 150, t2.array.shape).astype(np.float32)
-    refused = panel({"t2_map": (replace(moved, array=noise),)}, source)
+    refused = measure_panel({"t2_map": (replace(moved, array=noise),)}, source)
     assert refused.maps == ()
     assert any("cannot be brought onto" in note for note in refused.notes(examined.study.mask))
 
@@ -171,7 +172,7 @@ def test_what_shows_less_of_a_limb_has_no_place_along_it(examined: Examined) -> 
         geometry=Geometry((20, *whole.geometry.shape[1:]), affine),
     )  # fmt: skip
     with pytest.raises(InputRefused, match="do not show the same length of the limb"):
-        bring(half.array, half, source)
+        align(half.array, half, source)
 
 
 def test_outside_of_the_field_of_view_nothing_is_known(examined: Examined) -> None:
@@ -180,7 +181,7 @@ def test_outside_of_the_field_of_view_nothing_is_known(examined: Examined) -> No
     affine = whole.geometry.affine.copy()
     affine[:3, 3] += (0.0, 0.0, 1e-6)
     part = replace(whole, array=whole.array[:30], geometry=Geometry((30, *whole.geometry.shape[1:]), affine))
-    brought = bring(part.array, part, source)
+    brought = align(part.array, part, source)
     assert np.isfinite(brought[:30]).all()
     assert np.isnan(brought[30:]).all()
 

@@ -14,7 +14,7 @@ from inference.contract.findings import MEASUREMENT_FAILURE, NOT_ATTEMPTED, OUT_
 from inference.quantities.distances import shortest_distance
 from inference.quantities.missing import Missing
 from inference.quantities.response import Course, Response, recist
-from inference.quantities.statistics import Statistics, as_measurements, statistics
+from inference.quantities.statistics import Statistics, as_measurements, region_statistics
 from inference.volumes.geometry import Geometry
 from inference.volumes.reading import read_volume
 from storage.errors import InputRefused
@@ -55,7 +55,7 @@ def test_statistics_of_a_scanners_adc_map(test_data: Path) -> None:
     where = (slice(9, 10), slice(120, 140), slice(115, 140))
     mask = np.zeros(volume.array.shape, bool)
     mask[where] = True
-    found = statistics(volume.array, mask, limits=(0.0, 5000.0))
+    found = region_statistics(volume.array, mask, limits=(0.0, 5000.0))
     assert isinstance(found, Statistics)
     ds = dcmread(volume.frames[9].path)
     pixels = ds.pixel_array[120:140, 115:140].ravel().astype(float)
@@ -69,7 +69,7 @@ def test_statistics_of_a_scanners_adc_map(test_data: Path) -> None:
 def test_voxels_without_a_value_do_not_count() -> None:
     values = np.full(SHAPE, np.nan, np.float32)
     values[0, 0, :40] = np.arange(40)
-    found = statistics(values, block(slice(0, 1), slice(0, 1), slice(0, 60)))
+    found = region_statistics(values, block(slice(0, 1), slice(0, 1), slice(0, 60)))
     assert isinstance(found, Statistics)
     assert (found.count, found.mean) == (40, 19.5)
     assert found.kurtosis == pytest.approx(-1.2, abs=0.01), "of a uniform distribution; a normal one has 0"
@@ -79,13 +79,13 @@ def test_why_there_are_no_statistics() -> None:
     values = np.full(SHAPE, 900.0, np.float32)
     values[0, 0, :40] = np.nan
     row = block(slice(0, 1), slice(0, 1), slice(0, 60))
-    assert statistics(values, block(slice(0, 1), slice(5, 6), slice(0, 9))) == Missing(
+    assert region_statistics(values, block(slice(0, 1), slice(5, 6), slice(0, 9))) == Missing(
         NOT_ATTEMPTED, "the region has 9 voxels, and statistics need 10"
     )
-    assert statistics(values, row) == Missing(
+    assert region_statistics(values, row) == Missing(
         MEASUREMENT_FAILURE, "only 20 of the 60 voxels of the region have a value"
     )
-    assert statistics(values, block(slice(3, 4)), limits=(0.0, 800.0)) == Missing(
+    assert region_statistics(values, block(slice(3, 4)), limits=(0.0, 800.0)) == Missing(
         OUT_OF_RANGE, "the mean 900 is outside 0 to 800"
     )
 
