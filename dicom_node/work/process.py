@@ -18,6 +18,8 @@ from dicom_node.runtime.logs import configure
 from dicom_node.runtime.notify import notify
 from dicom_node.runtime.process import claim_role, die_with_parent, hold, stop_on_signals
 from dicom_node.settings.model import load
+from dicom_node.work.applications import WarmApplications
+from dicom_node.work.tasks import build_tasks
 from dicom_node.work.worker import Worker
 from inference.engine.devices import resolve_devices
 from inference.engine.models import TorchEngine
@@ -47,14 +49,16 @@ def main(
     stores.jobs.release_worker(name, "its worker was restarted", settings.work.maximum_attempts)
     worker = Worker(
         name=name,
-        engine=TorchEngine(device),
         jobs=stores.jobs,
-        results=stores.results,
-        instances=stores.instances,
-        applications={a.name: a for a in applications(settings)},
-        objects_dir=settings.folders.objects,
-        ae_title=settings.node.ae_title,
-        profiles={destination.name: destination.profile for destination in settings.destinations},
+        perform=build_tasks(
+            engine=TorchEngine(device),
+            applications=WarmApplications(applications(settings)),
+            profiles={destination.name: destination.profile for destination in settings.destinations},
+            instances=stores.instances,
+            results=stores.results,
+            objects_dir=settings.folders.objects,
+            ae_title=settings.node.ae_title,
+        ).perform,
         backoff=Backoff(RETRY_SECONDS, RETRY_SECONDS * 8, settings.work.maximum_attempts),
         heartbeat_seconds=settings.work.heartbeat_seconds,
         job_timeout_seconds=settings.work.job_timeout_seconds,

@@ -16,9 +16,7 @@ from dicom_node.catalogue import ConfiguredApplication
 from dicom_node.demo import views
 from dicom_node.objects.profiles import ObjectProfile
 from dicom_node.read.visits import acquisition_date, visit_of
-from dicom_node.runtime.backoff import Backoff
 from dicom_node.schedule import Scheduler, Urgency
-from dicom_node.work.worker import Worker
 from inference.contract.findings import Findings
 from inference.contract.inputs import EarlierRule, InputRule
 from inference.contract.manifest import Manifest
@@ -33,6 +31,7 @@ from tests.inference.series.test_recogniser import header
 from tests.objects.sources import findings, read
 from tests.schedule.test_scheduler import RULE, Clock, push, release
 from tests.storage.node import Node
+from tests.work.parts import build_worker
 
 SECRET = "SECRET-7"
 
@@ -203,23 +202,17 @@ def test_studies_from_before_anybody_asked_are_found(node: Node, tmp_path: Path)
     assert course.points(course.bring("second", StudyDate="20260301")) == [first]
 
 
-def test_the_worker_gives_the_series_of_each_time_point(
-    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_worker_gives_the_series_of_each_time_point(node: Node, tmp_path: Path) -> None:
     course = Course(node, tmp_path)
     first = course.bring("first", StudyDate="20251224", AcquisitionDate="20251225")
     second = course.bring("second", StudyDate="20260301", AcquisitionDate="")
-    worker = Worker(
-        "w", SimpleNamespace(device="cpu"), node.jobs, node.results, node.instances,  # type: ignore[arg-type]
-        {"mass": application(None)}, tmp_path / "objects", "NODE", {}, Backoff(5, 40, 3), 60, 60,
-    )  # fmt: skip
     given: dict[str, dict[str, SeriesInput]] = {}
 
     def run(inputs: dict[str, SeriesInput], *_: object) -> None:
         given[inputs["t1w"].paths[0].parts[-3]] = inputs
         raise RuntimeError
 
-    monkeypatch.setattr(worker, "_application", lambda name: SimpleNamespace(run=run))
+    worker = build_worker(node, application(None), SimpleNamespace(run=run), {}, tmp_path / "objects")
     assert worker.work_one()
     assert worker.work_one()
     assert list(given[first]) == ["t1w"]
@@ -230,9 +223,7 @@ def test_the_worker_gives_the_series_of_each_time_point(
     assert len(before.paths) == 20
 
 
-def test_the_report_tells_of_earlier_studies_that_were_not_compared(
-    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_report_tells_of_earlier_studies_that_were_not_compared(node: Node, tmp_path: Path) -> None:
     course = Course(node, tmp_path, EarlierRule())
     course.bring("first", StudyDate="20260101", AcquisitionDate="20260101")
     course.bring("knee", StudyDate="20260102", AcquisitionDate="20260102", BodyPartExamined="KNEE")
@@ -243,16 +234,13 @@ def test_the_report_tells_of_earlier_studies_that_were_not_compared(
     course.push("third", paths)
     assert course.points(uid) == [second]
     found = findings(read(paths[0].parent), ())
-    worker = Worker(
-        "w", SimpleNamespace(device="cpu"), node.jobs, node.results, node.instances,  # type: ignore[arg-type]
-        {"mass": application(None)}, tmp_path / "objects", "NODE", {"pacs": ObjectProfile()}, Backoff(5, 40, 3), 60, 60,
-    )  # fmt: skip
 
     def run(inputs: dict[str, SeriesInput], *_: object) -> Findings:
         assert inputs["t1w"].paths[0].parts[-3] == uid  # the jobs of the other studies fail
         return found
 
-    monkeypatch.setattr(worker, "_application", lambda name: SimpleNamespace(run=run))
+    profiles = {"pacs": ObjectProfile()}
+    worker = build_worker(node, application(None), SimpleNamespace(run=run), profiles, tmp_path / "objects")
     while worker.work_one():
         pass
     (report,) = (result for result in node.results.objects(uid) if result.kind == "SR")

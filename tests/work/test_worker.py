@@ -13,14 +13,14 @@ from sqlalchemy import update
 
 from dicom_node.catalogue import ConfiguredApplication
 from dicom_node.objects.profiles import ObjectProfile
-from dicom_node.runtime.backoff import Backoff
-from dicom_node.work.worker import EXIT_AGAIN, Worker
+from dicom_node.work.worker import EXIT_AGAIN
 from storage.records.jobs import JobState
 from storage.records.results import ObjectKind
 from storage.tables import schema
 from storage.tables.database.connection import Database
 from tests.objects.sources import findings, read, write_oblique
 from tests.storage.node import Node, received
+from tests.work.parts import build_worker
 
 SECRET = "SECRETPERSON"
 
@@ -30,27 +30,20 @@ Hang = Callable[[float], subprocess.Popen[str]]
 HANGING = """
 import sys, threading, time
 from pathlib import Path
-from dicom_node.runtime.backoff import Backoff
 from dicom_node.catalogue import ConfiguredApplication
-from dicom_node.work.worker import Worker
 from storage.tables.database.connection import Database
-from storage.log.instances import InstanceStore
-from storage.tables.jobs import Jobs
-from storage.tables.results import Results
+from tests.work.parts import build_worker, open_stores
 
 class Hanging:
     def run(self, inputs, engine, progress):
         print("hangs", flush=True)
         time.sleep(600)
 
-database = Database(sys.argv[1])
-worker = Worker(
-    "w", None, Jobs(database), Results(database),
-    InstanceStore(database, Path(sys.argv[2]), lambda sop, modality: True),
-    {"liver": ConfiguredApplication("liver", ("pacs",), None)}, Path(sys.argv[2]), "NODE", {}, Backoff(5, 40, 3),
+folder = Path(sys.argv[2])
+worker = build_worker(
+    open_stores(Database(sys.argv[1]), folder), ConfiguredApplication("liver", ("pacs",), None), Hanging(), {}, folder,
     heartbeat_seconds=0.2, job_timeout_seconds=float(sys.argv[3]),
 )
-worker._application = lambda name: Hanging()
 worker.run(threading.Event())
 """
 
@@ -59,27 +52,21 @@ WRITING = """
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from dicom_node.runtime.backoff import Backoff
 from dicom_node.catalogue import ConfiguredApplication
 from dicom_node.runtime.logs import configure
-from dicom_node.work.worker import Worker
 from storage.tables.database.connection import Database
-from storage.log.instances import InstanceStore
-from storage.tables.jobs import Jobs
-from storage.tables.results import Results
 from tests.conformance.cases import rich_findings
 from tests.conformance.makers import EVERYTHING
 from tests.objects.sources import read
+from tests.work.parts import build_worker, open_stores
 
 configure("work", "DEBUG")
-database, folder = Database(sys.argv[1]), Path(sys.argv[2])
-worker = Worker(
-    "w", SimpleNamespace(device="cpu"), Jobs(database), Results(database),
-    InstanceStore(database, folder, lambda sop, modality: True),
-    {"liver": ConfiguredApplication("liver", ("pacs",), None)}, folder, "NODE", {"pacs": EVERYTHING},
-    Backoff(5, 40, 3), 60, 60,
+folder = Path(sys.argv[2])
+application = SimpleNamespace(run=lambda *_: rich_findings(read(Path(sys.argv[3]))))
+worker = build_worker(
+    open_stores(Database(sys.argv[1]), folder), ConfiguredApplication("liver", ("pacs",), None), application,
+    {"pacs": EVERYTHING}, folder,
 )
-worker._application = lambda name: SimpleNamespace(run=lambda *_: rich_findings(read(Path(sys.argv[3]))))
 worker.work_one()
 """
 
@@ -142,22 +129,19 @@ def test_what_a_worker_says_names_no_patient(node: Node, tmp_path: Path) -> None
     done = subprocess.run([sys.executable, "-c", WRITING, *arguments], capture_output=True, text=True, check=True)
     (job,) = node.jobs.list()
     assert (job.state, job.reason) == (JobState.SUCCEEDED, "")
-    assert "Job succeeded" in done.stderr
+    assert "The job succeeded" in done.stderr
     assert SECRET not in done.stdout + done.stderr
 
 
-def test_destinations_with_the_same_profile_get_the_same_objects(
-    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_destinations_with_the_same_profile_get_the_same_objects(node: Node, tmp_path: Path) -> None:
     """A later report names the form that its destination got of the one before."""
     report_only = ObjectProfile(objects=frozenset({ObjectKind.SR}))
     found = findings(read(write_oblique(tmp_path / "series", "A^B", "ISO_IR 100")))
-    worker = Worker(
-        "w", SimpleNamespace(device="cpu"), node.jobs, node.results, node.instances,  # type: ignore[arg-type]
-        {"liver": ConfiguredApplication("liver", ("pacs", "archive", "reports"), None)}, tmp_path / "objects", "NODE",
-        {"pacs": ObjectProfile(), "archive": ObjectProfile(), "reports": report_only}, Backoff(5, 40, 3), 60, 60,
+    worker = build_worker(
+        node, ConfiguredApplication("liver", ("pacs", "archive", "reports"), None),
+        SimpleNamespace(run=lambda *_: found),
+        {"pacs": ObjectProfile(), "archive": ObjectProfile(), "reports": report_only}, tmp_path / "objects",
     )  # fmt: skip
-    monkeypatch.setattr(worker, "_application", lambda name: SimpleNamespace(run=lambda *_: found))
 
     def offered(job: int, destination: str) -> dict[str, Any]:
         return {target.kind: target for target, _ in node.deliveries.offered(job, destination)}

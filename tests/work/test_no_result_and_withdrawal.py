@@ -29,6 +29,7 @@ from tests.acceptance.studies import write_ball_study
 from tests.objects.sources import ABNORMAL, MASS
 from tests.storage.node import NOW, UNDECIDED, Node
 from tests.validators import dciodvfy_errors
+from tests.work.parts import build_worker
 
 MANIFEST = Manifest("x", "mass", "1", "Mass of a limb", (InputRule("t1w", kind="T1w"),), Path("."), {}, "a")
 
@@ -81,13 +82,9 @@ def worker(node: Node, application: Application | None, **profiles: ObjectProfil
     """With no application, it is one that cannot be used."""
     manifest = MANIFEST if application is not None else None
     configured = ConfiguredApplication("mass", tuple(profiles), manifest, "there is no such file")
-    made = Worker(
-        "w", TorchEngine("cpu"), node.jobs, node.results, node.instances, {"mass": configured},
-        node.root.parent / "objects", "NODE", profiles, Backoff(0, 0, 2), heartbeat_seconds=5, job_timeout_seconds=60,
-    )  # fmt: skip
-    if application is not None:
-        made._warm["mass"] = application
-    return made
+    return build_worker(
+        node, configured, application, profiles, node.root.parent / "objects", Backoff(0, 0, 2), heartbeat_seconds=5
+    )
 
 
 def analysis(study: PhantomStudy, fingerprint: str = "f") -> NewJob:

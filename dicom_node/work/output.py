@@ -1,0 +1,110 @@
+"""The output of a job: its folder, the destinations it is for, and the objects that are written for them."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dicom_node.objects.build import Built, ObjectContext, Predecessor
+from dicom_node.objects.profiles import ObjectProfile
+from dicom_node.work.applications import WarmApplications
+from storage.log.files import write_durable
+from storage.records.jobs import Job
+from storage.records.results import NewObject
+from storage.tables.results import Results
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """The durable objects of a job, in the order of delivery, and the facts that its timeline keeps as JSON."""
+
+    objects: Sequence[NewObject]
+    facts: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class DestinationGroup:
+    """Destinations with the same profile. They get the very same objects."""
+
+    profile: ObjectProfile
+    names: tuple[str, ...]
+
+
+class Outputs:
+    """The part of the output that is the same for all jobs. `profiles` has the profile of every destination."""
+
+    def __init__(
+        self,
+        results: Results,
+        applications: WarmApplications,
+        profiles: Mapping[str, ObjectProfile],
+        objects_dir: Path,
+        ae_title: str,
+    ) -> None:
+        self._results = results
+        self._applications = applications
+        self._profiles = profiles
+        self._objects_dir = objects_dir
+        self._ae_title = ae_title
+
+    def begin(self, job: Job) -> "JobOutput":
+        """Return the output of a job, in a folder without the files of an attempt that was killed."""
+        folder = self._objects_dir / job.study_instance_uid / str(job.id)
+        shutil.rmtree(folder, ignore_errors=True)
+        return JobOutput(job, folder, self)
+
+    def groups(self, job: Job) -> list[DestinationGroup]:
+        """Group the destinations of the job's application by profile.
+
+        An application without any destination has one group without names: its results are kept all the same.
+        """
+        by_profile: dict[ObjectProfile, list[str]] = {}
+        for name in self._applications.configured(job.application).destinations:
+            by_profile.setdefault(self._profiles[name], []).append(name)
+        groups = [DestinationGroup(profile, tuple(names)) for profile, names in by_profile.items()]
+        return groups or [DestinationGroup(ObjectProfile(), ())]
+
+    def context(self, job: Job, destinations: Sequence[str], seed: str) -> ObjectContext:
+        predecessors = self._results.previous_sr(job.study_instance_uid, job.application, job.id, destinations)
+        return ObjectContext(
+            device_name=self._ae_title,
+            uid_seed=f"{job.id}/{job.fingerprint}{seed}",
+            revision=job.revision,
+            predecessors=tuple(
+                Predecessor(p.sop_class_uid, p.sop_instance_uid, p.series_instance_uid) for p in predecessors
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class JobOutput:
+    """The output of one job."""
+
+    job: Job
+    folder: Path
+    outputs: Outputs
+
+    @property
+    def groups(self) -> list[DestinationGroup]:
+        return self.outputs.groups(self.job)
+
+    def context(self, destinations: Sequence[str], seed: str = "") -> ObjectContext:
+        """Return the context in which objects for `destinations` are built. Another `seed` makes other UIDs.
+
+        The reports that an object supersedes are those that these destinations got.
+        """
+        return self.outputs.context(self.job, destinations, seed)
+
+    def write(self, built: Built, destinations: tuple[str, ...]) -> NewObject:
+        """Write an object durably, and return its record."""
+        ds = built.dataset
+        return NewObject(
+            sop_instance_uid=str(ds.SOPInstanceUID),
+            sop_class_uid=str(ds.SOPClassUID),
+            series_instance_uid=str(ds.SeriesInstanceUID),
+            study_instance_uid=str(ds.StudyInstanceUID),
+            kind=built.kind,
+            path=write_durable(self.folder / f"{built.kind.lower()}_{ds.SOPInstanceUID}.dcm", ds),
+            destinations=destinations,
+            stands_for=built.stands_for,
+        )

@@ -1,0 +1,60 @@
+"""The withdrawal of results: rejection notes (IHE RAD IOCM) for the destinations that hold them."""
+
+from collections.abc import Mapping, Sequence
+
+from dicom_node.objects.build import Built
+from dicom_node.objects.ko import Rejected, build_rejection
+from dicom_node.work.first_images import FirstImages
+from dicom_node.work.output import JobOutput, JobResult, Outputs
+from storage.records.jobs import Job, WithdrawalDetail
+from storage.records.results import NewObject, ObjectKind, ResultObject
+from storage.tables.results import Results
+
+
+class Withdrawals:
+    """Performs jobs of kind WITHDRAWAL, and withdraws the results that an analysis supersedes."""
+
+    def __init__(self, results: Results, outputs: Outputs, first_images: FirstImages) -> None:
+        self._results = results
+        self._outputs = outputs
+        self._first_images = first_images
+
+    def perform(self, job: Job, detail: WithdrawalDetail) -> JobResult:
+        """Write the rejection notes for the objects that each destination got, or may have got."""
+        known = {result.id: result for result in self._results.objects(job.study_instance_uid)}
+        held = {name: [known[number] for number in numbers] for name, numbers in detail.objects.items()}
+        return JobResult(self._rejections(self._outputs.begin(job), held), {"withdrawn_job": detail.job})
+
+    def superseded(self, output: JobOutput) -> Sequence[NewObject]:
+        """Write rejection notes for what each destination got of the results that this job's result supersedes.
+
+        Destinations whose profile does not ask for such notes get none.
+        """
+        job = output.job
+        asking = [name for group in output.groups if group.profile.withdraws_superseded for name in group.names]
+        held = {
+            name: self._results.superseded(job.study_instance_uid, job.application, job.id, name) for name in asking
+        }
+        return self._rejections(output, held)
+
+    def _rejections(self, output: JobOutput, held: Mapping[str, Sequence[ResultObject]]) -> Sequence[NewObject]:
+        groups = group_by_objects(held)
+        if not groups:
+            return []
+        source, *_ = self._first_images.of(output.job)
+        notes = []
+        for number, (rejected, destinations) in enumerate(groups.items(), 1):
+            context = output.context(destinations, f"/rejection {number}")
+            note = Built(ObjectKind.REJECTION, build_rejection(source, rejected, context))
+            notes.append(output.write(note, destinations))
+        return notes
+
+
+def group_by_objects(held: Mapping[str, Sequence[ResultObject]]) -> Mapping[tuple[Rejected, ...], tuple[str, ...]]:
+    """Group destinations by the set of objects they hold; omit those that hold none."""
+    groups: dict[tuple[Rejected, ...], list[str]] = {}
+    for name, objects in held.items():
+        rejected = tuple(Rejected(o.sop_class_uid, o.sop_instance_uid, o.series_instance_uid) for o in objects)
+        if rejected:
+            groups.setdefault(rejected, []).append(name)
+    return {rejected: tuple(names) for rejected, names in groups.items()}
