@@ -1,8 +1,8 @@
-"""What the images of a study say about how many of them there are: pure counting over `Facts`.
+"""The inventory of a study: what its images say about how many of them there are. Pure counting over their `Facts`.
 
-Of each series, the strongest statement that can be made (`Grade`). Attributes of PS3.3: Images in Acquisition and
-Acquisition Number (C.7.6.1), Number of Temporal Positions (C.7.6.1, C.8.3.1), Image Position and Orientation (Patient)
-(C.7.6.2, LPS mm), Number of Frames (C.7.6.6).
+Each series gets the strongest statement that can be made (`Grade`). It is made from these attributes of PS3.3: Images
+in Acquisition and Acquisition Number (C.7.6.1), Number of Temporal Positions (C.7.6.1, C.8.3.1), Image Position and
+Orientation (Patient) (C.7.6.2, LPS mm), Number of Frames (C.7.6.6).
 """
 
 from collections import Counter, defaultdict
@@ -19,20 +19,22 @@ from storage.records.evidence import InstanceEvidence, StepEvidence, StudyConten
 from storage.records.instances import Facts
 from storage.records.procedure_steps import ProcedureStepState
 
-MINIMUM_SLICES = 3  # the fewest whose distances can be checked against one another
+MINIMUM_SLICES = 3  # fewer slices have no two distances that can be compared
 SAME_POSITION = 0.05  # mm along the normal: scanners round, and repeat a place within one series
-SAME_DIRECTION = 1e-3  # of a direction cosine
-GAP = 1.5  # of the median distance of neighbours
+SAME_DIRECTION = 1e-3  # largest difference of a direction cosine
+GAP = 1.5  # a larger multiple of the median distance of neighbours is a gap
 
-Vector = tuple[float, float, float]
-Orientation = tuple[float, float, float, float, float, float]  # of rows, then of columns
+_Vector = tuple[float, float, float]
+_Orientation = tuple[float, float, float, float, float, float]  # direction cosines of the rows, then of the columns
 
 
 @dataclass(frozen=True)
 class SeriesCount:
-    """`text` says what was counted. `declared` is None where nothing was, or where it cannot be true.
+    """The number of images of one series, and what they say about it.
 
-    `in_completed_step`: a COMPLETED procedure step lists every instance of the series, and all it lists are here.
+    `text` tells what was counted. `declared` is None if nothing was declared, or if it cannot be true.
+    `in_completed_step` is True if a COMPLETED procedure step lists every instance of the series, and all instances that
+    the step lists are here.
     """
 
     series_instance_uid: str
@@ -46,17 +48,17 @@ class SeriesCount:
 
     @property
     def untrue(self) -> bool:
-        """Whether nothing is known but that the declared count is wrong, which `text` then says."""
+        """True if all that is known is that the declared count is wrong, which `text` then tells."""
         return self.grade is Grade.SILENT and bool(self.text)
 
 
 @dataclass(frozen=True)
 class Inventory:
-    """What is here of a study. `images` are the instances that are no results of this node; `own` are those."""
+    """The instances of a study that are here: `own` counts the results of this node, `images` all others."""
 
     images: int = 0
     own: int = 0
-    series: tuple[SeriesCount, ...] = ()  # those that hold images
+    series: tuple[SeriesCount, ...] = ()  # only series that hold images
     steps: StepNumbers = field(default_factory=StepNumbers)
     steps_ended_at: datetime | None = None
 
@@ -70,17 +72,17 @@ class Inventory:
 
     @property
     def says_regular(self) -> bool:
-        """Every series has the count it declares, or is a regular stack."""
+        """True if every series has the count it declares, or is a regular stack."""
         return bool(self.series) and all(s.grade in (Grade.DECLARED, Grade.REGULAR) for s in self.series)
 
     @property
     def says_something(self) -> bool:
-        """Every series speaks for itself, and none against it."""
+        """True if every series says something about its number, and none that images are missing."""
         return bool(self.series) and all(s.grade not in (Grade.SHORT, Grade.SILENT) for s in self.series)
 
     @cached_property
     def text(self) -> str:
-        """What all series say together; empty when one of them says nothing."""
+        """The statements of all series in one sentence; empty if one of them says nothing."""
         if not self.says_something:
             return ""
         if len(self.series) == 1:
@@ -102,14 +104,14 @@ def plural(number: int, noun: str) -> str:
 
 
 def take_inventory(contents: StudyContents) -> Inventory:
-    """Counts a study. Results of this node that came back, and objects that are no images, declare nothing."""
+    """Count a study. Results of this node that came back, and objects that are no images, declare nothing."""
     here = frozenset(i.sop_instance_uid for i in contents.instances)
     steps = [replace(step, referenced=step.referenced - contents.elsewhere) for step in contents.steps]
     own = sum(i.own for i in contents.instances)
     listed = _listed_completely(steps, here)
     series: dict[str, list[InstanceEvidence]] = defaultdict(list)
     for instance in contents.instances:
-        if not instance.own and is_image(instance.sop_class_uid):
+        if not instance.own and holds_images(instance.sop_class_uid):
             series[instance.series_instance_uid].append(instance)
     return Inventory(
         images=len(contents.instances) - own,
@@ -121,8 +123,8 @@ def take_inventory(contents: StudyContents) -> Inventory:
 
 
 @lru_cache(maxsize=256)
-def is_image(sop_class_uid: str) -> bool:
-    """Whether objects of this class are images (PS3.4 B.5); a class nobody knows is taken for one."""
+def holds_images(sop_class_uid: str) -> bool:
+    """Return True for a storage class of images (PS3.4 B.5), and for an unknown class."""
     name = UID(sop_class_uid).name
     return "Image Storage" in name or name == sop_class_uid
 
@@ -141,7 +143,7 @@ def _count_steps(steps: Iterable[StepEvidence], here: frozenset[str]) -> StepNum
 
 
 def _listed_completely(steps: Iterable[StepEvidence], here: frozenset[str]) -> frozenset[str]:
-    """Instances that completed steps list, of which nothing is missing."""
+    """Return the instances of those completed steps of which no instance is missing."""
     return frozenset[str]().union(
         *(s.referenced for s in steps if s.state is ProcedureStepState.COMPLETED and s.referenced <= here)
     )
@@ -150,7 +152,7 @@ def _listed_completely(steps: Iterable[StepEvidence], here: frozenset[str]) -> f
 def _count(uid: str, instances: Sequence[InstanceEvidence], listed: frozenset[str]) -> SeriesCount:
     facts = [instance.facts for instance in instances]
     single = [f for f in facts if (f.frames or 1) == 1]
-    grade, declared, text = _judge(single) if single else _judge_multi_frame(facts)
+    grade, declared, text = _count_single_frame(single) if single else _count_multi_frame(facts)
     times = [instance.received_at for instance in instances]
     return SeriesCount(
         series_instance_uid=uid,
@@ -164,17 +166,18 @@ def _count(uid: str, instances: Sequence[InstanceEvidence], listed: frozenset[st
     )
 
 
-Judgement = tuple[Grade, int | None, str]  # grade, declared number, text
+_Statement = tuple[Grade, int | None, str]  # grade, declared number, text
 
 
-def _judge_multi_frame(facts: Sequence[Facts]) -> Judgement:
+def _count_multi_frame(facts: Sequence[Facts]) -> _Statement:
     frames = sum(f.frames or 1 for f in facts)
     return Grade.MULTI_FRAME, None, f"{plural(len(facts), 'multi-frame instance')} of {frames} frames"
 
 
-def _judge(facts: Sequence[Facts]) -> Judgement:
-    """Each statement is weighed by itself. One that is not reached outweighs those that are; a count that is exceeded
-    cannot be true and says nothing.
+def _count_single_frame(facts: Sequence[Facts]) -> _Statement:
+    """Weigh each declared count by itself.
+
+    A count that is not reached outweighs those that are. A count that is exceeded cannot be true and says nothing.
     """
     here = len(facts)
     exceeded, by_acquisition = _by_acquisition(facts)
@@ -196,11 +199,11 @@ def _judge(facts: Sequence[Facts]) -> Judgement:
 
 
 def _by_acquisition(facts: Sequence[Facts]) -> tuple[bool, int | None]:
-    """Whether an acquisition exceeds its Images in Acquisition, and the sum over the acquisitions.
+    """Return True if an acquisition exceeds its Images in Acquisition, and the sum over the acquisitions.
 
-    The sum is None where an image declares none, where those of one acquisition disagree, or where every image calls
+    The sum is None if an image declares no count, if the images of one acquisition disagree, or if every image calls
     itself the only one, as some exports do. An acquisition that exceeds its count makes the attribute untrue for the
-    series: some scanners write the number of slices into each of several echoes or time points.
+    whole series: some scanners write the number of slices into each of several echoes or time points.
     """
     declared: dict[int | None, set[int]] = defaultdict(set)
     here: Counter[int | None] = Counter()
@@ -218,7 +221,7 @@ def _by_acquisition(facts: Sequence[Facts]) -> tuple[bool, int | None]:
 
 
 def _by_temporal_position(facts: Sequence[Facts]) -> int | None:
-    """Number of Temporal Positions × the places there are, for each echo."""
+    """Return Number of Temporal Positions times the number of slice positions, summed over the echoes."""
     declared = {f.temporal_positions for f in facts}
     if len(declared) != 1 or (positions := declared.pop()) is None or positions < 2:
         return None
@@ -231,7 +234,10 @@ def _by_temporal_position(facts: Sequence[Facts]) -> int | None:
 
 
 def _geometry(facts: Sequence[Facts]) -> tuple[str, int]:
-    """What is missing between the slices, and how many places make regular stacks; 0 where they cannot tell."""
+    """Return what is missing between the slices, in words, and the number of slice positions in regular stacks.
+
+    The number is 0 if the positions cannot tell.
+    """
     if any(f.position is None or f.orientation is None for f in facts):
         return "", 0
     total = 0
@@ -240,7 +246,7 @@ def _geometry(facts: Sequence[Facts]) -> tuple[str, int]:
             return "", 0
         at = [place for place, _ in places]
         steps = [b - a for a, b in pairwise(at)]
-        step = sorted(steps)[(len(steps) - 1) // 2]  # of an even number the lower one: a gap must not pass as the rule
+        step = sorted(steps)[(len(steps) - 1) // 2]  # the lower median: a gap must not pass as the rule
         missing = sum(round(s / step) - 1 for s in steps if s > GAP * step)
         if missing:
             return f"a gap of {plural(missing, 'slice')} between {len(places)}", 0
@@ -254,8 +260,8 @@ def _geometry(facts: Sequence[Facts]) -> tuple[str, int]:
 
 
 def _stacks(facts: Sequence[Facts]) -> list[list[tuple[float, int]]]:
-    """For each orientation: the places along its normal, in mm, and how many images are at each."""
-    groups: list[tuple[Orientation, list[Vector]]] = []
+    """Return for each orientation the slice positions along its normal, in mm, and how many images are at each."""
+    groups: list[tuple[_Orientation, list[_Vector]]] = []
     for f in facts:
         assert f.orientation is not None
         assert f.position is not None
@@ -268,15 +274,15 @@ def _stacks(facts: Sequence[Facts]) -> list[list[tuple[float, int]]]:
     return [_merge([_dot(position, _normal(o)) for position in positions]) for o, positions in groups]
 
 
-def _is_same(one: Orientation, other: Orientation) -> bool:
+def _is_same(one: _Orientation, other: _Orientation) -> bool:
     return all(abs(a - b) < SAME_DIRECTION for a, b in zip(one, other, strict=True))
 
 
-def _dot(a: Vector, b: Vector) -> float:
+def _dot(a: _Vector, b: _Vector) -> float:
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
-def _normal(o: Orientation) -> Vector:
+def _normal(o: _Orientation) -> _Vector:
     return (o[1] * o[5] - o[2] * o[4], o[2] * o[3] - o[0] * o[5], o[0] * o[4] - o[1] * o[3])
 
 

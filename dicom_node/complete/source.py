@@ -1,0 +1,100 @@
+"""The question to the source PACS: how many instances of a study it holds."""
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from dicom_node.complete.evidence import settled_at
+from dicom_node.complete.rule import CompletionRule
+from dicom_node.dimse.query import SourcePacs
+from dicom_node.runtime.backoff import Backoff
+from dicom_node.runtime.logs import fields, unexpected
+from storage.errors import NodeError, Retriable
+from storage.records.evidence import SourceAnswer, StudyEvidence
+from storage.records.procedure_steps import ProcedureStepState
+from storage.tables.studies import Studies
+
+log = logging.getLogger(__name__)
+
+FIRST_ASK_AGAIN = timedelta(seconds=5)
+LONGEST_ASK_AGAIN = timedelta(seconds=60)
+SOURCE_PAUSE = Backoff(first=5, longest=300, attempts=2**31)  # for all studies, while the source does not answer
+
+
+def ask_at(study: StudyEvidence, rule: CompletionRule) -> datetime | None:
+    """Return when to ask the source PACS (again) for its count; None if its answer could not change anything.
+
+    It is asked first once the instances have settled. While it gives other counts it is asked ever more seldom, counted
+    over the whole revision. An instance that came since the last answer brings the question forward.
+    """
+    if rule.source is None or any(state is ProcedureStepState.IN_PROGRESS for _, state in study.steps):
+        return None
+    due = settled_at(study, rule)
+    if not study.answers:
+        return due
+    answered_at = study.answers[-1].at
+    if answered_at < due:
+        return max(due, answered_at + FIRST_ASK_AGAIN)
+    return answered_at + min(FIRST_ASK_AGAIN * 2 ** min(len(study.answers) - 1, 10), LONGEST_ASK_AGAIN)
+
+
+class SourceQuestions:
+    """The questions to the source PACS about all studies in RECEIVING.
+
+    `as_noticed` completes the evidence of a study with when it was noticed (`CompletionSweep.as_noticed`).
+    """
+
+    def __init__(
+        self,
+        studies: Studies,
+        source: SourcePacs,
+        rule: CompletionRule,
+        as_noticed: Callable[[StudyEvidence, datetime], StudyEvidence],
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._studies = studies
+        self._source = source
+        self._rule = rule
+        self._as_noticed = as_noticed
+        self._now = now
+        self._failures = 0
+        self._rests_until: datetime | None = None
+
+    def ask(self) -> None:
+        """Ask about every study that is due. After a failure to reach it, the source rests for a while."""
+        now = self._now()
+        rests_until = self._rests_until
+        # A longer rest than the longest pause comes from a clock that was set back since.
+        if rests_until is not None and now < rests_until <= now + timedelta(seconds=SOURCE_PAUSE.longest):
+            return
+        for evidence in self._studies.evidence():
+            due = ask_at(self._as_noticed(evidence, now), self._rule)
+            if due is not None and now >= due and not self._ask_about(evidence):
+                return
+
+    def _ask_about(self, evidence: StudyEvidence) -> bool:
+        """Return False if the source does not answer."""
+        uid, name = evidence.study_instance_uid, self._source.name
+        asked_at = self._now()  # An instance that comes while the source counts may not be in its count.
+        count, problem = None, ""
+        try:
+            count = self._source.count_instances(uid)
+        except NodeError as error:
+            problem = str(error)
+            reached = not isinstance(error, Retriable)
+        except Exception as error:  # A foreign library fails in many ways, all of which mean the same.
+            extra = fields("source_query_failed", study=uid)
+            log.error("The query of %s for its count failed: %s", name, unexpected(error), extra=extra)
+            problem, reached = f"unexpected {type(error).__name__}", False
+        else:
+            reached = True
+        own = self._studies.own_at(uid, name) if count is not None else 0
+        self._studies.answered(uid, evidence.revision, SourceAnswer(asked_at, name, count, own, problem))
+        if reached:
+            self._failures, self._rests_until = 0, None
+        else:
+            self._failures += 1
+            self._rests_until = SOURCE_PAUSE.retry_at(self._failures, self._now())
+            extra = fields("source_query_postponed", study=uid)
+            log.warning("%s gives no count and is not asked for a while: %s", name, problem, extra=extra)
+        return reached
