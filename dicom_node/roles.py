@@ -13,8 +13,11 @@ from functools import partial
 from pathlib import Path
 
 from dicom_node.catalogue import ConfiguredApplication, configured_applications
-from dicom_node.complete.decide import CompletionRule, decide
+from dicom_node.complete.decision import decide_completion
 from dicom_node.complete.inventory import take_inventory
+from dicom_node.complete.rule import CompletionRule
+from dicom_node.complete.source import SourceQuestions
+from dicom_node.complete.sweep import CompletionSweep
 from dicom_node.deliver.confirmer import Confirmer
 from dicom_node.deliver.destinations.base import ConfirmingDestination
 from dicom_node.deliver.destinations.dimse import DimseSettings
@@ -35,10 +38,15 @@ from dicom_node.receive.procedure_steps import MODALITY_PERFORMED_PROCEDURE_STEP
 from dicom_node.receive.procedure_steps import ProcedureStepService
 from dicom_node.receive.receiver import DimseService, Receiver
 from dicom_node.receive.storage import Peer, ReceivePolicy, ServiceName, SopClass
+from dicom_node.route.earlier import EarlierStudies
+from dicom_node.route.early_start import EarlyStarter
+from dicom_node.route.recognition import ReceivedSeries, SeriesRecogniser
+from dicom_node.route.sweep import RoutingSweep
+from dicom_node.route.urgency import Urgency
 from dicom_node.runtime.backoff import Backoff
 from dicom_node.runtime.logs import fields
 from dicom_node.runtime.supervisor import Role
-from dicom_node.schedule import Scheduler, Urgency
+from dicom_node.schedule import RELEASE_SECONDS, SWEEP_SECONDS, ScheduledTask, Scheduler, StalledWork
 from dicom_node.settings.model import Inspection, Settings
 from inference.contract.binding import feeds_inputs
 from storage.log.files import FileSystem
@@ -162,7 +170,7 @@ def completion_of(settings: Settings, stores: Stores, study_instance_uid: str) -
     if not found:
         return None
     inventory = take_inventory(stores.studies.contents(study_instance_uid))
-    return decide(found[0], inventory, completion_rule(settings), datetime.now(UTC), filed)
+    return decide_completion(found[0], inventory, completion_rule(settings), datetime.now(UTC), filed)
 
 
 def build_source(settings: Settings) -> SourcePacs | None:
@@ -175,23 +183,38 @@ def build_source(settings: Settings) -> SourcePacs | None:
 
 
 def build_scheduler(settings: Settings, stores: Stores) -> Scheduler:
+    """Wire the sweeps, in the order in which a study goes through them, and the tasks beside them."""
     ensure_pinned_version()
-    return Scheduler(
+    configured = applications(settings)
+    received = ReceivedSeries(stores.instances, stores.results)
+    recogniser = SeriesRecogniser([entry.rule for entry in settings.series])
+    earlier = None
+    if any(a.manifest is not None and a.manifest.earlier for a in configured):
+        earlier = EarlierStudies(stores.patients, stores.instances, received, recogniser)
+    urgency = Urgency({peer.ae_title: peer.priority for peer in settings.peers})
+    early = [a for a in configured if a.starts_on_inputs and a.manifest is not None]
+    starter = EarlyStarter(stores.studies, stores.instances, recogniser, earlier, urgency, early)
+    completion = CompletionSweep(
         studies=stores.studies,
-        instances=stores.instances,
-        jobs=stores.jobs,
-        results=stores.results,
-        deliveries=stores.deliveries,
         rule=completion_rule(settings),
-        applications=applications(settings),
+        filed=partial(filed_until, settings.folders.journals),
+        start_early=starter.start if early else None,
+    )
+    routing = RoutingSweep(stores.studies, received, recogniser, earlier, urgency, configured)
+    stalled = StalledWork(
+        jobs=stores.jobs,
+        deliveries=stores.deliveries,
         stalled_after=timedelta(seconds=settings.work.heartbeat_seconds * MISSED_HEARTBEATS),
         maximum_job_attempts=settings.work.maximum_attempts,
-        urgency=Urgency({peer.ae_title: peer.priority for peer in settings.peers}),
-        filed=partial(filed_until, settings.folders.journals),
-        source=build_source(settings),
-        site=[entry.rule for entry in settings.series],
-        patients=stores.patients,
     )
+    tasks = [
+        ScheduledTask("completion and routing", SWEEP_SECONDS, (completion.sweep, routing.sweep)),
+        ScheduledTask("release of stalled work", RELEASE_SECONDS, (stalled.release,)),
+    ]
+    if (source := build_source(settings)) is not None:
+        questions = SourceQuestions(stores.studies, source, completion_rule(settings), completion.as_noticed)
+        tasks.append(ScheduledTask("questions to the source", SWEEP_SECONDS, (questions.ask,)))
+    return Scheduler(tasks)
 
 
 def build_dispatcher(settings: Settings, stores: Stores) -> Dispatcher:

@@ -1,15 +1,16 @@
-"""Earlier studies of the same patient: which there are, when each was acquired, and which later ones they concern.
+"""Earlier studies of the same patient: which there are, and which later studies they concern.
 
-Two studies are of one patient where Patient ID and Issuer of Patient ID are the same, and birth date and sex do not
-differ where both say them. They are ordered by Study Date and Study Time (PS3.3 C.7.2.1).
+Two studies are of one patient if Patient ID and Issuer of Patient ID are the same, and birth date and sex do not differ
+where both studies give them. They are ordered by Study Date and Study Time (PS3.3 C.7.2.1).
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
 
 from dicom_node.read.visits import SAMPLES, Visit, read_visit
+from dicom_node.route.recognition import ReceivedSeries, SeriesRecogniser
 from dicom_node.runtime.logs import fields
 from inference.series.recogniser import SeriesDescription
 from storage.log.instances import InstanceStore
@@ -21,8 +22,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EarlierStudy:
-    """A complete study of the same patient from `days` before: `series` and `recognised` are what it holds. `problem`
-    says why it cannot be used, empty where it can; without an order there are no `days`.
+    """A complete study of the same patient, made `days` before, with its series and what each is recognised as.
+
+    `problem` explains why the study cannot be used; it is empty if it can. `days` is None if the order of the studies
+    is not known.
     """
 
     study_instance_uid: str
@@ -33,22 +36,22 @@ class EarlierStudy:
 
 
 class EarlierStudies:
-    """`series` gives what other nodes sent of a study, `recognise` what one of these series is."""
+    """The search for studies of one patient that come before, or after, a given study."""
 
     def __init__(
         self,
         patients: Patients,
         instances: InstanceStore,
-        series: Callable[[str], Sequence[Series]],
-        recognise: Callable[[Series], SeriesDescription],
+        received: ReceivedSeries,
+        recogniser: SeriesRecogniser,
     ) -> None:
         self._patients = patients
         self._instances = instances
-        self._series = series
-        self._recognise = recognise
+        self._received = received
+        self._recogniser = recogniser
 
     def before(self, study_instance_uid: str) -> list[EarlierStudy]:
-        """The complete studies of the patient that are earlier, the oldest first; after them those that may be."""
+        """Return the earlier complete studies of the patient, the oldest first, and after them those that may be."""
         self._identify_all()
         visit = self._visit(study_instance_uid)
         if visit is None:
@@ -59,8 +62,9 @@ class EarlierStudies:
         return [self._study(uid, other, visit) for uid, other in before]
 
     def arrived(self, study_instance_uid: str) -> list[str]:
-        """Keeps whose this complete study is, and gives the later ones of its patient, and of whom it was before:
-        what was decided on them without it is to be decided again.
+        """Register the patient of this complete study, and return the later studies, which must be routed again.
+
+        These are the later studies of its patient, and of the patient that it had before a correction.
         """
         self._identify_all()
         visit = self._visit(study_instance_uid)
@@ -77,20 +81,20 @@ class EarlierStudies:
             return EarlierStudy(study_instance_uid, None, problem=problem)
         assert later.day is not None
         assert visit.day is not None
-        series = tuple(self._series(study_instance_uid))
-        recognised = tuple(self._recognise(s) for s in series)
+        series = tuple(self._received.of_study(study_instance_uid))
+        recognised = tuple(self._recogniser.describe(s) for s in series)
         return EarlierStudy(study_instance_uid, (later.day - visit.day).days, series, recognised)
 
     def _identify_all(self) -> None:
-        """Studies that were complete before anybody asked whose they are: once."""
+        """Register the patients of studies that were complete before an application asked for earlier studies."""
         known = self._visits(self._patients.unidentified())
         for uid, visit in known.items():
             self._patients.identify(uid, visit.patient_id, visit.issuer)
         if len(known) > 1:
-            log.info("It was read of %d studies whose they are", len(known), extra=fields("identify"))
+            log.info("Identified the patients of %d existing studies", len(known), extra=fields("patients_identified"))
 
     def _visits(self, study_instance_uids: Iterable[str]) -> dict[str, Visit]:
-        """Of those of which a header can be read."""
+        """Return the visits of those studies of which a header can be read."""
         found = ((uid, self._visit(uid)) for uid in study_instance_uids)
         return {uid: visit for uid, visit in found if visit is not None}
 

@@ -42,7 +42,7 @@ class SourceAnswer:
 
 @dataclass(frozen=True)
 class StudyEvidence:
-    """What is known about a study in RECEIVING, for `dicom_node.complete.decide` to decide on: cheap to read.
+    """What is known about a study in RECEIVING, for `dicom_node.complete` to decide on: cheap to read.
 
     `steps` are the procedure steps it is part of; `associations` and `answers` those of this revision, oldest first.
     `noticed_at` is when the one who decides saw this state first: instances may be indexed long after they came.

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from dicom_node.complete.decide import CompletionRule, decide
+from dicom_node.complete.decision import decide_completion
 from dicom_node.complete.inventory import take_inventory
+from dicom_node.complete.rule import CompletionRule
 from dicom_node.demo import views
 from storage.records.completion import Completion, Waiting
 from storage.records.deliveries import Undelivered
@@ -42,7 +43,7 @@ def bring(node: Node, number: int) -> None:
 def decision(node: Node, seconds: float) -> Completion | Waiting:
     (evidence,) = node.studies.evidence(STUDY)
     now = evidence.last_received_at + timedelta(seconds=seconds)
-    return decide(evidence, take_inventory(node.studies.contents(STUDY)), RULE, now, now)
+    return decide_completion(evidence, take_inventory(node.studies.contents(STUDY)), RULE, now, now)
 
 
 def explained(node: Node, awaited: Waiting | None = None) -> tuple[str, views.Plain]:
@@ -77,7 +78,7 @@ def test_a_study_that_waits_for_the_index(node: Node) -> None:
     (evidence,) = node.studies.evidence(STUDY)
     last = evidence.last_received_at
     inventory = take_inventory(node.studies.contents(STUDY))
-    waiting = decide(evidence, inventory, RULE, last + timedelta(seconds=60), last + timedelta(seconds=1))
+    waiting = decide_completion(evidence, inventory, RULE, last + timedelta(seconds=60), last + timedelta(seconds=1))
     assert isinstance(waiting, Waiting)
     text, told = explained(node, waiting)
     behind = f"the index is behind since {last + timedelta(seconds=1):%H:%M:%S} UTC"

@@ -1,8 +1,8 @@
 """Studies of one patient as time points: which are taken, in whatever order they come, and what the worker is given."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import date
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +16,6 @@ from dicom_node.catalogue import ConfiguredApplication
 from dicom_node.demo import views
 from dicom_node.objects.profiles import ObjectProfile
 from dicom_node.read.visits import acquisition_date, visit_of
-from dicom_node.schedule import Scheduler, Urgency
 from inference.contract.findings import Findings
 from inference.contract.inputs import EarlierRule, InputRule
 from inference.contract.manifest import Manifest
@@ -24,24 +23,15 @@ from inference.contract.series_input import SeriesInput
 from inference.series.recogniser import recognise_headers
 from storage.records.jobs import Job, JobKind, JobState
 from storage.records.studies import StudyState
-from storage.tables.database.connection import Database, default_url
 from storage.tables.patients import Patients
 from tests.acceptance.studies import write_ball_study
 from tests.inference.series.test_recogniser import header
 from tests.objects.sources import findings, read
-from tests.schedule.test_scheduler import RULE, Clock, push, release
+from tests.schedule.sweeps import Clock, Sweeps, push, release
 from tests.storage.node import Node
 from tests.work.parts import build_worker
 
 SECRET = "SECRET-7"
-
-
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
-    database = Database(default_url(tmp_path))
-    database.upgrade()
-    yield Node(database, tmp_path / "instances")
-    database.close()
 
 
 def application(earlier: EarlierRule | None) -> ConfiguredApplication:
@@ -60,11 +50,7 @@ class Course:
         self.use(earlier)
 
     def use(self, earlier: EarlierRule | None) -> None:
-        node = self.node
-        self.scheduler = Scheduler(
-            node.studies, node.instances, node.jobs, node.results, node.deliveries, RULE, [application(earlier)],
-            timedelta(seconds=30), 3, Urgency({}), self.clock.filed, None, self.clock, (), self.patients,
-        )  # fmt: skip
+        self.sweeps = Sweeps(self.node, self.clock, applications=[application(earlier)], patients=self.patients)
 
     def write(self, name: str, **attributes: str) -> tuple[str, list[Path]]:
         study = write_ball_study(self.folder / name)
@@ -83,7 +69,7 @@ class Course:
         release(self.node, self.clock, association)
         for _ in range(seconds):
             self.clock.pass_(1)
-            self.scheduler.sweep()
+            self.sweeps.sweep()
 
     def jobs(self, uid: str, kind: JobKind = JobKind.ANALYSIS) -> list[Job]:
         return [job for job in self.node.jobs.list(study=uid) if job.kind is kind]
@@ -139,7 +125,7 @@ def test_an_earlier_study_is_taken_whenever_it_comes(node: Node, tmp_path: Path)
     assert all(node.study(uid).state is StudyState.ROUTED for uid in (first, second, third, between))
     count = len(node.jobs.list())
     for _ in range(5):
-        course.scheduler.sweep()
+        course.sweeps.sweep()
     assert len(node.jobs.list()) == count
 
 
@@ -265,7 +251,7 @@ def test_an_earlier_study_that_is_not_taken_makes_another_report(node: Node, tmp
     assert before.fingerprint != after.fingerprint
     assert node.studies.reroute(second)
     course.clock.pass_(1)
-    course.scheduler.sweep()
+    course.sweeps.sweep()
     assert course.jobs(second) == [before, after]  # nothing new: the job stands
 
 

@@ -1,5 +1,6 @@
 """Which applications apply, what their jobs are called, and why nothing applies."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from dicom_node.catalogue import ConfiguredApplication
 from dicom_node.route.earlier import EarlierStudy
-from dicom_node.route.route import route
+from dicom_node.route.routing import RoutableStudy, Route, route
 from inference.contract.inputs import EarlierRule, InputRule
 from inference.contract.manifest import Manifest
 from inference.series.kinds import Kind
@@ -41,11 +42,25 @@ def before(uid: str, **region: str) -> EarlierStudy:
     return EarlierStudy(uid, 30, (replace(series(f"{uid}.1"), study_instance_uid=uid),), (found,))
 
 
+def routed(
+    study_instance_uid: str,
+    revision: int,
+    held: Sequence[Series],
+    recognised: Sequence[SeriesDescription],
+    applications: Sequence[ConfiguredApplication],
+    priority: int = 0,
+    own: Sequence[str] = (),
+    earlier: Sequence[EarlierStudy] = (),
+) -> Route:
+    study = RoutableStudy(study_instance_uid, revision, held, recognised, priority, frozenset(own), earlier)
+    return route(study, applications)
+
+
 def course(now: SeriesDescription, *earlier: EarlierStudy, maximum: int = 2) -> NewJob:
     plain = application("a").manifest
     assert plain is not None
     configured = ConfiguredApplication("a", ("pacs",), replace(plain, earlier=EarlierRule(maximum=maximum)))
-    (job,) = route("1.9", 1, [series("1.1")], [now], [configured], earlier=earlier).jobs
+    (job,) = routed("1.9", 1, [series("1.1")], [now], [configured], earlier=earlier).jobs
     return job
 
 
@@ -58,7 +73,9 @@ BROKEN = ConfiguredApplication("broken", ("pacs",), None, "model.ts: there is no
 
 
 def test_every_application_that_applies_gets_a_job() -> None:
-    found = route("1.9", 2, [series("1.1")], [described("1.1", Kind.T1W)], [application("a"), application("b"), BROKEN])
+    found = routed(
+        "1.9", 2, [series("1.1")], [described("1.1", Kind.T1W)], [application("a"), application("b"), BROKEN]
+    )
     assert [(j.application, j.revision, j.inputs) for j in found.jobs] == [
         ("a", 2, {"t1w": "1.1"}),
         ("b", 2, {"t1w": "1.1"}),
@@ -69,11 +86,11 @@ def test_every_application_that_applies_gets_a_job() -> None:
 
 
 def test_nothing_applies_says_why_for_each_application() -> None:
-    found = route("1.9", 1, [series("1.1")], [described("1.1", Kind.T2W)], [application("a"), BROKEN])
+    found = routed("1.9", 1, [series("1.1")], [described("1.1", Kind.T2W)], [application("a"), BROKEN])
     assert found.jobs == ()
     assert "a: no series fits input 't1w'" in found.reason
     assert "broken: model.ts: there is no such file" in found.reason
-    assert route("1.9", 1, [], [], []).reason == "nothing applies: no application is configured"
+    assert routed("1.9", 1, [], [], []).reason == "nothing applies: no application is configured"
 
 
 def test_an_application_whose_routing_breaks_off_stops_no_other() -> None:
@@ -81,7 +98,7 @@ def test_an_application_whose_routing_breaks_off_stops_no_other() -> None:
     object.__setattr__(rule, "minimum_slices", "twenty")
     manifest = Manifest("x", "odd", "1", "X", (rule,), Path("."), {}, "a")
     odd = ConfiguredApplication("odd", ("pacs",), manifest)
-    found = route("1.9", 1, [series("1.1")], [described("1.1", Kind.T1W)], [odd, application("a")])
+    found = routed("1.9", 1, [series("1.1")], [described("1.1", Kind.T1W)], [odd, application("a")])
     assert [j.application for j in found.jobs] == ["a"]
     assert found.warnings == ("not run: odd: its routing failed (TypeError), see the log",)
 
@@ -95,7 +112,7 @@ def reports(
 ) -> list[tuple[str, str, str]]:
     """(application, why, fingerprint) of the reports on a study of one series."""
     recognised = replace(described("1.1", kind), problem=problem, volumes=0 if problem else 1)
-    found = route("1.9", 1, [series("1.1", instances)], [recognised], applications or [application("a")], 3, own)
+    found = routed("1.9", 1, [series("1.1", instances)], [recognised], applications or [application("a")], 3, own)
     assert all((r.kind, r.inputs, r.priority) == (JobKind.NO_RESULT, {}, 3) for r in found.reports)
     told = {a.application: a.reported for a in found.decision.applications}
     assert all(told.pop(r.application) == r.detail.why for r in found.reports)
@@ -117,7 +134,7 @@ def test_an_application_that_does_not_apply_reports_why() -> None:
 def test_nothing_is_reported_on_a_study_without_images_of_others() -> None:
     assert reports(own=("1.1.0", "1.1.1", "1.1.2")) == []
     raw = replace(series("1.1").instances[0], sop_class_uid="1.2.840.10008.5.1.4.1.1.66")
-    found = route("1.9", 1, [Series("1.1", "1.9", "MR", (raw,))], [described("1.1", Kind.T2W)], [application("a")])
+    found = routed("1.9", 1, [Series("1.1", "1.9", "MR", (raw,))], [described("1.1", Kind.T2W)], [application("a")])
     assert found.reports == ()
 
 
@@ -133,7 +150,7 @@ def test_each_application_says_what_it_reports() -> None:
 
 
 def fingerprint(instances: int = 3, sha256: str = "a", name: str = "a") -> str:
-    found = route("1.9", 1, [series("1.1", instances)], [described("1.1", Kind.T1W)], [application(name, sha256)])
+    found = routed("1.9", 1, [series("1.1", instances)], [described("1.1", Kind.T1W)], [application(name, sha256)])
     return found.jobs[0].fingerprint
 
 
@@ -174,7 +191,7 @@ def test_an_earlier_study_that_lacks_a_part_is_told_of_and_other_examinations_ar
     part = before("1.7")
     other = EarlierStudy("1.8", 20, (), (described("1.8.1", Kind.FLAIR),))
     held = [series("1.1"), series("1.2")]
-    (job,) = route("1.9", 1, held, now, [configured], earlier=(part, other)).jobs
+    (job,) = routed("1.9", 1, held, now, [configured], earlier=(part, other)).jobs
     (told,) = job.detail.not_taken
     assert told.study_instance_uid == "1.7"
     assert told.reason.startswith("no series fits input 't2w'")

@@ -8,15 +8,11 @@ from itertools import pairwise
 
 import pytest
 
-from dicom_node.complete.decide import (
-    CompletionRule,
-    ask_at,
-    decide,
-    may_end,
-    quiet_since,
-    whole_series,
-)
+from dicom_node.complete.decision import decide_completion, may_complete, quiet_since
 from dicom_node.complete.inventory import take_inventory
+from dicom_node.complete.rule import CompletionRule
+from dicom_node.complete.source import ask_at
+from dicom_node.complete.whole_series import whole_series
 from storage.records.completion import Completion, Evidence, Waiting
 from storage.records.evidence import (
     AssociationEnd,
@@ -119,9 +115,9 @@ def simulate(
             event(node)
         node.now = float(second)
         if node.instances and not node.complete:
-            decision = decide(node.evidence, take_inventory(node.contents), rule, at(second), at(second))
+            decision = decide_completion(node.evidence, take_inventory(node.contents), rule, at(second), at(second))
             if isinstance(decision, Completion):
-                assert may_end(node.evidence, rule, at(second), at(second))  # or nobody would have looked
+                assert may_complete(node.evidence, rule, at(second), at(second))  # or nobody would have looked
                 node.complete = True
                 found.append((second, decision))
             else:
@@ -458,7 +454,7 @@ def played(events: Sequence[Event], until: float, rule: CompletionRule = RULE) -
 
 
 def decided(node: Node, second: float) -> Completion | Waiting:
-    return decide(node.evidence, take_inventory(node.contents), node.rule, at(second), at(second))
+    return decide_completion(node.evidence, take_inventory(node.contents), node.rule, at(second), at(second))
 
 
 @pytest.mark.parametrize("begin", ["released", "aborted", "open"])
@@ -506,38 +502,38 @@ def test_what_is_indexed_late_is_not_taken_for_quiet() -> None:
     node = played(sent("1.1", range(20), positioned=False), 5)
     noticed = replace(node.evidence, noticed_at=at(100))
     inventory = take_inventory(node.contents)
-    assert isinstance(decide(noticed, inventory, RULE, at(109), at(109)), Waiting)
-    assert isinstance(decide(noticed, inventory, RULE, at(110), at(110)), Completion)
-    assert not may_end(noticed, RULE, at(101), at(101))
+    assert isinstance(decide_completion(noticed, inventory, RULE, at(109), at(109)), Waiting)
+    assert isinstance(decide_completion(noticed, inventory, RULE, at(110), at(110)), Completion)
+    assert not may_complete(noticed, RULE, at(101), at(101))
 
 
 def test_it_is_not_quiet_as_long_as_the_index_is_behind() -> None:
     node = played(sent("1.1", range(20), positioned=False), 5)
     inventory = take_inventory(node.contents)
     for second, filed in ((15.1, 15), (16, 15.9), (200, 15)):
-        assert may_end(node.evidence, RULE, at(second), at(filed))
-        assert isinstance(decide(node.evidence, inventory, RULE, at(second), at(filed)), Completion)
-    waiting = decide(node.evidence, inventory, RULE, at(300), at(14.9))
+        assert may_complete(node.evidence, RULE, at(second), at(filed))
+        assert isinstance(decide_completion(node.evidence, inventory, RULE, at(second), at(filed)), Completion)
+    waiting = decide_completion(node.evidence, inventory, RULE, at(300), at(14.9))
     assert isinstance(waiting, Waiting)
     assert waiting.reason == (
         "20 instances so far; the index is behind since 08:00:14 UTC; complete once all associations released and "
         "quiet for 10 s"
     )
     assert waiting.until >= at(300)
-    assert not may_end(node.evidence, RULE, at(300), at(6))
-    oldest = decide(node.evidence, inventory, RULE, at(600), at(14))
+    assert not may_complete(node.evidence, RULE, at(300), at(6))
+    oldest = decide_completion(node.evidence, inventory, RULE, at(600), at(14))
     assert isinstance(oldest, Completion)
     assert "maximum age of 600 s reached while the index is behind" in oldest.reason
-    assert may_end(node.evidence, RULE, at(600), at(6))
+    assert may_complete(node.evidence, RULE, at(600), at(6))
 
 
 def test_it_is_not_quiet_before_anything_was_indexed() -> None:
     node = played(sent("1.1", range(20), positioned=False), 5)
-    assert not may_end(node.evidence, RULE, at(300), None)
-    waiting = decide(node.evidence, take_inventory(node.contents), RULE, at(300), None)
+    assert not may_complete(node.evidence, RULE, at(300), None)
+    waiting = decide_completion(node.evidence, take_inventory(node.contents), RULE, at(300), None)
     assert isinstance(waiting, Waiting)
     assert "the index has not been through the journals yet" in waiting.reason
-    assert isinstance(decide(node.evidence, take_inventory(node.contents), RULE, at(600), None), Completion)
+    assert isinstance(decide_completion(node.evidence, take_inventory(node.contents), RULE, at(600), None), Completion)
 
 
 def test_a_clock_that_was_ahead_keeps_no_study_waiting() -> None:
@@ -546,14 +542,14 @@ def test_a_clock_that_was_ahead_keeps_no_study_waiting() -> None:
     inventory = take_inventory(node.contents)
     assert quiet_since(noticed, inventory) == at(100)
     assert ask_at(noticed, WITH_SOURCE) == at(102)
-    assert isinstance(decide(noticed, inventory, WITH_SOURCE, at(109), at(109)), Waiting)
-    assert isinstance(decide(noticed, inventory, WITH_SOURCE, at(110), at(110)), Completion)
+    assert isinstance(decide_completion(noticed, inventory, WITH_SOURCE, at(109), at(109)), Waiting)
+    assert isinstance(decide_completion(noticed, inventory, WITH_SOURCE, at(110), at(110)), Completion)
     counted = replace(noticed, answers=(SourceAnswer(at(103), "archive", 20),))
-    complete = decide(counted, inventory, WITH_SOURCE, at(104), at(104))
+    complete = decide_completion(counted, inventory, WITH_SOURCE, at(104), at(104))
     assert isinstance(complete, Completion)
     assert complete.evidence is Evidence.SOURCE_COUNT
     running = replace(noticed, steps=(("1.7", IN_PROGRESS),))
-    assert isinstance(decide(running, inventory, RULE, at(700), at(700)), Completion)  # its age
+    assert isinstance(decide_completion(running, inventory, RULE, at(700), at(700)), Completion)  # its age
 
 
 def test_the_source_is_asked_ever_more_seldom() -> None:
@@ -590,16 +586,16 @@ def test_a_step_for_two_studies_waits_for_both_but_counts_only_this_one() -> Non
     node = played([*sent("1.1", range(20), positioned=False), step(5, COMPLETED, [*INSTANCES, *other])], 5)
     missing = take_inventory(node.contents)
     assert (missing.steps.referenced, missing.steps.missing) == (40, 20)
-    assert isinstance(decide(node.evidence, missing, RULE, at(8), at(8)), Waiting)
+    assert isinstance(decide_completion(node.evidence, missing, RULE, at(8), at(8)), Waiting)
     arrived = take_inventory(replace(node.contents, elsewhere=frozenset(other)))
     assert (arrived.steps.referenced, arrived.steps.missing) == (20, 0)
     assert all(series.in_completed_step for series in arrived.series)
-    complete = decide(node.evidence, arrived, RULE, at(8), at(8))
+    complete = decide_completion(node.evidence, arrived, RULE, at(8), at(8))
     assert isinstance(complete, Completion)
     assert complete.evidence is Evidence.PROCEDURE_STEP
     only_other = replace(node.contents.steps[0], referenced=frozenset(other))
     unlisted = take_inventory(replace(node.contents, steps=(only_other,), elsewhere=frozenset(other)))
-    waiting = decide(node.evidence, unlisted, RULE, at(8), at(8))
+    waiting = decide_completion(node.evidence, unlisted, RULE, at(8), at(8))
     assert isinstance(waiting, Waiting)  # a step that lists nothing of this study proves nothing of it
     assert waiting.evidence is Evidence.RELEASED
 

@@ -1,0 +1,84 @@
+"""The received series of a study, and what each of them is recognised as."""
+
+import logging
+
+from dicom_node.runtime.logs import fields, unexpected
+from inference.series.kinds import Kind
+from inference.series.recogniser import SeriesDescription, read_headers, recognise_headers
+from inference.series.site_table import SiteTable
+from storage.log.instances import InstanceStore
+from storage.records.instances import Series
+from storage.tables.results import Results
+
+log = logging.getLogger(__name__)
+
+DESCRIPTIONS = 256  # series that are remembered
+
+
+class ReceivedSeries:
+    """The series that other nodes sent. Results of this node that came back say nothing new."""
+
+    def __init__(self, instances: InstanceStore, results: Results) -> None:
+        self._instances = instances
+        self._results = results
+
+    def own_results(self, study_instance_uid: str) -> frozenset[str]:
+        """Return the SOP Instance UIDs of all results of this node in the study."""
+        return frozenset(result.sop_instance_uid for result in self._results.objects(study_instance_uid))
+
+    def of_study(self, study_instance_uid: str) -> list[Series]:
+        """Return the series that hold anything but results of this node."""
+        own = self.own_results(study_instance_uid)
+        series = self._instances.series(study_instance_uid)
+        return [s for s in series if any(i.sop_instance_uid not in own for i in s.instances)]
+
+
+class SeriesRecogniser:
+    """The recogniser of stored series. The headers of a series are read again only when its instances changed.
+
+    `site` holds what the site declares about its own series.
+    """
+
+    def __init__(self, site: SiteTable = ()) -> None:
+        self._site = site
+        self._descriptions: dict[str, tuple[int, SeriesDescription]] = {}
+
+    def describe(self, series: Series) -> SeriesDescription:
+        version = _series_version(series)
+        known = self._descriptions.get(series.series_instance_uid)
+        if known is not None and known[0] == version:
+            return known[1]
+        description = _recognise(series, self._site)
+        if not description.problem:  # A series that cannot be read may be readable next time.
+            self._descriptions[series.series_instance_uid] = (version, description)
+            while len(self._descriptions) > DESCRIPTIONS:
+                self._descriptions.pop(next(iter(self._descriptions)))
+        return description
+
+
+def _series_version(series: Series) -> int:
+    """Return a number that changes with the instances of the series and with their content."""
+    return hash(tuple((i.sop_instance_uid, i.sha256) for i in series.instances))
+
+
+def _recognise(series: Series, site: SiteTable) -> SeriesDescription:
+    """Recognise a series. If it cannot be read, the description has a problem, and the study is routed without it."""
+    try:
+        return recognise_headers(read_headers([instance.path for instance in series.instances]), site)
+    except Exception as error:
+        extra = fields("series_recognition_failed", series=series.series_instance_uid)
+        log.error("A series cannot be recognised: %s", unexpected(error), extra=extra)
+        return SeriesDescription(
+            series_instance_uid=series.series_instance_uid,
+            modality=series.modality,
+            kind=Kind.UNKNOWN,
+            plane=None,
+            dimension=None,
+            slices=0,
+            contrast=None,
+            fat_suppressed=None,
+            b_values=(),
+            confidence=0.0,
+            reasons=(),
+            problem=f"its headers cannot be read ({type(error).__name__})",
+        )

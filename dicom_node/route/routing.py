@@ -1,0 +1,255 @@
+"""The routing of a study: which applications apply to it, and which series feeds which input. Pure decisions.
+
+The series are those of the study itself, and those of earlier studies of the patient.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from dicom_node.catalogue import ConfiguredApplication
+from dicom_node.route.earlier import EarlierStudy
+from dicom_node.route.time_points import TimePoint, anatomy_of_required, decide_time_points, why_none_taken
+from dicom_node.runtime.logs import fields, unexpected
+from inference.contract.binding import Binding, bind, feeds_inputs, wanted
+from inference.contract.manifest import Manifest
+from inference.series.recogniser import SeriesDescription
+from storage.errors import WhyNoResult
+from storage.records.instances import Instance, Series
+from storage.records.jobs import AnalysisDetail, NewJob, NoResultDetail, NotCompared
+from storage.records.routing import (
+    ApplicationDecision,
+    InputDecision,
+    InputDecisions,
+    RecognisedSeries,
+    RoutingDecision,
+    TimePointDecision,
+)
+from storage.tables.queueing import no_result_fingerprint
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RoutableStudy:
+    """A study with everything that its routing depends on.
+
+    `recognised` describes each of the `series`. `own` are the SOP Instance UIDs of this node's results, which may come
+    back from a PACS. `earlier` are the studies of the same patient, the oldest first.
+    """
+
+    study_instance_uid: str
+    revision: int
+    series: Sequence[Series]
+    recognised: Sequence[SeriesDescription] = ()
+    priority: int = 0
+    own: frozenset[str] = frozenset()
+    earlier: Sequence[EarlierStudy] = ()
+
+    @cached_property
+    def images(self) -> list[Instance]:
+        """The instances that an application could have looked at; results of this node are left out."""
+        return [
+            instance
+            for s in self.series
+            for instance in s.instances
+            if feeds_inputs(instance.sop_class_uid, instance.modality) and instance.sop_instance_uid not in self.own
+        ]
+
+
+@dataclass(frozen=True)
+class Route:
+    """The outcome of routing a study. If no application applies there are no `jobs`, and `reason` explains why.
+
+    `warnings` name the applications that might have applied but could not be asked. `reports` are the jobs that tell
+    the destinations of an application that it gives no result, and why. `decision` is kept for `dicom-node explain`.
+    """
+
+    jobs: tuple[NewJob, ...]
+    reason: str
+    warnings: tuple[str, ...] = ()
+    reports: tuple[NewJob, ...] = ()
+    decision: RoutingDecision = field(default_factory=RoutingDecision)
+
+
+@dataclass(frozen=True)
+class _ApplicationOutcome:
+    """The outcome for one application: its job, or why there is none. `binding` is None if it could not be asked."""
+
+    binding: Binding | None
+    reason: str
+    job: NewJob | None = None
+    earlier: tuple[TimePoint, ...] = ()
+
+    @property
+    def why(self) -> WhyNoResult:
+        """The kind of reason why there is no job."""
+        if self.binding is None:
+            return WhyNoResult.FAILURE
+        return WhyNoResult.UNUSABLE_IMAGES if self.binding.unusable else WhyNoResult.INPUT_MISSING
+
+
+def route(study: RoutableStudy, applications: Sequence[ConfiguredApplication]) -> Route:
+    """Bind every application to the series of the study, and make the jobs of those that apply.
+
+    An application that cannot be used, or whose binding fails, does not stop the others.
+    """
+    jobs: list[NewJob] = []
+    refused: list[str] = []
+    warnings: list[str] = []
+    reports: list[NewJob] = []
+    explained: list[ApplicationDecision] = []
+    for application in applications:
+        outcome = _route_application(study, application)
+        told = _explain(application, outcome)
+        if outcome.job is not None:
+            jobs.append(outcome.job)
+        elif _is_reported(study, application, failed=outcome.binding is None):
+            reports.append(_report(study, application, outcome.why, outcome.reason))
+            told = replace(told, reported=outcome.why)
+        if outcome.binding is None:
+            warnings.append(f"not run: {application.name}: {outcome.reason}")
+        elif outcome.job is None:
+            refused.append(f"{application.name}: {outcome.reason}")
+        explained.append(told)
+    decision = RoutingDecision(tuple(map(_describe, study.recognised)), tuple(explained))
+    if jobs:
+        reason = "; ".join(["applies: " + ", ".join(job.application for job in jobs), *warnings])
+    elif not applications:
+        reason = "nothing applies: no application is configured"
+    else:
+        reason = "nothing applies: " + "; ".join([*refused, *warnings])
+    return Route(tuple(jobs), reason, tuple(warnings), tuple(reports), decision)
+
+
+def unroutable(study: RoutableStudy, applications: Sequence[ConfiguredApplication], reason: str) -> Route:
+    """Return the outcome for a study whose routing failed: every application reports that it gives no result."""
+    reports = [
+        _report(study, application, WhyNoResult.FAILURE, reason)
+        for application in applications
+        if _is_reported(study, application, failed=True)
+    ]
+    return Route((), reason, reports=tuple(reports))
+
+
+def fingerprint(manifest: Manifest, inputs: Mapping[str, Series], not_taken: Sequence[NotCompared] = ()) -> str:
+    """Return the name of the exact instances, their content, and the model of a job.
+
+    The same fingerprint means the same result. An instance under a corrected name changes it, because the report names
+    the patient. The earlier studies that were `not_taken` change it too, because the report mentions them.
+    """
+    digest = hashlib.sha256(f"{manifest.id}\n{manifest.name}\n{manifest.sha256}\n".encode())
+    for name, series in sorted(inputs.items()):
+        digest.update(f"{name}\n".encode())
+        for uid, sha256 in sorted((i.sop_instance_uid, i.sha256) for i in series.instances):
+            digest.update(f"{uid} {sha256}\n".encode())
+    for study in not_taken:
+        digest.update(f"{json.dumps(study.to_json(), sort_keys=True)}\n".encode())
+    return digest.hexdigest()
+
+
+def _route_application(study: RoutableStudy, application: ConfiguredApplication) -> _ApplicationOutcome:
+    manifest = application.manifest
+    if manifest is None:
+        return _ApplicationOutcome(None, application.problem)
+    try:
+        binding = bind(manifest.inputs, study.recognised)
+        shown = anatomy_of_required(manifest, binding, study.recognised)
+        points = decide_time_points(manifest, shown, study.earlier)
+        taken = sorted((p for p in points if p.number), key=lambda p: p.number)
+        if not binding.accepted:
+            return _ApplicationOutcome(binding, binding.reason, earlier=points)
+        if manifest.earlier is not None and manifest.earlier.required and not taken:
+            return _ApplicationOutcome(binding, why_none_taken(points), earlier=points)
+        series = {s.series_instance_uid: s for s in study.series}
+        bound = {name: series[uid] for name, uid in binding.inputs.items()}
+        for point in taken:
+            bound |= point.bound
+        not_taken = [p.not_compared for p in points if not p.number and p.may_be_missed(manifest)]
+        job = NewJob(
+            study_instance_uid=study.study_instance_uid,
+            revision=study.revision,
+            application=application.name,
+            inputs={name: s.series_instance_uid for name, s in bound.items()},
+            fingerprint=fingerprint(manifest, bound, not_taken),
+            priority=study.priority,
+            detail=AnalysisDetail(tuple(point.study.study_instance_uid for point in taken), tuple(not_taken)),
+        )
+        return _ApplicationOutcome(binding, binding.reason, job, points)
+    except Exception as error:
+        extra = fields("application_routing_failed", study=study.study_instance_uid, application=application.name)
+        log.error("The routing of an application failed: %s", unexpected(error), extra=extra)
+        return _ApplicationOutcome(None, f"its routing failed ({type(error).__name__}), see the log")
+
+
+def _is_reported(study: RoutableStudy, application: ConfiguredApplication, failed: bool) -> bool:
+    """Return whether the destinations are told that there is no result.
+
+    Nothing is reported on a study without images, or with results of this node alone.
+    """
+    chosen = application.no_result
+    return bool(study.images) and (chosen == "always" or (chosen == "failures" and failed))
+
+
+def _report(study: RoutableStudy, application: ConfiguredApplication, why: WhyNoResult, explanation: str) -> NewJob:
+    contents = " ".join(sorted(f"{i.sop_instance_uid} {i.sha256}" for i in study.images))
+    return NewJob(
+        study_instance_uid=study.study_instance_uid,
+        revision=study.revision,
+        application=application.name,
+        inputs={},
+        fingerprint=no_result_fingerprint(contents, why, explanation),
+        priority=study.priority,
+        detail=NoResultDetail(why, explanation),
+    )
+
+
+# -- the decision, as it is kept ---------------------------------------------------------------------------------------
+
+
+def _explain(application: ConfiguredApplication, outcome: _ApplicationOutcome) -> ApplicationDecision:
+    told = ApplicationDecision(application.name, outcome.job is not None, outcome.reason)
+    if outcome.binding is None or application.manifest is None:
+        return told
+    return replace(
+        told,
+        bound=_explain_binding(outcome.binding),
+        wanted={rule.name: wanted(rule) for rule in application.manifest.inputs},
+        earlier=tuple(map(_explain_time_point, outcome.earlier)),
+        lacking=tuple(rule.name for rule in outcome.binding.lacking),
+    )
+
+
+def _explain_binding(binding: Binding) -> InputDecisions:
+    decided = (InputDecision(d.input, d.series_instance_uid, d.taken, d.reason) for d in binding.decisions)
+    return InputDecisions(dict(binding.inputs), tuple(decided))
+
+
+def _explain_time_point(point: TimePoint) -> TimePointDecision:
+    """Leave the date out: the number of days between tells as much, and less about the patient."""
+    return TimePointDecision(
+        point.study.study_instance_uid,
+        point.study.days,
+        point.number or None,
+        point.reason,
+        None if point.binding is None else _explain_binding(point.binding),
+    )
+
+
+def _describe(series: SeriesDescription) -> RecognisedSeries:
+    return RecognisedSeries(
+        series_instance_uid=series.series_instance_uid,
+        modality=series.modality,
+        kind=str(series.kind),
+        body_part=series.body_part,
+        plane=None if series.plane is None else str(series.plane),
+        dimension=series.dimension,
+        slices=series.slices,
+        confidence=round(series.confidence, 2),
+        reasons=(*series.reasons, *filter(None, (series.problem, series.differences))),
+        number=series.number,
+        description=series.description,
+    )

@@ -1,0 +1,132 @@
+"""Earlier studies of the patient as time points of an application: which are taken, and why others are not.
+
+Pure decisions.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+from dicom_node.route.earlier import EarlierStudy
+from inference.contract.binding import Binding, bind, unfilled
+from inference.contract.inputs import EarlierRule, input_key
+from inference.contract.manifest import Manifest
+from inference.series.recogniser import SeriesDescription
+from storage.records.instances import Series
+from storage.records.jobs import NotCompared
+
+# Values of BodyPartExamined that would fit another part of the patient as well.
+UNSPECIFIC = frozenset({"", "EXTREMITY", "LEXTREMITY", "UEXTREMITY", "LEG", "ARM"})
+SIDE_NAMES = {"L": "left", "R": "right"}
+
+
+@dataclass(frozen=True)
+class TimePoint:
+    """The decision on an earlier study. `number` is its time point, 1 for the oldest, or 0 if it is not taken.
+
+    `binding` is None if the series of the study were not looked at.
+    """
+
+    study: EarlierStudy
+    binding: Binding | None
+    number: int
+    reason: str
+
+    @property
+    def bound(self) -> dict[str, Series]:
+        """The series that feeds each input of this time point, by the key of the input."""
+        assert self.binding is not None
+        series = {s.series_instance_uid: s for s in self.study.series}
+        return {input_key(name, self.number): series[uid] for name, uid in self.binding.inputs.items()}
+
+    @property
+    def not_compared(self) -> NotCompared:
+        """The study as the report mentions it. The reason is for the reader of the report and names no series."""
+        lacking = self.binding.lacking if self.binding is not None else ()
+        reason = "; ".join(map(unfilled, lacking)) or self.reason
+        return NotCompared(self.study.study_instance_uid, self.study.days, reason)
+
+    def may_be_missed(self, manifest: Manifest) -> bool:
+        """Return False for other examinations of the patient, which feed none of the required inputs.
+
+        The report mentions only studies that its reader may miss.
+        """
+        return self.binding is None or any(r.required and r not in self.binding.lacking for r in manifest.inputs)
+
+
+@dataclass(frozen=True)
+class ShownAnatomy:
+    """The body parts and sides that series declare to show; empty if they declare none."""
+
+    body_parts: frozenset[str]
+    sides: frozenset[str]  # "left", "right"
+
+
+def decide_time_points(
+    manifest: Manifest, shown: ShownAnatomy, earlier: Sequence[EarlierStudy]
+) -> tuple[TimePoint, ...]:
+    """Decide on every earlier study, in the order given, the oldest first.
+
+    A study is taken if its series fill the same inputs, and do not show another region than the present study, which
+    shows `shown`.
+    """
+    if manifest.earlier is None:
+        return ()
+    points = [_candidate(manifest, shown, study) for study in earlier]
+    chosen = _chosen(manifest.earlier, [point.study for point in points if not point.reason])
+    return tuple(point if point.reason else _placed(point, chosen) for point in points)
+
+
+def anatomy_of_required(manifest: Manifest, binding: Binding, recognised: Sequence[SeriesDescription]) -> ShownAnatomy:
+    """Return the anatomy that the series of the required inputs show."""
+    required = {binding.inputs.get(rule.name) for rule in manifest.inputs if rule.required}
+    series = [s for s in recognised if s.series_instance_uid in required]
+    return ShownAnatomy(
+        frozenset(s.body_part for s in series) - UNSPECIFIC,
+        frozenset(SIDE_NAMES[s.laterality] for s in series if s.laterality),
+    )
+
+
+def why_none_taken(points: Sequence[TimePoint]) -> str:
+    """Explain to the operator why no earlier study can be used."""
+    told = [f"study {point.study.study_instance_uid} {point.reason}" for point in points]
+    return ": ".join(["no earlier study of the same patient can be used", "; ".join(told) or "none is here"])
+
+
+def _candidate(manifest: Manifest, shown: ShownAnatomy, study: EarlierStudy) -> TimePoint:
+    """Return the time point without a number. Its reason is empty if the study can be taken."""
+    if study.problem:
+        return TimePoint(study, None, 0, study.problem)
+    binding = bind(manifest.inputs, study.recognised)
+    if not binding.accepted:
+        return TimePoint(study, binding, 0, binding.reason)
+    return TimePoint(study, binding, 0, _elsewhere(anatomy_of_required(manifest, binding, study.recognised), shown))
+
+
+def _placed(point: TimePoint, chosen: Sequence[EarlierStudy]) -> TimePoint:
+    assert point.binding is not None
+    if point.study in chosen:
+        return replace(point, number=chosen.index(point.study) + 1, reason=point.binding.reason)
+    taken = f"only {len(chosen)} earlier {'study is' if len(chosen) == 1 else 'studies are'} taken"
+    return replace(point, reason=f"fits, but {taken}: the smallest size before (nadir) may be missed")
+
+
+def _elsewhere(before: ShownAnatomy, now: ShownAnatomy) -> str:
+    """Return why an earlier study shows another region; empty unless both studies declare what they show."""
+    if before.body_parts and now.body_parts and before.body_parts.isdisjoint(now.body_parts):
+        return f"shows {_joined(before.body_parts)}, and the study {_joined(now.body_parts)}"
+    if before.sides and now.sides and before.sides.isdisjoint(now.sides):
+        return f"shows the {_joined(before.sides)} side, and the study the {_joined(now.sides)}"
+    return ""
+
+
+def _joined(words: Collection[str]) -> str:
+    return " and ".join(sorted(words))
+
+
+def _chosen(rule: EarlierRule, fitting: Sequence[EarlierStudy]) -> list[EarlierStudy]:
+    """Choose the first study, against which a course is measured, and the latest ones."""
+    if len(fitting) <= rule.maximum:
+        return list(fitting)
+    if rule.maximum == 1:
+        return [fitting[-1]]
+    return [fitting[0], *fitting[1 - rule.maximum :]]

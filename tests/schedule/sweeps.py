@@ -1,0 +1,158 @@
+"""The sweeps over a real database with a clock of ours, and studies that come to it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+
+from dicom_node.catalogue import ConfiguredApplication
+from dicom_node.complete.rule import CompletionRule
+from dicom_node.complete.source import SourceQuestions
+from dicom_node.complete.sweep import CompletionSweep
+from dicom_node.route.earlier import EarlierStudies
+from dicom_node.route.early_start import EarlyStarter
+from dicom_node.route.recognition import ReceivedSeries, SeriesRecogniser
+from dicom_node.route.sweep import RoutingSweep
+from dicom_node.route.urgency import Urgency
+from dicom_node.schedule import ScheduledTask
+from inference.contract.manifest import InputRule, Manifest
+from inference.series.site_table import SiteTable
+from storage.log.filing import Ended, Opened
+from storage.records.evidence import AssociationEnd
+from storage.records.instances import Facts, ReceivedInstance
+from storage.tables.database.connection import Database, default_url
+from storage.tables.patients import Patients
+from tests.storage.node import STUDY, Node, received
+
+RULE = CompletionRule(quiet=30, released=10, settled=2, maximum_age=600)
+START = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = START
+        self.index_stalled_at: datetime | None = None
+
+    def filed(self) -> datetime | None:
+        return self.now if self.index_stalled_at is None else self.index_stalled_at
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def pass_(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+class Source:
+    """A PACS that counts, refuses or is away."""
+
+    name = "archive"
+
+    def __init__(self) -> None:
+        self.count: int | Exception = 0
+        self.asked: list[str] = []
+
+    def count_instances(self, study_instance_uid: str) -> int:
+        self.asked.append(study_instance_uid)
+        if isinstance(self.count, Exception):
+            raise self.count
+        return self.count
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    database = Database(default_url(tmp_path))
+    database.upgrade()
+    yield Node(database, tmp_path / "instances")
+    database.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def source() -> Source:
+    return Source()
+
+
+class Sweeps:
+    """The sweeps and the questions to the source, wired over one node as the `schedule` role wires them."""
+
+    def __init__(
+        self,
+        node: Node,
+        clock: Clock,
+        source: Source | None = None,
+        applications: Sequence[ConfiguredApplication] = (),
+        peers: dict[str, int] | None = None,
+        site: SiteTable = (),
+        patients: Patients | None = None,
+    ) -> None:
+        rule = RULE if source is None else replace(RULE, source=source.name)
+        received_series = ReceivedSeries(node.instances, node.results)
+        recogniser = SeriesRecogniser(site)
+        earlier = None
+        if patients is not None and any(a.manifest is not None and a.manifest.earlier for a in applications):
+            earlier = EarlierStudies(patients, node.instances, received_series, recogniser)
+        urgency = Urgency(peers or {})
+        early = [a for a in applications if a.starts_on_inputs and a.manifest is not None]
+        starter = EarlyStarter(node.studies, node.instances, recogniser, earlier, urgency, early)
+        start_early = starter.start if early else None
+        completion = CompletionSweep(node.studies, rule, clock.filed, start_early, clock)
+        routing = RoutingSweep(node.studies, received_series, recogniser, earlier, urgency, applications, clock)
+        self.sweep = ScheduledTask("sweep", 1, (completion.sweep, routing.sweep)).run
+        if source is not None:
+            self.ask_source = SourceQuestions(node.studies, source, rule, completion.as_noticed, clock).ask
+
+
+def bring(node: Node, clock: Clock, number: int, association: str = "", study: str = STUDY, **facts: object) -> None:
+    sent = received(number, study=study if len(study) < 60 else "1.5", association=association)
+    instance = replace(
+        sent.instance,
+        study_instance_uid=study,
+        facts=Facts(**facts),  # type: ignore[arg-type]
+        received_at=clock.now,
+    )
+    node.store(replace(sent, instance=instance))
+
+
+def application(start: bool = True, kind: str = "T1w") -> ConfiguredApplication:
+    manifest = Manifest("x", "mass", "1", "X", (InputRule("t1w", kind=kind),), Path("."), {}, "a")
+    return ConfiguredApplication("mass", ("pacs",), manifest, starts_on_inputs=start)
+
+
+def push(node: Node, clock: Clock, paths: Sequence[Path], association: str, declared: int | None) -> None:
+    """Real images, with the facts their headers hold."""
+    filing = node.instances.filing()
+    filing.opened(Opened(association, "MR1", "NODE", "host", "receive-0", clock.now))
+    for path in paths:
+        ds = dcmread(path, stop_before_pixels=True)
+        facts = Facts(
+            instance_number=int(ds.InstanceNumber), acquisition_number=1, images_in_acquisition=declared,
+            position=tuple(map(float, ds.ImagePositionPatient)),  # type: ignore[arg-type]
+            orientation=tuple(map(float, ds.ImageOrientationPatient)),  # type: ignore[arg-type]
+        )  # fmt: skip
+        instance = ReceivedInstance(
+            str(ds.SOPInstanceUID), str(ds.SOPClassUID), str(ds.SeriesInstanceUID), str(ds.StudyInstanceUID),
+            str(ds.file_meta.TransferSyntaxUID), "MR", "MR1", association, clock.now, facts,
+        )  # fmt: skip
+        filing.instance(instance, path.read_bytes())
+    filing.commit()
+
+
+def release(node: Node, clock: Clock, association: str) -> None:
+    filing = node.instances.filing()
+    filing.ended(Ended(association, AssociationEnd.RELEASED, clock.now))
+    filing.commit()
+
+
+def end(sweeper: Sweeps, node: Node, clock: Clock) -> None:
+    release(node, clock, "a")
+    for _ in range(12):
+        clock.pass_(1)
+        sweeper.sweep()
