@@ -14,7 +14,7 @@ NoResultReports = Literal["always", "failures", "never"]
 
 @dataclass(frozen=True)
 class ApplicationEntry:
-    """One `[[applications]]` entry of the configuration. `name` is the one that jobs carry."""
+    """An `[[applications]]` entry of the configuration. `name` is the one that jobs carry."""
 
     id: str
     name: str

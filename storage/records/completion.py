@@ -1,4 +1,4 @@
-"""What was decided about the completeness of a study, with the evidence and its numbers."""
+"""Decisions on the completeness of a study, with the evidence and its numbers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -40,8 +40,9 @@ class AssociationNumbers:
 
 @dataclass(frozen=True)
 class SeriesNumbers:
-    """The images of one series. `declared` is None where nothing was declared, or where it cannot be true; `says` is
-    the readable form of what the images say.
+    """The images of one series, and what they say in words.
+
+    `declared` is None if nothing was declared, or if what was declared cannot be true.
     """
 
     series_instance_uid: str
@@ -68,7 +69,7 @@ class StepNumbers:
 
 @dataclass(frozen=True)
 class SourceNumbers:
-    """The last answer of the source PACS. `count` is None where it gave none, and `problem` says why."""
+    """The last answer of the source PACS. `count` is None if it gave none, and `problem` explains why."""
 
     name: str
     count: int | None
@@ -79,8 +80,9 @@ class SourceNumbers:
 
 @dataclass(frozen=True)
 class CompletionNumbers:
-    """Everything that was counted for one decision. A study without procedure steps, or whose source PACS was not
-    asked, has None there.
+    """The numbers behind one decision.
+
+    `procedure_steps` is None for a study without any, and `source` is None if the source PACS was not asked.
     """
 
     instances: int = 0
@@ -91,26 +93,26 @@ class CompletionNumbers:
     source: SourceNumbers | None = None
 
     def to_json(self) -> dict[str, Any]:
-        told: dict[str, Any] = {
+        plain: dict[str, Any] = {
             "instances": self.instances,
             "own_results": self.own_results,
             "associations": vars(self.associations).copy(),
             "series": [{**vars(series), "evidence": str(series.evidence)} for series in self.series],
         }
         if self.procedure_steps is not None:
-            told["procedure_steps"] = vars(self.procedure_steps).copy()
+            plain["procedure_steps"] = vars(self.procedure_steps).copy()
         if self.source is not None:
-            told["source"] = {**vars(self.source), "at": self.source.at.isoformat()}
-        return told
+            plain["source"] = {**vars(self.source), "at": self.source.at.isoformat()}
+        return plain
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> "CompletionNumbers":
-        steps, source = told.get("procedure_steps"), told.get("source")
+    def from_json(cls, plain: Mapping[str, Any]) -> "CompletionNumbers":
+        steps, source = plain.get("procedure_steps"), plain.get("source")
         return cls(
-            instances=told["instances"],
-            own_results=told["own_results"],
-            associations=AssociationNumbers(**told["associations"]),
-            series=tuple(SeriesNumbers(**{**one, "evidence": Grade(one["evidence"])}) for one in told["series"]),
+            instances=plain["instances"],
+            own_results=plain["own_results"],
+            associations=AssociationNumbers(**plain["associations"]),
+            series=tuple(SeriesNumbers(**{**one, "evidence": Grade(one["evidence"])}) for one in plain["series"]),
             procedure_steps=None if steps is None else StepNumbers(**steps),
             source=None if source is None else SourceNumbers(**{**source, "at": datetime.fromisoformat(source["at"])}),
         )
@@ -136,14 +138,14 @@ class Completion:
         }
 
     @classmethod
-    def from_json(cls, reason: str, told: Mapping[str, Any]) -> "Completion":
+    def from_json(cls, reason: str, plain: Mapping[str, Any]) -> "Completion":
         """Return the decision from the text and the data of its event."""
         return cls(
-            evidence=Evidence(told["evidence"]),
+            evidence=Evidence(plain["evidence"]),
             reason=reason,
-            numbers=CompletionNumbers.from_json(told["numbers"]),
-            waited_seconds=told["waited_seconds"],
-            since=None if told["since"] is None else datetime.fromisoformat(told["since"]),
+            numbers=CompletionNumbers.from_json(plain["numbers"]),
+            waited_seconds=plain["waited_seconds"],
+            since=None if plain["since"] is None else datetime.fromisoformat(plain["since"]),
         )
 
 

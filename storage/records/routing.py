@@ -1,6 +1,7 @@
-"""What routing decided about a study, and why, as it is kept for `dicom-node explain`.
+"""Decisions of routing about a study, with their reasons, as they are kept for `dicom-node explain`.
 
-The decisions tell of no date and no patient. Their JSON is a row of the table `routing`, or the data of an event.
+The decisions hold no date and no name of a patient. Their JSON is a row of the table `routing`, or the data of an
+event in the timeline.
 """
 
 from collections.abc import Mapping
@@ -34,13 +35,13 @@ class RecognisedSeries:
         return {**vars(self), "reasons": list(self.reasons)}
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> "RecognisedSeries":
-        return cls(**{"body_part": "", **told, "reasons": tuple(told["reasons"])})
+    def from_json(cls, plain: Mapping[str, Any]) -> "RecognisedSeries":
+        return cls(**{"body_part": "", **plain, "reasons": tuple(plain["reasons"])})
 
 
 @dataclass(frozen=True)
 class InputDecision:
-    """What was decided about one series for one input of an application."""
+    """The decision on one series for one input of an application."""
 
     input: str
     series_instance_uid: str
@@ -59,19 +60,19 @@ class InputDecisions:
         return {"inputs": dict(self.inputs), "decisions": [vars(decision).copy() for decision in self.decisions]}
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> "InputDecisions | None":
-        """Return None where the decisions end before the inputs were looked at."""
-        if "inputs" not in told:
+    def from_json(cls, plain: Mapping[str, Any]) -> "InputDecisions | None":
+        """Return None if the application, or the earlier study, was refused before its inputs were looked at."""
+        if "inputs" not in plain:
             return None
-        return cls(told["inputs"], tuple(InputDecision(**decision) for decision in told["decisions"]))
+        return cls(plain["inputs"], tuple(InputDecision(**decision) for decision in plain["decisions"]))
 
 
 @dataclass(frozen=True)
 class TimePointDecision:
-    """What was decided about an earlier study of the patient, `days` before; without an order there are no `days`.
+    """The decision on an earlier study of the patient, made `days` before; None if the order is not known.
 
     `time_point` counts from 1, the oldest study that is taken; it is None for a study that is not taken. `bound` is
-    None where the study could not be used at all.
+    None if the study could not be used at all.
     """
 
     study_instance_uid: str
@@ -90,23 +91,23 @@ class TimePointDecision:
         }
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> "TimePointDecision":
+    def from_json(cls, plain: Mapping[str, Any]) -> "TimePointDecision":
         return cls(
-            told["study_instance_uid"],
-            told["days"],
-            told["time_point"],
-            told["reason"],
-            InputDecisions.from_json(told),
+            plain["study_instance_uid"],
+            plain["days"],
+            plain["time_point"],
+            plain["reason"],
+            InputDecisions.from_json(plain),
         )
 
 
 @dataclass(frozen=True)
 class ApplicationDecision:
-    """What was decided about one application, with the reason.
+    """The decision on one application.
 
-    `bound` is None where the application could not be asked. `wanted` says of each input what it takes. `lacking` are
-    the required inputs that no series feeds; rows of earlier versions do not name them. `reported` is the reason that
-    is reported to the destinations where there is no result; None where nothing is reported.
+    `bound` is None if the application could not be asked. `wanted` describes what each input takes. `lacking` are the
+    required inputs that no series feeds; rows of earlier versions do not name them. `reported` is the reason that is
+    reported to the destinations if there is no result; None if nothing is reported.
     """
 
     application: str
@@ -119,37 +120,37 @@ class ApplicationDecision:
     lacking: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        told: dict[str, Any] = {"application": self.application, "applies": self.applies, "reason": self.reason}
+        plain: dict[str, Any] = {"application": self.application, "applies": self.applies, "reason": self.reason}
         if self.bound is not None:
-            told["wanted"] = dict(self.wanted)
-            told |= self.bound.to_json()
-            told["earlier"] = [time_point.to_json() for time_point in self.earlier]
+            plain["wanted"] = dict(self.wanted)
+            plain |= self.bound.to_json()
+            plain["earlier"] = [time_point.to_json() for time_point in self.earlier]
         if self.lacking:
-            told["lacking"] = list(self.lacking)
+            plain["lacking"] = list(self.lacking)
         if self.reported is not None:
-            told["reported"] = str(self.reported)
-        return told
+            plain["reported"] = str(self.reported)
+        return plain
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> "ApplicationDecision":
-        reported = told.get("reported")
+    def from_json(cls, plain: Mapping[str, Any]) -> "ApplicationDecision":
+        reported = plain.get("reported")
         return cls(
-            application=told["application"],
-            applies=told["applies"],
-            reason=told["reason"],
-            bound=InputDecisions.from_json(told),
-            wanted=told.get("wanted", {}),
-            earlier=tuple(TimePointDecision.from_json(time_point) for time_point in told.get("earlier", ())),
+            application=plain["application"],
+            applies=plain["applies"],
+            reason=plain["reason"],
+            bound=InputDecisions.from_json(plain),
+            wanted=plain.get("wanted", {}),
+            earlier=tuple(TimePointDecision.from_json(time_point) for time_point in plain.get("earlier", ())),
             reported=None if reported is None else WhyNoResult(reported),
-            lacking=tuple(told.get("lacking", ())),
+            lacking=tuple(plain.get("lacking", ())),
         )
 
 
 @dataclass(frozen=True)
 class RoutingDecision:
-    """What each series of a study was recognised as, and what was decided about each application.
+    """The series of a study as they were recognised, and the decision on each application.
 
-    A study that could not be routed at all has neither.
+    Both are empty for a study whose routing failed.
     """
 
     series: tuple[RecognisedSeries, ...] = ()
@@ -162,18 +163,20 @@ class RoutingDecision:
         }
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> "RoutingDecision":
-        """Return the decision of a row. Rows of studies that could not be routed are empty."""
+    def from_json(cls, plain: Mapping[str, Any]) -> "RoutingDecision":
+        """Return the decision that a row holds. A row of a study whose routing failed is empty."""
         return cls(
-            tuple(RecognisedSeries.from_json(series) for series in told.get("series", ())),
-            tuple(ApplicationDecision.from_json(application) for application in told.get("applications", ())),
+            tuple(RecognisedSeries.from_json(series) for series in plain.get("series", ())),
+            tuple(ApplicationDecision.from_json(application) for application in plain.get("applications", ())),
         )
 
 
 @dataclass(frozen=True)
 class EarlyStart:
-    """Why an application starts before its study is complete: `evidence` says for each input why its series is whole,
-    `inputs` names these series, and `routing` is the decision about this application alone.
+    """The reasons why an application starts before its study is complete.
+
+    `evidence` explains for each input why its series is whole, `inputs` names these series, and `routing` is the
+    decision on this application alone.
     """
 
     evidence: str
@@ -185,5 +188,5 @@ class EarlyStart:
         return {"evidence": self.evidence, "inputs": dict(self.inputs), "routing": self.routing.to_json()}
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> "EarlyStart":
-        return cls(told["evidence"], told["inputs"], ApplicationDecision.from_json(told["routing"]))
+    def from_json(cls, plain: Mapping[str, Any]) -> "EarlyStart":
+        return cls(plain["evidence"], plain["inputs"], ApplicationDecision.from_json(plain["routing"]))
