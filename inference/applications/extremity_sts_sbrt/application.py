@@ -1,4 +1,4 @@
-"""`extremity_sts_sbrt`: a sarcoma of a limb at one or several time points, its surroundings, and its response."""
+"""The application `extremity_sts_sbrt`: a sarcoma of a limb and its surroundings at one or several time points."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from pydicom.uid import generate_uid
 from torch import Tensor
 
-from inference.applications.extremity_sts_sbrt.course import changes, response
-from inference.applications.extremity_sts_sbrt.examination import REQUIRED, Examination, Infer, examine
+from inference.applications.extremity_sts_sbrt.course import change_measurements, response_evaluations
+from inference.applications.extremity_sts_sbrt.examination import REQUIRED, Examination, SliceInference, examine_limb
 from inference.applications.extremity_sts_sbrt.network import LABELS, SliceUNet
-from inference.applications.extremity_sts_sbrt.notes import Earlier, notes
+from inference.applications.extremity_sts_sbrt.notes import EarlierTimePoint, report_notes
 from inference.contract.application import Engine, Progress
 from inference.contract.concepts import (
     ABNORMAL,
@@ -54,8 +54,8 @@ from inference.volumes.reading import read_volume
 from storage.errors import InputRefused
 
 OPTIONAL = ("t1w_fs_post", "dwi", "adc", "t1_map", "t2_map")
-CRITERION = 50.0  # mm: the trial takes larger ones
-# Code, category and colour of each structure.
+CRITERION = 50.0  # mm: the trial enrols patients with a larger mass
+# The code, the category and the colour of each structure.
 SEGMENTS: Mapping[str, tuple[Code, Code, tuple[int, int, int]]] = {
     "mass": (MASS, ABNORMAL, (221, 130, 101)),
     "necrosis": (NECROSIS, ABNORMAL, (150, 98, 83)),
@@ -89,8 +89,9 @@ class LimbSarcomaCourse:
         )
 
     def run(self, inputs: Mapping[str, SeriesInput], engine: Engine, progress: Progress) -> Findings:
-        """The structures on the grid of the series "t1w", and what changed since the earlier time points. Those are
-        outlined by the same network, each on its own grid.
+        """Outline the structures on the grid of the series "t1w", and measure changes since earlier time points.
+
+        The same network outlines the earlier time points, each on its own grid.
         """
         started_at = datetime.now(UTC)
         progress("reading", 0.0)
@@ -101,7 +102,7 @@ class LimbSarcomaCourse:
             return engine.whole(network, image)
 
         points = sorted({split_key(key)[1] for key in inputs} - {0})
-        earlier: list[Earlier] = []
+        earlier: list[EarlierTimePoint] = []
         for done, point in enumerate(points):
             progress("segmenting an earlier study", 0.1 + 0.8 * done / (len(points) + 1))
             earlier.append(self._earlier(inputs, point, infer))
@@ -110,22 +111,23 @@ class LimbSarcomaCourse:
         progress("measuring", 0.9)
         return self._findings(inputs, earlier, now, started_at)
 
-    def _earlier(self, inputs: Mapping[str, SeriesInput], point: int, infer: Infer) -> Earlier:
+    def _earlier(self, inputs: Mapping[str, SeriesInput], point: int, infer: SliceInference) -> EarlierTimePoint:
         dates = [one.acquired for one in inputs.values() if one.time_point == point and one.acquired]
         acquired = min(dates, default=None)
         try:
             volumes, unread = self._read(inputs, point)
-            return Earlier(point, acquired, self._examined(volumes, unread, infer))
+            return EarlierTimePoint(point, acquired, self._examined(volumes, unread, infer))
         except InputRefused as error:
-            return Earlier(point, acquired, None, str(error))
+            return EarlierTimePoint(point, acquired, None, str(error))
 
-    def _examined(self, volumes: Volumes, unread: Sequence[str], infer: Infer) -> Examination:
-        found = examine(volumes, infer, self._threshold)
+    def _examined(self, volumes: Volumes, unread: Sequence[str], infer: SliceInference) -> Examination:
+        found = examine_limb(volumes, infer, self._threshold)
         return replace(found, notes=(*unread, *found.notes))
 
     def _read(self, inputs: Mapping[str, SeriesInput], point: int) -> tuple[Volumes, tuple[str, ...]]:
-        """The volumes of a time point, and notes on series that make none. Raises InputRefused where one of REQUIRED
-        makes none, and of the gate.
+        """Return the volumes of a time point, and notes on series that make none.
+
+        Raises InputRefused where a series of REQUIRED is absent or makes no volume, and where the gate refuses the T1w.
         """
         required = {}
         for name in REQUIRED:
@@ -137,7 +139,11 @@ class LimbSarcomaCourse:
         return volumes | required, unread
 
     def _findings(
-        self, inputs: Mapping[str, SeriesInput], earlier: Sequence[Earlier], now: Examination, started_at: datetime
+        self,
+        inputs: Mapping[str, SeriesInput],
+        earlier: Sequence[EarlierTimePoint],
+        now: Examination,
+        started_at: datetime,
     ) -> Findings:
         found = "mass" in now.masks
         usable = {one.point: one.comparable for one in earlier if one.comparable}
@@ -146,21 +152,21 @@ class LimbSarcomaCourse:
         return Findings(
             source=now.source,
             inputs=now.inputs,
-            # Without a mass there is nothing to measure bundle and bone against.
+            # Bundle and bone matter by their distance to the mass alone.
             segments=tuple(self._segment(name, now, first) for name in SEGMENTS if found and name in now.masks),
             algorithm=self.algorithm,
             title=self.manifest.title,
             started_at=started_at,
-            measurements=changes(compared) if found else (),
-            evaluations=response(compared) if found else (),
+            measurements=change_measurements(compared) if found else (),
+            evaluations=response_evaluations(compared) if found else (),
             maps=now.panel.maps,
             time_point=TimePoint(FOLLOW_UP if earlier else BASELINE, len(earlier) + 1),
-            notes=notes(now, earlier),
+            notes=report_notes(now, earlier),
             research=self.research,
         )
 
     def _segment(self, name: str, now: Examination, first: str) -> Segment:
-        """A structure keeps the tracking UID that it has in the first study of the comparison."""
+        """Describe one structure, whose tracking UID is that of the first study in the comparison."""
         label, (kind, category, color) = LABELS[name], SEGMENTS[name]
         measurements, evaluations = _measured(name, now)
         return Segment(
@@ -177,14 +183,14 @@ class LimbSarcomaCourse:
 
 
 def _measured(name: str, now: Examination) -> tuple[tuple[Measurement, ...], tuple[Evaluation, ...]]:
-    if name in ("bundle", "bone"):  # they leave the images at both ends: their volume says nothing
+    if name in ("bundle", "bone"):  # Both leave the images at either end, so that their volume means nothing.
         return (), ()
     if name != "mass":
         return (Measurement(VOLUME, now.volume(name), CM3),), ()
     mask, geometry = now.masks["mass"], now.source.geometry
     volume, long_axis, short_axis, maximum_3d = size_measurements(mask, geometry)
     return (
-        # What the trial asks for first: OHIF draws five values of a finding on the image and no more.
+        # The values that the trial asks for come first, because OHIF draws the first five of a finding on the image.
         volume,
         long_axis,
         _distance(BUNDLE_DISTANCE, now.distance("bundle")),
@@ -197,7 +203,10 @@ def _measured(name: str, now: Examination) -> tuple[tuple[Measurement, ...], tup
 
 
 def _over_5_cm(now: Examination) -> tuple[Evaluation, ...]:
-    """A mass that is not all in the images may be larger: of it there is no "no"."""
+    """Evaluate the 5 cm criterion.
+
+    A smaller mass that reaches the edge of the images gives no answer, because it may be larger.
+    """
     if now.diameters.maximum_3d > CRITERION:
         return (Evaluation(OVER_5_CM, YES),)
     return () if now.cut_off else (Evaluation(OVER_5_CM, NO),)

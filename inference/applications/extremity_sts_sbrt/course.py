@@ -1,4 +1,4 @@
-"""What changed in a mass between time points: diameters, volume, ADC, and the response by RECIST 1.1."""
+"""The course of a mass over time points: changes of diameters, volume and ADC, and the response by RECIST 1.1."""
 
 from collections.abc import Sequence
 
@@ -21,13 +21,13 @@ from inference.contract.findings import NOT_ATTEMPTED, Code, Evaluation, Measure
 from inference.quantities.missing import Missing
 from inference.quantities.response import Course, recist
 
-SAME_PLANE = 20.0  # degrees between slices at most
+SAME_PLANE = 20.0  # degrees: the largest angle between the slices of two time points
 CUT_OFF = "the mass goes on beyond what was imaged at one of the time points"
 OTHER_PLANE = "the time points were imaged in different planes, and the longest diameter is one within a slice"
 
 
-def course(examinations: Sequence[Examination]) -> Course | Missing:
-    """By the longest diameter of the one mass in each, oldest first; every mass must have been found."""
+def recist_course(examinations: Sequence[Examination]) -> Course | Missing:
+    """Apply RECIST 1.1 to the longest diameters of the mass, oldest time point first; all must have found the mass."""
     if any(one.cut_off for one in examinations):
         return Missing(NOT_ATTEMPTED, CUT_OFF)
     if not _same_plane(examinations):
@@ -35,8 +35,8 @@ def course(examinations: Sequence[Examination]) -> Course | Missing:
     return recist([one.diameters.long_axis for one in examinations])
 
 
-def changes(examinations: Sequence[Examination]) -> tuple[Measurement, ...]:
-    """The last time point's change, in % of the first one's (of the smallest one's, for NADIR_CHANGE)."""
+def change_measurements(examinations: Sequence[Examination]) -> tuple[Measurement, ...]:
+    """Measure the changes of the last time point in % of the first one, or of the smallest one for NADIR_CHANGE."""
     last, first = examinations[-1], examinations[0]
     whole = len(examinations) > 1 and not any(one.cut_off for one in examinations)
     comparable = whole and _same_plane(examinations)
@@ -50,8 +50,8 @@ def changes(examinations: Sequence[Examination]) -> tuple[Measurement, ...]:
     )
 
 
-def response(examinations: Sequence[Examination]) -> tuple[Evaluation, ...]:
-    found = course(examinations)
+def response_evaluations(examinations: Sequence[Examination]) -> tuple[Evaluation, ...]:
+    found = recist_course(examinations)
     if isinstance(found, Missing):
         return ()
     return (Evaluation(RESPONSE_METHOD, RECIST_1_1), Evaluation(RESPONSE, found.response.value))

@@ -1,6 +1,6 @@
-"""One examination of a limb: its structures and quantities, on the grid of its T1w series.
+"""The examination of a limb at one time point: structures and quantities on the grid of its T1w series.
 
-Training measures with exactly this, so that what the model card promises is what the application does.
+Training measures with exactly this code, so that the model card tells the performance of the application.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inference.applications.extremity_sts_sbrt.preprocessing import prepare, restore, structures
+from inference.applications.extremity_sts_sbrt.preprocessing import find_structures, prepare_limb, restore_structures
 from inference.quantities.alignment import align
 from inference.quantities.distances import shortest_distance
 from inference.quantities.panel import ADC, T1, T2, Panel, Volumes, measure_panel
@@ -22,19 +22,21 @@ from inference.volumes.measurements import Diameters, diameters, volume_ml
 from inference.volumes.volume import Volume
 from storage.errors import InputRefused
 
-REQUIRED = ("t1w", "t2w_fs")  # the network does not know a limb without both
+REQUIRED = ("t1w", "t2w_fs")  # The network was not trained on limbs without both.
 WEIGHTED = ("t2w_fs", "t1w_fs_post")
-COVERED = 0.5  # of the limb in T1w, by each of REQUIRED at least
+COVERED = 0.5  # of the limb in T1w: the least part that each of REQUIRED must show
 MAPS = {"adc": "adc", "t1": "t1_map", "t2": "t2_map"}  # quantity of the panel -> contrast of the network
 
-Infer = Callable[[Tensor], Tensor]
-"""The network on prepared images: (1, contrast, slice, row, column) to logits (1, structure, slice, row, column)."""
+SliceInference = Callable[[Tensor], Tensor]
+"""Runs the network on prepared images: (1, contrast, slice, row, column) to logits (1, structure, ...)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Examination:
-    """`masks` are the structures that were found, on the grid of `source`; `seen` the contrasts the network had.
-    `searched` is where it had all of REQUIRED: nothing is outlined elsewhere.
+    """The result of one examination, on the grid of `source`.
+
+    `masks` are the structures that were found and `seen` the contrasts that the network had. `searched` is the region
+    where it had all of REQUIRED; nothing is outlined elsewhere.
     """
 
     source: Volume
@@ -47,44 +49,46 @@ class Examination:
 
     @cached_property
     def diameters(self) -> Diameters:
-        """Of the mass, which must have been found."""
+        """The diameters of the mass, which must have been found."""
         return diameters(self.masks["mass"], self.source.geometry)
 
     @cached_property
     def cut_off(self) -> bool:
-        """Whether the mass, which must have been found, goes on where nothing was searched."""
+        """True if the mass, which must have been found, reaches the edge of the searched region."""
         return is_cut_off(self.masks["mass"], self.searched)
 
     @property
     def searched_share(self) -> float:
-        """Of what T1w shows of the limb."""
+        """The part of the limb in T1w that was searched, 0..1."""
         return _share(self.searched, self.source.array)
 
     def volume(self, structure: str) -> float:
-        """mL; 0 where it was not found."""
+        """Return the volume of a structure in mL, 0 where it was not found."""
         return volume_ml(self.masks[structure], self.source.geometry) if structure in self.masks else 0.0
 
     @property
     def necrotic(self) -> float:
-        """% of the mass."""
+        """The necrotic part of the mass in %."""
         return 100.0 * self.volume("necrosis") / self.volume("mass")
 
     @cached_property
     def adc(self) -> float | None:
-        """um2/s, the mean over the mass."""
+        """The mean ADC of the mass in um2/s; None where it is missing."""
         found = self.panel.statistics(ADC, self.masks["mass"])
         return found.mean if isinstance(found, Statistics) else None
 
     def distance(self, structure: str) -> float | None:
-        """Mm between the surfaces of the mass and a structure; None where it was not found."""
+        """Return the distance in mm between the surfaces of mass and structure, None where that was not found."""
         if structure not in self.masks:
             return None
         return shortest_distance(self.masks["mass"], self.masks[structure], self.source.geometry).distance
 
 
-def examine(volumes: Volumes, infer: Infer, threshold: float) -> Examination:
-    """`volumes` by the names of the application's inputs; "t1w" is the one whose grid counts. Raises InputRefused where
-    one of REQUIRED cannot be brought onto that grid, or covers less than COVERED of it.
+def examine_limb(volumes: Volumes, infer: SliceInference, threshold: float) -> Examination:
+    """Outline and measure one time point on the grid of "t1w".
+
+    The keys of `volumes` are the names of the application's inputs. Raises InputRefused where a series of REQUIRED
+    cannot be brought onto that grid, or covers less than COVERED of the limb.
     """
     (source,) = volumes["t1w"]
     quantities = measure_panel(volumes, source, (ADC, T1, T2))
@@ -106,14 +110,14 @@ def examine(volumes: Volumes, infer: Infer, threshold: float) -> Examination:
                 raise InputRefused(f"the series for {name} cannot be used: {error}") from error
             notes.append(f"The series for {name} was not used: {error}.")
     images |= {MAPS[name]: values for name, values in quantities.values.items() if name in MAPS}
-    prepared = prepare(images, source.geometry)
+    prepared = prepare_limb(images, source.geometry)
     logits = infer(torch.from_numpy(prepared.array)[None])
-    probability = restore(torch.sigmoid(logits)[0].numpy(), prepared, source.geometry)
+    probability = restore_structures(torch.sigmoid(logits)[0].numpy(), prepared, source.geometry)
     return Examination(
         source=source,
         inputs=tuple(dict.fromkeys([*used, *quantities.inputs])),
         seen=tuple(images),
-        masks=structures(probability * searched, source.geometry, threshold),
+        masks=find_structures(probability * searched, source.geometry, threshold),
         searched=searched,
         panel=quantities,
         notes=tuple(notes),
@@ -121,7 +125,7 @@ def examine(volumes: Volumes, infer: Infer, threshold: float) -> Examination:
 
 
 def _covered(brought: Array, t1w: Array) -> Mask:
-    """Where a series has values on the grid of T1w. Raises InputRefused where it shows too little of the body."""
+    """Return the voxels of T1w where a series has values. Raises InputRefused if it shows too little of the limb."""
     known = np.isfinite(brought)
     if (share := _share(known, t1w)) < COVERED:
         raise InputRefused(f"it shows {share:.0%} of what T1w shows of the limb, and {COVERED:.0%} are needed")
@@ -129,5 +133,5 @@ def _covered(brought: Array, t1w: Array) -> Mask:
 
 
 def _share(where: Mask, t1w: Array) -> float:
-    """Of what is no air in T1w."""
+    """Return the part of the limb in T1w that a mask covers; the limb is all that is no air."""
     return float(where[t1w > t1w.mean()].mean())

@@ -1,4 +1,4 @@
-"""The network of `extremity_sts_sbrt`: slice by slice, each seen with its two neighbours."""
+"""The network of `extremity_sts_sbrt`, which sees each slice with its two neighbours."""
 
 import torch
 from monai.networks.nets import DynUNet
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 CONTRASTS = ("t1w", "t2w_fs", "t1w_fs_post", "adc", "t1_map", "t2_map")
-# As a reader knows them. Planning systems know a gross tumour volume by the name GTV.
+# The names that a reader knows. Planning systems know a gross tumour volume by the name GTV.
 LABELS = {
     "mass": "GTV", "necrosis": "Necrosis", "oedema": "Oedema", "bundle": "Neurovascular bundle", "bone": "Bone"
 }  # fmt: skip
@@ -15,12 +15,14 @@ STRUCTURES = tuple(LABELS)
 FILTERS = (32, 48, 80, 112)
 FOLD = 2  # pixels along rows and columns that become channels
 NEIGHBOURS = 1  # slices on either side
-MULTIPLE = FOLD * 2 ** (len(FILTERS) - 1)  # of which rows and columns must be
+MULTIPLE = FOLD * 2 ** (len(FILTERS) - 1)  # The numbers of rows and columns must be multiples of it.
 
 
 class SliceUNet(nn.Module):
-    """A 2D U-Net over blocks of FOLD² pixels: (batch, contrast, slice, row, column) to logits (batch, structure, slice,
-    row, column). Structures may overlap; a contrast that is not there is 0 everywhere.
+    """A 2D U-Net over blocks of FOLD² pixels.
+
+    It maps images (batch, contrast, slice, row, column) to logits (batch, structure, slice, row, column). Structures
+    may overlap. A contrast that is absent is 0 everywhere.
     """
 
     def __init__(self) -> None:

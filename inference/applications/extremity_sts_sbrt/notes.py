@@ -1,10 +1,10 @@
-"""What the reader of a report must know besides its numbers."""
+"""Sentences that the reader of a report needs besides its numbers."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 
-from inference.applications.extremity_sts_sbrt.course import course
+from inference.applications.extremity_sts_sbrt.course import recist_course
 from inference.applications.extremity_sts_sbrt.examination import Examination
 from inference.applications.extremity_sts_sbrt.network import CONTRASTS, LABELS
 from inference.applications.extremity_sts_sbrt.preprocessing import SMALLEST
@@ -29,7 +29,7 @@ ONE_MASS = (
 )
 CUT_OFF = "The mass reaches the edge of what was imaged: its sizes are the least they can be."
 PARTLY = "Only where the fat-suppressed T2w lies over the T1w was anything searched: {:.0%} of the limb."
-ALL = 0.99  # of the limb: the series need not end at the same voxel
+ALL = 0.99  # of the limb: two series need not end at the same voxel to cover all of it
 UNSEEN = "The network did without {}: its outlines are less sure."
 OTHER_CONTRASTS = (
     "The earlier study{} was outlined by other contrasts ({}) than this one: a part of the changes may come from that."
@@ -42,8 +42,8 @@ OTHER_ADC = (
 
 
 @dataclass(frozen=True, eq=False)
-class Earlier:
-    """An earlier time point: its examination, or why there is none."""
+class EarlierTimePoint:
+    """An earlier time point with its examination, or with the reason why it has none."""
 
     point: int
     acquired: date | None
@@ -52,24 +52,24 @@ class Earlier:
 
     @property
     def of(self) -> str:
-        """ " of <date>", where the images say it."""
+        """The words "of" and the date, after a space; empty where the images have no date."""
         return f" of {self.acquired.isoformat()}" if self.acquired else ""
 
     @property
     def comparable(self) -> Examination | None:
-        """The examination, where a mass was found in it."""
+        """The examination if it found a mass, else None."""
         return self.examination if self.examination and "mass" in self.examination.masks else None
 
     @property
     def left_out(self) -> str:
-        """Why it cannot be compared; empty where it can."""
+        """The reason why it cannot be compared; empty if it can."""
         if self.examination is None:
             return self.refused
         return "" if self.comparable else "no mass was found in it"
 
 
-def notes(now: Examination, earlier: Sequence[Earlier]) -> tuple[str, ...]:
-    """In the order in which they matter. `earlier` are all time points there are, the oldest first."""
+def report_notes(now: Examination, earlier: Sequence[EarlierTimePoint]) -> tuple[str, ...]:
+    """Return the notes of a report, the most important first. `earlier` are all earlier time points, oldest first."""
     found = "mass" in now.masks
     usable = [(one.of, one.comparable) for one in earlier if one.comparable]
     return (
@@ -82,7 +82,7 @@ def notes(now: Examination, earlier: Sequence[Earlier]) -> tuple[str, ...]:
 
 
 def _compared(now: Examination, usable: Sequence[tuple[str, Examination]]) -> Iterator[str]:
-    """With what the mass was compared, what must be known of that, and why there is no response where there is none."""
+    """Yield notes on the comparison: its studies, its limits, and the reason for a missing response."""
     if not usable:
         yield NOT_COMPARED
         return
@@ -90,7 +90,7 @@ def _compared(now: Examination, usable: Sequence[tuple[str, Examination]]) -> It
     yield f"Compared with {with_what}; the first of them counts as the baseline."
     yield ONE_MASS
     compared = [*(before for _, before in usable), now]
-    found = course(compared)
+    found = recist_course(compared)
     if isinstance(found, Missing):
         yield f"There is no response by RECIST 1.1: {found.reason}."
     for of, before in usable:
@@ -116,7 +116,7 @@ def _told(now: Examination) -> Iterator[str]:
 
 
 def _limits(one: Examination) -> Iterator[str]:
-    """Of its images, whichever time point it is."""
+    """Yield notes on the limits of one examination, whichever its time point."""
     yield from one.notes
     if one.searched_share < ALL:
         yield PARTLY.format(one.searched_share)

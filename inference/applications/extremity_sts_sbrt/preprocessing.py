@@ -1,6 +1,6 @@
-"""From the images of a limb to the grid and the intensities the network knows, and from its answer to structures.
+"""The way from the images of a limb to the input of the network, and from its output to structures.
 
-Training and the application both go through here, so that the network never sees anything it was not trained on.
+Training and the application share this code, so that the network sees what it was trained on.
 """
 
 from collections.abc import Mapping
@@ -18,24 +18,27 @@ from inference.volumes.resampling import resample_to_spacing
 
 PIXEL = 1.5  # mm, within slices
 THICKNESS = (3.0, 6.0)  # mm: slices are resampled only where they are thinner or thicker
-SMALLEST = 1.0  # mL: a smaller mass is not reported, nor is less oedema
-BRIGHTEST = 2.0  # of intensities, fat or what is as bright lies near 1; and of maps, relative to SCALES
+SMALLEST = 1.0  # mL: a smaller mass or oedema is not reported
+BRIGHTEST = 2.0  # Inputs are cut here. Fat, or what is as bright, lies near 1; maps are relative to SCALES.
 SCALES = {"adc": 1500.0, "t1_map": 1500.0, "t2_map": 100.0}  # um2/s, ms, ms
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
-    """What the network sees: `array` [contrast, slice, row, column] towards the head, the back and the left, in the
-    order of CONTRASTS, on `geometry`. Rows and columns of zeros at the end fill it up to a multiple of MULTIPLE.
+class PreparedLimb:
+    """The input of the network: `array` [contrast, slice, row, column] on `geometry`, in the order of CONTRASTS.
+
+    Its axes point towards the head, the back and the left. Rows and columns of zeros at the end fill it up to multiples
+    of MULTIPLE.
     """
 
     array: NDArray[np.float32]
     geometry: Geometry
 
 
-def prepare(images: Mapping[str, Array], geometry: Geometry) -> Prepared:
-    """Images and maps (um2/s, ms; NaN where there is no value) of CONTRASTS, [slice, row, column], all on `geometry`.
-    What is missing of them becomes 0.
+def prepare_limb(images: Mapping[str, Array], geometry: Geometry) -> PreparedLimb:
+    """Bring images and maps of CONTRASTS, [slice, row, column] on `geometry`, to the grid and range of the network.
+
+    Maps are in um2/s and ms, NaN where there is no value. A missing contrast becomes 0.
     """
     prepared, grid = {}, geometry
     for name, array in images.items():
@@ -50,11 +53,16 @@ def prepare(images: Mapping[str, Array], geometry: Geometry) -> Prepared:
     stacked = np.zeros((len(CONTRASTS), *grid.shape), np.float32)
     for name, seen in prepared.items():
         stacked[CONTRASTS.index(name)] = seen
-    return Prepared(stacked, grid)
+    return PreparedLimb(stacked, grid)
 
 
-def restore(probability: NDArray[np.float32], prepared: Prepared, geometry: Geometry) -> NDArray[np.float32]:
-    """[structure, slice, row, column] on the grid of the images, linear; outside the network's grid the nearest."""
+def restore_structures(
+    probability: NDArray[np.float32], prepared: PreparedLimb, geometry: Geometry
+) -> NDArray[np.float32]:
+    """Interpolate probabilities [structure, slice, row, column] linearly to the grid of the images.
+
+    Outside of the network's grid the nearest value counts.
+    """
     into = np.linalg.inv(prepared.geometry.affine) @ geometry.affine
     return np.stack(
         [
@@ -66,11 +74,11 @@ def restore(probability: NDArray[np.float32], prepared: Prepared, geometry: Geom
     )
 
 
-def structures(probability: NDArray[np.float32], geometry: Geometry, threshold: float) -> dict[str, Mask]:
-    """The structures that were found. `probability` is [structure, slice, row, column] on `geometry`.
+def find_structures(probability: NDArray[np.float32], geometry: Geometry, threshold: float) -> dict[str, Mask]:
+    """Return the masks of the structures that were found, from probabilities [structure, slice, row, column].
 
-    The mass is its largest connected part; necrosis lies inside of it, oedema outside. The largest part of the bundle
-    and of bone is kept. Without a mass there is neither necrosis nor oedema; a mass or oedema below SMALLEST is none.
+    Of mass, bundle and bone the largest connected part is kept. Necrosis lies inside of the mass, oedema outside; both
+    need a mass. A mass or an oedema below SMALLEST is dropped.
     """
     found: dict[str, Mask] = {name: one >= threshold for name, one in zip(STRUCTURES, probability, strict=True)}
     mass = _large(largest_component(found["mass"]), geometry)
@@ -88,12 +96,12 @@ def structures(probability: NDArray[np.float32], geometry: Geometry, threshold: 
 
 
 def _large(mask: Mask, geometry: Geometry) -> Mask:
-    """`mask`, or an empty one where it is smaller than SMALLEST."""
+    """Return `mask`, or an empty mask if it is smaller than SMALLEST."""
     return mask if volume_ml(mask, geometry) >= SMALLEST else np.zeros_like(mask)
 
 
 def _relative(array: Array) -> Array:
-    """Air at 0, the brightest hundredth of the body at 1."""
+    """Scale air to 0 and the brightest hundredth of the body to 1."""
     low, high = np.percentile(array, [0.5, 99.9])
     shifted = array - low
     body = shifted[shifted > 0.08 * (high - low)]

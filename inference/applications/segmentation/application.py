@@ -1,4 +1,4 @@
-"""`segmentation`: runs a site's own model, described by the `bundle.toml` of its folder."""
+"""The application `segmentation`: a site's own model, described by the `bundle.toml` of its folder."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydicom.uid import generate_uid
 from torch import Tensor, nn
 
-from inference.applications.segmentation.grid import foreground, model_grid, normalize, to_source
+from inference.applications.segmentation.grid import foreground_box, masks_to_source, model_grid, normalize
 from inference.applications.segmentation.network import declared_network
 from inference.contract.application import Engine, Progress
 from inference.contract.bundle import Bundle, Label, as_code, read_bundle
@@ -27,11 +27,11 @@ VOLUME = Code("118565006", "SCT", "Volume")
 CM3 = Code("cm3", "UCUM", "cubic centimeter")
 
 
-def create(manifest: Manifest) -> "Segmentation":
-    return Segmentation(manifest, read_bundle(manifest.options))
+def create(manifest: Manifest) -> "SegmentationApplication":
+    return SegmentationApplication(manifest, read_bundle(manifest.options))
 
 
-class Segmentation:
+class SegmentationApplication:
     def __init__(self, manifest: Manifest, bundle: Bundle) -> None:
         self.manifest = manifest
         self._bundle = bundle
@@ -46,7 +46,7 @@ class Segmentation:
         self.research = bundle.research
 
     def run(self, inputs: Mapping[str, SeriesInput], engine: Engine, progress: Progress) -> Findings:
-        """The structures that the bundle's labels name, on the grid of the input series."""
+        """Outline the structures that the bundle's labels name, on the grid of the input series."""
         started_at = datetime.now(UTC)
         (series,) = inputs.values()
         progress("reading", 0.0)
@@ -60,15 +60,15 @@ class Segmentation:
         progress("segmenting", 0.2)
         found = self._segment(image, engine)
         progress("measuring", 0.9)
-        masks = to_source(self._cleaned(found), grid, volume.geometry)
+        masks = masks_to_source(self._cleaned(found), grid, volume.geometry)
         return self._findings(volume, masks, started_at)
 
     def _segment(self, image: NDArray[np.float32], engine: Engine) -> list[Mask]:
-        """The mask of every label, in the bundle's order, on the grid of `image`."""
+        """Return the mask of every label in the order of the bundle, on the grid of `image`."""
         preprocessing = self._bundle.preprocessing
         box = (slice(None), slice(None), slice(None))
         if preprocessing.foreground_threshold is not None:
-            box = foreground(image, preprocessing.foreground_threshold, preprocessing.foreground_margin)
+            box = foreground_box(image, preprocessing.foreground_threshold, preprocessing.foreground_margin)
         logits = self._logits(engine, torch.from_numpy(np.ascontiguousarray(image[box]))[None, None])
         channels = logits.shape[1]
         if over := [label.value for label in self._bundle.labels if label.value >= channels]:

@@ -1,4 +1,4 @@
-"""The grid a site's network wants to see, laid over the source volume."""
+"""The grid of a site's network: from the source volume to it, and back for the masks."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -14,13 +14,13 @@ DIRECTIONS = {
     "L": (1, 0, 0), "R": (-1, 0, 0), "P": (0, 1, 0), "A": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1),
 }  # fmt: skip
 SMALLEST_RANGE = 1e-3
-THICK = 3.0  # slices of the source, in voxels of the model
+THICK = 3.0  # voxels of the model: from this thickness on, slices of the source are thick
 
-Box = tuple[slice, ...]
+VoxelBox = tuple[slice, ...]
 
 
 def model_grid(source: Geometry, preprocessing: Preprocessing) -> Geometry:
-    """A grid with its axes along the patient's, centred on the centre of `source`.
+    """Return a grid along the axes of the patient, with the centre of `source`.
 
     Array axis n of the result points where letter n of `orientation` says. Without a configured shape it covers all
     of `source`.
@@ -43,7 +43,7 @@ def model_grid(source: Geometry, preprocessing: Preprocessing) -> Geometry:
 
 
 def normalize(image: NDArray[np.float32], how: Normalization) -> NDArray[np.float32]:
-    """Intensities as the network was trained on."""
+    """Scale intensities as those that the network was trained on."""
     values = image[image > 0] if how.nonzero else image
     if how.method == "none" or values.size == 0:
         return image
@@ -55,8 +55,8 @@ def normalize(image: NDArray[np.float32], how: Normalization) -> NDArray[np.floa
     return np.clip((image - lower) / max(upper - lower, SMALLEST_RANGE), 0, 1).astype(np.float32)
 
 
-def foreground(image: NDArray[np.float32], threshold: float, margin: int) -> tuple[slice, slice, slice]:
-    """The box round everything above `threshold`, with `margin` voxels more on each side."""
+def foreground_box(image: NDArray[np.float32], threshold: float, margin: int) -> tuple[slice, slice, slice]:
+    """Return the box around everything above `threshold`, with `margin` more voxels on each side."""
     box = []
     for axis in range(3):
         others = tuple(a for a in range(3) if a != axis)
@@ -68,13 +68,13 @@ def foreground(image: NDArray[np.float32], threshold: float, margin: int) -> tup
     return i, j, k
 
 
-def to_source(masks: Sequence[Mask], grid: Geometry, source: Geometry) -> list[Mask]:
-    """Masks on `grid` to masks on the grid of the source.
+def masks_to_source(masks: Sequence[Mask], grid: Geometry, source: Geometry) -> list[Mask]:
+    """Bring masks on `grid` to the grid of the source.
 
-    Each is interpolated, and a voxel takes the structure with the largest share, if that exceeds the background's.
-    Thick slices are interpolated linearly: the nearest voxel would cost small structures a tenth of their volume
-    there. Others take the nearest, which does not favour large structures over small ones beside them.
-    Structures that overlap on `grid` take every voxel in which their own share is more than half.
+    Each is interpolated, and a voxel goes to the structure with the largest share, if that exceeds the share of the
+    background. Thick slices are interpolated linearly, because the nearest voxel would cost small structures a tenth of
+    their volume. Thin slices take the nearest voxel, which does not favour large structures over small ones beside
+    them. Structures that overlap on `grid` take every voxel in which their own share is more than half.
     """
     order = 1 if max(source.spacing) > THICK * max(grid.spacing) else 0
     overlapping = sum(int(mask.sum()) for mask in masks) > int(np.logical_or.reduce(masks).sum())
@@ -98,8 +98,8 @@ def to_source(masks: Sequence[Mask], grid: Geometry, source: Geometry) -> list[M
     return [winner == number for number in range(1, len(masks) + 1)]
 
 
-def _share(mask: Mask, grid: Geometry, source: Geometry, order: int) -> tuple[Box, NDArray[np.float32]]:
-    """The share of `mask` in the voxels of a box of the source that holds all of it."""
+def _share(mask: Mask, grid: Geometry, source: Geometry, order: int) -> tuple[VoxelBox, NDArray[np.float32]]:
+    """Return a box of the source that holds all of `mask`, and the share of `mask` in each of its voxels."""
     if not mask.any():
         return (slice(0, 0),) * 3, np.zeros((0, 0, 0), np.float32)
     inside = np.argwhere(mask)

@@ -1,4 +1,4 @@
-"""The network that a MONAI bundle's configuration declares, built without running anything the file says."""
+"""The network that the configuration of a MONAI bundle declares, built without running code from the file."""
 
 import json
 from collections.abc import Callable
@@ -14,10 +14,10 @@ KEYS = ("network_def", "network")
 
 
 def declared_network(path: Path) -> Callable[[], nn.Module]:
-    """A constructor of the `network_def` in a JSON configuration (MONAI bundle specification).
+    """Return a constructor of the `network_def` in a JSON configuration (MONAI bundle specification).
 
-    `_target_` must name a class of `monai.networks.nets`, and the arguments must be plain values: a configuration
-    may otherwise call any Python. Raises ModelRefused.
+    `_target_` must name a class of `monai.networks.nets`, and the arguments must be plain values, because a
+    configuration could call any Python otherwise. Raises ModelRefused.
     """
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""`soft_tissue_mass`: segments the largest mass of a limb on its T1w series, and measures it."""
+"""The application `soft_tissue_mass`: the largest mass of a limb on its T1w series, outlined and measured."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ from pydicom.uid import generate_uid
 
 from inference.applications.soft_tissue_mass import preprocessing
 from inference.applications.soft_tissue_mass.classifier import Classifier, classify, read_classifier
-from inference.applications.soft_tissue_mass.outline import OVERLAP, Estimate, estimate
+from inference.applications.soft_tissue_mass.outline import OVERLAP, Estimate, estimate_mass
 from inference.contract.application import Engine, Progress
 from inference.contract.concepts import ABNORMAL, CERTAINTY, FASCIA_DEPTH, MASS, MM, UNCERTAIN
 from inference.contract.findings import NOT_ATTEMPTED, Algorithm, Evaluation, Findings, Measurement, Segment
@@ -49,8 +49,8 @@ NO_DEPTH = "The depth of the mass below the fascia is not measured: nothing here
 
 
 @dataclass(frozen=True)
-class Model:
-    """The table `[model]` of application.toml. `uncertain_below` is of `Estimate.agreement`."""
+class ModelOptions:
+    """The table `[model]` of application.toml. `uncertain_below` is a limit for `Estimate.agreement`."""
 
     weights: str
     members: int
@@ -68,7 +68,7 @@ class SoftTissueMass:
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
         self._sha256 = weights_sha256(manifest)
-        self._model = Model(**manifest.options["model"])
+        self._model = ModelOptions(**manifest.options["model"])
         self._patients = int(manifest.options["training"]["patients"])
         self._reference = reference_of(manifest, "t1w")
         self._classifier = _classifier(manifest)
@@ -81,7 +81,7 @@ class SoftTissueMass:
         )
 
     def run(self, inputs: Mapping[str, SeriesInput], engine: Engine, progress: Progress) -> Findings:
-        """The largest mass on the grid of the series "t1w"; no segment where there is none."""
+        """Outline and measure the largest mass on the grid of the series "t1w"; there may be none."""
         started_at = datetime.now(UTC)
         progress("reading", 0.0)
         volume = read_volume(inputs["t1w"].paths)
@@ -109,14 +109,14 @@ class SoftTissueMass:
     def _estimate(self, volume: Volume, engine: Engine) -> Estimate:
         build = partial(ensemble, self._model.members)
         networks = engine.load_state(build, weights_path(self.manifest), self._sha256)
-        return estimate(
+        return estimate_mass(
             volume.array,
             volume.geometry,
             lambda image, window: engine.sliding_window(networks, image, window, OVERLAP),
         )
 
     def _doubt(self, estimated: Estimate, mask: Mask) -> Iterator[str]:
-        """Sentences for the report on what makes the outline of a mass uncertain."""
+        """Yield sentences for the report on the reasons why the outline of a mass is uncertain."""
         agreement = estimated.agreement(self._model.threshold)
         if agreement < self._model.uncertain_below:
             yield DISAGREE.format(agreement=agreement, limit=self._model.uncertain_below)
@@ -126,7 +126,7 @@ class SoftTissueMass:
     def _measured(
         self, mask: Mask, volume: Volume, quantities: Panel, uncertain: bool
     ) -> tuple[tuple[Segment], tuple[str, ...]]:
-        """The mass with all that is measured of it, and what its reader must know of that."""
+        """Return the mass with its measurements, and notes for the reader of these."""
         measurements = (
             *size_measurements(mask, volume.geometry),
             Measurement(FASCIA_DEPTH, None, MM, missing=NOT_ATTEMPTED),
@@ -152,7 +152,7 @@ class SoftTissueMass:
 
 
 def _classifier(manifest: Manifest) -> Classifier | None:
-    """None unless the site has switched it on."""
+    """Read the classifier if the site has switched it on, else return None."""
     return read_classifier(_classifier_path(manifest)) if manifest.switches["classification"] else None
 
 
@@ -161,6 +161,6 @@ def _classifier_path(manifest: Manifest) -> Path:
 
 
 def _with_classifier(manifest: Manifest) -> str:
-    """Another classifier makes another device."""
+    """Return a hash over both models: another classifier makes another device."""
     both = weights_sha256(manifest) + file_sha256(_classifier_path(manifest))
     return hashlib.sha256(both.encode()).hexdigest()

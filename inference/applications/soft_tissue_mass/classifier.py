@@ -1,6 +1,6 @@
-"""Benign or malignant, and which grade: logistic regressions on the mean ADC, T1 and T2 of a mass.
+"""A classifier for malignancy and grade: logistic regressions on the mean ADC, T1 and T2 of a mass.
 
-What ships with the node has learned from simulated masses, whose classes are the simulation's choice.
+The one that ships with the node was fitted to simulated masses, whose classes are a choice of the simulation.
 """
 
 import json
@@ -18,7 +18,7 @@ from inference.quantities.statistics import Statistics
 from inference.volumes.geometry import Mask
 
 FEATURES = (ADC, T1, T2)
-UNDECIDED = (1 / 3, 2 / 3)  # between these a probability says neither
+UNDECIDED = (1 / 3, 2 / 3)  # Between these a probability stands for neither benign nor malignant.
 SAID = (
     "Probabilities of malignancy and grade: {note}. They say nothing of patients and must not be used for any decision."
 )
@@ -27,8 +27,10 @@ NOT_CLASSIFIED = "Malignancy and grade were not estimated: that needs the ADC, T
 
 @dataclass(frozen=True, eq=False)
 class Classifier:
-    """Weights of the features, standardised by `centre` and `scale`, and last the intercept: `malignant` (4,), `grades`
-    (3, 4), of which the largest logit is the likeliest grade. `note` says what it has learned from.
+    """The weights of two regressions on FEATURES, which `centre` and `scale` standardise.
+
+    `malignant` is (4,) and `grades` is (3, 4); the last weight of each is the intercept, and the largest logit stands
+    for the likeliest grade. `note` tells the data that it was fitted to.
     """
 
     centre: NDArray[np.float64]
@@ -38,13 +40,17 @@ class Classifier:
     note: str
 
     def probabilities(self, means: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """(n,) of being malignant and (n, 3) of each grade if malignant, from (n, 3) means of FEATURES."""
+        """Return the probabilities of malignancy (n,) and of each grade if malignant (n, 3).
+
+        `means` are those of FEATURES, (n, 3).
+        """
         x = np.column_stack([(means - self.centre) / self.scale, np.ones(len(means))])
         logits = x @ self.grades.T
         parts = np.exp(logits - logits.max(axis=1, keepdims=True))
         return 1 / (1 + np.exp(-(x @ self.malignant))), parts / parts.sum(axis=1, keepdims=True)
 
     def plain(self) -> dict[str, object]:
+        """Return the contents of classifier.json."""
         return {
             "note": self.note,
             "features": [f"mean {q.label} ({q.unit.value})" for q in FEATURES],
@@ -61,7 +67,7 @@ def read_classifier(path: Path) -> Classifier:
 def classify(
     classifier: Classifier, panel: Panel, mask: Mask
 ) -> tuple[tuple[Measurement, ...], tuple[Evaluation, ...], str]:
-    """The probabilities, the class, and a sentence that must be read with them."""
+    """Return the probabilities, the class, and a sentence that must be read with them."""
     found = [panel.statistics(quantity, mask) for quantity in FEATURES]
     means = [one.mean for one in found if isinstance(one, Statistics)]
     names = (PROBABILITY, *GRADES)

@@ -1,6 +1,6 @@
-"""From a T1w image to the grid and the intensities the network knows, and from its answer back to the image.
+"""The way from a T1w image to the input of the networks, and from their output back to the image.
 
-Training and the application both go through here, so that the network never sees anything it was not trained on.
+Training and the application share this code, so that the networks see what they were trained on.
 """
 
 from dataclasses import dataclass
@@ -14,14 +14,15 @@ from inference.volumes.geometry import Affine, Array, Geometry
 from inference.volumes.resampling import resample_to_spacing
 
 SPACING = 3.0  # mm, isotropic
-SMALLEST = 1.0  # ml; smaller findings are not reported
+SMALLEST = 1.0  # mL: a smaller mass is not reported
 BRIGHTEST = 1.6  # of the normalised intensity; fat lies near 1
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
-    """What the network sees: `array` [slice, row, column] towards the head, the back and the left, air 0 and fat
-    about 1. `affine` maps its indices to LPS mm.
+class PreparedImage:
+    """The input of the networks: `array` [slice, row, column] with air at 0 and fat near 1.
+
+    Its axes point towards the head, the back and the left. `affine` maps its indices to LPS mm.
     """
 
     array: Array
@@ -33,15 +34,15 @@ class Prepared:
         return Geometry((slices, rows, columns), self.affine)
 
 
-def prepare(array: Array, geometry: Geometry) -> Prepared:
-    """Any T1w image [slice, row, column] brought to canonical axes, SPACING and intensities relative to fat."""
+def prepare_image(array: Array, geometry: Geometry) -> PreparedImage:
+    """Bring a T1w image [slice, row, column] to canonical axes, SPACING and intensities relative to fat."""
     turned, affine = canonical(array, geometry.affine)
-    resampled, affine = resample_to_spacing(normalise(turned), affine, SPACING)
-    return Prepared(resampled, affine)
+    resampled, affine = resample_to_spacing(scale_to_fat(turned), affine, SPACING)
+    return PreparedImage(resampled, affine)
 
 
-def normalise(array: NDArray[np.float32]) -> Array:
-    """Air at 0, the brightest hundredth of the body (subcutaneous fat, as a rule) at 1."""
+def scale_to_fat(array: NDArray[np.float32]) -> Array:
+    """Scale air to 0 and the brightest hundredth of the body, which is subcutaneous fat as a rule, to 1."""
     low, high = np.percentile(array, [0.5, 99.9])
     shifted = array - low
     body = shifted[shifted > 0.08 * (high - low)]
@@ -51,8 +52,11 @@ def normalise(array: NDArray[np.float32]) -> Array:
     return np.clip(shifted / max(fat, 1e-6), 0.0, BRIGHTEST).astype(np.float32)
 
 
-def restore(probability: Array, prepared: Prepared, geometry: Geometry) -> Array:
-    """The probability on the grid of the image, linear; outside the network's grid its nearest value."""
+def restore_probability(probability: Array, prepared: PreparedImage, geometry: Geometry) -> Array:
+    """Interpolate the probability linearly to the grid of the image.
+
+    Outside of its own grid the nearest value counts.
+    """
     into = np.linalg.inv(prepared.affine) @ geometry.affine
     result = ndimage.affine_transform(
         probability, into[:3, :3], into[:3, 3], geometry.shape, order=1, mode="nearest", output=np.float32
@@ -60,8 +64,8 @@ def restore(probability: Array, prepared: Prepared, geometry: Geometry) -> Array
     return np.asarray(result, dtype=np.float32)
 
 
-def mass(probability: Array, geometry: Geometry, threshold: float) -> NDArray[np.bool_]:
-    """The largest connected part at or above `threshold`; empty if it is smaller than SMALLEST."""
+def largest_mass(probability: Array, geometry: Geometry, threshold: float) -> NDArray[np.bool_]:
+    """Return the largest connected part at or above `threshold`, or an empty mask if it is smaller than SMALLEST."""
     labels, count = ndimage.label(probability >= threshold)
     if count == 0:
         return np.zeros(probability.shape, np.bool_)

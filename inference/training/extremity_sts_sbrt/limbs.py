@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from inference.applications.extremity_sts_sbrt.examination import REQUIRED
 from inference.applications.extremity_sts_sbrt.network import CONTRASTS, STRUCTURES
-from inference.applications.extremity_sts_sbrt.preprocessing import BRIGHTEST, Prepared, prepare
+from inference.applications.extremity_sts_sbrt.preprocessing import BRIGHTEST, PreparedLimb, prepare_limb
 from inference.phantoms.limb.images import B_VALUES, LimbImages
 from inference.phantoms.limb.study import FIRST_TRAINING_SEED, limb_study, study_grid
 from inference.phantoms.signals import Scanner
@@ -73,7 +73,7 @@ def training_case(seed: int) -> Case:
     images = study.on(grid, scanner)
     rendered = {name: images.render(name, seed) for name in CONTRASTS if name != "adc"}
     rendered["adc"] = _adc(images, seed) if rng.uniform() < 0.7 else images.render("adc", seed)
-    prepared = prepare(rendered, grid)
+    prepared = prepare_limb(rendered, grid)
     truth = np.stack([_onto(images.masks[name], grid, prepared) for name in STRUCTURES])
     return Case(prepared.array.astype(np.float16), truth)
 
@@ -83,7 +83,7 @@ def _adc(images: LimbImages, seed: int) -> Array:
     return adc_map([images.render(f"dwi_b{b:g}", seed) for b in B_VALUES], B_VALUES).values
 
 
-def _onto(mask: NDArray[np.bool_], grid: Geometry, prepared: Prepared) -> NDArray[np.uint8]:
+def _onto(mask: NDArray[np.bool_], grid: Geometry, prepared: PreparedLimb) -> NDArray[np.uint8]:
     turned, affine = canonical(mask.astype(np.float32), grid.affine)
     s, r, c = np.linalg.norm(prepared.geometry.affine[:3, :3], axis=0)
     smooth, affine = resample_to_spacing(turned, affine, (float(s), float(r), float(c)))

@@ -4,8 +4,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from inference.applications.extremity_sts_sbrt.course import course
-from inference.applications.extremity_sts_sbrt.examination import Examination, Infer, examine
+from inference.applications.extremity_sts_sbrt.course import recist_course
+from inference.applications.extremity_sts_sbrt.examination import Examination, SliceInference, examine_limb
 from inference.applications.extremity_sts_sbrt.network import STRUCTURES
 from inference.phantoms.limb.images import B_VALUES
 from inference.phantoms.limb.study import LimbStudy, limb_study, study_grid
@@ -53,14 +53,14 @@ def volumes_of(
 
 
 def patient(
-    seed: int, scanner: Scanner, series: Collection[str], infer: Infer, drawings: Path | None = None
+    seed: int, scanner: Scanner, series: Collection[str], infer: SliceInference, drawings: Path | None = None
 ) -> dict[str, Any]:
     """The errors of each time point and whether the category is right; None where there is nothing to compare."""
     points, examinations, lengths = [], [], []
     for time_point in range(TIME_POINTS):
         study = limb_study(seed, time_point)
         volumes, masks, geometry = volumes_of(study, scanner, series)
-        found = examine(volumes, infer, 0.5)
+        found = examine_limb(volumes, infer, 0.5)
         examinations.append(found)
         lengths.append(study.truth.long_axis)
         points.append(_errors(study, found, masks, geometry))
@@ -69,7 +69,7 @@ def patient(
             pictures.draw(case, found.masks["mass"], drawings)
     right = None
     if all("mass" in one.masks for one in examinations):
-        told = course(examinations)
+        told = recist_course(examinations)
         right = isinstance(told, Course) and told.response is CATEGORIES[recist_category(lengths).value]
     return {
         "seed": seed,
@@ -79,10 +79,10 @@ def patient(
     }
 
 
-def false_mass(seed: int, series: Collection[str], infer: Infer) -> float:
+def false_mass(seed: int, series: Collection[str], infer: SliceInference) -> float:
     """ML that are outlined as mass in a limb that has none."""
     volumes, _, _ = volumes_of(limb_study(seed), STANDARD, series, healthy=True)
-    return examine(volumes, infer, 0.5).volume("mass")
+    return examine_limb(volumes, infer, 0.5).volume("mass")
 
 
 def _errors(

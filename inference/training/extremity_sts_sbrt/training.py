@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inference.applications.extremity_sts_sbrt.examination import REQUIRED, Infer
+from inference.applications.extremity_sts_sbrt.examination import REQUIRED, SliceInference
 from inference.applications.extremity_sts_sbrt.network import SliceUNet
 from inference.contract.manifest import file_sha256
 from inference.engine.models import TorchEngine
@@ -84,7 +84,7 @@ def run(
     (out / "MODEL_CARD.md").write_text(extremity_card.write(metrics))
 
 
-def predictor(weights: Path) -> Infer:
+def predictor(weights: Path) -> SliceInference:
     """The network of a file of weights, exactly as the application runs it."""
     engine = TorchEngine("cuda" if torch.cuda.is_available() else "cpu")
     network = engine.load_state(SliceUNet, weights, file_sha256(weights))

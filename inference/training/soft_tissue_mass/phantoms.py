@@ -72,7 +72,7 @@ def training_case(seed: int) -> Case:
 
 
 def sample(source: Case) -> Sample:
-    prepared = preprocessing.prepare(source.array, source.geometry)
+    prepared = preprocessing.prepare_image(source.array, source.geometry)
     mask, affine = canonical(source.mask.astype(np.float32), source.geometry.affine)
     cover, _ = resample_to_spacing(mask, affine, preprocessing.SPACING)
     return Sample(prepared.array, cover)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from inference.applications.soft_tissue_mass.outline import OVERLAP, VIEW, Estimate, estimate
+from inference.applications.soft_tissue_mass.outline import OVERLAP, TRAINING_VIEW, Estimate, estimate_mass
 from inference.contract.manifest import file_sha256
 from inference.engine.models import TorchEngine
 from inference.engine.networks import Ensemble, FoldedUNet, Standardised, ensemble
@@ -128,7 +128,7 @@ def views(cases: Sequence[Case], settings: Settings, seed: int, device: torch.de
     The phantoms are made when the first view is drawn: a run that is complete needs none.
     """
     share = settings.phantom_share if cases else 1.0
-    how = View(size=VIEW, recolour=settings.recolour)
+    how = View(size=TRAINING_VIEW, recolour=settings.recolour)
 
     @cache
     def groups() -> list[list[tuple[Tensor, Tensor]]]:
@@ -157,7 +157,7 @@ def predictor(networks: nn.Module, device: torch.device) -> Predict:
     engine, networks = TorchEngine(str(device)), networks.to(device).eval()
 
     def predict(case: Case) -> Estimate:
-        return estimate(case.array, case.geometry, partial(engine.sliding_window, networks, overlap=OVERLAP))
+        return estimate_mass(case.array, case.geometry, partial(engine.sliding_window, networks, overlap=OVERLAP))
 
     return predict
 

@@ -15,11 +15,11 @@ from dicom_node.demo.simulator.limb_study import write_limb_patient, write_limb_
 from dicom_node.demo.simulator.phantom_study import PhantomStudy
 from dicom_node.objects.build import ObjectContext, build_objects
 from dicom_node.objects.profiles import ObjectProfile
-from inference.applications.extremity_sts_sbrt.course import changes, course, response
+from inference.applications.extremity_sts_sbrt.course import change_measurements, recist_course, response_evaluations
 from inference.applications.extremity_sts_sbrt.examination import Examination
 from inference.applications.extremity_sts_sbrt.network import CONTRASTS
-from inference.applications.extremity_sts_sbrt.notes import Earlier, notes
-from inference.applications.extremity_sts_sbrt.preprocessing import prepare, restore
+from inference.applications.extremity_sts_sbrt.notes import EarlierTimePoint, report_notes
+from inference.applications.extremity_sts_sbrt.preprocessing import prepare_limb, restore_structures
 from inference.contract.application import Application, load_application
 from inference.contract.concepts import (
     ADC_CHANGE,
@@ -274,25 +274,25 @@ AXIAL, CORONAL = np.eye(3)[:, ::-1], np.eye(3)[:, [1, 2, 0]]
 
 
 def test_lengths_in_different_planes_are_not_compared() -> None:
-    assert isinstance(course([ellipsoid(AXIAL), ellipsoid(AXIAL)]), Course)
+    assert isinstance(recist_course([ellipsoid(AXIAL), ellipsoid(AXIAL)]), Course)
     other = [ellipsoid(AXIAL), ellipsoid(CORONAL)]
-    told = course(other)
+    told = recist_course(other)
     assert isinstance(told, Missing)
     assert "different planes" in told.reason
-    assert response(other) == ()
-    known = {m.name: m.value for m in changes(other)}
+    assert response_evaluations(other) == ()
+    known = {m.name: m.value for m in change_measurements(other)}
     assert (known[DIAMETER_CHANGE], known[NADIR_CHANGE]) == (None, None)
     assert known[VOLUME_CHANGE] == pytest.approx(0.0, abs=1.0)
-    said = notes(other[1], [Earlier(1, date(2026, 1, 5), other[0])])
+    said = report_notes(other[1], [EarlierTimePoint(1, date(2026, 1, 5), other[0])])
     assert any("no response by RECIST 1.1: the time points were imaged in different planes" in note for note in said)
 
 
 def test_a_mass_that_is_not_all_in_the_images_is_not_compared() -> None:
     part = [ellipsoid(AXIAL), ellipsoid(AXIAL, offset=60.0)]
     assert [one.cut_off for one in part] == [False, True]
-    assert response(part) == ()
-    assert all(m.value is None for m in changes(part) if m.name != DIAMETER_SUM)
-    said = notes(part[1], [Earlier(1, None, part[0])])
+    assert response_evaluations(part) == ()
+    assert all(m.value is None for m in change_measurements(part) if m.name != DIAMETER_SUM)
+    said = report_notes(part[1], [EarlierTimePoint(1, None, part[0])])
     assert any("goes on beyond what was imaged" in note for note in said)
     assert any("reaches the edge of what was imaged" in note for note in said)
 
@@ -307,7 +307,7 @@ def test_preparation_and_back_keep_the_place(order: tuple[int, int, int]) -> Non
     indices = np.stack(np.meshgrid(*map(np.arange, geometry.shape), indexing="ij"), axis=-1).reshape(-1, 3)
     points = geometry.to_lps(indices.astype(float)).reshape(*geometry.shape, 3)
     ball = np.linalg.norm(points - np.array([50.0, 70.0, -90.0]), axis=-1) < 30
-    prepared = prepare({"t1w": (200 + 800 * ball).astype(np.float32)}, geometry)
+    prepared = prepare_limb({"t1w": (200 + 800 * ball).astype(np.float32)}, geometry)
     assert np.allclose(prepared.geometry.affine[:3, :3], np.diag([1.5, 1.5, 4.0])[:, ::-1])  # head, back, left
-    back = restore(prepared.array[:1], prepared, geometry)[0] > 0.5 * prepared.array[0].max()
+    back = restore_structures(prepared.array[:1], prepared, geometry)[0] > 0.5 * prepared.array[0].max()
     assert 2 * (back & ball).sum() / (back.sum() + ball.sum()) > 0.95

@@ -274,10 +274,10 @@ def test_preparation_and_back_keep_the_place(order: tuple[int, int, int]) -> Non
     points = geometry.to_lps(indices.astype(float)).reshape(*shape, 3)
     ball: Mask = np.linalg.norm(points - np.array([50.0, 70.0, -90.0]), axis=-1) < 30
     image = (200 + 800 * ball).astype(np.float32)
-    prepared = preprocessing.prepare(image, geometry)
+    prepared = preprocessing.prepare_image(image, geometry)
     steps = prepared.affine[:3, :3]
     assert np.allclose(steps, np.diag([3.0, 3.0, 3.0])[:, ::-1])  # towards the head, the back and the left
-    back = preprocessing.restore(prepared.array, prepared, geometry)
+    back = preprocessing.restore_probability(prepared.array, prepared, geometry)
     assert dice(back > 0.5 * back.max(), ball) > 0.95
 
 
@@ -285,7 +285,7 @@ def test_a_small_finding_is_dropped() -> None:
     geometry = Geometry((10, 10, 10), np.diag([5.0, 2.0, 2.0, 1.0]))
     probability = np.zeros((10, 10, 10), np.float32)
     probability[4:6, 2:6, 2:6] = 0.9  # 0.64 mL
-    assert not preprocessing.mass(probability, geometry, 0.5).any()
+    assert not preprocessing.largest_mass(probability, geometry, 0.5).any()
     probability[3:7, 2:6, 2:6] = 0.9
     probability[0, 0, 0] = 0.9
-    assert preprocessing.mass(probability, geometry, 0.5).sum() == 64
+    assert preprocessing.largest_mass(probability, geometry, 0.5).sum() == 64

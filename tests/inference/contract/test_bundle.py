@@ -11,7 +11,7 @@ import pytest
 import torch
 from monai.networks.nets import UNet
 
-from inference.applications.segmentation.grid import model_grid, normalize, to_source
+from inference.applications.segmentation.grid import masks_to_source, model_grid, normalize
 from inference.contract.application import load_application
 from inference.contract.bundle import Normalization, Preprocessing
 from inference.contract.findings import Findings
@@ -179,10 +179,10 @@ def test_structures_keep_their_volume_across_grids() -> None:
     thick = np.diag([4.8, 1.02, 1.02, 1.0])
     thick[:3, 3] = [1.3, 0.4, 0.2]
     source = Geometry((12, 58, 58), thick)
-    for mask, moved in zip(balls, to_source(balls, fine, source), strict=True):
+    for mask, moved in zip(balls, masks_to_source(balls, fine, source), strict=True):
         assert moved.sum() * source.voxel_volume == pytest.approx(mask.sum(), rel=0.08)
     overlapping = [balls[0], balls[0] | balls[1]]
-    for mask, moved in zip(overlapping, to_source(overlapping, fine, source), strict=True):
+    for mask, moved in zip(overlapping, masks_to_source(overlapping, fine, source), strict=True):
         assert moved.sum() * source.voxel_volume == pytest.approx(mask.sum(), rel=0.08)
 
 
