@@ -21,7 +21,7 @@ from pydicom import dcmread
 from benchmarks.peak import memory
 from benchmarks.report import Failed, console, markdown, show, versions
 from dicom_node.demo.simulator.limb_study import write_limb_patient
-from dicom_node.objects.base.common import ObjectContext
+from dicom_node.objects.base.context import ObjectContext
 from dicom_node.objects.build import build_objects
 from inference.contract.application import Application, load_application
 from inference.contract.binding import bind

@@ -193,7 +193,7 @@ class Meter:
 def node_seg(folder: Path, output: Path) -> Measured:
     """As the worker does it: files are durable once written, and it lives on, so the time of its second object counts.
     Its memory is that above what it held before the first one."""
-    from dicom_node.objects.base.common import ObjectContext
+    from dicom_node.objects.base.context import ObjectContext
     from dicom_node.objects.seg import build_seg
     from storage.log.files import write_durable
 

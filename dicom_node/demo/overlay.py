@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from pydicom.dataset import Dataset
 from scipy import ndimage
 
-from dicom_node.objects.drawing.drawing import Marks, draw_marks, font, windowed
+from dicom_node.objects.drawing.pictures import Marks, draw_marks, font, windowed
 from inference.volumes.geometry import Affine, Mask
 from inference.volumes.planes import functional
 from inference.volumes.reading import read_volume

@@ -12,7 +12,7 @@ from functools import cached_property
 from pydicom.dataset import Dataset
 from pydicom.uid import ComprehensiveSRStorage, EnhancedSRStorage
 
-from dicom_node.objects.base.common import ObjectContext, Predecessor
+from dicom_node.objects.base.context import ObjectContext
 from dicom_node.objects.ko import build_ko
 from dicom_node.objects.pm import build_pm
 from dicom_node.objects.profiles import ObjectProfile, SegmentationForm, stands_for
@@ -23,8 +23,6 @@ from dicom_node.objects.sr import as_sop_class, build_sr
 from dicom_node.runtime.logs import fields
 from inference.contract.findings import Findings
 from storage.records.results import ObjectKind
-
-__all__ = ["Built", "ObjectContext", "Predecessor", "build_objects"]
 
 NO_STRUCTURES = "There is no RT Structure Set: the images have no frame of reference."
 log = logging.getLogger(__name__)

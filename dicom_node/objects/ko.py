@@ -7,13 +7,16 @@ from pathlib import Path
 
 from highdicom import sr
 from highdicom.ko import KeyObjectSelectionDocument
+from highdicom.sr import RelationshipTypeValues
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as SRCode
 from pydicom.uid import RTStructureSetStorage
 
 from dicom_node.objects.base.codes import RESEARCH_NOTICE
-from dicom_node.objects.base.common import NODE, ObjectContext, Predecessor, describe, describe_origin, source_header
+from dicom_node.objects.base.context import NODE, ObjectContext, Predecessor
+from dicom_node.objects.base.description import describe, describe_origin
+from dicom_node.objects.base.source_headers import source_header
 from dicom_node.objects.drawing.outline import key_slice
 from dicom_node.objects.report import content
 from inference.contract.findings import Algorithm, Findings
@@ -21,7 +24,6 @@ from inference.contract.findings import Algorithm, Findings
 SERIES_NUMBER = 9012
 REJECTION_SERIES_NUMBER = 9014
 NOT_IMAGES = ("1.2.840.10008.5.1.4.1.1.88.", RTStructureSetStorage)  # SR and KO documents, RT Structure Sets
-Has = sr.RelationshipTypeValues
 
 Rejected = Predecessor
 
@@ -99,7 +101,7 @@ def _document(
         [
             *content.language(),
             *content.device_observer(algorithm, context),
-            sr.TextContentItem(codes.DCM.KeyObjectDescription, description, Has.CONTAINS),
+            sr.TextContentItem(codes.DCM.KeyObjectDescription, description, RelationshipTypeValues.CONTAINS),
             *(_item(reference) for reference in references),
         ]
     )
@@ -127,14 +129,14 @@ def _document(
 def _item(reference: _Reference) -> sr.ContentItem:
     if reference.sop_class_uid.startswith(NOT_IMAGES):
         return sr.CompositeContentItem(
-            codes.SCT.Source, reference.sop_class_uid, reference.sop_instance_uid, Has.CONTAINS
+            codes.SCT.Source, reference.sop_class_uid, reference.sop_instance_uid, RelationshipTypeValues.CONTAINS
         )
     return sr.ImageContentItem(
         codes.SCT.Source,
         reference.sop_class_uid,
         reference.sop_instance_uid,
         referenced_frame_numbers=reference.frame_number,
-        relationship_type=Has.CONTAINS,
+        relationship_type=RelationshipTypeValues.CONTAINS,
     )
 
 

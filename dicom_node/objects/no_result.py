@@ -9,7 +9,9 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
 from dicom_node.objects.base.codes import PRIVATE, REASONS, RESEARCH_NOTICE, sr_code
-from dicom_node.objects.base.common import ObjectContext, describe_result, equipment, source_header
+from dicom_node.objects.base.context import ObjectContext, equipment
+from dicom_node.objects.base.description import describe_result
+from dicom_node.objects.base.source_headers import source_header
 from dicom_node.objects.report import content
 from inference.contract.findings import NoResult
 

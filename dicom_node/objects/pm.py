@@ -10,13 +10,15 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import DS
 
 from dicom_node.objects.base.codes import sr_code
-from dicom_node.objects.base.common import ObjectContext, describe, equipment, sharing, slice_headers
+from dicom_node.objects.base.context import ObjectContext, equipment
+from dicom_node.objects.base.description import describe
+from dicom_node.objects.base.source_headers import sharing, slice_headers
+from dicom_node.objects.base.value_lengths import SH_LENGTH
 from inference.contract.findings import Findings, ParametricMap
 from inference.volumes.planes import functional, is_enhanced
 from inference.volumes.volume import Volume
 
 SERIES_NUMBER = 9003  # of the first map; each has a series of its own
-LABEL_LENGTH = 16  # PS3.5 6.2: VR SH
 SIDES = ("FrameLaterality", "ImageLaterality", "Laterality")  # of a frame, an image, a series
 WINDOW = (1, 99)  # percentiles of the values that the display window reaches to
 
@@ -65,7 +67,7 @@ def build_pm(findings: Findings, one: ParametricMap, context: ObjectContext) -> 
         _name_tiled_images(ds)
     _order_frames(ds, findings.source, one.values)
     del ds.ContributingEquipmentSequence[-1].ContributionDateTime  # highdicom's: now, so another one on repetition
-    describe(ds, findings, context, one.label[:LABEL_LENGTH])
+    describe(ds, findings, context, one.label[:SH_LENGTH])
     return ds
 
 
@@ -102,7 +104,7 @@ def _anatomy(source: Dataset) -> Dataset:
 def _mapping(one: ParametricMap, finite: Values) -> Dataset:
     """PS3.3 C.7.6.16.2.11."""
     mapping = hd.pm.RealWorldValueMapping(
-        lut_label=one.label[:LABEL_LENGTH],
+        lut_label=one.label[:SH_LENGTH],
         lut_explanation=one.quantity.meaning[:64],
         unit=sr_code(one.unit),
         value_range=(float(finite.min()), float(finite.max())),

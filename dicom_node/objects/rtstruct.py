@@ -11,8 +11,11 @@ from pydicom.sr.codedict import codes
 from pydicom.tag import Tag
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
 
-from dicom_node.objects.base.common import ObjectContext, describe, slice_headers, source_headers
-from dicom_node.objects.drawing.blank import new_object
+from dicom_node.objects.base.context import ObjectContext
+from dicom_node.objects.base.description import describe
+from dicom_node.objects.base.new_object import new_object
+from dicom_node.objects.base.source_headers import slice_headers, source_headers
+from dicom_node.objects.base.value_lengths import LO_LENGTH, SH_LENGTH
 from dicom_node.objects.drawing.outline import Polygon, contours
 from inference.contract.findings import Code, Findings, Segment
 from inference.volumes.geometry import Mask
@@ -21,8 +24,6 @@ from inference.volumes.volume import FrameReference, Volume
 
 SERIES_NUMBER = 9010
 STUDY_SOP_CLASS = "1.2.840.10008.3.1.2.3.1"  # Detached Study Management, retired; what PS3.3 C.8.8.5 still asks for
-NAME_LENGTH = 64  # PS3.5 6.2: VR LO
-LABEL_LENGTH = 16  # VR SH
 CONTOUR_DATA = Tag("ContourData")
 GROSS_TUMOUR = frozenset(
     (code.value, code.scheme_designator)
@@ -58,7 +59,7 @@ def build_rtstruct(findings: Findings, context: ObjectContext) -> Dataset | None
     ds.FrameOfReferenceUID = source.frame_of_reference_uid
     ds.PositionReferenceIndicator = headers[0].get("PositionReferenceIndicator", "")
     ds.ApprovalStatus = "UNAPPROVED"
-    ds.StructureSetLabel = findings.title[:LABEL_LENGTH]
+    ds.StructureSetLabel = findings.title[:SH_LENGTH]
     ds.ReferencedFrameOfReferenceSequence = [_frame_of_reference(source)]
     planes = _planes(source, headers)
     numbered = list(
@@ -77,10 +78,10 @@ def _names(segments: Sequence[Segment]) -> list[str]:
     """The segments' labels; a repeated one gets a number, because planning systems tell ROIs apart by name."""
     names: list[str] = []
     for segment in segments:
-        name, n = segment.label[:NAME_LENGTH], 1
+        name, n = segment.label[:LO_LENGTH], 1
         while name in names:
             n += 1
-            name = f"{segment.label[: NAME_LENGTH - len(str(n)) - 1]} {n}"
+            name = f"{segment.label[: LO_LENGTH - len(str(n)) - 1]} {n}"
         names.append(name)
     return names
 
@@ -188,7 +189,7 @@ def _observation(number: int, segment: Segment, name: str) -> Dataset:
     item = Dataset()
     item.ObservationNumber = number
     item.ReferencedROINumber = number
-    item.ROIObservationLabel = name[:LABEL_LENGTH]
+    item.ROIObservationLabel = name[:SH_LENGTH]
     item.RTROIIdentificationCodeSequence = [_code(segment.type)]
     item.RTROIInterpretedType = _interpreted_type(segment)
     item.ROIInterpreter = ""

@@ -17,10 +17,13 @@ from pydicom.tag import Tag
 from pydicom.uid import MultiFrameTrueColorSecondaryCaptureImageStorage
 
 from dicom_node.objects.base.codes import RESEARCH_NOTICE
-from dicom_node.objects.base.common import ObjectContext, describe, source_headers
-from dicom_node.objects.drawing.blank import new_object
-from dicom_node.objects.drawing.drawing import Box, draw_marks, drawable, font, letters, windowed
+from dicom_node.objects.base.context import ObjectContext
+from dicom_node.objects.base.description import describe
+from dicom_node.objects.base.new_object import new_object
+from dicom_node.objects.base.source_headers import source_headers
+from dicom_node.objects.base.value_lengths import SH_LENGTH
 from dicom_node.objects.drawing.outline import boundaries, key_slice
+from dicom_node.objects.drawing.pictures import Box, draw_marks, drawable, font, letters, windowed
 from inference.contract.findings import Evaluation, Findings, Measurement, Segment
 from inference.volumes.volume import FrameReference, Volume
 
@@ -31,7 +34,6 @@ LINE = 30
 MARGIN = 12
 SWATCH = 18
 STROKE = 3
-LABEL_LENGTH = 16  # PS3.5 6.2: VR SH
 MAXIMUM_KEY_IMAGES = 8
 MAXIMUM_LEGEND = 4  # segments named under a key image
 LOSSY = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")  # PS3.3 C.7.6.1.1.5
@@ -100,7 +102,7 @@ def _key_slices(findings: Findings) -> dict[int, str]:
         return {len(findings.source.frames) // 2: "No finding"}
     labels: dict[int, str] = {}
     for segment in findings.segments:
-        labels.setdefault(key_slice(segment.mask), segment.label[:LABEL_LENGTH])
+        labels.setdefault(key_slice(segment.mask), segment.label[:SH_LENGTH])
     return labels
 
 

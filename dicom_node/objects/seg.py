@@ -23,8 +23,10 @@ from pydicom.sr.codedict import codes
 from pydicom.valuerep import DS
 
 from dicom_node.objects.base.codes import sr_code
-from dicom_node.objects.base.common import ObjectContext, describe, equipment, slice_headers, slice_position
+from dicom_node.objects.base.context import ObjectContext, equipment
+from dicom_node.objects.base.description import describe
 from dicom_node.objects.base.encoding import add_sequence, element, encoded, item, sequence
+from dicom_node.objects.base.source_headers import slice_headers, slice_position
 from dicom_node.objects.profiles import ObjectProfile, SegmentationForm
 from dicom_node.runtime.logs import fields
 from inference.contract.findings import Findings, Segment

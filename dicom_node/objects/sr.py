@@ -13,7 +13,9 @@ from pydicom.sr.coding import Code as SRCode
 from pydicom.uid import UID
 
 from dicom_node.objects.base.codes import PRIVATE, RESEARCH_NOTICE, VOLUME, sr_code
-from dicom_node.objects.base.common import ObjectContext, describe, equipment, sharing, source_headers
+from dicom_node.objects.base.context import ObjectContext, equipment
+from dicom_node.objects.base.description import describe
+from dicom_node.objects.base.source_headers import sharing, source_headers
 from dicom_node.objects.drawing.outline import key_slice, outline, outline_of, parts_of
 from dicom_node.objects.report import content
 from dicom_node.objects.report.image_library import image_library
@@ -22,7 +24,6 @@ from inference.volumes.volume import Volume
 
 SERIES_NUMBER = 9002
 MOST_REGIONS = 1000  # in a report that draws its segments on the images, shared evenly among them: some 2 MB
-Has = sr.RelationshipTypeValues
 
 
 def build_sr(findings: Findings, context: ObjectContext, seg: Dataset | None) -> Dataset:

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dicom_node.objects.build import Built, ObjectContext, Predecessor
+from dicom_node.objects.base.context import ObjectContext, Predecessor
+from dicom_node.objects.build import Built
 from dicom_node.objects.profiles import ObjectProfile
 from dicom_node.work.applications import WarmApplications
 from storage.log.files import write_durable

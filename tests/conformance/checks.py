@@ -18,7 +18,7 @@ from pydicom.sr.coding import Code as SRCode
 from pydicom.uid import ParametricMapStorage, SegmentationStorage
 
 from dicom_node.objects.base.codes import RESEARCH_NOTICE, sr_code
-from dicom_node.objects.reading import Group, Report, read_report
+from dicom_node.objects.reading.report import Group, Report, read_report
 from inference.volumes.planes import Plane, functional, planes_of
 from storage.errors import InputRefused
 

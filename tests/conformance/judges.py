@@ -22,7 +22,8 @@ from pydicom.uid import (
 )
 
 from dicom_node.objects.no_result import SERIES_NUMBER as NO_RESULT_SERIES_NUMBER
-from dicom_node.objects.reading import read_report, read_segmentation
+from dicom_node.objects.reading.report import read_report
+from dicom_node.objects.reading.segmentation import read_segmentation
 from inference.contract.findings import Measurement
 from storage.errors import InputRefused
 from tests import validators

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset
 
-from dicom_node.objects.build import ObjectContext, build_objects
+from dicom_node.objects.base.context import ObjectContext
+from dicom_node.objects.build import build_objects
 from dicom_node.objects.ko import Rejected, build_rejection
 from dicom_node.objects.no_result import build_no_result
 from dicom_node.objects.profiles import ObjectProfile, SegmentationForm

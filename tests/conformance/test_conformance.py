@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node.objects.build import ObjectContext
+from dicom_node.objects.base.context import ObjectContext
 from inference.volumes.reading import read_volume
 from tests.conformance.breakages import BREAKAGES, Breakage
 from tests.conformance.cases import CASES, Case, rich_findings

@@ -30,7 +30,8 @@ from dicom_node.deliver.dispatcher import Dispatcher
 from dicom_node.demo.pacs import Kind as PacsKind
 from dicom_node.demo.pacs import find_orthanc, free_port, start_pacs
 from dicom_node.dimse.results import EchoResult, SendResult
-from dicom_node.objects.build import ObjectContext, build_objects
+from dicom_node.objects.base.context import ObjectContext
+from dicom_node.objects.build import build_objects
 from dicom_node.objects.profiles import WRITTEN, ObjectProfile, stands_for
 from dicom_node.runtime.backoff import Backoff
 from storage.records.results import NewObject, ObjectKind

@@ -10,7 +10,7 @@ from PIL import Image
 from dicom_node.demo.overlay import LEGEND_ROW, PANEL, upright, write_overlay
 from dicom_node.demo.simulator.mr_series import Stack
 from dicom_node.demo.simulator.phantom_study import Limb, write_phantom_study
-from dicom_node.objects.build import ObjectContext
+from dicom_node.objects.base.context import ObjectContext
 from dicom_node.objects.seg import build_seg
 from inference.contract.findings import Algorithm, Code, Findings, Segment
 from inference.volumes.reading import read_volume

@@ -21,7 +21,8 @@ from pydicom.uid import (
 )
 
 from dicom_node.demo.overlay import masks_of
-from dicom_node.objects.build import NO_STRUCTURES, Built, ObjectContext, build_objects
+from dicom_node.objects.base.context import ObjectContext
+from dicom_node.objects.build import NO_STRUCTURES, Built, build_objects
 from dicom_node.objects.drawing.outline import outline
 from dicom_node.objects.profiles import WRITTEN, ObjectProfile, SegmentationForm
 from inference.contract.findings import Code, ParametricMap

@@ -6,7 +6,8 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from dicom_node.objects.base.common import ObjectContext, series_description
+from dicom_node.objects.base.context import ObjectContext
+from dicom_node.objects.base.description import series_description
 from dicom_node.objects.build import build_objects
 from dicom_node.objects.no_result import build_no_result
 from dicom_node.objects.profiles import ObjectProfile

@@ -7,7 +7,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage
 
-from dicom_node.objects.base.common import ObjectContext
+from dicom_node.objects.base.context import ObjectContext
 from dicom_node.objects.build import build_objects
 from dicom_node.objects.drawing.outline import key_slice
 from dicom_node.objects.ko import Rejected, build_ko, build_rejection

@@ -7,7 +7,7 @@ import pytest
 from pydicom import dcmread
 
 from dicom_node.objects.base.codes import REASONS
-from dicom_node.objects.base.common import ObjectContext
+from dicom_node.objects.base.context import ObjectContext
 from dicom_node.objects.no_result import build_no_result
 from inference.contract.findings import Algorithm, NoResult
 from storage.errors import WhyNoResult

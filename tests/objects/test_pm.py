@@ -9,7 +9,7 @@ import SimpleITK
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from dicom_node.objects.base.common import ObjectContext
+from dicom_node.objects.base.context import ObjectContext
 from dicom_node.objects.pm import build_pm
 from inference.contract.findings import Code, Findings, ParametricMap
 from inference.volumes.planes import functional

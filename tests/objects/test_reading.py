@@ -10,9 +10,11 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
-from dicom_node.objects.build import ObjectContext, build_objects
+from dicom_node.objects.base.context import ObjectContext
+from dicom_node.objects.build import build_objects
 from dicom_node.objects.profiles import SegmentationForm
-from dicom_node.objects.reading import read_report, read_segmentation
+from dicom_node.objects.reading.report import read_report
+from dicom_node.objects.reading.segmentation import read_segmentation
 from inference.contract.findings import MEASUREMENT_FAILURE, Code
 from inference.volumes.geometry import Geometry
 from inference.volumes.reading import read_volume

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from dicom_node.objects.base.common import ObjectContext
+from dicom_node.objects.base.context import ObjectContext
 from dicom_node.objects.rtstruct import build_rtstruct
 from inference.contract.findings import Code, Findings, Segment
 from inference.volumes.reading import read_volume

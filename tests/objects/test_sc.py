@@ -15,8 +15,8 @@ from pydicom.dataset import Dataset
 
 from dicom_node.demo.pacs import Kind, find_orthanc, start_pacs
 from dicom_node.dimse.scu import send_files
-from dicom_node.objects.base.common import ObjectContext
-from dicom_node.objects.drawing.drawing import drawable, letters
+from dicom_node.objects.base.context import ObjectContext
+from dicom_node.objects.drawing.pictures import drawable, letters
 from dicom_node.objects.pm import build_pm
 from dicom_node.objects.rtstruct import build_rtstruct
 from dicom_node.objects.sc import LINE, MAXIMUM_KEY_IMAGES, SIDE, build_sc

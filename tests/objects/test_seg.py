@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from dicom_node.objects.base.common import ObjectContext, describe, reduced_enhanced, source_headers
+from dicom_node.objects.base.context import ObjectContext
+from dicom_node.objects.base.description import describe
 from dicom_node.objects.base.encoding import add_sequence, element, item
+from dicom_node.objects.base.source_headers import reduced_enhanced, source_headers
 from dicom_node.objects.profiles import ObjectProfile, SegmentationForm
 from dicom_node.objects.seg import SERIES_NUMBER, _description, build_seg
 from inference.contract.findings import Findings, Segment

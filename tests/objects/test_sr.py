@@ -12,7 +12,7 @@ from pydicom.uid import ComprehensiveSRStorage, EnhancedSRStorage, SegmentationS
 from rich.console import Console
 
 from dicom_node.demo.report import report_tree
-from dicom_node.objects.base.common import ObjectContext, Predecessor
+from dicom_node.objects.base.context import ObjectContext, Predecessor
 from dicom_node.objects.seg import build_seg
 from dicom_node.objects.sr import MOST_REGIONS, as_sop_class, build_sr
 from inference.contract.findings import NOT_ATTEMPTED, Code, Evaluation, Findings, Measurement, Segment, TimePoint

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image, ImageDraw
 from pydicom import dcmread
 
-from dicom_node.objects.base.common import ObjectContext
+from dicom_node.objects.base.context import ObjectContext
 from dicom_node.objects.pm import build_pm
-from dicom_node.objects.reading import read_report
+from dicom_node.objects.reading.report import read_report
 from dicom_node.objects.rtstruct import build_rtstruct
 from dicom_node.objects.seg import build_seg
 from dicom_node.objects.sr import build_sr

@@ -18,7 +18,8 @@ from pydicom.uid import generate_uid
 from dicom_node.demo.pacs import Kind, start_pacs
 from dicom_node.demo.simulator.limb_study import write_limb_patient
 from dicom_node.objects.base.codes import RESEARCH_NOTICE
-from dicom_node.objects.build import ObjectContext, build_objects
+from dicom_node.objects.base.context import ObjectContext
+from dicom_node.objects.build import build_objects
 from dicom_node.objects.drawing.outline import key_slice, outline
 from dicom_node.objects.no_result import build_no_result
 from dicom_node.objects.profiles import ObjectProfile

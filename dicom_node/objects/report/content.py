@@ -5,16 +5,15 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from highdicom import sr
+from highdicom.sr import RelationshipTypeValues
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import Collection, codes
 from pydicom.sr.coding import Code as SRCode
 
 from dicom_node.objects.base.codes import SCHEME, sr_code
-from dicom_node.objects.base.common import NODE, ObjectContext, Predecessor, device_uid
+from dicom_node.objects.base.context import NODE, ObjectContext, Predecessor, device_uid
 from dicom_node.objects.base.units import check_unit
 from inference.contract.findings import Algorithm, Evaluation, Measurement, TimePoint
-
-Has = sr.RelationshipTypeValues
 
 
 def language() -> Any:
@@ -103,7 +102,7 @@ def evaluations(values: Iterable[Evaluation]) -> list[Any]:
 
 def texts(pairs: Iterable[tuple[SRCode, str]]) -> list[Any]:
     """TEXT items, without the empty ones."""
-    return [sr.TextContentItem(name, text, Has.CONTAINS) for name, text in pairs if text]
+    return [sr.TextContentItem(name, text, RelationshipTypeValues.CONTAINS) for name, text in pairs if text]
 
 
 def references(study_instance_uid: str, objects: Sequence[Predecessor]) -> list[Dataset]:

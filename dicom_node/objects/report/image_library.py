@@ -4,17 +4,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from highdicom import sr
+from highdicom.sr import RelationshipTypeValues
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as SRCode
 from pydicom.valuerep import DA, TM
 
 from dicom_node.objects.base.codes import LATERALITIES, MODALITIES
-from dicom_node.objects.base.common import is_one
+from dicom_node.objects.base.source_headers import is_one
 from inference.volumes.planes import functional, is_enhanced, number
 from inference.volumes.volume import Volume
 
-Has = sr.RelationshipTypeValues
+_CONTAINS, _HAS_ACQ_CONTEXT = RelationshipTypeValues.CONTAINS, RelationshipTypeValues.HAS_ACQ_CONTEXT
 PIXELS = SRCode("{pixels}", "UCUM", "Pixels")
 COSINE = SRCode("{-1:1}", "UCUM", "{-1:1}")
 ORIENTATION = (
@@ -31,19 +32,19 @@ def image_library(volumes: Sequence[tuple[Volume, Sequence[Dataset]]]) -> Any:
     where the images of its group differ in it. Positions are left to the images: three numbers for each of 300
     slices are more than all the rest of a report.
     """
-    library = sr.ContainerContentItem(codes.DCM.ImageLibrary, relationship_type=Has.CONTAINS, template_id="1600")
+    library = sr.ContainerContentItem(codes.DCM.ImageLibrary, relationship_type=_CONTAINS, template_id="1600")
     library.ContentSequence = sr.ContentSequence([_group(volume, headers) for volume, headers in volumes])
     return library
 
 
 def _group(volume: Volume, headers: Sequence[Dataset]) -> Any:
-    group = sr.ContainerContentItem(codes.DCM.ImageLibraryGroup, relationship_type=Has.CONTAINS)
+    group = sr.ContainerContentItem(codes.DCM.ImageLibraryGroup, relationship_type=_CONTAINS)
     times = [_acquisition_time(ds) for ds in headers]
     group.ContentSequence = sr.ContentSequence(_facts(volume, headers))
     if times[0] is not None and len(set(times)) == 1:
         group.ContentSequence.append(_time(times[0]))
     for ds, time in zip(headers, times, strict=True):
-        image = sr.ImageContentItem(codes.SCT.Source, ds.SOPClassUID, ds.SOPInstanceUID, relationship_type=Has.CONTAINS)
+        image = sr.ImageContentItem(codes.SCT.Source, ds.SOPClassUID, ds.SOPInstanceUID, relationship_type=_CONTAINS)
         if time is not None and len(set(times)) > 1:
             image.ContentSequence = sr.ContentSequence([_time(time)])
         group.ContentSequence.append(image)
@@ -63,14 +64,14 @@ def _facts(volume: Volume, headers: Sequence[Dataset]) -> list[Any]:
     if laterality is not None:
         facts.append(_code(codes.DCM.ImageLaterality, laterality))
     if date := _common(headers, "StudyDate"):
-        facts.append(sr.DateContentItem(codes.DCM.StudyDate, date, Has.HAS_ACQ_CONTEXT))
+        facts.append(sr.DateContentItem(codes.DCM.StudyDate, date, _HAS_ACQ_CONTEXT))
     if time := _common(headers, "StudyTime"):
-        facts.append(sr.TimeContentItem(codes.DCM.StudyTime, time, Has.HAS_ACQ_CONTEXT))
+        facts.append(sr.TimeContentItem(codes.DCM.StudyTime, time, _HAS_ACQ_CONTEXT))
     if acquired := _acquisition_date(headers):
-        facts.append(sr.DateContentItem(codes.DCM.AcquisitionDate, acquired, Has.HAS_ACQ_CONTEXT))
+        facts.append(sr.DateContentItem(codes.DCM.AcquisitionDate, acquired, _HAS_ACQ_CONTEXT))
     if volume.frame_of_reference_uid:
         facts.append(
-            sr.UIDRefContentItem(codes.DCM.FrameOfReferenceUID, volume.frame_of_reference_uid, Has.HAS_ACQ_CONTEXT)
+            sr.UIDRefContentItem(codes.DCM.FrameOfReferenceUID, volume.frame_of_reference_uid, _HAS_ACQ_CONTEXT)
         )
     facts += [
         _number(codes.DCM.PixelDataRows, height, PIXELS),
@@ -84,20 +85,20 @@ def _facts(volume: Volume, headers: Sequence[Dataset]) -> list[Any]:
     facts += [_number(name, value, COSINE) for name, value in zip(ORIENTATION, directions, strict=True)]
     sequence = _common(headers, "PulseSequenceName") or _common(headers, "SequenceName")
     if volume.modality == "MR" and sequence:
-        facts.append(sr.TextContentItem(codes.DCM.PulseSequenceName, sequence, Has.HAS_ACQ_CONTEXT))
+        facts.append(sr.TextContentItem(codes.DCM.PulseSequenceName, sequence, _HAS_ACQ_CONTEXT))
     return facts
 
 
 def _code(name: SRCode, value: SRCode) -> Any:
-    return sr.CodeContentItem(name, value, Has.HAS_ACQ_CONTEXT)
+    return sr.CodeContentItem(name, value, _HAS_ACQ_CONTEXT)
 
 
 def _number(name: SRCode, value: float, unit: SRCode = codes.UCUM.Millimeter) -> Any:
-    return sr.NumContentItem(name, float(f"{value:.6g}"), unit, relationship_type=Has.HAS_ACQ_CONTEXT)
+    return sr.NumContentItem(name, float(f"{value:.6g}"), unit, relationship_type=_HAS_ACQ_CONTEXT)
 
 
 def _time(time: str) -> Any:
-    return sr.TimeContentItem(codes.DCM.AcquisitionTime, time, Has.HAS_ACQ_CONTEXT)
+    return sr.TimeContentItem(codes.DCM.AcquisitionTime, time, _HAS_ACQ_CONTEXT)
 
 
 def _common(headers: Sequence[Dataset], keyword: str) -> str:

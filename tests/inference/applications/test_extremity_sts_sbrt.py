@@ -13,7 +13,8 @@ from pydicom import dcmread
 
 from dicom_node.demo.simulator.limb_study import write_limb_patient, write_limb_study
 from dicom_node.demo.simulator.phantom_study import PhantomStudy
-from dicom_node.objects.build import ObjectContext, build_objects
+from dicom_node.objects.base.context import ObjectContext
+from dicom_node.objects.build import build_objects
 from dicom_node.objects.profiles import ObjectProfile
 from inference.applications.extremity_sts_sbrt.course import change_measurements, recist_course, response_evaluations
 from inference.applications.extremity_sts_sbrt.examination import Examination

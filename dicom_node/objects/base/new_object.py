@@ -4,7 +4,7 @@ import highdicom as hd
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from dicom_node.objects.base.common import ObjectContext, equipment
+from dicom_node.objects.base.context import ObjectContext, equipment
 from inference.contract.findings import Findings
 
 

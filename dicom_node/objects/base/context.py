@@ -1,0 +1,69 @@
+"""The context of a result: who writes its objects, the UIDs they get, and the reports they supersede."""
+
+import hashlib
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+from inference.contract.findings import Algorithm
+
+NODE = "dicom-node"  # manufacturer and model where no algorithm made the object
+
+
+@dataclass(frozen=True)
+class Predecessor:
+    """The SR of an earlier revision that this result supersedes."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_instance_uid: str
+
+
+@dataclass(frozen=True)
+class ObjectContext:
+    """Who writes the objects, and for which revision.
+
+    Every new UID derives from `uid_seed`: a job that was killed and runs again gives the same SOP Instance UIDs.
+    """
+
+    device_name: str
+    uid_seed: str
+    revision: int = 1
+    predecessors: tuple[Predecessor, ...] = ()
+    software_version: str = field(default_factory=lambda: version("dicom-node"))
+
+    def uid(self, role: str) -> str:
+        """The UID (PS3.5 B.2, 2.25 root) of one role in this result."""
+        return derived_uid(self.uid_seed, role)
+
+    @property
+    def node_uid(self) -> str:
+        """The device UID of the node itself, where no algorithm made the object."""
+        return derived_uid("device", NODE, self.device_name)
+
+
+def derived_uid(*parts: str) -> str:
+    """A UID under 2.25 that depends on all the parts and on where one ends."""
+    digest = hashlib.sha256("".join(f"{len(part)}:{part}" for part in parts).encode()).digest()
+    return f"2.25.{int.from_bytes(digest[:16], 'big')}"
+
+
+def device_uid(algorithm: Algorithm) -> str:
+    """Other weights are another device."""
+    return derived_uid("device", algorithm.name, algorithm.version, algorithm.weights_sha256)
+
+
+def equipment(algorithm: Algorithm | None, context: ObjectContext) -> dict[str, Any]:
+    """Who made an object, as highdicom wants it (PS3.3 C.7.5.1, C.7.5.2): the node itself without an algorithm."""
+    if algorithm is None:
+        return {
+            "manufacturer": NODE,
+            "manufacturer_model_name": NODE,
+            "software_versions": context.software_version[:64],
+        }
+    return {
+        "manufacturer": algorithm.manufacturer[:64],
+        "manufacturer_model_name": algorithm.name[:64],
+        "software_versions": algorithm.version[:64],
+        "device_serial_number": algorithm.weights_sha256[:16],
+    }

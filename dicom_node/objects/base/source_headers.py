@@ -1,0 +1,195 @@
+"""Headers of the source images, made fit to be copied into result objects."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from pydicom import dcmread
+from pydicom.config import RAISE
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+from pydicom.valuerep import DA, DS, TM, validate_value
+
+from dicom_node.objects.base.context import derived_uid
+from dicom_node.objects.base.value_lengths import LO_LENGTH, SH_LENGTH
+from inference.volumes.planes import is_enhanced
+from inference.volumes.tiles import MOSAIC, VFRAME
+from inference.volumes.volume import Volume
+
+UTF_8 = "ISO_IR 192"
+LONGEST = {"SH": SH_LENGTH, "LO": LO_LENGTH}
+STRICT_VRS = frozenset({"AS", "CS", "DA", "DS", "IS", "TM"})
+PATIENT_GROUP = 0x0010
+OF_FRAMES = ("NumberOfFrames", "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence")
+IDENTIFIERS = frozenset({"PatientID", "AccessionNumber"})
+TYPE_2 = (
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex",
+    "StudyDate", "StudyTime", "AccessionNumber", "StudyID", "ReferringPhysicianName",
+)  # fmt: skip
+
+
+def source_headers(volume: Volume) -> list[Dataset]:
+    """The headers, without pixels, of the instances of `volume`, each once, in slice order, as `source_header`.
+
+    They are read once for all objects of a result, which share them.
+    """
+    if volume not in _headers:
+        _headers[volume] = _read_headers(volume)
+    return _headers[volume]
+
+
+_headers: WeakKeyDictionary[Volume, list[Dataset]] = WeakKeyDictionary()
+
+
+def _read_headers(volume: Volume) -> list[Dataset]:
+    headers: list[Dataset] = []
+    for path in dict.fromkeys(frame.path for frame in volume.frames):
+        ds = source_header(path)
+        if headers and "ImageOrientationPatient" in ds and _close(ds, headers[0]):
+            # highdicom compares orientations by text; scanners round the last digit differently within a series
+            ds.ImageOrientationPatient = headers[0].ImageOrientationPatient
+        headers.append(ds)
+    return headers
+
+
+def source_header(path: Path) -> Dataset:
+    """The header of one stored instance, made fit for highdicom 0.28.2 to copy patient and study from.
+
+    Texts are decoded and the character set is UTF-8, because highdicom knows not all of them; `describe` gives the
+    object that of its source back. Private elements, those that cannot be read, and attributes of the patient that are
+    none of their VR are left out. Absent or invalid type 2 attributes of patient and study become empty, and texts
+    longer than their VR allows are cut, but never an identifier. An image without a frame of reference gets the one of
+    its series.
+    """
+    ds = dcmread(path, stop_before_pixels=True)
+    _drop_unusable(ds)
+    ds.SpecificCharacterSet = UTF_8
+    for element in list(ds):
+        longest = LONGEST.get(element.VR)
+        if longest is not None and isinstance(element.value, str) and element.keyword not in IDENTIFIERS:
+            element.value = element.value[:longest]
+        if element.tag.group == PATIENT_GROUP and element.VR in STRICT_VRS and not _is_valid(element):
+            del ds[element.tag]
+    for keyword in TYPE_2:
+        if keyword not in ds:
+            setattr(ds, keyword, "")
+    if isinstance(ds.PatientName, MultiValue):  # PN allows no backslash within, but allows several values
+        ds.PatientName = " ".join(str(part) for part in ds.PatientName)
+    if ds.PatientSex not in ("M", "F", "O"):
+        ds.PatientSex = ""
+    for keyword, kind in (("PatientBirthDate", DA), ("StudyDate", DA), ("StudyTime", TM)):
+        if not is_one(kind, ds[keyword].value):
+            setattr(ds, keyword, "")
+    if "ProcedureCodeSequence" in ds and not ds.ProcedureCodeSequence:
+        del ds.ProcedureCodeSequence  # type 3: present means at least one item; some scanners write none
+    if not ds.get("FrameOfReferenceUID"):
+        ds.FrameOfReferenceUID = derived_uid("frame of reference", str(ds.SeriesInstanceUID))
+    return ds
+
+
+def _drop_unusable(ds: Dataset) -> None:
+    """Removes private elements and those that cannot be read, in sequences too. The rest is decoded afterwards.
+
+    `Dataset.decode` would decode a second time, and lose what a name holds beside its declared character set.
+    """
+    for tag in list(ds.keys()):
+        try:
+            element = None if tag.is_private else ds[tag]
+        except Exception:  # pydicom's converters raise anything
+            element = None
+        if element is None:
+            del ds[tag]
+        elif element.VR == "SQ":
+            for item in element.value:
+                _drop_unusable(item)
+
+
+def _is_valid(element: DataElement) -> bool:
+    """Whether every value is one of the element's VR (PS3.5 6.2)."""
+    values = element.value if isinstance(element.value, MultiValue) else [element.value]
+    return all(
+        value is None or is_one(partial(validate_value, element.VR, validation_mode=RAISE), value) for value in values
+    )
+
+
+def is_one(kind: Callable[[Any], Any], value: Any) -> bool:
+    """Whether `kind`, a constructor or a check, takes `value`."""
+    try:
+        kind(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _close(one: Dataset, other: Dataset) -> bool:
+    """Whether two direction cosines agree to the geometry's tolerance, 1e-4."""
+    pairs = zip(one.ImageOrientationPatient, other.ImageOrientationPatient, strict=True)
+    return all(abs(float(a) - float(b)) < 1e-4 for a, b in pairs)
+
+
+def sharing(ds: Dataset) -> Dataset:
+    """A dataset with the very elements of `ds`: they may be replaced in it, or left out, but not changed."""
+    copy = Dataset(dict(ds.items()))
+    copy.file_meta = ds.file_meta
+    return copy
+
+
+def slice_headers(volume: Volume) -> list[Dataset]:
+    """The headers of the slices of `volume` as highdicom 0.28.2 wants them: one for each slice, in slice order, or the
+    one of an Enhanced object, reduced to these slices.
+
+    A slice that is tiled into an image gets the header that it would have as an image of its own.
+    """
+    headers = source_headers(volume)
+    if is_enhanced(headers[0]):
+        return [reduced_enhanced(headers[0], volume)]
+    by_uid = {str(header.SOPInstanceUID): header for header in headers}
+    return [
+        by_uid[frame.sop_instance_uid] if frame.tile is None else _untiled(by_uid[frame.sop_instance_uid], volume, k)
+        for k, frame in enumerate(volume.frames)
+    ]
+
+
+def _untiled(header: Dataset, volume: Volume, k: int) -> Dataset:
+    _, rows, columns = volume.geometry.shape
+    copy = sharing(header)
+    copy.add_new("Rows", "US", rows)
+    copy.add_new("Columns", "US", columns)
+    copy.add_new("ImageType", "CS", [value for value in header.ImageType if value not in (MOSAIC, VFRAME)])
+    copy.add_new("ImagePositionPatient", "DS", slice_position(volume, k))
+    return copy
+
+
+def slice_position(volume: Volume, k: int) -> list[Any]:
+    """ImagePositionPatient, three DS, of slice `k` by the geometry of the volume, for where no header has it."""
+    (position,) = volume.geometry.to_lps(np.array([[k, 0, 0]], float))
+    return [DS(float(value), auto_format=True) for value in position]
+
+
+def reduced_enhanced(source: Dataset, volume: Volume) -> Dataset:
+    """A copy of an Enhanced header that holds only the frames of `volume`, in slice order.
+
+    Frame k + 1 of the copy is slice k. Functional groups that are equal for all these frames move to the shared ones,
+    because highdicom 0.28.2 reads pixel measures and orientation only there (PS3.3 C.7.6.16).
+    """
+    copy = sharing(source)
+    for keyword in OF_FRAMES:
+        del copy[keyword]
+    frames = [
+        deepcopy(source.PerFrameFunctionalGroupsSequence[(frame.frame_number or 1) - 1]) for frame in volume.frames
+    ]
+    shared = deepcopy(source.SharedFunctionalGroupsSequence[0])
+    for keyword in ("PixelMeasuresSequence", "PlaneOrientationSequence"):
+        if all(keyword in frame and frame[keyword].value == frames[0][keyword].value for frame in frames):
+            shared[keyword] = deepcopy(frames[0][keyword])
+            for frame in frames:
+                del frame[keyword]
+    copy.SharedFunctionalGroupsSequence = [shared]
+    copy.PerFrameFunctionalGroupsSequence = frames
+    copy.NumberOfFrames = len(frames)
+    return copy
