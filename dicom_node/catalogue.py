@@ -8,7 +8,7 @@ from typing import Literal
 from inference.contract.manifest import Manifest, load_manifest
 from storage.errors import ModelRefused
 
-NoResultReports = Literal["always", "failures", "never"]
+NoResultPolicy = Literal["always", "failures", "never"]
 """When the destinations of an application get a report that there is no result."""
 
 
@@ -22,7 +22,7 @@ class ApplicationEntry:
     bundle: Path | None = None
     options: Mapping[str, bool] = field(default_factory=dict)
     starts_on_inputs: bool = False
-    no_result: NoResultReports = "always"
+    no_result: NoResultPolicy = "always"
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class ConfiguredApplication:
     manifest: Manifest | None
     problem: str = ""
     starts_on_inputs: bool = False
-    no_result: NoResultReports = "always"
+    no_result: NoResultPolicy = "always"
 
 
 def configured_applications(entries: Sequence[ApplicationEntry]) -> tuple[ConfiguredApplication, ...]:

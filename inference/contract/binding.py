@@ -20,7 +20,7 @@ Rank = tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True)
-class InputDecision:
+class BindingDecision:
     """What was decided about one series for one input."""
 
     input: str
@@ -39,7 +39,7 @@ class Binding:
 
     inputs: Mapping[str, str]  # input name to SeriesInstanceUID
     accepted: bool
-    decisions: tuple[InputDecision, ...]
+    decisions: tuple[BindingDecision, ...]
     reason: str
     lacking: tuple[InputRule, ...] = ()
     unusable: bool = False
@@ -48,7 +48,7 @@ class Binding:
 def bind(rules: Sequence[InputRule], series: Sequence[SeriesDescription]) -> Binding:
     """Gives every input the best matching series, in the order of the rules; a series feeds one input at most."""
     bound: dict[str, SeriesDescription] = {}
-    decisions: list[InputDecision] = []
+    decisions: list[BindingDecision] = []
     missing: list[str] = []
     for rule in rules:
         refusals = {s.series_instance_uid: _refusal(rule, s, bound) for s in series}
@@ -65,7 +65,7 @@ def bind(rules: Sequence[InputRule], series: Sequence[SeriesDescription]) -> Bin
             elif not reason and best is not None:
                 why = _better(ranks[best.series_instance_uid], ranks[s.series_instance_uid])
                 reason = f"fits, but series {best.series_instance_uid} fits better ({_words(best)}): {why}"
-            decisions.append(InputDecision(rule.name, s.series_instance_uid, s is best, reason))
+            decisions.append(BindingDecision(rule.name, s.series_instance_uid, s is best, reason))
         if best is not None:
             bound[rule.name] = best
         elif rule.required:

@@ -15,7 +15,6 @@ from rich.console import Console
 from dicom_node.catalogue import ConfiguredApplication
 from dicom_node.demo import views
 from dicom_node.objects.profiles import ObjectProfile
-from dicom_node.read.visits import acquisition_date, visit_of
 from inference.contract.findings import Findings
 from inference.contract.inputs import EarlierRule, InputRule
 from inference.contract.manifest import Manifest
@@ -253,23 +252,6 @@ def test_an_earlier_study_that_is_not_taken_makes_another_report(node: Node, tmp
     course.clock.pass_(1)
     course.sweeps.sweep()
     assert course.jobs(second) == [before, after]  # nothing new: the job stands
-
-
-def test_dates_and_times_of_studies() -> None:
-    ds = Dataset()
-    assert (visit_of(ds).day, acquisition_date(ds)) == (None, None)
-    ds.AcquisitionDateTime = "20260302101112.5+0100"
-    assert (visit_of(ds).day, visit_of(ds).time) == (date(2026, 3, 2), "")
-    ds.StudyDate, ds.StudyTime = "20260301", "10"
-    assert (visit_of(ds).day, visit_of(ds).time, acquisition_date(ds)) == (
-        date(2026, 3, 1),
-        "100000.000000",
-        date(2026, 3, 2),
-    )
-    before = replace(visit_of(ds), time="095959.999000")
-    assert before.is_before(visit_of(ds)) is True
-    assert visit_of(ds).is_before(before) is False
-    assert before.is_before(before) is None
 
 
 @pytest.mark.parametrize(
