@@ -149,8 +149,8 @@ class Confirmer:
         """What follows from a report. What it does not name is not committed."""
         report = confirmation.report
         assert report is not None
-        committed = set(report["committed"])
-        failed = {uid: f"it reports {reason}{_in_words(reason)}" for uid, reason in report["failed"]}
+        committed = set(report.committed)
+        failed = {uid: f"it reports {reason}{_in_words(reason)}" for uid, reason in report.failed.items()}
         asked = [uid for _, uid in confirmation.items]
         missed = {uid: failed.get(uid, "its report does not name it") for uid in asked if uid not in committed}
         self._settle(destination, confirmation, committed.intersection(asked), missed, "storage committed")

@@ -17,7 +17,7 @@ from inference.series.recogniser import SeriesDescription
 from storage.log.instances import InstanceStore
 from storage.records.commitments import Commitment, CommitmentState
 from storage.records.completion import Waiting
-from storage.records.deliveries import Confirmation, Delivery, DeliveryState
+from storage.records.deliveries import Confirmation, ConfirmationReport, Delivery, DeliveryState
 from storage.records.jobs import Job, JobDetail, JobKind, JobState
 from storage.records.procedure_steps import ProcedureStep
 from storage.records.routing import RoutingDecision
@@ -39,7 +39,7 @@ _COLORS = {
 
 def plain(value: Any) -> Any:
     """Records to JSON values: times in ISO 8601, paths as text."""
-    if isinstance(value, JobDetail):
+    if isinstance(value, JobDetail | ConfirmationReport):
         return value.to_json()
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
@@ -258,7 +258,6 @@ def confirmations_table(confirmations: Sequence[Confirmation]) -> Table:
         header_style="bold",
     )  # fmt: skip
     for c in confirmations:
-        report = c.report or {}
         table.add_row(
             str(c.id),
             c.destination,
@@ -266,7 +265,7 @@ def confirmations_table(confirmations: Sequence[Confirmation]) -> Table:
             str(len(c.items)),
             f"{c.requested_at:%Y-%m-%d %H:%M:%S}",
             state_text(c.state),
-            f"{len(report['committed'])} committed, {len(report['failed'])} failed" if report else "",
+            f"{len(c.report.committed)} committed, {len(c.report.failed)} failed" if c.report else "",
         )
     return table
 

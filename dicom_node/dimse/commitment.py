@@ -22,6 +22,7 @@ from dicom_node.dimse.status import DimseResponse, DimseStatus
 from dicom_node.runtime.logs import fields, unexpected
 from storage.errors import Retriable
 from storage.records.commitments import Commitment
+from storage.records.deliveries import ConfirmationReport
 from storage.records.instances import UID
 from storage.tables.commitments import Item
 from storage.tables.confirmations import Confirmations
@@ -206,7 +207,8 @@ def read_incoming_report(event_type: int | None, sop_instance_uid: str, ds: Data
 def keep_incoming_report(confirmations: Confirmations, report: IncomingReport, peer: str) -> DimseResponse:
     """Keep a report and return the response to it. Does not raise: the peer may report again after a failure."""
     extra = {"peer": peer, "transaction": report.transaction_uid}
-    kept = {"committed": sorted(report.committed), "failed": [[u, f"0x{r:04X}"] for u, r in report.failed.items()]}
+    failed = {uid: f"0x{reason:04X}" for uid, reason in report.failed.items()}
+    kept = ConfirmationReport(tuple(sorted(report.committed)), failed)
     try:
         if not confirmations.report(report.transaction_uid, kept):
             log.warning(

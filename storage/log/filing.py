@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from storage.log.archive import Archive, Row, row_of
 from storage.records.evidence import AssociationEnd
 from storage.records.instances import Facts, ReceivedInstance, Stored
-from storage.records.studies import StudyState
+from storage.records.studies import Event, Stage, StudyState
 from storage.tables import schema
 from storage.tables.database.connection import Database, changed, insert_if_absent
 from storage.tables.events import add_event
@@ -262,7 +262,7 @@ class Filing:
         file = str(self._archive.quarantined(row).relative_to(self._archive.quarantine))
         told = session.scalars(
             select(schema.Event.data).where(
-                schema.Event.study_instance_uid == row.study_instance_uid, schema.Event.stage == "warning"
+                schema.Event.study_instance_uid == row.study_instance_uid, schema.Event.stage == Stage.WARNING
             )
         ).all()
         if any(data.get("file") == file for data in told):
@@ -270,12 +270,14 @@ class Filing:
         study = session.get(schema.Study, row.study_instance_uid)
         add_event(
             session,
-            row.received_at,
-            row.study_instance_uid,
-            1 if study is None else study.revision,
-            "warning",
-            "an instance came again with another image; the first one stands, the other is in quarantine",
-            data={"sop_instance_uid": row.sop_instance_uid, "file": file},
+            Event(
+                row.received_at,
+                row.study_instance_uid,
+                1 if study is None else study.revision,
+                Stage.WARNING,
+                "an instance came again with another image; the first one stands, the other is in quarantine",
+                data={"sop_instance_uid": row.sop_instance_uid, "file": file},
+            ),
         )
 
 
@@ -374,7 +376,10 @@ class _Study:
     def _announce(self, session: Session, row: Row, association: int | None, text: str) -> None:
         found = None if association is None else session.get(schema.Association, association)
         source = "" if found is None else f", from {found.calling_ae_title}"
-        add_event(session, row.received_at, row.study_instance_uid, self._row.revision, "received", f"{text}{source}")
+        add_event(
+            session,
+            Event(row.received_at, row.study_instance_uid, self._row.revision, Stage.RECEIVED, f"{text}{source}"),
+        )
 
 
 def end_association(session: Session, association: int | None, end: AssociationEnd, at: datetime) -> None:
@@ -398,11 +403,13 @@ def end_association(session: Session, association: int | None, end: AssociationE
         aborted = end is AssociationEnd.ABORTED
         add_event(
             session,
-            at,
-            study_instance_uid,
-            revision,
-            "warning" if aborted else "received",
-            f"association with {calling} {'aborted' if aborted else 'released'}",
+            Event(
+                at,
+                study_instance_uid,
+                revision,
+                Stage.WARNING if aborted else Stage.RECEIVED,
+                f"association with {calling} {'aborted' if aborted else 'released'}",
+            ),
         )
 
 

@@ -15,6 +15,7 @@ from storage.log.files import dataset_offset
 from storage.log.filing import Feeds, Filing, abort_open_associations
 from storage.log.header import scan_header
 from storage.records.instances import Facts, Instance, ReceivedInstance, Series, Stored
+from storage.records.studies import Event, Stage
 from storage.tables import schema
 from storage.tables.database.connection import Database
 from storage.tables.events import add_event
@@ -181,7 +182,7 @@ class InstanceStore:
         with self._database.session() as session:
             told = session.scalars(
                 select(schema.Event.data).where(
-                    schema.Event.study_instance_uid == study_instance_uid, schema.Event.stage == "warning"
+                    schema.Event.study_instance_uid == study_instance_uid, schema.Event.stage == Stage.WARNING
                 )
             ).all()
             if any(data.get("file") == name for data in told):
@@ -189,7 +190,10 @@ class InstanceStore:
             study = session.get(schema.Study, study_instance_uid)
             revision = 1 if study is None else study.revision
             text = f"a stored file cannot be read ({why}) and is left out"
-            add_event(session, datetime.now(UTC), study_instance_uid, revision, "warning", text, data={"file": name})
+            add_event(
+                session,
+                Event(datetime.now(UTC), study_instance_uid, revision, Stage.WARNING, text, data={"file": name}),
+            )
 
 
 def _read(path: Path) -> ReceivedInstance:

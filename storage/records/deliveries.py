@@ -54,9 +54,24 @@ class Undelivered:
 
 
 @dataclass(frozen=True)
+class ConfirmationReport:
+    """The destination's answer to a storage commitment request, by SOP Instance UIDs."""
+
+    committed: tuple[str, ...]
+    failed: Mapping[str, str]  # with the reason, such as 0x0112
+
+    def to_json(self) -> dict[str, Any]:
+        return {"committed": list(self.committed), "failed": [[uid, reason] for uid, reason in self.failed.items()]}
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> "ConfirmationReport":
+        return cls(tuple(plain["committed"]), dict(plain["failed"]))
+
+
+@dataclass(frozen=True)
 class Confirmation:
     """A storage commitment request that this node makes of a destination (PS3.4 annex J). `items` are (SOP class, SOP
-    instance); `report` is what the destination said: {"committed": [uid, ...], "failed": [[uid, reason], ...]}.
+    instance); `report` is None until the destination has reported.
 
     `requested_at` is when these objects were first asked for.
     """
@@ -68,4 +83,4 @@ class Confirmation:
     state: ConfirmationState
     requested_at: datetime
     deadline: datetime
-    report: Mapping[str, Any] | None = None
+    report: ConfirmationReport | None = None

@@ -28,14 +28,30 @@ class Study:
     priority: int = 0  # the highest Requested Procedure Priority of its instances: 2 STAT, 1 HIGH, 0 the rest
 
 
+class Stage(StrEnum):
+    """The step of a study's way that a line of its timeline tells about. A value has at most 16 characters."""
+
+    RECEIVED = "received"  # an association opened or ended, a revision began, a procedure step was told
+    ASKED = "asked"  # the source PACS was asked for the number of instances; the data holds its answer
+    COMPLETE = "complete"  # evidence completed the study, or it is to be routed again
+    EARLY = "early"  # an application starts before the study is complete
+    ROUTED = "routed"  # it was decided which applications apply
+    QUEUED = "queued"  # a job or a delivery entered the queue, or left it again
+    RUNNING = "running"  # an attempt on a job began, or a running job was cancelled
+    ENCODED = "encoded"  # a job's result objects were written
+    DELIVERED = "delivered"  # a destination accepted or committed an object
+    WITHDRAWN = "withdrawn"  # an operator took the results of a job back
+    WARNING = "warning"  # something needs attention
+
+
 @dataclass(frozen=True)
 class Event:
-    """One line of a study's timeline."""
+    """One line of a study's timeline. Neither `text` nor `data` names a patient."""
 
     at: datetime
     study_instance_uid: str
     revision: int
-    stage: str  # received, asked, complete, early, routed, queued, running, encoded, delivered, withdrawn, warning
+    stage: Stage
     text: str
     job_id: int | None = None
     data: Mapping[str, Any] = field(default_factory=dict)

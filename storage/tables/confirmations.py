@@ -13,9 +13,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, case, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
-from storage.records.deliveries import Confirmation, ConfirmationState, Delivery, DeliveryState
+from storage.records.deliveries import Confirmation, ConfirmationReport, ConfirmationState, Delivery, DeliveryState
 from storage.records.jobs import JobKind, JobState
 from storage.records.results import ObjectKind, ResultObject
+from storage.records.studies import Event, Stage
 from storage.tables import schema
 from storage.tables.database.connection import Database, changed
 from storage.tables.deliveries import move, tell
@@ -153,7 +154,7 @@ class Confirmations:
 
     # -- what comes of it ----------------------------------------------------------------------------------------------
 
-    def report(self, transaction_uid: str, report: Mapping[str, Any]) -> bool:
+    def report(self, transaction_uid: str, report: ConfirmationReport) -> bool:
         """→ REPORTED, from any state: what was given up may be committed late. False for a transaction UID that is not
         ours. A second report under the same one changes nothing.
         """
@@ -161,7 +162,7 @@ class Confirmations:
         mine = row.transaction_uid == transaction_uid
         with self._database.session() as session:
             first = update(row).where(mine, row.report.is_(None))
-            changed(session, first.values(state=ConfirmationState.REPORTED, report=dict(report)))
+            changed(session, first.values(state=ConfirmationState.REPORTED, report=report.to_json()))
             return session.scalar(select(row.id).where(mine)) is not None
 
     def settle(
@@ -194,7 +195,7 @@ class Confirmations:
                 committed_at=now,
                 reason="",
             )
-            tell(session, _in_order(landed), now, "delivered", how)
+            tell(session, _in_order(landed), now, Stage.DELIVERED, how)
             alarms: list[Delivery] = []
             for uid, why in missed.items():
                 alarms += _miss(session, and_(_sent_under(confirmation_id), _of([uid])), why, now)
@@ -212,7 +213,7 @@ class Confirmations:
                 first, kinds = found[0], ", ".join(d.object.kind for d in _in_order(found))
                 job = session.get_one(schema.Job, first.object.job_id)
                 text = f"{kinds} → {first.destination}: arrived, but cannot be confirmed: {reason}"
-                add_event(session, now, job.study_instance_uid, job.revision, "delivered", text, job.id)
+                add_event(session, Event(now, job.study_instance_uid, job.revision, Stage.DELIVERED, text, job.id))
             return True
 
     def list(self, states: Collection[ConfirmationState] | None = None, limit: int | None = 100) -> list[Confirmation]:
@@ -237,11 +238,11 @@ def _miss(session: Session, where: ColumnElement[bool], why: str, now: datetime)
     text = f"accepted but not committed ({why})"
     outdated = f"{text}; a later result has replaced it, so that it is not sent again"
     kept = move(session, and_(where, is_outdated), reason=outdated)
-    tell(session, kept, now, "warning", outdated)
+    tell(session, kept, now, Stage.WARNING, outdated)
     current = and_(where, ~is_outdated)
     lost = f"accepted twice and not committed ({why})"
     failed = move(session, and_(current, delivery.resends > 0), state=DeliveryState.FAILED, reason=lost)
-    tell(session, failed, now, "warning", f"not delivered, for good: {lost}")
+    tell(session, failed, now, Stage.WARNING, f"not delivered, for good: {lost}")
     again = move(
         session,
         and_(current, delivery.resends == 0),
@@ -252,7 +253,7 @@ def _miss(session: Session, where: ColumnElement[bool], why: str, now: datetime)
         confirmation_id=None,
         reason=text,
     )
-    tell(session, again, now, "warning", f"{text}, and is sent once more")
+    tell(session, again, now, Stage.WARNING, f"{text}, and is sent once more")
     return kept + failed + again
 
 
@@ -328,5 +329,5 @@ def _record(row: schema.Confirmation) -> Confirmation:
         state=row.state,
         requested_at=row.requested_at,
         deadline=row.deadline,
-        report=row.report,
+        report=None if row.report is None else ConfirmationReport.from_json(row.report),
     )

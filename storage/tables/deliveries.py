@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session, aliased
 from storage.errors import Permanent
 from storage.records.deliveries import Delivery, DeliveryState, Undelivered
 from storage.records.results import ResultObject
+from storage.records.studies import Event, Stage
 from storage.tables import schema
 from storage.tables.database.connection import Database
 from storage.tables.events import add_event
@@ -87,7 +88,7 @@ class Deliveries:
                 reason="",
                 sent_at=now,
             )
-            tell(session, rows, now, "delivered", "arrived")
+            tell(session, rows, now, Stage.DELIVERED, "arrived")
             return bool(rows)
 
     def fail(
@@ -100,7 +101,7 @@ class Deliveries:
         with self._database.session() as session:
             if retry_at is None:
                 rows = move(session, _held(delivery_id, dispatcher), state=DeliveryState.FAILED, reason=reason)
-                tell(session, rows, now, "warning", f"not delivered, for good: {reason}")
+                tell(session, rows, now, Stage.WARNING, f"not delivered, for good: {reason}")
             else:
                 rows = move(
                     session,
@@ -109,7 +110,7 @@ class Deliveries:
                     reason=reason,
                     run_after=retry_at,
                 )
-                tell(session, rows, now, "warning", f"not delivered, will be tried again: {reason}")
+                tell(session, rows, now, Stage.WARNING, f"not delivered, will be tried again: {reason}")
             state = session.scalar(select(schema.Delivery.state).where(schema.Delivery.id == delivery_id))
         if state is None:
             raise Permanent(f"There is no delivery {delivery_id}")
@@ -171,7 +172,7 @@ class Deliveries:
                 else:
                     last += 1
                     rows = move(session, where, state=DeliveryState.FAILED, reason=why.reason, sequence=last)
-                tell(session, rows, now, "warning", f"not delivered: {why.reason}")
+                tell(session, rows, now, Stage.WARNING, f"not delivered: {why.reason}")
                 ended += rows
             for object_id in sent:
                 if object_id not in known:
@@ -198,7 +199,7 @@ class Deliveries:
                 return []
         with self._database.session() as session:
             rows = move(session, held, state=DeliveryState.RETRYING, reason=reason, run_after=now)
-            tell(session, rows, now, "warning", f"delivery interrupted, will be tried again: {reason}")
+            tell(session, rows, now, Stage.WARNING, f"delivery interrupted, will be tried again: {reason}")
             return rows
 
     # -- an operator's side --------------------------------------------------------------------------------------------
@@ -218,7 +219,7 @@ class Deliveries:
                 confirmation_id=None,
                 resends=0,
             )
-            tell(session, rows, now, "queued", "delivery queued again, as asked by the operator")
+            tell(session, rows, now, Stage.QUEUED, "delivery queued again, as asked by the operator")
             return bool(rows)
 
     def list(
@@ -255,13 +256,13 @@ def move(session: Session, where: ColumnElement[bool], **values: Any) -> list[De
     return [_record(row, session.get_one(schema.ResultObject, row.object_id)) for row in rows]
 
 
-def tell(session: Session, deliveries: Collection[Delivery], now: datetime, stage: str, what: str) -> None:
+def tell(session: Session, deliveries: Collection[Delivery], now: datetime, stage: Stage, what: str) -> None:
     """One line for each in the timelines of their studies."""
     for delivery in deliveries:
         target = delivery.object
         revision = session.get_one(schema.Job, target.job_id).revision
         text = f"{target.kind} → {delivery.destination}: {what}"
-        add_event(session, now, target.study_instance_uid, revision, stage, text, target.job_id)
+        add_event(session, Event(now, target.study_instance_uid, revision, stage, text, target.job_id))
 
 
 def _record(row: schema.Delivery, target: schema.ResultObject) -> Delivery:

@@ -1,9 +1,5 @@
 """The timeline of a study: written in the transaction of what it tells about."""
 
-from collections.abc import Mapping
-from datetime import datetime
-from typing import Any
-
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -11,26 +7,16 @@ from storage.records.studies import Event
 from storage.tables import schema
 
 
-def add_event(
-    session: Session,
-    now: datetime,
-    study_instance_uid: str,
-    revision: int,
-    stage: str,
-    text: str,
-    job_id: int | None = None,
-    data: Mapping[str, Any] | None = None,
-) -> None:
-    """`stage` is one of those of `storage.records.studies.Event`; neither `text` nor `data` names a patient."""
+def add_event(session: Session, event: Event) -> None:
     session.add(
         schema.Event(
-            at=now,
-            study_instance_uid=study_instance_uid,
-            revision=revision,
-            stage=stage,
-            text=text,
-            job_id=job_id,
-            data=dict(data or {}),
+            at=event.at,
+            study_instance_uid=event.study_instance_uid,
+            revision=event.revision,
+            stage=event.stage,
+            text=event.text,
+            job_id=event.job_id,
+            data=dict(event.data),
         )
     )
 

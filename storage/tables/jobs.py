@@ -15,7 +15,7 @@ from storage.errors import Permanent, WhyNoResult
 from storage.records.deliveries import DeliveryState
 from storage.records.jobs import Job, JobKind, JobState, NewJob, NoResultDetail, WithdrawalDetail, detail_from_json
 from storage.records.results import NewObject, ObjectKind
-from storage.records.studies import StudyState
+from storage.records.studies import Event, Stage, StudyState
 from storage.tables import schema
 from storage.tables.database.connection import Database, changed
 from storage.tables.events import add_event
@@ -73,12 +73,14 @@ class Jobs:
                 return None
             add_event(
                 session,
-                now,
-                row.study_instance_uid,
-                row.revision,
-                "running",
-                f"{row.application}: attempt {row.attempts} on {worker}",
-                row.id,
+                Event(
+                    now,
+                    row.study_instance_uid,
+                    row.revision,
+                    Stage.RUNNING,
+                    f"{row.application}: attempt {row.attempts} on {worker}",
+                    row.id,
+                ),
             )
             return _record(row)
 
@@ -122,7 +124,7 @@ class Jobs:
             kinds = ", ".join(dict.fromkeys(new.kind for new in objects if not new.stands_for)) or "no object"
             destinations = dict.fromkeys(name for new in objects for name in new.destinations)
             text = f"{row.application}: {kinds}, for {', '.join(destinations) or 'no destination'}"
-            add_event(session, now, row.study_instance_uid, row.revision, "encoded", text, job_id, data)
+            add_event(session, Event(now, row.study_instance_uid, row.revision, Stage.ENCODED, text, job_id, data))
             if row.kind is JobKind.ANALYSIS:
                 _end_superseded_deliveries(session, row, list(destinations), now)
             return True
@@ -213,7 +215,7 @@ class Jobs:
         for row in rows:
             what = "failed for good" if retry_at is None else "will run again"
             text = f"{row.application}: job {row.id} {what}: {reason}"
-            add_event(session, now, row.study_instance_uid, row.revision, "warning", text, row.id)
+            add_event(session, Event(now, row.study_instance_uid, row.revision, Stage.WARNING, text, row.id))
             if retry_at is None and row.kind is JobKind.ANALYSIS and row.application not in self._silent:
                 _report_failure(session, row, why, now)
         return rows
@@ -252,7 +254,7 @@ class Jobs:
             if row is None:
                 return False
             text = f"{row.application}: job {job_id} queued again, as asked by the operator"
-            add_event(session, now, row.study_instance_uid, row.revision, "queued", text, job_id)
+            add_event(session, Event(now, row.study_instance_uid, row.revision, Stage.QUEUED, text, job_id))
             reports = and_(
                 job.study_instance_uid == row.study_instance_uid,
                 job.kind == JobKind.NO_RESULT,
@@ -297,7 +299,7 @@ class Jobs:
             text = f"{row.application}: the results of job {job_id} are withdrawn"
             text += f": {reason}" if reason else ""
             text += f"; {ended} not sent yet will not be" if ended else ""
-            add_event(session, now, row.study_instance_uid, row.revision, "withdrawn", text, job_id)
+            add_event(session, Event(now, row.study_instance_uid, row.revision, Stage.WITHDRAWN, text, job_id))
             withdrawal = NewJob(
                 study_instance_uid=row.study_instance_uid,
                 revision=row.revision,
@@ -355,7 +357,7 @@ def _end_superseded_deliveries(session: Session, by: schema.Job, destinations: S
     )
     if ended:
         text = f"{by.application}: {ended} objects of earlier results were not sent, and will not be"
-        add_event(session, now, by.study_instance_uid, by.revision, "encoded", text, by.id)
+        add_event(session, Event(now, by.study_instance_uid, by.revision, Stage.ENCODED, text, by.id))
 
 
 def _held(job_id: int, worker: str) -> ColumnElement[bool]:
@@ -376,7 +378,7 @@ def _cancel_superseded(session: Session, held: ColumnElement[bool], now: datetim
     ).all()
     for row in rows:
         text = f"{row.application}: job {row.id} cancelled, {row.reason}; its result is not sent"
-        add_event(session, now, row.study_instance_uid, row.revision, "running", text, row.id)
+        add_event(session, Event(now, row.study_instance_uid, row.revision, Stage.RUNNING, text, row.id))
     return rows
 
 

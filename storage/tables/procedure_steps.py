@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session
 from storage.errors import Permanent
 from storage.log.files import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, write_durable
 from storage.records.procedure_steps import ProcedureStep, ProcedureStepState
+from storage.records.studies import Event, Stage
 from storage.tables import schema
 from storage.tables.database.connection import Database, changed, insert_if_absent
 from storage.tables.events import add_event
@@ -225,4 +226,4 @@ def _announce(
         text += f", {len(referenced)} instances referenced"
     for uid in study_instance_uids:
         study = session.get(schema.Study, uid)
-        add_event(session, now, uid, 1 if study is None else study.revision, "received", text)
+        add_event(session, Event(now, uid, 1 if study is None else study.revision, Stage.RECEIVED, text))

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session, aliased
 
 from storage.errors import WhyNoResult
 from storage.records.jobs import AnalysisDetail, JobKind, JobState, NewJob, NoResultDetail, WithdrawalDetail
+from storage.records.studies import Event, Stage
 from storage.tables import schema
 from storage.tables.database.connection import changed
 from storage.tables.events import add_event
@@ -48,7 +49,7 @@ def enqueue_unless_standing(session: Session, new: NewJob, now: datetime) -> int
         return enqueue(session, new, now)
     _raise_priority(session, standing, new.priority)
     text = f"{new.application}: the same instances as before, job {standing} stands"
-    add_event(session, now, new.study_instance_uid, new.revision, "queued", text, standing)
+    add_event(session, Event(now, new.study_instance_uid, new.revision, Stage.QUEUED, text, standing))
     return standing
 
 
@@ -87,7 +88,7 @@ def cancel(session: Session, jobs: ColumnElement[bool], revision: int, reason: s
     ).all()
     for job_id, study_instance_uid, application in cancelled:
         text = f"{application}: job {job_id} cancelled, {reason}"
-        add_event(session, now, study_instance_uid, revision, "queued", text, job_id)
+        add_event(session, Event(now, study_instance_uid, revision, Stage.QUEUED, text, job_id))
 
 
 def enqueue(session: Session, new: NewJob, now: datetime) -> int:
@@ -112,7 +113,7 @@ def enqueue(session: Session, new: NewJob, now: datetime) -> int:
     session.flush()
     urgent = f" with priority {new.priority}" if new.priority else ""
     text = f"{new.application}: job {row.id} queued{urgent}{_purpose(new)}"
-    add_event(session, now, new.study_instance_uid, new.revision, "queued", text, row.id)
+    add_event(session, Event(now, new.study_instance_uid, new.revision, Stage.QUEUED, text, row.id))
     return row.id
 
 

@@ -18,7 +18,7 @@ from storage.records.evidence import AssociationEnd
 from storage.records.jobs import JobKind, JobState
 from storage.records.procedure_steps import ProcedureStepState
 from storage.records.results import ObjectKind
-from storage.records.studies import StudyState
+from storage.records.studies import Stage, StudyState
 
 REVISION = "0004"
 
@@ -74,6 +74,7 @@ class Base(DeclarativeBase):
         ConfirmationState: _text(ConfirmationState),
         JobKind: _text(JobKind),
         ObjectKind: _values(ObjectKind),
+        Stage: _values(Stage),
     }
 
 
@@ -285,7 +286,7 @@ class Event(Base):
     at: Mapped[datetime]
     study_instance_uid: Mapped[str] = mapped_column(UID)
     revision: Mapped[int]
-    stage: Mapped[str] = mapped_column(String(16))
+    stage: Mapped[Stage]
     text: Mapped[str]
     job_id: Mapped[int | None]
     data: Mapped[dict[str, Any]]

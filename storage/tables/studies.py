@@ -24,14 +24,13 @@ from storage.records.instances import Facts
 from storage.records.jobs import JobKind, NewJob
 from storage.records.procedure_steps import ProcedureStepState
 from storage.records.routing import EarlyStart, RoutingDecision
-from storage.records.studies import Event, Study, StudyState
+from storage.records.studies import Event, Stage, Study, StudyState
 from storage.tables import schema
 from storage.tables.database.connection import Database, changed
 from storage.tables.events import add_event, events
 from storage.tables.queueing import enqueue_unless_standing, hold_jobs, start, supersede_early
 
 _CHUNK = 500  # values of one IN: SQLite bounds them
-ASKED = "asked"  # the stage of events that keep what the source PACS answered
 
 
 class Studies:
@@ -122,7 +121,7 @@ class Studies:
         with self._database.session() as session:
             if not _held(session, study_instance_uid, revision):
                 return False
-            add_event(session, answer.at, study_instance_uid, revision, ASKED, text, data=data)
+            add_event(session, Event(answer.at, study_instance_uid, revision, Stage.ASKED, text, data=data))
             return True
 
     def complete(self, evidence: StudyEvidence, completion: Completion, now: datetime) -> bool:
@@ -136,7 +135,7 @@ class Studies:
         with self._database.session() as session:
             if not _move(session, uid, revision, StudyState.RECEIVING, StudyState.COMPLETE, reason, unchanged):
                 return False
-            add_event(session, now, uid, revision, "complete", reason, data=completion.to_json())
+            add_event(session, Event(now, uid, revision, Stage.COMPLETE, reason, data=completion.to_json()))
             return True
 
     # -- routing -------------------------------------------------------------------------------------------------------
@@ -192,7 +191,9 @@ class Studies:
             if session.scalar(tried.limit(1)) is not None:
                 return False
             text = f"{job.application}: starts before the study is complete, its inputs are: {early.evidence}"
-            add_event(session, now, job.study_instance_uid, job.revision, "early", text, data=early.to_json())
+            add_event(
+                session, Event(now, job.study_instance_uid, job.revision, Stage.EARLY, text, data=early.to_json())
+            )
             start(session, job, now)
             return True
 
@@ -228,7 +229,7 @@ class Studies:
             if not _move(session, study_instance_uid, revision, StudyState.COMPLETE, end, reason):
                 return False
             _keep_decision(session, study_instance_uid, revision, decision, now)
-            add_event(session, now, study_instance_uid, revision, "routed", reason)
+            add_event(session, Event(now, study_instance_uid, revision, Stage.ROUTED, reason))
             _warn(session, study_instance_uid, revision, warnings, now)
             applies = [job.application for job in jobs if job.kind is JobKind.ANALYSIS]
             supersede_early(session, study_instance_uid, revision, applies, now)
@@ -268,7 +269,7 @@ class Studies:
             )
             if revision is None:
                 return False
-            add_event(session, datetime.now(UTC), study_instance_uid, revision, "complete", reason)
+            add_event(session, Event(datetime.now(UTC), study_instance_uid, revision, Stage.COMPLETE, reason))
             return True
 
     def routing(self, study_instance_uid: str, revision: int | None = None) -> RoutingDecision | None:
@@ -305,16 +306,7 @@ class Studies:
     def add_event(self, event: Event) -> None:
         """For what happens outside the transitions of this package. No text names a patient."""
         with self._database.session() as session:
-            add_event(
-                session,
-                event.at,
-                event.study_instance_uid,
-                event.revision,
-                event.stage,
-                event.text,
-                event.job_id,
-                event.data,
-            )
+            add_event(session, event)
 
 
 def _known(session: Session, sop_instance_uids: Sequence[str]) -> frozenset[str]:
@@ -364,7 +356,7 @@ def _answers(session: Session, here: ColumnElement[bool]) -> dict[str, list[Sour
     for uid, at, data in session.execute(
         select(study.study_instance_uid, event.at, event.data)
         .join(event, and_(event.study_instance_uid == study.study_instance_uid, event.revision == study.revision))
-        .where(here, event.stage == ASKED)
+        .where(here, event.stage == Stage.ASKED)
         .order_by(event.id)
     ):
         found[uid].append(SourceAnswer(at, data["source"], data["count"], data["own"], data["problem"]))
@@ -406,7 +398,7 @@ def _move(
 
 def _warn(session: Session, study_instance_uid: str, revision: int, warnings: Sequence[str], now: datetime) -> None:
     for text in warnings:
-        add_event(session, now, study_instance_uid, revision, "warning", text)
+        add_event(session, Event(now, study_instance_uid, revision, Stage.WARNING, text))
 
 
 def _keep_decision(

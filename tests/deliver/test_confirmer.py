@@ -48,7 +48,7 @@ from dicom_node.roles import build_confirmer
 from dicom_node.runtime.backoff import Backoff
 from dicom_node.settings.model import load
 from storage.log.journal import Journal
-from storage.records.deliveries import Confirmation, ConfirmationState
+from storage.records.deliveries import Confirmation, ConfirmationReport, ConfirmationState
 from storage.records.results import NewObject
 from storage.tables.confirmations import WAITING, Confirmations
 from storage.tables.database.connection import Database, default_url
@@ -588,7 +588,7 @@ def test_what_is_answered_to_a_report(landing: Landing, receiver: Target, roles:
     assert told(assoc, ds, FAILURES_EXIST) == 0x0000  # again: nothing changes
     assoc.release()
     (kept,) = landing.confirmations.list()
-    assert kept.report == {"committed": sorted(uid for _, uid in asked.items), "failed": []}
+    assert kept.report == ConfirmationReport(tuple(sorted(uid for _, uid in asked.items)), {})
 
 
 @pytest.mark.parametrize("roles", [None, (True, False)])

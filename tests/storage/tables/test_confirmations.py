@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from storage.records.deliveries import Confirmation, ConfirmationState
+from storage.records.deliveries import Confirmation, ConfirmationReport, ConfirmationState
 from storage.records.jobs import AnalysisDetail, JobDetail, NewJob, WithdrawalDetail
 from storage.tables.confirmations import Confirmations
 from storage.tables.database.connection import Database
@@ -91,10 +91,10 @@ def test_a_report_is_kept_and_acted_upon_once(confirmations: Confirmations, node
     confirmation = asked(confirmations, node)
     assert confirmations.is_awaited(confirmation.id)
     assert confirmations.due("PACS", after(599)) is None
-    assert not confirmations.report("9.9", {"committed": [], "failed": []})
-    told = {"committed": [SEG, SR], "failed": []}
+    assert not confirmations.report("9.9", ConfirmationReport((), {}))
+    told = ConfirmationReport((SEG, SR), {})
     assert confirmations.report("1.9.1", told)
-    assert confirmations.report("1.9.1", {"committed": [], "failed": [[SEG, "0x0110"]]})  # the first one holds
+    assert confirmations.report("1.9.1", ConfirmationReport((), {SEG: "0x0110"}))  # the first one holds
     assert not confirmations.is_awaited(confirmation.id)
     due = confirmations.due("PACS", NOW)
     assert due is not None
@@ -113,7 +113,7 @@ def test_a_report_may_overtake_the_answer_to_its_request(confirmations: Confirma
     send(node)
     confirmation = begin(confirmations)
     assert confirmation is not None
-    assert confirmations.report("1.9.1", {"committed": [SEG, SR], "failed": []})
+    assert confirmations.report("1.9.1", ConfirmationReport((SEG, SR), {}))
     assert not confirmations.taken(confirmation.id, after(600))
     due = confirmations.due("PACS", NOW)
     assert due is not None
@@ -151,7 +151,7 @@ def test_a_late_report_still_counts(confirmations: Confirmations, node: Node) ->
     assert second is not None
     confirmations.settle(second.id, set(), {SEG: "no report"}, "", after(9))
     assert states(node) == [("SEG", "FAILED", 1), ("SR", "SENT", 1)]
-    assert confirmations.report("1.9.1", {"committed": [SEG, SR], "failed": []})
+    assert confirmations.report("1.9.1", ConfirmationReport((SEG, SR), {}))
     due = confirmations.due("PACS", NOW)
     assert due is not None
     assert due.id == first.id
@@ -173,7 +173,7 @@ def test_a_request_whose_dispatcher_died_is_made_anew(confirmations: Confirmatio
     assert confirmations.renew(old.id, "1.9.3", after(300), after(600)) is None
     assert [o.sop_instance_uid for o in confirmations.objects(new.id)] == [SEG, SR]
     # The first one had been taken after all.
-    assert confirmations.report("1.9.1", {"committed": [SEG, SR], "failed": []})
+    assert confirmations.report("1.9.1", ConfirmationReport((SEG, SR), {}))
     confirmations.settle(old.id, {SEG, SR}, {}, "storage committed", after(301))
     assert states(node) == [("SEG", "COMMITTED", 0), ("SR", "COMMITTED", 0)]
     assert confirmations.objects(new.id) == []

@@ -15,7 +15,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import select, text
 
 from storage.errors import Permanent, Retriable, StorageFull
-from storage.records.studies import Event
+from storage.records.studies import Event, Stage
 from storage.tables import schema
 from storage.tables.database import connection as module
 from storage.tables.database.connection import MIGRATIONS, Database
@@ -77,7 +77,7 @@ def test_processes_may_upgrade_at_once(url: str) -> None:
 def test_times_keep_their_instant(database: Database) -> None:
     studies = Studies(database)
     local = datetime(2026, 3, 29, 1, 30, 0, 5, tzinfo=timezone(timedelta(hours=2)))
-    studies.add_event(Event(local, STUDY, 1, "warning", "text"))
+    studies.add_event(Event(local, STUDY, 1, Stage.WARNING, "text"))
     (event,) = studies.events(STUDY)
     assert event.at == local
     assert event.at.tzinfo is UTC
@@ -97,7 +97,7 @@ def test_no_column_is_an_attribute_of_the_patient() -> None:
 
 def test_an_exception_leaves_nothing(database: Database) -> None:
     with pytest.raises(RuntimeError), database.session() as session:  # noqa: PT012
-        session.add(schema.Event(at=NOW, study_instance_uid=STUDY, revision=1, stage="warning", text="", data={}))
+        session.add(schema.Event(at=NOW, study_instance_uid=STUDY, revision=1, stage=Stage.WARNING, text="", data={}))
         session.flush()
         raise RuntimeError
     assert Studies(database).events(STUDY) == []
@@ -156,7 +156,7 @@ def test_a_full_disk_is_said(tmp_path: Path) -> None:
     with pytest.raises(StorageFull), database.session() as session:  # noqa: PT012
         session.execute(text("PRAGMA max_page_count = 1"))  # the pages there are already stay allowed
         session.add_all(
-            schema.Event(at=NOW, study_instance_uid=STUDY, revision=1, stage="warning", text="x" * 9999, data={})
+            schema.Event(at=NOW, study_instance_uid=STUDY, revision=1, stage=Stage.WARNING, text="x" * 9999, data={})
             for _ in range(100)
         )
 

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Update, update
 
 from storage.records.jobs import JobState, NewJob
-from storage.records.studies import Event, StudyState
+from storage.records.studies import Event, Stage, StudyState
 from storage.tables import schema
 from storage.tables.database.connection import Database
 from tests.storage.node import NOW, STUDY, UNDECIDED, Node, after, completion, decision_on, received
@@ -128,7 +128,7 @@ def test_studies_are_listed_the_last_received_first(node: Node) -> None:
 
 
 def test_events_keep_what_they_are_given(node: Node) -> None:
-    event = Event(NOW, STUDY, 2, "warning", "geometry is uneven", 7, {"gap_mm": 1.5, "names": ["a"]})
+    event = Event(NOW, STUDY, 2, Stage.WARNING, "geometry is uneven", 7, {"gap_mm": 1.5, "names": ["a"]})
     node.studies.add_event(event)
     assert node.studies.events(STUDY) == [event]
 
