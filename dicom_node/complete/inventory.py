@@ -19,7 +19,7 @@ from storage.records.evidence import InstanceEvidence, StepEvidence, StudyConten
 from storage.records.instances import Facts
 from storage.records.procedure_steps import ProcedureStepState
 
-MINIMUM_SLICES = 3  # fewer slices have no two distances that can be compared
+MINIMUM_SLICES = 3  # two slices have one distance, which cannot be compared with another
 SAME_POSITION = 0.05  # mm along the normal: scanners round, and repeat a place within one series
 SAME_DIRECTION = 1e-3  # largest difference of a direction cosine
 GAP = 1.5  # a larger multiple of the median distance of neighbours is a gap
@@ -143,7 +143,7 @@ def _count_steps(steps: Iterable[StepEvidence], here: frozenset[str]) -> StepNum
 
 
 def _listed_completely(steps: Iterable[StepEvidence], here: frozenset[str]) -> frozenset[str]:
-    """Return the instances of those completed steps of which no instance is missing."""
+    """Return the instances that completed steps list, without steps that list an instance that is not here."""
     return frozenset[str]().union(
         *(s.referenced for s in steps if s.state is ProcedureStepState.COMPLETED and s.referenced <= here)
     )
@@ -175,7 +175,7 @@ def _count_multi_frame(facts: Sequence[Facts]) -> _Statement:
 
 
 def _count_single_frame(facts: Sequence[Facts]) -> _Statement:
-    """Weigh each declared count by itself.
+    """Compare the images with each declared count, and with the geometry.
 
     A count that is not reached outweighs those that are. A count that is exceeded cannot be true and says nothing.
     """

@@ -9,7 +9,7 @@ from typing import Any
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-SAMPLES = 3  # images of a study to try: one readable header tells whose the study is, and its date
+SAMPLES = 3  # images of a study to try: one readable header is enough
 _ELEMENTS = [
     "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex",
     "StudyDate", "StudyTime", "AcquisitionDate", "AcquisitionDateTime",

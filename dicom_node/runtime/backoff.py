@@ -1,4 +1,4 @@
-"""How long to wait before the next attempt."""
+"""The pause between attempts (backoff)."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -6,14 +6,17 @@ from datetime import datetime, timedelta
 
 @dataclass(frozen=True)
 class Backoff:
-    """Exponential: `first` seconds after the first attempt, doubled each time up to `longest`, `attempts` in all."""
+    """An exponential backoff: `first` seconds after the first attempt, then doubled each time, up to `longest` seconds.
+
+    There are at most `attempts` in all.
+    """
 
     first: float
     longest: float
     attempts: int
 
     def retry_at(self, attempts_made: int, now: datetime) -> datetime | None:
-        """When to try again after `attempts_made` attempts; None when that was the last."""
+        """Return when to try again after `attempts_made` attempts; None if that was the last one."""
         if attempts_made >= self.attempts:
             return None
         return now + timedelta(seconds=min(self.longest, self.first * 2 ** (attempts_made - 1)))

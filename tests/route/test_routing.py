@@ -1,5 +1,6 @@
 """Which applications apply, what their jobs are called, and why nothing applies."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,8 +15,10 @@ from inference.contract.inputs import EarlierRule, InputRule
 from inference.contract.manifest import Manifest
 from inference.series.kinds import Kind
 from inference.series.recogniser import SeriesDescription
+from storage.errors import WhyNoResult
 from storage.records.instances import Instance, Series
 from storage.records.jobs import JobKind, NewJob
+from storage.records.routing import RoutingDecision
 
 
 def series(uid: str, instances: int = 3) -> Series:
@@ -195,3 +198,22 @@ def test_an_earlier_study_that_lacks_a_part_is_told_of_and_other_examinations_ar
     (told,) = job.detail.not_taken
     assert told.study_instance_uid == "1.7"
     assert told.reason.startswith("no series fits input 't2w'")
+
+
+def test_a_decision_comes_back_from_its_json() -> None:
+    plain = application("a").manifest
+    assert plain is not None
+    configured = ConfiguredApplication("a", ("pacs",), replace(plain, earlier=EarlierRule(maximum=1)))
+    described_now = [described("1.1", Kind.T1W)]
+    doubtful = EarlierStudy("1.6", None, problem="is of the same patient")
+    earlier = (before("1.7"), before("1.8"), doubtful)
+    found = routed("1.9", 1, [series("1.1")], described_now, [configured, BROKEN], earlier=earlier)
+    first, second = found.decision.applications
+    assert [(point.study_instance_uid, point.time_point) for point in first.earlier] == [
+        ("1.7", None),
+        ("1.8", 1),
+        ("1.6", None),
+    ]
+    assert second.reported is WhyNoResult.FAILURE
+    assert RoutingDecision.from_json(json.loads(json.dumps(found.decision.to_json()))) == found.decision
+    assert RoutingDecision.from_json({}) == RoutingDecision()  # of a study whose routing failed
