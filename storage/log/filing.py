@@ -138,10 +138,10 @@ class Filing:
         if known is not None or not self._archive.path(row).exists():
             return known
         with self._database.reading() as session:
-            found = session.get(schema.Instance, row.sop_instance_uid)
+            found = session.get(schema.InstanceRow, row.sop_instance_uid)
             if found is None:
                 return None
-            version = session.get(schema.InstanceVersion, (row.sop_instance_uid, row.sha256))
+            version = session.get(schema.InstanceVersionRow, (row.sop_instance_uid, row.sha256))
             if version is None:
                 return _of(found)
             return replace(_of(found), sha256=version.sha256, file=version.file, size=row.size)
@@ -153,7 +153,7 @@ class Filing:
         for opened in self._opened:
             insert_if_absent(
                 session,
-                schema.Association,
+                schema.AssociationRow,
                 {
                     "key": opened.association,
                     "calling_ae_title": opened.calling_ae_title[:16],
@@ -168,7 +168,7 @@ class Filing:
             str(key): number
             for keys in _chunks(sorted(wanted))
             for key, number in session.execute(
-                select(schema.Association.key, schema.Association.id).where(schema.Association.key.in_(keys))
+                select(schema.AssociationRow.key, schema.AssociationRow.id).where(schema.AssociationRow.key.in_(keys))
             )
         }
 
@@ -178,7 +178,7 @@ class Filing:
         known = {
             row.sop_instance_uid: _of(row)
             for chunk in _chunks(uids)
-            for row in session.scalars(select(schema.Instance).where(schema.Instance.sop_instance_uid.in_(chunk)))
+            for row in session.scalars(select(schema.InstanceRow).where(schema.InstanceRow.sop_instance_uid.in_(chunk)))
         }
         outcomes: list[Stored] = []
         displaced: list[Row] = []
@@ -215,7 +215,7 @@ class Filing:
                 study.repeated(arrival.at, association)
             outcomes.append(outcome)
         if new:
-            session.execute(insert(schema.Instance.__table__), new)  # type: ignore[arg-type]
+            session.execute(insert(schema.InstanceRow.__table__), new)  # type: ignore[arg-type]
         for study in studies.values():
             study.write(session)
         return outcomes, displaced
@@ -236,12 +236,12 @@ class Filing:
     ) -> None:
         """The newer version is the instance from now on; both are listed."""
         if new:  # the row of this very batch must be there to be changed
-            session.execute(insert(schema.Instance.__table__), new)  # type: ignore[arg-type]
+            session.execute(insert(schema.InstanceRow.__table__), new)  # type: ignore[arg-type]
             new.clear()
         for version in (before, row):
             insert_if_absent(
                 session,
-                schema.InstanceVersion,
+                schema.InstanceVersionRow,
                 {
                     "sop_instance_uid": version.sop_instance_uid,
                     "sha256": version.sha256,
@@ -252,8 +252,8 @@ class Filing:
         columns = _columns(row, revision)
         changed(
             session,
-            update(schema.Instance)
-            .where(schema.Instance.sop_instance_uid == columns.pop("sop_instance_uid"))
+            update(schema.InstanceRow)
+            .where(schema.InstanceRow.sop_instance_uid == columns.pop("sop_instance_uid"))
             .values(columns),
         )
 
@@ -261,13 +261,13 @@ class Filing:
         """Once for each file in quarantine."""
         file = str(self._archive.quarantined(row).relative_to(self._archive.quarantine))
         told = session.scalars(
-            select(schema.Event.data).where(
-                schema.Event.study_instance_uid == row.study_instance_uid, schema.Event.stage == Stage.WARNING
+            select(schema.EventRow.data).where(
+                schema.EventRow.study_instance_uid == row.study_instance_uid, schema.EventRow.stage == Stage.WARNING
             )
         ).all()
         if any(data.get("file") == file for data in told):
             return
-        study = session.get(schema.Study, row.study_instance_uid)
+        study = session.get(schema.StudyRow, row.study_instance_uid)
         add_event(
             session,
             Event(
@@ -284,7 +284,7 @@ class Filing:
 class _Study:
     """A study's row during one batch: changed in memory, written once."""
 
-    def __init__(self, row: schema.Study, is_new: bool) -> None:
+    def __init__(self, row: schema.StudyRow, is_new: bool) -> None:
         self._row = row
         self._is_new = is_new
         self._feeds: set[tuple[int, int]] = set()
@@ -295,7 +295,7 @@ class _Study:
         own = is_own(session, row.sop_instance_uid)
         is_new = insert_if_absent(
             session,
-            schema.Study,
+            schema.StudyRow,
             {
                 "study_instance_uid": row.study_instance_uid,
                 "revision": 1,
@@ -310,7 +310,9 @@ class _Study:
             },
         )
         found = session.scalars(
-            select(schema.Study).where(schema.Study.study_instance_uid == row.study_instance_uid).with_for_update()
+            select(schema.StudyRow)
+            .where(schema.StudyRow.study_instance_uid == row.study_instance_uid)
+            .with_for_update()
         ).one()
         return cls(found, is_new)
 
@@ -353,7 +355,7 @@ class _Study:
         for revision, association in self._feeds:
             insert_if_absent(
                 session,
-                schema.Feed,
+                schema.FeedRow,
                 {
                     "study_instance_uid": self._row.study_instance_uid,
                     "revision": revision,
@@ -374,7 +376,7 @@ class _Study:
             self._feeds.add((self._row.revision, association))
 
     def _announce(self, session: Session, row: Row, association: int | None, text: str) -> None:
-        found = None if association is None else session.get(schema.Association, association)
+        found = None if association is None else session.get(schema.AssociationRow, association)
         source = "" if found is None else f", from {found.calling_ae_title}"
         add_event(
             session,
@@ -388,16 +390,16 @@ def end_association(session: Session, association: int | None, end: AssociationE
         return
     ended = changed(
         session,
-        update(schema.Association)
-        .where(schema.Association.id == association, schema.Association.ended.is_(None))
+        update(schema.AssociationRow)
+        .where(schema.AssociationRow.id == association, schema.AssociationRow.ended.is_(None))
         .values(ended=end, ended_at=at),
     )
     if not ended:
         return
     fed = session.execute(
-        select(schema.Feed.study_instance_uid, schema.Feed.revision, schema.Association.calling_ae_title)
-        .join(schema.Association)
-        .where(schema.Feed.association_id == association)
+        select(schema.FeedRow.study_instance_uid, schema.FeedRow.revision, schema.AssociationRow.calling_ae_title)
+        .join(schema.AssociationRow)
+        .where(schema.FeedRow.association_id == association)
     ).all()
     for study_instance_uid, revision, calling in fed:
         aborted = end is AssociationEnd.ABORTED
@@ -417,11 +419,11 @@ def abort_open_associations(database: Database, receiver: str, before: datetime)
     """Ends as aborted what an earlier life of a receiver, from before `before`, left open; their number."""
     with database.session(derivable=True) as session:
         stale = session.scalars(
-            select(schema.Association.id).where(
+            select(schema.AssociationRow.id).where(
                 and_(
-                    schema.Association.receiver == receiver,
-                    schema.Association.ended.is_(None),
-                    schema.Association.opened_at < before,
+                    schema.AssociationRow.receiver == receiver,
+                    schema.AssociationRow.ended.is_(None),
+                    schema.AssociationRow.opened_at < before,
                 )
             )
         ).all()
@@ -431,15 +433,15 @@ def abort_open_associations(database: Database, receiver: str, before: datetime)
 
 
 def is_own(session: Session, sop_instance_uid: str) -> bool:
-    statement = select(schema.ResultObject.id).where(schema.ResultObject.sop_instance_uid == sop_instance_uid)
+    statement = select(schema.ResultObjectRow.id).where(schema.ResultObjectRow.sop_instance_uid == sop_instance_uid)
     return session.scalar(statement) is not None
 
 
 def _is_version(session: Session, row: Row) -> bool:
-    return session.get(schema.InstanceVersion, (row.sop_instance_uid, row.sha256)) is not None
+    return session.get(schema.InstanceVersionRow, (row.sop_instance_uid, row.sha256)) is not None
 
 
-def _of(row: schema.Instance) -> Row:
+def _of(row: schema.InstanceRow) -> Row:
     return Row(
         sop_instance_uid=row.sop_instance_uid,
         sop_class_uid=row.sop_class_uid,

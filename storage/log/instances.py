@@ -52,17 +52,19 @@ class InstanceStore:
 
     def instance(self, sop_instance_uid: str) -> Instance | None:
         with self._database.reading() as session:
-            row = session.get(schema.Instance, sop_instance_uid)
+            row = session.get(schema.InstanceRow, sop_instance_uid)
             return None if row is None else self._record(row)
 
     def instances(self, study_instance_uid: str) -> list[Instance]:
         """All instances of a study, those of a series together, in the order of their arrival."""
         with self._database.reading() as session:
             rows = session.scalars(
-                select(schema.Instance)
-                .where(schema.Instance.study_instance_uid == study_instance_uid)
+                select(schema.InstanceRow)
+                .where(schema.InstanceRow.study_instance_uid == study_instance_uid)
                 .order_by(
-                    schema.Instance.series_instance_uid, schema.Instance.received_at, schema.Instance.sop_instance_uid
+                    schema.InstanceRow.series_instance_uid,
+                    schema.InstanceRow.received_at,
+                    schema.InstanceRow.sop_instance_uid,
                 )
             )
             return [self._record(row) for row in rows]
@@ -71,9 +73,9 @@ class InstanceStore:
         """Some instances of a study, whichever they are."""
         with self._database.reading() as session:
             rows = session.scalars(
-                select(schema.Instance)
-                .where(schema.Instance.study_instance_uid == study_instance_uid)
-                .order_by(schema.Instance.series_instance_uid, schema.Instance.sop_instance_uid)
+                select(schema.InstanceRow)
+                .where(schema.InstanceRow.study_instance_uid == study_instance_uid)
+                .order_by(schema.InstanceRow.series_instance_uid, schema.InstanceRow.sop_instance_uid)
                 .limit(count)
             )
             return [self._record(row) for row in rows]
@@ -81,7 +83,7 @@ class InstanceStore:
     def all(self) -> Iterator[Instance]:
         """Every instance there is, in its current version, one study after another."""
         with self._database.reading() as session:
-            studies = session.scalars(select(schema.Study.study_instance_uid)).all()
+            studies = session.scalars(select(schema.StudyRow.study_instance_uid)).all()
         for study in studies:
             yield from self.instances(study)
 
@@ -98,7 +100,7 @@ class InstanceStore:
             for uid, instances in ((uid, tuple(group)) for uid, group in grouped)
         ]
 
-    def _record(self, row: schema.Instance) -> Instance:
+    def _record(self, row: schema.InstanceRow) -> Instance:
         return Instance(
             sop_instance_uid=row.sop_instance_uid,
             sop_class_uid=row.sop_class_uid,
@@ -114,14 +116,14 @@ class InstanceStore:
             facts=Facts.of(row.facts),
         )
 
-    def _path(self, row: schema.Instance) -> Path:
+    def _path(self, row: schema.InstanceRow) -> Path:
         usual = f"{row.study_instance_uid}/{row.series_instance_uid}/{row.sop_instance_uid}{SUFFIX}"
         return self._root / (row.file or usual)
 
     def is_empty(self) -> bool:
         """Whether nothing is indexed at all."""
         with self._database.reading() as session:
-            return session.scalar(select(schema.Instance.sop_instance_uid).limit(1)) is None
+            return session.scalar(select(schema.InstanceRow.sop_instance_uid).limit(1)) is None
 
     # -- the index made anew -------------------------------------------------------------------------------------------
 
@@ -159,7 +161,7 @@ class InstanceStore:
             yield from sorted(found, key=lambda p: (VERSION_MARK in p.name, p.stat().st_mtime_ns, p.name))
 
     def _known_files(self, study_instance_uid: str) -> set[str]:
-        instance, version = schema.Instance, schema.InstanceVersion
+        instance, version = schema.InstanceRow, schema.InstanceVersionRow
         usual = (
             instance.study_instance_uid + "/" + instance.series_instance_uid + "/" + instance.sop_instance_uid + SUFFIX
         )
@@ -181,13 +183,13 @@ class InstanceStore:
         study_instance_uid = path.parent.parent.name[:64]
         with self._database.session() as session:
             told = session.scalars(
-                select(schema.Event.data).where(
-                    schema.Event.study_instance_uid == study_instance_uid, schema.Event.stage == Stage.WARNING
+                select(schema.EventRow.data).where(
+                    schema.EventRow.study_instance_uid == study_instance_uid, schema.EventRow.stage == Stage.WARNING
                 )
             ).all()
             if any(data.get("file") == name for data in told):
                 return
-            study = session.get(schema.Study, study_instance_uid)
+            study = session.get(schema.StudyRow, study_instance_uid)
             revision = 1 if study is None else study.revision
             text = f"a stored file cannot be read ({why}) and is left out"
             add_event(

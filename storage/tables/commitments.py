@@ -46,7 +46,7 @@ class Commitments:
         The same transaction UID again, from the same peer: once it has been reported on, a new request; before that a
         repetition, or, with other items, one whose items can only fail (PS3.3 C.14.1.1: duplicate transaction UID).
         """
-        row = schema.Commitment
+        row = schema.CommitmentRow
         values: dict[str, Any] = {
             "peer_host": request.peer_host[:255],
             "state": CommitmentState.REQUESTED,
@@ -76,7 +76,7 @@ class Commitments:
 
     def due(self, now: datetime, peers: Collection[str] | None = None, limit: int = 20) -> list[Commitment]:
         """Requests that nobody holds, oldest first. None: of all peers."""
-        row = schema.Commitment
+        row = schema.CommitmentRow
         statement = select(row).where(row.state.in_(_OPEN), row.run_after <= now)
         if peers is not None:
             statement = statement.where(row.peer_ae_title.in_(peers))
@@ -85,14 +85,14 @@ class Commitments:
 
     def claim(self, commitment_id: int, now: datetime, until: datetime) -> Commitment | None:
         """Begins an attempt on a request that is due: nobody else does before `until`. None when somebody else has."""
-        row = schema.Commitment
+        row = schema.CommitmentRow
         due = and_(_is_open(commitment_id), row.run_after <= now)
         with self._database.session() as session:
             return _move(session, due, attempts=row.attempts + 1, run_after=until)
 
     def hold(self, commitment_id: int, until: datetime) -> bool:
         """The receiver of the association that asked still waits to report on it."""
-        row = schema.Commitment
+        row = schema.CommitmentRow
         waits = and_(row.id == commitment_id, row.state == CommitmentState.REQUESTED)
         with self._database.session() as session:
             return _move(session, waits, run_after=until) is not None
@@ -110,7 +110,7 @@ class Commitments:
 
     def fail(self, commitment_id: int, reason: str, retry_at: datetime | None, attempts: int = 0) -> bool:
         """→ RETRYING at `retry_at`, or FAILED when that is None. `attempts` are added to those made."""
-        row = schema.Commitment
+        row = schema.CommitmentRow
         values: dict[str, Any] = {"reason": reason, "association": "", "attempts": row.attempts + attempts}
         if retry_at is None:
             values["state"] = CommitmentState.FAILED
@@ -123,7 +123,7 @@ class Commitments:
 
     def retry(self, commitment_id: int, now: datetime) -> bool:
         """FAILED → REQUESTED, with all its attempts again. False in other states."""
-        row = schema.Commitment
+        row = schema.CommitmentRow
         failed = and_(row.id == commitment_id, row.state == CommitmentState.FAILED)
         with self._database.session() as session:
             moved = _move(
@@ -133,7 +133,7 @@ class Commitments:
 
     def list(self, states: Collection[CommitmentState] | None = None, limit: int | None = 100) -> Sequence[Commitment]:
         """The newest first; without `limit` all of them."""
-        row = schema.Commitment
+        row = schema.CommitmentRow
         statement = select(row).order_by(row.id.desc()).limit(limit)
         if states is not None:
             statement = statement.where(row.state.in_(states))
@@ -145,7 +145,7 @@ class Commitments:
     def indexed(self, sop_instance_uids: Iterable[str]) -> dict[str, str]:
         """The SOP classes of those instances that are indexed. A row follows its durable bytes, so it is proof."""
         uids = sorted(set(sop_instance_uids))
-        row = schema.Instance
+        row = schema.InstanceRow
         with self._database.reading() as session:
             return {
                 uid: sop_class
@@ -159,19 +159,19 @@ class Commitments:
 
 
 def _is_open(commitment_id: int) -> ColumnElement[bool]:
-    return and_(schema.Commitment.id == commitment_id, schema.Commitment.state.in_(_OPEN))
+    return and_(schema.CommitmentRow.id == commitment_id, schema.CommitmentRow.state.in_(_OPEN))
 
 
 def _move(session: Session, where: ColumnElement[bool], **values: Any) -> Commitment | None:
     """One guarded transition; the request as it is now, None when it was not in that state."""
     row = session.scalars(
-        update(schema.Commitment).where(where).values(**values).returning(schema.Commitment),
+        update(schema.CommitmentRow).where(where).values(**values).returning(schema.CommitmentRow),
         execution_options={"synchronize_session": False},
     ).one_or_none()
     return None if row is None else _record(row)
 
 
-def _record(row: schema.Commitment) -> Commitment:
+def _record(row: schema.CommitmentRow) -> Commitment:
     return Commitment(
         id=row.id,
         transaction_uid=row.transaction_uid,

@@ -40,7 +40,7 @@ class Confirmations:
         """→ ASKING, for the objects of a job that were SENT to `destination` after `since` and that nobody asked for
         yet. None while the next ones of every such job are on their way there.
         """
-        sent, other, before = schema.Delivery, aliased(schema.Delivery), aliased(schema.Delivery)
+        sent, other, before = schema.DeliveryRow, aliased(schema.DeliveryRow), aliased(schema.DeliveryRow)
         unasked = and_(
             sent.destination == destination,
             sent.state == DeliveryState.SENT,
@@ -81,7 +81,7 @@ class Confirmations:
 
     def due(self, destination: str, now: datetime) -> Confirmation | None:
         """The next one to do something about: a report first."""
-        row = schema.Confirmation
+        row = schema.ConfirmationRow
         is_reported = row.state == ConfirmationState.REPORTED
         statement = (
             select(row)
@@ -99,7 +99,7 @@ class Confirmations:
         """ASKING → CLOSED, and ASKING under another transaction UID: the destination may have taken the first request.
         None when somebody else has done so.
         """
-        row, delivery = schema.Confirmation, schema.Delivery
+        row, delivery = schema.ConfirmationRow, schema.DeliveryRow
         due = and_(row.id == confirmation_id, row.state == ConfirmationState.ASKING, row.deadline <= now)
         with self._database.session() as session:
             if not changed(session, update(row).where(due).values(state=ConfirmationState.CLOSED)):
@@ -140,14 +140,14 @@ class Confirmations:
 
     def is_awaited(self, confirmation_id: int) -> bool:
         """Whether its report is still to come."""
-        row = schema.Confirmation
+        row = schema.ConfirmationRow
         statement = select(row.id).where(row.id == confirmation_id, row.state == ConfirmationState.REQUESTED)
         with self._database.reading() as session:
             return session.scalar(statement) is not None
 
     def objects(self, confirmation_id: int) -> Sequence[ResultObject]:
         """What it asks for and was not committed otherwise meanwhile."""
-        target, delivery = schema.ResultObject, schema.Delivery
+        target, delivery = schema.ResultObjectRow, schema.DeliveryRow
         statement = select(target).join(delivery, delivery.object_id == target.id).where(_sent_under(confirmation_id))
         with self._database.reading() as session:
             return [object_record(row) for row in session.scalars(statement.order_by(delivery.sequence))]
@@ -158,7 +158,7 @@ class Confirmations:
         """→ REPORTED, from any state: what was given up may be committed late. False for a transaction UID that is not
         ours. A second report under the same one changes nothing.
         """
-        row = schema.Confirmation
+        row = schema.ConfirmationRow
         mine = row.transaction_uid == transaction_uid
         with self._database.session() as session:
             first = update(row).where(mine, row.report.is_(None))
@@ -174,7 +174,7 @@ class Confirmations:
         One whose job was replaced or withdrawn by a later one meanwhile stays SENT: the later one may have had the
         destination reject it. The deliveries of what was missed; none when somebody else has settled it.
         """
-        row, delivery = schema.Confirmation, schema.Delivery
+        row, delivery = schema.ConfirmationRow, schema.DeliveryRow
         with self._database.session() as session:
             open_ = (*WAITING, ConfirmationState.REPORTED)
             if not _move(session, confirmation_id, open_, state=ConfirmationState.CLOSED):
@@ -211,14 +211,14 @@ class Confirmations:
             found = move(session, _sent_under(confirmation_id), reason=f"cannot be confirmed: {reason}")
             if found:
                 first, kinds = found[0], ", ".join(d.object.kind for d in _in_order(found))
-                job = session.get_one(schema.Job, first.object.job_id)
+                job = session.get_one(schema.JobRow, first.object.job_id)
                 text = f"{kinds} → {first.destination}: arrived, but cannot be confirmed: {reason}"
                 add_event(session, Event(now, job.study_instance_uid, job.revision, Stage.DELIVERED, text, job.id))
             return True
 
     def list(self, states: Collection[ConfirmationState] | None = None, limit: int | None = 100) -> list[Confirmation]:
         """The newest first; without `limit` all of them."""
-        row = schema.Confirmation
+        row = schema.ConfirmationRow
         statement = select(row).order_by(row.id.desc()).limit(limit)
         if states is not None:
             statement = statement.where(row.state.in_(states))
@@ -228,12 +228,12 @@ class Confirmations:
 
 def _move(session: Session, confirmation_id: int, states: Collection[ConfirmationState], **values: Any) -> bool:
     """One guarded transition; whether it was made."""
-    row = schema.Confirmation
+    row = schema.ConfirmationRow
     return changed(session, update(row).where(row.id == confirmation_id, row.state.in_(states)).values(**values)) > 0
 
 
 def _miss(session: Session, where: ColumnElement[bool], why: str, now: datetime) -> list[Delivery]:
-    delivery = schema.Delivery
+    delivery = schema.DeliveryRow
     is_outdated = and_(_is_outdated(), ~_is_note())
     text = f"accepted but not committed ({why})"
     outdated = f"{text}; a later result has replaced it, so that it is not sent again"
@@ -263,13 +263,13 @@ def _in_order(deliveries: Collection[Delivery]) -> list[Delivery]:
 
 
 def _sent_under(confirmation_id: int) -> ColumnElement[bool]:
-    delivery = schema.Delivery
+    delivery = schema.DeliveryRow
     return and_(delivery.confirmation_id == confirmation_id, delivery.state == DeliveryState.SENT)
 
 
 def _is_outdated() -> ColumnElement[bool]:
     """Withdrawn, or superseded by a result that ended later: the destination may have been told to reject it."""
-    job, later = schema.Job, aliased(schema.Job)
+    job, later = schema.JobRow, aliased(schema.JobRow)
     ended_later = or_(
         later.finished_at > job.finished_at, and_(later.finished_at == job.finished_at, later.id > job.id)
     )
@@ -285,18 +285,18 @@ def _is_outdated() -> ColumnElement[bool]:
         .exists()
     )
     outdated = or_(withdrawn(job.study_instance_uid, job.id), superseded)
-    return select(job.id).where(job.id == schema.Delivery.job_id, outdated).exists()
+    return select(job.id).where(job.id == schema.DeliveryRow.job_id, outdated).exists()
 
 
 def _is_note() -> ColumnElement[bool]:
     """A rejection note stays wanted, whatever comes."""
-    target = schema.ResultObject
-    return schema.Delivery.object_id.in_(select(target.id).where(target.kind == ObjectKind.REJECTION))
+    target = schema.ResultObjectRow
+    return schema.DeliveryRow.object_id.in_(select(target.id).where(target.kind == ObjectKind.REJECTION))
 
 
 def _of(sop_instance_uids: Collection[str]) -> ColumnElement[bool]:
-    target = schema.ResultObject
-    return schema.Delivery.object_id.in_(select(target.id).where(target.sop_instance_uid.in_(sop_instance_uids)))
+    target = schema.ResultObjectRow
+    return schema.DeliveryRow.object_id.in_(select(target.id).where(target.sop_instance_uid.in_(sop_instance_uids)))
 
 
 def _insert(
@@ -306,8 +306,8 @@ def _insert(
     items: list[list[str]],
     requested_at: datetime,
     deadline: datetime,
-) -> schema.Confirmation:
-    row = schema.Confirmation(
+) -> schema.ConfirmationRow:
+    row = schema.ConfirmationRow(
         transaction_uid=transaction_uid,
         destination=destination,
         items=items,
@@ -320,7 +320,7 @@ def _insert(
     return row
 
 
-def _record(row: schema.Confirmation) -> Confirmation:
+def _record(row: schema.ConfirmationRow) -> Confirmation:
     return Confirmation(
         id=row.id,
         transaction_uid=row.transaction_uid,

@@ -38,7 +38,7 @@ class Deliveries:
         """Takes a delivery to `destination` that is due and whose predecessors arrived: of the most urgent job, and of
         these the oldest. None without one.
         """
-        delivery, earlier = schema.Delivery, aliased(schema.Delivery)
+        delivery, earlier = schema.DeliveryRow, aliased(schema.DeliveryRow)
         waits = (
             select(earlier.id)
             .where(
@@ -51,7 +51,7 @@ class Deliveries:
         )
         due = (
             select(delivery.id)
-            .join(schema.Job, schema.Job.id == delivery.job_id)
+            .join(schema.JobRow, schema.JobRow.id == delivery.job_id)
             .where(
                 delivery.destination == destination,
                 or_(
@@ -60,7 +60,7 @@ class Deliveries:
                 ),
                 ~waits,
             )
-            .order_by(schema.Job.priority.desc(), delivery.created_at, delivery.job_id, delivery.sequence)
+            .order_by(schema.JobRow.priority.desc(), delivery.created_at, delivery.job_id, delivery.sequence)
             .limit(1)
         )
         with self._database.reading() as session:
@@ -111,7 +111,7 @@ class Deliveries:
                     run_after=retry_at,
                 )
                 tell(session, rows, now, Stage.WARNING, f"not delivered, will be tried again: {reason}")
-            state = session.scalar(select(schema.Delivery.state).where(schema.Delivery.id == delivery_id))
+            state = session.scalar(select(schema.DeliveryRow.state).where(schema.DeliveryRow.id == delivery_id))
         if state is None:
             raise Permanent(f"There is no delivery {delivery_id}")
         return state
@@ -122,7 +122,7 @@ class Deliveries:
         """The objects of a job that were made for a destination, in their order, stand-ins included; each with its
         delivery there, where it has one.
         """
-        target, delivery = schema.ResultObject, schema.Delivery
+        target, delivery = schema.ResultObjectRow, schema.DeliveryRow
         statement = (
             select(target, delivery)
             .outerjoin(delivery, and_(delivery.object_id == target.id, delivery.destination == destination))
@@ -151,7 +151,7 @@ class Deliveries:
         `sent` and `unsent` name all objects of the job for that destination. The deliveries that ended; none, and
         nothing changes, when this dispatcher does not hold the delivery any more.
         """
-        delivery, target = schema.Delivery, schema.ResultObject
+        delivery, target = schema.DeliveryRow, schema.ResultObjectRow
         with self._database.session() as session:
             held = select(delivery.job_id, delivery.destination).where(_held(delivery_id, dispatcher))
             refused = session.execute(held.with_for_update()).one_or_none()
@@ -183,19 +183,19 @@ class Deliveries:
 
     def release_stalled(self, older_than: datetime, now: datetime) -> list[Delivery]:
         """Deliveries claimed before `older_than` become due again. The peer knows an instance it gets twice."""
-        delivery = schema.Delivery
+        delivery = schema.DeliveryRow
         held = and_(delivery.state == DeliveryState.SENDING, delivery.claimed_at < older_than)
         return self._release(held, "its dispatcher fell silent", now)
 
     def release_dispatcher(self, dispatcher: str) -> list[Delivery]:
         """What an earlier life of this dispatcher held becomes due again."""
-        delivery = schema.Delivery
+        delivery = schema.DeliveryRow
         held = and_(delivery.state == DeliveryState.SENDING, delivery.dispatcher == dispatcher)
         return self._release(held, "its dispatcher was restarted", datetime.now(UTC))
 
     def _release(self, held: ColumnElement[bool], reason: str, now: datetime) -> list[Delivery]:
         with self._database.reading() as session:
-            if session.scalar(select(schema.Delivery.id).where(held).limit(1)) is None:
+            if session.scalar(select(schema.DeliveryRow.id).where(held).limit(1)) is None:
                 return []
         with self._database.session() as session:
             rows = move(session, held, state=DeliveryState.RETRYING, reason=reason, run_after=now)
@@ -206,7 +206,7 @@ class Deliveries:
 
     def retry(self, delivery_id: int) -> bool:
         """FAILED → QUEUED, with all its attempts again. False in other states."""
-        delivery = schema.Delivery
+        delivery = schema.DeliveryRow
         now = datetime.now(UTC)
         with self._database.session() as session:
             rows = move(
@@ -229,7 +229,7 @@ class Deliveries:
         destination: str | None = None,
     ) -> list[Delivery]:
         """Deliveries by job, destination, and order of sending."""
-        delivery, target = schema.Delivery, schema.ResultObject
+        delivery, target = schema.DeliveryRow, schema.ResultObjectRow
         statement = select(delivery, target).join(target, target.id == delivery.object_id)
         if states is not None:
             statement = statement.where(delivery.state.in_(states))
@@ -243,29 +243,29 @@ class Deliveries:
 
 
 def _held(delivery_id: int, dispatcher: str) -> ColumnElement[bool]:
-    delivery = schema.Delivery
+    delivery = schema.DeliveryRow
     return and_(delivery.id == delivery_id, delivery.state == DeliveryState.SENDING, delivery.dispatcher == dispatcher)
 
 
 def move(session: Session, where: ColumnElement[bool], **values: Any) -> list[Delivery]:
     """One guarded transition; the deliveries that made it, as they are now."""
     rows = session.scalars(
-        update(schema.Delivery).where(where).values(**values).returning(schema.Delivery),
+        update(schema.DeliveryRow).where(where).values(**values).returning(schema.DeliveryRow),
         execution_options={"synchronize_session": False},
     ).all()
-    return [_record(row, session.get_one(schema.ResultObject, row.object_id)) for row in rows]
+    return [_record(row, session.get_one(schema.ResultObjectRow, row.object_id)) for row in rows]
 
 
 def tell(session: Session, deliveries: Collection[Delivery], now: datetime, stage: Stage, what: str) -> None:
     """One line for each in the timelines of their studies."""
     for delivery in deliveries:
         target = delivery.object
-        revision = session.get_one(schema.Job, target.job_id).revision
+        revision = session.get_one(schema.JobRow, target.job_id).revision
         text = f"{target.kind} → {delivery.destination}: {what}"
         add_event(session, Event(now, target.study_instance_uid, revision, stage, text, target.job_id))
 
 
-def _record(row: schema.Delivery, target: schema.ResultObject) -> Delivery:
+def _record(row: schema.DeliveryRow, target: schema.ResultObjectRow) -> Delivery:
     return Delivery(
         id=row.id,
         object=object_record(target),

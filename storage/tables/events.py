@@ -9,7 +9,7 @@ from storage.tables import schema
 
 def add_event(session: Session, event: Event) -> None:
     session.add(
-        schema.Event(
+        schema.EventRow(
             at=event.at,
             study_instance_uid=event.study_instance_uid,
             revision=event.revision,
@@ -23,7 +23,9 @@ def add_event(session: Session, event: Event) -> None:
 
 def events(session: Session, study_instance_uid: str) -> list[Event]:
     rows = session.scalars(
-        select(schema.Event).where(schema.Event.study_instance_uid == study_instance_uid).order_by(schema.Event.id)
+        select(schema.EventRow)
+        .where(schema.EventRow.study_instance_uid == study_instance_uid)
+        .order_by(schema.EventRow.id)
     )
     return [
         Event(

@@ -44,7 +44,7 @@ class Jobs:
 
     def claim(self, worker: str, now: datetime) -> Job | None:
         """Takes a job that is due, for `worker` alone: the most urgent, and of these the oldest. None without one."""
-        job = schema.Job
+        job = schema.JobRow
         due = (
             select(job.id)
             .where(or_(job.state == JobState.QUEUED, and_(job.state == JobState.RETRYING, job.run_after <= now)))
@@ -86,7 +86,7 @@ class Jobs:
 
     def heartbeat(self, job_id: int, worker: str, now: datetime) -> bool:
         """Says that the job is alive. False when its result is not wanted any more: superseded, or given away."""
-        job = schema.Job
+        job = schema.JobRow
         statement = update(job).where(_held(job_id, worker), job.superseded.is_(False)).values(heartbeat_at=now)
         with self._database.session(derivable=True) as session:  # a lost heartbeat is followed by another
             return changed(session, statement) == 1
@@ -105,7 +105,7 @@ class Jobs:
         False, with nothing enqueued, when this worker does not hold the job any more; a superseded job is CANCELLED
         then. Raises Permanent when another job has an object's UID.
         """
-        job = schema.Job
+        job = schema.JobRow
         with self._database.session() as session:
             row = session.scalars(
                 update(job)
@@ -143,7 +143,7 @@ class Jobs:
         `why` and `reason` are what a report of the failure says. A superseded job is CANCELLED instead. Nothing changes
         when this worker does not hold the job any more. Raises Permanent when there is no such job.
         """
-        job = schema.Job
+        job = schema.JobRow
         with self._database.session() as session:
             if not self._give_back(session, _held(job_id, worker), reason, retry_at, now, why=why):
                 _cancel_superseded(session, _held(job_id, worker), now)
@@ -156,7 +156,7 @@ class Jobs:
 
     def release_stalled(self, older_than: datetime, max_attempts: int, now: datetime) -> list[Job]:
         """Running jobs without a heartbeat since `older_than` become due again, or FAILED after `max_attempts`."""
-        job = schema.Job
+        job = schema.JobRow
         held = and_(job.state == JobState.RUNNING, job.heartbeat_at < older_than)
         with self._database.reading() as session:
             if session.scalar(select(job.id).where(held).limit(1)) is None:
@@ -170,7 +170,7 @@ class Jobs:
         With `counts` False the interrupted attempt is not counted: the worker was stopped on purpose. An attempt that
         ended its worker's process does count, or a job that crashes its worker would do so for ever.
         """
-        job = schema.Job
+        job = schema.JobRow
         held = and_(job.state == JobState.RUNNING, job.worker == worker)
         with self._database.session() as session:
             return self._release(session, held, reason, max_attempts, counts, datetime.now(UTC))
@@ -178,8 +178,8 @@ class Jobs:
     def _release(
         self, session: Session, held: ColumnElement[bool], reason: str, max_attempts: int, counts: bool, now: datetime
     ) -> list[Job]:
-        job = schema.Job
-        released: list[schema.Job] = []
+        job = schema.JobRow
+        released: list[schema.JobRow] = []
         if counts:
             last = and_(held, job.attempts >= max_attempts)
             released += self._give_back(session, last, f"{reason}, at the last of {max_attempts} attempts", None, now)
@@ -196,9 +196,9 @@ class Jobs:
         now: datetime,
         counts: bool = True,
         why: WhyNoResult = WhyNoResult.FAILURE,
-    ) -> Sequence[schema.Job]:
+    ) -> Sequence[schema.JobRow]:
         """RUNNING → RETRYING or FAILED, for those that are not superseded. A failure is reported."""
-        job = schema.Job
+        job = schema.JobRow
         values: dict[str, Any] = {"reason": reason, "worker": None}
         if not counts:
             values["attempts"] = job.attempts - 1
@@ -228,7 +228,7 @@ class Jobs:
         A report of the failure that was not written yet is not wanted any more; one that was will be superseded.
         """
         now = datetime.now(UTC)
-        job, newer = schema.Job, aliased(schema.Job)
+        job, newer = schema.JobRow, aliased(schema.JobRow)
         replaced = (
             select(newer.id)
             .where(
@@ -272,7 +272,7 @@ class Jobs:
 
         None for other jobs, and for one that was withdrawn before. `reason` names no patient.
         """
-        job, delivery = schema.Job, schema.Delivery
+        job, delivery = schema.JobRow, schema.DeliveryRow
         with self._database.session() as session:
             row = session.scalars(
                 select(job)
@@ -283,7 +283,7 @@ class Jobs:
                 return None
             deliveries = session.execute(
                 select(delivery, rejectable())
-                .join(schema.ResultObject, schema.ResultObject.id == delivery.object_id)
+                .join(schema.ResultObjectRow, schema.ResultObjectRow.id == delivery.object_id)
                 .where(delivery.job_id == job_id)
                 .order_by(delivery.destination, delivery.sequence)
                 .with_for_update(of=delivery)
@@ -313,31 +313,31 @@ class Jobs:
 
     def list(self, states: Collection[JobState] | None = None, study: str | None = None) -> list[Job]:
         """Jobs in the order they were made."""
-        statement = select(schema.Job).order_by(schema.Job.id)
+        statement = select(schema.JobRow).order_by(schema.JobRow.id)
         if states is not None:
-            statement = statement.where(schema.Job.state.in_(states))
+            statement = statement.where(schema.JobRow.state.in_(states))
         if study is not None:
-            statement = statement.where(schema.Job.study_instance_uid == study)
+            statement = statement.where(schema.JobRow.study_instance_uid == study)
         with self._database.reading() as session:
             return [_record(row) for row in session.scalars(statement)]
 
     def get(self, job_id: int) -> Job | None:
         with self._database.reading() as session:
-            row = session.get(schema.Job, job_id)
+            row = session.get(schema.JobRow, job_id)
             return None if row is None else _record(row)
 
 
-def _is_withdrawn(session: Session, row: schema.Job) -> bool:
-    job = schema.Job
+def _is_withdrawn(session: Session, row: schema.JobRow) -> bool:
+    job = schema.JobRow
     found = select(job.id).where(job.id == row.id, withdrawn(job.study_instance_uid, job.id))
     return session.scalar(found) is not None
 
 
-def _end_superseded_deliveries(session: Session, by: schema.Job, destinations: Sequence[str], now: datetime) -> None:
+def _end_superseded_deliveries(session: Session, by: schema.JobRow, destinations: Sequence[str], now: datetime) -> None:
     """What earlier results of the application have not sent to these destinations yet must not come after the result
     that supersedes them. Rejection notes stay wanted.
     """
-    job, delivery, target = schema.Job, schema.Delivery, schema.ResultObject
+    job, delivery, target = schema.JobRow, schema.DeliveryRow, schema.ResultObjectRow
     earlier = select(job.id).where(
         job.study_instance_uid == by.study_instance_uid,
         job.application == by.application,
@@ -361,14 +361,14 @@ def _end_superseded_deliveries(session: Session, by: schema.Job, destinations: S
 
 
 def _held(job_id: int, worker: str) -> ColumnElement[bool]:
-    return and_(schema.Job.id == job_id, schema.Job.state == JobState.RUNNING, schema.Job.worker == worker)
+    return and_(schema.JobRow.id == job_id, schema.JobRow.state == JobState.RUNNING, schema.JobRow.worker == worker)
 
 
-def _cancel_superseded(session: Session, held: ColumnElement[bool], now: datetime) -> Sequence[schema.Job]:
+def _cancel_superseded(session: Session, held: ColumnElement[bool], now: datetime) -> Sequence[schema.JobRow]:
     """RUNNING → CANCELLED for those that routing marked. Comes after the attempt to end them otherwise: that one waits
     for a routing that is about to mark them, and this one then sees the mark.
     """
-    job = schema.Job
+    job = schema.JobRow
     rows = session.scalars(
         update(job)
         .where(held, job.superseded.is_(True))
@@ -382,9 +382,9 @@ def _cancel_superseded(session: Session, held: ColumnElement[bool], now: datetim
     return rows
 
 
-def _report_failure(session: Session, failed: schema.Job, why: WhyNoResult, now: datetime) -> None:
+def _report_failure(session: Session, failed: schema.JobRow, why: WhyNoResult, now: datetime) -> None:
     """Not while the study is to be routed still: that decides again, and runs the application once more."""
-    study = session.get(schema.Study, failed.study_instance_uid, populate_existing=True)
+    study = session.get(schema.StudyRow, failed.study_instance_uid, populate_existing=True)
     if study is None or study.state not in (StudyState.ROUTED, StudyState.IGNORED):
         return
     report = NewJob(
@@ -399,7 +399,7 @@ def _report_failure(session: Session, failed: schema.Job, why: WhyNoResult, now:
     enqueue_unless_standing(session, report, now)
 
 
-def _record(row: schema.Job) -> Job:
+def _record(row: schema.JobRow) -> Job:
     return Job(
         id=row.id,
         study_instance_uid=row.study_instance_uid,

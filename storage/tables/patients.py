@@ -35,7 +35,7 @@ class Patients:
     def identify(self, study_instance_uid: str, patient_id: str, issuer: str) -> None:
         """Keeps whose the study is. Without a patient ID it is nobody's: no other study is of the same patient."""
         identity = self._identity(patient_id, issuer)
-        study = schema.Study
+        study = schema.StudyRow
         with self._database.session() as session:
             changed(
                 session, update(study).where(study.study_instance_uid == study_instance_uid).values(subject=identity)
@@ -43,7 +43,7 @@ class Patients:
 
     def unidentified(self) -> list[str]:
         """Complete studies of which nobody has said yet whose they are."""
-        study = schema.Study
+        study = schema.StudyRow
         unknown = or_(study.subject.is_(None), ~study.subject.startswith(self._key_name, autoescape=True))
         with self._database.reading() as session:
             return list(
@@ -57,14 +57,14 @@ class Patients:
     def others(self, study_instance_uid: str) -> list[str]:
         """The other complete studies of the patient as whose this one is identified."""
         with self._database.reading() as session:
-            study = session.get(schema.Study, study_instance_uid)
+            study = session.get(schema.StudyRow, study_instance_uid)
             identity = None if study is None else study.subject
         return [uid for uid in self._studies(identity or "") if uid != study_instance_uid]
 
     def _studies(self, identity: str) -> list[str]:
         if len(identity) <= _NAME_LENGTH:
             return []
-        study = schema.Study
+        study = schema.StudyRow
         with self._database.reading() as session:
             return list(
                 session.scalars(

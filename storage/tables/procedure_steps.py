@@ -57,7 +57,7 @@ class ProcedureSteps:
         with self._database.session() as session:
             new = insert_if_absent(
                 session,
-                schema.ProcedureStep,
+                schema.ProcedureStepRow,
                 {
                     "sop_instance_uid": sop_instance_uid,
                     "state": ProcedureStepState.IN_PROGRESS,
@@ -72,7 +72,7 @@ class ProcedureSteps:
             if new:
                 _feed(session, sop_instance_uid, study_instance_uids)
                 _announce(session, study_instance_uids, ProcedureStepState.IN_PROGRESS, referenced, now)
-            kept = session.get_one(schema.ProcedureStep, sop_instance_uid).path
+            kept = session.get_one(schema.ProcedureStepRow, sop_instance_uid).path
         if kept != path.name:
             path.unlink(missing_ok=True)
         return new
@@ -88,7 +88,7 @@ class ProcedureSteps:
     ) -> bool:
         """Moves `step` to its next version. False, and nothing is changed, when it is not as `step` says any more."""
         path = self._write(step.sop_instance_uid, step.version + 1, ds, step.source_ae_title)
-        row = schema.ProcedureStep
+        row = schema.ProcedureStepRow
         final = state is not ProcedureStepState.IN_PROGRESS
         with self._database.session() as session:
             won = changed(
@@ -122,12 +122,12 @@ class ProcedureSteps:
 
     def get(self, sop_instance_uid: str) -> ProcedureStep | None:
         with self._database.reading() as session:
-            row = session.get(schema.ProcedureStep, sop_instance_uid)
+            row = session.get(schema.ProcedureStepRow, sop_instance_uid)
             return None if row is None else self._records(session, [row])[0]
 
     def of_study(self, study_instance_uid: str) -> list[ProcedureStep]:
         """The steps that a study is the result of, oldest first."""
-        row, link = schema.ProcedureStep, schema.ProcedureStepStudy
+        row, link = schema.ProcedureStepRow, schema.ProcedureStepStudyRow
         statement = (
             select(row)
             .join(link, link.sop_instance_uid == row.sop_instance_uid)
@@ -174,8 +174,8 @@ class ProcedureSteps:
                 with suppress(OSError):
                     path.unlink(missing_ok=True)
 
-    def _records(self, session: Session, rows: Sequence[schema.ProcedureStep]) -> list[ProcedureStep]:
-        link = schema.ProcedureStepStudy
+    def _records(self, session: Session, rows: Sequence[schema.ProcedureStepRow]) -> list[ProcedureStep]:
+        link = schema.ProcedureStepStudyRow
         studies: dict[str, list[str]] = {}
         uids = [row.sop_instance_uid for row in rows]
         for uid, study in session.execute(
@@ -209,7 +209,7 @@ def decode(ds: Dataset) -> None:
 def _feed(session: Session, sop_instance_uid: str, study_instance_uids: Sequence[str]) -> None:
     for study in study_instance_uids:
         insert_if_absent(
-            session, schema.ProcedureStepStudy, {"sop_instance_uid": sop_instance_uid, "study_instance_uid": study}
+            session, schema.ProcedureStepStudyRow, {"sop_instance_uid": sop_instance_uid, "study_instance_uid": study}
         )
 
 
@@ -225,5 +225,5 @@ def _announce(
     if state is not ProcedureStepState.IN_PROGRESS:
         text += f", {len(referenced)} instances referenced"
     for uid in study_instance_uids:
-        study = session.get(schema.Study, uid)
+        study = session.get(schema.StudyRow, uid)
         add_event(session, Event(now, uid, 1 if study is None else study.revision, Stage.RECEIVED, text))

@@ -29,7 +29,7 @@ def hold_jobs(session: Session, study_instance_uid: str, application: str) -> No
     """Keeps the jobs of the same study and application in their states until the end of the transaction: one that a
     worker claims or gives back meanwhile would be met neither as waiting nor as running.
     """
-    job = schema.Job
+    job = schema.JobRow
     session.scalars(
         select(job.id)
         .where(job.study_instance_uid == study_instance_uid, job.application == application)
@@ -63,7 +63,7 @@ def supersede_early(
     session: Session, study_instance_uid: str, revision: int, applies: Iterable[str], now: datetime
 ) -> None:
     """Analyses of this revision whose application turns out not to apply: only what started early has one already."""
-    job = schema.Job
+    job = schema.JobRow
     early = and_(
         job.study_instance_uid == study_instance_uid,
         job.revision == revision,
@@ -77,7 +77,7 @@ def supersede_early(
 
 def cancel(session: Session, jobs: ColumnElement[bool], revision: int, reason: str, now: datetime) -> None:
     """Waiting jobs are CANCELLED; a running one will be when it ends."""
-    job = schema.Job
+    job = schema.JobRow
     changed(session, update(job).where(jobs, job.state == JobState.RUNNING).values(superseded=True))
     cancelled = session.execute(
         update(job)
@@ -93,7 +93,7 @@ def cancel(session: Session, jobs: ColumnElement[bool], revision: int, reason: s
 
 def enqueue(session: Session, new: NewJob, now: datetime) -> int:
     """Makes the row and tells it in the timeline. The id."""
-    row = schema.Job(
+    row = schema.JobRow(
         study_instance_uid=new.study_instance_uid,
         revision=new.revision,
         application=new.application,
@@ -119,7 +119,7 @@ def enqueue(session: Session, new: NewJob, now: datetime) -> int:
 
 def withdrawn(study_instance_uid: SQLColumnExpression[str], job_id: SQLColumnExpression[int]) -> ColumnElement[bool]:
     """Whether the results of a job of this study were withdrawn, for use in a statement."""
-    withdrawal = aliased(schema.Job)
+    withdrawal = aliased(schema.JobRow)
     return (
         select(withdrawal.id)
         .where(
@@ -146,7 +146,7 @@ def _standing_job(session: Session, new: NewJob) -> int | None:
 
     A result after which the opposite was reported stands no more: a report that there is none, or the other way round.
     """
-    job, other = schema.Job, aliased(schema.Job)
+    job, other = schema.JobRow, aliased(schema.JobRow)
     contradicted = (
         select(other.id)
         .where(
@@ -177,7 +177,7 @@ def _standing_job(session: Session, new: NewJob) -> int | None:
 
 def _supersede(session: Session, new: NewJob, standing: int | None, now: datetime) -> None:
     """A withdrawal stays wanted, whatever comes."""
-    job = schema.Job
+    job = schema.JobRow
     older = and_(
         job.study_instance_uid == new.study_instance_uid,
         job.application == new.application,
@@ -189,5 +189,5 @@ def _supersede(session: Session, new: NewJob, standing: int | None, now: datetim
 
 
 def _raise_priority(session: Session, job_id: int, priority: int) -> None:
-    job = schema.Job
+    job = schema.JobRow
     changed(session, update(job).where(job.id == job_id, job.priority < priority).values(priority=priority))

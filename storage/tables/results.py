@@ -25,7 +25,7 @@ class Results:
 
     def objects(self, study_instance_uid: str) -> Sequence[ResultObject]:
         """The result objects of a study, by job, in the order of delivery."""
-        target = schema.ResultObject
+        target = schema.ResultObjectRow
         return self._objects(select(target).where(target.study_instance_uid == study_instance_uid))
 
     def previous_sr(
@@ -38,7 +38,7 @@ class Results:
         That job is of an earlier revision, or of the same one where other weights computed it again or a failure was
         reported. What was withdrawn is passed over, and what no destination was sent yet: it will not be.
         """
-        job_row, target = schema.Job, schema.ResultObject
+        job_row, target = schema.JobRow, schema.ResultObjectRow
         is_report = and_(target.kind.in_(_REPORTS), _reached(destinations))
         latest = (
             select(job_row.id)
@@ -56,7 +56,7 @@ class Results:
         """What a destination has got, or was to get, of the results that the one of `job` supersedes there: what a
         rejection note for it names. Not what was withdrawn, or rejected when another result superseded it.
         """
-        job_row, delivery, target = schema.Job, schema.Delivery, schema.ResultObject
+        job_row, delivery, target = schema.JobRow, schema.DeliveryRow, schema.ResultObjectRow
         others = _others(study_instance_uid, application, job)
         here = delivery.destination == destination
         rejected_until = (
@@ -73,20 +73,20 @@ class Results:
             .where(others, here, rejectable(), or_(rejected_until.is_(None), job_row.finished_at >= rejected_until))
         )
 
-    def _objects(self, statement: Select[schema.ResultObject]) -> Sequence[ResultObject]:
-        ordered = statement.order_by(schema.ResultObject.job_id, schema.ResultObject.sequence)
+    def _objects(self, statement: Select[schema.ResultObjectRow]) -> Sequence[ResultObject]:
+        ordered = statement.order_by(schema.ResultObjectRow.job_id, schema.ResultObjectRow.sequence)
         with self._database.reading() as session:
             return [object_record(row) for row in session.scalars(ordered)]
 
 
 def rejectable() -> ColumnElement[bool]:
     """Of deliveries and their objects: not what the destination does not take, and no rejection note."""
-    return and_(schema.Delivery.state != DeliveryState.REPLACED, schema.ResultObject.kind != ObjectKind.REJECTION)
+    return and_(schema.DeliveryRow.state != DeliveryState.REPLACED, schema.ResultObjectRow.kind != ObjectKind.REJECTION)
 
 
 def _others(study_instance_uid: str, application: str, other_than: int) -> ColumnElement[bool]:
     """Jobs whose results stand, or were superseded."""
-    job = schema.Job
+    job = schema.JobRow
     return and_(
         job.study_instance_uid == study_instance_uid,
         job.application == application,
@@ -99,7 +99,7 @@ def _others(study_instance_uid: str, application: str, other_than: int) -> Colum
 
 def _reached(destinations: Collection[str]) -> ColumnElement[bool]:
     """Objects that one of the destinations got, or may have got: an answer that was lost may have been Success."""
-    delivery, target = schema.Delivery, schema.ResultObject
+    delivery, target = schema.DeliveryRow, schema.ResultObjectRow
     if not destinations:
         return target.stands_for == ""
     delivered = select(delivery.object_id).where(
@@ -108,17 +108,17 @@ def _reached(destinations: Collection[str]) -> ColumnElement[bool]:
     return target.id.in_(delivered)
 
 
-def keep_object(session: Session, job_id: int, sequence: int, new: NewObject, now: datetime) -> schema.ResultObject:
+def keep_object(session: Session, job_id: int, sequence: int, new: NewObject, now: datetime) -> schema.ResultObjectRow:
     """The row of a result object, which is made once. Raises Permanent when another job has its UID."""
     known = session.scalars(
-        select(schema.ResultObject).where(schema.ResultObject.sop_instance_uid == new.sop_instance_uid)
+        select(schema.ResultObjectRow).where(schema.ResultObjectRow.sop_instance_uid == new.sop_instance_uid)
     ).one_or_none()
     if known is not None:
         if known.job_id != job_id:
             raise Permanent(f"The result object {new.sop_instance_uid} belongs to job {known.job_id}")
         known.path = str(new.path)
         return known
-    row = schema.ResultObject(
+    row = schema.ResultObjectRow(
         job_id=job_id,
         sop_instance_uid=new.sop_instance_uid,
         sop_class_uid=new.sop_class_uid,
@@ -137,10 +137,10 @@ def keep_object(session: Session, job_id: int, sequence: int, new: NewObject, no
 
 
 def enqueue_deliveries(
-    session: Session, target: schema.ResultObject, destinations: Sequence[str], now: datetime
+    session: Session, target: schema.ResultObjectRow, destinations: Sequence[str], now: datetime
 ) -> None:
     session.add_all(
-        schema.Delivery(
+        schema.DeliveryRow(
             object_id=target.id,
             job_id=target.job_id,
             sequence=target.sequence,
@@ -155,7 +155,7 @@ def enqueue_deliveries(
     )
 
 
-def object_record(row: schema.ResultObject) -> ResultObject:
+def object_record(row: schema.ResultObjectRow) -> ResultObject:
     return ResultObject(
         id=row.id,
         job_id=row.job_id,

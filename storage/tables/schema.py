@@ -78,7 +78,7 @@ class Base(DeclarativeBase):
     }
 
 
-class Study(Base):
+class StudyRow(Base):
     """A study in the state of its current revision; earlier revisions live on in events, routings and jobs.
 
     `subject` is what `storage.tables.patients` calls the patient, a keyed hash; null where nobody
@@ -100,7 +100,7 @@ class Study(Base):
     subject: Mapped[str | None] = mapped_column(String(64))
 
 
-class Association(Base):
+class AssociationRow(Base):
     """An association that fed instances. `ended` is null while it is open; `key` is the receiver's name for it."""
 
     __tablename__ = "association"
@@ -120,7 +120,7 @@ class Association(Base):
     ended: Mapped[AssociationEnd | None]
 
 
-class Feed(Base):
+class FeedRow(Base):
     """Which association fed which revision of which study."""
 
     __tablename__ = "feed"
@@ -130,7 +130,7 @@ class Feed(Base):
     association_id: Mapped[int] = mapped_column(ForeignKey("association.id"), primary_key=True, index=True)
 
 
-class Instance(Base):
+class InstanceRow(Base):
     """The index of the files, as of their current versions. Series are derived from it.
 
     `file` is relative to the folder of instances; null is the place that the UIDs give.
@@ -153,7 +153,7 @@ class Instance(Base):
     file: Mapped[str | None]
 
 
-class InstanceVersion(Base):
+class InstanceVersionRow(Base):
     """An earlier or current version of an instance whose attributes of patient or study were changed by its sender."""
 
     __tablename__ = "instance_version"
@@ -164,7 +164,7 @@ class InstanceVersion(Base):
     received_at: Mapped[datetime]
 
 
-class Routing(Base):
+class RoutingRow(Base):
     """What routing decided for one revision of a study, and why."""
 
     __tablename__ = "routing"
@@ -175,7 +175,7 @@ class Routing(Base):
     at: Mapped[datetime]
 
 
-class Job(Base):
+class JobRow(Base):
     """`superseded` marks a running job whose result must not be delivered any more."""
 
     __tablename__ = "job"
@@ -206,7 +206,7 @@ class Job(Base):
     detail: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
 
 
-class ResultObject(Base):
+class ResultObjectRow(Base):
     __tablename__ = "result_object"
     __table_args__ = (
         UniqueConstraint("sop_instance_uid", name="uq_result_object_sop_instance_uid"),
@@ -228,7 +228,7 @@ class ResultObject(Base):
     stands_for: Mapped[str] = mapped_column(String(16), default="", server_default="")
 
 
-class Delivery(Base):
+class DeliveryRow(Base):
     """`job_id` and `sequence` repeat those of the object: the order of delivery is asked for at every claim."""
 
     __tablename__ = "delivery"
@@ -257,7 +257,7 @@ class Delivery(Base):
     resends: Mapped[int] = mapped_column(default=0, server_default="0")
 
 
-class Confirmation(Base):
+class ConfirmationRow(Base):
     """Storage commitment requests that this node made. A delivery names the one that is to confirm it."""
 
     __tablename__ = "confirmation"
@@ -276,7 +276,7 @@ class Confirmation(Base):
     report: Mapped[dict[str, Any] | None]
 
 
-class Event(Base):
+class EventRow(Base):
     """The timeline. A warning may concern a study that has no row, so there is no foreign key."""
 
     __tablename__ = "event"
@@ -292,7 +292,7 @@ class Event(Base):
     data: Mapped[dict[str, Any]]
 
 
-class ProcedureStep(Base):
+class ProcedureStepRow(Base):
     """Modality Performed Procedure Steps. The datasets are files; `version` guards against two N-SETs at once."""
 
     __tablename__ = "procedure_step"
@@ -307,7 +307,7 @@ class ProcedureStep(Base):
     path: Mapped[str]
 
 
-class ProcedureStepStudy(Base):
+class ProcedureStepStudyRow(Base):
     """Which studies a procedure step is part of."""
 
     __tablename__ = "procedure_step_study"
@@ -317,7 +317,7 @@ class ProcedureStepStudy(Base):
     study_instance_uid: Mapped[str] = mapped_column(UID, primary_key=True)
 
 
-class Commitment(Base):
+class CommitmentRow(Base):
     """Storage commitment requests of peers. `association` is the one that asked, in the receiver's words."""
 
     __tablename__ = "commitment"

@@ -41,7 +41,7 @@ class Studies:
 
     def evidence(self, study_instance_uid: str | None = None) -> list[StudyEvidence]:
         """What is known about every study in RECEIVING, or about that one. Reads no row of an instance."""
-        study = schema.Study
+        study = schema.StudyRow
         here = study.state == StudyState.RECEIVING
         if study_instance_uid is not None:
             here = and_(here, study.study_instance_uid == study_instance_uid)
@@ -62,7 +62,7 @@ class Studies:
 
     def contents(self, study_instance_uid: str) -> StudyContents:
         """What the headers of all instances say, and what the procedure steps of the study list."""
-        instance, own, step = schema.Instance, schema.ResultObject, schema.ProcedureStep
+        instance, own, step = schema.InstanceRow, schema.ResultObjectRow, schema.ProcedureStepRow
         with self._database.reading() as session:
             instances = session.execute(
                 select(
@@ -78,8 +78,8 @@ class Studies:
             ).all()
             steps = session.execute(
                 select(step.state, step.referenced, step.ended_at)
-                .join(schema.ProcedureStepStudy)
-                .where(schema.ProcedureStepStudy.study_instance_uid == study_instance_uid)
+                .join(schema.ProcedureStepStudyRow)
+                .where(schema.ProcedureStepStudyRow.study_instance_uid == study_instance_uid)
                 .order_by(step.created_at)
             ).all()
             here = {row[0] for row in instances}
@@ -97,7 +97,7 @@ class Studies:
         """How many results of this node a PACS is known to hold of a study: those delivered there, and those that
         came back.
         """
-        target, delivery, instance = schema.ResultObject, schema.Delivery, schema.Instance
+        target, delivery, instance = schema.ResultObjectRow, schema.DeliveryRow, schema.InstanceRow
         delivered = select(delivery.object_id).where(
             delivery.destination == destination, delivery.state.in_((DeliveryState.SENT, DeliveryState.COMMITTED))
         )
@@ -130,7 +130,7 @@ class Studies:
         """
         reason = completion.reason
         uid, revision = evidence.study_instance_uid, evidence.revision
-        study = schema.Study
+        study = schema.StudyRow
         unchanged = and_(study.instances == evidence.instances, study.last_received_at == evidence.last_received_at)
         with self._database.session() as session:
             if not _move(session, uid, revision, StudyState.RECEIVING, StudyState.COMPLETE, reason, unchanged):
@@ -144,9 +144,9 @@ class Studies:
         """Studies in COMPLETE, oldest first."""
         with self._database.reading() as session:
             rows = session.scalars(
-                select(schema.Study)
-                .where(schema.Study.state == StudyState.COMPLETE)
-                .order_by(schema.Study.last_received_at)
+                select(schema.StudyRow)
+                .where(schema.StudyRow.state == StudyState.COMPLETE)
+                .order_by(schema.StudyRow.last_received_at)
             )
             return [_record(row) for row in rows]
 
@@ -178,7 +178,7 @@ class Studies:
         this revision, or when the very same instances were given to it before, whatever became of it. When the study
         is complete, `route` decides again.
         """
-        known = schema.Job
+        known = schema.JobRow
         with self._database.session() as session:
             if not _held(session, job.study_instance_uid, job.revision):
                 return False
@@ -240,7 +240,7 @@ class Studies:
 
     def callers(self, study_instance_uid: str) -> set[str]:
         """The calling AE titles of the associations that fed the study, in any revision."""
-        feed, association = schema.Feed, schema.Association
+        feed, association = schema.FeedRow, schema.AssociationRow
         statement = (
             select(association.calling_ae_title)
             .join(feed, feed.association_id == association.id)
@@ -258,13 +258,13 @@ class Studies:
         """
         with self._database.session() as session:
             revision = session.scalar(
-                update(schema.Study)
+                update(schema.StudyRow)
                 .where(
-                    schema.Study.study_instance_uid == study_instance_uid,
-                    schema.Study.state.in_((StudyState.ROUTED, StudyState.IGNORED)),
+                    schema.StudyRow.study_instance_uid == study_instance_uid,
+                    schema.StudyRow.state.in_((StudyState.ROUTED, StudyState.IGNORED)),
                 )
                 .values(state=StudyState.COMPLETE, reason=reason)
-                .returning(schema.Study.revision),
+                .returning(schema.StudyRow.revision),
                 execution_options={"synchronize_session": False},
             )
             if revision is None:
@@ -276,26 +276,26 @@ class Studies:
         """Return the decision on one revision, by default the current one; None when it was not routed yet."""
         with self._database.reading() as session:
             if revision is None:
-                study = session.get(schema.Study, study_instance_uid)
+                study = session.get(schema.StudyRow, study_instance_uid)
                 if study is None:
                     return None
                 revision = study.revision
-            row = session.get(schema.Routing, (study_instance_uid, revision))
+            row = session.get(schema.RoutingRow, (study_instance_uid, revision))
             return None if row is None else RoutingDecision.from_json(row.decisions)
 
     # -- what is here --------------------------------------------------------------------------------------------------
 
     def list(self, state: StudyState | None = None, limit: int = 100) -> list[Study]:
         """Studies, the last received first."""
-        statement = select(schema.Study).order_by(schema.Study.last_received_at.desc()).limit(limit)
+        statement = select(schema.StudyRow).order_by(schema.StudyRow.last_received_at.desc()).limit(limit)
         if state is not None:
-            statement = statement.where(schema.Study.state == state)
+            statement = statement.where(schema.StudyRow.state == state)
         with self._database.reading() as session:
             return [_record(row) for row in session.scalars(statement)]
 
     def get(self, study_instance_uid: str) -> Study | None:
         with self._database.reading() as session:
-            row = session.get(schema.Study, study_instance_uid)
+            row = session.get(schema.StudyRow, study_instance_uid)
             return None if row is None else _record(row)
 
     def events(self, study_instance_uid: str) -> Sequence[Event]:
@@ -311,13 +311,13 @@ class Studies:
 
 def _known(session: Session, sop_instance_uids: Sequence[str]) -> frozenset[str]:
     """Those of the instances that are indexed."""
-    uid = schema.Instance.sop_instance_uid
+    uid = schema.InstanceRow.sop_instance_uid
     chunks = (sop_instance_uids[i : i + _CHUNK] for i in range(0, len(sop_instance_uids), _CHUNK))
     return frozenset(found for chunk in chunks for found in session.scalars(select(uid).where(uid.in_(chunk))))
 
 
 def _associations(session: Session, here: ColumnElement[bool]) -> dict[str, list[FeedingAssociation]]:
-    study, feed, association = schema.Study, schema.Feed, schema.Association
+    study, feed, association = schema.StudyRow, schema.FeedRow, schema.AssociationRow
     found: dict[str, list[FeedingAssociation]] = defaultdict(list)
     for uid, calling, opened_at, ended_at, end in session.execute(
         select(
@@ -337,7 +337,7 @@ def _associations(session: Session, here: ColumnElement[bool]) -> dict[str, list
 
 
 def _step_states(session: Session, here: ColumnElement[bool]) -> dict[str, list[tuple[str, ProcedureStepState]]]:
-    study, of, step = schema.Study, schema.ProcedureStepStudy, schema.ProcedureStep
+    study, of, step = schema.StudyRow, schema.ProcedureStepStudyRow, schema.ProcedureStepRow
     found: dict[str, list[tuple[str, ProcedureStepState]]] = defaultdict(list)
     for uid, step_uid, state in session.execute(
         select(study.study_instance_uid, step.sop_instance_uid, step.state)
@@ -351,7 +351,7 @@ def _step_states(session: Session, here: ColumnElement[bool]) -> dict[str, list[
 
 
 def _answers(session: Session, here: ColumnElement[bool]) -> dict[str, list[SourceAnswer]]:
-    study, event = schema.Study, schema.Event
+    study, event = schema.StudyRow, schema.EventRow
     found: dict[str, list[SourceAnswer]] = defaultdict(list)
     for uid, at, data in session.execute(
         select(study.study_instance_uid, event.at, event.data)
@@ -365,7 +365,7 @@ def _answers(session: Session, here: ColumnElement[bool]) -> dict[str, list[Sour
 
 def _held(session: Session, study_instance_uid: str, revision: int) -> bool:
     """Whether the study is RECEIVING at this revision, which it then stays until the end of the transaction."""
-    study = schema.Study
+    study = schema.StudyRow
     statement = select(study.study_instance_uid).where(
         study.study_instance_uid == study_instance_uid,
         study.revision == revision,
@@ -384,11 +384,11 @@ def _move(
     condition: ColumnElement[bool] | None = None,
 ) -> bool:
     statement = (
-        update(schema.Study)
+        update(schema.StudyRow)
         .where(
-            schema.Study.study_instance_uid == study_instance_uid,
-            schema.Study.revision == revision,
-            schema.Study.state == start,
+            schema.StudyRow.study_instance_uid == study_instance_uid,
+            schema.StudyRow.revision == revision,
+            schema.StudyRow.state == start,
             true() if condition is None else condition,
         )
         .values(state=end, reason=reason)
@@ -405,7 +405,7 @@ def _keep_decision(
     session: Session, study_instance_uid: str, revision: int, decision: RoutingDecision, now: datetime
 ) -> None:
     """Those of an earlier routing of the same revision are replaced."""
-    routing = schema.Routing
+    routing = schema.RoutingRow
     changed(
         session,
         delete(routing).where(routing.study_instance_uid == study_instance_uid, routing.revision == revision),
@@ -417,7 +417,7 @@ def _keep_decision(
     )
 
 
-def _record(row: schema.Study) -> Study:
+def _record(row: schema.StudyRow) -> Study:
     return Study(
         study_instance_uid=row.study_instance_uid,
         state=row.state,

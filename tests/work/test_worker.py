@@ -110,7 +110,7 @@ def test_a_superseded_job_that_hangs_frees_its_device(node: Node, hang: Hang) ->
 def test_a_job_that_was_given_to_another_worker_is_left_to_it(node: Node, hang: Hang) -> None:
     process = hang(600)
     with node.database.session() as session:
-        session.execute(update(schema.Job).values(worker="other"))
+        session.execute(update(schema.JobRow).values(worker="other"))
     assert process.wait(30) == EXIT_AGAIN
     (job,) = node.jobs.list()
     assert (job.state, job.worker) == (JobState.RUNNING, "other")

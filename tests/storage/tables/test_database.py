@@ -97,7 +97,9 @@ def test_no_column_is_an_attribute_of_the_patient() -> None:
 
 def test_an_exception_leaves_nothing(database: Database) -> None:
     with pytest.raises(RuntimeError), database.session() as session:  # noqa: PT012
-        session.add(schema.Event(at=NOW, study_instance_uid=STUDY, revision=1, stage=Stage.WARNING, text="", data={}))
+        session.add(
+            schema.EventRow(at=NOW, study_instance_uid=STUDY, revision=1, stage=Stage.WARNING, text="", data={})
+        )
         session.flush()
         raise RuntimeError
     assert Studies(database).events(STUDY) == []
@@ -106,7 +108,7 @@ def test_an_exception_leaves_nothing(database: Database) -> None:
 def test_transactions_of_threads_do_not_lose_updates(database: Database) -> None:
     with database.session() as session:
         session.add(
-            schema.Study(
+            schema.StudyRow(
                 study_instance_uid=STUDY,
                 revision=1,
                 state="RECEIVING",
@@ -121,7 +123,7 @@ def test_transactions_of_threads_do_not_lose_updates(database: Database) -> None
     def count() -> None:
         for _ in range(20):
             with database.session() as session:
-                study = session.scalars(select(schema.Study).with_for_update()).one()
+                study = session.scalars(select(schema.StudyRow).with_for_update()).one()
                 study.instances += 1
 
     threads = [threading.Thread(target=count) for _ in range(4)]
@@ -144,7 +146,7 @@ def test_a_locked_database_is_retriable(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(Retriable, match="SQLITE_BUSY"), database.session() as session:
         session.execute(text("SELECT 1"))  # a transaction that may write waits from its first statement on
     with database.reading() as session:  # readers do not wait
-        assert session.scalars(select(schema.Study)).all() == []
+        assert session.scalars(select(schema.StudyRow)).all() == []
     other.execute("ROLLBACK")
     with database.session() as session:
         session.execute(text("SELECT 1"))
@@ -156,7 +158,7 @@ def test_a_full_disk_is_said(tmp_path: Path) -> None:
     with pytest.raises(StorageFull), database.session() as session:  # noqa: PT012
         session.execute(text("PRAGMA max_page_count = 1"))  # the pages there are already stay allowed
         session.add_all(
-            schema.Event(at=NOW, study_instance_uid=STUDY, revision=1, stage=Stage.WARNING, text="x" * 9999, data={})
+            schema.EventRow(at=NOW, study_instance_uid=STUDY, revision=1, stage=Stage.WARNING, text="x" * 9999, data={})
             for _ in range(100)
         )
 

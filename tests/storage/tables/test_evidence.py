@@ -40,12 +40,12 @@ def keep_step(
 ) -> None:
     with node.database.session() as session:
         session.execute(
-            insert(schema.ProcedureStep).values(
+            insert(schema.ProcedureStepRow).values(
                 sop_instance_uid=uid, state=state, source_ae_title="MR1", referenced=referenced, created_at=NOW,
                 ended_at=ended, version=1, path="x",
             )
         )  # fmt: skip
-        session.execute(insert(schema.ProcedureStepStudy).values(sop_instance_uid=uid, study_instance_uid=STUDY))
+        session.execute(insert(schema.ProcedureStepStudyRow).values(sop_instance_uid=uid, study_instance_uid=STUDY))
 
 
 @contextmanager

@@ -58,7 +58,7 @@ def test_what_a_job_needs_to_know_is_kept_as_json(node: Node, detail: JobDetail,
     job = NewJob(STUDY, study.revision, "liver", {}, "f", detail=detail)
     assert node.studies.route(STUDY, study.revision, "applies", [job], UNDECIDED, NOW)
     with node.database.reading() as session:
-        assert session.scalars(select(schema.Job.detail)).all() == [stored]
+        assert session.scalars(select(schema.JobRow.detail)).all() == [stored]
     (kept,) = node.jobs.list()
     assert (kept.kind, kept.detail) == (detail.kind, detail)
 

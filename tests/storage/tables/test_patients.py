@@ -48,7 +48,7 @@ def test_identifiers_are_neither_kept_nor_hashed_without_the_key(node: Node, key
     assert sorted(other.unidentified()) == ["1.1", "1.2"]  # under another key nothing is known
     other.identify("1.2", SECRET, "HOSPITAL")
     with node.database.reading() as session:
-        one, two = session.scalars(select(schema.Study.subject).order_by(schema.Study.study_instance_uid))
+        one, two = session.scalars(select(schema.StudyRow.subject).order_by(schema.StudyRow.study_instance_uid))
     assert one != two
     assert SECRET not in f"{one}{two}"
     assert len(key.read_bytes()) == 32

@@ -238,7 +238,7 @@ def test_a_job_claimed_during_routing_is_superseded(node: Node, url: str) -> Non
     node.queue("liver")
     node.store(received(2))
     job = node.jobs.list()[0]
-    claim = update(schema.Job).values(state=JobState.RUNNING, worker="worker")
+    claim = update(schema.JobRow).values(state=JobState.RUNNING, worker="worker")
     meanwhile(url, claim, lambda: node.route("liver"))
     assert not node.succeed(job, "PACS")
     assert states(node) == [("liver", 1, JobState.CANCELLED), ("liver", 2, JobState.QUEUED)]
@@ -253,14 +253,14 @@ def test_a_job_that_ends_during_routing_is_superseded(node: Node, url: str, end:
         "fail": lambda: node.jobs.fail(job.id, "worker", "broke", NOW, NOW),
         "release": lambda: node.jobs.release_worker("worker", "restarted", 3),
     }
-    meanwhile(url, update(schema.Job).values(superseded=True), ends[end])
+    meanwhile(url, update(schema.JobRow).values(superseded=True), ends[end])
     assert states(node) == [("liver", 1, JobState.CANCELLED)]
     assert node.deliveries.list() == []
 
 
 def test_a_late_image_during_completion_is_in_one_revision_or_the_next(node: Node, url: str) -> None:
     node.store(received(1))
-    complete = update(schema.Study).values(state=StudyState.COMPLETE)
+    complete = update(schema.StudyRow).values(state=StudyState.COMPLETE)
     meanwhile(url, complete, lambda: node.store(received(2)))
     study = node.study()
     assert (study.state, study.revision, study.instances) == (StudyState.RECEIVING, 2, 2)
