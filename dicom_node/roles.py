@@ -34,10 +34,11 @@ from dicom_node.read.stores import Stores
 from dicom_node.receive.association_reports import AssociationReports
 from dicom_node.receive.commitment import CommitmentService
 from dicom_node.receive.confirmation import ConfirmationService
+from dicom_node.receive.policy import Peer, ReceivePolicy, ServiceName
+from dicom_node.receive.presentation_contexts import SopClass
 from dicom_node.receive.procedure_steps import MODALITY_PERFORMED_PROCEDURE_STEP as MPPS
 from dicom_node.receive.procedure_steps import ProcedureStepService
 from dicom_node.receive.receiver import DimseService, Receiver
-from dicom_node.receive.storage import Peer, ReceivePolicy, ServiceName, SopClass
 from dicom_node.route.earlier import EarlierStudies
 from dicom_node.route.early_start import EarlyStarter
 from dicom_node.route.recognition import ReceivedSeries, SeriesRecogniser

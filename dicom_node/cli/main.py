@@ -600,7 +600,7 @@ def echo(
     calling: Calling = None,
 ) -> None:
     """Check that this node and its destinations answer: with C-ECHO, a query by QIDO-RS, or a look at the folder."""
-    from dicom_node.dimse.scu import echo as verify
+    from dicom_node.dimse.scu import send_echo
 
     configure("echo", "ERROR")
     settings, _ = _load(config)
@@ -610,7 +610,7 @@ def echo(
     places = [(d.address, wiring.build_destination(d, settings).echo) for d in named]
     if to is None or not named:
         target = _target(to, config)
-        places.insert(0, (str(target), partial(verify, own, target)))
+        places.insert(0, (str(target), partial(send_echo, own, target)))
     failed = False
     for place, ask in places:
         result = ask()

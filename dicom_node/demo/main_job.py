@@ -29,7 +29,7 @@ from dicom_node.demo.simulator.limb import limb
 from dicom_node.demo.simulator.phantom_study import write_phantom_study
 from dicom_node.demo.simulator.scanner import push
 from dicom_node.demo.simulator.study import load_study
-from dicom_node.dimse.scu import Target, echo
+from dicom_node.dimse.scu import Target, send_echo
 from dicom_node.read.stores import Stores, open_stores
 from dicom_node.settings.model import ApplicationSettings, Settings, load
 from inference.series.recogniser import read_headers
@@ -175,7 +175,7 @@ def _running_node(config: Path, log: Path, node: Target) -> Iterator[None]:
         )
     try:
         deadline = time.monotonic() + NODE_START_SECONDS
-        while not echo(SCANNER, node, timeout=2).ok:
+        while not send_echo(SCANNER, node, timeout=2).ok:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise NodeError(f"The node does not start; its log is {log}")
             time.sleep(0.3)

@@ -1,7 +1,7 @@
-"""The node as a query SCU (PS3.4 annex C): how many instances of a study a PACS holds, and which of certain ones.
+"""The node as a query SCU (PS3.4 annex C): it asks a PACS which instances it holds, and how many of a study.
 
-The first is a study-root C-FIND at STUDY level for Number of Study Related Instances (0020,1208), an optional key that
-not every PACS answers (PS3.4 C.6.2.1.2); the second one at IMAGE level for each series.
+The number comes from a study-root C-FIND at STUDY level for Number of Study Related Instances (0020,1208), an optional
+key that not every PACS answers (PS3.4 C.6.2.1.2). The instances come from one C-FIND at IMAGE level for each series.
 """
 
 from collections.abc import Collection
@@ -18,22 +18,22 @@ from dicom_node.errors import PeerRefused, PeerUnavailable
 
 
 class SourcePacs(Protocol):
-    """Where studies come from, and who can be asked for more about them."""
+    """A PACS from which studies come, and which can be asked about them."""
 
     name: str
 
     def count_instances(self, study_instance_uid: str) -> int:
-        """How many instances of the study it holds; 0 for a study it does not know. Raises PeerUnavailable, or
-        PeerRefused when it does not say.
+        """Return how many instances of the study it holds; 0 for a study it does not know.
+
+        Raise PeerUnavailable, or PeerRefused when it does not say.
         """
-        ...
 
 
 class QuerySCU(StorageSCU):
     """An association for C-FIND, as a context manager. Entering raises PeerUnavailable or PeerRefused."""
 
     def find(self, query: Dataset, model: str) -> list[Dataset]:
-        """The identifiers that match (PS3.4 C.4.1). Raises PeerRefused when the query is not taken."""
+        """Return the identifiers that match (PS3.4 C.4.1). Raise PeerRefused when the query is not accepted."""
         assert self._assoc is not None
         if not self._accepted:
             raise PeerRefused(f"{self._target} does not accept queries")
@@ -53,7 +53,7 @@ class QuerySCU(StorageSCU):
 
 
 class DimseSource:
-    """A PACS that is asked by C-FIND, each time in an association of its own."""
+    """A source PACS that is asked by C-FIND, each time on an association of its own."""
 
     def __init__(self, name: str, calling_ae_title: str, target: Target, timeout: float) -> None:
         self.name = name
@@ -82,9 +82,10 @@ class DimseSource:
 def find_instances(
     calling_ae_title: str, target: Target, references: Collection[InstanceReference], timeout: float
 ) -> set[str]:
-    """The SOP Instance UIDs of those that the peer holds. Raises PeerUnavailable, or PeerRefused where it does not say.
+    """Return the SOP Instance UIDs of the references that the peer holds.
 
-    Asks for whole series: not every PACS matches lists of UIDs, and results have series of their own.
+    Asks for whole series, because not every PACS matches lists of UIDs, and results have series of their own. Raises
+    PeerUnavailable, or PeerRefused where the peer does not say.
     """
     model = str(StudyRootQueryRetrieveInformationModelFind)
     found: set[str] = set()

@@ -1,4 +1,4 @@
-"""The node as a storage SCU (PS3.4 annex B): files to another application entity, each with its own answer.
+"""The node as a storage SCU (PS3.4 annex B): it sends files to another application entity, one answer for each.
 
 pynetdicom's client runs a second thread that can take the response away from `send_c_store`. Here that thread is
 never started: whoever sends a request reads its response.
@@ -22,17 +22,17 @@ from pynetdicom.dsutils import split_dataset
 from pynetdicom.sop_class import Verification
 from pynetdicom.transport import AddressInformation
 
-from dicom_node.dimse.data_path import MAXIMUM_PDU_BYTES
+from dicom_node.dimse.pdu import MAXIMUM_PDU_BYTES
 from dicom_node.dimse.pynetdicom_setup import silence_pynetdicom
+from dicom_node.dimse.requested_association import DeadlineSocket, RequestedAssociation
 from dicom_node.dimse.results import EchoResult, SendResult
 from dicom_node.dimse.status import LARGEST_MESSAGE_ID, DimseStatus, RejectResult
-from dicom_node.dimse.upper_layer import DeadlineSocket, RequestedAssociation
 from dicom_node.errors import PeerRefused, PeerUnavailable
 from storage.errors import NodeError, Permanent
 from storage.log.header import UnreadableDataset, scan_header
 
 MAXIMUM_CONTEXTS = 128  # presentation context IDs are the odd numbers of one byte (PS3.8 9.3.2.2)
-_CONVERTIBLE = frozenset({ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian})  # words of pixels stay as they are
+_CONVERTIBLE = frozenset({ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian})  # words of pixel data stay unchanged
 
 Context = tuple[str, str]  # SOP class and transfer syntax
 
@@ -50,8 +50,8 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Outgoing:
-    """One instance to send: a Part 10 file, read when its turn comes."""
+class OutgoingInstance:
+    """An instance to send: a Part 10 file that is read when its turn comes."""
 
     path: Path
     sop_class_uid: str
@@ -61,7 +61,7 @@ class Outgoing:
 
     @classmethod
     def from_file(cls, path: Path) -> Self:
-        """Raises Permanent when `path` is not a DICOM file that can be sent."""
+        """Read the file's UIDs. Raise Permanent when `path` is not a DICOM file that can be sent."""
         try:
             meta, offset = split_dataset(path)
             transfer_syntax_uid = str(meta["TransferSyntaxUID"].value)
@@ -76,14 +76,14 @@ class Outgoing:
         return cls(path, header.sop_class_uid, header.sop_instance_uid, transfer_syntax_uid, offset)
 
     def contexts(self) -> list[Context]:
-        """What to propose for it: its own syntax, and the default one (PS3.5 10.1) where re-encoding is lossless."""
+        """Return the contexts to propose: its own syntax, and the default one (PS3.5 10.1) if that is lossless."""
         own = (self.sop_class_uid, self.transfer_syntax_uid)
         if self.transfer_syntax_uid in _CONVERTIBLE:
             return [own, (self.sop_class_uid, str(ImplicitVRLittleEndian))]
         return [own]
 
     def encoded(self, transfer_syntax_uid: str) -> bytes:
-        """The dataset: the file's own bytes, or re-encoded where only the default syntax was accepted."""
+        """Return the dataset: the file's own bytes, or re-encoded where only the default syntax was accepted."""
         if transfer_syntax_uid == self.transfer_syntax_uid:
             with self.path.open("rb") as file:
                 file.seek(self.offset)
@@ -96,9 +96,9 @@ class Outgoing:
 
 
 class Requestor:
-    """One association that we ask for, as a context manager. Entering raises PeerUnavailable or PeerRefused.
+    """An association that the node requests, as a context manager. Entering raises PeerUnavailable or PeerRefused.
 
-    `scp_of` are the SOP classes for which we propose to be SCP (PS3.7 D.3.3.4).
+    `scp_of` are the SOP classes for which the node proposes to be SCP (PS3.7 D.3.3.4).
     """
 
     def __init__(
@@ -174,8 +174,9 @@ class Requestor:
         return PeerUnavailable(f"{self._target} broke off the association")
 
     def _exchange(self, request: Any, context_id: int) -> Any:
-        """Sends a request and reads its response (PS3.7 9.1, 10.1). Raises PeerUnavailable when there is none with a
-        status; the association is over then.
+        """Send a request and return its response (PS3.7 9.1, 10.1).
+
+        Raise PeerUnavailable when no response with a status comes; the association is over then.
         """
         assoc = self._assoc
         assert assoc is not None
@@ -192,17 +193,17 @@ class Requestor:
         return response
 
     def _response(self) -> Any:
-        """The next message; None when there is none in time, or when the association is over."""
+        """Read the next message; return None when none comes in time, or when the association is over."""
         assert self._assoc is not None
         _, message = self._assoc.dimse.get_msg(block=True)
         return message
 
 
 class StorageSCU(Requestor):
-    """Storage and verification (PS3.4 annexes B and A)."""
+    """An association for storage and verification (PS3.4 annexes B and A)."""
 
-    def store(self, instance: Outgoing) -> SendResult:
-        """Sends one instance. Raises PeerUnavailable when no answer came; the association is over then."""
+    def store(self, instance: OutgoingInstance) -> SendResult:
+        """Send one instance. Raise PeerUnavailable when no answer comes; the association is over then."""
         uid = instance.sop_instance_uid
         context = next((c for c in instance.contexts() if c in self._accepted), None)
         if context is None:
@@ -214,11 +215,11 @@ class StorageSCU(Requestor):
         return SendResult.from_status(uid, self._send(instance, self._accepted[context], dataset))
 
     def accepted(self) -> frozenset[str]:
-        """The SOP classes that the peer accepted."""
+        """Return the SOP classes that the peer accepted."""
         return frozenset(sop_class_uid for sop_class_uid, _ in self._accepted)
 
     def echo(self) -> int:
-        """Return the status of a C-ECHO."""
+        """Send a C-ECHO and return its status."""
         assert self._assoc is not None
         if not self._accepted:
             raise PeerRefused(f"{self._target} does not accept the verification service")
@@ -227,7 +228,7 @@ class StorageSCU(Requestor):
             raise PeerUnavailable(f"{self._target} did not answer")
         return int(status.Status)
 
-    def _not_accepted(self, instance: Outgoing) -> str:
+    def _not_accepted(self, instance: OutgoingInstance) -> str:
         name, syntax = UID(instance.sop_class_uid).name, UID(instance.transfer_syntax_uid).name
         assert self._assoc is not None
         results = {c.result for c in self._assoc.rejected_contexts if c.abstract_syntax == instance.sop_class_uid}
@@ -235,8 +236,8 @@ class StorageSCU(Requestor):
             return f"{self._target.ae_title} does not accept {name} in {syntax}"
         return f"{self._target.ae_title} does not accept {name}"
 
-    def _send(self, instance: Outgoing, context_id: int, dataset: bytes) -> int:
-        """C-STORE request and its response's status (PS3.7 9.3.1)."""
+    def _send(self, instance: OutgoingInstance, context_id: int, dataset: bytes) -> int:
+        """Send a C-STORE request and return its response's status (PS3.7 9.3.1)."""
         request = C_STORE()
         request.Priority = 0x0002  # low
         request.AffectedSOPClassUID = instance.sop_class_uid
@@ -252,24 +253,27 @@ def send_files(
     timeout: float = 30.0,
     progress: Callable[[SendResult], None] = lambda result: None,
 ) -> list[SendResult]:
-    """Sends files over as few associations as possible. One result for each, in order; does not raise for peers."""
+    """Send files over as few associations as possible; return one result for each, in order.
+
+    Failures of peers and files become results, not exceptions.
+    """
     results: list[SendResult | None] = [None] * len(paths)
 
     def note(index: int, result: SendResult) -> None:
         results[index] = result
         progress(result)
 
-    outgoing: list[tuple[int, Outgoing]] = []
+    outgoing: list[tuple[int, OutgoingInstance]] = []
     for index, path in enumerate(paths):
         try:
-            outgoing.append((index, Outgoing.from_file(path)))
+            outgoing.append((index, OutgoingInstance.from_file(path)))
         except Permanent as error:
             note(index, SendResult("", ok=False, reason=str(error)))
         except OSError as error:
             note(index, SendResult("", ok=False, reason=f"{path.name} cannot be read: {error.strerror}"))
     for batch in _batches(outgoing):
         pending = iter(batch)
-        current: tuple[int, Outgoing] | None = None
+        current: tuple[int, OutgoingInstance] | None = None
         try:
             with StorageSCU(calling_ae_title, target, _contexts(i for _, i in batch), timeout) as scu:
                 for current in pending:
@@ -283,11 +287,12 @@ def send_files(
     return [result for result in results if result is not None]
 
 
-def accepted(
+def accepted_sop_classes(
     calling_ae_title: str, target: Target, sop_class_uids: Collection[str], timeout: float = 30.0
 ) -> frozenset[str] | None:
-    """Which of these SOP classes the peer accepts in a syntax that every result can be sent in. None where there is no
-    association with it, which says nothing about classes.
+    """Return the SOP classes that the peer accepts in a syntax in which every result can be sent.
+
+    Returns None when no association comes about, because that says nothing about SOP classes.
     """
     syntaxes = (str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian))
     contexts = [(sop_class_uid, syntax) for sop_class_uid in sorted(sop_class_uids) for syntax in syntaxes]
@@ -298,8 +303,8 @@ def accepted(
         return None
 
 
-def echo(calling_ae_title: str, target: Target, timeout: float = 10.0) -> EchoResult:
-    """Verifies a connection (PS3.4 annex A)."""
+def send_echo(calling_ae_title: str, target: Target, timeout: float = 10.0) -> EchoResult:
+    """Verify a connection (PS3.4 annex A)."""
     start = time.monotonic()
     reason = ""
     try:
@@ -313,7 +318,7 @@ def echo(calling_ae_title: str, target: Target, timeout: float = 10.0) -> EchoRe
 
 
 def find_files(paths: Iterable[Path]) -> list[Path]:
-    """Files, and all files below folders, in a stable order. Raises Permanent for a path that is not there."""
+    """Return the files, and all files below the folders, in a stable order. Raise Permanent for a missing path."""
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
@@ -325,13 +330,13 @@ def find_files(paths: Iterable[Path]) -> list[Path]:
     return found
 
 
-def _contexts(instances: Iterable[Outgoing]) -> list[Context]:
+def _contexts(instances: Iterable[OutgoingInstance]) -> list[Context]:
     return list(dict.fromkeys(context for instance in instances for context in instance.contexts()))
 
 
-def _batches(instances: Sequence[tuple[int, Outgoing]]) -> Iterator[list[tuple[int, Outgoing]]]:
-    """Splits where one association would need more presentation contexts than there are."""
-    batch: list[tuple[int, Outgoing]] = []
+def _batches(instances: Sequence[tuple[int, OutgoingInstance]]) -> Iterator[list[tuple[int, OutgoingInstance]]]:
+    """Split the instances where one association would need more presentation contexts than there are."""
+    batch: list[tuple[int, OutgoingInstance]] = []
     contexts: set[Context] = set()
     for item in instances:
         wanted = set(item[1].contexts())

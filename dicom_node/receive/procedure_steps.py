@@ -1,10 +1,10 @@
-"""The node as a Modality Performed Procedure Step SCP (PS3.4 annex F): what it takes of a modality, and its answers.
+"""The node as a Modality Performed Procedure Step SCP (PS3.4 annex F).
 
-A step is created IN PROGRESS and ends COMPLETED or DISCONTINUED; then it may no longer be updated. Decisions are pure
-functions of datasets; `ProcedureStepService` applies them and keeps what they allow, durably, before it answers.
+A step is created IN PROGRESS and ends COMPLETED or DISCONTINUED; after that it may no longer be updated. Decisions are
+pure functions of datasets; `ProcedureStepService` applies them, and stores a step durably before it answers.
 
-The checks are those that the node's own use of a step needs and that PS3.4 table F.7.2-1 asks for as type 1. What else
-the table asks for is taken as it comes: a modality that is refused says nothing more, and its images come anyway.
+Only those attributes are checked that the node itself uses, and those of type 1 in PS3.4 table F.7.2-1. Being stricter
+would help nobody: a modality whose step is refused reports nothing more, and its images come anyway.
 """
 
 import logging
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 MODALITY_PERFORMED_PROCEDURE_STEP = SOP_CLASS_UID
 MAY_NO_LONGER_BE_UPDATED = 0xA710  # Error ID (PS3.4 table F.7.2-2)
-ATTEMPTS = 5  # of an N-SET that meets others of the same step
+ATTEMPTS = 5  # of an N-SET that races with others of the same step
 
 _TYPE_1 = (  # of an N-CREATE (PS3.4 table F.7.2-1)
     "PerformedProcedureStepID",
@@ -49,8 +49,8 @@ FINAL = DimseResponse(
 
 
 @dataclass(frozen=True)
-class Content:
-    """What the node reads in the dataset of a step."""
+class StepContent:
+    """The content of a step's dataset, as far as the node uses it."""
 
     state: ProcedureStepState
     study_instance_uids: tuple[str, ...]
@@ -60,8 +60,8 @@ class Content:
 # -- decisions ---------------------------------------------------------------------------------------------------------
 
 
-def judge_creation(ds: Dataset) -> Content | DimseResponse:
-    """The content of an N-CREATE's attribute list, or why it is refused (PS3.4 F.7.2.1)."""
+def judge_creation(ds: Dataset) -> StepContent | DimseResponse:
+    """Return the content of an N-CREATE's attribute list, or the response that refuses it (PS3.4 F.7.2.1)."""
     for keyword in _TYPE_1:
         if keyword not in ds:
             return DimseResponse(DimseStatus.MISSING_ATTRIBUTE, f"{keyword} is missing")
@@ -72,22 +72,23 @@ def judge_creation(ds: Dataset) -> Content | DimseResponse:
     return judge_content(ds)
 
 
-def judge_change(state: ProcedureStepState, merged: Dataset) -> Content | DimseResponse:
-    """The content of a step in `state` after an N-SET, or why it is refused (PS3.4 F.7.2.2)."""
+def judge_change(state: ProcedureStepState, merged: Dataset) -> StepContent | DimseResponse:
+    """Return the content of a step in `state` after an N-SET, or the response that refuses it (PS3.4 F.7.2.2)."""
     if state is not ProcedureStepState.IN_PROGRESS:
         return FINAL
     if _is_empty(merged.get("PerformedProcedureStepStatus")):
         return DimseResponse(DimseStatus.MISSING_ATTRIBUTE_VALUE, "PerformedProcedureStepStatus has no value")
     content = judge_content(merged)
-    # Every step has a series, though it may hold no instances. One that was given up is taken without: no study
+    # Every step has a series, though it may hold no instances. A step that was given up may lack one, because no study
     # waits for it.
-    is_completed = isinstance(content, Content) and content.state is ProcedureStepState.COMPLETED
+    is_completed = isinstance(content, StepContent) and content.state is ProcedureStepState.COMPLETED
     if is_completed and not merged.get("PerformedSeriesSequence"):
         return DimseResponse(DimseStatus.MISSING_ATTRIBUTE_VALUE, "PerformedSeriesSequence has no item")
     return content
 
 
-def judge_content(ds: Dataset) -> Content | DimseResponse:
+def judge_content(ds: Dataset) -> StepContent | DimseResponse:
+    """Return the content of a step, or the response that refuses it."""
     try:
         state = ProcedureStepState(_text(ds.PerformedProcedureStepStatus))
     except ValueError:
@@ -112,11 +113,11 @@ def judge_content(ds: Dataset) -> Content | DimseResponse:
                 if not UID.fullmatch(uid):
                     return DimseResponse(DimseStatus.INVALID_ATTRIBUTE_VALUE, "ReferencedSOPInstanceUID is not a UID")
                 referenced.append(uid)
-    return Content(state, tuple(dict.fromkeys(studies)), tuple(dict.fromkeys(referenced)))
+    return StepContent(state, tuple(dict.fromkeys(studies)), tuple(dict.fromkeys(referenced)))
 
 
 def merge(ds: Dataset, modifications: Dataset) -> Dataset:
-    """The step after an N-SET: attributes replace those of the same tag, sequences as a whole (PS3.7 10.1.3)."""
+    """Apply an N-SET: attributes replace those of the same tag, sequences as a whole (PS3.7 10.1.3)."""
     merged = Dataset()
     for part in (ds, modifications):
         decode(part)  # each in its own character set
@@ -140,19 +141,19 @@ def _is_empty(value: Any) -> bool:
 
 
 class ProcedureStepService:
-    """Keeps the steps of modalities. Its methods do not raise: whatever goes wrong becomes an answer."""
+    """A service that keeps the steps of modalities. Its methods do not raise: every failure becomes a response."""
 
     def __init__(self, steps: ProcedureSteps, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._steps = steps
         self._now = now
 
     def create(self, sop_instance_uid: str | None, ds: Dataset, calling: str) -> tuple[DimseResponse, str]:
-        """N-CREATE (PS3.4 F.7.2.1): the answer, and the SOP Instance UID, made here where the modality gave none."""
+        """Answer an N-CREATE (PS3.4 F.7.2.1); return the SOP Instance UID too, made here if none is given."""
         uid = sop_instance_uid or str(generate_uid(prefix=None))
         return self._guarded("create", uid, calling, lambda: self._create(uid, ds, calling)), uid
 
     def set(self, sop_instance_uid: str, modifications: Dataset, calling: str) -> DimseResponse:
-        """N-SET (PS3.4 F.7.2.2)."""
+        """Answer an N-SET (PS3.4 F.7.2.2). If two race, the second reads the updated step again and retries."""
         return self._guarded("set", sop_instance_uid, calling, lambda: self._set(sop_instance_uid, modifications))
 
     def _create(self, uid: str, ds: Dataset, calling: str) -> DimseResponse:
@@ -179,7 +180,7 @@ class ProcedureStepService:
         return DimseResponse(DimseStatus.RESOURCE_LIMITATION, "Too many changes at once, send it again later")
 
     def _change(self, step: ProcedureStep, modifications: Dataset) -> DimseResponse | None:
-        """None when somebody else has changed the step since it was read."""
+        """Update a step; return None if another N-SET has changed it since it was read."""
         if step.state is not ProcedureStepState.IN_PROGRESS:
             return FINAL
         try:
@@ -193,24 +194,35 @@ class ProcedureStepService:
         return SUCCESS if won else None
 
     def _guarded(self, what: str, uid: str, calling: str, act: Callable[[], DimseResponse]) -> DimseResponse:
-        extra = fields("mpps", peer=calling, procedure_step=uid if UID.fullmatch(uid) else "?")
+        extra = {"peer": calling, "procedure_step": uid if UID.fullmatch(uid) else "?"}
         try:
             answer = act()
         except Retriable as error:
-            log.warning("A procedure step was not kept: %s", error, extra=extra)
+            log.warning("A procedure step was not kept: %s", error, extra=fields("procedure_step_postponed", **extra))
             return DimseResponse(DimseStatus.RESOURCE_LIMITATION, "Cannot be kept now, send it again later")
         except Exception as error:
-            log.error("Keeping a procedure step failed unexpectedly: %s", unexpected(error), extra=extra)
+            failed = fields("procedure_step_failed", **extra)
+            log.error("A procedure step could not be kept: %s", unexpected(error), extra=failed)
             return DimseResponse(DimseStatus.PROCESSING_FAILURE, "Unexpected failure, see the log of the node")
         if answer.status is DimseStatus.SUCCESS:
-            log.info("A procedure step was %s", "created" if what == "create" else "changed", extra=extra)
+            if what == "create":
+                log.info("A procedure step was created", extra=fields("procedure_step_created", **extra))
+            else:
+                log.info("A procedure step was changed", extra=fields("procedure_step_changed", **extra))
         else:
-            log.warning("Refused to %s a procedure step (0x%04X): %s", what, answer.status, answer.comment, extra=extra)
+            log.warning(
+                "Refused to %s a procedure step (0x%04X): %s",
+                what,
+                answer.status,
+                answer.comment,
+                extra=fields("procedure_step_refused", **extra),
+            )
         return answer
 
     # -- as handlers of pynetdicom's events --
 
     def handlers(self) -> list[tuple[Any, Callable[[Any], Any]]]:
+        """Return the handlers of N-CREATE and N-SET for pynetdicom."""
         return [(evt.EVT_N_CREATE, self._on_create), (evt.EVT_N_SET, self._on_set)]
 
     def _on_create(self, event: Any) -> tuple[Dataset, Dataset | None]:

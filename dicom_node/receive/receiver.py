@@ -1,4 +1,4 @@
-"""The `receive` role: one process that listens, alone or with others on the same port."""
+"""The `receive` role: a process that listens, alone or with others on the same port."""
 
 import logging
 import socket
@@ -10,9 +10,11 @@ from typing import Any
 
 from pynetdicom import AE, evt
 
+from dicom_node.dimse.acceptor import Acceptor, Handler
 from dicom_node.dimse.pynetdicom_setup import silence_pynetdicom
-from dicom_node.dimse.upper_layer import Acceptor, Handler
-from dicom_node.receive.storage import ReceivePolicy, SopClass, StorageService
+from dicom_node.receive.policy import ReceivePolicy
+from dicom_node.receive.presentation_contexts import SopClass
+from dicom_node.receive.storage import StorageService
 from dicom_node.runtime.logs import fields
 from storage.errors import Permanent
 from storage.log.journal import Journal
@@ -22,12 +24,12 @@ log = logging.getLogger(__name__)
 # Connections that have not been admitted yet may outnumber associations by this factor before new ones are closed.
 CONNECTIONS_PER_ASSOCIATION = 4
 UNLIMITED = 2**31
-GRACE_SECONDS = 5.0
-ABORT_SECONDS = 1.0  # for the peer to hear of it
+GRACE_SECONDS = 5.0  # given to associations to end by themselves
+ABORT_SECONDS = 1.0  # given to a peer to read the A-ABORT
 
 
 def ensure_port_is_free(host: str, port: int) -> None:
-    """Raises Permanent when something listens there. Receivers share a port, so binding would not fail by itself."""
+    """Raise Permanent when something listens there. Receivers share a port, so binding alone would not fail."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of an earlier life may linger
         try:
@@ -40,11 +42,10 @@ def ensure_port_is_free(host: str, port: int) -> None:
 
 @dataclass(frozen=True)
 class DimseService:
-    """A service beyond C-ECHO and C-STORE that the receiver offers: its SOP classes, and the handlers of pynetdicom's
-    events that serve them, such as (evt.EVT_N_ACTION, function).
+    """A service beyond C-ECHO and C-STORE that the receiver offers: its SOP classes, and the handlers that serve them.
 
-    A handler finds the association's session as `event.assoc.session`. `event.assoc.post` has something done between
-    two later messages.
+    A handler belongs to an event of pynetdicom, as in (evt.EVT_N_ACTION, function). It finds the association's session
+    as `event.assoc.session`; `event.assoc.post` runs a task between two later messages.
     """
 
     sop_classes: tuple[SopClass, ...]
@@ -52,7 +53,7 @@ class DimseService:
 
 
 class Receiver:
-    """`start` binds and listens, `stop` closes; `run` waits between the two. `name` is unique among receivers."""
+    """A receiving process: `start` listens, `run` waits, `stop` closes. `name` is unique among receivers."""
 
     def __init__(
         self, policy: ReceivePolicy, journal: Journal, name: str, services: Sequence[DimseService] = ()
@@ -65,11 +66,11 @@ class Receiver:
 
     @property
     def port(self) -> int:
-        """The port that is bound; the policy's, unless that is 0."""
+        """The port that is bound: the policy's, or any free one where that is 0."""
         return self._listener.port if self._listener is not None else self._policy.port
 
     def start(self) -> None:
-        """Opens the journal and listens. Raises StorageFull or Retriable when the journal cannot be opened."""
+        """Open the journal and listen. Raise StorageFull or Retriable when the journal cannot be opened."""
         silence_pynetdicom()
         self._journal.open()
         policy = self._policy
@@ -80,11 +81,11 @@ class Receiver:
             policy.host,
             self.port,
             f"{len(policy.peers)} configured peers are admitted" if policy.peers else "every peer is admitted",
-            extra=fields("receive"),
+            extra=fields("receiver_started"),
         )
 
     def run(self, stop: threading.Event) -> None:
-        """Receives until `stop` is set, then lets associations finish for a moment."""
+        """Receive until `stop` is set, then let associations finish for a moment."""
         if self._listener is None:
             self.start()
         while not stop.wait(1.0):
@@ -93,7 +94,7 @@ class Receiver:
         self.stop()
 
     def stop(self, grace: float = GRACE_SECONDS) -> None:
-        """Stops listening, waits up to `grace` seconds for associations to end, and aborts those that remain."""
+        """Stop listening, wait up to `grace` seconds for associations to end, and abort the remaining ones."""
         listener, self._listener = self._listener, None
         if listener is None:
             return
@@ -103,7 +104,7 @@ class Receiver:
             time.sleep(0.05)
         remaining = listener.abort(ABORT_SECONDS)
         self._journal.close()
-        log.info("Stopped listening; %d connections were cut", remaining, extra=fields("receive"))
+        log.info("Stopped listening; %d connections were cut", remaining, extra=fields("receiver_stopped"))
 
     def _listen(self) -> Acceptor:
         policy = self._policy
@@ -114,7 +115,7 @@ class Receiver:
         connections = policy.maximum_associations * CONNECTIONS_PER_ASSOCIATION
         handlers: list[Handler] = [(evt.EVT_C_ECHO, self._echoed)]
         handlers += [handler for service in self._services for handler in service.handlers]
-        # pynetdicom counts threads, those of connections that are being closed among them; the Acceptor counts better.
+        # pynetdicom also counts the threads of connections that are being closed; the Acceptor counts better.
         ae.maximum_associations = UNLIMITED
         return Acceptor(
             ae,

@@ -1,32 +1,24 @@
-"""The node as a storage SCP (PS3.4 annex B): whom it admits, what it accepts, and what it answers.
+"""The node as a storage SCP (PS3.4 annex B): instances go into the receiver's journal, byte for byte.
 
-Decisions are pure functions; `StorageService` applies them to one association after another. What is stored goes into
-the receiver's journal; whether it is a duplicate or a conflict is found out behind, by the indexer.
+Duplicates and conflicts are found later, by the indexer.
 """
 
-import ipaddress
 import itertools
 import logging
-import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 from functools import lru_cache
 from typing import Any
 
-from pydicom._uid_dict import UID_dictionary
-from pynetdicom import build_context
-from pynetdicom.presentation import PresentationContext
-from pynetdicom.service_class import ServiceClass, StorageServiceClass
-from pynetdicom.sop_class import Verification, uid_to_service_class
-
-from dicom_node.dimse.association import Admission, Proposal, Rejection
-from dicom_node.dimse.data_path import LARGEST_PDU_BYTES, MAXIMUM_PDU_BYTES, StoreRequest
-from dicom_node.dimse.status import DimseResponse, DimseStatus, RejectReason
+from dicom_node.dimse.pdu import MAXIMUM_PDU_BYTES, StoreRequest
+from dicom_node.dimse.service import Admission, Proposal, Rejection
+from dicom_node.dimse.status import DimseResponse, DimseStatus
+from dicom_node.receive.policy import Peer, ReceivePolicy, find_peer, reject_beyond_limit, resolve
+from dicom_node.receive.presentation_contexts import SopClass, is_storage, supported_contexts
 from dicom_node.runtime.logs import fields, printable, unexpected
 from storage.errors import Permanent, Retriable
 from storage.log.files import FileMeta
@@ -37,176 +29,11 @@ from storage.records.instances import UID, ReceivedInstance
 
 log = logging.getLogger(__name__)
 
-SMALLEST_PDU_BYTES = 4096  # less than that, and headers outweigh the data
 ASSOCIATION_NAME_LENGTH = 64
 
 
-class ServiceName(StrEnum):
-    """What a peer may use, for `Peer.services`."""
-
-    ECHO = "echo"
-    STORE = "store"
-    COMMITMENT = "commitment"
-    MPPS = "mpps"
-
-
-@dataclass(frozen=True)
-class Peer:
-    """A calling application entity that is admitted, from any host when `host` is None.
-
-    `services` are all of them when None.
-    """
-
-    ae_title: str
-    host: str | None = None  # name or address
-    maximum_associations: int | None = None
-    maximum_pdu_bytes: int | None = None
-    services: frozenset[ServiceName] | None = None
-
-    def __post_init__(self) -> None:
-        if self.maximum_associations is not None and self.maximum_associations < 1:
-            raise ValueError("maximum_associations must be at least 1")
-        if self.maximum_pdu_bytes is not None and not SMALLEST_PDU_BYTES <= self.maximum_pdu_bytes <= LARGEST_PDU_BYTES:
-            raise ValueError(f"maximum_pdu_bytes must be from {SMALLEST_PDU_BYTES} to {LARGEST_PDU_BYTES}")
-
-    def may_use(self, service: ServiceName) -> bool:
-        return self.services is None or service in self.services
-
-
-@dataclass(frozen=True)
-class ReceivePolicy:
-    """Where the node listens and whom it admits. Without `peers`, everyone and under any called AE title."""
-
-    ae_title: str
-    host: str = "0.0.0.0"  # noqa: S104 - scanners are on other machines
-    port: int = 11112  # 0: any free one
-    peers: tuple[Peer, ...] = ()
-    maximum_associations: int = 50
-    network_timeout: float = 60.0  # seconds of silence after which a peer is gone, also in the middle of a message
-    request_timeout: float = 10.0  # seconds from the connection to the end of the association request
-
-
-@dataclass(frozen=True)
-class SopClass:
-    """A SOP class beyond verification and storage that the node offers.
-
-    The roles are those a requestor may take (PS3.7 D.3.3.4): both None leaves role selection unanswered, so that the
-    default ones hold and the peer is SCU.
-    """
-
-    uid: str
-    service: ServiceName
-    scu_role: bool | None = None
-    scp_role: bool | None = None
-
-
-# -- decisions ---------------------------------------------------------------------------------------------------------
-
-
-def judge(
-    policy: ReceivePolicy, calling: str, called: str, host: str, addresses: Callable[[str], Iterable[str]]
-) -> Peer | Rejection:
-    """As which peer an application entity is admitted, or why not. `addresses` resolves a host name."""
-    if not policy.peers:
-        return Peer(calling)
-    if called != policy.ae_title:
-        return Rejection(
-            RejectReason.CALLED_AE_TITLE_NOT_RECOGNIZED,
-            f"it called {called!r}, but this node is {policy.ae_title!r}",
-        )
-    known = [peer for peer in policy.peers if peer.ae_title == calling]
-    if not known:
-        return Rejection(
-            RejectReason.CALLING_AE_TITLE_NOT_RECOGNIZED,
-            "its AE title is not among the configured peers",
-        )
-    for peer in known:
-        if peer.host is None or _same_host(host, peer.host, addresses):
-            return peer
-    return Rejection(
-        RejectReason.CALLING_AE_TITLE_NOT_RECOGNIZED,
-        "its AE title is configured for another host",
-    )
-
-
-def beyond_limit(policy: ReceivePolicy, peer: Peer, associations: int, of_peer: int) -> Rejection | None:
-    """Whether there are too many associations for one more: now, which says nothing of later."""
-    if associations >= policy.maximum_associations:
-        return Rejection(RejectReason.LOCAL_LIMIT_EXCEEDED, f"there are {associations} associations already")
-    if peer.maximum_associations is not None and of_peer >= peer.maximum_associations:
-        return Rejection(RejectReason.LOCAL_LIMIT_EXCEEDED, f"it has {of_peer} associations already")
-    return None
-
-
-def _same_host(actual: str, configured: str, addresses: Callable[[str], Iterable[str]]) -> bool:
-    return actual == configured or _canonical(actual) in {_canonical(a) for a in addresses(configured)}
-
-
-def _canonical(address: str) -> str:
-    try:
-        parsed = ipaddress.ip_address(address.split("%")[0])
-    except ValueError:
-        return address
-    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
-    return str(mapped or parsed)
-
-
-def resolve(host: str) -> list[str]:
-    """The addresses of a host name; none when the name is unknown."""
-    try:
-        return [str(entry[4][0]) for entry in socket.getaddrinfo(host, None)]
-    except OSError:
-        return []
-
-
-@lru_cache(maxsize=256)
-def is_storage(sop_class_uid: str) -> bool:
-    """Whether an abstract syntax is one that is stored: standard, retired, private, or newer than our dictionary."""
-    service = uid_to_service_class(sop_class_uid)
-    if service is StorageServiceClass:
-        return True
-    if service is not ServiceClass:
-        return False
-    name, kind, *_ = UID_dictionary.get(sop_class_uid, ("", "", "", "", ""))
-    return not kind or (kind == "SOP Class" and "Storage" in name)
-
-
-def supported_contexts(
-    proposed: Iterable[PresentationContext], peer: Peer, further: Sequence[SopClass] = ()
-) -> list[PresentationContext]:
-    """What we support of a proposal: verification, storage, and the `further` SOP classes, as far as the peer may use
-    them; each in every transfer syntax, the peer's first choice first.
-
-    The list is made for each association, since pynetdicom's own way of accepting every storage class
-    (UNRESTRICTED_STORAGE_SERVICE) gives wrong answers to role selection.
-    """
-    others = {sop_class.uid: sop_class for sop_class in further}
-    syntaxes: dict[str, list[str]] = {}
-    for context in proposed:
-        abstract_syntax = str(context.abstract_syntax)
-        service = _service_of(abstract_syntax, others)
-        if service is not None and peer.may_use(service):
-            known = syntaxes.setdefault(abstract_syntax, [])
-            known += [str(s) for s in context.transfer_syntax if str(s) not in known]
-    supported = []
-    for abstract_syntax, transfer in syntaxes.items():
-        context = build_context(abstract_syntax, transfer)
-        if abstract_syntax in others:
-            context.scu_role, context.scp_role = others[abstract_syntax].scu_role, others[abstract_syntax].scp_role
-        supported.append(context)
-    return supported
-
-
-def _service_of(abstract_syntax: str, others: dict[str, SopClass]) -> ServiceName | None:
-    if abstract_syntax in others:
-        return others[abstract_syntax].service
-    if abstract_syntax == Verification:
-        return ServiceName.ECHO
-    return ServiceName.STORE if is_storage(abstract_syntax) else None
-
-
 def describe_opening(opening: bytes) -> str:
-    """Why a connection ended without an association, from its first bytes (PS3.8 9.3: a PDU begins with its type)."""
+    """Tell from a connection's first bytes why no association followed (a PDU begins with its type, PS3.8 9.3)."""
     if not opening:
         return "it sent nothing"
     if opening[0] != 0x01:
@@ -214,13 +41,11 @@ def describe_opening(opening: bytes) -> str:
     return "its association request was incomplete or unreadable"
 
 
-# -- ingest ------------------------------------------------------------------------------------------------------------
-
-
 @dataclass
 class Session:
-    """One admitted association. `association` is unique for ever. An echo leaves nothing in the journal: it hears of
-    the association with its first instance.
+    """An admitted association. Its name in `association` is never used again.
+
+    The journal hears of the association with its first instance (`noted`), so that echoes leave nothing there.
     """
 
     association: str
@@ -236,22 +61,22 @@ class Session:
         return {"peer": self.calling, "host": self.host, "association": self.association if self.noted else None}
 
 
-class Mismatch(Permanent):
-    """The command set names another instance than the dataset."""
+class InstanceMismatch(Permanent):
+    """The command set and the dataset name different instances or SOP classes."""
 
 
 class NotNegotiated(Permanent):
-    """The command set names another SOP class than its presentation context, or one that is not stored."""
+    """The SOP class is not stored, or differs from the one of the presentation context."""
 
 
 def response_to(error: Exception) -> DimseResponse:
-    """The status and comment that tell the peer why an instance was not stored."""
+    """Return the response that tells the peer why an instance was not stored."""
     match error:
         case Retriable():
             return DimseResponse(DimseStatus.OUT_OF_RESOURCES, "Cannot be stored now, send again later")
         case NotNegotiated():
             return DimseResponse(DimseStatus.SOP_CLASS_NOT_SUPPORTED, str(error))
-        case Mismatch():
+        case InstanceMismatch():
             return DimseResponse(DimseStatus.DATASET_MISMATCH, str(error))
         case Permanent():
             return DimseResponse(DimseStatus.CANNOT_UNDERSTAND, str(error))
@@ -264,9 +89,9 @@ _SUCCESS = DimseResponse(DimseStatus.SUCCESS)
 
 
 class Ingest:
-    """From one C-STORE to its status: Success only once the journal says that the bytes are durable.
+    """The step from a C-STORE to its response, which is Success only once the journal has made the bytes durable.
 
-    Never raises: whatever goes wrong becomes a status for the peer and a line in the log.
+    Nothing here raises: every failure becomes a response for the peer and a line in the log.
     """
 
     def __init__(self, journal: Journal) -> None:
@@ -288,7 +113,7 @@ class Ingest:
     def open_large(
         self, session: Session, request: StoreRequest, beginning: memoryview
     ) -> tuple[ReceivedInstance, LargeFile]:
-        """The file of a large instance, its header written."""
+        """Open the file of a large instance and write its header."""
         self._journal.ensure_space()
         instance = self._instance(session, request, beginning)
         file = self._journal.large()
@@ -307,11 +132,13 @@ class Ingest:
     def refuse(self, session: Session, request: StoreRequest, error: Exception) -> DimseResponse:
         session.refused += 1
         response = response_to(error)
-        extra = fields("store", sop_instance=printable(request.sop_instance_uid), **session.identifiers())
+        identifiers = {"sop_instance": printable(request.sop_instance_uid), **session.identifiers()}
         if response.status == DimseStatus.PROCESSING_FAILURE:
-            log.error("Storing failed unexpectedly: %s", unexpected(error), extra=extra)
+            log.error(
+                "An instance could not be stored: %s", unexpected(error), extra=fields("instance_failed", **identifiers)
+            )
         else:
-            log.warning("An instance was not stored: %s", error, extra=extra)
+            log.warning("An instance was not stored: %s", error, extra=fields("instance_refused", **identifiers))
         return response
 
     def _instance(self, session: Session, request: StoreRequest, dataset: memoryview) -> ReceivedInstance:
@@ -339,13 +166,13 @@ class Ingest:
 
 
 def ensure_acceptable(header: Header, request: StoreRequest) -> None:
-    """Raises what refuses an instance for good: the indexer must be able to file whatever was acknowledged."""
+    """Raise Permanent for an instance that the indexer could not file; such an instance must not be acknowledged."""
     if request.sop_class_uid != request.abstract_syntax_uid or not is_storage(request.sop_class_uid):
         raise NotNegotiated("The presentation context is not for storing this SOP class")
     if header.sop_instance_uid != request.sop_instance_uid:
-        raise Mismatch("SOP Instance UID of dataset and request differ")
+        raise InstanceMismatch("SOP Instance UID of dataset and request differ")
     if header.sop_class_uid != request.sop_class_uid:
-        raise Mismatch("SOP Class UID of dataset and request differ")
+        raise InstanceMismatch("SOP Class UID of dataset and request differ")
     if not (
         UID.fullmatch(header.sop_class_uid)
         and UID.fullmatch(header.sop_instance_uid)
@@ -356,8 +183,10 @@ def ensure_acceptable(header: Header, request: StoreRequest) -> None:
 
 
 class LargeReception:
-    """A large instance while it arrives. After a failure the rest of it is dropped, and the peer hears of it at the
-    end, on an association that goes on.
+    """A large instance while it arrives.
+
+    After a failure the rest of the instance is dropped. The peer gets the response at the end of the instance, and the
+    association goes on.
     """
 
     def __init__(self, ingest: Ingest, session: Session, request: StoreRequest, beginning: memoryview) -> None:
@@ -396,14 +225,11 @@ class LargeReception:
             try:
                 file.discard()
             except OSError as error:
-                log.error("What came of an instance could not be removed: %s", error.strerror, extra=fields("store"))
-
-
-# -- one association after another -------------------------------------------------------------------------------------
+                log.error("A partial instance could not be removed: %s", error.strerror, extra=fields("removal_failed"))
 
 
 class StorageService:
-    """Applies the policy to associations and hands their instances to `Ingest`."""
+    """The service behind all associations of a receiver: it applies the policy and hands instances to `Ingest`."""
 
     def __init__(
         self,
@@ -426,30 +252,30 @@ class StorageService:
 
     @property
     def established(self) -> int:
-        """Number of associations that are admitted and have not ended."""
+        """The number of associations that are admitted and have not ended."""
         with self._lock:
             return self._established.total()
 
     def admit(self, proposal: Proposal) -> Admission | Rejection:
         calling, called = printable(proposal.calling_ae_title), printable(proposal.called_ae_title)
-        judged = judge(self._policy, calling, called, proposal.host, self._addresses)
-        if isinstance(judged, Peer):
+        peer = find_peer(self._policy, calling, called, proposal.host, self._addresses)
+        if isinstance(peer, Peer):
             with self._lock:
                 established = self._established
-                refusal = beyond_limit(self._policy, judged, established.total(), established[judged])
+                refusal = reject_beyond_limit(self._policy, peer, established.total(), established[peer])
                 if refusal is None:
-                    established[judged] += 1
-            judged = refusal or judged
-        if isinstance(judged, Rejection):
-            extra = fields("reject", peer=calling, host=proposal.host)
-            log.warning("Rejected an association: %s", judged.explanation, extra=extra)
-            return judged
-        session = Session(f"{self._name}{next(self._numbers)}", calling, called, proposal.host, judged)
-        log.debug("Admitted an association", extra=fields("associate", **session.identifiers()))
+                    established[peer] += 1
+            peer = refusal or peer
+        if isinstance(peer, Rejection):
+            extra = fields("association_rejected", peer=calling, host=proposal.host)
+            log.warning("Rejected an association: %s", peer.explanation, extra=extra)
+            return peer
+        session = Session(f"{self._name}{next(self._numbers)}", calling, called, proposal.host, peer)
+        log.debug("Admitted an association", extra=fields("association_admitted", **session.identifiers()))
         return Admission(
             session=session,
-            contexts=supported_contexts(proposal.contexts, judged, self._further),
-            maximum_pdu_bytes=judged.maximum_pdu_bytes or MAXIMUM_PDU_BYTES,
+            contexts=supported_contexts(proposal.contexts, peer, self._further),
+            maximum_pdu_bytes=peer.maximum_pdu_bytes or MAXIMUM_PDU_BYTES,
         )
 
     def store(self, session: Any, request: StoreRequest, dataset: memoryview) -> DimseResponse:
@@ -459,33 +285,35 @@ class StorageService:
         return self._ingest.begin(session, request, beginning)
 
     def echoed(self, session: Session) -> int:
-        log.info("Answered an echo", extra=fields("echo", **session.identifiers()))
+        """Answer a C-ECHO."""
+        log.info("Answered an echo", extra=fields("echo_answered", **session.identifiers()))
         return DimseStatus.SUCCESS
 
     def failed(self, host: str, opening: bytes) -> None:
         reason = describe_opening(opening)
-        log.warning("A connection ended without an association: %s", reason, extra=fields("accept", host=host))
+        extra = fields("connection_failed", host=host)
+        log.warning("A connection ended without an association: %s", reason, extra=extra)
 
     def ended(self, session: Any, end: AssociationEnd, reason: str) -> None:
         with self._lock:
             self._established[session.peer] -= 1
-            self._established += Counter()  # forgets peers without any
+            self._established += Counter()  # drops peers without associations
         if session.noted:
-            extra = fields("associate", **session.identifiers())
-            try:
-                self._journal.ended(session.association, end)
-            except Retriable as error:  # it counts as aborted, at the latest when this receiver starts again
-                log.warning("The end of an association could not be noted: %s", error, extra=extra)
-            except Exception as error:
-                log.error("The end of an association could not be noted: %s", unexpected(error), extra=extra)
-        elif end is AssociationEnd.RELEASED:
-            return
-        log.log(
-            logging.INFO if end is AssociationEnd.RELEASED else logging.WARNING,
-            "An association was %s: %d stored, %d refused%s",
-            "released" if end is AssociationEnd.RELEASED else "aborted",
-            session.stored,
-            session.refused,
-            "" if end is AssociationEnd.RELEASED else f"; {reason}",
-            extra=fields("associate", **session.identifiers()),
-        )
+            self._note_end(session, end)
+        counts = f"{session.stored} stored, {session.refused} refused"
+        if end is AssociationEnd.ABORTED:
+            extra = fields("association_aborted", **session.identifiers())
+            log.warning("An association was aborted: %s; %s", counts, reason, extra=extra)
+        elif session.noted:
+            extra = fields("association_released", **session.identifiers())
+            log.info("An association was released: %s", counts, extra=extra)
+
+    def _note_end(self, session: Session, end: AssociationEnd) -> None:
+        """Write the end into the journal. One that is lost counts as an abort once this receiver starts again."""
+        extra = fields("association_end_lost", **session.identifiers())
+        try:
+            self._journal.ended(session.association, end)
+        except Retriable as error:
+            log.warning("The end of an association could not be noted: %s", error, extra=extra)
+        except Exception as error:
+            log.error("The end of an association could not be noted: %s", unexpected(error), extra=extra)

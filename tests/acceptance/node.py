@@ -15,7 +15,7 @@ import psutil
 
 from dicom_node.demo import views
 from dicom_node.demo.pacs import Pacs
-from dicom_node.dimse.scu import Target, echo
+from dicom_node.dimse.scu import Target, send_echo
 from dicom_node.read.stores import open_stores
 from dicom_node.settings.model import load
 
@@ -133,7 +133,7 @@ class Node:
 
     def wait_echo(self) -> None:
         deadline = time.monotonic() + START_SECONDS
-        while not echo(SCANNER, self.target, timeout=2).ok:
+        while not send_echo(SCANNER, self.target, timeout=2).ok:
             for process in self._processes.values():
                 assert process.poll() is None, self.log.read_text()[-3000:]
             assert time.monotonic() < deadline, f"the node does not answer an echo\n{self.log.read_text()[-3000:]}"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dicom_node.dimse.scu import Target, echo
+from dicom_node.dimse.scu import Target, send_echo
 from tests.storage.node import received
 
 CONFIG = """
@@ -50,7 +50,7 @@ class ReceivingNode:
             with self.log.open("ab") as output:
                 self._processes[role] = subprocess.Popen(self._command(role), stdout=output, stderr=output)
         deadline = time.monotonic() + 60
-        while "receive" in (roles or ROLES) and not echo("MR1", self.target, timeout=2).ok:
+        while "receive" in (roles or ROLES) and not send_echo("MR1", self.target, timeout=2).ok:
             assert self._processes["receive"].poll() is None, self.log.read_text()[-3000:]
             assert time.monotonic() < deadline, "the receiver does not answer"
             time.sleep(0.2)

@@ -12,7 +12,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from dicom_node.demo.pacs import Pacs, free_port
-from dicom_node.dimse.scu import echo, find_files, send_files
+from dicom_node.dimse.scu import find_files, send_echo, send_files
 from tests.acceptance.node import SCANNER, Node, delivered
 from tests.acceptance.studies import write_ball_study
 from tests.acceptance.tiny_model import write_bundle
@@ -119,7 +119,7 @@ def test_port_scans_do_no_harm(place: tuple[Node, Pacs]) -> None:
     for garbage in (b"", b"GET / HTTP/1.0\r\n\r\n", bytes(range(256)) * 40, b"\x01\x00\xff\xff\xff\xff"):
         with socket.create_connection((node.target.host, node.target.port), timeout=5) as connection:
             connection.sendall(garbage)
-    assert echo(SCANNER, node.target).ok
+    assert send_echo(SCANNER, node.target).ok
 
 
 def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

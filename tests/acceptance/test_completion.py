@@ -16,7 +16,7 @@ from pynetdicom.sop_class import ModalityPerformedProcedureStep
 
 from dicom_node.demo.pacs import Pacs
 from dicom_node.demo.simulator.phantom_study import PhantomStudy
-from dicom_node.dimse.scu import Outgoing, StorageSCU, send_files
+from dicom_node.dimse.scu import OutgoingInstance, StorageSCU, send_files
 from tests.acceptance.node import SCANNER, Node, delivered
 from tests.acceptance.studies import write_ball_study
 
@@ -81,7 +81,7 @@ def push(node: Node, paths: Sequence[Path]) -> None:
 
 def association(node: Node, paths: Sequence[Path]) -> StorageSCU:
     """One for these files, that sends nothing by itself."""
-    contexts = [c for path in paths for c in Outgoing.from_file(path).contexts()]
+    contexts = [c for path in paths for c in OutgoingInstance.from_file(path).contexts()]
     return StorageSCU(SCANNER, node.target, contexts, 30)
 
 
@@ -171,7 +171,7 @@ def test_an_abort_and_a_resend_wait_longer_not_less(place: tuple[Node, Pacs], tm
     uid = study.study_instance_uid
     with suppress(RuntimeError), association(node, study.paths) as scu:
         for path in study.paths[:8]:
-            assert scu.store(Outgoing.from_file(path)).ok
+            assert scu.store(OutgoingInstance.from_file(path)).ok
         raise RuntimeError("the scanner's network broke")
     waits(node, uid, "after an aborted association")
     push(node, study.paths)
@@ -207,9 +207,9 @@ def test_an_application_starts_on_its_inputs_and_stat_goes_ahead(place: tuple[No
     other = write_t2w(tmp_path / "t2w", study)
     with association(node, [*study.paths, *other]) as scu:
         for path in study.paths:
-            assert scu.store(Outgoing.from_file(path)).ok
+            assert scu.store(OutgoingInstance.from_file(path)).ok
         for path in other:
-            assert scu.store(Outgoing.from_file(path)).ok
+            assert scu.store(OutgoingInstance.from_file(path)).ok
             time.sleep(0.4)
         detail = node.wait(uid, lambda d: bool(d["jobs"]), seconds=20)
         assert detail["state"] == "RECEIVING"

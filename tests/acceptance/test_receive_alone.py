@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from dicom_node.demo.pacs import free_port
-from dicom_node.dimse.scu import Target, echo
+from dicom_node.dimse.scu import Target, send_echo
 from dicom_node.settings.model import load
 
 LARGEST_RSS = 150e6  # bytes
@@ -36,7 +36,7 @@ def receiving(config: Path, processes: int = 1) -> Iterator[subprocess.Popen[byt
     try:
         deadline = time.monotonic() + 30
         target = Target("DICOM_NODE", "127.0.0.1", load(config).receive.port)
-        while not echo("ANY", target, timeout=1).ok:
+        while not send_echo("ANY", target, timeout=1).ok:
             assert time.monotonic() < deadline
             time.sleep(0.2)
         yield process

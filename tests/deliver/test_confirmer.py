@@ -42,8 +42,9 @@ from dicom_node.dimse.scu import Target
 from dicom_node.dimse.status import DimseStatus
 from dicom_node.read.stores import open_stores
 from dicom_node.receive.confirmation import ConfirmationService
+from dicom_node.receive.policy import ReceivePolicy, ServiceName
+from dicom_node.receive.presentation_contexts import SopClass
 from dicom_node.receive.receiver import DimseService, Receiver
-from dicom_node.receive.storage import ReceivePolicy, ServiceName, SopClass
 from dicom_node.roles import build_confirmer
 from dicom_node.runtime.backoff import Backoff
 from dicom_node.settings.model import load

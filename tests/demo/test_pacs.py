@@ -15,7 +15,7 @@ from pynetdicom.sop_class import MRImageStorage
 
 from dicom_node.demo.pacs import Kind, Pacs, StoredInstance, find_orthanc, start_pacs
 from dicom_node.dimse.results import SendResult
-from dicom_node.dimse.scu import Target, echo, send_files
+from dicom_node.dimse.scu import Target, send_echo, send_files
 from tests.instances import MakeFile
 
 CALLER = "TEST_SCU"
@@ -49,7 +49,7 @@ def send(pacs: Pacs, *paths: Path) -> list[SendResult]:
 
 
 def test_it_answers_an_echo_as_soon_as_it_is_started(start: StartPacs) -> None:
-    assert echo(CALLER, start().target).ok
+    assert send_echo(CALLER, start().target).ok
 
 
 def test_it_tells_what_it_is(start: StartPacs, kind: Kind) -> None:
@@ -97,16 +97,16 @@ def test_stopping_and_starting_keeps_ports_and_storage(start: StartPacs, make_fi
     send(pacs, path)
     before = (pacs.port, pacs.http_url)
     pacs.stop()
-    assert not echo(CALLER, pacs.target).ok
+    assert not send_echo(CALLER, pacs.target).ok
     pacs.start()
     assert (pacs.port, pacs.http_url) == before
-    assert echo(CALLER, pacs.target).ok
+    assert send_echo(CALLER, pacs.target).ok
     assert len(pacs.instances(dcmread(path).StudyInstanceUID)) == 1
 
 
 def test_strangers_are_turned_away(start: StartPacs, make_file: MakeFile) -> None:
     pacs = start()
-    assert not echo("STRANGER", pacs.target).ok
+    assert not send_echo("STRANGER", pacs.target).ok
     assert [r.ok for r in send_files([make_file()], "STRANGER", pacs.target)] == [False]
 
 
@@ -138,7 +138,7 @@ def test_orthanc_turns_known_titles_from_other_addresses_away(tmp_path: Path) ->
         pytest.skip("Orthanc is not installed: apt install orthanc")
     elsewhere = Target("ELSEWHERE", "192.0.2.1", 104)  # an address nobody has (RFC 5737)
     with start_pacs(tmp_path, node=elsewhere, kind=Kind.ORTHANC) as pacs:
-        assert not echo("ELSEWHERE", pacs.target).ok
+        assert not send_echo("ELSEWHERE", pacs.target).ok
 
 
 def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:

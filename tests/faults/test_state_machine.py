@@ -20,8 +20,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from dicom_node.receive.policy import ReceivePolicy
 from dicom_node.receive.receiver import Receiver
-from dicom_node.receive.storage import ReceivePolicy
 from storage.log.journal import Journal, Kind, SegmentReader, segments
 from tests.faults.wire import (
     C_STORE_RSP,

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from dicom_node.dimse.scu import Target
+from dicom_node.receive.policy import ReceivePolicy
 from dicom_node.receive.receiver import DimseService, Receiver
-from dicom_node.receive.storage import ReceivePolicy
 from storage.errors import Permanent, StorageFull
 from tests.receive.kept import KeptJournal
 

@@ -4,21 +4,11 @@ from dataclasses import replace
 import pytest
 from pynetdicom import build_context
 
-from dicom_node.dimse.data_path import StoreRequest
+from dicom_node.dimse.pdu import StoreRequest
 from dicom_node.dimse.status import DimseStatus
-from dicom_node.receive.storage import (
-    Peer,
-    ReceivePolicy,
-    ServiceName,
-    SopClass,
-    beyond_limit,
-    describe_opening,
-    ensure_acceptable,
-    is_storage,
-    judge,
-    response_to,
-    supported_contexts,
-)
+from dicom_node.receive.policy import Peer, ReceivePolicy, ServiceName, find_peer, reject_beyond_limit
+from dicom_node.receive.presentation_contexts import SopClass, is_storage, supported_contexts
+from dicom_node.receive.storage import describe_opening, ensure_acceptable, response_to
 from dicom_node.roles import receiver_name
 from dicom_node.runtime.logs import printable, unexpected
 from storage.errors import Permanent, Retriable, StorageFull
@@ -30,7 +20,7 @@ CONFIGURED = ReceivePolicy("NODE", peers=(Peer("SCANNER1"), Peer("SCANNER2", "10
 
 
 def diagnostic(policy: ReceivePolicy, calling: str, called: str, host: str) -> tuple[int, int, int] | None:
-    judged = judge(policy, calling, called, host, {"mr3": ["10.0.0.3", "fd00::3"]}.get)  # type: ignore[arg-type]
+    judged = find_peer(policy, calling, called, host, {"mr3": ["10.0.0.3", "fd00::3"]}.get)  # type: ignore[arg-type]
     return None if isinstance(judged, Peer) else judged.reason.value
 
 
@@ -103,7 +93,7 @@ def test_a_peer_is_offered_what_it_may_use() -> None:
 )
 def test_limits_are_for_all_and_for_each_peer(associations: int, of_peer: int, refused: bool) -> None:
     policy = ReceivePolicy("NODE", maximum_associations=3)
-    refusal = beyond_limit(policy, Peer("MR1", maximum_associations=2), associations, of_peer)
+    refusal = reject_beyond_limit(policy, Peer("MR1", maximum_associations=2), associations, of_peer)
     assert (refusal is not None) is refused
     if refusal is not None:
         assert refusal.reason.value == (0x02, 0x03, 0x02)
@@ -194,6 +184,6 @@ def test_an_unexpected_error_is_told_by_type_and_place_alone() -> None:
         raise KeyError("SECRET^PERSON")
 
     with pytest.raises(KeyError) as met:
-        judge(CONFIGURED, "SCANNER3", "NODE", "10.0.0.3", foreign)
-    assert re.fullmatch(r"KeyError at dicom_node/receive/storage\.py:\d+", unexpected(met.value))
+        find_peer(CONFIGURED, "SCANNER3", "NODE", "10.0.0.3", foreign)
+    assert re.fullmatch(r"KeyError at dicom_node/receive/policy\.py:\d+", unexpected(met.value))
     assert unexpected(KeyError("SECRET^PERSON")) == "KeyError"

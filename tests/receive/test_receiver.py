@@ -21,11 +21,11 @@ from pynetdicom.dsutils import split_dataset
 from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.sop_class import CTImageStorage, MRImageStorage, StorageCommitmentPushModel, Verification
 
-from dicom_node.dimse import scu, upper_layer
-from dicom_node.dimse.data_path import encode_store_response
+from dicom_node.dimse import acceptor, scu
+from dicom_node.dimse.pdu import encode_store_response
 from dicom_node.dimse.scu import StorageSCU, Target
+from dicom_node.receive.policy import Peer, ReceivePolicy, ServiceName
 from dicom_node.receive.receiver import Receiver
-from dicom_node.receive.storage import Peer, ReceivePolicy, ServiceName
 from storage.log.journal import Kind, SegmentReader, segments
 from storage.records.evidence import AssociationEnd
 from storage.records.instances import ReceivedInstance
@@ -128,7 +128,7 @@ def test_private_classes_and_syntaxes_are_accepted(receive: Receive, journal: Ke
     _, target = receive()
     sop_class, syntax = generate_uid(), generate_uid()
     path = make_file(SOPClassUID=sop_class)
-    instance = scu.Outgoing(path, sop_class, *_identity(path), syntax, _offset(path))
+    instance = scu.OutgoingInstance(path, sop_class, *_identity(path), syntax, _offset(path))
     with StorageSCU("MR1", target, [(sop_class, syntax)], 5) as client:
         assert client.store(instance).ok
     received = journal.kept[0].instance
@@ -162,7 +162,7 @@ def test_a_large_instance_arrives_whole(receive: Receive, journal: KeptJournal, 
 def status_of(target: Target, path: Path, **changed: str) -> int:
     """The raw status of one C-STORE whose command may name something else than the dataset."""
     sop_instance, sop_class = _identity(path)[0], str(MRImageStorage)
-    instance = scu.Outgoing(
+    instance = scu.OutgoingInstance(
         path, changed.get("sop_class", sop_class), changed.get("sop_instance", sop_instance), EVR, _offset(path)
     )
     with StorageSCU("MR1", target, [(instance.sop_class_uid, EVR)], 5) as client:
@@ -193,7 +193,7 @@ def test_garbage_as_dataset_is_not_understood_and_the_association_goes_on(
     receive: Receive, journal: KeptJournal, make_file: MakeFile
 ) -> None:
     _, target = receive()
-    good = scu.Outgoing.from_file(make_file())
+    good = scu.OutgoingInstance.from_file(make_file())
     with StorageSCU("MR1", target, good.contexts(), 5) as client:
         assert client._send(good, 1, b"\xff" * 5000) == 0xC000
         assert client.store(good).ok
@@ -248,7 +248,7 @@ def test_an_unexpected_failure_is_logged_and_answered(
     journal.before = broken
     assert status_of(target, make_file()) == 0x0110
     (message,) = [r.message for r in caplog.records if r.levelno >= logging.ERROR]
-    assert message.startswith("Storing failed unexpectedly: RuntimeError at dicom_node/receive/storage.py:")
+    assert message.startswith("An instance could not be stored: RuntimeError at dicom_node/receive/storage.py:")
     assert "SECRET" not in caplog.text
 
 
@@ -284,10 +284,10 @@ def test_a_response_is_what_the_standard_says(comment: str) -> None:
 
 def test_responses_do_not_wait_for_a_delayed_acknowledgement(receive: Receive, make_file: MakeFile) -> None:
     receiver, target = receive()
-    instance = scu.Outgoing.from_file(make_file())
+    instance = scu.OutgoingInstance.from_file(make_file())
     with StorageSCU("MR1", target, instance.contexts(), 5):
         (assoc,) = receiver._listener.connections  # type: ignore[union-attr]
-        assert assoc.wire.connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert assoc.connection._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 # -- who may associate -------------------------------------------------------------------------------------------------
@@ -318,7 +318,7 @@ def test_strangers_are_rejected_with_the_right_reason(receive: Receive) -> None:
 def test_our_own_client_understands_a_rejection_however_quick(receive: Receive) -> None:
     _, target = receive(peers=(Peer("MR1"),))
     for _ in range(20):
-        assert "rejects the association" in scu.echo("MR9", target).reason
+        assert "rejects the association" in scu.send_echo("MR9", target).reason
 
 
 def test_one_association_too_many_is_rejected_for_now(receive: Receive) -> None:
@@ -405,7 +405,7 @@ def test_connections_are_bounded(receive: Receive, make_file: MakeFile, caplog: 
 def test_silent_connections_keep_nobody_out(receive: Receive, make_file: MakeFile) -> None:
     """The oldest of them gives way; associations stay."""
     receiver, target = receive(maximum_associations=50)
-    instance = scu.Outgoing.from_file(make_file())
+    instance = scu.OutgoingInstance.from_file(make_file())
     with StorageSCU("MR1", target, instance.contexts(), 5) as client:
         silent = [socket.create_connection((target.host, target.port)) for _ in range(500)]
         try:
@@ -430,11 +430,11 @@ def test_a_connection_for_which_there_is_no_thread_is_forgotten(
     def refused(assoc: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    assert scu.echo("MR1", target).ok
+    assert scu.send_echo("MR1", target).ok
     wait_until(lambda: not receiver._listener.connections)  # type: ignore[union-attr]
     before = len(os.listdir("/proc/self/fd"))
     with monkeypatch.context() as patch:
-        patch.setattr(upper_layer._Accepted, "start", refused)
+        patch.setattr(acceptor._Accepted, "start", refused)
         for _ in range(5):
             with socket.create_connection((target.host, target.port)) as connection:
                 connection.settimeout(5)
@@ -449,7 +449,7 @@ def test_a_peer_that_vanishes_leaves_an_aborted_association(
     receive: Receive, journal: KeptJournal, make_file: MakeFile
 ) -> None:
     _, target = receive()
-    instance = scu.Outgoing.from_file(make_file())
+    instance = scu.OutgoingInstance.from_file(make_file())
     client = StorageSCU("MR1", target, instance.contexts(), 5).__enter__()
     assert client.store(instance).ok
     assert client._assoc is not None
@@ -460,7 +460,7 @@ def test_a_peer_that_vanishes_leaves_an_aborted_association(
 
 def test_an_idle_association_is_ended(receive: Receive, journal: KeptJournal, make_file: MakeFile) -> None:
     _, target = receive(network_timeout=0.5)
-    instance = scu.Outgoing.from_file(make_file())
+    instance = scu.OutgoingInstance.from_file(make_file())
     client = StorageSCU("MR1", target, instance.contexts(), 5).__enter__()
     assert client.store(instance).ok
     wait_until(lambda: journal.ends)
@@ -469,7 +469,7 @@ def test_an_idle_association_is_ended(receive: Receive, journal: KeptJournal, ma
 
 def test_an_echo_leaves_nothing_in_the_journal(receive: Receive, journal: KeptJournal) -> None:
     _, target = receive()
-    assert scu.echo("MR1", target).ok
+    assert scu.send_echo("MR1", target).ok
     assert not journal.ends
     assert not journal.opened_associations
 
@@ -500,14 +500,14 @@ def test_stop_cuts_what_does_not_end(journal: KeptJournal, make_file: MakeFile) 
     receiver = Receiver(ReceivePolicy("NODE", "127.0.0.1", 0), journal, "receive-0")
     receiver.start()
     target = Target("NODE", "127.0.0.1", receiver.port)
-    instance = scu.Outgoing.from_file(make_file())
+    instance = scu.OutgoingInstance.from_file(make_file())
     client = StorageSCU("MR1", target, instance.contexts(), 5).__enter__()
     assert client.store(instance).ok
     start = time.monotonic()
     receiver.stop(grace=0.2)
     assert time.monotonic() - start < 5
     assert journal.ends == [AssociationEnd.ABORTED]
-    assert not scu.echo("MR1", target, timeout=1).ok
+    assert not scu.send_echo("MR1", target, timeout=1).ok
 
 
 def test_stop_is_not_held_up_by_half_a_pdu(journal: KeptJournal, make_file: MakeFile) -> None:
@@ -515,7 +515,7 @@ def test_stop_is_not_held_up_by_half_a_pdu(journal: KeptJournal, make_file: Make
     receiver = Receiver(ReceivePolicy("NODE", "127.0.0.1", 0), journal, "receive-0")
     receiver.start()
     target = Target("NODE", "127.0.0.1", receiver.port)
-    instance = scu.Outgoing.from_file(make_file())
+    instance = scu.OutgoingInstance.from_file(make_file())
     client = StorageSCU("MR1", target, instance.contexts(), 5).__enter__()
     assert client._assoc is not None
     client._assoc.dul.socket.socket.sendall(b"\x04\x00\x00\x00\x40\x00\x00\x00\x3f\xfc\x01\x01half a command")
@@ -544,7 +544,7 @@ CHILD = """
 import sys
 from pathlib import Path
 from dicom_node.receive.receiver import Receiver
-from dicom_node.receive.storage import ReceivePolicy
+from dicom_node.receive.policy import ReceivePolicy
 from storage.log.journal import Journal
 journal = Journal(Path(sys.argv[3]) / sys.argv[2])
 receiver = Receiver(ReceivePolicy("NODE", "127.0.0.1", int(sys.argv[1])), journal, sys.argv[2])

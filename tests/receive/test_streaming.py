@@ -14,7 +14,8 @@ from pydicom.uid import UID, AllTransferSyntaxes
 from pynetdicom.sop_class import MRImageStorage
 
 from dicom_node.dimse import scu
-from dicom_node.dimse.data_path import LARGE_BYTES, LARGEST_PDU_BYTES
+from dicom_node.dimse.messages import LARGE_BYTES
+from dicom_node.dimse.pdu import LARGEST_PDU_BYTES
 from dicom_node.dimse.scu import Target
 from storage.errors import Retriable
 from storage.log.files import IMPLEMENTATION_CLASS_UID, part10_header
@@ -195,7 +196,7 @@ CHILD = """
 import sys
 from pathlib import Path
 from dicom_node.receive.receiver import Receiver
-from dicom_node.receive.storage import ReceivePolicy
+from dicom_node.receive.policy import ReceivePolicy
 from storage.log.journal import Journal
 receiver = Receiver(ReceivePolicy("NODE", "127.0.0.1", 0), Journal(Path(sys.argv[1])), "receive-0")
 receiver.start()
@@ -249,7 +250,7 @@ def test_a_large_instance_takes_little_memory(node: tuple[Target, psutil.Process
 def test_idle_associations_take_little_memory(node: tuple[Target, psutil.Process], make_file: MakeFile) -> None:
     """Also those that have delivered something before."""
     target, process = node
-    instance = scu.Outgoing.from_file(make_file(pixels=500_000))
+    instance = scu.OutgoingInstance.from_file(make_file(pixels=500_000))
     encoded = instance.encoded(instance.transfer_syntax_uid)
     with RawPeer(target) as peer:
         assert send(peer, instance.sop_instance_uid, encoded) == 0x0000

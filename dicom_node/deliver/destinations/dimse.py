@@ -31,10 +31,10 @@ class DimseDestination:
         return scu.send_files(paths, self.calling_ae_title, self._target, self.timeout)
 
     def accepted(self, sop_class_uids: Collection[str]) -> frozenset[str] | None:
-        return scu.accepted(self.calling_ae_title, self._target, sop_class_uids, self.timeout)
+        return scu.accepted_sop_classes(self.calling_ae_title, self._target, sop_class_uids, self.timeout)
 
     def echo(self) -> EchoResult:
-        return scu.echo(self.calling_ae_title, self._target, self.timeout)
+        return scu.send_echo(self.calling_ae_title, self._target, self.timeout)
 
     def commit(self, transaction_uid: str, references: Sequence[InstanceReference], asker: Asker) -> None:
         """Storage commitment (PS3.4 annex J); its report is waited for on the same association while `asker` does."""

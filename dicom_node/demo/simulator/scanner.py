@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dicom_node.dimse.results import SendResult
-from dicom_node.dimse.scu import Outgoing, StorageSCU, Target
+from dicom_node.dimse.scu import OutgoingInstance, StorageSCU, Target
 from dicom_node.errors import PeerRefused, PeerUnavailable
 
 Series = Sequence[Path]
@@ -109,10 +109,10 @@ def _push_group(
     progress: Callable[[SendResult], None],
 ) -> list[tuple[Path, SendResult]]:
     """One association. Whatever it could not send is a failure, never an exception."""
-    instances = [Outgoing.from_file(path) for path in paths]
+    instances = [OutgoingInstance.from_file(path) for path in paths]
     outcomes: list[tuple[Path, SendResult]] = []
 
-    def note(instance: Outgoing, result: SendResult) -> None:
+    def note(instance: OutgoingInstance, result: SendResult) -> None:
         outcomes.append((instance.path, result))
         progress(result)
 

@@ -15,8 +15,8 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from dicom_node.demo.simulator import limb_study
+from dicom_node.receive.policy import ReceivePolicy
 from dicom_node.receive.receiver import Receiver
-from dicom_node.receive.storage import ReceivePolicy
 from inference.phantoms.limb.images import B_VALUES
 from inference.phantoms.limb.study import limb_study as phantom
 from inference.volumes.measurements import volume_ml

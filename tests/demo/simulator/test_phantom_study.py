@@ -13,8 +13,8 @@ from dicom_node.demo.simulator.phantom_study import B_VALUES, Limb, PhantomStudy
 from dicom_node.demo.simulator.scanner import push
 from dicom_node.demo.simulator.study import load_study
 from dicom_node.dimse.scu import Target
+from dicom_node.receive.policy import ReceivePolicy
 from dicom_node.receive.receiver import Receiver
-from dicom_node.receive.storage import ReceivePolicy
 from tests.receive.kept import KeptJournal
 
 DCIODVFY = Path("/usr/bin/dciodvfy")

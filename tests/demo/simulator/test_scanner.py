@@ -13,8 +13,8 @@ from dicom_node.demo.simulator.scanner import push
 from dicom_node.demo.simulator.study import load_study
 from dicom_node.dimse.results import SendResult
 from dicom_node.dimse.scu import Target
+from dicom_node.receive.policy import ReceivePolicy
 from dicom_node.receive.receiver import Receiver
-from dicom_node.receive.storage import ReceivePolicy
 from storage.errors import Permanent
 from storage.records.evidence import AssociationEnd
 from storage.records.instances import ReceivedInstance

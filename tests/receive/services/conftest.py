@@ -15,9 +15,10 @@ from dicom_node.dimse.commitment import PUSH_MODEL, Addressee
 from dicom_node.receive.association_reports import AssociationReports
 from dicom_node.receive.commitment import CommitmentService
 from dicom_node.receive.confirmation import ConfirmationService
+from dicom_node.receive.policy import ReceivePolicy, ServiceName
+from dicom_node.receive.presentation_contexts import SopClass
 from dicom_node.receive.procedure_steps import MODALITY_PERFORMED_PROCEDURE_STEP, ProcedureStepService
 from dicom_node.receive.receiver import DimseService, Receiver
-from dicom_node.receive.storage import ReceivePolicy, ServiceName, SopClass
 from dicom_node.runtime.backoff import Backoff
 from storage.log.journal import Journal
 from storage.records.commitments import Commitment

@@ -7,7 +7,7 @@ from pydicom.sequence import Sequence
 from dicom_node.dimse.status import DimseResponse, DimseStatus
 from dicom_node.receive.procedure_steps import (
     FINAL,
-    Content,
+    StepContent,
     judge_change,
     judge_creation,
     merge,
@@ -18,15 +18,15 @@ from tests.receive.services.datasets import SECRET, completion, creation, refere
 NEW = ProcedureStepState.IN_PROGRESS
 
 
-def refused(judged: Content | DimseResponse) -> DimseStatus:
+def refused(judged: StepContent | DimseResponse) -> DimseStatus:
     assert isinstance(judged, DimseResponse)
     assert len(judged.comment) <= 64
     assert SECRET not in judged.comment
     return judged.status
 
 
-def taken(judged: Content | DimseResponse) -> Content:
-    assert isinstance(judged, Content)
+def taken(judged: StepContent | DimseResponse) -> StepContent:
+    assert isinstance(judged, StepContent)
     return judged
 
 
@@ -39,7 +39,7 @@ def series(*instances: Dataset) -> Sequence:
 
 def test_what_is_read_of_a_new_step() -> None:
     content = taken(judge_creation(creation("1.2.3", "1.2.4", "1.2.3")))
-    assert content == Content(NEW, ("1.2.3", "1.2.4"), ())
+    assert content == StepContent(NEW, ("1.2.3", "1.2.4"), ())
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_a_new_step_names_its_study() -> None:
 @pytest.mark.parametrize("state", ["COMPLETED", "DISCONTINUED", "IN PROGRESS"])
 def test_a_step_in_progress_may_become(state: str) -> None:
     merged = merge(creation(), completion(["1.2.3.1.1", "1.2.3.1.2", "1.2.3.1.1"], state))
-    assert taken(judge_change(NEW, merged)) == Content(
+    assert taken(judge_change(NEW, merged)) == StepContent(
         ProcedureStepState(state), ("1.2.3",), ("1.2.3.1.1", "1.2.3.1.2")
     )
 

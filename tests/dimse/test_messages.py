@@ -5,23 +5,12 @@ from random import Random
 
 import pytest
 
-from dicom_node.dimse.data_path import (
-    CHUNK_BYTES,
-    LARGE_BYTES,
-    LARGEST_PDU_BYTES,
-    READ_BYTES,
-    AssociationOver,
-    Lost,
-    MessageReader,
-    Released,
-    Violation,
-    Wire,
-    decode_command,
-)
+from dicom_node.dimse.messages import CHUNK_BYTES, LARGE_BYTES, READ_BYTES, Connection, MessageReader
+from dicom_node.dimse.pdu import LARGEST_PDU_BYTES, AssociationOver, Lost, Released, Violation, decode_command
 from tests.receive.raw import COMMAND, DATASET, LAST, RELEASE, data, fragment, pdu, store_command
 
 
-class MemoryWire(Wire):
+class MemoryConnection(Connection):
     """A peer that has sent `sent`, in portions of at most `portion` bytes, and closed."""
 
     def __init__(self, sent: bytes, portion: int = READ_BYTES) -> None:
@@ -47,9 +36,11 @@ class MemoryWire(Wire):
         return count
 
 
-def read_all(wire: Wire, contexts: tuple[int, ...] = (1, 3)) -> tuple[list[tuple[str, bytes]], AssociationOver]:
+def read_all(
+    connection: Connection, contexts: tuple[int, ...] = (1, 3)
+) -> tuple[list[tuple[str, bytes]], AssociationOver]:
     """SOP Instance UIDs and datasets of all messages, and what ended them."""
-    reader, messages = MessageReader(wire, contexts), []
+    reader, messages = MessageReader(connection, contexts), []
     try:
         while True:
             assert reader.between_messages()
@@ -98,8 +89,8 @@ def test_messages_are_found_however_they_are_split() -> None:
     random = Random(1)
     for _ in range(1000):
         pdus, messages = conversation(random)
-        wire = MemoryWire(b"".join([*pdus, RELEASE]), random.choice([1, 3, 50, READ_BYTES]))
-        found, ended = read_all(wire)
+        connection = MemoryConnection(b"".join([*pdus, RELEASE]), random.choice([1, 3, 50, READ_BYTES]))
+        found, ended = read_all(connection)
         assert found == messages
         assert isinstance(ended, Released)
 
@@ -123,7 +114,7 @@ def test_a_hundred_thousand_mutated_pdus_end_in_order() -> None:
                     mutated = bytearray(pdus[at])
                     mutated[random.randrange(min(len(mutated), 14))] = random.randrange(256)
                     pdus[at] = bytes(mutated)
-        _, ended = read_all(MemoryWire(b"".join([*pdus, RELEASE])))
+        _, ended = read_all(MemoryConnection(b"".join([*pdus, RELEASE])))
         outcomes[type(ended)] = outcomes.get(type(ended), 0) + 1
     assert set(outcomes) == {Released, Lost, Violation}
 
@@ -147,6 +138,6 @@ def test_datasets_of_every_size_come_whole(size: int, fragment_bytes: int) -> No
     pdus = [data(fragment(COMMAND | LAST, store_command("1.2.3")))]
     pdus += [data(fragment(DATASET, content[i : i + fragment_bytes])) for i in range(0, size, fragment_bytes)]
     pdus += [data(fragment(DATASET | LAST, b"")), RELEASE]
-    found, ended = read_all(MemoryWire(b"".join(pdus)))
+    found, ended = read_all(MemoryConnection(b"".join(pdus)))
     assert found == [("1.2.3", content)]
     assert isinstance(ended, Released)
