@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from pydicom.uid import UID
 
 from dicom_node.deliver.acceptance import Acceptance
+from dicom_node.deliver.choice import Offer, choose
 from dicom_node.deliver.destinations.base import Destination
 from dicom_node.dimse.results import SendResult
-from dicom_node.objects.profiles import WRITTEN, Offer, choose
+from dicom_node.objects.registry import WRITTEN_SOP_CLASSES
 from dicom_node.runtime.backoff import Backoff
 from dicom_node.runtime.logs import fields, unexpected
 from storage.errors import Retriable
@@ -42,7 +43,7 @@ class Dispatcher:
         self._backoff = backoff
         self._name = name
         self._beside = beside
-        self._acceptance = Acceptance(WRITTEN)
+        self._acceptance = Acceptance(WRITTEN_SOP_CLASSES)
 
     def run(self, stop: threading.Event) -> None:
         """Delivers until `stop` is set. What an earlier life of this dispatcher held is taken up again first."""

@@ -16,10 +16,12 @@ from pydicom.uid import RTStructureSetStorage
 from dicom_node.objects.base.codes import RESEARCH_NOTICE
 from dicom_node.objects.base.context import NODE, ObjectContext, Predecessor
 from dicom_node.objects.base.description import describe, describe_origin
+from dicom_node.objects.base.parts import ResultParts
 from dicom_node.objects.base.source_headers import source_header
 from dicom_node.objects.drawing.outline import key_slice
 from dicom_node.objects.report import content
 from inference.contract.findings import Algorithm, Findings
+from storage.records.results import ObjectKind
 
 SERIES_NUMBER = 9012
 REJECTION_SERIES_NUMBER = 9014
@@ -36,6 +38,14 @@ class _Reference:
     sop_instance_uid: str
     series_instance_uid: str
     frame_number: int | None = None
+
+
+def create(kind: ObjectKind, parts: ResultParts) -> list[Dataset]:
+    """Return the selection "Of Interest": key images, SEG and SR, or the key images alone."""
+    if kind is ObjectKind.KO_IMAGES:
+        return [build_ko(parts.findings, parts.variant(kind), [])]
+    results = (parts.requested(ObjectKind.SEG), parts.requested(ObjectKind.SR))
+    return [build_ko(parts.findings, parts.context, [ds for ds in results if ds is not None])]
 
 
 def build_ko(findings: Findings, context: ObjectContext, objects: Sequence[Dataset]) -> Dataset:

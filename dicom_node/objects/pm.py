@@ -12,17 +12,24 @@ from pydicom.valuerep import DS
 from dicom_node.objects.base.codes import sr_code
 from dicom_node.objects.base.context import ObjectContext, equipment
 from dicom_node.objects.base.description import describe
+from dicom_node.objects.base.parts import ResultParts
 from dicom_node.objects.base.source_headers import sharing, slice_headers
 from dicom_node.objects.base.value_lengths import SH_LENGTH
 from inference.contract.findings import Findings, ParametricMap
 from inference.volumes.planes import functional, is_enhanced
 from inference.volumes.volume import Volume
+from storage.records.results import ObjectKind
 
 SERIES_NUMBER = 9003  # of the first map; each has a series of its own
 SIDES = ("FrameLaterality", "ImageLaterality", "Laterality")  # of a frame, an image, a series
 WINDOW = (1, 99)  # percentiles of the values that the display window reaches to
 
 Values = NDArray[np.float32]
+
+
+def create(kind: ObjectKind, parts: ResultParts) -> list[Dataset]:
+    """Return a Parametric Map for each map of the findings."""
+    return [build_pm(parts.findings, one, parts.context) for one in parts.findings.maps]
 
 
 def build_pm(findings: Findings, one: ParametricMap, context: ObjectContext) -> Dataset:

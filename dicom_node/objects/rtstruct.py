@@ -14,6 +14,7 @@ from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
 from dicom_node.objects.base.context import ObjectContext
 from dicom_node.objects.base.description import describe
 from dicom_node.objects.base.new_object import new_object
+from dicom_node.objects.base.parts import ResultParts
 from dicom_node.objects.base.source_headers import slice_headers, source_headers
 from dicom_node.objects.base.value_lengths import LO_LENGTH, SH_LENGTH
 from dicom_node.objects.drawing.outline import Polygon, contours
@@ -21,6 +22,7 @@ from inference.contract.findings import Code, Findings, Segment
 from inference.volumes.geometry import Mask
 from inference.volumes.planes import Plane, planes_of
 from inference.volumes.volume import FrameReference, Volume
+from storage.records.results import ObjectKind
 
 SERIES_NUMBER = 9010
 STUDY_SOP_CLASS = "1.2.840.10008.3.1.2.3.1"  # Detached Study Management, retired; what PS3.3 C.8.8.5 still asks for
@@ -35,6 +37,12 @@ GROSS_TUMOUR = frozenset(
         codes.SCT.GrossTumorVolume,
     )
 )
+
+
+def create(kind: ObjectKind, parts: ResultParts) -> list[Dataset]:
+    """Return the RT Structure Set, where there can be one."""
+    structures = build_rtstruct(parts.findings, parts.context)
+    return [] if structures is None else [structures]
 
 
 def build_rtstruct(findings: Findings, context: ObjectContext) -> Dataset | None:

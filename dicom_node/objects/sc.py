@@ -20,12 +20,14 @@ from dicom_node.objects.base.codes import RESEARCH_NOTICE
 from dicom_node.objects.base.context import ObjectContext
 from dicom_node.objects.base.description import describe
 from dicom_node.objects.base.new_object import new_object
+from dicom_node.objects.base.parts import ResultParts
 from dicom_node.objects.base.source_headers import source_headers
 from dicom_node.objects.base.value_lengths import SH_LENGTH
 from dicom_node.objects.drawing.outline import boundaries, key_slice
 from dicom_node.objects.drawing.pictures import Box, draw_marks, drawable, font, letters, windowed
 from inference.contract.findings import Evaluation, Findings, Measurement, Segment
 from inference.volumes.volume import FrameReference, Volume
+from storage.records.results import ObjectKind
 
 SERIES_NUMBER = 9011
 SIDE = 768  # pixels of a frame, which is square: shown at 512 x 512, its text is TEXT * 2 / 3 high
@@ -51,6 +53,11 @@ class Line:
     text: str
     color: Color = WHITE
     swatch: Color | None = None
+
+
+def create(kind: ObjectKind, parts: ResultParts) -> list[Dataset]:
+    """Return the Secondary Capture."""
+    return [build_sc(parts.findings, parts.context)]
 
 
 def build_sc(findings: Findings, context: ObjectContext) -> Dataset:

@@ -26,12 +26,14 @@ from dicom_node.objects.base.codes import sr_code
 from dicom_node.objects.base.context import ObjectContext, equipment
 from dicom_node.objects.base.description import describe
 from dicom_node.objects.base.encoding import add_sequence, element, encoded, item, sequence
+from dicom_node.objects.base.parts import ResultParts
 from dicom_node.objects.base.source_headers import slice_headers, slice_position
 from dicom_node.objects.profiles import ObjectProfile, SegmentationForm
 from dicom_node.runtime.logs import fields
 from inference.contract.findings import Findings, Segment
 from inference.volumes.planes import functional, is_enhanced
 from inference.volumes.volume import FrameReference, Volume
+from storage.records.results import ObjectKind
 
 SERIES_NUMBER = 9001
 MAXIMUM_FRACTIONAL_VALUE = 255
@@ -49,6 +51,16 @@ class _Frame:
 
     slice: int
     segment: int | None
+
+
+def create(kind: ObjectKind, parts: ResultParts) -> list[Dataset]:
+    """Return the Segmentation in the form that the profile asks for, or in BINARY form where that is a label map."""
+    if kind is ObjectKind.SEG:
+        return [build_seg(parts.findings, parts.context, parts.profile)]
+    seg = parts.requested(ObjectKind.SEG)
+    if seg is None or seg.SegmentationType != LABELMAP:
+        return []
+    return [build_seg(parts.findings, parts.variant(kind), replace(parts.profile, segmentation=BINARY))]
 
 
 def build_seg(

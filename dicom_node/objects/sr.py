@@ -10,20 +10,46 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as SRCode
-from pydicom.uid import UID
+from pydicom.uid import UID, ComprehensiveSRStorage, EnhancedSRStorage
 
 from dicom_node.objects.base.codes import PRIVATE, RESEARCH_NOTICE, VOLUME, sr_code
 from dicom_node.objects.base.context import ObjectContext, equipment
 from dicom_node.objects.base.description import describe
+from dicom_node.objects.base.parts import ResultParts
 from dicom_node.objects.base.source_headers import sharing, source_headers
 from dicom_node.objects.drawing.outline import key_slice, outline, outline_of, parts_of
 from dicom_node.objects.report import content
 from dicom_node.objects.report.image_library import image_library
 from inference.contract.findings import Findings, Segment
 from inference.volumes.volume import Volume
+from storage.records.results import ObjectKind
 
 SERIES_NUMBER = 9002
+_FORMS = {  # the report that each form is a copy of, and its SOP class
+    ObjectKind.SR_COMPREHENSIVE: (ObjectKind.SR, ComprehensiveSRStorage),
+    ObjectKind.SR_ENHANCED: (ObjectKind.SR, EnhancedSRStorage),
+    ObjectKind.SR_REGIONS_COMPREHENSIVE: (ObjectKind.SR_REGIONS, ComprehensiveSRStorage),
+    ObjectKind.SR_REGIONS_ENHANCED: (ObjectKind.SR_REGIONS, EnhancedSRStorage),
+}
 MOST_REGIONS = 1000  # in a report that draws its segments on the images, shared evenly among them: some 2 MB
+
+
+def create(kind: ObjectKind, parts: ResultParts) -> list[Dataset]:
+    """Return the report in the form of `kind`. The forms that draw regions exist only beside one that refers to a SEG.
+
+    A form in another SOP class is a copy of the report that it is a form of.
+    """
+    seg = parts.requested(ObjectKind.SEG)
+    if kind is ObjectKind.SR:
+        return [build_sr(parts.findings, parts.context, seg)]
+    if kind is ObjectKind.SR_REGIONS:
+        return [] if seg is None else [build_sr(parts.findings, parts.variant(kind), None)]
+    original, sop_class_uid = _FORMS[kind]
+    own = parts.variant(kind)
+    return [
+        as_sop_class(report, sop_class_uid, own.uid("SR series"), own.uid("SR instance"))
+        for report in parts.build(original)
+    ]
 
 
 def build_sr(findings: Findings, context: ObjectContext, seg: Dataset | None) -> Dataset:

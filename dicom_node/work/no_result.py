@@ -4,7 +4,7 @@ import logging
 
 from pydicom.uid import ComprehensiveSRStorage
 
-from dicom_node.objects.build import Built
+from dicom_node.objects.build import BuiltObject
 from dicom_node.objects.no_result import build_no_result
 from dicom_node.objects.sr import as_sop_class
 from dicom_node.runtime.logs import fields, unexpected
@@ -45,8 +45,8 @@ class NoResultReports:
                 context.uid("no-result Comprehensive SR"),
             )
             forms = (
-                Built(ObjectKind.SR, report),
-                Built(ObjectKind.SR_COMPREHENSIVE, other, stands_for=(ObjectKind.SR,)),
+                BuiltObject(ObjectKind.SR, report),
+                BuiltObject(ObjectKind.SR_COMPREHENSIVE, other, stands_for=(ObjectKind.SR,)),
             )
             objects += [output.write(form, group.names) for form in forms]
         return JobResult(objects, {"why": detail.why})

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dicom_node.objects.base.context import ObjectContext, Predecessor
-from dicom_node.objects.build import Built
+from dicom_node.objects.build import BuiltObject
 from dicom_node.objects.profiles import ObjectProfile
 from dicom_node.work.applications import WarmApplications
 from storage.log.files import write_durable
@@ -96,7 +96,7 @@ class JobOutput:
         """
         return self.outputs.context(self.job, destinations, seed)
 
-    def write(self, built: Built, destinations: tuple[str, ...]) -> NewObject:
+    def write(self, built: BuiltObject, destinations: tuple[str, ...]) -> NewObject:
         """Write an object durably, and return its record."""
         ds = built.dataset
         return NewObject(

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from dicom_node.objects.build import Built
+from dicom_node.objects.build import BuiltObject
 from dicom_node.objects.ko import Rejected, build_rejection
 from dicom_node.work.first_images import FirstImages
 from dicom_node.work.output import JobOutput, JobResult, Outputs
@@ -45,7 +45,7 @@ class Withdrawals:
         notes = []
         for number, (rejected, destinations) in enumerate(groups.items(), 1):
             context = output.context(destinations, f"/rejection {number}")
-            note = Built(ObjectKind.REJECTION, build_rejection(source, rejected, context))
+            note = BuiltObject(ObjectKind.REJECTION, build_rejection(source, rejected, context))
             notes.append(output.write(note, destinations))
         return notes
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from dicom_node.objects.profiles import Offer, choose, stands_for
+from dicom_node.deliver.choice import Offer, choose
+from dicom_node.objects.registry import stands_for
 from storage.records.results import ObjectKind
 
 DEFAULT = frozenset({ObjectKind.SEG, ObjectKind.PM, ObjectKind.SR})

@@ -32,7 +32,8 @@ from dicom_node.demo.pacs import find_orthanc, free_port, start_pacs
 from dicom_node.dimse.results import EchoResult, SendResult
 from dicom_node.objects.base.context import ObjectContext
 from dicom_node.objects.build import build_objects
-from dicom_node.objects.profiles import WRITTEN, ObjectProfile, stands_for
+from dicom_node.objects.profiles import ObjectProfile
+from dicom_node.objects.registry import WRITTEN_SOP_CLASSES, stands_for
 from dicom_node.runtime.backoff import Backoff
 from storage.records.results import NewObject, ObjectKind
 from storage.tables.database.connection import Database, default_url
@@ -226,7 +227,7 @@ def test_a_pacs_that_unlearned_a_class_gets_something_else(delivering: Deliverin
 
 def test_a_pacs_that_cannot_be_reached_has_refused_nothing(delivering: Delivering) -> None:
     pacs = DimseDestination("pacs", "NODE", "PACS", "127.0.0.1", free_port(), 1.0)
-    assert pacs.accepted(WRITTEN) is None
+    assert pacs.accepted(WRITTEN_SOP_CLASSES) is None
     delivering.job()
     delivering.run(pacs)
     assert delivering.kinds("FAILED") == ["SEG"]
@@ -304,7 +305,7 @@ class Asked:
     name = "pacs"
 
     def __init__(self) -> None:
-        self.accepts: frozenset[str] | None = WRITTEN
+        self.accepts: frozenset[str] | None = WRITTEN_SOP_CLASSES
         self.times = 0
 
     def send(self, paths: Sequence[Path]) -> list[SendResult]:
@@ -320,13 +321,13 @@ class Asked:
 
 def test_what_is_accepted_is_remembered_longer_than_what_is_not() -> None:
     now = 0.0
-    pacs, acceptance = Asked(), Acceptance(WRITTEN, lambda: now)
-    pacs.accepts = WRITTEN - {SegmentationStorage}
+    pacs, acceptance = Asked(), Acceptance(WRITTEN_SOP_CLASSES, lambda: now)
+    pacs.accepts = WRITTEN_SOP_CLASSES - {SegmentationStorage}
     assert acceptance.refused(pacs, {SegmentationStorage, ParametricMapStorage, "1.2.3"}) == {SegmentationStorage}
     now = ACCEPTED_SECONDS
     assert acceptance.refused(pacs, {ParametricMapStorage, "1.2.3"}) == frozenset()
     assert pacs.times == 1
-    pacs.accepts = WRITTEN
+    pacs.accepts = WRITTEN_SOP_CLASSES
     assert acceptance.refused(pacs, {SegmentationStorage}) == frozenset()
     assert pacs.times == 2
     now += ACCEPTED_SECONDS + 1

@@ -22,9 +22,10 @@ from pydicom.uid import (
 
 from dicom_node.demo.overlay import masks_of
 from dicom_node.objects.base.context import ObjectContext
-from dicom_node.objects.build import NO_STRUCTURES, Built, build_objects
+from dicom_node.objects.build import NO_STRUCTURES, BuiltObject, build_objects
 from dicom_node.objects.drawing.outline import outline
-from dicom_node.objects.profiles import WRITTEN, ObjectProfile, SegmentationForm
+from dicom_node.objects.profiles import ObjectProfile, SegmentationForm
+from dicom_node.objects.registry import WRITTEN_SOP_CLASSES
 from inference.contract.findings import Code, ParametricMap
 from inference.volumes.reading import read_volume
 from storage.records.results import ObjectKind
@@ -34,7 +35,7 @@ ADC = Code("113041", "DCM", "Apparent Diffusion Coefficient")
 UM2_PER_S = Code("um2/s", "UCUM", "square micrometer per second")
 
 
-def primary(objects: list[Built]) -> list[Dataset]:
+def primary(objects: list[BuiltObject]) -> list[Dataset]:
     """Without those that stand for others."""
     return [built.dataset for built in objects if not built.stands_for]
 
@@ -186,7 +187,7 @@ def test_beside_every_object_stand_those_that_may_replace_it(tmp_path: Path) -> 
         ("KO", "", KeyObjectSelectionDocumentStorage),
         ("KO-IMAGES", "KO", KeyObjectSelectionDocumentStorage),
     ]
-    assert {b.dataset.SOPClassUID for b in built} <= WRITTEN
+    assert {b.dataset.SOPClassUID for b in built} <= WRITTEN_SOP_CLASSES
     own = {b.kind: b.dataset.SOPInstanceUID for b in built}
     named = {b.kind: {own_kind for own_kind, uid in own.items() if uid in str(b.dataset)} for b in built}
     for kind, kinds in named.items():  # each names itself, and beside that what `choose` takes it to refer to

@@ -2,21 +2,33 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
 
 from dicom_node.deliver.destinations.base import ConfirmingDestination
 from dicom_node.objects.profiles import ObjectProfile, SegmentationForm
+from dicom_node.objects.registry import REQUESTABLE
 from dicom_node.runtime.configuration import Section
 from storage.records.results import ObjectKind
+
+
+class _Requestable:
+    """Has pydantic take the name of a kind of objects that a destination can ask for."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.literal_schema(list(map(str, REQUESTABLE)))
+
+
+_RequestedKind = Annotated[str, _Requestable()]
 
 
 class DestinationSettings(Section):
     """A `[[destinations]]` entry: a name, and which objects the destination gets. Each kind adds its own keys."""
 
     name: str = Field(min_length=1)
-    objects: tuple[Literal["SEG", "PM", "RTSTRUCT", "SC", "SR", "KO"], ...] = Field(("SEG", "PM", "SR"), min_length=1)
+    objects: tuple[_RequestedKind, ...] = Field(("SEG", "PM", "SR"), min_length=1)
     segmentation: Literal["binary", "fractional", "labelmap"] = "binary"
     omit_empty_frames: bool = True
     withdraw_superseded: bool = False
