@@ -1,11 +1,24 @@
-"""Errors of the node itself, on the tree that `storage.errors` begins.
+"""The tree of errors of all three packages. The type of an error decides whether work is retried, never its text.
 
-Permanent
-├── ConfigurationError    the TOML file or the environment is wrong; every mistake is in the one message
-└── PeerRefused           another application entity refuses, and will again
-    └── ObjectRefused     it refuses this object, and may take another one
-Retriable
-└── PeerUnavailable       another application entity does not answer, or broke off
+NodeError                    any failure that the project raises on purpose
+├── Retriable                the same work may succeed later
+│   ├── StorageFull          no space is left on the data directory's device
+│   ├── IndexLost            the database has no tables any more; the index role makes them again
+│   └── PeerUnavailable      another application entity does not answer, or broke off
+├── Permanent                retrying changes nothing: bad input, refused geometry, wrong configuration
+│   ├── ConfigurationError   the configuration, the environment or an installed version is wrong; lists every mistake
+│   ├── PeerRefused          another application entity refuses, and will refuse again
+│   │   └── ObjectRefused    it refuses this object, and may take another one
+│   ├── UnreadableDataset    bytes are no dataset, or one without the UIDs of an instance
+│   ├── InstanceMismatch     a C-STORE command and its dataset name different instances or SOP classes
+│   ├── NotNegotiated        a C-STORE uses a presentation context that is not for storing its SOP class
+│   ├── Unfileable           the UIDs of an instance cannot be names of files
+│   ├── InputRefused         the images cannot be used, and the message says why
+│   └── ModelRefused         a model folder cannot be used, and the message says why
+└── PacsUnavailable          the PACS of the demo could not be started
+
+Messages never hold a patient's name, ID, birth date or any other attribute of the patient. The base and the errors that
+`storage` and `inference` raise are defined in `storage.errors`.
 """
 
 from storage.errors import Permanent, Retriable

@@ -1,15 +1,7 @@
-"""The base of the error tree. The type of an error decides whether work is tried again, never its text.
+"""The base of the error tree, which `dicom_node/errors.py` draws with all its leaves.
 
-NodeError
-├── Retriable            the same work may succeed later: a peer is down, the database is busy
-│   ├── StorageFull      no space left on the data directory's device
-│   └── IndexLost        the database has no tables any more; the index role makes them anew
-└── Permanent            trying again changes nothing: bad input, refused geometry, wrong configuration
-    ├── Unfileable       an instance in a journal that has no place among the files
-    ├── InputRefused     the images cannot be used, and the message says why
-    └── ModelRefused     a model folder cannot be used, and the message says why
-
-Messages never hold a patient's name, ID, birth date or any other attribute of the patient.
+The type of an error decides whether work is retried, never its text. Messages never hold a patient's name, ID,
+birth date or any other attribute of the patient.
 """
 
 from enum import StrEnum
