@@ -10,7 +10,7 @@ from storage.errors import InputRefused
 
 
 def values(value: Any) -> list[Any]:
-    """The values of an attribute, none where it is absent or empty."""
+    """Return the values of an attribute as a list; an absent or empty one has none."""
     if value is None or value == "":
         return []
     if isinstance(value, str | bytes | int | float):
@@ -22,7 +22,10 @@ def values(value: Any) -> list[Any]:
 
 
 def vector(ds: Dataset, keyword: str, length: int, where: str) -> NDArray[np.float64]:
-    """(`length`,) numbers. Raises InputRefused, which says `where`, unless there are so many and all are finite."""
+    """Return an attribute as (`length`,) numbers.
+
+    Raises InputRefused, which names the place `where`, unless there are exactly so many numbers and all are finite.
+    """
     try:
         found = np.array([float(v) for v in values(ds.get(keyword))])
     except (TypeError, ValueError):

@@ -1,9 +1,9 @@
-"""The CSA header: a private block in which Siemens keeps attributes by name, values as text.
+"""The CSA header: a private block in which Siemens keeps attributes by name, with their values as text.
 
-It begins with SV10 and four bytes; then come the number of tags and four bytes. A tag has 84 bytes: its name (64), the
-number of values, VR, data type, the number of items and four bytes more. An item has 16 bytes, of which the second four
-are its length, and so many bytes of text, padded to a multiple of four. Numbers have 32 bits, little endian. The layout
-without SV10, of scanners before 2004, is another one.
+It begins with SV10 and four bytes, followed by the number of tags and four bytes. A tag has 84 bytes: its name (64),
+the number of values, VR, data type, the number of items and four bytes more. An item has 16 bytes, the second four of
+which are its length, followed by that many bytes of text, padded to a multiple of four. Numbers have 32 bits, little
+endian. Scanners before 2004 used another layout, without SV10.
 """
 
 import struct
@@ -15,9 +15,9 @@ SIGNATURE = b"SV10"
 
 
 def read_csa(block: bytes, names: Collection[str]) -> dict[str, list[str]]:
-    """The values of the tags called `names`; a tag that is not there is left out.
+    """Return the values of the tags called `names`. Tags that the block does not hold are left out.
 
-    The block comes from outside: every length is held against what is left of it, so that it is read in one pass or
+    The block comes from outside. Every length is compared with what is left of the block, so it is read in one pass or
     refused. Raises ValueError for a block that does not hold what it announces.
     """
     if not block.startswith(SIGNATURE):

@@ -1,6 +1,6 @@
-"""Diffusion weighting from classic headers: the standard's attributes, then each vendor's private ones by creator.
+"""Diffusion weighting from classic headers: the attributes of the standard, then private ones of each vendor.
 
-And which of the b-values so found are different ones.
+Also tells which of the b-values found in a series are different ones.
 """
 
 import re
@@ -14,35 +14,36 @@ from inference.headers.private import PrivateElements
 
 Direction = tuple[float, float, float]
 
-B_VALUES = (
-    # group, creator, element, VR, what Manufacturer begins with; the first value is the b-value in s/mm2
+B_VALUE_ELEMENTS = (
+    # Group, creator, element, VR, and the beginning of Manufacturer. The first value is the b-value in s/mm2.
     (0x0019, "SIEMENS MR HEADER", 0x0C, "IS", "SIEMENS"),
     (0x0043, "GEMS_PARM_01", 0x39, "IS", "GE"),
     (0x2001, "Philips Imaging DD 001", 0x03, "FL", "PHILIPS"),
-    (0x0065, "Image Private Header", 0x09, "FD", "UIH"),  # what the gradients amounted to; what was asked for is 0A
+    (0x0065, "Image Private Header", 0x09, "FD", "UIH"),  # the measured b-value; the nominal one is in 0A
 )
-DIRECTIONS = (
-    # group, creator, elements, VR, what Manufacturer begins with; together three numbers
+DIRECTION_ELEMENTS = (
+    # Group, creator, elements, VR, and the beginning of Manufacturer. The elements hold three numbers together.
     (0x0019, "SIEMENS MR HEADER", (0x0E,), "FD", "SIEMENS"),
     (0x0019, "GEMS_ACQU_01", (0xBB, 0xBC, 0xBD), "DS", "GE"),
     (0x2005, "Philips MR Imaging DD 001", (0xB0, 0xB1, 0xB2), "FL", "PHILIPS"),
     (0x0065, "Image Private Header", (0x37,), "FD", "UIH"),
 )
-GE_OFFSET = 1e9  # GE adds it to the b-value of some acquisitions
-SAME_SHELL = 25.0, 0.05  # s/mm2, or that part of the b-value where it is more: vendors state what each direction had
-LARGEST = 1e5  # s/mm2, far above what any scanner can do: what is more is no b-value
+GE_OFFSET = 1e9  # added by GE to the b-value of some acquisitions
+# b-values that differ by less, in s/mm2 or as a part of the b-value, are one: vendors state that of each direction.
+SAME_SHELL = 25.0, 0.05
+LARGEST_B_VALUE = 1e5  # s/mm2, far above what any scanner can do; larger numbers are not b-values
 
 
 def b_value(ds: Dataset) -> float | None:
-    """s/mm2, or None where the header tells of no diffusion weighting."""
+    """Return the b-value in s/mm2, or None if the header tells of no diffusion weighting."""
     return weighting(ds)[0]
 
 
 def weighting(ds: Dataset) -> tuple[float | None, Direction | None]:
-    """The b-value in s/mm2 and the direction of the gradient, each None where the header tells of none.
+    """Return the b-value in s/mm2 and the direction of the gradient; each is None if the header does not tell it.
 
-    The direction is as the vendor writes it, GE's for one in axes of the image: it tells images apart, and is no
-    direction in the patient.
+    The direction is as the vendor writes it, which for GE means in axes of the image. It tells images apart, but it is
+    not a direction in the patient.
     """
     standard = _numbers(ds.get("DiffusionBValue"))
     orientation = _numbers(ds.get("DiffusionGradientOrientation"))
@@ -56,7 +57,8 @@ def weighting(ds: Dataset) -> tuple[float | None, Direction | None]:
 
 
 def shells(b_values: Iterable[float]) -> tuple[float, ...]:
-    """The b-values (s/mm2) that differ, ascending; the lowest of those that scatter around one: 995, 1000, 1005."""
+    """Return the different b-values (s/mm2), ascending. Of those that scatter around one, 995, 1000, 1005, the lowest.
+    """
     found: list[float] = []
     for b in sorted(b_values):
         if not found or b - found[-1] > max(SAME_SHELL[0], SAME_SHELL[1] * b):
@@ -65,21 +67,22 @@ def shells(b_values: Iterable[float]) -> tuple[float, ...]:
 
 
 def direction(numbers: Any) -> Direction | None:
-    """Three numbers, so rounded that the scanner's own rounding tells no two images apart; None for no direction."""
+    """Return three numbers, rounded so that the scanner's own rounding tells no images apart; None if all are zero."""
     found = [round(v, 3) + 0.0 for v in _numbers(numbers)]
     return (found[0], found[1], found[2]) if len(found) == 3 and any(found) else None
 
 
 def _private_b_value(private: PrivateElements) -> float | None:
-    for group, creator, element, vr, vendor in B_VALUES:
+    for group, creator, element, vr, vendor in B_VALUE_ELEMENTS:
         numbers = private.numbers(group, creator, element, vr, vendor)
-        if numbers and 0 <= (weighted := numbers[0] % GE_OFFSET) < LARGEST:
+        if numbers and 0 <= (weighted := numbers[0] % GE_OFFSET) < LARGEST_B_VALUE:
             return round(weighted, 2)
     return None
 
 
 def _in_words(ds: Dataset) -> float | None:
-    """Canon and Toshiba write "b=1000(0.4,0.1,-0.9)" into ImageComments, Siemens calls its sequence "*ep_b1000#3"."""
+    """Read "b=1000(0.4,0.1,-0.9)" of Canon and Toshiba in ImageComments, and "*ep_b1000#3" of Siemens in SequenceName.
+    """
     for keyword, pattern in (("ImageComments", r"\s*b=(\d+(?:\.\d+)?)\("), ("SequenceName", r"\*?ep_b(\d+)")):
         if found := re.match(pattern, str(ds.get(keyword, ""))):
             return float(found[1])
@@ -87,7 +90,7 @@ def _in_words(ds: Dataset) -> float | None:
 
 
 def _private_direction(private: PrivateElements) -> Direction | None:
-    for group, creator, elements, vr, vendor in DIRECTIONS:
+    for group, creator, elements, vr, vendor in DIRECTION_ELEMENTS:
         numbers = [n for element in elements for n in private.numbers(group, creator, element, vr, vendor)]
         if found := direction(numbers):
             return found

@@ -1,4 +1,4 @@
-"""Private elements by their creator (PS3.5 7.8.1), as vendors document them."""
+"""Private elements, found by their creator (PS3.5 7.8.1), as vendors document them."""
 
 import struct
 from functools import cached_property
@@ -8,16 +8,19 @@ from pydicom.dataset import Dataset
 
 from inference.headers.attributes import values
 
-USUAL_BLOCK = 0x10  # the first block of a group, where scanners put their first creator
-USUAL_BLOCKS = {"Philips MR Imaging DD 005": 0x14}  # of creators that are not the first
+USUAL_BLOCK = 0x10  # the first block of a group, in which scanners put their first creator
+USUAL_BLOCKS = {"Philips MR Imaging DD 005": 0x14}  # exceptions: creators that are not the first
 BINARY = {"FL": "f", "FD": "d", "US": "H", "UL": "I", "SS": "h", "SL": "i"}
 
 
 class PrivateElements:
-    """The private elements of one dataset. `Dataset.private_block` would sort all tags for every look-up."""
+    """The private elements of one dataset.
+
+    `Dataset.private_block` would sort all tags for every look-up; this class reads the creators once.
+    """
 
     def __init__(self, ds: Dataset, manufacturer: str = "") -> None:
-        """`manufacturer` is for the item of a sequence, which does not hold it."""
+        """Keep `ds`. Pass `manufacturer` for an item of a sequence, which does not hold it itself."""
         self._ds = ds
         self._manufacturer = manufacturer
 
@@ -30,10 +33,10 @@ class PrivateElements:
         return blocks
 
     def value(self, group: int, creator: str, element: int, vendor: str = "") -> Any | None:
-        """The value of (group, block of `creator`, element), or None.
+        """Return the value of (group, block of `creator`, element), or None.
 
-        De-identification often keeps an element and drops its creator. Where no creator of the whole group is left and
-        Manufacturer begins with `vendor`, the usual block is taken.
+        De-identification often keeps an element and drops its creator. If no creator of the whole group is left and
+        Manufacturer begins with `vendor`, the block that scanners usually take is assumed.
         """
         block = self._blocks.get((group, creator))
         if block is None and vendor and not any(known == group for known, _ in self._blocks):
@@ -43,7 +46,7 @@ class PrivateElements:
         return self._ds[tag].value if block is not None and tag in self._ds else None
 
     def text(self, group: int, creator: str, element: int, vendor: str = "") -> str:
-        """The first value as text, empty where there is none. Elements of implicit VR files come undecoded."""
+        """Return the first value as text, empty if there is none. Elements of implicit VR files are decoded here."""
         value = self.value(group, creator, element, vendor)
         if isinstance(value, bytes):
             value = value.decode("ascii", "ignore")
@@ -52,9 +55,10 @@ class PrivateElements:
         return "" if value is None else str(value).split("\\")[0].strip(" \0")
 
     def numbers(self, group: int, creator: str, element: int, vr: str, vendor: str = "") -> list[float]:
-        """Its numbers, none where it holds none.
+        """Return the numbers of an element, none if it holds none.
 
-        Where the VR is not sent (implicit VR) or was lost on the way (UN), the bytes come undecoded.
+        Their bytes are undecoded if the VR is not sent (implicit VR) or was lost on the way (UN); `vr` then says how to
+        read.
         """
         value = self.value(group, creator, element, vendor)
         if isinstance(value, bytes):

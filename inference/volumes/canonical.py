@@ -1,6 +1,6 @@
 """Volumes in one orientation, so that images of any scanner can be compared.
 
-Axes are permuted and flipped, never turned: an oblique image keeps its obliquity. Arrays are [slice, row, column].
+Axes are permuted and flipped, never rotated: an oblique image keeps its obliquity. Arrays are [slice, row, column].
 """
 
 import numpy as np
@@ -10,9 +10,9 @@ from inference.volumes.geometry import Affine
 
 
 def canonical(array: NDArray[np.float32], affine: Affine) -> tuple[NDArray[np.float32], Affine]:
-    """Axes permuted and flipped, nothing interpolated, so that they point most nearly to the head, back and left.
+    """Permute and flip axes so that they point most nearly to the head, the back and the left. Nothing is interpolated.
 
-    An oblique image keeps its obliquity.
+    Returns the array and its affine. An oblique image keeps its obliquity.
     """
     directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     order = _assign(np.abs(directions))
@@ -30,7 +30,7 @@ def canonical(array: NDArray[np.float32], affine: Affine) -> tuple[NDArray[np.fl
 
 
 def _assign(nearness: NDArray[np.float64]) -> list[int]:
-    """For patient axes z, y, x in turn, the array axis nearest to each; `nearness` is [patient axis, array axis]."""
+    """Return the nearest array axis to each patient axis z, y, x in turn; `nearness` is [patient axis, array axis]."""
     left = nearness.copy()
     chosen = {}
     for _ in range(3):

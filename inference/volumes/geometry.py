@@ -32,15 +32,15 @@ class Geometry:
 
     @property
     def voxel_volume(self) -> float:
-        """mm3."""
+        """Volume of a voxel in mm3."""
         return float(abs(np.linalg.det(self.affine[:3, :3])))
 
     @property
     def normal(self) -> NDArray[np.float64]:
-        """Of the slices: the unit vector across rows and columns, in LPS."""
+        """Normal of the slices: the unit vector across rows and columns, in LPS."""
         across = np.cross(self.affine[:3, 1], self.affine[:3, 2])
         return np.asarray(across / np.linalg.norm(across))
 
     def to_lps(self, indices: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(n, 3) array indices (slice, row, column) to (n, 3) LPS mm."""
+        """Convert (n, 3) array indices (slice, row, column) to (n, 3) LPS mm."""
         return indices @ self.affine[:3, :3].T + self.affine[:3, 3]

@@ -1,4 +1,4 @@
-"""Which planes of a series belong to one volume: by geometry, by what tells them apart, and by their order."""
+"""Groups of planes that belong to one volume: by geometry, by what tells them apart, and by their order."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,25 +12,25 @@ from storage.errors import InputRefused
 
 DIRECTION_TOLERANCE = 1e-3  # of a direction cosine: scanners round differently within one series
 SPACING_TOLERANCE = 1e-3  # mm, pixel spacing
-SAME_PLACE = 0.05  # mm along the normal, of images of several volumes: scanners round
+SAME_PLACE = 0.05  # mm along the normal, between images of several volumes: scanners round
 CONTRAST = frozenset({COMPONENT, ECHO_TIME, B_VALUE})  # slices that differ in these are never one volume
-REPETITION = "repetition"  # from 1, of volumes that only the order of acquisition tells apart
+REPETITION = "repetition"  # counted from 1, if only the order of acquisition tells volumes apart
 
 
 @dataclass(frozen=True, eq=False)
 class PlaneGroup:
-    """What is to be one volume, in any order. `told_apart` holds what all its planes say alike, and not None."""
+    """The planes of one volume, in any order. `told_apart` holds what all of them say alike, without None."""
 
     planes: Sequence[Plane]
     told_apart: Mapping[str, Any]
 
 
 def groups_of(planes: Sequence[Plane]) -> list[PlaneGroup]:
-    """Groups planes that lie on one grid and that nothing tells apart; at each place a group has one plane.
+    """Group planes that lie on one grid and that nothing tells apart, so that a group has one plane at each place.
 
-    A value that belongs to one slice (some scanners write a trigger time of its own into every slice) tells no volumes
-    apart, unless it is one of CONTRAST. Where several images of a group lie at each place, their numbers must run
-    through the places time and again, or stay at each for all repetitions.
+    A value that belongs to one slice tells no volumes apart, unless it is one of CONTRAST: some scanners write a
+    trigger time of its own into every slice. Where several images of a group lie at each place, their numbers must run
+    through the places time and again, or stay at each place for all repetitions.
 
     Raises InputRefused: two images in one place, or a volume without a slice where one that it overlaps has one.
     """
@@ -38,7 +38,7 @@ def groups_of(planes: Sequence[Plane]) -> list[PlaneGroup]:
 
 
 def same_grid(one: Plane, other: Plane) -> bool:
-    """Whether two planes are parallel and alike: they may be slices of one volume."""
+    """Return whether two planes are parallel and alike, so that they may be slices of one volume."""
     return (
         (one.rows, one.columns) == (other.rows, other.columns)
         and one.frame_of_reference_uid == other.frame_of_reference_uid
@@ -53,7 +53,7 @@ def text_of(value: Any) -> str:
 
 
 def _grids(planes: Sequence[Plane]) -> list[list[Plane]]:
-    """Planes of one orientation, matrix and spacing."""
+    """Group planes of one orientation, matrix and spacing."""
     grids: list[list[Plane]] = []
     for plane in planes:
         grid = next((grid for grid in grids if same_grid(plane, grid[0])), None)
@@ -65,7 +65,7 @@ def _grids(planes: Sequence[Plane]) -> list[list[Plane]]:
 
 
 def _groups(grid: Sequence[Plane]) -> list[PlaneGroup]:
-    """The volumes on one grid; each must have a slice at every place where one that it overlaps has."""
+    """Group the planes on one grid. Each volume must have a slice wherever one that it overlaps has one."""
     places = _places(grid)
     keys = [key for key in grid[0].told_apart if key in CONTRAST or not _belongs_to_the_slice(key, grid, places)]
     found: dict[tuple[Any, ...], list[Plane]] = {}
@@ -77,7 +77,7 @@ def _groups(grid: Sequence[Plane]) -> list[PlaneGroup]:
 
 
 def _places(grid: Sequence[Plane]) -> dict[Plane, int]:
-    """The number of the place along the normal where each plane lies."""
+    """Number the places along the normal, and return the number of the place of each plane."""
     along = np.array([float(plane.position @ grid[0].normal) for plane in grid])
     order = np.argsort(along, kind="stable")
     numbers = np.concatenate([[0], np.cumsum(np.diff(along[order]) > SAME_PLACE)])
@@ -85,9 +85,9 @@ def _places(grid: Sequence[Plane]) -> dict[Plane, int]:
 
 
 def _belongs_to_the_slice(key: str, grid: Sequence[Plane], places: Mapping[Plane, int]) -> bool:
-    """Whether most values of `key` are found at one place only.
+    """Return whether most values of `key` are found at one place only.
 
-    So are trigger times where no place has two images: in a stack gated by the heart those of some slices agree.
+    Trigger times also belong to the slice if no place has two images: in a stack gated by the heart, some slices agree.
     """
     if key == TRIGGER_TIME and len(set(places.values())) == len(grid):
         return True
@@ -98,7 +98,7 @@ def _belongs_to_the_slice(key: str, grid: Sequence[Plane], places: Mapping[Plane
 
 
 def _repetitions(part: Sequence[Plane], places: Mapping[Plane, int]) -> list[PlaneGroup]:
-    """Splits images that nothing but their order tells apart."""
+    """Split images that nothing but their order tells apart."""
     told = {
         key: value
         for key, value in part[0].told_apart.items()
@@ -130,9 +130,12 @@ def _repetitions(part: Sequence[Plane], places: Mapping[Plane, int]) -> list[Pla
 
 
 def _refuse_unequal(groups: Sequence[PlaneGroup], places: Mapping[Plane, int]) -> None:
-    """Where a volume begins late or ends early, only those that it overlaps show that slices are missing."""
+    """Refuse a volume that lacks a slice where others have one.
+
+    If a volume begins late or ends early, only the volumes that it overlaps show that slices are missing.
+    """
     covered = [frozenset(places[plane] for plane in group.planes) for group in groups]
-    different = set(covered)  # a time series has a thousand volumes
+    different = set(covered)  # A time series has a thousand volumes, of which most cover the same places.
     for group, at in zip(groups, covered, strict=True):
         whole = {place for other in different if other & at for place in other}
         if missing := whole - at:

@@ -1,5 +1,6 @@
-"""Volumes in mL and lengths in mm of masks. Arrays are [slice, row, column]; affines map
-(slice, row, column, 1) to LPS mm.
+"""Measurements of masks: volumes in mL, lengths in mm.
+
+Arrays are [slice, row, column]; affines map (slice, row, column, 1) to LPS mm.
 """
 
 from dataclasses import dataclass
@@ -17,8 +18,10 @@ Points = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Diameters:
-    """mm. `long_axis` is the longest diameter in any one slice, `short_axis` the width of that slice's outline
-    perpendicular to it, `maximum_3d` the longest distance between any two points of the surface (IBSI L0JK).
+    """Diameters of a mask in mm.
+
+    `long_axis` is the longest diameter in any one slice, `short_axis` the width of that slice's outline perpendicular
+    to it, `maximum_3d` the longest distance between any two points of the surface (IBSI L0JK).
     """
 
     long_axis: float
@@ -27,18 +30,21 @@ class Diameters:
 
 
 def volume_ml(mask: Mask, geometry: Geometry) -> float:
-    """Number of voxels times the voxel's volume."""
+    """Return the number of voxels times the volume of a voxel, in mL."""
     return float(np.count_nonzero(mask)) * geometry.voxel_volume / 1000.0
 
 
 def centroid_lps(mask: Mask, geometry: Geometry) -> tuple[float, float, float]:
-    """Mean position of the voxel centres, LPS mm."""
+    """Return the mean position of the voxel centres, in LPS mm."""
     x, y, z = geometry.to_lps(np.argwhere(mask).mean(axis=0, keepdims=True))[0]
     return float(x), float(y), float(z)
 
 
 def diameters(mask: Mask, geometry: Geometry) -> Diameters:
-    """Diameters between the centres of surface faces, where a surface at half height lies. `mask` must not be empty."""
+    """Measure the diameters between the centres of surface faces, where a surface at half height lies.
+
+    `mask` must not be empty.
+    """
     long_axis, short_axis = 0.0, 0.0
     for k in np.flatnonzero(mask.any(axis=(1, 2))):
         corners = _hull(faces(mask[k : k + 1], axes=(1, 2)) + np.array([k, 0, 0]), geometry)
@@ -53,7 +59,7 @@ def diameters(mask: Mask, geometry: Geometry) -> Diameters:
 
 
 def largest_component(mask: Mask) -> Mask:
-    """The largest 26-connected component; an empty mask stays empty."""
+    """Return the largest 26-connected component; an empty mask stays empty."""
     labels, count = ndimage.label(mask, np.ones((3, 3, 3)))
     if count <= 1:
         return mask
@@ -62,7 +68,7 @@ def largest_component(mask: Mask) -> Mask:
 
 
 def faces(mask: Mask, axes: tuple[int, ...]) -> Points:
-    """(n, 3) indices of the centres of the faces between inside and outside, along `axes`."""
+    """Return (n, 3) indices of the centres of the faces between inside and outside, along `axes`."""
     padded = np.pad(mask, 1)
     found = []
     for axis in axes:
@@ -73,7 +79,7 @@ def faces(mask: Mask, axes: tuple[int, ...]) -> Points:
 
 
 def _hull(indices: Points, geometry: Geometry) -> Points:
-    """The LPS points that span the convex hull; all of them where they are flat."""
+    """Return the LPS points that span the convex hull, or all of them if they are flat."""
     points = geometry.to_lps(indices)
     spread = indices[:, np.ptp(indices, axis=0) > 0]
     try:

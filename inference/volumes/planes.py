@@ -1,8 +1,7 @@
-"""Image planes from DICOM headers: one per single-frame instance, one per frame of an Enhanced object, one per tile of
-an image that several slices are tiled into. No pixels.
+"""Image planes from DICOM headers: one per single-frame instance, per frame of an Enhanced object, or per tile.
 
-Classic and Enhanced MR keep the same facts in different places (PS3.3 C.7.6.2 against the functional groups of
-C.7.6.16); everything after this module sees `Plane` only.
+No pixels are read. Classic and Enhanced MR keep the same facts in different places (PS3.3 C.7.6.2 against the
+functional groups of C.7.6.16); everything after this module sees `Plane` only.
 """
 
 from collections.abc import Iterator, Mapping
@@ -45,12 +44,12 @@ GE_COMPONENTS: Mapping[float, str] = {0: "M", 1: "P", 2: "R", 3: "I"}
 class Plane:
     """One image plane in patient space (LPS, mm).
 
-    `row_direction` points along a row (increasing column), `column_direction` down a column (increasing row).
-    `spacing` is (between rows, between columns). `told_apart` holds what makes one image of a place differ from
-    another: times (ms), flip angle (degrees), b-value (s/mm2), number of the time point and the like; None where the
-    header is silent. `order` is that of acquisition, as far as numbers tell it, and `label` what a reader finds the
-    plane by. `tile` is the row and column, from 0, of its first pixel in an image that several slices are tiled into;
-    None where an image is one slice.
+    `row_direction` points along a row (increasing column), `column_direction` down a column (increasing row). `spacing`
+    is (between rows, between columns). `told_apart` holds what makes one image of a place differ from another: times
+    (ms), flip angle (degrees), b-value (s/mm2), number of the time point and the like; a value is None if the header is
+    silent. `order` is the order of acquisition, as far as numbers tell it. `label` helps a reader to find the plane.
+    `tile` is the row and column, counted from 0, of its first pixel in an image that several slices are tiled into; it
+    is None for an image that is one slice.
     """
 
     path: Path
@@ -71,13 +70,13 @@ class Plane:
 
     @property
     def normal(self) -> LpsVector:
-        """Unit vector; with it, row and column direction are right-handed."""
+        """Unit normal; row direction, column direction and normal are right-handed."""
         normal: LpsVector = np.cross(self.row_direction, self.column_direction)
         return normal
 
 
 def functional(ds: Dataset, frame: int, group: str) -> Dataset | None:
-    """The functional group macro `group` of frame `frame` (from 0): its own, or else the shared one."""
+    """Return the functional group macro `group` of frame `frame` (from 0): its own, or else the shared one."""
     for groups in (ds.PerFrameFunctionalGroupsSequence[frame], ds.SharedFunctionalGroupsSequence[0]):
         if groups.get(group):
             item: Dataset = groups[group][0]
@@ -94,7 +93,7 @@ def is_enhanced(ds: Dataset) -> bool:
 
 
 def planes_of(ds: Dataset, path: Path) -> Iterator[Plane]:
-    """The planes of one instance, in frame order. Raises InputRefused naming what the header lacks."""
+    """Yield the planes of one instance, in frame order. Raises InputRefused, which names what the header lacks."""
     name = f"instance {ds.get('SOPInstanceUID', 'without SOPInstanceUID')}"
     if not holds_image(ds):
         raise InputRefused(f"{name} is not an image: it has no Rows and Columns")
@@ -145,7 +144,7 @@ def _enhanced_plane(ds: Dataset, path: Path, frame: int, name: str, dimensions: 
 
 
 def _other_dimensions(ds: Dataset) -> list[int]:
-    """Which of the dimension indices (PS3.3 C.7.6.17) say something else than where a frame lies."""
+    """Return the indices of the dimensions (PS3.3 C.7.6.17) that say something else than where a frame lies."""
     pointers = [item.get("DimensionIndexPointer") for item in ds.get("DimensionIndexSequence") or []]
     return [d for d, pointer in enumerate(pointers) if pointer not in SPATIAL]
 
@@ -219,21 +218,22 @@ def _enhanced_differences(ds: Dataset, frame: int) -> dict[str, Any]:
 
 
 def _component(image_type: Any) -> str | None:
-    """Magnitude, phase, water ... from ImageType or FrameType (PS3.3 C.8.13.3.1.1), value 3 onwards."""
+    """Read magnitude, phase, water ... from value 3 onwards of ImageType or FrameType (PS3.3 C.8.13.3.1.1)."""
     found = [COMPONENTS[v] for v in (str(value).upper() for value in values(image_type)[2:]) if v in COMPONENTS]
     return found[0] if found else None
 
 
 def ge_component(private: PrivateElements) -> str:
-    """The letter of magnitude, phase, real and imaginary images, into which GE may write one ImageType; "" if there is
-    none.
+    """Return the letter of a magnitude, phase, real or imaginary image of GE; "" if there is none.
+
+    GE may write one and the same ImageType into all of these.
     """
     found = private.numbers(0x0043, "GEMS_PARM_01", 0x2F, "SS", "GE")
     return GE_COMPONENTS.get(found[0], "") if found else ""
 
 
 def number(value: Any) -> float | None:
-    """A header's number, so rounded that the scanner's own rounding does not split a series; None if there is none."""
+    """Return a header's number, rounded so that the scanner's rounding splits no series; None if there is none."""
     try:
         return round(float(value), 2)
     except (TypeError, ValueError):

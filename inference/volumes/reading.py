@@ -1,4 +1,4 @@
-"""Reading of volumes from the files of a series."""
+"""The reading of volumes from the files of a series."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,8 +20,8 @@ from storage.errors import InputRefused
 
 
 @dataclass(frozen=True, eq=False)
-class Header:
-    """What stands in a file before the pixels, and at which byte that ends."""
+class _Header:
+    """A header before its pixels, and the byte of the file at which it ends."""
 
     ds: Dataset
     end: int
@@ -36,20 +36,21 @@ def read_volume(paths: Iterable[Path]) -> Volume:
 
 
 def read_volumes(paths: Iterable[Path]) -> tuple[Volume, ...]:
-    """All volumes of a series, at least one, in the order of acquisition. Raises InputRefused, as `stacks_of`."""
+    """Read all volumes of a series, at least one, in the order of acquisition. Raises InputRefused as `stacks_of`."""
     headers, stacks = _stacks_in(paths)
     return _load(stacks, headers)
 
 
-def _stacks_in(paths: Iterable[Path]) -> tuple[dict[Path, Header], list[SliceStack]]:
+def _stacks_in(paths: Iterable[Path]) -> tuple[dict[Path, _Header], list[SliceStack]]:
     everything = {path: _read_header(path) for path in paths}
-    # Philips puts raw data into the series of its images. Of a series without any image, the first object says what is.
+    # Philips puts raw data into the series of its images: it is passed over. If no object is an image, all are kept, so
+    # that the refusal can name the first one.
     headers = {path: header for path, header in everything.items() if holds_image(header.ds)} or everything
     return headers, stacks_of([plane for path, header in headers.items() for plane in planes_of(header.ds, path)])
 
 
-def _load(stacks: Sequence[SliceStack], headers: dict[Path, Header]) -> tuple[Volume, ...]:
-    """Reads the pixels, file by file, and takes each header out of `headers`: none is kept with its pixels."""
+def _load(stacks: Sequence[SliceStack], headers: dict[Path, _Header]) -> tuple[Volume, ...]:
+    """Read the pixels, file by file, and take each header out of `headers`, so that none is kept with its pixels."""
     any_header = next(iter(headers.values())).ds
     study_instance_uid, series_instance_uid = str(any_header.StudyInstanceUID), str(any_header.SeriesInstanceUID)
     modality = str(any_header.get("Modality", ""))
@@ -92,15 +93,18 @@ def _load(stacks: Sequence[SliceStack], headers: dict[Path, Header]) -> tuple[Vo
     )
 
 
-def _read_header(path: Path) -> Header:
+def _read_header(path: Path) -> _Header:
     with _readable(path), path.open("rb") as file:
-        return Header(dcmread(file, stop_before_pixels=True), file.tell())
+        return _Header(dcmread(file, stop_before_pixels=True), file.tell())
 
 
-def _read_pixels(path: Path, header: Header) -> Dataset:
-    """The dataset of `header`, with the rest of its file. Parsing a header again would take as long as its pixels."""
+def _read_pixels(path: Path, header: _Header) -> Dataset:
+    """Return the dataset of `header` with the rest of its file.
+
+    Parsing a header again would take as long as reading its pixels.
+    """
     with _readable(path), path.open("rb") as file:
-        if header.ds.file_meta.TransferSyntaxUID.is_deflated:  # bytes of the file are none of the dataset
+        if header.ds.file_meta.TransferSyntaxUID.is_deflated:  # its offsets in the file are not those in the dataset
             return dcmread(file)
         file.seek(header.end)
         implicit, little = header.ds.original_encoding
@@ -113,16 +117,16 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError:
-        raise  # the disk's trouble, not the image's: worth another try
+        raise  # The disk failed, not the image: the caller may try again.
     except Exception as error:
         raise InputRefused(f"file {path.name} cannot be read as DICOM ({type(error).__name__})") from None
 
 
 def _pixels(ds: Dataset) -> NDArray[Any]:
-    """(frame, row, column)."""
+    """Decode the pixels as (frame, row, column)."""
     try:
         return ds.pixel_array.reshape(-1, int(ds.Rows), int(ds.Columns))
-    except Exception as error:  # decoders raise anything; what they say may quote the header
+    except Exception as error:  # decoders raise errors of many kinds, and their texts may quote the header
         raise InputRefused(
             f"the pixels of instance {ds.SOPInstanceUID} cannot be decoded ({type(error).__name__}, "
             f"transfer syntax {ds.file_meta.TransferSyntaxUID.name})"

@@ -1,8 +1,8 @@
-"""Brings one volume onto the grid of another: rigid registration, and resampling.
+"""Rigid registration, which brings one volume onto the grid of another.
 
 Mutual information (Mattes et al. 2003, doi 10.1109/TMI.2003.809072) is raised from coarse to fine, on one thread and
-with fixed samples, so that the same images give the same result. Whether the result may be used is checked afterwards
-on what the optimiser does not see: a registration of two things that do not belong together also ends somewhere.
+with fixed samples, so that the same images give the same result. The result is checked afterwards by what the optimiser
+does not see, because a registration of two things that do not belong together also ends somewhere.
 """
 
 from collections.abc import Iterator
@@ -39,9 +39,10 @@ FARTHEST = {True: (50.0, 30.0), False: (150.0, 45.0)}  # mm and degrees, with an
 
 @dataclass(frozen=True, eq=False)
 class Registration:
-    """`matrix` (4 x 4, LPS mm) maps a point of the fixed volume to the same point of the patient in the moving one.
+    """The result of a registration, and whether it may be used.
 
-    Where it is not `accepted`, `reason` says why it must not be used; `to_grid` then refuses.
+    `matrix` (4 x 4, LPS mm) maps a point of the fixed volume to the same point of the patient in the moving one. If the
+    registration is not `accepted`, `reason` says why it must not be used.
     """
 
     matrix: Affine
@@ -55,17 +56,17 @@ class Registration:
 
     @property
     def loose(self) -> tuple[bool, bool, bool]:
-        """Along which axes of the patient the images hardly say where they belong, as along the shaft of a limb."""
+        """Axes of the patient along which the images hardly say where they belong, as along the shaft of a limb."""
         x, y, z = (LEAST_PEAK * one > self.information for one in self.displaced)
         return x, y, z
 
 
 def register(moving: Volume, fixed: Volume) -> Registration:
-    """The rigid transform that brings `moving` onto `fixed`, checked.
+    """Find and check the rigid transform that brings `moving` onto `fixed`.
 
-    With a common frame of reference the search begins with the patient coordinates, and ends with them where nothing
-    found is clearly better. Without, it begins with them, with the middles of the images or with those of the bodies,
-    whichever fits best.
+    With a common frame of reference the search begins with the patient coordinates, and ends with them if nothing found
+    is clearly better. Otherwise it begins with the patient coordinates, with the middles of the images or with those of
+    the bodies, whichever fits best.
     """
     still, mobile = _prepared(fixed), _prepared(moving)
     shared = bool(fixed.frame_of_reference_uid) and fixed.frame_of_reference_uid == moving.frame_of_reference_uid
@@ -92,7 +93,7 @@ def to_grid(volume: Volume, geometry: Geometry, registration: Registration | Non
 
 @dataclass(frozen=True, eq=False)
 class _Image:
-    """What is registered: intensities 0..1, and the same with the body (1 inside, 0 outside) on a coarse grid."""
+    """An image to register: intensities 0..1, and on a coarse grid the same with the body (1 inside, 0 outside)."""
 
     array: Array
     geometry: Geometry
@@ -119,7 +120,7 @@ def _body(coarse: Array) -> NDArray[np.bool_]:
 
 
 def _sampled(array: Array, affine: Affine, matrix: Affine, grid: Geometry, order: int, outside: float) -> Array:
-    """`array` at the points of `grid`, moved by `matrix`."""
+    """Sample `array` at the points of `grid`, moved by `matrix`."""
     step = np.linalg.inv(affine) @ matrix @ grid.affine
     return ndimage.affine_transform(
         array, step[:3, :3], step[:3, 3], output_shape=grid.shape, order=order, mode="constant", cval=outside
@@ -127,7 +128,7 @@ def _sampled(array: Array, affine: Affine, matrix: Affine, grid: Geometry, order
 
 
 def _coarse(array: Array, geometry: Geometry, spacing: float) -> tuple[Array, Geometry]:
-    """On a grid along the same axes, isotropic as far as the image is finer than `spacing` (mm)."""
+    """Resample to a grid along the same axes, isotropic as far as the image is finer than `spacing` (mm)."""
     steps = np.maximum(spacing / np.array(geometry.spacing), 1.0)
     smooth = ndimage.gaussian_filter(array, np.where(steps > 1, 0.4 * steps, 0))
     shape = np.maximum(np.ceil(np.array(geometry.shape) / steps), 1).astype(int)
@@ -166,7 +167,10 @@ def _shift(by: NDArray[np.float64]) -> Affine:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Several threads would add up in whatever order they end. The metric heeds the setting of the process alone."""
+    """Run SimpleITK on one thread: several threads would add up in whatever order they end.
+
+    The metric follows only the setting of the whole process.
+    """
     before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     try:
@@ -229,9 +233,10 @@ def _checked(moving: _Image, fixed: _Image, start: Affine, found: Affine, shared
 
 
 def _similarity(moving: _Image, fixed: _Image, matrix: Affine) -> float:
-    """Mutual information (nat) of what lies inside both bodies, on the coarse grid of `fixed`; 0 where that is little.
+    """Return the mutual information (nat) inside both bodies, on the coarse grid of `fixed`; 0 if they hardly overlap.
 
-    Outlines alone are no evidence: any two limbs are round. What chance gives is subtracted (Miller 1955).
+    Outlines alone are no evidence, because any two limbs are round. The information that chance gives is subtracted
+    (Miller 1955).
     """
     grid = fixed.coarse_grid
     still = fixed.coarse
@@ -250,13 +255,13 @@ def _similarity(moving: _Image, fixed: _Image, matrix: Affine) -> float:
 
 
 def _ranks(values: Array) -> NDArray[np.int64]:
-    """Classes of equal size."""
+    """Sort values into classes of equal size."""
     edges = np.quantile(values, np.linspace(0, 1, CLASSES + 1)[1:-1])
     return np.searchsorted(edges, values).astype(np.int64)
 
 
 def _common(moving: _Image, fixed: _Image, matrix: Affine) -> float:
-    """Which part of the smaller body lies in the other one."""
+    """Return which part of the smaller body lies in the other one."""
     grid = fixed.coarse_grid
     moved = _sampled(moving.coarse_body, moving.coarse_grid.affine, matrix, grid, 1, 0.0) > 0.5
     here = fixed.coarse_body > 0.5

@@ -15,15 +15,16 @@ from inference.volumes.geometry import Affine, Array
 def resample_to_spacing(
     array: NDArray[np.float32], affine: Affine, spacing: float | tuple[float, float, float]
 ) -> tuple[Array, Affine]:
-    """To a grid of `spacing` mm (along each array axis, where it is three numbers) over the same field of view, linear,
-    smoothed first along the axes that lose samples.
+    """Resample linearly to a grid of `spacing` mm over the same field of view, and return it with its affine.
+
+    `spacing` is one number, or one for each array axis. The array is smoothed first along the axes that lose samples.
     """
     steps = np.linalg.norm(affine[:3, :3], axis=0)
     factor = np.asarray(spacing) / steps
     sigma = np.where(factor > 1, 0.35 * factor, 0.0)
     smooth = ndimage.gaussian_filter(array, sigma, mode="nearest") if sigma.any() else array
     shape = np.maximum(np.floor((np.array(array.shape) - 1) / factor + 1e-6).astype(int) + 1, 1)
-    # Both grids have the same middle.
+    # Give both grids the same middle.
     offset = (np.array(array.shape) - 1) / 2 - factor * (shape - 1) / 2
     result = ndimage.affine_transform(smooth, factor, offset, tuple(shape), order=1, mode="nearest")
     coarse = affine.copy()
@@ -35,7 +36,10 @@ def resample_to_spacing(
 def resample_to_grid(
     array: NDArray[Any], affine_from: Affine, affine_to: Affine, shape_to: tuple[int, int, int], order: int
 ) -> NDArray[Any]:
-    """`array` on another grid: `order` 0 nearest, 1 linear. Outside of the old grid the result is 0."""
+    """Resample `array` to another grid; outside of the old one the result is 0.
+
+    `order` 0 takes the nearest voxel, 1 interpolates linearly.
+    """
     step = np.linalg.inv(affine_from) @ affine_to
     return ndimage.affine_transform(
         array, step[:3, :3], step[:3, 3], output_shape=shape_to, order=order, mode="constant", cval=0

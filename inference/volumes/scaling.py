@@ -1,10 +1,10 @@
-"""From stored values to the numbers of a volume.
+"""Scaling of stored values to the numbers of a volume.
 
-They are the output of the modality LUT (PS3.3 C.11.1): what every viewer shows, in the unit of a map where it has one.
-Philips chooses the slope of every image type and every series for display, so these numbers of two series, or of two
-volumes of one, need not be comparable. Its private Scale Slope leads back to what was measured:
+These numbers are the output of the modality LUT (PS3.3 C.11.1): what every viewer shows, in the unit of a map if it has
+one. Philips chooses the slope of every image type and every series for display, so these numbers need not be comparable
+between two series, or between two volumes of one. Its private Scale Slope leads back to what was measured:
 stored value / Scale Slope = (stored value x Rescale Slope + Rescale Intercept) / (Rescale Slope x Scale Slope)
-where the intercept is 0 (Chenevert et al., Transl Oncol 2014;7:65, PMC3998685).
+if the intercept is 0 (Chenevert et al., Transl Oncol 2014;7:65, PMC3998685).
 """
 
 from pydicom.dataset import Dataset
@@ -18,7 +18,7 @@ SCALE_SLOPE = (0x2005, "Philips MR Imaging DD 001", 0x0E, "FL", "PHILIPS")
 
 
 def rescale(ds: Dataset, frame_number: int | None) -> tuple[float, float]:
-    """Slope and intercept of the modality LUT (PS3.3 C.11.1, C.7.6.16.2.9); 1 and 0 where there is none."""
+    """Return slope and intercept of the modality LUT (PS3.3 C.11.1, C.7.6.16.2.9); 1 and 0 if there is none."""
     source: Dataset | None = ds
     if frame_number is not None and is_enhanced(ds):
         source = functional(ds, frame_number - 1, "PixelValueTransformationSequence")
@@ -28,7 +28,7 @@ def rescale(ds: Dataset, frame_number: int | None) -> tuple[float, float]:
 
 
 def signal_scale(ds: Dataset, frame_number: int | None) -> float:
-    """Rescale Slope x Scale Slope of a Philips image; 1 for every other one."""
+    """Return Rescale Slope x Scale Slope of a Philips image; 1 for every other image."""
     source, manufacturer = ds, str(ds.get("Manufacturer", ""))
     if frame_number is not None and is_enhanced(ds):
         frame = ds.PerFrameFunctionalGroupsSequence[frame_number - 1]

@@ -14,17 +14,14 @@ from inference.volumes.grouping import PlaneGroup, groups_of, same_grid, text_of
 from inference.volumes.planes import DIRECTION, Plane
 from storage.errors import InputRefused
 
-MINIMUM_SLICES = 3  # the fewest whose distances can be checked against one another
+MINIMUM_SLICES = 3  # with fewer, distances cannot be compared with one another
 POSITION_TOLERANCE = 0.02  # of the slice distance: how far a slice may lie off the regular grid
 SAME_POSITION = 0.01  # mm along the normal
 
 
 @dataclass(frozen=True, eq=False)
 class SliceStack:
-    """The planes of one volume, sorted along their normal, proven to lie on the regular grid `geometry`.
-
-    `told_apart` as in `Volume`.
-    """
+    """The planes of one volume, sorted along their normal, proven to lie on `geometry`. `told_apart` as in `Volume`."""
 
     planes: tuple[Plane, ...]
     geometry: Geometry
@@ -32,7 +29,7 @@ class SliceStack:
 
 
 def stacks_of(planes: Sequence[Plane]) -> list[SliceStack]:
-    """The stacks of a series in the order of acquisition. Every one must be regular, and those on one grid alike.
+    """Return the stacks of a series in the order of acquisition. Every one is regular, and those on one grid are alike.
 
     Raises InputRefused: no images, too few slices, two images in one place, a slice missing, slices off the grid.
     """
@@ -49,7 +46,7 @@ def stacks_of(planes: Sequence[Plane]) -> list[SliceStack]:
 
 
 def differences(stacks: Sequence[SliceStack]) -> str:
-    """What tells several volumes of a series apart, in words."""
+    """Describe what tells several volumes of a series apart."""
     told = [stack.told_apart for stack in stacks]
     found = []
     for key in dict.fromkeys(key for d in told for key in d):

@@ -1,4 +1,4 @@
-"""Several slices tiled into one classic image: Siemens MOSAIC and UIH VFRAME.
+"""Images into which several slices are tiled: Siemens MOSAIC and UIH VFRAME.
 
 Tiles go along rows, from the upper left. Only private attributes say how many there are and where they lie.
 """
@@ -21,13 +21,15 @@ MOSAIC, VFRAME = "MOSAIC", "VFRAME"
 CSA = (0x0029, "SIEMENS CSA HEADER", 0x10)
 UIH_NUMBER = (0x0065, "Image Private Header", 0x50)
 UIH_SLICES = (0x0065, "Image Private Header", 0x51)
-MOST = 1024  # tiles: 32 x 32; no scanner comes near
+MOST = 1024  # tiles, 32 x 32: far more than any scanner makes
 
 
 @dataclass(frozen=True, eq=False)
 class Tiling:
-    """`rows` and `columns` are those of one tile; of each tile, `corners` has the row and column of its first pixel in
-    the image, from 0, and `positions` where the centre of that lies, in LPS mm.
+    """How an image is divided into tiles, and where each lies.
+
+    `rows` and `columns` are those of one tile. For each tile, `corners` has the row and column of its first pixel in
+    the image, counted from 0, and `positions` the centre of that pixel in LPS mm.
     """
 
     rows: int
@@ -37,21 +39,24 @@ class Tiling:
 
 
 def tiled_as(ds: Dataset) -> str | None:
-    """How the image is tiled, by ImageType."""
+    """Return how ImageType says that the image is tiled; None if it is not."""
     image_type = {str(v).upper() for v in values(ds.get("ImageType"))}
     return next((kind for kind in (MOSAIC, VFRAME) if kind in image_type), None)
 
 
 def tiling_of(ds: Dataset, kind: str, name: str) -> Tiling:
-    """Raises InputRefused, which calls the instance `name`, where the private attributes are missing or wrong."""
+    """Read the tiling of an image that is tiled as `kind`.
+
+    Raises InputRefused, which calls the instance `name`, if the private attributes are missing or wrong.
+    """
     return _mosaic(ds, name) if kind == MOSAIC else _vframe(ds, name)
 
 
 def _mosaic(ds: Dataset, name: str) -> Tiling:
-    """The image has as many tiles along its rows as down its columns, the last ones may be empty.
+    """Read a mosaic: as many tiles along its rows as down its columns, the last of which may be empty.
 
-    ImagePositionPatient is that of an image of the whole mosaic's size about the centre of the first slice. The others
-    follow along SliceNormalVector, which points against the normal of the image where slices go the other way.
+    ImagePositionPatient is that of an image of the whole mosaic's size about the centre of the first slice. The other
+    slices follow along SliceNormalVector, which points against the normal of the image if they go the other way.
     """
     where = f"{name}, a mosaic"
     block = PrivateElements(ds).value(*CSA)
@@ -81,11 +86,12 @@ def _mosaic(ds: Dataset, name: str) -> Tiling:
 
 
 def _vframe(ds: Dataset, name: str) -> Tiling:
-    """A private sequence has an item with ImagePositionPatient for each slice. No row of tiles is empty."""
+    """Read a VFRAME: a private sequence has an item with ImagePositionPatient for each slice. No row of tiles is empty.
+    """
     where = f"{name}, tiled as VFRAME"
     private = PrivateElements(ds)
     items = private.value(*UIH_SLICES)
-    if isinstance(items, bytes):  # as it comes in implicit VR
+    if isinstance(items, bytes):  # undecoded, because the file has implicit VR
         items = _sequence(items)
     if not items:
         raise InputRefused(
@@ -110,7 +116,7 @@ def _tiling(rows: int, columns: int, across: int, positions: Sequence[NDArray[np
 def _sequence(value: bytes) -> Sequence[Dataset]:
     try:
         return list(convert_SQ(value, True, True))
-    except Exception:  # pydicom's readers raise anything
+    except Exception:  # pydicom raises errors of many kinds for a malformed value
         return []
 
 

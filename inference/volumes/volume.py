@@ -10,8 +10,9 @@ from inference.volumes.geometry import Array, Geometry
 
 @dataclass(frozen=True)
 class FrameReference:
-    """Where one slice of a volume came from. `frame_number` counts from 1; None for a single-frame instance. `tile`
-    is as in `Plane`.
+    """The origin of one slice of a volume.
+
+    `frame_number` counts from 1; it is None for a single-frame instance. `tile` is as in `Plane`.
     """
 
     sop_class_uid: str
@@ -23,13 +24,13 @@ class FrameReference:
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """One 3D image with exact geometry. `array` is float32 [slice, row, column], after the modality LUT
-    (rescale slope and intercept). `frames[k]` is where slice k came from.
+    """One 3D image with its exact geometry.
 
-    `told_apart` is what its headers say and tells it from other volumes of its series: the keys of `Plane.told_apart`,
-    and REPETITION, but for those that are None or differ between its slices. `array / signal_scale` can be compared
-    between the series and volumes of a Philips scanner, whose modality LUT is made for display (`scaling`);
-    it is 1 elsewhere.
+    `array` is float32 [slice, row, column], after the modality LUT (rescale slope and intercept). `frames[k]` is the
+    origin of slice k. `told_apart` is what its headers say that tells it from other volumes of its series: the keys of
+    `Plane.told_apart`, and REPETITION, without those that are None or differ between its slices. `array / signal_scale`
+    can be compared between the series and volumes of a Philips scanner, whose modality LUT is made for display (see
+    `scaling`); elsewhere it is 1.
     """
 
     array: Array
