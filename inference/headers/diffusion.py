@@ -57,7 +57,9 @@ def weighting(ds: Dataset) -> tuple[float | None, Direction | None]:
 
 
 def shells(b_values: Iterable[float]) -> tuple[float, ...]:
-    """Return the different b-values (s/mm2), ascending. Of those that scatter around one, 995, 1000, 1005, the lowest.
+    """Return the different b-values (s/mm2), ascending.
+
+    Of several that scatter around one, as 995, 1000 and 1005, only the lowest is returned.
     """
     found: list[float] = []
     for b in sorted(b_values):
@@ -67,7 +69,10 @@ def shells(b_values: Iterable[float]) -> tuple[float, ...]:
 
 
 def direction(numbers: Any) -> Direction | None:
-    """Return three numbers, rounded so that the scanner's own rounding tells no images apart; None if all are zero."""
+    """Return three numbers as a direction; None if there are not three, or all are zero.
+
+    They are rounded, so that the scanner's own rounding tells no two images apart.
+    """
     found = [round(v, 3) + 0.0 for v in _numbers(numbers)]
     return (found[0], found[1], found[2]) if len(found) == 3 and any(found) else None
 
@@ -81,7 +86,9 @@ def _private_b_value(private: PrivateElements) -> float | None:
 
 
 def _in_words(ds: Dataset) -> float | None:
-    """Read "b=1000(0.4,0.1,-0.9)" of Canon and Toshiba in ImageComments, and "*ep_b1000#3" of Siemens in SequenceName.
+    """Read a b-value that is written as text.
+
+    Canon and Toshiba write "b=1000(0.4,0.1,-0.9)" into ImageComments; Siemens calls its sequence "*ep_b1000#3".
     """
     for keyword, pattern in (("ImageComments", r"\s*b=(\d+(?:\.\d+)?)\("), ("SequenceName", r"\*?ep_b(\d+)")):
         if found := re.match(pattern, str(ds.get(keyword, ""))):

@@ -17,24 +17,26 @@ from scipy import ndimage
 from inference.volumes.geometry import Affine, Array, Geometry
 from inference.volumes.measurements import largest_component
 from inference.volumes.volume import Volume
-from storage.errors import InputRefused
 
 LEVELS = (8.0, 4.0, 2.0)  # mm: the working grids, coarse to fine
-SAMPLES = 60_000  # voxels that are compared on a grid
+SAMPLES = 60_000  # voxels of a grid that are compared
 BINS = 32
 ITERATIONS = 200
 SEED = 1
 
-COARSE = 4.0  # mm, where the result is checked
-CLASSES = 16  # of intensity
-FEWEST = 500  # voxels of the coarse grid
-BODY = 0.08  # of the bright end of the image: what is darker is air
-LEAST_COMMON = 0.5  # of the smaller body, that must lie in the other one
+COARSE = 4.0  # mm, spacing of the grid on which the result is checked
+CLASSES = 16  # classes of intensity
+FEWEST = 500  # voxels of the coarse grid that must lie in both bodies
+BODY = 0.08  # part of the intensity of the brightest tissue: darker voxels are air
+LEAST_COMMON = 0.5  # part of the smaller body that must lie in the other one
 LEAST_INFORMATION = 0.1  # nat, see `Registration.information`
-DISPLACED = 12.0  # mm
-LEAST_PEAK = 1.5  # how often the information of displaced images the result must have, along two axes at least
-BETTER = 1.03  # how often that of the patient coordinates, to move images with a common frame of reference
-FARTHEST = {True: (50.0, 30.0), False: (150.0, 45.0)}  # mm and degrees, with and without a common frame of reference
+DISPLACED = 12.0  # mm by which images are displaced to see whether they fit as well there
+# The result must have this many times the information of displaced images, along two axes at least.
+LEAST_PEAK = 1.5
+# Images with a common frame of reference are moved only if the result has this many times their information unmoved.
+BETTER = 1.03
+# The largest motion in mm and degrees, with (True) and without (False) a common frame of reference.
+FARTHEST = {True: (50.0, 30.0), False: (150.0, 45.0)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,11 +50,11 @@ class Registration:
     matrix: Affine
     accepted: bool
     reason: str
-    shift: float  # mm, of the middle of the body, from where the search began
+    shift: float  # mm by which the middle of the body moved from where the search began
     rotation: float  # degrees
-    common: float  # which part of the smaller body lies in the other one, 0..1
-    information: float  # nat, mutual information inside both bodies, their outlines left aside
-    displaced: tuple[float, float, float]  # nat, of images displaced by DISPLACED along each axis of the patient
+    common: float  # part of the smaller body that lies in the other one, 0..1
+    information: float  # nat, mutual information inside both bodies, without their outlines
+    displaced: tuple[float, float, float]  # nat, the same of images displaced along each axis of the patient
 
     @property
     def loose(self) -> tuple[bool, bool, bool]:
@@ -76,21 +78,6 @@ def register(moving: Volume, fixed: Volume) -> Registration:
     return _checked(mobile, still, start, found, shared)
 
 
-def to_grid(volume: Volume, geometry: Geometry, registration: Registration | None = None, order: int = 1) -> Array:
-    """`volume` on the grid `geometry`, float32 [slice, row, column]; NaN outside of it, where nothing is known.
-
-    `registration` is that of `volume` (moving) with an image on this grid (fixed); None: by patient coordinates alone.
-    `order` 0 is the nearest voxel, 1 linear. Raises InputRefused for a registration that is not accepted.
-    """
-    if registration is not None and not registration.accepted:
-        raise InputRefused(
-            f"series {volume.series_instance_uid} cannot be brought onto the grid of another one: "
-            f"{registration.reason}; send images of the same region"
-        )
-    matrix = np.eye(4) if registration is None else registration.matrix
-    return _sampled(volume.array, volume.geometry.affine, matrix, geometry, order, np.nan)
-
-
 @dataclass(frozen=True, eq=False)
 class _Image:
     """An image to register: intensities 0..1, and on a coarse grid the same with the body (1 inside, 0 outside)."""
@@ -100,7 +87,7 @@ class _Image:
     coarse: Array
     coarse_body: Array
     coarse_grid: Geometry
-    middle: NDArray[np.float64]  # of the body, LPS mm
+    middle: NDArray[np.float64]  # middle of the body, LPS mm
 
 
 def _prepared(volume: Volume) -> _Image:
@@ -133,7 +120,7 @@ def _coarse(array: Array, geometry: Geometry, spacing: float) -> tuple[Array, Ge
     smooth = ndimage.gaussian_filter(array, np.where(steps > 1, 0.4 * steps, 0))
     shape = np.maximum(np.ceil(np.array(geometry.shape) / steps), 1).astype(int)
     scale = np.diag([*steps, 1.0])
-    scale[:3, 3] = ((np.array(geometry.shape) - 1) - (shape - 1) * steps) / 2  # the same middle
+    scale[:3, 3] = ((np.array(geometry.shape) - 1) - (shape - 1) * steps) / 2  # both grids have the same middle
     grid = Geometry((int(shape[0]), int(shape[1]), int(shape[2])), geometry.affine @ scale)
     return _sampled(smooth, geometry.affine, np.eye(4), grid, 1, 0.0), grid
 
@@ -147,7 +134,7 @@ def _itk(array: Array, grid: Geometry) -> sitk.Image:
     return image
 
 
-# -- searching ---------------------------------------------------------------------------------------------------------
+# -- search ------------------------------------------------------------------------------------------------------------
 
 
 def _start(moving: _Image, fixed: _Image, shared: bool) -> Affine:
@@ -196,7 +183,7 @@ def _optimised(moving: _Image, fixed: _Image, start: Affine) -> Affine:
         method.SetInitialTransform(transform, inPlace=True)
         try:
             method.Execute(_itk(still, still_grid), _itk(mobile, mobile_grid))
-        except RuntimeError:  # the images do not overlap any more
+        except RuntimeError:  # the images no longer overlap
             break
     rotation = np.array(transform.GetMatrix()).reshape(3, 3)
     centre, translation = np.array(transform.GetCenter()), np.array(transform.GetTranslation())
@@ -206,7 +193,7 @@ def _optimised(moving: _Image, fixed: _Image, start: Affine) -> Affine:
     return matrix
 
 
-# -- checking ----------------------------------------------------------------------------------------------------------
+# -- check -------------------------------------------------------------------------------------------------------------
 
 
 def _checked(moving: _Image, fixed: _Image, start: Affine, found: Affine, shared: bool) -> Registration:

@@ -86,7 +86,9 @@ def _mosaic(ds: Dataset, name: str) -> Tiling:
 
 
 def _vframe(ds: Dataset, name: str) -> Tiling:
-    """Read a VFRAME: a private sequence has an item with ImagePositionPatient for each slice. No row of tiles is empty.
+    """Read a VFRAME: a private sequence has an item with ImagePositionPatient for each slice.
+
+    No row of tiles is empty.
     """
     where = f"{name}, tiled as VFRAME"
     private = PrivateElements(ds)
