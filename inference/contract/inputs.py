@@ -81,6 +81,7 @@ class SeriesRule:
     b_values: BValues | None = None
     body_parts: tuple[BodyPart, ...] = ()  # BodyPartExamined (PS3.16 annex L); a series that names none is not refused
     prefer: tuple[Preference, ...] = ()
+    select: Selection | None = None  # which volume is meant where the series holds several
 
 
 @dataclass(frozen=True, config=_FORBID)
@@ -92,7 +93,6 @@ class InputRule(SeriesRule):
     name: Name
     required: bool = True
     volumes: Literal["one", "all"] = "one"
-    select: Selection | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=_FORBID)
@@ -118,8 +118,10 @@ def split_key(key: str) -> tuple[str, int]:
 
 
 def selected(told_apart: Sequence[Mapping[str, Any]], select: Selection) -> int:
-    """Which volume of a series `select` means: its index in `told_apart`, what tells each volume apart
-    (`inference.volumes.planes.Plane.told_apart`). Raises InputRefused unless it is exactly one.
+    """Return the index in `told_apart` of the volume that `select` means.
+
+    `told_apart` has for each volume what tells it from the others (`inference.volumes.volume.Volume.told_apart`).
+    Raises InputRefused unless exactly one volume can be meant.
     """
     if select in _EXTREMES:
         key, extreme = _EXTREMES[select]

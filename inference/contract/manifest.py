@@ -2,8 +2,9 @@
 
 import hashlib
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,6 +19,19 @@ from storage.errors import ModelRefused
 APPLICATIONS = Path(__file__).parents[1] / "applications"
 DESCRIPTOR = "application.toml"
 BUNDLE_DESCRIPTOR = "bundle.toml"
+
+FileKey = tuple[str, str]
+"""Table and key of a descriptor whose value names a file of its folder."""
+
+MODEL_FILES: tuple[FileKey, ...] = (("model", "weights"), ("model", "network"))
+
+
+@dataclass(frozen=True)
+class NamedFile:
+    """A file that a descriptor names: the key that does, as "model.weights", and its name in the folder."""
+
+    key: str
+    name: str
 
 
 class _ApplicationFile(BaseModel):
@@ -91,7 +105,8 @@ def load_manifest(
     raw = _parse(path, text)
     described: _ApplicationFile | BundleFile | None
     described, mistakes = validated(_ApplicationFile, raw) if bundle is None else validated(BundleFile, raw)
-    mistakes += _missing_files(path.parent, raw)
+    files = _named_files(application_id, raw)
+    mistakes += _missing_files(path.parent, files)
     known = described.options if isinstance(described, _ApplicationFile) else {}
     mistakes += [
         f"it has no option {key!r}, which application {name!r} is configured with{nearest(key, list(known))}"
@@ -109,7 +124,7 @@ def load_manifest(
         inputs=_inputs(described),
         folder=path.parent,
         options={key: value for key, value in raw.items() if key in own},
-        sha256=_digest(path.parent, text, raw, options),
+        sha256=_digest(path.parent, text, files, options),
         earlier=described.earlier if isinstance(described, _ApplicationFile) else None,
         switches=known | dict(options),
     )
@@ -152,26 +167,40 @@ def _parse(path: Path, text: bytes) -> dict[str, Any]:
         raise ModelRefused(f"{path} is not valid TOML: {error}") from None
 
 
-def _model_files(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(key, file name) of the files that the descriptor names."""
-    for table, key in (("model", "weights"), ("model", "network"), ("classification", "weights"), ("gate", "t1w")):
-        named = raw.get(table)
-        if isinstance(named, dict) and isinstance(named.get(key), str):
-            yield f"{table}.{key}", named[key]
+def _additional_files(application_id: str) -> tuple[FileKey, ...]:
+    """Return `FILES` of `inference.applications.<id>.files`; an application without that module reads none."""
+    module_name = f"inference.applications.{application_id}.files"
+    try:
+        files: tuple[FileKey, ...] = import_module(module_name).FILES
+    except ModuleNotFoundError as error:
+        if error.name is None or not module_name.startswith(error.name):
+            raise
+        return ()
+    return files
 
 
-def _missing_files(folder: Path, raw: Mapping[str, Any]) -> list[str]:
+def _named_files(application_id: str, raw: Mapping[str, Any]) -> list[NamedFile]:
+    """List the files that the descriptor names: those of the model, then those that the application adds."""
+    found = []
+    for table, key in (*MODEL_FILES, *_additional_files(application_id)):
+        values = raw.get(table)
+        if isinstance(values, dict) and isinstance(values.get(key), str):
+            found.append(NamedFile(f"{table}.{key}", values[key]))
+    return found
+
+
+def _missing_files(folder: Path, files: Sequence[NamedFile]) -> list[str]:
     return [
-        f"{key} = {name!r}: there is no such file in the folder"
-        for key, name in _model_files(raw)
-        if not (folder / name).is_file()
+        f"{file.key} = {file.name!r}: there is no such file in the folder"
+        for file in files
+        if not (folder / file.name).is_file()
     ]
 
 
-def _digest(folder: Path, text: bytes, raw: Mapping[str, Any], options: Mapping[str, bool]) -> str:
+def _digest(folder: Path, text: bytes, files: Sequence[NamedFile], options: Mapping[str, bool]) -> str:
     digest = hashlib.sha256(text)
     for key, value in sorted(options.items()):
         digest.update(f"{key} {value}".encode())
-    for _, name in _model_files(raw):
-        digest.update(file_sha256(folder / name).encode())
+    for file in files:
+        digest.update(file_sha256(folder / file.name).encode())
     return digest.hexdigest()

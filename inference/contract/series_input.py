@@ -1,8 +1,14 @@
-"""The series that feed the inputs of an application."""
+"""The series that feed the inputs of an application, and the one place that reads their volumes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
+
+from inference.contract.inputs import InputRule, selected
+from inference.volumes.reading import read_volume, read_volumes
+from inference.volumes.volume import Volume
 
 
 @dataclass(frozen=True)
@@ -18,3 +24,18 @@ class SeriesInput:
     paths: tuple[Path, ...]
     time_point: int = 0
     acquired: date | None = None
+
+
+def read_input(series: SeriesInput, rules: Sequence[InputRule]) -> tuple[Volume, ...]:
+    """Read the volumes that the application's rule for this input asks for.
+
+    With `volumes = "all"` these are all volumes of the series, in the order of acquisition. Otherwise it is exactly
+    one: the one that `select` means where the series holds several. Raises InputRefused if the series makes no such
+    volume, and KeyError if no rule has the name of the input.
+    """
+    rule = {rule.name: rule for rule in rules}[series.name]
+    if rule.volumes == "all":
+        return read_volumes(series.paths)
+    if rule.select is None:
+        return (read_volume(series.paths),)
+    return (read_volume(series.paths, partial(selected, select=rule.select)),)

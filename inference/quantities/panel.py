@@ -11,8 +11,8 @@ import numpy as np
 
 from inference.contract.concepts import PERCENT
 from inference.contract.findings import NOT_ATTEMPTED, Code, Measurement, ParametricMap
-from inference.contract.inputs import input_key
-from inference.contract.series_input import SeriesInput
+from inference.contract.inputs import InputRule, input_key
+from inference.contract.series_input import SeriesInput, read_input
 from inference.quantities.alignment import align, same_grid
 from inference.quantities.fits.adc import PLAUSIBLE as ADC_PLAUSIBLE
 from inference.quantities.fits.adc import adc_map
@@ -22,7 +22,6 @@ from inference.quantities.statistics import Statistics, as_measurements, interio
 from inference.volumes.geometry import Array, Mask
 from inference.volumes.grouping import SAME_PLACE
 from inference.volumes.planes import B_VALUE, COMPONENT
-from inference.volumes.reading import read_volumes
 from inference.volumes.volume import Volume
 from storage.errors import InputRefused
 
@@ -124,16 +123,16 @@ class Panel:
 
 
 def read_optional_volumes(
-    inputs: Mapping[str, SeriesInput], names: Iterable[str] = NAMES, time_point: int = 0
+    inputs: Mapping[str, SeriesInput], rules: Sequence[InputRule], names: Iterable[str] = NAMES, time_point: int = 0
 ) -> tuple[dict[str, tuple[Volume, ...]], tuple[str, ...]]:
-    """Return the volumes of the optional inputs that are present, and a note for each series that makes none."""
+    """Read the volumes of the optional inputs that are present, as `rules` ask, and note each series that makes none."""
     volumes: dict[str, tuple[Volume, ...]] = {}
     notes = []
     for name in names:
         if (bound := inputs.get(input_key(name, time_point))) is None:
             continue
         try:
-            volumes[name] = read_volumes(bound.paths)
+            volumes[name] = read_input(bound, rules)
         except InputRefused as error:
             notes.append(f"The series for {name} was not used: {error}.")
     return volumes, tuple(notes)

@@ -1,6 +1,6 @@
 """The reading of volumes from the files of a series."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +27,20 @@ class _Header:
     end: int
 
 
-def read_volume(paths: Iterable[Path]) -> Volume:
-    """The one volume of a series. Raises InputRefused, naming what is wrong, unless there is exactly one."""
+Choice = Callable[[Sequence[Mapping[str, Any]]], int]
+"""Chooses one of several volumes by what tells each apart (`Volume.told_apart`), and returns its index."""
+
+
+def read_volume(paths: Iterable[Path], choose: Choice | None = None) -> Volume:
+    """Read the one volume of a series, or the one of several that `choose` returns.
+
+    Raises InputRefused, naming what is wrong, if the series makes no volume, or several and `choose` is None.
+    """
     headers, stacks = _stacks_in(paths)
     if len(stacks) > 1:
-        raise InputRefused(f"the series holds {len(stacks)} volumes: {differences(stacks)}")
+        if choose is None:
+            raise InputRefused(f"the series holds {len(stacks)} volumes: {differences(stacks)}")
+        stacks = [stacks[choose([stack.told_apart for stack in stacks])]]
     return _load(stacks, headers)[0]
 
 

@@ -45,12 +45,11 @@ from inference.contract.findings import (
 )
 from inference.contract.inputs import input_key, split_key
 from inference.contract.manifest import Manifest, weights_path, weights_sha256
-from inference.contract.series_input import SeriesInput
+from inference.contract.series_input import SeriesInput, read_input
 from inference.gate.assessment import check_volume
 from inference.gate.reference import reference_of
 from inference.quantities.panel import Volumes, read_optional_volumes
 from inference.quantities.size import size_measurements
-from inference.volumes.reading import read_volume
 from storage.errors import InputRefused
 
 OPTIONAL = ("t1w_fs_post", "dwi", "adc", "t1_map", "t2_map")
@@ -133,9 +132,9 @@ class LimbSarcomaCourse:
         for name in REQUIRED:
             if (key := input_key(name, point)) not in inputs:
                 raise InputRefused(f"it has no {name} series")
-            required[name] = (read_volume(inputs[key].paths),)
+            required[name] = read_input(inputs[key], self.manifest.inputs)
         check_volume(required["t1w"][0], self._reference)
-        volumes, unread = read_optional_volumes(inputs, OPTIONAL, point)
+        volumes, unread = read_optional_volumes(inputs, self.manifest.inputs, OPTIONAL, point)
         return volumes | required, unread
 
     def _findings(

@@ -13,18 +13,15 @@ from inference.applications.segmentation.grid import foreground_box, masks_to_so
 from inference.applications.segmentation.network import declared_network
 from inference.contract.application import Engine, Progress
 from inference.contract.bundle import Bundle, Label, as_code, read_bundle
-from inference.contract.findings import Algorithm, Code, Findings, Measurement, Segment
+from inference.contract.concepts import CM3, VOLUME
+from inference.contract.findings import Algorithm, Findings, Measurement, Segment
 from inference.contract.manifest import Manifest, weights_path, weights_sha256
-from inference.contract.series_input import SeriesInput
+from inference.contract.series_input import SeriesInput, read_input
 from inference.volumes.geometry import Mask
 from inference.volumes.measurements import largest_component, volume_ml
-from inference.volumes.reading import read_volume
 from inference.volumes.resampling import resample_to_grid
 from inference.volumes.volume import Volume
 from storage.errors import ModelRefused
-
-VOLUME = Code("118565006", "SCT", "Volume")
-CM3 = Code("cm3", "UCUM", "cubic centimeter")
 
 
 def create(manifest: Manifest) -> "SegmentationApplication":
@@ -50,7 +47,7 @@ class SegmentationApplication:
         started_at = datetime.now(UTC)
         (series,) = inputs.values()
         progress("reading", 0.0)
-        volume = read_volume(series.paths)
+        (volume,) = read_input(series, self.manifest.inputs)
         progress("preparing", 0.1)
         grid = model_grid(volume.geometry, self._bundle.preprocessing)
         image = normalize(

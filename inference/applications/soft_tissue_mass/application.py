@@ -16,14 +16,13 @@ from inference.contract.application import Engine, Progress
 from inference.contract.concepts import ABNORMAL, CERTAINTY, FASCIA_DEPTH, MASS, MM, UNCERTAIN
 from inference.contract.findings import NOT_ATTEMPTED, Algorithm, Evaluation, Findings, Measurement, Segment
 from inference.contract.manifest import Manifest, file_sha256, weights_path, weights_sha256
-from inference.contract.series_input import SeriesInput
+from inference.contract.series_input import SeriesInput, read_input
 from inference.engine.networks import ensemble
 from inference.gate.assessment import check_volume
 from inference.gate.reference import reference_of
 from inference.quantities.panel import Panel, measure_panel, read_optional_volumes
 from inference.quantities.size import is_cut_off, size_measurements
 from inference.volumes.geometry import Mask
-from inference.volumes.reading import read_volume
 from inference.volumes.volume import Volume
 
 COLOR = (221, 130, 101)
@@ -84,9 +83,9 @@ class SoftTissueMass:
         """Outline and measure the largest mass on the grid of the series "t1w"; there may be none."""
         started_at = datetime.now(UTC)
         progress("reading", 0.0)
-        volume = read_volume(inputs["t1w"].paths)
+        (volume,) = read_input(inputs["t1w"], self.manifest.inputs)
         check_volume(volume, self._reference)
-        optional, unread = read_optional_volumes(inputs)
+        optional, unread = read_optional_volumes(inputs, self.manifest.inputs)
         progress("segmenting", 0.2)
         estimated = self._estimate(volume, engine)
         mask = estimated.mass(self._model.threshold)

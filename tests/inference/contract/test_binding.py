@@ -1,19 +1,16 @@
 """Which of several series feeds an input, which volume of it is meant, and how a wrong declaration is refused."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from inference.contract import manifest
 from inference.contract.binding import bind
 from inference.contract.inputs import BValues, InputRule, input_key, selected, split_key
 from inference.series.kinds import Kind
 from inference.series.recogniser import SeriesDescription, read_headers, recognise_headers
 from inference.volumes.planes import COMPONENT
-from storage.errors import InputRefused, ModelRefused
+from storage.errors import InputRefused
 
 
 def series(uid: str, kind: Kind = Kind.T1W, **change: object) -> SeriesDescription:
@@ -141,65 +138,3 @@ def test_a_selection_means_exactly_one_volume() -> None:
 def test_keys_of_inputs_name_the_time_point() -> None:
     assert [split_key(input_key("t1w", n)) for n in (0, 1, 12)] == [("t1w", 0), ("t1w", 1), ("t1w", 12)]
     assert input_key("t1w", 0) == "t1w"
-
-
-DESCRIPTOR = """
-version = "1"
-title = "Something"
-[earlier]
-maximum = 2
-[[inputs]]
-name = "t1w"
-kind = "T1w"
-[[inputs]]
-name = "diffusion"
-kind = ["ADC", "DWI"]
-b_values = { count = 2, highest_at_least = 400 }
-prefer = ["same plane as t1w", "many slices"]
-volumes = "all"
-required = false
-"""
-
-
-@pytest.fixture
-def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], manifest.Manifest]:
-    def loaded(text: str) -> manifest.Manifest:
-        (tmp_path / "own").mkdir(exist_ok=True)
-        (tmp_path / "own" / "application.toml").write_text(text)
-        return manifest.load_manifest("own", "own", None)
-
-    monkeypatch.setattr(manifest, "APPLICATIONS", tmp_path)
-    return loaded
-
-
-def test_a_descriptor_declares_its_inputs(load: Callable[[str], manifest.Manifest]) -> None:
-    found = load(DESCRIPTOR)
-    t1w, diffusion = found.inputs
-    assert (t1w.kind, t1w.required, t1w.volumes) == ((Kind.T1W,), True, "one")
-    assert diffusion.kind == (Kind.ADC, Kind.DWI)
-    assert diffusion.b_values == BValues(count=2, highest_at_least=400)
-    assert found.earlier is not None
-    assert (found.earlier.maximum, found.earlier.required) == (2, False)
-    assert "earlier" not in found.options
-    assert load(DESCRIPTOR.replace("[earlier]\nmaximum = 2", "")).earlier is None
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "told"),
-    [
-        ('"T1w"', '"T1"', "inputs.0.kind = 'T1'; allowed: T1w, .* did you mean 'T1w'"),
-        ('"DWI"', '"DW"', "inputs.1.kind.1 = 'DW'; allowed: .* did you mean 'DWI'"),
-        ("highest_at", "higest_at", "no key inputs.1.b_values.higest_at_least; .* did you mean 'highest_at_least'"),
-        ('"many slices"', '"manyslices"', "inputs.1.prefer.1 = 'manyslices': allowed: .* did you mean 'many slices'"),
-        ("plane as t1w", "plane as t2w", "'diffusion' prefers the same plane as 't2w', which is no input before it"),
-        ('name = "diffusion"', 'name = "t1w"', "two inputs have the name 't1w'"),
-        ('name = "diffusion"', 'name = "t1w@1"', "inputs.1.name = 't1w@1'"),
-        ('"all"', '"al"', "inputs.1.volumes = 'al'; allowed: one, all"),
-        ("maximum = 2", "maximum = 0", "earlier.maximum = 0"),
-        ("maximum = 2", "maximal = 2", "no key earlier.maximal; allowed: maximum, required; did you mean 'maximum'"),
-    ],
-)
-def test_a_mistake_is_named(load: Callable[[str], Any], old: str, new: str, told: str) -> None:
-    with pytest.raises(ModelRefused, match=told) as refused:
-        load(DESCRIPTOR.replace(old, new))
-    assert ";" not in str(refused.value).replace("; allowed", "").replace("; did you", "")  # one mistake is told once

@@ -26,6 +26,7 @@ from inference.volumes.geometry import Geometry
 from inference.volumes.reading import read_volume
 from storage.errors import InputRefused
 
+RULES = load_manifest("soft_tissue_mass", "soft_tissue_mass", None).inputs
 SEED = 12  # a mass of 95 mL
 TOLERANCE = {ADC: 0.02, T1: 0.02, T2: 0.02}  # of the truth
 FAT_POINTS = 1.0  # % of fat
@@ -48,7 +49,7 @@ def examined(tmp_path_factory: pytest.TempPathFactory) -> Examined:
 
 def test_every_number_is_the_truth_within_its_error(examined: Examined) -> None:
     source = read_volume(examined.study.series["t1w"].paths)
-    volumes, notes = read_optional_volumes(examined.inputs("dwi", "adc", "t1_map", "t2_map", "water", "fat"))
+    volumes, notes = read_optional_volumes(examined.inputs("dwi", "adc", "t1_map", "t2_map", "water", "fat"), RULES)
     found = measure_panel(volumes, source)
     assert notes == ()
     (said,) = found.notes(examined.study.mask)
@@ -71,7 +72,7 @@ def test_what_is_missing_is_said_with_its_reason(examined: Examined, tmp_path: P
     in_seconds = rescaled(examined.study.series["t1_map"].paths, tmp_path, 1e-3)
     inputs = examined.inputs("adc", "t2_map") | {"t1_map": SeriesInput("t1_map", "", in_seconds)}
     inputs["t2_map"] = replace(inputs["t2_map"], paths=inputs["t2_map"].paths[::2][:-3] + inputs["t2_map"].paths[-1:])
-    volumes, notes = read_optional_volumes(inputs)
+    volumes, notes = read_optional_volumes(inputs, RULES)
     found = measure_panel(volumes, source)
     assert any(note.startswith("The series for t2_map was not used") and "missing" in note for note in notes)
     assert [one.quantity for one in found.maps] == [ADC.code]
@@ -96,7 +97,7 @@ def test_a_unit_is_judged_by_the_whole_map(test_data: Path, folder: str) -> None
 
 
 def test_a_fat_fraction_in_per_mille_is_none(examined: Examined) -> None:
-    volumes, _ = read_optional_volumes(examined.inputs("water", "fat"))
+    volumes, _ = read_optional_volumes(examined.inputs("water", "fat"), RULES)
     (water,), (fat,) = volumes["water"], volumes["fat"]
     percent = np.nan_to_num(fat_fraction(water.array, fat.array))
     for scale, said in ((0.01, None), (1, None), (10, "cannot be Fat fraction in %")):
@@ -109,7 +110,7 @@ def test_a_fat_fraction_in_per_mille_is_none(examined: Examined) -> None:
 
 @pytest.mark.parametrize("changed", ["place", "frame of reference"])
 def test_water_and_fat_must_show_the_same_place(examined: Examined, changed: str) -> None:
-    volumes, _ = read_optional_volumes(examined.inputs("water", "fat"))
+    volumes, _ = read_optional_volumes(examined.inputs("water", "fat"), RULES)
     (water,), (fat,) = volumes["water"], volumes["fat"]
     affine = fat.geometry.affine.copy()
     affine[:3, 3] += (0.0, 0.0, 8.0)
@@ -126,7 +127,7 @@ def test_water_and_fat_must_show_the_same_place(examined: Examined, changed: str
 
 def test_only_what_is_asked_for_is_told_and_why_a_better_series_was_not_used(examined: Examined) -> None:
     source = read_volume(examined.study.series["t1w"].paths)
-    volumes, _ = read_optional_volumes(examined.inputs("dwi", "adc", "water", "fat"))
+    volumes, _ = read_optional_volumes(examined.inputs("dwi", "adc", "water", "fat"), RULES)
     found = measure_panel(volumes | {"dwi": volumes["dwi"][:1]}, source, (ADC, T1))
     assert {m.name for m in found.measurements(examined.study.mask)} == {ADC.code, T1.code}
     assert found.inputs == volumes["adc"]
@@ -148,7 +149,7 @@ def rescaled(paths: tuple[Path, ...], folder: Path, factor: float) -> tuple[Path
 
 def test_a_map_of_another_frame_of_reference_is_registered_or_left_out(examined: Examined) -> None:
     source = read_volume(examined.study.series["t1w"].paths)
-    volumes, _ = read_optional_volumes(examined.inputs("t2_map"))
+    volumes, _ = read_optional_volumes(examined.inputs("t2_map"), RULES)
     (t2,) = volumes["t2_map"]
     affine = t2.geometry.affine.copy()
     affine[:3, 3] += (9.0, -6.0, 0.0)
