@@ -125,7 +125,7 @@ class Panel:
 def read_optional_volumes(
     inputs: Mapping[str, SeriesInput], rules: Sequence[InputRule], names: Iterable[str] = NAMES, time_point: int = 0
 ) -> tuple[dict[str, tuple[Volume, ...]], tuple[str, ...]]:
-    """Read the volumes of the optional inputs that are present, as `rules` ask, and note each series that makes none."""
+    """Read the optional inputs that are present, as `rules` ask, and note each series that makes no volume."""
     volumes: dict[str, tuple[Volume, ...]] = {}
     notes = []
     for name in names:
