@@ -1,12 +1,16 @@
 """The catalogue of configured applications with their manifests."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from dicom_node.runtime.logs import fields
 from inference.contract.manifest import Manifest, load_manifest
 from storage.errors import ModelRefused
+
+log = logging.getLogger(__name__)
 
 NoResultPolicy = Literal["always", "failures", "never"]
 """When the destinations of an application get a report that there is no result."""
@@ -44,6 +48,21 @@ class ConfiguredApplication:
 def configured_applications(entries: Sequence[ApplicationEntry]) -> tuple[ConfiguredApplication, ...]:
     """Load the manifest of every entry. An application that cannot be used does not stop the others."""
     return tuple(_configured(entry) for entry in entries)
+
+
+def load_applications(entries: Sequence[ApplicationEntry]) -> tuple[ConfiguredApplication, ...]:
+    """Load the manifest of every entry for a role that routes or works, and log which ones cannot be used."""
+    found = configured_applications(entries)
+    for application in found:
+        if application.manifest is None:
+            log.error(
+                "Application %s cannot be used and gets no study: %s. Once it is repaired, start the node again and "
+                "route the studies again with `dicom-node retry --study UID`",
+                application.name,
+                application.problem,
+                extra=fields("application_refused", application=application.name),
+            )
+    return found
 
 
 def _configured(entry: ApplicationEntry) -> ConfiguredApplication:

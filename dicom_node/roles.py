@@ -1,21 +1,17 @@
-"""The composition root: settings in, wired roles out. Everything that is built is built here (the worker's own part,
-which needs torch, in `dicom_node.work.process`).
+"""The pipeline on one page: every role of a node, and what it is made of.
+
+A role is a process. Receivers append what they take in to their journals; the indexer files it; the scheduler decides
+which studies are complete and routes them; workers compute; the dispatcher delivers. They meet in the database and on
+disk alone. All but the worker are wired here: it loads torch, so that here is only how its process is started.
 """
 
-import logging
-import os
 import socket
-import subprocess
-import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
-from dicom_node.catalogue import ConfiguredApplication, configured_applications
-from dicom_node.complete.decision import decide_completion
-from dicom_node.complete.inventory import take_inventory
-from dicom_node.complete.rule import CompletionRule
+from dicom_node.catalogue import load_applications
 from dicom_node.complete.source import SourceQuestions
 from dicom_node.complete.sweep import CompletionSweep
 from dicom_node.deliver.confirmer import Confirmer
@@ -24,17 +20,16 @@ from dicom_node.deliver.destinations.dimse import DimseSettings
 from dicom_node.deliver.destinations.settings import DestinationSettings
 from dicom_node.deliver.dispatcher import Dispatcher
 from dicom_node.deliver.reporter import CommitmentReporter, send_report
-from dicom_node.dimse.commitment import PUSH_MODEL, Addressee
+from dicom_node.dimse.commitment import PUSH_MODEL
 from dicom_node.dimse.pynetdicom_setup import ensure_pinned_version
 from dicom_node.dimse.query import DimseSource, SourcePacs
 from dicom_node.dimse.scu import Target
-from dicom_node.errors import ConfigurationError
 from dicom_node.index.indexer import Indexer
 from dicom_node.read.stores import Stores
 from dicom_node.receive.association_reports import AssociationReports
 from dicom_node.receive.commitment import CommitmentService
 from dicom_node.receive.confirmation import ConfirmationService
-from dicom_node.receive.policy import Peer, ReceivePolicy, ServiceName
+from dicom_node.receive.policy import ServiceName
 from dicom_node.receive.presentation_contexts import SopClass
 from dicom_node.receive.procedure_steps import MODALITY_PERFORMED_PROCEDURE_STEP as MPPS
 from dicom_node.receive.procedure_steps import ProcedureStepService
@@ -44,61 +39,58 @@ from dicom_node.route.early_start import EarlyStarter
 from dicom_node.route.recognition import ReceivedSeries, SeriesRecogniser
 from dicom_node.route.sweep import RoutingSweep
 from dicom_node.route.urgency import Urgency
-from dicom_node.runtime.backoff import Backoff
-from dicom_node.runtime.logs import fields
+from dicom_node.runtime.process import role_name
 from dicom_node.runtime.supervisor import Role
 from dicom_node.schedule import RELEASE_SECONDS, SWEEP_SECONDS, ScheduledTask, Scheduler, StalledWork
-from dicom_node.settings.model import Inspection, Settings
+from dicom_node.settings.check import WORKER_PROCESS, list_devices
+from dicom_node.settings.model import Settings
+from dicom_node.settings.peers import addressees, receive_policy
 from inference.contract.binding import feeds_inputs
 from storage.log.files import FileSystem
 from storage.log.instances import InstanceStore
 from storage.log.journal import Journal, filed_until
-from storage.records.completion import Completion, Waiting
 from storage.tables.commitments import Commitments
 from storage.tables.confirmations import Confirmations
 from storage.tables.database.connection import Database, sqlite_file
 from storage.tables.procedure_steps import ProcedureSteps
 
-log = logging.getLogger(__name__)
-
-RELEASED_SHARE = 1 / 3  # of the quiet period, where `released_seconds` is not configured
+COMMANDS = "dicom_node.cli.main"  # a module path: the process of a role is a command of its own
 MISSED_HEARTBEATS = 6
 SOURCE_TIMEOUT_SECONDS = 5.0
 RECEIVER_NAME_LENGTH = 64  # as the database holds it
-ALWAYS_HERE = ("auto", "cpu")  # settings of work.devices that need no look
 
 
-def role_name(role: str) -> str:
-    """Names a role for what it holds in the database, which several machines may share."""
-    return f"{socket.gethostname()}/{role}"
+# -- the processes -----------------------------------------------------------------------------------------------------
 
 
-def receive_policy(settings: Settings) -> ReceivePolicy:
-    """Where only peers are admitted, destinations may still report on what they are asked to confirm."""
-    named = {p.ae_title for p in settings.peers}
-    reporting = [
-        Peer(d.ae_title, d.host, services=frozenset({ServiceName.ECHO, ServiceName.COMMITMENT}))
-        for d in settings.destinations
-        if isinstance(d, DimseSettings) and d.confirm == "auto" and d.ae_title not in named
-    ]
-    peers = [
-        Peer(
-            p.ae_title,
-            p.host,
-            maximum_associations=p.maximum_associations,
-            maximum_pdu_bytes=p.maximum_pdu_bytes,
-            services=None if p.services is None else frozenset(ServiceName(name) for name in p.services),
-        )
-        for p in settings.peers
-    ]
-    return ReceivePolicy(
-        ae_title=settings.node.ae_title,
-        host=settings.receive.host,
-        port=settings.receive.port,
-        peers=(*peers, *reporting) if peers else (),
-        maximum_associations=settings.receive.maximum_associations,
-        network_timeout=settings.receive.network_timeout_seconds,
+def all_roles(settings: Settings, config: Path | None) -> Sequence[Role]:
+    """Return all roles in the order of starting: what takes work in comes last, and stops first."""
+    dispatch, schedule, index = (
+        Role(name, (COMMANDS, name, *_config_arguments(config))) for name in ("dispatch", "schedule", "index")
     )
+    return [dispatch, *worker_roles(settings, config), schedule, index, *receive_roles(settings, config)]
+
+
+def worker_roles(settings: Settings, config: Path | None) -> list[Role]:
+    """Return one worker process for each device."""
+    return [
+        Role(f"work-{device}", (WORKER_PROCESS, "--device", device, *_config_arguments(config)))
+        for device in list_devices(settings.work.devices)
+    ]
+
+
+def receive_roles(settings: Settings, config: Path | None) -> list[Role]:
+    return [
+        Role(f"receive-{i}", (COMMANDS, "receive", "--index", str(i), *_config_arguments(config)))
+        for i in range(settings.receive.processes)
+    ]
+
+
+def _config_arguments(config: Path | None) -> tuple[str, ...]:
+    return () if config is None else ("--config", str(config.resolve()))
+
+
+# -- what they are made of --------------------------------------------------------------------------------------------
 
 
 def build_receiver(settings: Settings, index: int) -> Receiver:
@@ -109,21 +101,23 @@ def build_receiver(settings: Settings, index: int) -> Receiver:
 
 
 def receiver_name(host: str, index: int) -> str:
-    """Names a receiver among those of all machines, in its journal's folder and in the database. Of a long host name
-    the end is kept: it holds the index, and numbers of machines.
+    """Name a receiver among those of all machines, in its journal's folder and in the database.
+
+    A long host name is cut at its beginning: its end holds the index, and the numbers of machines.
     """
     return f"{host}-receive-{index}"[-RECEIVER_NAME_LENGTH:]
 
 
 def further_services(settings: Settings) -> list[DimseService]:
-    """What a receiver offers beyond C-ECHO and C-STORE. They need the database, which is opened with the first request:
-    a receiver starts, and stores, without it.
+    """Return the services of a receiver beyond C-ECHO and C-STORE.
+
+    They need the database, which is opened with the first request: a receiver starts, and stores, without it.
     """
     database = Database(settings.database_url)
     steps = ProcedureStepService(ProcedureSteps(database, settings.folders.procedure_steps))
     commitments = Commitments(database)
     reports = AssociationReports(
-        commitments, filed=partial(filed_until, settings.folders.journals), retry=retry(settings)
+        commitments, filed=partial(filed_until, settings.folders.journals), retry=settings.dispatch.backoff
     )
     commitment = CommitmentService(commitments, addressees(settings), reports)
     return [
@@ -135,47 +129,20 @@ def further_services(settings: Settings) -> list[DimseService]:
     ]
 
 
-def addressees(settings: Settings) -> list[Addressee]:
-    """The peers as those that ask for storage commitment."""
-    return [Addressee(p.ae_title, p.host, p.port, p.commitment == "same") for p in settings.peers]
-
-
 def build_indexer(settings: Settings) -> Indexer:
-    """It asks nothing of the database yet: one that is busy, or has no tables, is the indexer's to deal with."""
+    """Build the indexer. The database is not asked for anything yet: it may be busy, or have no tables."""
     database = Database(settings.database_url)
     instances = InstanceStore(database, settings.folders.instances, feeds_inputs)
-    data_dir, database_file = settings.node.data_dir, sqlite_file(settings.database_url)
-    folders = [data_dir, *(data_dir / name for name in ("instances", "quarantine", "unfiled"))]
+    places, database_file = settings.folders, sqlite_file(settings.database_url)
+    folders = [places.data_dir, places.instances, places.quarantine, places.unfiled]
     folders += [] if database_file is None else [database_file.resolve().parent]
     # One flush for each file system, whichever of these folders are mounts of their own.
     by_device = {file_system.device: file_system for file_system in map(FileSystem, folders)}
     return Indexer(settings.folders.journals, instances, database, list(by_device.values()))
 
 
-def completion_rule(settings: Settings) -> CompletionRule:
-    quiet = settings.completion.quiet_seconds
-    released = min(settings.completion.released_seconds or quiet * RELEASED_SHARE, quiet)
-    return CompletionRule(
-        quiet=quiet,
-        released=released,
-        settled=min(settings.completion.settled_seconds, released),
-        maximum_age=settings.completion.maximum_age_seconds,
-        source=settings.completion.source,
-    )
-
-
-def completion_of(settings: Settings, stores: Stores, study_instance_uid: str) -> Completion | Waiting | None:
-    """What the scheduler would decide now; None for a study that is not RECEIVING."""
-    filed = filed_until(settings.folders.journals)  # before the rows are read: it says what is among them
-    found = stores.studies.evidence(study_instance_uid)
-    if not found:
-        return None
-    inventory = take_inventory(stores.studies.contents(study_instance_uid))
-    return decide_completion(found[0], inventory, completion_rule(settings), datetime.now(UTC), filed)
-
-
 def build_source(settings: Settings) -> SourcePacs | None:
-    """The PACS that is asked how many instances of a study it holds."""
+    """Return the PACS that is asked how many instances of a study it holds; None where none is configured."""
     for destination in settings.destinations:
         if destination.name == settings.completion.source and isinstance(destination, DimseSettings):
             target = Target(destination.ae_title, destination.host, destination.port)
@@ -186,9 +153,9 @@ def build_source(settings: Settings) -> SourcePacs | None:
 def build_scheduler(settings: Settings, stores: Stores) -> Scheduler:
     """Wire the sweeps, in the order in which a study goes through them, and the tasks beside them."""
     ensure_pinned_version()
-    configured = applications(settings)
+    configured = load_applications(settings.application_entries)
     received = ReceivedSeries(stores.instances, stores.results)
-    recogniser = SeriesRecogniser([entry.rule for entry in settings.series])
+    recogniser = SeriesRecogniser(settings.site_table)
     earlier = None
     if any(a.manifest is not None and a.manifest.earlier for a in configured):
         earlier = EarlierStudies(stores.patients, stores.instances, received, recogniser)
@@ -197,7 +164,7 @@ def build_scheduler(settings: Settings, stores: Stores) -> Scheduler:
     starter = EarlyStarter(stores.studies, stores.instances, recogniser, earlier, urgency, early)
     completion = CompletionSweep(
         studies=stores.studies,
-        rule=completion_rule(settings),
+        rule=settings.completion.rule,
         filed=partial(filed_until, settings.folders.journals),
         start_early=starter.start if early else None,
     )
@@ -213,7 +180,7 @@ def build_scheduler(settings: Settings, stores: Stores) -> Scheduler:
         ScheduledTask("release of stalled work", RELEASE_SECONDS, (stalled.release,)),
     ]
     if (source := build_source(settings)) is not None:
-        questions = SourceQuestions(stores.studies, source, completion_rule(settings), completion.as_noticed)
+        questions = SourceQuestions(stores.studies, source, settings.completion.rule, completion.as_noticed)
         tasks.append(ScheduledTask("questions to the source", SWEEP_SECONDS, (questions.ask,)))
     return Scheduler(tasks)
 
@@ -223,10 +190,14 @@ def build_dispatcher(settings: Settings, stores: Stores) -> Dispatcher:
     return Dispatcher(
         deliveries=stores.deliveries,
         destinations=[build_destination(d, settings) for d in settings.destinations],
-        backoff=retry(settings),
+        backoff=settings.dispatch.backoff,
         name=role_name("dispatch"),
         beside=[build_commitment_reporter(settings, stores).run, build_confirmer(settings, stores).run],
     )
+
+
+def build_destination(destination: DestinationSettings, settings: Settings) -> ConfirmingDestination:
+    return destination.build(settings.node.ae_title, settings.dispatch.timeout_seconds)
 
 
 def build_confirmer(settings: Settings, stores: Stores) -> Confirmer:
@@ -234,7 +205,7 @@ def build_confirmer(settings: Settings, stores: Stores) -> Confirmer:
         confirmations=stores.confirmations,
         destinations=[build_destination(d, settings) for d in settings.destinations if d.confirm == "auto"],
         patience=timedelta(seconds=settings.dispatch.commitment_timeout_seconds),
-        pauses=retry(settings),
+        pauses=settings.dispatch.backoff,
     )
 
 
@@ -244,108 +215,5 @@ def build_commitment_reporter(settings: Settings, stores: Stores) -> CommitmentR
         filed=partial(filed_until, settings.folders.journals),
         addressees=addressees(settings),
         send=partial(send_report, settings.node.ae_title, settings.dispatch.timeout_seconds),
-        backoff=retry(settings),
+        backoff=settings.dispatch.backoff,
     )
-
-
-def retry(settings: Settings) -> Backoff:
-    """Of what is sent to others."""
-    return Backoff(
-        first=settings.dispatch.first_retry_seconds,
-        longest=settings.dispatch.longest_retry_seconds,
-        attempts=settings.dispatch.maximum_attempts,
-    )
-
-
-def build_destination(destination: DestinationSettings, settings: Settings) -> ConfirmingDestination:
-    return destination.build(settings.node.ae_title, settings.dispatch.timeout_seconds)
-
-
-def applications(settings: Settings) -> tuple[ConfiguredApplication, ...]:
-    """For the roles that route and work: tells in the log which ones cannot be used."""
-    found = configured_applications([a.entry for a in settings.applications])
-    for application in found:
-        if application.manifest is None:
-            log.error(
-                "Application %s cannot be used and gets no study: %s. Once it is repaired, start the node again and "
-                "route the studies again with `dicom-node retry --study UID`",
-                application.name,
-                application.problem,
-                extra=fields("applications", application=application.name),
-            )
-    return found
-
-
-def mistakes(inspection: Inspection) -> list[str]:
-    """Every mistake in a configuration: what is written wrongly, and what it names and cannot be used."""
-    found = list(inspection.mistakes)
-    if inspection.data_dir is not None:
-        found += _unusable_folder(inspection.data_dir)
-    for destination in inspection.destinations:
-        found += [f"destinations: {destination.name}: {trouble}" for trouble in destination.local_problems()]
-    found += [
-        f"applications: {a.name}: {a.problem}"
-        for a in configured_applications([entry.entry for entry in inspection.applications])
-        if a.manifest is None
-    ]
-    if inspection.devices not in (None, *ALWAYS_HERE):  # the answer takes seconds
-        try:
-            devices(str(inspection.devices))
-        except ConfigurationError as error:
-            found += error.mistakes
-    return found
-
-
-def _unusable_folder(data_dir: Path) -> list[str]:
-    """Whether the folder can be made and written, without making it."""
-    nearest = next(folder for folder in (data_dir, *data_dir.parents) if folder.exists())
-    key = f"node.data_dir = '{data_dir}'"
-    if not nearest.is_dir():
-        return [f"{key}: {nearest} is not a folder; name another one"]
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        return [f"{key}: {nearest} cannot be written by this user; name another folder, or change its owner"]
-    return []
-
-
-def devices(setting: str) -> list[str]:
-    """The devices that `work.devices` means. Asks a process of its own, since that loads torch.
-
-    Raises ConfigurationError where one of them is not there.
-    """
-    listing = subprocess.run(
-        [sys.executable, "-m", "dicom_node.work.process", "--list-devices", setting],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if listing.returncode != 0:
-        raise ConfigurationError([f"work.devices = {setting!r}: {listing.stderr.strip()}"])
-    return listing.stdout.split()
-
-
-def worker_roles(settings: Settings, config: Path | None) -> list[Role]:
-    """One worker process for each device."""
-    return [
-        Role(f"work-{device}", ("dicom_node.work.process", "--device", device, *_config_arguments(config)))
-        for device in devices(settings.work.devices)
-    ]
-
-
-def receive_roles(settings: Settings, config: Path | None) -> list[Role]:
-    return [
-        Role(f"receive-{i}", ("dicom_node.cli.main", "receive", "--index", str(i), *_config_arguments(config)))
-        for i in range(settings.receive.processes)
-    ]
-
-
-def all_roles(settings: Settings, config: Path | None) -> Sequence[Role]:
-    """In the order of starting: what takes work in comes last, and stops first."""
-    dispatch, schedule, index = (
-        Role(name, ("dicom_node.cli.main", name, *_config_arguments(config)))
-        for name in ("dispatch", "schedule", "index")
-    )
-    return [dispatch, *worker_roles(settings, config), schedule, index, *receive_roles(settings, config)]
-
-
-def _config_arguments(config: Path | None) -> tuple[str, ...]:
-    return () if config is None else ("--config", str(config.resolve()))

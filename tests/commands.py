@@ -5,9 +5,9 @@ from unittest.mock import patch
 
 from typer.testing import CliRunner, Result
 
-from dicom_node.cli.main import cli
+from dicom_node.cli.main import app
 
 
 def invoke(arguments: Sequence[str]) -> Result:
-    with patch("dicom_node.cli.main.configure"):
-        return CliRunner().invoke(cli, arguments)
+    with patch("dicom_node.runtime.logs.configure"):
+        return CliRunner().invoke(app, arguments)

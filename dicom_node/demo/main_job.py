@@ -21,17 +21,22 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from dicom_node.catalogue import configured_applications
-from dicom_node.demo import views
 from dicom_node.demo.overlay import write_overlay
 from dicom_node.demo.pacs import Pacs, free_port, start_pacs
-from dicom_node.demo.report import report_tree
+from dicom_node.demo.report_tree import report_tree
 from dicom_node.demo.simulator.limb import limb
 from dicom_node.demo.simulator.phantom_study import write_phantom_study
 from dicom_node.demo.simulator.scanner import push
 from dicom_node.demo.simulator.study import load_study
+from dicom_node.demo.study_page import summary_lines
+from dicom_node.demo.tables import timeline_table
 from dicom_node.dimse.scu import Target, send_echo
+from dicom_node.read.explanation import Explanation
 from dicom_node.read.stores import Stores, open_stores
-from dicom_node.settings.model import ApplicationSettings, Settings, load
+from dicom_node.read.study import StudyDetail, read_study
+from dicom_node.read.summary import summarise
+from dicom_node.settings.loading import load_settings
+from dicom_node.settings.model import ApplicationSettings, Settings
 from inference.series.recogniser import read_headers
 from storage.errors import NodeError, Permanent
 from storage.records.deliveries import DeliveryState
@@ -114,9 +119,10 @@ def run_demo(
             told = f"{study} ({len(pushed.series)} series)" if own else PHANTOM
             console.print(f"[bold]3[/] The study: {told}", highlight=False)
             _push(pushed, node, console)
-            stores = open_stores(load(config).stores)
+            stores = open_stores(load_settings(config).stores)
             detail = _wait(stores, pushed.study_instance_uid, console)
-            return _show(detail, pacs, pushed, folder, console)
+            explanation = Explanation(detail, stores.studies.routing(pushed.study_instance_uid))
+            return _show(explanation, pacs, pushed, folder, console)
 
 
 def _applications(bundle: Path | None, settings: Settings | None) -> list[dict[str, str]]:
@@ -219,9 +225,10 @@ def _push(pushed: Pushed, node: Target, console: Console) -> None:
         )
 
 
-def _wait(stores: Stores, study_instance_uid: str, console: Console) -> views.Plain:
-    """Waits until the study has ended: every delivery done or failed for good, or nothing to deliver; and for a moment
-    until the PACS has confirmed them, which not every one does.
+def _wait(stores: Stores, study_instance_uid: str, console: Console) -> StudyDetail:
+    """Wait until the study has ended, with every delivery done or failed for good, or with nothing to deliver.
+
+    Then wait a moment longer for the PACS to confirm what it got, which not every PACS does.
     """
     deadline = time.monotonic() + RESULT_SECONDS
     ended = 0.0
@@ -230,9 +237,7 @@ def _wait(stores: Stores, study_instance_uid: str, console: Console) -> views.Pl
         while time.monotonic() < deadline:
             study = stores.studies.get(study_instance_uid)
             if study is not None:
-                detail = views.study_detail(
-                    study, stores.studies, stores.instances, stores.jobs, stores.results, stores.deliveries
-                )
+                detail = read_study(stores, study)
                 progress.update(task, description=f"  {_stage(detail)}")
                 if _ended(detail):
                     ended = ended or time.monotonic()
@@ -242,35 +247,36 @@ def _wait(stores: Stores, study_instance_uid: str, console: Console) -> views.Pl
     raise NodeError(f"The node did not finish within {RESULT_SECONDS:g} s; ask it with `dicom-node study`")
 
 
-def _stage(detail: views.Plain) -> str:
-    if detail["deliveries"]:
+def _stage(detail: StudyDetail) -> str:
+    if detail.deliveries:
         return "Delivering to the PACS"
-    if detail["jobs"]:
-        job = detail["jobs"][-1]
-        return f"{job['application']}: {job['state'].lower()}"
-    return f"The study is {detail['state'].lower()}"
+    if detail.jobs:
+        job = detail.jobs[-1]
+        return f"{job.application}: {job.state.lower()}"
+    return f"The study is {detail.study.state.lower()}"
 
 
-def _ended(detail: views.Plain) -> bool:
-    jobs = [JobState(j["state"]) for j in detail["jobs"]]
-    deliveries = [DeliveryState(d["state"]) for d in detail["deliveries"]]
-    done = {DeliveryState.SENT, DeliveryState.COMMITTED, DeliveryState.FAILED, DeliveryState.REPLACED}
+def _ended(detail: StudyDetail) -> bool:
+    ended = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+    done = (DeliveryState.SENT, DeliveryState.COMMITTED, DeliveryState.FAILED, DeliveryState.REPLACED)
     return (
-        detail["state"] in (StudyState.ROUTED, StudyState.IGNORED)
-        and all(state in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED) for state in jobs)
-        and all(state in done for state in deliveries)
+        detail.study.state in (StudyState.ROUTED, StudyState.IGNORED)
+        and all(job.state in ended for job in detail.jobs)
+        and all(delivery.state in done for delivery in detail.deliveries)
     )
 
 
-def _confirmed(detail: views.Plain) -> bool:
-    return all(d["state"] != DeliveryState.SENT for d in detail["deliveries"])
+def _confirmed(detail: StudyDetail) -> bool:
+    return all(delivery.state is not DeliveryState.SENT for delivery in detail.deliveries)
 
 
-def _show(detail: views.Plain, pacs: Pacs, pushed: Pushed, folder: Path, console: Console) -> bool:
-    """Prints the timeline and what the PACS holds; True when the report of an analysis is among it."""
+def _show(explanation: Explanation, pacs: Pacs, pushed: Pushed, folder: Path, console: Console) -> bool:
+    """Print the answer, the timeline and what the PACS holds. True when the report of an analysis is among it."""
+    detail = explanation.detail
     console.print()
-    console.print(views.timeline_table(detail))
-    ours = {o["sop_instance_uid"]: o for o in detail["objects"]}
+    console.print(summary_lines(detail, summarise(explanation)))
+    console.print(timeline_table(detail.timeline))
+    ours = {o.sop_instance_uid: o for o in detail.objects}
     held = [i for i in pacs.instances(pushed.study_instance_uid) if i.sop_instance_uid in ours]
     objects = {i.modality: pacs.dataset(i.sop_instance_uid) for i in held}
     if "SR" in objects:
@@ -279,7 +285,7 @@ def _show(detail: views.Plain, pacs: Pacs, pushed: Pushed, folder: Path, console
     console.print("\n[bold]Where everything is[/]")
     for instance in held:
         console.print(f"  {instance.modality:4} in the PACS: {instance.sop_instance_uid}", highlight=False)
-        console.print(f"       file: {ours[instance.sop_instance_uid]['path']}", highlight=False, soft_wrap=True)
+        console.print(f"       file: {ours[instance.sop_instance_uid].path}", highlight=False, soft_wrap=True)
     if "SEG" in objects:
         files = _sources(objects["SEG"], pushed.paths)
         picture = write_overlay(folder / "overlay.png", objects["SEG"], files)
@@ -287,10 +293,10 @@ def _show(detail: views.Plain, pacs: Pacs, pushed: Pushed, folder: Path, console
     console.print(f"  Log:     {folder / 'node.log'}", highlight=False, soft_wrap=True)
     arguments = f"{pushed.study_instance_uid} --config {shlex.quote(str(folder / 'node.toml'))}"
     console.print(f"  Ask it:  {command()} study {arguments}", highlight=False, soft_wrap=True)
-    analysed = {j["id"] for j in detail["jobs"] if j["kind"] == JobKind.ANALYSIS}
-    result = any(ours[i.sop_instance_uid]["job_id"] in analysed for i in held if i.modality == "SR")
-    if not result and detail["state"] == StudyState.IGNORED:
-        names = ", ".join(a.label for a in load(folder / "node.toml").applications)
+    analysed = {job.id for job in detail.jobs if job.kind is JobKind.ANALYSIS}
+    result = any(ours[i.sop_instance_uid].job_id in analysed for i in held if i.modality == "SR")
+    if not result and detail.study.state is StudyState.IGNORED:
+        names = ", ".join(a.label for a in load_settings(folder / "node.toml").applications)
         console.print(f"\n[bold yellow]No result:[/] none of this study's series is one that {escape(names)} takes.")
         console.print(f"  Why:     {command()} explain {arguments}", highlight=False, soft_wrap=True)
         console.print(
@@ -312,10 +318,10 @@ def _sources(seg: Dataset, paths: Sequence[Path]) -> list[Path]:
     ]
 
 
-def _why(detail: views.Plain) -> str:
-    reasons = [j["reason"] for j in detail["jobs"] if j["reason"]]
-    reasons += [d["reason"] for d in detail["deliveries"] if d["reason"]]
-    return "; ".join(reasons) or detail["reason"]
+def _why(detail: StudyDetail) -> str:
+    reasons = [job.reason for job in detail.jobs if job.reason]
+    reasons += [delivery.reason for delivery in detail.deliveries if delivery.reason]
+    return "; ".join(reasons) or detail.study.reason
 
 
 def _progress(console: Console) -> Progress:

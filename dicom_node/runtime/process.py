@@ -40,6 +40,11 @@ def die_with_parent() -> None:
         sys.exit(1)
 
 
+def role_name(role: str) -> str:
+    """Name a role of this machine for what it holds in the database, which several machines may share."""
+    return f"{socket.gethostname()}/{role}"
+
+
 def claim_role(data_dir: Path, role: str, of: str | None = None) -> None:
     """Makes sure that this is the only `role` of this machine on `data_dir`, as long as the process lives.
 

@@ -11,13 +11,13 @@ from typing import Annotated
 
 import typer
 
+from dicom_node.catalogue import load_applications
 from dicom_node.read.stores import open_stores
-from dicom_node.roles import applications, role_name
 from dicom_node.runtime.backoff import Backoff
 from dicom_node.runtime.logs import configure
 from dicom_node.runtime.notify import notify
-from dicom_node.runtime.process import claim_role, die_with_parent, hold, stop_on_signals
-from dicom_node.settings.model import load
+from dicom_node.runtime.process import claim_role, die_with_parent, hold, role_name, stop_on_signals
+from dicom_node.settings.loading import load_settings
 from dicom_node.work.applications import WarmApplications
 from dicom_node.work.tasks import build_tasks
 from dicom_node.work.worker import Worker
@@ -42,7 +42,7 @@ def main(
             raise typer.Exit(1) from None
         return
     configure(f"work-{device}")
-    settings = load(config)
+    settings = load_settings(config)
     claim_role(settings.node.data_dir, f"work-{device}")
     stores = open_stores(settings.stores)
     name = role_name(f"work-{device}")
@@ -52,7 +52,7 @@ def main(
         jobs=stores.jobs,
         perform=build_tasks(
             engine=TorchEngine(device),
-            applications=WarmApplications(applications(settings)),
+            applications=WarmApplications(load_applications(settings.application_entries)),
             profiles={destination.name: destination.profile for destination in settings.destinations},
             instances=stores.instances,
             results=stores.results,

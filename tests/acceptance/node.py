@@ -13,11 +13,11 @@ from typing import Any
 
 import psutil
 
-from dicom_node.demo import views
 from dicom_node.demo.pacs import Pacs
 from dicom_node.dimse.scu import Target, send_echo
 from dicom_node.read.stores import open_stores
-from dicom_node.settings.model import load
+from dicom_node.read.study import read_study
+from dicom_node.settings.loading import load_settings
 
 SCANNER = "SCANNER1"
 START_SECONDS = 90.0
@@ -203,15 +203,12 @@ class Node:
 
     def study(self, uid: str) -> dict[str, Any] | None:
         """What `dicom-node study UID --json` prints, without the cost of a process."""
-        stores = open_stores(load(self.config).stores)
+        stores = open_stores(load_settings(self.config).stores)
         try:
             found = stores.studies.get(uid)
             if found is None:
                 return None
-            steps = stores.procedure_steps.of_study(uid)
-            return views.study_detail(
-                found, stores.studies, stores.instances, stores.jobs, stores.results, stores.deliveries, steps
-            )
+            return read_study(stores, found).to_json()
         finally:
             stores.database.close()
 

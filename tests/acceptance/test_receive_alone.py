@@ -13,7 +13,7 @@ import pytest
 
 from dicom_node.demo.pacs import free_port
 from dicom_node.dimse.scu import Target, send_echo
-from dicom_node.settings.model import load
+from dicom_node.settings.loading import load_settings
 
 LARGEST_RSS = 150e6  # bytes
 
@@ -35,7 +35,7 @@ def receiving(config: Path, processes: int = 1) -> Iterator[subprocess.Popen[byt
     process = subprocess.Popen(command(config), stderr=subprocess.DEVNULL, env=environment)
     try:
         deadline = time.monotonic() + 30
-        target = Target("DICOM_NODE", "127.0.0.1", load(config).receive.port)
+        target = Target("DICOM_NODE", "127.0.0.1", load_settings(config).receive.port)
         while not send_echo("ANY", target, timeout=1).ok:
             assert time.monotonic() < deadline
             time.sleep(0.2)

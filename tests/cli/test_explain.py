@@ -6,14 +6,22 @@ from dataclasses import replace
 from datetime import timedelta
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 
 from dicom_node.complete.decision import decide_completion
 from dicom_node.complete.inventory import take_inventory
 from dicom_node.complete.rule import CompletionRule
-from dicom_node.demo import views
+from dicom_node.demo.explanation_tree import explanation_tree
+from dicom_node.demo.study_page import study_page, summary_lines
+from dicom_node.demo.tables import jobs_list
+from dicom_node.read.explanation import Explanation
+from dicom_node.read.jobs import job_rows
+from dicom_node.read.serialise import serialise
+from dicom_node.read.study import read_study
+from dicom_node.read.summary import summarise
 from storage.records.completion import Completion, Waiting
 from storage.records.deliveries import Undelivered
 from storage.records.evidence import SourceAnswer
@@ -22,6 +30,7 @@ from storage.records.jobs import NewJob
 from storage.tables.confirmations import Confirmations
 from storage.tables.database.connection import Database, default_url
 from tests.storage.node import NOW, STUDY, UNDECIDED, Node, early_start, objects, received
+from tests.stores import stores_of
 
 RULE = CompletionRule(quiet=30, released=10, settled=2, maximum_age=600, source="archive")
 
@@ -46,12 +55,18 @@ def decision(node: Node, seconds: float) -> Completion | Waiting:
     return decide_completion(evidence, take_inventory(node.studies.contents(STUDY)), RULE, now, now)
 
 
-def explained(node: Node, awaited: Waiting | None = None) -> tuple[str, views.Plain]:
-    detail = views.study_detail(node.study(), node.studies, node.instances, node.jobs, node.results, node.deliveries)
-    told = views.explanation(detail, node.studies.routing(STUDY), awaited)
-    console = Console(width=400, record=True, file=StringIO())
-    console.print(views.explain_view(told))
-    return console.export_text(), json.loads(json.dumps(told))
+def explained(node: Node, waiting: Waiting | None = None) -> tuple[str, dict[str, Any]]:
+    """What `explain --all` and `explain --json` print."""
+    detail = read_study(stores_of(node), node.study())
+    explanation = Explanation(detail, node.studies.routing(STUDY), waiting)
+    shown = Group(summary_lines(detail, summarise(explanation)), explanation_tree(explanation))
+    return text_of(shown, 400), json.loads(json.dumps(serialise(explanation)))
+
+
+def text_of(shown: RenderableType, width: int = 200) -> str:
+    console = Console(width=width, record=True, file=StringIO())
+    console.print(shown)
+    return console.export_text()
 
 
 def test_a_study_that_waits(node: Node) -> None:
@@ -103,9 +118,7 @@ def test_a_study_that_is_complete(node: Node) -> None:
     assert "Priority: study 2, job 1 2" in text
     assert told["waiting"] is None
     assert [(j["id"], j["application"], j["state"], j["priority"]) for j in told["jobs"]] == [(1, "liver", "QUEUED", 2)]
-    table = Console(width=200, record=True, file=StringIO())
-    table.print(views.jobs_view(views.jobs_with_deliveries(node.jobs.list(), [], ())))
-    assert "priority 2" in table.export_text()
+    assert "priority 2" in text_of(jobs_list(job_rows(node.jobs.list(), [], ())))
 
 
 def test_what_a_destination_did_not_take(node: Node) -> None:
@@ -125,11 +138,9 @@ def test_what_a_destination_did_not_take(node: Node) -> None:
     text, told = explained(node)
     assert "SEG of job 1 → PACS: REPLACED  no SEG there; sent instead: RTSTRUCT" in text
     assert [d["kind"] for d in told["not_delivered"]] == ["SEG"]
-    detail = views.study_detail(node.study(), node.studies, node.instances, node.jobs, node.results, node.deliveries)
-    assert [o["kind"] for o in detail["objects"]] == ["SEG", "SR", "RTSTRUCT"]
-    console = Console(width=200, record=True, file=StringIO())
-    console.print(views.study_view(detail))
-    assert "SEG → PACS  REPLACED" in console.export_text()
+    detail = read_study(stores_of(node), node.study())
+    assert [o.kind for o in detail.objects] == ["SEG", "SR", "RTSTRUCT"]
+    assert "SEG → PACS  REPLACED" in text_of(study_page(detail, summarise(Explanation(detail))))
 
 
 def test_what_a_destination_did_not_confirm(node: Node) -> None:
@@ -153,6 +164,5 @@ def test_what_a_destination_did_not_confirm(node: Node) -> None:
     text, told = explained(node)
     assert "SR of job 1 → PACS: QUEUED  sent again: it was accepted and not committed" in text
     assert [d["kind"] for d in told["not_confirmed"]] == ["SR"]
-    console = Console(width=200, record=True, file=StringIO())
-    console.print(views.jobs_view(views.jobs_with_deliveries(node.jobs.list(), node.deliveries.list(), ["PACS"])))
-    assert "accepted but not committed (it is not there)" in console.export_text()
+    listed = text_of(jobs_list(job_rows(node.jobs.list(), node.deliveries.list(), ["PACS"])))
+    assert "accepted but not committed (it is not there)" in listed

@@ -10,7 +10,13 @@ import pytest
 from rich.console import Console, RenderableType
 
 from dicom_node.deliver.dispatcher import Dispatcher
-from dicom_node.demo import views
+from dicom_node.demo.explanation_tree import explanation_tree
+from dicom_node.demo.study_page import study_page, summary_lines
+from dicom_node.demo.tables import jobs_list, studies_list
+from dicom_node.read.explanation import Explanation
+from dicom_node.read.jobs import job_rows, why_not_withdrawn
+from dicom_node.read.study import read_study
+from dicom_node.read.summary import summarise
 from dicom_node.runtime.backoff import Backoff
 from inference.contract.binding import bind
 from inference.contract.inputs import InputRule
@@ -20,6 +26,7 @@ from storage.errors import WhyNoResult
 from storage.records.jobs import NewJob
 from storage.tables.database.connection import Database
 from tests.storage.node import UNDECIDED, Node, received
+from tests.stores import stores_of
 
 LONG = "1.2.826.0.1.3680043.9.5542.861358042928701844745288911259368"  # with what the tests append, 64 characters
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
@@ -35,6 +42,10 @@ def node(tmp_path: Path) -> Node:
     return node
 
 
+def explained(node: Node) -> Explanation:
+    return Explanation(read_study(stores_of(node), node.study(LONG)), node.studies.routing(LONG))
+
+
 def shown(view: RenderableType, width: int = 80) -> str:
     output = io.StringIO()
     Console(file=output, width=width).print(view)
@@ -47,32 +58,30 @@ def test_uids_are_whole(node: Node) -> None:
     job = NewJob(LONG, 1, "liver", {"t1": f"{LONG}.1"}, "f")
     assert node.studies.route(LONG, 1, reason, [job], UNDECIDED, NOW)
     assert node.succeed(node.claim(), "pacs")
-    detail = views.study_detail(
-        node.study(LONG), node.studies, node.instances, node.jobs, node.results, node.deliveries
-    )
-    listed = views.jobs_with_deliveries(node.jobs.list(), node.deliveries.list(), {"pacs"})
+    explanation = explained(node)
+    listed = job_rows(node.jobs.list(), node.deliveries.list(), {"pacs"})
     for view in (
-        views.studies_view(node.studies.list()),
-        views.jobs_view(listed),
-        views.study_view(detail),
-        views.explain_view(views.explanation(detail, node.studies.routing(LONG), None)),
+        studies_list(node.studies.list()),
+        jobs_list(listed),
+        study_page(explanation.detail, summarise(explanation), everything=True),
+        explanation_tree(explanation),
     ):
         text = shown(view)
         assert LONG in text
         assert "…" not in text
-    narrow = shown(views.studies_view(node.studies.list()), width=40)
+    narrow = shown(studies_list(node.studies.list()), width=40)
     assert LONG in narrow.replace("\n", "").replace(" ", "")  # folded, not cut
 
 
 def test_a_delivery_to_a_removed_destination_is_seen(node: Node, caplog: pytest.LogCaptureFixture) -> None:
     node.route("liver", uid=LONG)
     assert node.succeed(node.claim(), "old_pacs")
-    listed = views.jobs_with_deliveries(node.jobs.list(), node.deliveries.list(), {"pacs"})
-    assert [d["reason"] for d in listed[0]["deliveries"]] == [
+    listed = job_rows(node.jobs.list(), node.deliveries.list(), {"pacs"})
+    assert [d.reason for d in listed[0].deliveries] == [
         "no destination 'old_pacs' is configured any more; add it again to have this sent"
     ] * 2
-    known = views.jobs_with_deliveries(node.jobs.list(), node.deliveries.list(), {"old_pacs"})
-    assert [d["reason"] for d in known[0]["deliveries"]] == ["", ""]
+    known = job_rows(node.jobs.list(), node.deliveries.list(), {"old_pacs"})
+    assert [d.reason for d in known[0].deliveries] == ["", ""]
     stop = threading.Event()
     stop.set()
     with caplog.at_level(logging.ERROR):
@@ -88,19 +97,18 @@ def test_reports_of_no_result_and_withdrawals_are_told_from_results(node: Node) 
     node.jobs.fail(failed.id, "worker", "one slice is missing", None, NOW, WhyNoResult.UNUSABLE_IMAGES)
     assert node.succeed(node.claim(), "pacs")
     assert node.jobs.withdraw(2, "wrong study", NOW)
-    detail = views.study_detail(
-        node.study(LONG), node.studies, node.instances, node.jobs, node.results, node.deliveries
-    )
-    listed = views.jobs_with_deliveries(node.jobs.list(), node.deliveries.list(), {"pacs"})
+    explanation = explained(node)
+    listed = job_rows(node.jobs.list(), node.deliveries.list(), {"pacs"})
     for text in (
-        shown(views.jobs_view(listed), 200),
-        shown(views.explain_view(views.explanation(detail, node.studies.routing(LONG), None)), 200),
+        shown(jobs_list(listed), 200),
+        shown(summary_lines(explanation.detail, summarise(explanation)), 200),
+        shown(explanation_tree(explanation), 200),
     ):
         assert "no AI result (unusable-images): one slice is missing" in text
         assert "withdraws the results of job 2: wrong study" in text
-    assert "no AI result, SR → pacs" in shown(views.study_view(detail), 200)
+    assert "no AI result, SR → pacs" in shown(study_page(explanation.detail, summarise(explanation)), 200)
     for job, told in zip(node.jobs.list(), ("is FAILED", "were withdrawn before", "a withdrawal itself"), strict=True):
-        assert told in views.why_not_withdrawn(job)
+        assert told in why_not_withdrawn(job)
 
 
 def test_a_long_list_of_body_parts_is_shortened() -> None:

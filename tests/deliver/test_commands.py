@@ -11,7 +11,7 @@ import pytest
 from dicom_node.deliver.destinations.dicomweb import BearerAuth, DicomwebDestination
 from dicom_node.deliver.destinations.folder import FolderDestination
 from dicom_node.roles import build_destination, build_source
-from dicom_node.settings.model import load
+from dicom_node.settings.loading import load_settings
 from tests.deliver.web import Answer, Scripted
 
 CONFIG = """
@@ -74,7 +74,7 @@ def run(config: Path, *arguments: str) -> tuple[int, str]:
 
 
 def test_they_are_wired_with_absolute_paths_and_the_time_out(config: Path, archive: Scripted) -> None:
-    settings = load(config)
+    settings = load_settings(config)
     pacs, web, inbox = (build_destination(d, settings) for d in settings.destinations)
     assert web == DicomwebDestination("archive", archive.url, 7, BearerAuth(config.parent / "token"))
     assert inbox == FolderDestination("inbox", config.parent / "inbox")

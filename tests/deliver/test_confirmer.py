@@ -47,7 +47,7 @@ from dicom_node.receive.presentation_contexts import SopClass
 from dicom_node.receive.receiver import DimseService, Receiver
 from dicom_node.roles import build_confirmer
 from dicom_node.runtime.backoff import Backoff
-from dicom_node.settings.model import load
+from dicom_node.settings.loading import load_settings
 from storage.log.journal import Journal
 from storage.records.deliveries import Confirmation, ConfirmationReport, ConfirmationState
 from storage.records.results import NewObject
@@ -538,7 +538,7 @@ def test_a_destination_may_be_left_unasked(tmp_path: Path) -> None:
         for name, more in (("asked", ""), ("unasked", 'confirm = "none"'))
     )
     (tmp_path / "node.toml").write_text(f"[dispatch]\ncommitment_timeout_seconds = 90\n{entries}")
-    settings = load(tmp_path / "node.toml")
+    settings = load_settings(tmp_path / "node.toml")
     stores = open_stores(settings.stores, upgrade=True)
     confirmer = build_confirmer(settings, stores)
     stores.database.close()

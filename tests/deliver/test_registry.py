@@ -15,8 +15,10 @@ from dicom_node.deliver.destinations.settings import DestinationSettings
 from dicom_node.dimse.results import EchoResult, InstanceReference, SendResult
 from dicom_node.errors import ConfigurationError
 from dicom_node.read.stores import open_stores
-from dicom_node.roles import build_destination, build_dispatcher, mistakes
-from dicom_node.settings.model import Settings, inspect, load
+from dicom_node.roles import build_destination, build_dispatcher
+from dicom_node.settings.check import find_mistakes
+from dicom_node.settings.loading import inspect_config, load_settings
+from dicom_node.settings.model import Settings
 from tests.settings.test_settings import GOOD
 
 SHELF = '[[destinations]]\nname = "shelf"\nkind = "shelf"\nplace = "cellar"\nboards = 3\n'
@@ -86,7 +88,7 @@ def config(tmp_path: Path) -> Path:
 
 
 def test_it_is_configured_built_and_served(config: Path, tmp_path: Path) -> None:
-    settings = load(config)
+    settings = load_settings(config)
     shelf = build_destination(settings.destinations[1], settings)
     assert shelf == Shelf("shelf", tmp_path / "cellar", settings.dispatch.timeout_seconds)
     assert settings.destinations[1].address == f"the shelf in {tmp_path / 'cellar'}"
@@ -105,9 +107,9 @@ def test_it_is_configured_built_and_served(config: Path, tmp_path: Path) -> None
 
 
 def test_what_this_machine_lacks_for_it_is_told(config: Path, tmp_path: Path) -> None:
-    assert f"destinations: shelf: {tmp_path / 'cellar'} has no floor" in mistakes(inspect(config))
+    assert f"destinations: shelf: {tmp_path / 'cellar'} has no floor" in find_mistakes(inspect_config(config))
     (tmp_path / "cellar").mkdir()
-    assert not any("shelf" in mistake for mistake in mistakes(inspect(config)))
+    assert not any("shelf" in mistake for mistake in find_mistakes(inspect_config(config)))
 
 
 @pytest.mark.parametrize(
@@ -124,5 +126,5 @@ def test_a_mistake_in_it_is_told(tmp_path: Path, old: str, new: str, told: str) 
     path = tmp_path / "node.toml"
     path.write_text(GOOD + SHELF.replace(old, new))
     with pytest.raises(ConfigurationError) as error:
-        load(path)
+        load_settings(path)
     assert told in str(error.value)

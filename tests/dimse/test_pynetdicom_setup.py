@@ -12,7 +12,8 @@ from dicom_node.dimse.pynetdicom_setup import PINNED_VERSION, ensure_pinned_vers
 from dicom_node.errors import ConfigurationError
 from dicom_node.read.stores import open_stores
 from dicom_node.roles import build_dispatcher, build_receiver, build_scheduler
-from dicom_node.settings.model import Settings, load
+from dicom_node.settings.loading import load_settings
+from dicom_node.settings.model import Settings
 
 
 def test_the_installed_version_is_the_one_that_is_required() -> None:
@@ -36,7 +37,7 @@ def test_no_role_that_opens_associations_starts_with_another_version(
     config.write_text('[node]\ndata_dir = "data"\n')
     monkeypatch.setattr(pynetdicom, "__version__", "9.9.9")
     with pytest.raises(ConfigurationError) as raised:
-        build(load(config))
+        build(load_settings(config))
     assert str(raised.value) == (
         "pynetdicom 9.9.9 is installed, but the node needs version 3.0.4 exactly; run `pip install pynetdicom==3.0.4`"
     )

@@ -10,7 +10,7 @@ import pytest
 
 from dicom_node.read.stores import open_stores
 from dicom_node.roles import build_indexer
-from dicom_node.settings.model import load
+from dicom_node.settings.loading import load_settings
 from storage.log.journal import Journal
 from tests.storage.node import STUDY, received
 
@@ -19,7 +19,7 @@ from tests.storage.node import STUDY, received
 def config(tmp_path: Path) -> Path:
     path = tmp_path / "node.toml"
     path.write_text('[node]\ndata_dir = "data"\n')
-    settings = load(path)
+    settings = load_settings(path)
     journal = Journal(tmp_path / "data" / "journal" / "receive-0")
     journal.open()
     for number in range(1, 6):

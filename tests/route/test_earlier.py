@@ -13,8 +13,10 @@ from pydicom.dataset import Dataset
 from rich.console import Console
 
 from dicom_node.catalogue import ConfiguredApplication
-from dicom_node.demo import views
+from dicom_node.demo.explanation_tree import explanation_tree
 from dicom_node.objects.profiles import ObjectProfile
+from dicom_node.read.explanation import Explanation
+from dicom_node.read.study import read_study
 from inference.contract.findings import Findings
 from inference.contract.inputs import EarlierRule, InputRule
 from inference.contract.manifest import Manifest
@@ -28,6 +30,7 @@ from tests.inference.series.test_recogniser import header
 from tests.objects.sources import findings, read
 from tests.schedule.sweeps import Clock, Sweeps, push, release
 from tests.storage.node import Node
+from tests.stores import stores_of
 from tests.work.parts import build_worker
 
 SECRET = "SECRET-7"
@@ -82,12 +85,9 @@ class Course:
         return list(job.detail.earlier)
 
     def explained(self, uid: str) -> str:
-        node = self.node
-        detail = views.study_detail(
-            node.study(uid), node.studies, node.instances, node.jobs, node.results, node.deliveries
-        )
+        detail = read_study(stores_of(self.node), self.node.study(uid))
         console = Console(width=500, record=True, file=StringIO())
-        console.print(views.explain_view(views.explanation(detail, node.studies.routing(uid), None)))
+        console.print(explanation_tree(Explanation(detail, self.node.studies.routing(uid))))
         return console.export_text()
 
 

@@ -14,8 +14,9 @@ from pydantic_core import PydanticUndefined
 from dicom_node.deliver.destinations.dimse import DimseSettings
 from dicom_node.deliver.destinations.registry import DESTINATION_KINDS
 from dicom_node.deliver.destinations.settings import DestinationSettings
-from dicom_node.settings import model as settings
-from dicom_node.settings.model import Settings, load
+from dicom_node.settings import mistakes
+from dicom_node.settings.loading import load_settings
+from dicom_node.settings.model import Settings
 from inference.contract.bundle import BundleFile
 from inference.contract.manifest import load_manifest
 from tests.conftest import REPOSITORY
@@ -46,11 +47,11 @@ def sections() -> Iterator[tuple[str, type[BaseModel], bool]]:
 @pytest.fixture(autouse=True)
 def known_applications(monkeypatch: pytest.MonkeyPatch) -> None:
     """The reference must be right whichever applications a build carries."""
-    monkeypatch.setattr(settings, "known_applications", lambda: ("segmentation", "soft_tissue_mass"))
+    monkeypatch.setattr(mistakes, "known_applications", lambda: ("segmentation", "soft_tissue_mass"))
 
 
 def test_it_loads_as_it_is() -> None:
-    loaded = load(REFERENCE)
+    loaded = load_settings(REFERENCE)
     assert loaded.node.data_dir == REPOSITORY / "data"
     assert loaded.applications == ()
 
@@ -59,7 +60,7 @@ def test_it_loads_with_everything_uncommented(tmp_path: Path) -> None:
     path = tmp_path / "config" / "node.toml"
     path.parent.mkdir()
     path.write_text(uncommented())
-    loaded = load(path)
+    loaded = load_settings(path)
     assert [a.label for a in loaded.applications] == ["soft_tissue_mass", "brain"]
     assert [p.ae_title for p in loaded.peers] == ["SCANNER1"]
     assert [d.kind for d in loaded.destinations] == ["dimse", "dicomweb", "dicomweb", "folder"]
@@ -96,7 +97,7 @@ def test_what_it_calls_defaults_are_the_defaults() -> None:
 
 
 def test_the_containers_configuration_loads() -> None:
-    loaded = load(CONTAINER)
+    loaded = load_settings(CONTAINER)
     assert loaded.node.data_dir == Path("/var/lib/dicom-node")
     assert [d.host for d in loaded.destinations if isinstance(d, DimseSettings)] == ["pacs"]
 

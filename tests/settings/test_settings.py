@@ -8,7 +8,7 @@ from dicom_node.deliver.destinations.dicomweb import DicomwebSettings
 from dicom_node.deliver.destinations.folder import FolderSettings
 from dicom_node.errors import ConfigurationError
 from dicom_node.objects.profiles import ObjectProfile, SegmentationForm
-from dicom_node.settings.model import load
+from dicom_node.settings.loading import load_settings
 from inference.series.kinds import Kind as SeriesKind
 from inference.series.site_table import SiteRule
 from storage.records.results import ObjectKind
@@ -43,7 +43,7 @@ def write(folder: Path, text: str) -> Path:
 
 
 def test_paths_start_at_the_file(tmp_path: Path) -> None:
-    settings = load(write(tmp_path, GOOD))
+    settings = load_settings(write(tmp_path, GOOD))
     assert settings.node.data_dir == tmp_path / "data"
     assert settings.applications[0].bundle == tmp_path / "models" / "brain"
     assert settings.database_url == f"sqlite:///{tmp_path / 'data' / 'node.sqlite'}"
@@ -53,7 +53,7 @@ def test_paths_start_at_the_file(tmp_path: Path) -> None:
 def test_the_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DICOM_NODE__RECEIVE__PORT", "11199")
     monkeypatch.setenv("DICOM_NODE__NODE__DATABASE_URL", "postgresql+psycopg://u:secret@h/d")
-    settings = load(write(tmp_path, GOOD))
+    settings = load_settings(write(tmp_path, GOOD))
     assert settings.receive.port == 11199
     assert settings.node.ae_title == "HOSPITAL_AI"
     assert settings.database_url == "postgresql+psycopg://u:secret@h/d"
@@ -63,7 +63,7 @@ def test_the_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_misspelt_variable_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DICOM_NODE__RECIEVE__PORT", "1")
     with pytest.raises(ConfigurationError, match="did you mean 'receive'"):
-        load(write(tmp_path, GOOD))
+        load_settings(write(tmp_path, GOOD))
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_misspelt_variable_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_mistake_is_told_by_key_and_value(tmp_path: Path, old: str, new: str, told: str) -> None:
     assert old in GOOD
     with pytest.raises(ConfigurationError) as error:
-        load(write(tmp_path, GOOD.replace(old, new)))
+        load_settings(write(tmp_path, GOOD.replace(old, new)))
     assert told in str(error.value)
 
 
@@ -134,7 +134,7 @@ path = "inbox"
 
 
 def test_destinations_of_every_kind(tmp_path: Path) -> None:
-    pacs, archive, inbox = load(write(tmp_path, GOOD + WEB)).destinations
+    pacs, archive, inbox = load_settings(write(tmp_path, GOOD + WEB)).destinations
     assert isinstance(archive, DicomwebSettings)
     assert isinstance(inbox, FolderSettings)
     assert pacs.profile == inbox.profile == ObjectProfile()
@@ -172,7 +172,7 @@ def test_destinations_of_every_kind(tmp_path: Path) -> None:
 def test_a_mistake_in_a_destination_is_told(tmp_path: Path, old: str, new: str, told: str) -> None:
     assert old in WEB
     with pytest.raises(ConfigurationError) as error:
-        load(write(tmp_path, GOOD + WEB.replace(old, new)))
+        load_settings(write(tmp_path, GOOD + WEB.replace(old, new)))
     assert told in str(error.value)
 
 
@@ -182,26 +182,28 @@ def test_a_password_in_a_destination_is_refused_and_not_told(
 ) -> None:
     text = WEB.replace('kind = "dicomweb"', kind).replace("https://", "https://node:hidden@")
     with pytest.raises(ConfigurationError) as error:
-        load(write(tmp_path, GOOD + text.replace("ca_file =", 'password = "hidden"\ntoken = "hidden"\nca_file =')))
+        load_settings(
+            write(tmp_path, GOOD + text.replace("ca_file =", 'password = "hidden"\ntoken = "hidden"\nca_file ='))
+        )
     assert "hidden" not in str(error.value)
     assert kind == "" or "must not hold a user; give `username` with `password_file`" in str(error.value)
     monkeypatch.setenv("DICOM_NODE__DESTINATIONS", '[{"url": "https://node:hidden@h"')
     with pytest.raises(ConfigurationError) as error:
-        load(write(tmp_path, GOOD))
+        load_settings(write(tmp_path, GOOD))
     assert "DICOM_NODE__DESTINATIONS (environment): it must be a JSON list of tables" in str(error.value)
     assert "hidden" not in str(error.value)
 
 
 def test_a_sites_own_series(tmp_path: Path) -> None:
     entry = '[[series]]\nseries_description = "*t1*tra*"\nkind = "T1w"\nfat_suppressed = false'
-    (series,) = load(write(tmp_path, f"{GOOD}{entry}")).series
+    (series,) = load_settings(write(tmp_path, f"{GOOD}{entry}")).series
     assert series.rule == SiteRule(SeriesKind.T1W, series_description="*t1*tra*", fat_suppressed=False)
 
 
 def test_all_mistakes_are_told_together(tmp_path: Path) -> None:
     text = GOOD.replace("port = 11113", "port = 0").replace("4242", "99999").replace("ae_title =", "ae_titel =")
     with pytest.raises(ConfigurationError) as error:
-        load(write(tmp_path, text))
+        load_settings(write(tmp_path, text))
     assert len(error.value.mistakes) >= 5
 
 
@@ -209,7 +211,7 @@ def test_a_mistake_in_the_form_hides_none_in_the_names(tmp_path: Path) -> None:
     text = GOOD.replace("port = 11113", "port = 0").replace('["pacs"]', '["pasc"]').replace("segmentation", "segment")
     twice = '[[destinations]]\nname = "pacs"\nae_title = "P"\nhost = "h"\nport = 104\n'
     with pytest.raises(ConfigurationError) as error:
-        load(write(tmp_path, text + twice))
+        load_settings(write(tmp_path, text + twice))
     told = str(error.value)
     for mistake in ("receive.port = 0", "'pasc': no [[destinations]]", "did you mean 'segmentation'", "used 2 times"):
         assert mistake in told
@@ -230,7 +232,7 @@ def test_a_variable_that_cannot_be_read_is_told_with_the_rest(
 ) -> None:
     monkeypatch.setenv(variable, value)
     with pytest.raises(ConfigurationError) as error:
-        load(write(tmp_path, GOOD.replace('"HOSPITAL_AI"', '"A_TITLE_OF_MORE_THAN_16"')))
+        load_settings(write(tmp_path, GOOD.replace('"HOSPITAL_AI"', '"A_TITLE_OF_MORE_THAN_16"')))
     assert told in str(error.value)
     assert "an AE title has" in str(error.value)
 
@@ -238,7 +240,7 @@ def test_a_variable_that_cannot_be_read_is_told_with_the_rest(
 def test_no_password_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DICOM_NODE__NODE", '{"database_url": "postgresql://u:secret@h/d"')
     with pytest.raises(ConfigurationError) as error:
-        load(write(tmp_path, GOOD))
+        load_settings(write(tmp_path, GOOD))
     assert "DICOM_NODE__NODE (environment): it is a section" in str(error.value)
     assert "secret" not in str(error.value)
 
@@ -247,7 +249,7 @@ def test_a_variable_may_hold_a_whole_section(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("DICOM_NODE__PEERS", '[{"ae_title": "OTHER"}]')
     monkeypatch.setenv("DICOM_NODE__RECEIVE", '{"port": 104, "processes": 2}')
     monkeypatch.setenv("DICOM_NODE__RECEIVE__PORT", "105")
-    settings = load(write(tmp_path, GOOD))
+    settings = load_settings(write(tmp_path, GOOD))
     assert [p.ae_title for p in settings.peers] == ["OTHER"]
     assert (settings.receive.port, settings.receive.processes) == (105, 2)
 
@@ -257,9 +259,9 @@ def test_what_is_no_toml_is_told(tmp_path: Path, text: str) -> None:
     path = tmp_path / "node.toml"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(ConfigurationError, match="not valid TOML"):
-        load(path)
+        load_settings(path)
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be read"):
-        load(tmp_path / "none.toml")
+        load_settings(tmp_path / "none.toml")

@@ -1,0 +1,142 @@
+"""Commands that show what the node does. They change nothing."""
+
+from typing import Annotated
+
+import typer
+from rich.console import Group
+from rich.markup import escape
+
+from dicom_node.cli.options import AsJson, Config, Everything, StudyUID, find_study, open_node
+from dicom_node.cli.output import console, print_json
+from dicom_node.complete.preview import preview
+from dicom_node.demo.explanation_tree import explanation_tree
+from dicom_node.demo.study_page import study_page, summary_lines
+from dicom_node.demo.tables import commitments_table, confirmations_table, jobs_list, studies_list
+from dicom_node.errors import ConfigurationError
+from dicom_node.read.explanation import Explanation
+from dicom_node.read.jobs import job_rows
+from dicom_node.read.study import read_study
+from dicom_node.read.summary import summarise
+from dicom_node.settings.check import find_mistakes
+from dicom_node.settings.loading import find_config, inspect_config
+from storage.records.commitments import CommitmentState
+from storage.records.completion import Waiting
+from storage.records.studies import StudyState
+from storage.tables.confirmations import WAITING
+
+OnlyFailed = Annotated[bool, typer.Option("--failed", help="Only what needs an operator: dead letters.")]
+Newest = Annotated[int, typer.Option(min=1, help="At most this many, newest first.")]
+
+
+def check_config_command(config: Config = None, as_json: AsJson = False) -> None:
+    """Check the configuration and all it names (model folders, devices, data_dir); report all mistakes together."""
+    path = config or find_config()
+    inspection = inspect_config(path)
+    mistakes = find_mistakes(inspection)
+    settings = inspection.settings
+    if as_json:
+        shown = settings and settings.model_dump(mode="json")
+        print_json({"file": path, "mistakes": mistakes, "settings": shown})
+        raise typer.Exit(2 if mistakes else 0)
+    if mistakes or settings is None:
+        raise ConfigurationError(mistakes)
+    console.print(f"[green]The configuration is good:[/] {path or 'built-in defaults'}")
+    console.print(f"  listens as {settings.node.ae_title} on {settings.receive.host}:{settings.receive.port}")
+    peers = ", ".join(p.ae_title for p in settings.peers) or "any peer (no [[peers]] are named)"
+    console.print(f"  accepts {escape(peers)}")
+    for application in settings.applications:
+        console.print(f"  {escape(application.label)} → {escape(', '.join(application.destinations))}")
+    if not settings.applications:
+        console.print("  [yellow]no application is configured: studies are stored and nothing is computed[/]")
+
+
+def studies_command(
+    config: Config = None,
+    as_json: AsJson = False,
+    state: Annotated[StudyState | None, typer.Option(help="Only studies in this state.")] = None,
+    limit: Newest = 100,
+) -> None:
+    """List the studies: state, revision, and why."""
+    _, stores = open_node(config)
+    found = stores.studies.list(state=state, limit=limit)
+    if as_json:
+        print_json(found)
+    else:
+        console.print(studies_list(found))
+
+
+def study_command(
+    uid: StudyUID, config: Config = None, as_json: AsJson = False, everything: Everything = False
+) -> None:
+    """Show one study: what became of it, its timeline with durations and reasons, and its results."""
+    explanation = _explain(uid, config)
+    if as_json:
+        print_json(explanation.detail)
+    else:
+        console.print(study_page(explanation.detail, summarise(explanation), everything))
+
+
+def explain_command(
+    uid: StudyUID, config: Config = None, as_json: AsJson = False, everything: Everything = False
+) -> None:
+    """Say why a study is complete or what it waits for, and which series fed which input of which application."""
+    explanation = _explain(uid, config)
+    if as_json:
+        print_json(explanation)
+        return
+    answer = summary_lines(explanation.detail, summarise(explanation))
+    console.print(Group(answer, explanation_tree(explanation)) if everything else answer)
+
+
+def _explain(uid: str, config: Config) -> Explanation:
+    settings, stores = open_node(config)
+    detail = read_study(stores, find_study(stores, uid), {d.name for d in settings.destinations})
+    decided = preview(stores.studies, settings.completion.rule, settings.folders.journals, uid)
+    return Explanation(detail, stores.studies.routing(uid), decided if isinstance(decided, Waiting) else None)
+
+
+def jobs_command(
+    config: Config = None,
+    as_json: AsJson = False,
+    failed: OnlyFailed = False,
+    study: Annotated[str | None, typer.Option(help="Only this study's.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most this many, the newest.")] = 100,
+) -> None:
+    """List the jobs and their deliveries, dead letters included."""
+    settings, stores = open_node(config)
+    if study is not None:
+        find_study(stores, study)
+    destinations = {d.name for d in settings.destinations}
+    rows = job_rows(stores.jobs.list(study=study), stores.deliveries.list(study=study), destinations)
+    shown = [row for row in rows if row.is_failed or not failed][-limit:]
+    if as_json:
+        print_json(shown)
+    else:
+        console.print(jobs_list(shown))
+
+
+def commitments_command(
+    config: Config = None, as_json: AsJson = False, failed: OnlyFailed = False, limit: Newest = 100
+) -> None:
+    """List the peers' requests for storage commitment, and what they were told."""
+    _, stores = open_node(config)
+    found = stores.commitments.list([CommitmentState.FAILED] if failed else None, limit)
+    if as_json:
+        print_json(found)
+    else:
+        console.print(commitments_table(found))
+
+
+def confirmations_command(
+    config: Config = None,
+    as_json: AsJson = False,
+    waiting: Annotated[bool, typer.Option("--waiting", help="Only what destinations have not answered yet.")] = False,
+    limit: Newest = 100,
+) -> None:
+    """List what destinations were asked to confirm, and what they said."""
+    _, stores = open_node(config)
+    found = stores.confirmations.list(WAITING if waiting else None, limit)
+    if as_json:
+        print_json(found)
+    else:
+        console.print(confirmations_table(found))

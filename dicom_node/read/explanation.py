@@ -1,0 +1,85 @@
+"""Why a study is complete or waits, and which series feed which application: everything that was decided about it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from dicom_node.read.deliveries import DeliveryRow
+from dicom_node.read.jobs import purpose
+from dicom_node.read.serialise import serialise
+from dicom_node.read.study import StudyDetail
+from storage.records.completion import Waiting
+from storage.records.deliveries import DeliveryState
+from storage.records.jobs import Job
+from storage.records.routing import RoutingDecision
+from storage.records.studies import Event
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The decisions about a study. `routing` is None before the study is routed; `waiting` is what a study in
+    RECEIVING waits for.
+    """
+
+    detail: StudyDetail
+    routing: RoutingDecision | None = None
+    waiting: Waiting | None = None
+
+    @property
+    def completion(self) -> tuple[Event, ...]:
+        """The decisions that the study is complete, one for each revision or more."""
+        return self._events("complete")
+
+    @property
+    def asked(self) -> tuple[Event, ...]:
+        """The answers of the source PACS."""
+        return self._events("asked")
+
+    @property
+    def early(self) -> tuple[Event, ...]:
+        """The jobs that started before the study was complete."""
+        return self._events("early")
+
+    @property
+    def not_delivered(self) -> tuple[DeliveryRow, ...]:
+        return tuple(d for d in self.detail.deliveries if d.state in (DeliveryState.REPLACED, DeliveryState.FAILED))
+
+    @property
+    def not_confirmed(self) -> tuple[DeliveryRow, ...]:
+        """The deliveries that a destination took and has not confirmed yet, or that are sent again for that."""
+        ended = (DeliveryState.COMMITTED, DeliveryState.FAILED)
+        return tuple(
+            d
+            for d in self.detail.deliveries
+            if (d.state is DeliveryState.SENT and d.reason) or (d.resends and d.state not in ended)
+        )
+
+    def _events(self, stage: str) -> tuple[Event, ...]:
+        return tuple(event for event in self.detail.timeline if event.stage == stage)
+
+    def to_json(self) -> dict[str, Any]:
+        study = self.detail.study
+        return {
+            "study_instance_uid": study.study_instance_uid,
+            "state": study.state,
+            "revision": study.revision,
+            "reason": study.reason,
+            "priority": study.priority,
+            "waiting": serialise(self.waiting),
+            "completion": serialise(self.completion),
+            "asked": serialise(self.asked),
+            "early": serialise(self.early),
+            "routing": serialise(self.routing),
+            "jobs": [_job(job) for job in self.detail.jobs],
+            "not_delivered": [_delivery(d) for d in self.not_delivered],
+            "not_confirmed": [_delivery(d) for d in self.not_confirmed],
+        }
+
+
+def _job(job: Job) -> dict[str, Any]:
+    keys = ("id", "application", "kind", "revision", "state", "priority")
+    return {**{key: getattr(job, key) for key in keys}, "purpose": purpose(job)}
+
+
+def _delivery(delivery: DeliveryRow) -> dict[str, Any]:
+    keys = ("id", "job_id", "kind", "destination", "state", "reason", "resends")
+    return {key: getattr(delivery, key) for key in keys}

@@ -1,0 +1,60 @@
+"""Jobs as the operator sees them."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dicom_node.read.deliveries import DeliveryRow, delivery_row
+from dicom_node.read.serialise import serialise
+from storage.records.commitments import Commitment, CommitmentState
+from storage.records.deliveries import Delivery, DeliveryState
+from storage.records.jobs import AnalysisDetail, Job, JobKind, JobState, NoResultDetail, WithdrawalDetail
+
+
+@dataclass(frozen=True)
+class JobRow:
+    """A job with the deliveries of its result objects."""
+
+    job: Job
+    deliveries: tuple[DeliveryRow, ...]
+
+    @property
+    def is_failed(self) -> bool:
+        """True where the job or one of its deliveries is a dead letter."""
+        return self.job.state is JobState.FAILED or any(d.state is DeliveryState.FAILED for d in self.deliveries)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**serialise(self.job), "deliveries": serialise(self.deliveries)}
+
+
+def job_rows(jobs: Sequence[Job], deliveries: Sequence[Delivery], destinations: Collection[str]) -> list[JobRow]:
+    """Return a row for each job. `destinations` are the configured ones."""
+    by_job: dict[int, list[DeliveryRow]] = {}
+    for delivery in deliveries:
+        by_job.setdefault(delivery.object.job_id, []).append(delivery_row(delivery, destinations))
+    return [JobRow(job, tuple(by_job.get(job.id, ()))) for job in jobs]
+
+
+def purpose(job: Job) -> str:
+    """Return what a job that is no analysis is for, and an empty text for an analysis."""
+    match job.detail:
+        case NoResultDetail(why=why, explanation=explanation):
+            return f"no AI result ({why}): {explanation}"
+        case WithdrawalDetail(job=withdrawn, reason=reason):
+            return f"withdraws the results of job {withdrawn}" + (f": {reason}" if reason else "")
+        case AnalysisDetail():
+            return ""
+
+
+def is_dead(record: Job | Delivery | Commitment) -> bool:
+    """Return True for a dead letter: only the operator can queue it again."""
+    return record.state in (JobState.FAILED, DeliveryState.FAILED, CommitmentState.FAILED)
+
+
+def why_not_withdrawn(job: Job) -> str:
+    """Return why `Jobs.withdraw` left this job as it is."""
+    if job.kind is JobKind.WITHDRAWAL:
+        return f"The job {job.id} is a withdrawal itself, which cannot be withdrawn"
+    if job.state is not JobState.SUCCEEDED:
+        return f"The job {job.id} is {job.state}; only results of a job that SUCCEEDED can be withdrawn"
+    return f"The results of job {job.id} were withdrawn before"

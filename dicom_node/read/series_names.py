@@ -1,0 +1,76 @@
+"""Names by which the operator knows a series on the scanner: its number and its description, in place of its UID."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pydicom import dcmread
+
+from dicom_node.read.study import StudyDetail
+from storage.records.instances import Instance
+from storage.records.routing import RecognisedSeries, RoutingDecision
+
+UNNAMED = "without number or description"
+_REFERENCE = re.compile(r"\b(series|study) ([0-9]+(?:\.[0-9]+)+)\b")
+_TAGS = ["SeriesNumber", "SeriesDescription"]
+
+
+@dataclass(frozen=True)
+class SeriesNames:
+    """The names of the series of a study, and of earlier studies of the patient, by UID."""
+
+    names: Mapping[str, str]
+
+    def of(self, series_instance_uid: str) -> str:
+        return self.names.get(series_instance_uid, UNNAMED)
+
+    def described(self, series: RecognisedSeries) -> str:
+        """Return the name with plane and slices, as in `3 "T1 TSE tra", axial, 36 slices`."""
+        slices = f"{series.slices} slice{'' if series.slices == 1 else 's'}" if series.slices else ""
+        return ", ".join(filter(None, [self.of(series.series_instance_uid), series.plane, slices]))
+
+    def put_into(self, text: str) -> str:
+        """Put the names in the place of the UIDs of series and studies that a reason mentions."""
+
+        def name(reference: re.Match[str]) -> str:
+            known = self.names.get(reference[2])
+            return f"{reference[1]} {known}" if known is not None else f"another {reference[1]}"
+
+        return _REFERENCE.sub(name, text)
+
+
+def name_series(detail: StudyDetail, routing: RoutingDecision | None) -> SeriesNames:
+    """Name the series of a study as routing kept them, or else as the header of one of their instances says."""
+    recognised = {} if routing is None else {s.series_instance_uid: s for s in routing.series}
+    names = {}
+    for instance in detail.instances:
+        uid = instance.series_instance_uid
+        if uid in names:
+            continue
+        kept = recognised.get(uid)
+        if kept is not None and (kept.number is not None or kept.description):
+            names[uid] = _name(kept.number, kept.description)
+        else:
+            names[uid] = _name(*_header(instance))
+    for application in () if routing is None else routing.applications:
+        for study in application.earlier:
+            when = "of the patient" if study.days is None else f"{study.days} days before"
+            names[study.study_instance_uid] = when
+    return SeriesNames(names)
+
+
+def _name(number: int | None, description: str) -> str:
+    """Return the name without what a terminal could take for a command: the description is free text."""
+    shown = "".join(c for c in description if c.isprintable())
+    quoted = f'"{shown}"' if shown else ""
+    return " ".join(filter(None, ["" if number is None else str(number), quoted])) or UNNAMED
+
+
+def _header(instance: Instance) -> tuple[int | None, str]:
+    try:
+        ds = dcmread(instance.path, stop_before_pixels=True, specific_tags=_TAGS)
+        number = ds.get("SeriesNumber")
+        description = " ".join(str(ds.get("SeriesDescription") or "").split())
+        return (None if number is None else int(number)), description
+    except Exception:  # the file is gone or malformed: the series is shown without a name
+        return None, ""

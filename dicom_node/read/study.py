@@ -1,0 +1,75 @@
+"""A study with everything that is known of it, as the operator sees it."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from dicom_node.read.deliveries import DeliveryRow, delivery_row
+from dicom_node.read.serialise import serialise
+from dicom_node.read.stores import Stores
+from storage.records.instances import Instance
+from storage.records.jobs import Job
+from storage.records.procedure_steps import ProcedureStep
+from storage.records.results import ResultObject
+from storage.records.studies import Event, Study
+
+
+@dataclass(frozen=True)
+class SeriesRow:
+    """One series of a study. `instances` is their number."""
+
+    series_instance_uid: str
+    modality: str
+    instances: int
+
+
+@dataclass(frozen=True)
+class StudyDetail:
+    """A study with its instances, series, jobs, objects, deliveries, procedure steps and its timeline.
+
+    Objects that stand for others are left out where no destination needed them.
+    """
+
+    study: Study
+    instances: tuple[Instance, ...]
+    series: tuple[SeriesRow, ...]
+    jobs: tuple[Job, ...]
+    objects: tuple[ResultObject, ...]
+    deliveries: tuple[DeliveryRow, ...]
+    procedure_steps: tuple[ProcedureStep, ...]
+    timeline: tuple[Event, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **serialise(self.study),
+            "instances": serialise(self.instances),
+            "series": serialise(self.series),
+            "jobs": serialise(self.jobs),
+            "objects": [_object(o) for o in self.objects],
+            "deliveries": serialise(self.deliveries),
+            "procedure_steps": serialise(self.procedure_steps),
+            "timeline": serialise(self.timeline),
+        }
+
+
+def _object(result: ResultObject) -> dict[str, Any]:
+    return {**serialise(result), "stands_for": " ".join(result.stands_for)}  # a text, as programs have always read it
+
+
+def read_study(stores: Stores, study: Study, destinations: Collection[str] | None = None) -> StudyDetail:
+    """Read everything that is known of a study. `destinations` are the configured ones; None where nobody knows."""
+    uid = study.study_instance_uid
+    series = stores.instances.series(uid)
+    jobs = stores.jobs.list(study=uid)  # before its deliveries: those of a job that has succeeded are there then
+    deliveries = stores.deliveries.list(study=uid)
+    in_use = {delivery.object.id for delivery in deliveries}
+    return StudyDetail(
+        study=study,
+        instances=tuple(instance for s in series for instance in s.instances),
+        series=tuple(SeriesRow(s.series_instance_uid, s.modality, len(s.instances)) for s in series),
+        jobs=tuple(jobs),
+        objects=tuple(o for o in stores.results.objects(uid) if not o.stands_for or o.id in in_use),
+        deliveries=tuple(delivery_row(d, destinations) for d in deliveries),
+        procedure_steps=tuple(stores.procedure_steps.of_study(uid)),
+        timeline=tuple(stores.studies.events(uid)),
+    )

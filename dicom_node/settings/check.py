@@ -1,0 +1,60 @@
+"""The check of a configuration on this machine: whether what it names can be used."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from dicom_node.catalogue import configured_applications
+from dicom_node.errors import ConfigurationError
+from dicom_node.settings.loading import Inspection
+
+WORKER_PROCESS = "dicom_node.work.process"  # a module path, never an import: that would load torch here
+ALWAYS_HERE = ("auto", "cpu")  # settings of work.devices that need no look
+
+
+def find_mistakes(inspection: Inspection) -> list[str]:
+    """List every mistake in a configuration: what is written wrongly, and what it names and cannot be used."""
+    found = list(inspection.mistakes)
+    if inspection.data_dir is not None:
+        found += _unusable_folder(inspection.data_dir)
+    for destination in inspection.destinations:
+        found += [f"destinations: {destination.name}: {problem}" for problem in destination.local_problems()]
+    found += [
+        f"applications: {application.name}: {application.problem}"
+        for application in configured_applications([entry.entry for entry in inspection.applications])
+        if application.manifest is None
+    ]
+    if inspection.devices not in (None, *ALWAYS_HERE):  # the answer takes seconds
+        try:
+            list_devices(str(inspection.devices))
+        except ConfigurationError as error:
+            found += error.mistakes
+    return found
+
+
+def list_devices(setting: str) -> list[str]:
+    """List the devices that `work.devices` means. Asks a process of its own, since the answer takes torch.
+
+    Raises ConfigurationError where one of them is not there.
+    """
+    listing = subprocess.run(
+        [sys.executable, "-m", WORKER_PROCESS, "--list-devices", setting],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if listing.returncode != 0:
+        raise ConfigurationError([f"work.devices = {setting!r}: {listing.stderr.strip()}"])
+    return listing.stdout.split()
+
+
+def _unusable_folder(data_dir: Path) -> list[str]:
+    """Find out whether the folder can be made and written, without making it."""
+    nearest = next(folder for folder in (data_dir, *data_dir.parents) if folder.exists())
+    key = f"node.data_dir = '{data_dir}'"
+    if not nearest.is_dir():
+        return [f"{key}: {nearest} is not a folder; name another one"]
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        return [f"{key}: {nearest} cannot be written by this user; name another folder, or change its owner"]
+    return []

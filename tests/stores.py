@@ -1,0 +1,23 @@
+"""The stores of a test's node, as the commands and the page read them."""
+
+from dicom_node.read.stores import Stores
+from storage.tables.commitments import Commitments
+from storage.tables.confirmations import Confirmations
+from storage.tables.patients import Patients
+from storage.tables.procedure_steps import ProcedureSteps
+from tests.storage.node import Node
+
+
+def stores_of(node: Node) -> Stores:
+    return Stores(
+        database=node.database,
+        instances=node.instances,
+        studies=node.studies,
+        jobs=node.jobs,
+        results=node.results,
+        deliveries=node.deliveries,
+        procedure_steps=ProcedureSteps(node.database, node.root.parent / "mpps"),
+        commitments=Commitments(node.database),
+        confirmations=Confirmations(node.database),
+        patients=Patients(node.database, node.root.parent / "patients.key"),
+    )
