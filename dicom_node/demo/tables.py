@@ -17,7 +17,7 @@ from dicom_node.read.jobs import JobRow, purpose
 from dicom_node.read.summary import resent
 from storage.records.commitments import Commitment
 from storage.records.deliveries import Confirmation
-from storage.records.studies import Event, Study
+from storage.records.studies import Event, Stage, Study
 
 _COLORS = {
     **dict.fromkeys(("ROUTED", "SUCCEEDED", "SENT", "COMMITTED", "REPORTED"), "green"),
@@ -130,7 +130,7 @@ def timeline_table(timeline: Sequence[Event]) -> Table:
     previous: datetime | None = None
     for event in timeline:
         since = "" if previous is None else f"{(event.at - previous).total_seconds():.1f}"
-        style = "yellow" if event.stage == "warning" else ""
+        style = "yellow" if event.stage is Stage.WARNING else ""
         step, text = Text(event.stage), Text(event.text)
         table.add_row(f"{event.at:%H:%M:%S}", since, str(event.revision), step, text, style=style)
         previous = event.at

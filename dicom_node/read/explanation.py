@@ -11,7 +11,7 @@ from storage.records.completion import Waiting
 from storage.records.deliveries import DeliveryState
 from storage.records.jobs import Job
 from storage.records.routing import RoutingDecision
-from storage.records.studies import Event
+from storage.records.studies import Event, Stage
 
 
 @dataclass(frozen=True)
@@ -27,17 +27,17 @@ class Explanation:
     @property
     def completion(self) -> tuple[Event, ...]:
         """The decisions that the study is complete, one for each revision or more."""
-        return self._events("complete")
+        return self._events(Stage.COMPLETE)
 
     @property
     def asked(self) -> tuple[Event, ...]:
         """The answers of the source PACS."""
-        return self._events("asked")
+        return self._events(Stage.ASKED)
 
     @property
     def early(self) -> tuple[Event, ...]:
         """The jobs that started before the study was complete."""
-        return self._events("early")
+        return self._events(Stage.EARLY)
 
     @property
     def not_delivered(self) -> tuple[DeliveryRow, ...]:
@@ -53,8 +53,8 @@ class Explanation:
             if (d.state is DeliveryState.SENT and d.reason) or (d.resends and d.state not in ended)
         )
 
-    def _events(self, stage: str) -> tuple[Event, ...]:
-        return tuple(event for event in self.detail.timeline if event.stage == stage)
+    def _events(self, stage: Stage) -> tuple[Event, ...]:
+        return tuple(event for event in self.detail.timeline if event.stage is stage)
 
     def to_json(self) -> dict[str, Any]:
         study = self.detail.study
