@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dicom_node.demo.report_tree import report_tree
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import ComprehensiveSRStorage, EnhancedSRStorage, SegmentationStorage, generate_uid
 from rich.console import Console
 
+from dicom_node.demo.report_tree import report_tree
 from dicom_node.objects.base.context import ObjectContext, Predecessor
 from dicom_node.objects.seg import build_seg
 from dicom_node.objects.sr import MOST_REGIONS, as_sop_class, build_sr
