@@ -1,7 +1,7 @@
-"""The `index` role: files what receivers have written into their journals, and gives it rows.
+"""The `index` role: it files the instances that receivers have written into their journals, and gives them rows.
 
-It may be killed at any moment and reads the journals again from their beginning: filing the same thing twice changes
-nothing. A segment is removed once everything in it is filed, indexed and flushed.
+It may be killed at any moment; then it reads the journals again from their beginning. That is safe because filing is
+idempotent. A segment is removed once everything in it is filed, indexed and flushed.
 """
 
 import errno
@@ -28,7 +28,7 @@ from storage.tables.database.connection import Database
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.1  # between looks for new frames
-LONGEST_PAUSE_SECONDS = 10.0  # between tries while the database or the disk refuses
+LONGEST_PAUSE_SECONDS = 10.0  # between retries while the database or the disk refuses
 BATCH = 256  # frames in one transaction
 UNFILED = "unfiled"
 TROUBLE_OF_THE_DEVICE = (
@@ -38,12 +38,12 @@ TROUBLE_OF_THE_DEVICE = (
 
 @dataclass
 class _Place:
-    """How far a journal is filed and indexed."""
+    """The place up to which a journal is filed and indexed."""
 
     folder: Path
     segment: int = 0
     offset: int = 0
-    large: list[Path] = field(default_factory=list)  # files that the frames of this segment name
+    large: list[Path] = field(default_factory=list)  # files of large instances in this segment
 
     @property
     def receiver(self) -> str:
@@ -51,7 +51,7 @@ class _Place:
 
 
 class Indexer:
-    """Files the journals below `journals`. Only one may run for a data directory."""
+    """The filing of all journals below `journals`. Only one may run for a data directory."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Indexer:
         self._places: dict[Path, _Place] = {}
 
     def run(self, stop: threading.Event) -> None:
-        """Files until `stop` is set. Nothing that the database, the disk or a frame brings about ends it."""
+        """File until `stop` is set. No failure of the database or the disk and no damaged frame ends it."""
         pause = LOOK_SECONDS
         prepared = False
         while not self._wait(stop, pause):
@@ -80,21 +80,25 @@ class Indexer:
                 self.advance(stop)
                 pause = LOOK_SECONDS
             except IndexLost:
-                log.error("The database lost its tables; the index is made anew from the files", extra=fields("index"))
+                extra = fields("index_lost")
+                log.error("The database lost its tables; the index is rebuilt from the files", extra=extra)
                 prepared = False
             except (Retriable, OSError) as error:
                 pause = min(LONGEST_PAUSE_SECONDS, pause * 2)
-                log.warning("Filing is put off for %.1f s: %s", pause, _why(error), extra=fields("index"))
+                extra = fields("filing_postponed")
+                log.warning("Filing is put off for %.1f s: %s", pause, _reason(error), extra=extra)
 
     def prepare(self) -> None:
-        """Makes an index that was lost anew from the files. One that is there lacks nothing that no journal holds."""
+        """Bring the database's schema to this version, and rebuild the index from the files if it is empty."""
         self._database.upgrade()
         if self._instances.is_empty():
             self.rebuild()
 
     def rebuild(self) -> None:
-        """Gives rows to all files that lack them. What a crash left in part must not be taken for an instance: where a
-        journal still holds it, it is moved away first.
+        """Give rows to all files that lack them.
+
+        A crash may have left partial files, which must not be taken for instances. So every file whose instance a
+        journal still holds is mended from the journal first.
         """
         self._places.clear()
         filing = self._instances.filing()
@@ -109,9 +113,10 @@ class Indexer:
         self._instances.reindex()
 
     def advance(self, stop: threading.Event | None = None) -> int:
-        """Files all there is, a segment of each journal in turn; the number of instances.
+        """File everything, a segment of each journal in turn; return the number of instances.
 
-        Trouble with one journal holds up no other. Raises Retriable or OSError, and then goes on where it was.
+        Trouble with one journal does not hold up the others. Raises Retriable or OSError at the end of a round; the
+        next call goes on from there.
         """
         filed = 0
         while stop is None or not stop.is_set():
@@ -137,8 +142,8 @@ class Indexer:
     # -- one journal ---------------------------------------------------------------------------------------------------
 
     def _advance(self, place: _Place) -> tuple[int, bool]:
-        """Files what there is of one segment; the number of instances, and whether another segment follows."""
-        # The writer is asked for after the listing: a receiver that begins now begins a segment that is not listed.
+        """File one segment; return the number of instances, and True if another segment follows."""
+        # Listing first is essential: a receiver that starts after it begins a segment that is not in the list.
         numbers = [journal.number_of(path) for path in journal.segments(place.folder)]
         numbers = [number for number in numbers if number >= place.segment]
         written = journal.is_written(place.folder)
@@ -162,14 +167,16 @@ class Indexer:
         return filed, following is not None
 
     def _file(self, reader: SegmentReader, place: _Place) -> int:
-        """Everything from `place` to the end of what is written; the place moves with each transaction."""
+        """File everything from `place` to the end of the segment; the place moves with each transaction."""
         try:
             return self._file_batches(reader, place)
         except (Retriable, OSError):
             raise
         except Exception as error:
             log.error(
-                "A batch cannot be filed (%s); its frames are tried alone", unexpected(error), extra=fields("index")
+                "A batch cannot be filed (%s); its frames are filed one by one",
+                unexpected(error),
+                extra=fields("batch_failed"),
             )
             return self._file_singly(reader, place)
 
@@ -188,7 +195,7 @@ class Indexer:
         return filed + self._commit(reader, filing, place, end, large)
 
     def _file_singly(self, reader: SegmentReader, place: _Place) -> int:
-        """One frame in each transaction: one that nobody can file is kept, and holds up no other."""
+        """File each frame in a transaction of its own; keep a frame that cannot be filed and go on."""
         filed = 0
         for frame in reader.frames(place.offset):
             filing = self._instances.filing()
@@ -206,7 +213,7 @@ class Indexer:
     def _commit(self, reader: SegmentReader, filing: Filing, place: _Place, end: int, large: list[Path]) -> int:
         outcomes: list[Stored] = []
         if len(filing):
-            # What was read may not be flushed yet, and a row must not outlive its bytes.
+            # The bytes that were read may not be flushed yet, and a row must not outlive its bytes.
             reader.sync()
             outcomes = filing.commit()
         place.offset = end
@@ -214,7 +221,8 @@ class Indexer:
         large.clear()
         conflicts = sum(outcome is Stored.CONFLICT for outcome in outcomes)
         if conflicts:
-            log.warning("%d instances contradict others and are in quarantine", conflicts, extra=fields("index"))
+            extra = fields("instance_quarantined")
+            log.warning("%d instances contradict others and are in quarantine", conflicts, extra=extra)
         return len(outcomes)
 
     def _apply(self, frame: Frame, filing: Filing, place: _Place, large: list[Path]) -> None:
@@ -239,8 +247,8 @@ class Indexer:
             case Kind.INSTANCE | Kind.LARGE_INSTANCE:
                 content = self._content(frame, place.folder)
                 if content is None:
-                    extra = fields("index", sop_instance=meta["sop_instance_uid"])
-                    log.warning("A large instance in a journal has no file and is passed over", extra=extra)
+                    extra = fields("instance_skipped", sop_instance=meta["sop_instance_uid"])
+                    log.warning("A large instance in a journal has no file and is skipped", extra=extra)
                     return
                 self._file_instance(frame, content, filing, place)
                 if isinstance(content, Path):
@@ -249,8 +257,10 @@ class Indexer:
                 self._keep_unfiled(frame, place, "it was written by another version")
 
     def _content(self, frame: Frame, folder: Path) -> bytes | Path | None:
-        """The Part 10 file of an instance; None for other frames, and for a large instance without its file: that was
-        removed by its receiver since the flush of the frame failed, so it was never acknowledged.
+        """Return the Part 10 file of an instance, or None for other frames and for a large instance without its file.
+
+        The receiver removes the file of a large instance when the flush of its frame fails. Such an instance was never
+        acknowledged.
         """
         if frame.kind is Kind.INSTANCE:
             return frame.body
@@ -267,11 +277,11 @@ class Indexer:
         except OSError as error:
             if error.errno in TROUBLE_OF_THE_DEVICE:
                 raise
-            # A folder that belongs to somebody else, for example: no reason to hold up all the others.
-            self._keep_unfiled(frame, place, _why(error))
+            # The folder may belong to another user, for example. That must not hold up the other instances.
+            self._keep_unfiled(frame, place, _reason(error))
 
-    def _keep_unfiled(self, frame: Frame, place: _Place, why: str) -> None:
-        """Whatever was acknowledged stays, even what nobody can file."""
+    def _keep_unfiled(self, frame: Frame, place: _Place, reason: str) -> None:
+        """Keep an instance that cannot be filed, because it was acknowledged."""
         folder = self._journals.parent / UNFILED
         folder.mkdir(exist_ok=True)
         content = self._content(frame, place.folder) if frame.meta.get("sop_instance_uid") else None
@@ -279,12 +289,13 @@ class Indexer:
         path = folder / f"{place.receiver}-{place.segment}-{hashlib.sha256(body).hexdigest()[:16]}.dcm"
         if not path.exists():
             path.write_bytes(body)
-        log.error("A frame of a journal cannot be filed (%s); it is kept as %s", why, path.name, extra=fields("index"))
+        extra = fields("instance_unfiled")
+        log.error("A frame of a journal cannot be filed (%s); it is kept as %s", reason, path.name, extra=extra)
 
     # -- the end of a segment ------------------------------------------------------------------------------------------
 
     def _keep_damaged(self, reader: SegmentReader, place: _Place, end: int) -> None:
-        """Bytes that are no frame, with whole frames behind them: damage. What follows it is filed."""
+        """Keep a copy of bytes that are no frame although whole frames follow. The frames behind them are filed."""
         kept = reader.path.with_name(f"{reader.path.stem}-{place.offset}.damaged")
         if not kept.exists():
             kept.write_bytes(reader.rest(place.offset)[: end - place.offset])
@@ -293,28 +304,29 @@ class Indexer:
             end - place.offset,
             reader.path.name,
             kept.name,
-            extra=fields("index", journal=place.receiver),
+            extra=fields("journal_damaged", journal=place.receiver),
         )
 
     def _note_tail(self, reader: SegmentReader, place: _Place) -> None:
-        """What lies behind the last frame of a segment that nobody writes any more."""
+        """Log the bytes behind the last frame of a finished segment; keep a copy if they are damaged."""
         left = reader.size - place.offset
         if reader.is_cut_off(place.offset):
             log.warning(
                 "A journal ends in %d bytes of an instance that was never acknowledged",
                 left,
-                extra=fields("index", journal=place.receiver),
+                extra=fields("journal_cut_off", journal=place.receiver),
             )
         else:
             self._keep_damaged(reader, place, reader.size)
 
     def _retire(self, place: _Place, following: int | None) -> None:
-        """Flushes what the segment held, and removes it."""
+        """Flush the files of a segment, then remove it."""
         try:
             for file_system in self._file_systems:
                 file_system.settle()
         except OSError:
-            # Said once for everything that was not written: all of the segment is compared with the disk again.
+            # The kernel reports a failed write once and for all files together, so the whole segment is compared with
+            # the disk again.
             place.offset, place.large = 0, []
             raise
         for path in place.large:
@@ -324,6 +336,6 @@ class Indexer:
         place.segment, place.offset, place.large = place.segment + 1, 0, []
 
 
-def _why(error: Exception) -> str:
-    """Without the names of files that an OSError brings along."""
+def _reason(error: Exception) -> str:
+    """Describe an error without the file names that an OSError holds."""
     return f"{type(error).__name__}: {error.strerror}" if isinstance(error, OSError) else str(error)

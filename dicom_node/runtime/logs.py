@@ -1,4 +1,4 @@
-"""Log lines: a sentence, then `action` and identifiers as key=value. Never patient attributes."""
+"""Log lines: a sentence, then `action` and identifiers as key=value. They never hold patient attributes."""
 
 import logging
 import sys
@@ -16,7 +16,7 @@ _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime
 
 class _Formatter(logging.Formatter):
     def formatException(self, ei: Any) -> str:  # noqa: N802 - the name logging calls
-        """Frames and type, but the message only of our own errors: a library's may quote the patient's attributes."""
+        """Format frames and type, and the message of our own errors alone; a library's may quote patient attributes."""
         kind, error, trace = ei
         message = str(error) if isinstance(error, NodeError) else "(message withheld)"
         return "".join(traceback.format_tb(trace)) + f"{kind.__name__}: {message}"
@@ -28,21 +28,22 @@ class _Formatter(logging.Formatter):
 
 
 def configure(role: str, level: str = "INFO") -> None:
-    """Sends the logs of this process to standard error, where systemd and containers collect them."""
+    """Send the logs of this process to standard error, where systemd and containers collect them."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter(f"%(asctime)s %(levelname)-7s {role}: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # These describe datasets, requests and answers in full, patient attributes included.
     for name in ("pynetdicom", "pydicom", "highdicom", "dicomweb_client", "retrying", "urllib3"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    warnings.simplefilter("ignore")  # theirs quote names and values of the dataset
+    warnings.simplefilter("ignore")  # warnings of libraries quote names and values of the dataset
     logging.getLogger("apscheduler").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 def unexpected(error: BaseException) -> str:
-    """The type of an error that nobody foresaw and the last place of ours that it came through, as `TypeError at
-    storage/log/header.py:81`. Never its text: a library's may quote the patient's attributes.
+    """Return the type of an unexpected error and the last line of ours it came through: `TypeError at x/y.py:81`.
+
+    The error's text is left out, because a library's text may quote patient attributes.
     """
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if frame.filename.startswith(_PACKAGES)]
@@ -51,10 +52,13 @@ def unexpected(error: BaseException) -> str:
 
 
 def printable(text: str) -> str:
-    """A peer's text for a log line: no control characters, no padding."""
+    """Make a peer's text fit for a log line, without control characters and padding."""
     return "".join(c if c.isprintable() else "?" for c in text.strip())
 
 
 def fields(action: str, **identifiers: Any) -> dict[str, Any]:
-    """The `extra` of a log call: what is being done, and to which study, series, job or delivery."""
+    """Return the `extra` of a log call: the outcome, and the identifiers of the study, job, delivery or peer.
+
+    `action` is in snake_case with the past participle last, such as `job_started`.
+    """
     return {"action": action, **{k: v for k, v in identifiers.items() if v is not None}}

@@ -1,4 +1,4 @@
-"""How a role lives in a process of its own: signals, readiness, watchdog, and dying with its supervisor."""
+"""The life of a role in a process of its own: signals, readiness, watchdog, and the end with its supervisor."""
 
 import ctypes
 import fcntl
@@ -26,12 +26,12 @@ _LOCKS: list[IO[str]] = []  # open as long as the process lives; the kernel free
 
 
 def keep_files_private() -> None:
-    """What this process and its children make is closed to others, under any umask: images are patients' data."""
+    """Close the files of this process and its children to others under any umask, because images are patients' data."""
     os.umask(os.umask(0o077) | 0o027)
 
 
 def die_with_parent() -> None:
-    """Asks Linux for SIGTERM when the supervisor ends, even by SIGKILL: no orphan may hold the port or a job."""
+    """Ask Linux for SIGTERM when the supervisor ends, even by SIGKILL; no orphan may hold the port or a job."""
     supervisor = os.environ.get(SUPERVISOR_VARIABLE)
     if supervisor is None or not sys.platform.startswith("linux"):
         return
@@ -46,10 +46,10 @@ def role_name(role: str) -> str:
 
 
 def claim_role(data_dir: Path, role: str, of: str | None = None) -> None:
-    """Makes sure that this is the only `role` of this machine on `data_dir`, as long as the process lives.
+    """Make sure that this is the only `role` of this machine on `data_dir`, as long as the process lives.
 
-    A second one would take the first one's jobs for those of its own earlier life. `of` names a wider circle than
-    this machine. Raises Permanent.
+    A second one would take the first one's jobs for those of its own earlier life. `of` replaces the machine's name
+    where a role must be unique among several machines. Raises Permanent.
     """
     folder = data_dir / "locks"
     try:
@@ -67,13 +67,13 @@ def claim_role(data_dir: Path, role: str, of: str | None = None) -> None:
 
 
 def share_memory_between_threads() -> None:
-    """Has glibc keep one pool for all threads: with one each, many short-lived threads leave much of it unused."""
+    """Have glibc keep one pool for all threads; one for each would waste memory after many short-lived threads."""
     with suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 def stop_on_signals() -> threading.Event:
-    """An event that SIGTERM and SIGINT set."""
+    """Return an event that SIGTERM and SIGINT set."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -81,9 +81,9 @@ def stop_on_signals() -> threading.Event:
 
 
 def run_role(work: Callable[[threading.Event], None], prepare: Callable[[], None] | None = None) -> int:
-    """Runs `work(stop)` in a thread until a signal comes. Returns the exit status: 1 when `work` ended by itself.
+    """Run `work(stop)` in a thread until a signal comes. Return the exit status: 1 when `work` ended by itself.
 
-    `prepare` runs first, and readiness is announced after it. The watchdog is fed only while `work` is alive.
+    `prepare` runs first; then readiness is announced. The watchdog is fed only while `work` is alive.
     """
     die_with_parent()
     stop = stop_on_signals()
@@ -95,7 +95,7 @@ def run_role(work: Callable[[threading.Event], None], prepare: Callable[[], None
     hold(stop, thread.is_alive)
     died = not stop.is_set()
     if died:
-        log.error("The role ended unexpectedly", extra=fields("role"))
+        log.error("The role ended unexpectedly", extra=fields("role_failed"))
     stop.set()
     notify("STOPPING=1")
     thread.join()
@@ -103,7 +103,7 @@ def run_role(work: Callable[[threading.Event], None], prepare: Callable[[], None
 
 
 def hold(stop: threading.Event, alive: Callable[[], bool]) -> None:
-    """Waits for `stop`, feeding the watchdog, or returns as soon as `alive` says no."""
+    """Wait for `stop` and feed the watchdog; return early if `alive` returns False."""
     interval = watchdog_interval()
     pause = min(1.0, interval / 2) if interval else 1.0
     while alive() and not stop.wait(pause):

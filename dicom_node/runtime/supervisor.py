@@ -1,7 +1,7 @@
-"""Keeps the roles of one machine alive, each a process of its own: started in order, stopped in reverse.
+"""The supervisor keeps the roles of one machine alive, each in a process of its own.
 
-A role that dies is started again, after a pause that grows while it keeps dying. Children announce readiness as they
-would to systemd (sd_notify), on a socket of the supervisor's.
+It starts them in order and stops them in reverse. A role that dies is started again, after a pause that grows while it
+keeps dying. Children announce readiness as they would to systemd (sd_notify), on a socket of the supervisor.
 """
 
 import logging
@@ -42,7 +42,7 @@ class Supervisor:
         self._roles = roles
 
     def run(self) -> int:
-        """Runs until SIGTERM or SIGINT. Returns 1 when a role could not be started at all."""
+        """Run until SIGTERM or SIGINT. Return 1 when a role could not be started at all."""
         die_with_parent()
         stop = stop_on_signals()
         with tempfile.TemporaryDirectory(prefix="dicom-node-") as folder:
@@ -51,7 +51,8 @@ class Supervisor:
                 if not self._start(children, stop):
                     return 0 if stop.is_set() else 1
                 notify("READY=1")
-                log.info("All roles are up: %s", ", ".join(r.name for r in self._roles), extra=fields("supervise"))
+                names = ", ".join(role.name for role in self._roles)
+                log.info("All roles are up: %s", names, extra=fields("roles_started"))
                 hold(stop, lambda: _revive(children))
                 notify("STOPPING=1")
             finally:
@@ -64,7 +65,7 @@ class Supervisor:
             child.start()
             if not child.wait_ready(stop):
                 if not stop.is_set():
-                    log.error("Role %s does not start", child.role.name, extra=fields("supervise"))
+                    log.error("Role %s does not start", child.role.name, extra=fields("role_failed"))
                 return False
         return True
 
@@ -110,7 +111,7 @@ class _Child:
         return False
 
     def revive(self) -> None:
-        """Starts the process again when it has died and its pause is over."""
+        """Start the process again when it has died and its pause is over."""
         self._drain()
         now = time.monotonic()
         if self._revive_at is not None:
@@ -129,11 +130,11 @@ class _Child:
             self.role.name,
             status,
             self._pause,
-            extra=fields("supervise"),
+            extra=fields("role_restarted"),
         )
 
     def _drain(self) -> None:
-        """Reads what a started-again child announced: a full socket would block it."""
+        """Read the announcements of a restarted child, because a full socket would block it."""
         self._socket.setblocking(False)
         with suppress(BlockingIOError):
             while True:
@@ -147,6 +148,6 @@ class _Child:
         try:
             self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            log.warning("Role %s does not stop; it is killed", self.role.name, extra=fields("supervise"))
+            log.warning("Role %s does not stop; it is killed", self.role.name, extra=fields("role_killed"))
             self._process.kill()
             self._process.wait()
