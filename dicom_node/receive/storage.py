@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
-from dicom_node.dimse.pdu import MAXIMUM_PDU_BYTES, StoreRequest
+from dicom_node.dimse.pdu import ASSOCIATE_REQUEST, MAXIMUM_PDU_BYTES, StoreRequest
 from dicom_node.dimse.service import Admission, Proposal, Rejection
 from dicom_node.dimse.status import DimseResponse, DimseStatus
 from dicom_node.receive.policy import Peer, ReceivePolicy, find_peer, reject_beyond_limit, resolve
@@ -36,7 +36,7 @@ def describe_opening(opening: bytes) -> str:
     """Tell from a connection's first bytes why no association followed (a PDU begins with its type, PS3.8 9.3)."""
     if not opening:
         return "it sent nothing"
-    if opening[0] != 0x01:
+    if opening[0] != ASSOCIATE_REQUEST:
         return "what it sent is not DICOM"
     return "its association request was incomplete or unreadable"
 
