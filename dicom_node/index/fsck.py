@@ -4,11 +4,12 @@ from pathlib import Path
 
 from dicom_node.read.census import Census, Fault, Problem
 from storage.errors import Permanent
-from storage.log import journal
+from storage.log import segments
 from storage.log.archive import sop_instance_uid_of
 from storage.log.files import dataset_sha256
+from storage.log.frames import FrameKind
 from storage.log.instances import InstanceStore
-from storage.log.journal import Kind, SegmentReader
+from storage.log.segments import SegmentReader
 from storage.records.instances import Instance
 
 
@@ -20,7 +21,7 @@ def take_census(data_dir: Path, instances: InstanceStore, journals: Path) -> Cen
     problems: list[Problem] = []
     waiting: list[str] = []
     for folder in sorted(p for p in journals.glob("*") if p.is_dir()):
-        for segment in journal.segments(folder):
+        for segment in segments.list_segments(folder):
             found, damaged = _segment(segment)
             waiting += found
             if damaged:
@@ -65,7 +66,7 @@ def _segment(path: Path) -> tuple[list[str], bool]:
         with SegmentReader(path) as reader:
             while True:
                 for frame in reader.frames(end):
-                    if frame.kind in (Kind.INSTANCE, Kind.LARGE_INSTANCE):
+                    if frame.kind in (FrameKind.INSTANCE, FrameKind.LARGE_INSTANCE):
                         uids.append(frame.meta["sop_instance_uid"])
                     end = frame.end
                 beginning = reader.next_frame(end)

@@ -16,11 +16,12 @@ from pathlib import Path
 
 from dicom_node.runtime.logs import fields, unexpected
 from storage.errors import IndexLost, Retriable, Unfileable
-from storage.log import journal
+from storage.log import journal, segments
 from storage.log.files import FileSystem
 from storage.log.filing import Ended, Filing, Opened
+from storage.log.frames import Frame, FrameKind, instance_of
 from storage.log.instances import InstanceStore
-from storage.log.journal import Frame, Kind, SegmentReader, instance_of
+from storage.log.segments import SegmentReader
 from storage.records.evidence import AssociationEnd
 from storage.records.instances import Stored
 from storage.tables.database.connection import Database
@@ -103,7 +104,7 @@ class Indexer:
         self._places.clear()
         filing = self._instances.filing()
         for folder in self._folders():
-            for segment in journal.segments(folder):
+            for segment in segments.list_segments(folder):
                 with SegmentReader(segment) as reader:
                     for frame in reader.frames(0):
                         content = self._content(frame, folder)
@@ -144,7 +145,7 @@ class Indexer:
     def _advance(self, place: _Place) -> tuple[int, bool]:
         """File one segment; return the number of instances, and True if another segment follows."""
         # Listing first is essential: a receiver that starts after it begins a segment that is not in the list.
-        numbers = [journal.number_of(path) for path in journal.segments(place.folder)]
+        numbers = [segments.segment_number(path) for path in segments.list_segments(place.folder)]
         numbers = [number for number in numbers if number >= place.segment]
         written = journal.is_written(place.folder)
         if not numbers:
@@ -152,7 +153,7 @@ class Indexer:
         if numbers[0] != place.segment:
             place.segment, place.offset, place.large = numbers[0], 0, []
         following = numbers[1] if len(numbers) > 1 else None
-        with SegmentReader(journal.path_of(place.folder, place.segment)) as reader:
+        with SegmentReader(segments.segment_path(place.folder, place.segment)) as reader:
             filed = self._file(reader, place)
             while (beginning := reader.next_frame(place.offset)) is not None:
                 if beginning > place.offset:
@@ -186,7 +187,7 @@ class Indexer:
         end = place.offset
         large: list[Path] = []
         for frame in reader.frames(place.offset):
-            if frame.kind is Kind.STARTED:
+            if frame.kind is FrameKind.STARTED:
                 filed += self._commit(reader, filing, place, end, large)
             self._apply(frame, filing, place, large)
             end = frame.end
@@ -228,9 +229,9 @@ class Indexer:
     def _apply(self, frame: Frame, filing: Filing, place: _Place, large: list[Path]) -> None:
         meta = frame.meta
         match frame.kind:
-            case Kind.STARTED:
+            case FrameKind.STARTED:
                 self._instances.abort_open_associations(place.receiver, datetime.fromisoformat(meta["at"]))
-            case Kind.ASSOCIATION:
+            case FrameKind.ASSOCIATION:
                 filing.opened(
                     Opened(
                         association=meta["association"],
@@ -241,10 +242,10 @@ class Indexer:
                         at=datetime.fromisoformat(meta["at"]),
                     )
                 )
-            case Kind.ASSOCIATION_ENDED:
+            case FrameKind.ASSOCIATION_ENDED:
                 end = AssociationEnd(meta["end"])
                 filing.ended(Ended(meta["association"], end, datetime.fromisoformat(meta["at"])))
-            case Kind.INSTANCE | Kind.LARGE_INSTANCE:
+            case FrameKind.INSTANCE | FrameKind.LARGE_INSTANCE:
                 content = self._content(frame, place.folder)
                 if content is None:
                     extra = fields("instance_skipped", sop_instance=meta["sop_instance_uid"])
@@ -253,7 +254,7 @@ class Indexer:
                 self._file_instance(frame, content, filing, place)
                 if isinstance(content, Path):
                     large.append(content)
-            case Kind.UNKNOWN:
+            case FrameKind.UNKNOWN:
                 self._keep_unfiled(frame, place, "it was written by another version")
 
     def _content(self, frame: Frame, folder: Path) -> bytes | Path | None:
@@ -262,9 +263,9 @@ class Indexer:
         The receiver removes the file of a large instance when the flush of its frame fails. Such an instance was never
         acknowledged.
         """
-        if frame.kind is Kind.INSTANCE:
+        if frame.kind is FrameKind.INSTANCE:
             return frame.body
-        if frame.kind is not Kind.LARGE_INSTANCE:
+        if frame.kind is not FrameKind.LARGE_INSTANCE:
             return None
         path = folder / str(frame.meta["file"])
         return path if path.is_file() and path.stat().st_size == frame.meta["size"] else None
@@ -331,8 +332,8 @@ class Indexer:
             raise
         for path in place.large:
             path.unlink(missing_ok=True)
-        journal.path_of(place.folder, place.segment).unlink()
-        journal.remove_stray_files(place.folder, place.segment, following)
+        segments.segment_path(place.folder, place.segment).unlink()
+        segments.remove_stray_files(place.folder, place.segment, following)
         place.segment, place.offset, place.large = place.segment + 1, 0, []
 
 

@@ -22,8 +22,9 @@ from dicom_node.receive.presentation_contexts import SopClass, is_storage, suppo
 from dicom_node.runtime.logs import fields, printable, unexpected
 from storage.errors import Permanent, Retriable
 from storage.log.files import FileMeta
-from storage.log.header import Header, scan_header
-from storage.log.journal import Journal, LargeFile
+from storage.log.header import InstanceHeader, scan_header
+from storage.log.journal import Journal
+from storage.log.segments import LargeFile
 from storage.records.evidence import AssociationEnd
 from storage.records.instances import UID, ReceivedInstance
 
@@ -165,7 +166,7 @@ class Ingest:
         return meta.header(request.sop_instance_uid)
 
 
-def ensure_acceptable(header: Header, request: StoreRequest) -> None:
+def ensure_acceptable(header: InstanceHeader, request: StoreRequest) -> None:
     """Raise Permanent for an instance that the indexer could not file; such an instance must not be acknowledged."""
     if request.sop_class_uid != request.abstract_syntax_uid or not is_storage(request.sop_class_uid):
         raise NotNegotiated("The presentation context is not for storing this SOP class")

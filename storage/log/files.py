@@ -17,6 +17,8 @@ from pydicom.dataset import Dataset
 
 from storage.errors import Permanent, StorageFull
 
+BytesLike = bytes | bytearray | memoryview
+
 IMPLEMENTATION_CLASS_UID = "2.25.183557818718648495613969241002425635108"
 IMPLEMENTATION_VERSION_NAME = "DICOM_NODE_0_1"  # SH, at most 16 characters
 

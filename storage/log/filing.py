@@ -452,13 +452,13 @@ def _of(row: schema.InstanceRow) -> Row:
         size=row.size,
         sha256=row.sha256,
         received_at=row.received_at,
-        facts=Facts.of(row.facts),
+        facts=Facts.from_json(row.facts),
         file=row.file,
     )
 
 
 def _columns(row: Row, revision: int) -> dict[str, object]:
-    return {**vars(row), "facts": row.facts.plain(), "revision": revision}
+    return {**vars(row), "facts": row.facts.to_json(), "revision": revision}
 
 
 def _chunks(values: Sequence[str]) -> Iterable[Sequence[str]]:

@@ -17,6 +17,7 @@ from pydicom.tag import BaseTag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from storage.errors import Permanent
+from storage.log.files import BytesLike
 from storage.records.instances import Facts
 
 SOP_CLASS_UID = 0x00080016
@@ -68,15 +69,13 @@ _LARGEST_INTEGER = 2**31 - 1  # of IS (PS3.5 table 6.2-1)
 
 NO_FACTS = Facts()
 
-Bytes = bytes | bytearray | memoryview
-
 
 class UnreadableDataset(Permanent):
-    """Bytes that are not a dataset in their transfer syntax, or one without the UIDs that identify an instance."""
+    """BytesLike that are not a dataset in their transfer syntax, or one without the UIDs that identify an instance."""
 
 
 @dataclass(frozen=True)
-class Header:
+class InstanceHeader:
     """Identification of one composite instance. Padding is removed; `modality` may be empty."""
 
     sop_class_uid: str
@@ -87,7 +86,7 @@ class Header:
     facts: Facts = NO_FACTS
 
 
-def scan_header(dataset: Bytes, transfer_syntax_uid: str) -> Header:
+def scan_header(dataset: BytesLike, transfer_syntax_uid: str) -> InstanceHeader:
     """Reads the header of a dataset encoded in `transfer_syntax_uid`, without preamble and file meta information. The
     beginning of a dataset is enough if it holds what is wanted.
 
@@ -104,9 +103,9 @@ def scan_header(dataset: Bytes, transfer_syntax_uid: str) -> Header:
 # -- from values to their meaning --------------------------------------------------------------------------------------
 
 
-def _header(values: Mapping[int, bytes]) -> Header:
+def _header(values: Mapping[int, bytes]) -> InstanceHeader:
     get = values.get
-    return Header(
+    return InstanceHeader(
         sop_class_uid=_uid(get(SOP_CLASS_UID), "SOP Class UID"),
         sop_instance_uid=_uid(get(SOP_INSTANCE_UID), "SOP Instance UID"),
         study_instance_uid=_uid(get(STUDY_INSTANCE_UID), "Study Instance UID"),
@@ -196,7 +195,7 @@ class _Unexpected(Exception):
     """The quick reader declines."""
 
 
-def scan_by_hand(dataset: Bytes, transfer_syntax_uid: str) -> dict[int, bytes] | None:
+def scan_by_hand(dataset: BytesLike, transfer_syntax_uid: str) -> dict[int, bytes] | None:
     """The values of the wanted elements that are there; None where the quick reader declines."""
     if transfer_syntax_uid in _BY_PYDICOM:
         return None
@@ -208,7 +207,7 @@ def scan_by_hand(dataset: Bytes, transfer_syntax_uid: str) -> dict[int, bytes] |
         return None
 
 
-def _scan_explicit(dataset: Bytes) -> dict[int, bytes]:
+def _scan_explicit(dataset: BytesLike) -> dict[int, bytes]:
     values: dict[int, bytes] = {}
     unpack, short_vrs, wanted = _EXPLICIT.unpack_from, _SHORT_VRS, _WANTED_AS_ENCODED
     position, size = 0, len(dataset)
@@ -237,7 +236,7 @@ def _scan_explicit(dataset: Bytes) -> dict[int, bytes]:
     return values
 
 
-def _scan_implicit(dataset: Bytes) -> dict[int, bytes]:
+def _scan_implicit(dataset: BytesLike) -> dict[int, bytes]:
     values: dict[int, bytes] = {}
     unpack, wanted = _IMPLICIT_ELEMENT.unpack_from, _WANTED_AS_ENCODED
     position, size = 0, len(dataset)
@@ -260,7 +259,7 @@ def _scan_implicit(dataset: Bytes) -> dict[int, bytes]:
     return values
 
 
-def _skip_sequence(dataset: Bytes, position: int, explicit: bool) -> int:
+def _skip_sequence(dataset: BytesLike, position: int, explicit: bool) -> int:
     """The position after a sequence of undefined length whose items begin at `position` (PS3.5 7.5), however deep it
     is nested. Each step goes forward, so that the time is bounded by the length of the dataset.
     """
@@ -310,7 +309,7 @@ def _skip_sequence(dataset: Bytes, position: int, explicit: bool) -> int:
 # -- with pydicom ------------------------------------------------------------------------------------------------------
 
 
-def scan_with_pydicom(dataset: Bytes, transfer_syntax_uid: str) -> dict[int, bytes]:
+def scan_with_pydicom(dataset: BytesLike, transfer_syntax_uid: str) -> dict[int, bytes]:
     """The same for every transfer syntax, and for datasets that bend the rules. Raises UnreadableDataset."""
     try:
         encoded = _inflate(dataset) if transfer_syntax_uid in _DEFLATED else bytes(dataset)
@@ -338,6 +337,6 @@ def _read(encoded: bytes, transfer_syntax_uid: str, last: int) -> Dataset:
     )
 
 
-def _inflate(dataset: Bytes) -> bytes:
+def _inflate(dataset: BytesLike) -> bytes:
     """The beginning of a deflated dataset (PS3.5 A.5: a raw deflate stream)."""
     return zlib.decompressobj(-zlib.MAX_WBITS).decompress(dataset, _LARGEST_INFLATED_HEADER)

@@ -113,7 +113,7 @@ class InstanceStore:
             sha256=row.sha256,
             received_at=row.received_at,
             revision=row.revision,
-            facts=Facts.of(row.facts),
+            facts=Facts.from_json(row.facts),
         )
 
     def _path(self, row: schema.InstanceRow) -> Path:

@@ -39,12 +39,12 @@ class Facts:
     spacing: float | None = None
     priority: str | None = None  # Requested Procedure Priority: STAT, HIGH, ROUTINE, MEDIUM, LOW
 
-    def plain(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Without what is None, for JSON."""
         return {key: value for key, value in vars(self).items() if value is not None}
 
     @classmethod
-    def of(cls, plain: Mapping[str, Any]) -> "Facts":
+    def from_json(cls, plain: Mapping[str, Any]) -> "Facts":
         """The inverse of `plain`. Keys of another version are passed over."""
         known = {key: value for key, value in plain.items() if key in cls.__dataclass_fields__}
         for key in ("position", "orientation"):

@@ -86,7 +86,7 @@ class Studies:
             elsewhere = _known(session, sorted({uid for _, listed, _ in steps for uid in listed} - here))
         return StudyContents(
             instances=tuple(
-                InstanceEvidence(uid, sop_class, series, at, Facts.of(facts), mine is not None)
+                InstanceEvidence(uid, sop_class, series, at, Facts.from_json(facts), mine is not None)
                 for uid, sop_class, series, at, facts, mine in instances
             ),
             steps=tuple(StepEvidence(state, frozenset(listed), at) for state, listed, at in steps),

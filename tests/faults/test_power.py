@@ -22,7 +22,7 @@ ENOUGH = 10  # acknowledged instances before the power goes
 # Every flush that Python asks for succeeds and does nothing. SQLite's own go on: it is the images that are at stake.
 NO_FLUSH = "import os\nos.fsync = os.fdatasync = lambda descriptor: None\n"
 # So that segments are filed, flushed and removed before the power goes, as they are in a longer life.
-SMALL_SEGMENTS = "from storage import journal\njournal.SEGMENT_BYTES = 3 * 2**20\n"
+SMALL_SEGMENTS = "from storage.log import journal\njournal.SEGMENT_BYTES = 3 * 2**20\n"
 
 
 def send_until_the_power_goes(node: Node, generator: random.Random) -> dict[str, Instance]:

@@ -22,7 +22,9 @@ from hypothesis.stateful import (
 
 from dicom_node.receive.policy import ReceivePolicy
 from dicom_node.receive.receiver import Receiver
-from storage.log.journal import Journal, Kind, SegmentReader, segments
+from storage.log.frames import FrameKind
+from storage.log.journal import Journal
+from storage.log.segments import SegmentReader, list_segments
 from tests.faults.wire import (
     C_STORE_RSP,
     COMMAND,
@@ -253,10 +255,10 @@ class Peers(RuleBasedStateMachine):
 
     def _look_into_the_journal(self) -> None:
         kept: dict[str, bytes] = {}
-        for path in segments(self.folder / "journal"):
+        for path in list_segments(self.folder / "journal"):
             with SegmentReader(path) as reader:
                 for frame in reader.frames(0):
-                    if frame.kind is Kind.INSTANCE:
+                    if frame.kind is FrameKind.INSTANCE:
                         kept[frame.meta["sop_instance_uid"]] = part10_dataset(frame.body)
         missing = [uid for uid in self.acknowledged if uid not in kept]
         assert not missing, f"{len(missing)} of {len(self.acknowledged)} are not in the journal"

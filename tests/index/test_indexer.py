@@ -13,9 +13,10 @@ from sqlalchemy import text
 
 from dicom_node.index.indexer import Indexer
 from storage.errors import Retriable
-from storage.log import journal
+from storage.log import journal, segments
 from storage.log.files import FileSystem
-from storage.log.journal import Journal, Kind
+from storage.log.frames import FrameKind
+from storage.log.journal import Journal
 from storage.records.evidence import AssociationEnd
 from storage.records.studies import StudyState
 from storage.tables.database.connection import Database, default_url
@@ -97,12 +98,12 @@ def test_filed_segments_are_removed(node: Node, receiver: Journal, monkeypatch: 
         store(receiver, one)
     running = indexer(node)
     running.advance()
-    assert len(journal.segments(receiver.folder)) == 1  # the one that is written
+    assert len(segments.list_segments(receiver.folder)) == 1  # the one that is written
     for one in sent[5:]:
         store(receiver, one)
     receiver.close()
     running.advance()
-    assert journal.segments(receiver.folder) == []
+    assert segments.list_segments(receiver.folder) == []
     held(node, *sent)
 
 
@@ -163,7 +164,7 @@ def test_a_new_life_is_filed_by_an_indexer_that_knew_the_old_one(node: Node, rec
     receiver.close()
     running = indexer(node)
     running.advance()
-    assert journal.segments(receiver.folder) == []
+    assert segments.list_segments(receiver.folder) == []
     again = Journal(receiver.folder)
     again.open()
     store(again, received(2))
@@ -176,12 +177,12 @@ def test_a_torn_tail_is_passed_over(node: Node, receiver: Journal, cut: int, cap
     store(receiver, received(1))
     store(receiver, received(2))
     receiver.close()
-    (path,) = journal.segments(receiver.folder)
+    (path,) = segments.list_segments(receiver.folder)
     os.truncate(path, path.stat().st_size - cut)
     indexer(node).advance()
     held(node, received(1))
     assert "never acknowledged" in caplog.text
-    assert journal.segments(receiver.folder) == []
+    assert segments.list_segments(receiver.folder) == []
 
 
 def test_damage_loses_only_what_is_damaged(node: Node, receiver: Journal, caplog: pytest.LogCaptureFixture) -> None:
@@ -189,7 +190,7 @@ def test_damage_loses_only_what_is_damaged(node: Node, receiver: Journal, caplog
     for one in sent:
         store(receiver, one)
     receiver.close()
-    (path,) = journal.segments(receiver.folder)
+    (path,) = segments.list_segments(receiver.folder)
     content = bytearray(path.read_bytes())
     at = content.index(sent[1].dataset)
     content[at + 10] ^= 0xFF
@@ -257,7 +258,7 @@ def test_a_life_that_begins_before_the_indexer_asks_is_kept(
     node: Node, receiver: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     receiver.close()
-    list_segments, lives = journal.segments, []
+    list_segments, lives = segments.list_segments, []
 
     def start_before_listing(folder: Path) -> list[Path]:
         if not lives:
@@ -268,7 +269,7 @@ def test_a_life_that_begins_before_the_indexer_asks_is_kept(
 
     running = indexer(node)
     running.advance()
-    monkeypatch.setattr(journal, "segments", start_before_listing)
+    monkeypatch.setattr(segments, "list_segments", start_before_listing)
     running.advance()
     store(lives[0], received(2))
     running.advance()
@@ -280,15 +281,15 @@ def test_a_frame_that_was_unfinished_a_moment_ago_is_no_damage(
 ) -> None:
     """While a segment is read, an unfinished frame becomes whole and others follow it: they are for the next pass."""
     store(receiver, received(1))
-    frames = journal.SegmentReader.frames
+    frames = segments.SegmentReader.frames
     more = [received(2), received(3)]
 
-    def overtaken(reader: journal.SegmentReader, start: int) -> Any:
+    def overtaken(reader: segments.SegmentReader, start: int) -> Any:
         yield from frames(reader, start)
         while more:
             store(receiver, more.pop(0))
 
-    monkeypatch.setattr(journal.SegmentReader, "frames", overtaken)
+    monkeypatch.setattr(segments.SegmentReader, "frames", overtaken)
     one = indexer(node)
     assert one.advance() == 1
     assert one.advance() == 2
@@ -300,7 +301,7 @@ def test_a_frame_that_nobody_can_file_holds_up_no_other(
     node: Node, receiver: Journal, caplog: pytest.LogCaptureFixture
 ) -> None:
     store(receiver, received(1))
-    receiver._write(Kind.INSTANCE, {"sop_instance_uid": "1.2"}, [b"no more than that"])
+    receiver._write(FrameKind.INSTANCE, {"sop_instance_uid": "1.2"}, [b"no more than that"])
     receiver._write(9, {}, [b"of another version"])  # type: ignore[arg-type]
     store(receiver, received(2))
     receiver.close()
@@ -350,7 +351,7 @@ def test_a_failed_flush_has_everything_compared_again(
         running.advance()
     running.advance()
     held(node, sent)
-    assert journal.segments(receiver.folder) == []
+    assert segments.list_segments(receiver.folder) == []
 
 
 @pytest.mark.parametrize("left", [4096, 8192])
@@ -376,7 +377,7 @@ def test_a_torn_file_in_quarantine_is_written_again(node: Node, receiver: Journa
     kept.write_bytes(b"")
     receiver.close()
     indexer(node).advance()
-    assert journal.segments(receiver.folder) == []
+    assert segments.list_segments(receiver.folder) == []
     assert kept.read_bytes() == other.file
 
 
@@ -432,10 +433,10 @@ def test_a_uid_that_cannot_be_filed_is_kept(node: Node, receiver: Journal, caplo
 def test_rows_wait_for_the_flush(node: Node, receiver: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     """A frame can be read before its receiver has flushed it."""
     order: list[str] = []
-    sync = journal.SegmentReader.sync
+    sync = segments.SegmentReader.sync
     session = node.database.session
 
-    def seen_sync(reader: journal.SegmentReader) -> None:
+    def seen_sync(reader: segments.SegmentReader) -> None:
         sync(reader)
         order.append("flush")
 
@@ -444,7 +445,7 @@ def test_rows_wait_for_the_flush(node: Node, receiver: Journal, monkeypatch: pyt
         return session(derivable)
 
     store(receiver, received())
-    monkeypatch.setattr(journal.SegmentReader, "sync", seen_sync)
+    monkeypatch.setattr(segments.SegmentReader, "sync", seen_sync)
     monkeypatch.setattr(node.database, "session", seen_session)
     indexer(node).advance()
     assert order.index("flush") < len(order) - 1 - order[::-1].index("rows")

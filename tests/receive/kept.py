@@ -9,7 +9,10 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.filereader import read_file_meta_info
 
 from storage.errors import StorageFull
-from storage.log.journal import Bytes, Frame, Journal, Kind, LargeFile, SegmentReader, instance_of, segments
+from storage.log.files import BytesLike
+from storage.log.frames import Frame, FrameKind, instance_of
+from storage.log.journal import Journal
+from storage.log.segments import LargeFile, SegmentReader, list_segments
 from storage.records.evidence import AssociationEnd
 from storage.records.instances import ReceivedInstance
 
@@ -49,7 +52,7 @@ class KeptJournal(Journal):
         if self.full:
             raise StorageFull("below the watermark")
 
-    def store(self, instance: ReceivedInstance, *parts: Bytes) -> None:
+    def store(self, instance: ReceivedInstance, *parts: BytesLike) -> None:
         self.before(instance)
         super().store(instance, *parts)
 
@@ -62,9 +65,9 @@ class KeptJournal(Journal):
         """In the order of their arrival."""
         found = []
         for frame in self._frames():
-            if frame.kind is Kind.INSTANCE:
+            if frame.kind is FrameKind.INSTANCE:
                 found.append(Kept(instance_of(frame.meta), frame.body, large=False))
-            elif frame.kind is Kind.LARGE_INSTANCE:
+            elif frame.kind is FrameKind.LARGE_INSTANCE:
                 found.append(Kept(instance_of(frame.meta), (self.folder / frame.meta["file"]).read_bytes(), large=True))
         return found
 
@@ -84,14 +87,14 @@ class KeptJournal(Journal):
                 frame.meta[key] for key in ("calling_ae_title", "called_ae_title", "peer_host")
             )
             for frame in self._frames()
-            if frame.kind is Kind.ASSOCIATION
+            if frame.kind is FrameKind.ASSOCIATION
         }
 
     @property
     def ends(self) -> list[AssociationEnd]:
-        return [AssociationEnd(f.meta["end"]) for f in self._frames() if f.kind is Kind.ASSOCIATION_ENDED]
+        return [AssociationEnd(f.meta["end"]) for f in self._frames() if f.kind is FrameKind.ASSOCIATION_ENDED]
 
     def _frames(self) -> Iterator[Frame]:
-        for path in segments(self.folder):
+        for path in list_segments(self.folder):
             with SegmentReader(path) as reader:
                 yield from reader.frames(0)

@@ -12,7 +12,7 @@ from dicom_node.receive.storage import describe_opening, ensure_acceptable, resp
 from dicom_node.roles import receiver_name
 from dicom_node.runtime.logs import printable, unexpected
 from storage.errors import Permanent, Retriable, StorageFull
-from storage.log.header import Header
+from storage.log.header import InstanceHeader
 
 COMMITMENT = "1.2.840.10008.1.20.1"
 ANYONE = ReceivePolicy("NODE")
@@ -122,7 +122,7 @@ def test_the_type_of_an_error_decides_the_status(error: Exception, status: Dimse
 
 
 MR = "1.2.840.10008.5.1.4.1.1.4"
-ACCEPTABLE = Header(MR, "1.2.3", "1.2", "1.2.1", "MR")
+ACCEPTABLE = InstanceHeader(MR, "1.2.3", "1.2", "1.2.1", "MR")
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ ACCEPTABLE = Header(MR, "1.2.3", "1.2", "1.2.1", "MR")
     ],
 )
 def test_what_is_acknowledged_can_be_filed(
-    header: Header, sop_class: str, abstract_syntax: str, status: DimseStatus | None
+    header: InstanceHeader, sop_class: str, abstract_syntax: str, status: DimseStatus | None
 ) -> None:
     request = StoreRequest(sop_class, "1.2.3", "1.2.840.10008.1.2.1", abstract_syntax)
     if status is None:

@@ -26,7 +26,8 @@ from dicom_node.dimse.pdu import encode_store_response
 from dicom_node.dimse.scu import StorageSCU, Target
 from dicom_node.receive.policy import Peer, ReceivePolicy, ServiceName
 from dicom_node.receive.receiver import Receiver
-from storage.log.journal import Kind, SegmentReader, segments
+from storage.log.frames import FrameKind
+from storage.log.segments import SegmentReader, list_segments
 from storage.records.evidence import AssociationEnd
 from storage.records.instances import ReceivedInstance
 from tests.instances import MakeFile
@@ -479,9 +480,9 @@ def test_an_echo_leaves_nothing_in_the_journal(receive: Receive, journal: KeptJo
 
 def test_the_journal_tells_the_indexer_of_a_new_life(receive: Receive, journal: KeptJournal) -> None:
     receive()
-    (segment,) = segments(journal.folder)
+    (segment,) = list_segments(journal.folder)
     with SegmentReader(segment) as reader:
-        assert [frame.kind for frame in reader.frames(0)] == [Kind.STARTED]
+        assert [frame.kind for frame in reader.frames(0)] == [FrameKind.STARTED]
 
 
 def test_names_of_associations_are_never_used_again(journal: KeptJournal, make_file: MakeFile) -> None:

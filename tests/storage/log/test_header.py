@@ -20,7 +20,7 @@ from pynetdicom.dsutils import split_dataset
 
 from storage.log.header import (
     GE_PRIVATE_IMPLICIT,
-    Header,
+    InstanceHeader,
     UnreadableDataset,
     scan_by_hand,
     scan_header,
@@ -28,7 +28,7 @@ from storage.log.header import (
 )
 
 UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
-HEADER = Header("1.2.840.10008.5.1.4.1.1.4", "1.2.3.4", "1.2.3", "1.2.3.5", "MR")
+HEADER = InstanceHeader("1.2.840.10008.5.1.4.1.1.4", "1.2.3.4", "1.2.3", "1.2.3.5", "MR")
 
 
 def encode(implicit: bool = False, little: bool = True, **changes: str | None) -> bytes:

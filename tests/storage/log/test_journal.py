@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from storage.errors import Permanent, Retriable, StorageFull
-from storage.log import journal
-from storage.log.journal import Frame, Journal, Kind, SegmentReader, instance_of
+from storage.log import journal, segments
+from storage.log.frames import Frame, FrameKind, instance_of
+from storage.log.journal import Journal
+from storage.log.segments import SegmentReader
 from storage.records.evidence import AssociationEnd
 from storage.records.instances import Facts
 from tests.storage.node import received
@@ -27,7 +29,7 @@ def opened(tmp_path: Path) -> Journal:
 
 def frames(folder: Path) -> list[Frame]:
     found = []
-    for path in journal.segments(folder):
+    for path in segments.list_segments(folder):
         with SegmentReader(path) as reader:
             found += list(reader.frames(0))
     return found
@@ -43,7 +45,7 @@ def test_what_is_stored_is_read_again(opened: Journal) -> None:
     opened.close()
     started, association, stored, ended = frames(opened.folder)
     assert [f.kind for f in (started, association, stored, ended)] == [
-        Kind.STARTED, Kind.ASSOCIATION, Kind.INSTANCE, Kind.ASSOCIATION_ENDED,
+        FrameKind.STARTED, FrameKind.ASSOCIATION, FrameKind.INSTANCE, FrameKind.ASSOCIATION_ENDED,
     ]  # fmt: skip
     assert instance_of(stored.meta) == instance
     assert stored.body == sent.file
@@ -58,7 +60,7 @@ def test_a_large_instance_lies_beside(opened: Journal) -> None:
         file.write(part)
     opened.store_large(sent.instance, file)
     _, stored = frames(opened.folder)
-    assert stored.kind is Kind.LARGE_INSTANCE
+    assert stored.kind is FrameKind.LARGE_INSTANCE
     assert instance_of(stored.meta) == sent.instance
     assert (opened.folder / stored.meta["file"]).read_bytes() == sent.file
     assert stored.meta["size"] == len(sent.file)
@@ -102,7 +104,7 @@ def test_a_few_flush_at_once_and_the_others_share(opened: Journal, monkeypatch: 
         running.remove(descriptor)
 
     monkeypatch.setattr(os, "fdatasync", flush)
-    number = 3 * journal.FLUSHES
+    number = 3 * segments.FLUSHES
     threads = [
         threading.Thread(target=opened.store, args=(received(n).instance, received(n).file))
         for n in range(1, number + 1)
@@ -111,8 +113,8 @@ def test_a_few_flush_at_once_and_the_others_share(opened: Journal, monkeypatch: 
         thread.start()
     for thread in threads:
         thread.join()
-    assert max(most) == journal.FLUSHES
-    assert len(flushes) <= 2 * journal.FLUSHES
+    assert max(most) == segments.FLUSHES
+    assert len(flushes) <= 2 * segments.FLUSHES
     assert len(frames(opened.folder)) == number + 1
 
 
@@ -120,8 +122,8 @@ def test_segments_follow_one_another(opened: Journal, monkeypatch: pytest.Monkey
     monkeypatch.setattr(journal, "SEGMENT_BYTES", 3000)
     for number in range(1, 11):
         opened.store(received(number).instance, received(number).file)
-    assert len(journal.segments(opened.folder)) > 2
-    stored = [f.meta["sop_instance_uid"] for f in frames(opened.folder) if f.kind is Kind.INSTANCE]
+    assert len(segments.list_segments(opened.folder)) > 2
+    stored = [f.meta["sop_instance_uid"] for f in frames(opened.folder) if f.kind is FrameKind.INSTANCE]
     assert stored == [received(n).instance.sop_instance_uid for n in range(1, 11)]
 
 
@@ -134,7 +136,7 @@ def test_a_new_life_begins_a_new_segment(opened: Journal) -> None:
     assert not journal.is_written(opened.folder)
     again = Journal(opened.folder)
     again.open()
-    assert [p.name for p in journal.segments(opened.folder)] == ["00000001.log", "00000002.log"]
+    assert [p.name for p in segments.list_segments(opened.folder)] == ["00000001.log", "00000002.log"]
 
 
 @pytest.mark.parametrize("cut", [1, 30, 200, 800])
@@ -142,7 +144,7 @@ def test_a_torn_tail_ends_the_segment(opened: Journal, cut: int) -> None:
     for number in (1, 2):
         opened.store(received(number).instance, received(number).file)
     opened.close()
-    (path,) = journal.segments(opened.folder)
+    (path,) = segments.list_segments(opened.folder)
     os.truncate(path, path.stat().st_size - cut)
     found = frames(opened.folder)
     assert [f.meta.get("sop_instance_uid") for f in found] == [None, received(1).instance.sop_instance_uid]
@@ -154,7 +156,7 @@ def test_damage_in_the_middle_is_told_from_a_torn_tail(opened: Journal) -> None:
     for number in (1, 2, 3):
         opened.store(received(number).instance, received(number).file)
     opened.close()
-    (path,) = journal.segments(opened.folder)
+    (path,) = segments.list_segments(opened.folder)
     whole = frames(opened.folder)
     content = bytearray(path.read_bytes())
     content[whole[1].end + 300] ^= 1
@@ -182,9 +184,9 @@ def test_a_write_that_failed_leaves_nothing(opened: Journal, monkeypatch: pytest
         with pytest.raises(StorageFull):
             opened.store(received(2).instance, received(2).file)
     opened.store(received(3).instance, received(3).file)
-    stored = [f.meta["sop_instance_uid"] for f in frames(opened.folder) if f.kind is Kind.INSTANCE]
+    stored = [f.meta["sop_instance_uid"] for f in frames(opened.folder) if f.kind is FrameKind.INSTANCE]
     assert stored == [received(n).instance.sop_instance_uid for n in (1, 3)]
-    assert len(journal.segments(opened.folder)) == 1
+    assert len(segments.list_segments(opened.folder)) == 1
 
 
 def test_a_flush_that_failed_ends_its_segment(opened: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,13 +200,13 @@ def test_a_flush_that_failed_ends_its_segment(opened: Journal, monkeypatch: pyte
         with pytest.raises(Retriable, match="EIO"):
             opened.store(received(1).instance, received(1).file)
     opened.store(received(1).instance, received(1).file)
-    assert len(journal.segments(opened.folder)) == 2
+    assert len(segments.list_segments(opened.folder)) == 2
 
 
 def test_a_flush_that_failed_is_not_made_good_by_a_later_one(opened: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     """Linux tells once of what it could not write; whoever waits for the same flush must hear of it too."""
     opened.store(received(1).instance, received(1).file)
-    segment, end = opened._write(Kind.INSTANCE, {}, [b"x"])
+    segment, end = opened._write(FrameKind.INSTANCE, {}, [b"x"])
     flushes: list[int] = []
 
     def once(descriptor: int) -> None:
@@ -224,7 +226,7 @@ def test_a_full_device_does_not_keep_a_receiver_from_starting(tmp_path: Path, mo
     real = os.open
 
     def full(path: str | Path, flags: int, mode: int = 0o777) -> int:
-        if str(path).endswith(journal.SUFFIX):
+        if str(path).endswith(segments.SEGMENT_SUFFIX):
             raise OSError(errno.ENOSPC, "full")
         return real(path, flags, mode)
 
@@ -235,7 +237,7 @@ def test_a_full_device_does_not_keep_a_receiver_from_starting(tmp_path: Path, mo
         with pytest.raises(StorageFull):
             result.store(received(1).instance, received(1).file)
     result.store(received(2).instance, received(2).file)
-    assert [f.kind for f in frames(result.folder)] == [Kind.STARTED, Kind.INSTANCE]
+    assert [f.kind for f in frames(result.folder)] == [FrameKind.STARTED, FrameKind.INSTANCE]
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 20, b"garbage"])
@@ -246,7 +248,7 @@ def test_the_number_of_the_last_segment_may_be_lost(tmp_path: Path, content: byt
     (folder / "00000041.log").touch()
     opened = Journal(folder)
     opened.open()
-    assert [journal.number_of(p) for p in journal.segments(folder)] == [41, 42]
+    assert [segments.segment_number(p) for p in segments.list_segments(folder)] == [41, 42]
 
 
 def test_the_indexer_s_look_does_not_keep_a_receiver_from_starting(tmp_path: Path) -> None:
