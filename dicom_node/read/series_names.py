@@ -10,7 +10,7 @@ from dicom_node.read.study import StudyDetail
 from storage.records.instances import Instance
 from storage.records.routing import RecognisedSeries, RoutingDecision
 
-UNNAMED = "without number or description"
+UNNAMED = "(unnamed)"
 _REFERENCE = re.compile(r"\b(series|study) ([0-9]+(?:\.[0-9]+)+)\b")
 _TAGS = ["SeriesNumber", "SeriesDescription"]
 

@@ -40,7 +40,7 @@ class _Verdict:
 
     @property
     def line(self) -> str:
-        return f"{self.text}: {'; '.join(self.inputs)}" if self.inputs else self.text
+        return "; ".join([self.text, *self.inputs])
 
 
 def summarise(explanation: Explanation) -> Summary:
@@ -70,7 +70,7 @@ def summarise(explanation: Explanation) -> Summary:
 def told(delivery: DeliveryRow) -> str:
     """Say what became of a delivery that did not arrive, or is not confirmed."""
     head = f"{delivery.kind} of job {delivery.job_id} → {delivery.destination}: {delivery.state}"
-    return f"{head}{resent(delivery)}  {delivery.reason}"
+    return f"{head}{resent(delivery)}  {delivery.reason}".rstrip()
 
 
 def resent(delivery: DeliveryRow) -> str:
@@ -98,7 +98,7 @@ def _verdict(decision: ApplicationDecision, explanation: Explanation, names: Ser
     recognised = {} if explanation.routing is None else {s.series_instance_uid: s for s in explanation.routing.series}
     inputs = () if decision.bound is None else decision.bound.inputs.items()
     fed = tuple(
-        f"{key} is {names.described(recognised[uid]) if uid in recognised else names.of(uid)}" for key, uid in inputs
+        f"{key}: {names.described(recognised[uid]) if uid in recognised else names.of(uid)}" for key, uid in inputs
     )
     text = f"{name} applies{_compared(decision)}{_outcome(name, explanation.detail.jobs)}"
     return _Verdict(True, text, fed)
@@ -176,7 +176,7 @@ def _earlier_passed_over(routing: RoutingDecision, names: SeriesNames) -> Iterat
 
 
 def _earlier(point: TimePointDecision) -> str:
-    return "another study" if point.days is None else f"the study {point.days} days before"
+    return "another study of the patient" if point.days is None else f"the study {point.days} days before"
 
 
 def _notices(explanation: Explanation) -> Iterator[tuple[Job, str]]:

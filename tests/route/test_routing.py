@@ -217,3 +217,11 @@ def test_a_decision_comes_back_from_its_json() -> None:
     assert second.reported is WhyNoResult.FAILURE
     assert RoutingDecision.from_json(json.loads(json.dumps(found.decision.to_json()))) == found.decision
     assert RoutingDecision.from_json({}) == RoutingDecision()  # of a study whose routing failed
+
+
+def test_the_decision_keeps_the_scanners_names_and_the_inputs_that_lack() -> None:
+    found = replace(described("1.1", Kind.T2W), number=3, description="T2 TSE tra")
+    decision = routed("1.9", 1, [series("1.1")], [found], [application("a")]).decision
+    assert [(s.number, s.description) for s in decision.series] == [(3, "T2 TSE tra")]
+    assert [a.lacking for a in decision.applications] == [("t1w",)]
+    assert RoutingDecision.from_json(decision.to_json()) == decision

@@ -498,3 +498,20 @@ def test_one_series_feeds_one_input() -> None:
 )
 def test_only_images_can_change_a_result(sop_class_uid: str, modality: str, feeds: bool) -> None:
     assert feeds_inputs(sop_class_uid, modality) is feeds
+
+
+@pytest.mark.parametrize(
+    ("attributes", "told"),
+    [
+        ({"SeriesNumber": 3, "SeriesDescription": " T1  TSE\ttra "}, (3, "T1 TSE tra")),
+        ({"SeriesNumber": None, "SeriesDescription": ""}, (None, "")),
+        ({}, (None, "")),
+    ],
+)
+def test_a_series_keeps_its_number_and_its_description(
+    attributes: dict[str, Any], told: tuple[int | None, str]
+) -> None:
+    for images in ({}, {"Rows": None}):  # and what holds no image
+        ds = header(**{**SE, **attributes, **images})
+        found = recognise_headers([ds])
+        assert (found.number, found.description) == told
