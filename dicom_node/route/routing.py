@@ -12,7 +12,7 @@ from functools import cached_property
 
 from dicom_node.catalogue import ConfiguredApplication
 from dicom_node.route.earlier import EarlierStudy
-from dicom_node.route.time_points import EarlierTimePoint, anatomy_of_required, decide_time_points, why_none_taken
+from dicom_node.route.time_points import RoutingTimePoint, anatomy_of_required, decide_time_points, why_none_taken
 from dicom_node.runtime.logs import fields, unexpected
 from inference.contract.binding import Binding, bind, feeds_inputs, wanted
 from inference.contract.manifest import Manifest
@@ -82,7 +82,7 @@ class _ApplicationOutcome:
     binding: Binding | None
     reason: str
     job: NewJob | None = None
-    earlier: tuple[EarlierTimePoint, ...] = ()
+    earlier: tuple[RoutingTimePoint, ...] = ()
 
     @property
     def why(self) -> WhyNoResult:
@@ -228,7 +228,7 @@ def _explain_binding(binding: Binding) -> InputDecisions:
     return InputDecisions(dict(binding.inputs), tuple(decided))
 
 
-def _explain_time_point(point: EarlierTimePoint) -> TimePointDecision:
+def _explain_time_point(point: RoutingTimePoint) -> TimePointDecision:
     """Leave the date out: the number of days between tells as much, and less about the patient."""
     return TimePointDecision(
         point.study.study_instance_uid,

@@ -20,7 +20,7 @@ SIDE_NAMES = {"L": "left", "R": "right"}
 
 
 @dataclass(frozen=True)
-class EarlierTimePoint:
+class RoutingTimePoint:
     """The decision on an earlier study. `number` is its time point, 1 for the oldest, or 0 if it is not taken.
 
     `binding` is None if the series of the study were not looked at.
@@ -63,7 +63,7 @@ class ShownAnatomy:
 
 def decide_time_points(
     manifest: Manifest, shown: ShownAnatomy, earlier: Sequence[EarlierStudy]
-) -> tuple[EarlierTimePoint, ...]:
+) -> tuple[RoutingTimePoint, ...]:
     """Decide on every earlier study, in the order given, the oldest first.
 
     A study is taken if its series fill the same inputs, and do not show another region than the present study, which
@@ -86,25 +86,25 @@ def anatomy_of_required(manifest: Manifest, binding: Binding, recognised: Sequen
     )
 
 
-def why_none_taken(points: Sequence[EarlierTimePoint]) -> str:
+def why_none_taken(points: Sequence[RoutingTimePoint]) -> str:
     """Explain to the operator why no earlier study can be used."""
     told = [f"study {point.study.study_instance_uid} {point.reason}" for point in points]
     return ": ".join(["no earlier study of the same patient can be used", "; ".join(told) or "none is here"])
 
 
-def _candidate(manifest: Manifest, shown: ShownAnatomy, study: EarlierStudy) -> EarlierTimePoint:
+def _candidate(manifest: Manifest, shown: ShownAnatomy, study: EarlierStudy) -> RoutingTimePoint:
     """Return the time point without a number. Its reason is empty if the study can be taken."""
     if study.problem:
-        return EarlierTimePoint(study, None, 0, study.problem)
+        return RoutingTimePoint(study, None, 0, study.problem)
     binding = bind(manifest.inputs, study.recognised)
     if not binding.accepted:
-        return EarlierTimePoint(study, binding, 0, binding.reason)
-    return EarlierTimePoint(
+        return RoutingTimePoint(study, binding, 0, binding.reason)
+    return RoutingTimePoint(
         study, binding, 0, _elsewhere(anatomy_of_required(manifest, binding, study.recognised), shown)
     )
 
 
-def _placed(point: EarlierTimePoint, chosen: Sequence[EarlierStudy]) -> EarlierTimePoint:
+def _placed(point: RoutingTimePoint, chosen: Sequence[EarlierStudy]) -> RoutingTimePoint:
     assert point.binding is not None
     if point.study in chosen:
         return replace(point, number=chosen.index(point.study) + 1, reason=point.binding.reason)
