@@ -1,4 +1,4 @@
-"""What an application is to the node: inputs in, findings out."""
+"""The application as the node sees it: inputs in, findings out."""
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -14,7 +14,7 @@ Progress = Callable[[str, float], None]
 
 
 class Engine(Protocol):
-    """One device and the networks that are loaded on it, as applications use them.
+    """A device and the networks that are loaded on it, as applications use them.
 
     Networks (`torch.nn.Module`) and images (`torch.Tensor`) are typed loosely here, so that the contract loads no
     torch. `inference.engine.models.TorchEngine` is the real one.
@@ -38,23 +38,24 @@ class Engine(Protocol):
 
 
 class Application(Protocol):
-    """One that runs a configured model. It is made without loading the model."""
+    """An application that runs a configured model. Making it does not load the model."""
 
     manifest: Manifest
     algorithm: Algorithm
     research: bool  # not cleared for diagnosis
 
     def run(self, inputs: Mapping[str, SeriesInput], engine: Engine, progress: Progress) -> Findings:
-        """Computes the findings of one study revision. `inputs` has the keys that `input_key` makes:
-        the input's name, followed by "@" and the time point where the series is of an earlier study.
+        """Compute the findings of one study revision.
 
-        Raises InputRefused when the images cannot be used, ModelRefused when the model cannot; both say why.
+        `inputs` has the keys that `input_key` makes: the input's name, followed by "@" and the time point if the series
+        is of an earlier study. Raises InputRefused if the images cannot be used, ModelRefused if the model cannot; both
+        say why.
         """
         ...
 
 
 def load_application(manifest: Manifest) -> Application:
-    """The application that a manifest describes: `inference.applications.<id>.application.create(manifest)`."""
+    """Make the application of a manifest: `inference.applications.<id>.application.create(manifest)`."""
     module = import_module(f"inference.applications.{manifest.id}.application")
     application: Application = module.create(manifest)
     return application

@@ -1,4 +1,4 @@
-"""Which series feeds which input of an application, and why: pure decisions."""
+"""The binding of series to the inputs of an application, with reasons. Its decisions are pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ from inference.series.recogniser import SeriesDescription
 
 IMAGE_MODALITIES = frozenset({"MR", "CT", "PT"})
 MINIMUM_CONFIDENCE = 0.3
-SURE = 0.5  # what only its name tells is less: a preference never outweighs that
+SURE = 0.5  # above the confidence in a kind that only a name tells, which no preference outweighs
 MANY_NAMES = 4
 
 Rank = tuple[tuple[str, float], ...]
-"""What speaks for a series, the weightiest first: in words, and how much of it there is."""
+"""Reasons that speak for a series, the weightiest first: each in words, and how much of it there is."""
 
 
 @dataclass(frozen=True)
 class BindingDecision:
-    """What was decided about one series for one input."""
+    """The decision about one series for one input."""
 
     input: str
     series_instance_uid: str
@@ -31,9 +31,9 @@ class BindingDecision:
 
 @dataclass(frozen=True)
 class Binding:
-    """`accepted` when every required input has its series; otherwise `reason` says what is missing.
+    """The series of each input. It is `accepted` if every required input has one; else `reason` says what is missing.
 
-    `lacking` are the required inputs that have none; `unusable` tells that what is missing was acquired, but makes no
+    `lacking` are the required inputs without a series. `unusable` is true if what is missing was acquired, but makes no
     volume.
     """
 
@@ -46,7 +46,7 @@ class Binding:
 
 
 def bind(rules: Sequence[InputRule], series: Sequence[SeriesDescription]) -> Binding:
-    """Gives every input the best matching series, in the order of the rules; a series feeds one input at most."""
+    """Give every input the best matching series, in the order of the rules. A series feeds one input at most."""
     bound: dict[str, SeriesDescription] = {}
     decisions: list[BindingDecision] = []
     missing: list[str] = []
@@ -80,18 +80,18 @@ def bind(rules: Sequence[InputRule], series: Sequence[SeriesDescription]) -> Bin
 
 
 def feeds_inputs(sop_class_uid: str, modality: str) -> bool:
-    """Whether a late instance of this kind could change an application's result: images can, reports cannot."""
+    """Return whether a late instance of this kind could change a result: images can, reports cannot."""
     name = UID(sop_class_uid).name
     return modality in IMAGE_MODALITIES and "Image Storage" in name
 
 
 def unfilled(rule: InputRule) -> str:
-    """That no series feeds an input."""
+    """Say that no series feeds an input."""
     return f"no series fits input {rule.name!r} ({wanted(rule)})"
 
 
 def wanted(rule: InputRule) -> str:
-    """What an input takes, in words."""
+    """Describe what an input takes."""
     parts = [
         rule.modality,
         " or ".join(rule.kind) or "any kind",
@@ -107,11 +107,14 @@ def wanted(rule: InputRule) -> str:
     return ", ".join(p for p in parts if p)
 
 
-# -- what fits ---------------------------------------------------------------------------------------------------------
+# -- fitting series ----------------------------------------------------------------------------------------------------
 
 
 def _refusal(rule: InputRule, s: SeriesDescription, bound: Mapping[str, SeriesDescription]) -> str:
-    """Why this series cannot feed this input; empty where it can. That images make no volume is told in any case."""
+    """Say why this series cannot feed this input; return an empty text if it can.
+
+    If its images make no volume, the reason says so in any case.
+    """
     reason = _unfit(rule, s) or _unusable(rule, s) or _unsuitable(rule, s)
     images_without_volume = s.problem and s.slices and not s.volumes
     if reason and images_without_volume and s.problem not in reason:
@@ -122,7 +125,7 @@ def _refusal(rule: InputRule, s: SeriesDescription, bound: Mapping[str, SeriesDe
 
 
 def _unfit(rule: InputRule, s: SeriesDescription) -> str:
-    """It shows something else than what the input takes."""
+    """Say that the series shows something else than what the input takes."""
     if s.modality != rule.modality:
         return f"modality is {s.modality or 'unknown'}, not {rule.modality}"
     if rule.kind and s.kind not in rule.kind:
@@ -133,7 +136,7 @@ def _unfit(rule: InputRule, s: SeriesDescription) -> str:
 
 
 def _unusable(rule: InputRule, s: SeriesDescription) -> str:
-    """It makes no volume, or several where the input takes one."""
+    """Say that the series makes no volume, or several where the input takes one."""
     if s.volumes > 1:
         if rule.volumes == "all" or rule.select is not None:
             return ""
@@ -142,7 +145,7 @@ def _unusable(rule: InputRule, s: SeriesDescription) -> str:
 
 
 def _unsuitable(rule: InputRule, s: SeriesDescription) -> str:
-    """It was acquired in another way than the input takes."""
+    """Say that the series was acquired in another way than the input takes."""
     if rule.plane is not None and s.plane != rule.plane:
         return f"is {s.plane or 'in no plane'}, not {rule.plane}"
     if rule.dimension is not None and s.dimension is not None and s.dimension != rule.dimension:
@@ -182,17 +185,19 @@ def _wanted_b_values(rule: BValues) -> str:
 
 
 def _shortened(names: Sequence[str]) -> str:
-    """A long list is no reason that anybody reads."""
+    """Join the first names only, because nobody reads a long list as a reason."""
     more = len(names) - MANY_NAMES
     return ", ".join(names) if more <= 1 else f"{', '.join(names[:MANY_NAMES])} and {more} more"
 
 
-# -- what fits best ----------------------------------------------------------------------------------------------------
+# -- the best of them --------------------------------------------------------------------------------------------------
 
 
 def _rank(rule: InputRule, s: SeriesDescription, bound: Mapping[str, SeriesDescription]) -> Rank:
-    """What is certainly as the input takes it, where another series does not say; the order of the input's kinds, then
-    its preferences; then what is better in general.
+    """List what speaks for a series.
+
+    First comes what is certainly as the input takes it, if another series leaves it open; then the order of the input's
+    kinds, its preferences, and what is better in general.
     """
     kinds = [(f"it is {s.kind}", -float(rule.kind.index(s.kind)))] if rule.kind else []
     return (
@@ -207,7 +212,10 @@ def _rank(rule: InputRule, s: SeriesDescription, bound: Mapping[str, SeriesDescr
 
 
 def _certain(rule: InputRule, s: SeriesDescription) -> Rank:
-    """A series that does not say whether it is fat suppressed or contrast-enhanced may feed an input that minds."""
+    """Rank a series that is surely as asked above one that does not say.
+
+    The latter may still feed an input that minds fat suppression or contrast agent.
+    """
     return tuple(
         (f"it is surely {'' if asked else 'not '}{what}", float(said is asked))
         for what, asked, said in (
@@ -219,7 +227,7 @@ def _certain(rule: InputRule, s: SeriesDescription) -> Rank:
 
 
 def _satisfied(preference: str, s: SeriesDescription, bound: Mapping[str, SeriesDescription]) -> float:
-    """How far a series is as preferred; 0 where it says nothing of it."""
+    """Return how far a series is as preferred; 0 if it says nothing of it."""
     if preference.startswith(SAME_PLANE_AS):
         other = bound.get(preference.removeprefix(SAME_PLANE_AS))
         return float(other is not None and s.plane is not None and s.plane == other.plane)
@@ -239,7 +247,7 @@ def _satisfied(preference: str, s: SeriesDescription, bound: Mapping[str, Series
 
 
 def _better(best: Rank, other: Rank) -> str:
-    """What decided between two."""
+    """Say what decided between two series."""
     decisive = (words for (words, one), (_, two) in zip(best, other, strict=True) if one != two)
     return next(decisive, "nothing tells them apart")
 

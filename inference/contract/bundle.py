@@ -1,4 +1,7 @@
-"""A site's own model: what the folder's `bundle.toml` may say. `config/bundle.toml` is the reference. No torch here."""
+"""The keys of `bundle.toml`, which describes a site's own model. `config/bundle.toml` is the reference.
+
+Loads no torch.
+"""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -22,7 +25,7 @@ class _Part(BaseModel):
 
 
 class ModelTable(_Part):
-    """`weights` is TorchScript, or a state dictionary when `network` names the MONAI configuration that declares it."""
+    """The table [model]. `weights` is TorchScript, or a state dictionary if `network` names its MONAI configuration."""
 
     weights: str
     network: str | None = None
@@ -39,27 +42,31 @@ class ModelTable(_Part):
 
 
 class Normalization(_Part):
-    """percentile: (x - lower) / (upper - lower) with `lower` and `upper` in percent, clipped to 0..1;
-    zscore: zero mean and unit variance; range: `lower` to 0 and `upper` to 1, in the image's own values, clipped.
+    """The scaling of intensities for the network.
+
+    percentile: (x - lower) / (upper - lower) with `lower` and `upper` in percent, clipped to 0..1. zscore: zero mean
+    and unit variance. range: `lower` to 0 and `upper` to 1, in the image's own values, clipped.
     """
 
     method: Literal["percentile", "zscore", "range", "none"] = "percentile"
     lower: float = 0.5
     upper: float = 99.5
-    nonzero: bool = False  # over the voxels above 0 only
+    nonzero: bool = False  # computed over the voxels above 0 only
 
 
 class Preprocessing(_Part):
-    """The grid the network sees. `orientation` names where each array axis points: "RAS" is right, anterior,
-    superior. `spacing` is mm along these axes. `shape` pads or crops round the centre of the volume.
+    """The grid that the network sees.
+
+    `orientation` names where each array axis points: "RAS" is right, anterior, superior. `spacing` is mm along these
+    axes. `shape` pads or crops round the centre of the volume.
     """
 
     orientation: str = "RAS"
     spacing: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
     shape: Sizes | None = None
     normalization: Normalization = Normalization()
-    foreground_threshold: float | None = None  # crop to what is brighter than this after normalisation ...
-    foreground_margin: int = Field(8, ge=0)  # ... and this many voxels round it
+    foreground_threshold: float | None = None  # crop to voxels brighter than this after normalisation ...
+    foreground_margin: int = Field(8, ge=0)  # ... and to this many voxels round them
 
     @field_validator("orientation")
     @classmethod
@@ -70,8 +77,10 @@ class Preprocessing(_Part):
 
 
 class Postprocessing(_Part):
-    """`keep_largest_component`: "all" keeps the largest connected part of all structures together, "each" that of
-    every structure by itself.
+    """The cleaning of masks.
+
+    `keep_largest_component`: "all" keeps the largest connected part of all structures together, "each" that of every
+    structure by itself.
     """
 
     keep_largest_component: Literal["none", "all", "each"] = "none"
@@ -79,7 +88,7 @@ class Postprocessing(_Part):
 
 
 class Label(_Part):
-    """One structure: a value of the argmax (softmax) or a channel's number (sigmoid)."""
+    """A structure: a value of the argmax (softmax) or a channel's number (sigmoid)."""
 
     value: int = Field(ge=0)
     name: str = Field(min_length=1, max_length=64)
@@ -89,7 +98,7 @@ class Label(_Part):
 
 
 class Bundle(_Part):
-    """What `bundle.toml` says beside title, version and input."""
+    """The part of `bundle.toml` beside title, version and input."""
 
     algorithm: str = Field(min_length=1)
     manufacturer: str = Field(min_length=1)
@@ -112,7 +121,7 @@ class Bundle(_Part):
 
 
 class BundleFile(Bundle):
-    """All of `bundle.toml`."""
+    """The whole of `bundle.toml`."""
 
     version: str = Field(min_length=1)
     title: str = Field(min_length=1)
@@ -120,7 +129,7 @@ class BundleFile(Bundle):
 
 
 def read_bundle(options: Mapping[str, Any]) -> Bundle:
-    """The model that the options of a bundle's manifest describe. Raises ModelRefused with every mistake."""
+    """Return the model that the options of a bundle's manifest describe. Raises ModelRefused with every mistake."""
     bundle, mistakes = validated(Bundle, options)
     if bundle is None:
         raise ModelRefused("; ".join(mistakes))

@@ -1,5 +1,6 @@
-"""What is wrong with a descriptor (`application.toml`, `bundle.toml`), told by key, value, what is allowed and the
-nearest name, every mistake at once.
+"""The validation of descriptors (`application.toml`, `bundle.toml`).
+
+Every mistake is told at once: by key, value, what is allowed and the nearest name.
 """
 
 import dataclasses
@@ -25,9 +26,12 @@ _UNKNOWN = frozenset({"extra_forbidden", "unexpected_keyword_argument"})
 
 
 def validated(schema: type[Schema], raw: Mapping[str, Any]) -> tuple[Schema | None, list[str]]:
-    """`raw`, as TOML was parsed, as `schema`; otherwise None and every mistake. Nothing is converted silently."""
+    """Return `raw`, as TOML was parsed, as `schema`; if it is wrong, None and every mistake.
+
+    Nothing is converted silently.
+    """
     try:
-        # through JSON, because strict validation of Python's own values takes no list for a tuple
+        # JSON is a detour that strict validation needs: of Python's own values, it takes no list for a tuple.
         return schema.model_validate_json(json.dumps(raw, default=str), strict=True), []
     except ValidationError as error:
         told = [e for e in error.errors() if not _is_echo(dict(e))]
@@ -35,18 +39,18 @@ def validated(schema: type[Schema], raw: Mapping[str, Any]) -> tuple[Schema | No
 
 
 def nearest(name: str, names: Sequence[str]) -> str:
-    """A hint at the valid name that was probably meant; empty where none is near."""
+    """Suggest the valid name that was probably meant; return an empty text if none is near."""
     close = get_close_matches(name, names, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _is_echo(error: Mapping[str, Any]) -> bool:
-    """A list that is called too short because items of it are wrong, which is told already."""
+    """Return whether a list is called too short only because its items are wrong, which is told already."""
     return error["type"] == "too_short" and len(error["input"]) >= error["ctx"]["min_length"]
 
 
 def _place(raw: Any, location: Location) -> Location:
-    """As far as it exists: one value may stand for a list of one, and is no item of it."""
+    """Cut a location to the part that exists: one value may stand for a list of one, and is not an item of it."""
     for depth, part in enumerate(location):
         if isinstance(part, int) and not isinstance(raw, list):
             return location[:depth]
@@ -74,7 +78,7 @@ def _told(schema: type[Any], error: Mapping[str, Any]) -> str:
 
 
 def _names(schema: type[Any], location: Location) -> list[str]:
-    """The valid keys of the table at `location`."""
+    """List the valid keys of the table at `location`."""
     for part in location:
         if isinstance(part, str):
             schema = next(_schemas(_fields(schema).get(part)), schema)
@@ -82,14 +86,14 @@ def _names(schema: type[Any], location: Location) -> list[str]:
 
 
 def _fields(schema: type[Any]) -> dict[str, Any]:
-    """Annotation of every key."""
+    """Map every key to its annotation."""
     if issubclass(schema, BaseModel):
         return {name: field.annotation for name, field in schema.model_fields.items()}
     return {field.name: field.type for field in dataclasses.fields(schema)}
 
 
 def _schemas(annotation: Any) -> Any:
-    """The schemas inside of an annotation: itself, a member of a union, or the items of a list."""
+    """Yield the schemas inside an annotation: itself, a member of a union, or the items of a list."""
     for candidate in (annotation, *get_args(annotation)):
         if isinstance(candidate, type) and (issubclass(candidate, BaseModel) or dataclasses.is_dataclass(candidate)):
             yield candidate

@@ -1,6 +1,6 @@
-"""What an application found: frozen values in the image's own geometry, no DICOM encoding.
+"""The findings of an application: frozen values in the image's own geometry, without DICOM encoding.
 
-Masks are boolean arrays [slice, row, column] on the grid of `Findings.source`; lengths are mm, in LPS.
+Masks are boolean arrays [slice, row, column] on the grid of `Findings.source`; lengths are in mm, in LPS.
 """
 
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ class Code:
     meaning: str
 
 
-# Why a number is missing (PS3.16 CID 42).
+# Reasons why a number is missing (PS3.16 CID 42).
 MEASUREMENT_FAILURE = Code("114006", "DCM", "Measurement failure")
 NOT_ATTEMPTED = Code("114007", "DCM", "Measurement not attempted")
 OUT_OF_RANGE = Code("114009", "DCM", "Value out of range")
@@ -32,9 +32,9 @@ OUT_OF_RANGE = Code("114009", "DCM", "Value out of range")
 
 @dataclass(frozen=True)
 class Measurement:
-    """A number with its unit (UCUM). `derivation` says which statistic it is, where it is one.
+    """A number with its unit (UCUM). `derivation` says which statistic it is, if it is one.
 
-    `value` is None where it could not be had, and `missing` (CID 42) then says why.
+    `value` is None if it could not be had, and `missing` (CID 42) then says why.
     """
 
     name: Code
@@ -58,12 +58,12 @@ class Evaluation:
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """One segmented structure or lesion. `mask` is never empty: a structure that was not found is not a segment."""
+    """A segmented structure or lesion. `mask` is never empty: a structure that was not found is not a segment."""
 
     label: str
     mask: Mask
     category: Code  # CID 7150: anatomical structure, morphologically abnormal structure
-    type: Code  # CID 7151 and others: what it is
+    type: Code  # CID 7151 and others: what the structure is
     color: tuple[int, int, int]  # sRGB, 0..255
     tracking_id: str
     tracking_uid: str
@@ -83,9 +83,9 @@ class Segment:
 
 @dataclass(frozen=True, eq=False)
 class ParametricMap:
-    """One quantity at every voxel. `values` (float32, [slice, row, column]) are in `unit`, NaN where there is none.
+    """A quantity at every voxel: `values` (float32, [slice, row, column]) in `unit`, NaN where there is none.
 
-    `method` says how it was measured, where a code says it: PS3.16 CID 7273 has the models of diffusion.
+    `method` is the code that says how it was measured, if there is one: PS3.16 CID 7273 has the models of diffusion.
     """
 
     label: str  # short, for SeriesDescription: "ADC"
@@ -97,7 +97,7 @@ class ParametricMap:
 
 @dataclass(frozen=True)
 class TimePoint:
-    """Which time point of a course the images are (PS3.16 TID 1502); what is not known is empty or None."""
+    """The time point of a course to which the images belong (PS3.16 TID 1502). Unknown parts are empty or None."""
 
     label: str  # "baseline"
     order: int | None = None  # 1 for the first
@@ -107,22 +107,22 @@ class TimePoint:
 
 @dataclass(frozen=True)
 class Algorithm:
-    """What computed the findings. The weights' hash makes the device UID, so other weights are another device."""
+    """The algorithm of the findings. The weights' hash makes the device UID, so other weights are another device."""
 
     name: str
     version: str
     manufacturer: str
     weights_sha256: str
-    training_data: str  # what the model learned from, in a few words
+    training_data: str  # the data from which the model learned, in a few words
 
 
 @dataclass(frozen=True, eq=False)
 class Findings:
     """The result of one application over its inputs.
 
-    `inputs` are all volumes that were used, `source` among them: the one whose grid the masks lie on. `notes` are
-    sentences the reader of the report must see (limits, what could not be computed). No segments means that nothing
-    was found, which is a result and is reported.
+    `inputs` are all volumes that were used. `source` is the one of them on whose grid the masks lie. `notes` are
+    sentences that the reader of the report must see: limits, and what could not be computed. No segments means that
+    nothing was found, which is a result and is reported.
     """
 
     source: Volume
@@ -154,9 +154,9 @@ class Findings:
 
 @dataclass(frozen=True)
 class NoResult:
-    """What is said where an application computed nothing. `explanation` is a sentence for the reader of the report.
+    """The statement that an application computed nothing. `explanation` is a sentence for the reader of the report.
 
-    `algorithm` is None where the model itself cannot be used.
+    `algorithm` is None if the model itself cannot be used.
     """
 
     title: str  # as in Findings

@@ -1,5 +1,6 @@
-"""What a series must be to feed one input of an application, which of several is preferred, and which volume of it is
-meant.
+"""The rules for the inputs of an application.
+
+A rule says what a series must be to feed an input, which of several is preferred, and which volume of it is meant.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from storage.errors import InputRefused
 Modality = Literal["MR", "CT", "PT"]
 PlaneName = Literal["axial", "coronal", "sagittal"]
 BodyPart = Annotated[str, AfterValidator(lambda value: value.strip().upper())]
-Name = Annotated[str, Field(pattern="^[^@ ]+$")]  # "t1w@1" is input t1w of an earlier study
+Name = Annotated[str, Field(pattern="^[^@ ]+$")]  # without "@", because "t1w@1" is input t1w of an earlier study
 
 SAME_PLANE_AS = "same plane as "  # followed by the name of another input
 PREFERENCES = (
@@ -44,7 +45,7 @@ def _known(value: str) -> str:
 
 
 def _several(value: Any) -> Any:
-    """One stands for a list of one."""
+    """Return a list as a tuple; one value stands for a list of one."""
     if value is None:
         return ()
     return tuple(value) if isinstance(value, list | tuple) else (value,)
@@ -56,16 +57,19 @@ Kinds = Annotated[tuple[Kind, ...], BeforeValidator(_several)]
 
 @dataclass(frozen=True, kw_only=True, config=_FORBID)
 class BValues:
-    """Which b-values (s/mm2) a diffusion-weighted series must have; those of other series are not asked for."""
+    """The b-values (s/mm2) that a diffusion-weighted series must have.
 
-    count: Annotated[int, Field(ge=1)] = 1  # so many different ones at least
+    Series of other kinds are not asked for them.
+    """
+
+    count: Annotated[int, Field(ge=1)] = 1  # minimum number of different b-values
     lowest_at_most: Annotated[float, Field(ge=0)] | None = None
     highest_at_least: Annotated[float, Field(ge=0)] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=_FORBID)
 class SeriesRule:
-    """None and empty mean: anything.
+    """The properties that a series must have. None and empty mean: anything.
 
     Of several series that fit, one that is surely as `fat_suppressed` and `contrast` ask is taken, then one of the kind
     that is named first, then the one that satisfies the first of `prefer`, and so on.
@@ -81,13 +85,15 @@ class SeriesRule:
     b_values: BValues | None = None
     body_parts: tuple[BodyPart, ...] = ()  # BodyPartExamined (PS3.16 annex L); a series that names none is not refused
     prefer: tuple[Preference, ...] = ()
-    select: Selection | None = None  # which volume is meant where the series holds several
+    select: Selection | None = None  # the volume that is meant if the series holds several
 
 
 @dataclass(frozen=True, config=_FORBID)
 class InputRule(SeriesRule):
-    """`volumes` "one": a series that holds several volumes is refused, unless `select` says which of them is meant.
-    "all": the application takes them all.
+    """The rule for one input.
+
+    With `volumes` "one", a series that holds several volumes is refused, unless `select` says which of them is meant.
+    With "all", the application takes them all.
     """
 
     name: Name
@@ -97,9 +103,9 @@ class InputRule(SeriesRule):
 
 @dataclass(frozen=True, kw_only=True, config=_FORBID)
 class EarlierRule:
-    """That an application takes earlier studies of the same patient, whose series fill the same inputs.
+    """The wish of an application for earlier studies of the same patient, whose series fill the same inputs.
 
-    Of more than `maximum` it gets the first and the latest ones, of one the latest.
+    If there are more than `maximum`, it gets the first and the latest ones; if `maximum` is 1, the latest.
     """
 
     maximum: Annotated[int, Field(ge=1)] = 1
@@ -107,12 +113,15 @@ class EarlierRule:
 
 
 def input_key(name: str, time_point: int) -> str:
-    """The key of an input among the inputs of a job: time point 0 is the study itself, 1 the earliest other one."""
+    """Return the key of an input among the inputs of a job.
+
+    Time point 0 is the study itself, 1 the earliest other one.
+    """
     return f"{name}@{time_point}" if time_point else name
 
 
 def split_key(key: str) -> tuple[str, int]:
-    """The inverse of `input_key`."""
+    """Return name and time point of a key that `input_key` made."""
     name, _, time_point = key.partition("@")
     return name, int(time_point or 0)
 

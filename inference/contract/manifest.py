@@ -1,4 +1,4 @@
-"""What an application declares about itself: `application.toml`, or a site's `bundle.toml`. Loads no torch."""
+"""The manifest: what an application declares about itself in `application.toml` or `bundle.toml`. Loads no torch."""
 
 import hashlib
 import tomllib
@@ -28,14 +28,14 @@ MODEL_FILES: tuple[FileKey, ...] = (("model", "weights"), ("model", "network"))
 
 @dataclass(frozen=True)
 class NamedFile:
-    """A file that a descriptor names: the key that does, as "model.weights", and its name in the folder."""
+    """A file that a descriptor names: the key, as "model.weights", and its name in the folder."""
 
     key: str
     name: str
 
 
 class _ApplicationFile(BaseModel):
-    """What every `application.toml` says; the rest of it is the application's own."""
+    """The keys that every `application.toml` has; the rest of it is the application's own."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -43,12 +43,12 @@ class _ApplicationFile(BaseModel):
     title: str = Field(min_length=1)
     inputs: tuple[InputRule, ...] = Field(min_length=1)
     earlier: EarlierRule | None = None
-    options: dict[str, bool] = Field(default_factory=dict)  # what a site may switch, and how it is without
+    options: dict[str, bool] = Field(default_factory=dict)  # what a site may switch, with the defaults
 
     @field_validator("inputs")
     @classmethod
     def _names(cls, rules: tuple[InputRule, ...]) -> tuple[InputRule, ...]:
-        """An input that is compared with another one is bound after it."""
+        """Check the names. An input is bound before those that are compared with it."""
         names: list[str] = []
         for rule in rules:
             if rule.name in names:
@@ -64,27 +64,30 @@ class _ApplicationFile(BaseModel):
 
 @dataclass(frozen=True)
 class Manifest:
-    """`folder` holds the weights and whatever else the application reads; `options` is the rest of the descriptor."""
+    """The declaration of one configured application.
+
+    `folder` holds the weights and whatever else the application reads. `options` is the rest of the descriptor.
+    """
 
     id: str  # the application's folder in inference/applications
-    name: str  # as configured; the same application may run under several names with several bundles
+    name: str  # as configured; one application may run under several names with several bundles
     version: str
     title: str
     inputs: tuple[InputRule, ...]
     folder: Path
     options: dict[str, Any]
-    sha256: str  # of the descriptor, every weights file it names and what a site switched: another, other results
-    earlier: EarlierRule | None = None  # None: the application looks at one study alone
-    switches: Mapping[str, bool] = field(default_factory=dict)  # the descriptor's `[options]` as the site has them
+    sha256: str  # of the descriptor, the files that it names and the switches: another hash means other results
+    earlier: EarlierRule | None = None  # None if the application looks at one study alone
+    switches: Mapping[str, bool] = field(default_factory=dict)  # `[options]` of the descriptor, as the site has them
 
 
 def known_applications() -> list[str]:
-    """The ids of the applications that are installed."""
+    """Return the ids of the applications that are installed."""
     return sorted(path.parent.name for path in APPLICATIONS.glob(f"*/{DESCRIPTOR}"))
 
 
 def takes_bundle(application_id: str) -> bool:
-    """Whether the application runs a site's own model: it has none itself."""
+    """Return whether the application runs a site's own model, because it has none itself."""
     path = APPLICATIONS / application_id / DESCRIPTOR
     return "model" not in _parse(path, _read(path))
 
@@ -92,10 +95,10 @@ def takes_bundle(application_id: str) -> bool:
 def load_manifest(
     application_id: str, name: str, bundle: Path | None, options: Mapping[str, bool] = MappingProxyType({})
 ) -> Manifest:
-    """The manifest of one configured application.
+    """Load the manifest of one configured application.
 
-    With `bundle`, its `bundle.toml` declares title, version, the input and the model, instead of the application's
-    own descriptor. `options` are what the site switches; the descriptor must know them. Raises ModelRefused naming the
+    With `bundle`, its `bundle.toml` declares title, version, the input and the model, instead of the application's own
+    descriptor. `options` are what the site switches; the descriptor must know them. Raises ModelRefused naming the
     file, every mistake in it, and the way out.
     """
     path = APPLICATIONS / application_id / DESCRIPTOR if bundle is None else bundle / BUNDLE_DESCRIPTOR
@@ -137,7 +140,7 @@ def _inputs(described: _ApplicationFile | BundleFile) -> tuple[InputRule, ...]:
 
 
 def weights_path(manifest: Manifest) -> Path:
-    """The file of weights that the descriptor's `[model] weights` names."""
+    """Return the file of weights that `[model] weights` of the descriptor names."""
     return manifest.folder / str(manifest.options["model"]["weights"])
 
 

@@ -16,7 +16,7 @@ class SeriesInput:
     """The series bound to one input of the application: its files, in no particular order.
 
     `time_point` is 0 for the study that is analysed, and counts earlier studies of the same patient from 1, the oldest
-    first. `acquired` is None where the images do not say it.
+    first. `acquired` is None if the images do not say it.
     """
 
     name: str
@@ -30,7 +30,7 @@ def read_input(series: SeriesInput, rules: Sequence[InputRule]) -> tuple[Volume,
     """Read the volumes that the application's rule for this input asks for.
 
     With `volumes = "all"` these are all volumes of the series, in the order of acquisition. Otherwise it is exactly
-    one: the one that `select` means where the series holds several. Raises InputRefused if the series makes no such
+    one: the one that `select` means, if the series holds several. Raises InputRefused if the series makes no such
     volume, and KeyError if no rule has the name of the input.
     """
     rule = {rule.name: rule for rule in rules}[series.name]

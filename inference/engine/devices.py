@@ -1,4 +1,4 @@
-"""Devices on which networks run."""
+"""The devices on which networks run."""
 
 import torch
 
@@ -6,7 +6,10 @@ from storage.errors import Permanent
 
 
 def resolve_devices(setting: str) -> list[str]:
-    """The devices that `work.devices` means: "auto", or names divided by commas. Raises Permanent on a wrong name."""
+    """Return the devices that `work.devices` means: "auto", or names divided by commas.
+
+    Raises Permanent on a wrong name.
+    """
     cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     if setting == "auto":
         return cuda or ["cpu"]

@@ -1,7 +1,8 @@
-"""Runs networks on one device: warm models, sliding window, mixed precision on CUDA, and less memory when it runs out.
+"""The networks that are loaded on one device, and how they run.
 
-Models load without executing anything a file brings: TorchScript is interpreted, state dictionaries are read with
-`weights_only=True`. The hash of every file is checked against the one its manifest recorded.
+They run whole or by sliding window, in mixed precision on CUDA, and with less memory when it runs out. Models load
+without executing anything that a file brings: TorchScript is interpreted, state dictionaries are read with
+`weights_only=True`. The hash of every file is compared with the one that its manifest recorded.
 """
 
 import logging
@@ -23,20 +24,23 @@ Forward = Callable[[Tensor], Tensor]
 
 
 class TorchEngine:
-    """One device and the models that are warm on it."""
+    """A device and the models that are warm on it."""
 
     def __init__(self, device: str) -> None:
         self.device = torch.device(device)
         self._warm: dict[str, nn.Module] = {}
 
     def load_torchscript(self, path: Path, sha256: str) -> nn.Module:
-        """The model of a TorchScript file. Raises ModelRefused when the file changed or holds no TorchScript."""
+        """Return the model of a TorchScript file.
+
+        Raises ModelRefused if the file changed or holds no TorchScript.
+        """
         return self._load(path, sha256, lambda: torch.jit.load(str(path), map_location=self.device))
 
     def load_state(self, network: Callable[[], nn.Module], path: Path, sha256: str) -> nn.Module:
-        """`network()` with the weights of a state dictionary, which may be quantised (`quantisation`).
+        """Return `network()` with the weights of a state dictionary, which may be quantised (`quantisation`).
 
-        Raises ModelRefused when they do not fit.
+        Raises ModelRefused if they do not fit.
         """
 
         def build() -> nn.Module:
@@ -61,14 +65,14 @@ class TorchEngine:
         return model
 
     def whole(self, model: nn.Module, image: Tensor) -> Tensor:
-        """`model` on the whole image at once. (1, C, i, j, k) float32 in and out; the result is on the CPU."""
+        """Run `model` on the whole image at once. (1, C, i, j, k) float32 in and out; the result is on the CPU."""
         return self._run(model, image, (lambda forward, x: forward(x).float().cpu(),))
 
     def sliding_window(self, model: nn.Module, image: Tensor, roi_size: Sequence[int], overlap: float = 0.5) -> Tensor:
-        """`model` on overlapping windows of `roi_size` voxels, blended by a Gaussian (MONAI).
+        """Run `model` on overlapping windows of `roi_size` voxels, blended by a Gaussian (MONAI).
 
-        (1, C, i, j, k) float32 in and out; the result is on the CPU. When the device's memory runs out the windows
-        are stitched in the CPU's.
+        (1, C, i, j, k) float32 in and out; the result is on the CPU. When the memory of the device runs out, the
+        windows are stitched in the memory of the CPU.
         """
 
         def slide(stitch: torch.device) -> Callable[[Forward, Tensor], Tensor]:
@@ -84,19 +88,19 @@ class TorchEngine:
         return self._run(model, image, (slide(self.device), slide(torch.device("cpu"))))
 
     def _run(self, model: nn.Module, image: Tensor, ways: Sequence[Callable[[Forward, Tensor], Tensor]]) -> Tensor:
-        """Tries `ways` from the fastest to the leanest; the last one before the CPU's turn is the CPU's own."""
+        """Try `ways` from the fastest to the leanest, and the last of them on the CPU if none fits the device."""
         with torch.inference_mode():
             for way in ways:
                 try:
                     result = way(lambda x: self._forward(model, x), image.to(self.device))
                     if bool(torch.isfinite(result).all()):
                         return result
-                    log.warning("Half precision overflows; the model runs in single precision")
+                    log.warning("Half precision overflows, so the model runs in single precision")
                     return way(lambda x: _logits(model(x)), image.to(self.device))
                 except torch.cuda.OutOfMemoryError:
                     torch.cuda.empty_cache()
-                    log.warning("The device's memory is too small for this way; trying a leaner one")
-            log.warning("The model runs on the CPU: no way fits the device's memory")
+                    log.warning("The memory of the device is too small; trying a way that needs less")
+            log.warning("The model runs on the CPU, because no way fits the memory of the device")
             cpu = model.to("cpu")
             try:
                 return ways[-1](lambda x: _logits(cpu(x.cpu())), image.cpu())
@@ -109,6 +113,6 @@ class TorchEngine:
 
 
 def _logits(output: Any) -> Tensor:
-    """Networks with deep supervision give a sequence; its first member is the full resolution."""
+    """Return the full resolution, which is the first member of what networks with deep supervision give."""
     tensor: Tensor = output[0] if isinstance(output, list | tuple) else output
     return tensor.float()

@@ -1,4 +1,4 @@
-"""The network of the bundled applications, and several of them as one. Training and the applications share it."""
+"""The network of the bundled applications, and ensembles of it. Training and the applications share them."""
 
 from collections.abc import Iterable
 
@@ -8,8 +8,8 @@ from monai.networks.utils import pixelshuffle, pixelunshuffle
 from torch import Tensor, nn
 
 FILTERS = (32, 64, 112, 144)
-FOLD = 2  # voxels along each axis that become channels
-# An input of 0 (air) to about 1 (fat) becomes roughly centred.
+FOLD = 2  # edge in voxels of the blocks that become channels
+# They roughly centre an input of 0 (air) to about 1 (fat).
 CENTRE, WIDTH = 0.4, 0.35
 
 
@@ -17,7 +17,7 @@ class FoldedUNet(nn.Module):
     """A 3D U-Net over blocks of FOLD³ voxels: (batch, 1, slice, row, column) to logits of the same shape.
 
     The blocks go in and come out as channels (Shi et al. 2016, doi 10.1109/CVPR.2016.207), so that no convolution runs
-    on every voxel: on a processor it learns three times as many views in an hour as the same network without.
+    on every voxel. On a processor, the network then learns from three times as many samples in an hour.
     """
 
     def __init__(self, filters: tuple[int, ...] = FILTERS) -> None:
@@ -39,7 +39,7 @@ class FoldedUNet(nn.Module):
 
 
 class Standardised(nn.Module):
-    """Shifts and scales the intensities before the network, which may be replaced under it."""
+    """A network with shift and scale of the intensities before it. The network inside may be replaced."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Standardised(nn.Module):
 class Ensemble(nn.Module):
     """Networks that were trained apart, side by side: (1, 1, slice, row, column) to one channel of logits for each.
 
-    Each is averaged over the image and its mirror images, left-right and front-back.
+    The output of each is averaged over the image and its mirror images, left-right and front-back.
     """
 
     def __init__(self, members: Iterable[nn.Module]) -> None:
@@ -64,7 +64,7 @@ class Ensemble(nn.Module):
 
 
 def ensemble(members: int) -> Ensemble:
-    """So many networks of the bundled kind, with random weights."""
+    """Make an ensemble of `members` networks of the bundled kind, with random weights."""
     return Ensemble(Standardised(FoldedUNet()) for _ in range(members))
 
 

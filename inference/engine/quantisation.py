@@ -1,9 +1,9 @@
 """Weights as 8-bit integers, a quarter of their size, for files in the repository.
 
-Every large tensor is held as int8 with one scale for each index of its first axis (of a convolution, its output
-channel), symmetric about 0 (Jacob et al. 2018, doi 10.1109/CVPR.2018.00286, without zero points). The small ones are
-held in half precision: they are few, and what they lose is what changes the answer most. Nothing computes with
-integers: the weights are float32 again once they are loaded.
+Every large tensor is held as int8 with one scale for each index of its first axis (the output channel of a
+convolution), symmetric about 0 (Jacob et al. 2018, doi 10.1109/CVPR.2018.00286, without zero points). The small tensors
+are held in half precision: they are few, and their error would change the answer most. Nothing computes with integers:
+the weights are float32 again once they are loaded.
 """
 
 from collections.abc import Mapping
@@ -15,13 +15,14 @@ Quantised = dict[str, Tensor]
 """`values` int8, and `scale` float32 with as many axes, of length 1 but for the first."""
 
 LARGEST = 127.0
-SMALL = 2**16  # elements
+SMALL = 2**16  # elements; smaller tensors are not quantised
 
 
 def quantise(state: Mapping[str, Tensor]) -> dict[str, Tensor | Quantised]:
-    """A state dictionary with its large tensors as integers; torch.save it, and load it with `weights_only=True`.
+    """Return a state dictionary with its large tensors as integers.
 
-    A tensor that stands under several names, as modules that share a part have it, is held once.
+    Save it with `torch.save`, and load it with `weights_only=True`. A tensor that has several names, because modules
+    share a part, is held once.
     """
     held: dict[tuple[int, int], Tensor | Quantised] = {}
     for tensor in state.values():
@@ -30,7 +31,7 @@ def quantise(state: Mapping[str, Tensor]) -> dict[str, Tensor | Quantised]:
 
 
 def dequantise(state: Mapping[str, Tensor | Quantised]) -> dict[str, Tensor]:
-    """The state dictionary in floats. One that was never quantised comes back as it is."""
+    """Return the state dictionary in floats. One that was never quantised comes back as it is."""
     return {
         name: held["values"].float() * held["scale"] if isinstance(held, dict) else held for name, held in state.items()
     }

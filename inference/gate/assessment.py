@@ -1,4 +1,7 @@
-"""The assessment of a volume before any model: good enough, and like what the model learned from. Loads no torch."""
+"""The assessment of a volume before any model: whether it is good enough, and like what the model learned from.
+
+Loads no torch.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,13 +18,15 @@ from storage.errors import InputRefused, WhyNoResult
 
 @dataclass(frozen=True)
 class GateRefusal:
+    """A reason not to give a volume to the model."""
+
     why: WhyNoResult
     explanation: str  # a clause for the reader of the report
 
 
 @dataclass(frozen=True)
 class Assessment:
-    """What was measured: `metrics` by the names of METRICS, and the `distance` to the training images."""
+    """The measured `metrics`, by the names of METRICS, the `distance` to the training images, and the refusals."""
 
     metrics: Mapping[str, float]
     distance: float
@@ -29,8 +34,9 @@ class Assessment:
 
 
 def check_volume(volume: Volume, reference: TrainingReference) -> Assessment:
-    """Raises InputRefused, with every reason in its message, unless the volume may be analysed. Poor quality comes
-    before likeness: of an image that is mostly noise nothing else can be said.
+    """Assess a volume, and raise InputRefused with every reason in its message unless it may be analysed.
+
+    Poor quality comes before likeness: nothing else can be said of an image that is mostly noise.
     """
     quality = assess(volume, reference)
     if quality.refusals:
@@ -39,6 +45,7 @@ def check_volume(volume: Volume, reference: TrainingReference) -> Assessment:
 
 
 def assess(volume: Volume, reference: TrainingReference) -> Assessment:
+    """Measure the volume and compare it with the reference."""
     metrics = image_quality.measure_image_quality(volume)
     refusals = [
         GateRefusal(WhyNoResult.POOR_QUALITY, _poor(name, metrics[name], limit))

@@ -1,9 +1,10 @@
-"""A volume as a short vector of numbers that says what kind of picture it is: brightness, texture and shape.
+"""The embedding of a volume: a short vector of numbers that says what kind of picture it is.
 
-Nothing is learned, so that the vector means the same for every application. The volume is brought to canonical axes and
-GRID mm, its intensities to 0 in air and 1 in the brightest hundredth of the body. Edges of the field of view are no
-surface of the body, so that a crop and the whole examination it was cut from give similar vectors; an image and its
-mirror image, left to right or front to back, give the same. Arrays are [slice, row, column], slices towards the head.
+The numbers are of brightness, texture and shape. Nothing is learned, so the vector means the same for every
+application. The volume is brought to canonical axes and GRID mm, its intensities to 0 in air and 1 in the brightest
+hundredth of the body. The edges of the field of view do not count as surface of the body, so that a crop and the whole
+examination from which it was cut give similar vectors. An image and its mirror image, left to right or front to back,
+give the same. Arrays are [slice, row, column], slices towards the head.
 """
 
 from dataclasses import dataclass
@@ -21,16 +22,16 @@ from inference.volumes.volume import Volume
 Embedding = NDArray[np.float64]
 
 GRID = 3.0  # mm
-AIR = 0.1  # of the range of intensities: what is darker, and not enclosed by body, is air
-SMALLEST_PART = 0.02  # of the body: smaller parts are no parts of it
-FEWEST = 200  # voxels, of which something can be said
-LEVELS = (0.2, 0.35, 0.5, 0.65, 0.8)  # between the bins of the histogram, of the normalised intensity
-SHELLS = (0.0, 4.0, 8.0, 14.0, 22.0, 34.0, np.inf)  # mm below the surface: between the shells of the profile
-DEEP = 6.0  # mm below the surface, where skin and the blur of the surface have ended
+AIR = 0.1  # part of the range of intensities; darker voxels that no body encloses are air
+SMALLEST_PART = 0.02  # of the body; smaller components do not belong to it
+FEWEST = 200  # voxels that a statistic needs
+LEVELS = (0.2, 0.35, 0.5, 0.65, 0.8)  # normalised intensities between the bins of the histogram
+SHELLS = (0.0, 4.0, 8.0, 14.0, 22.0, 34.0, np.inf)  # mm below the surface, between the shells of the profile
+DEEP = 6.0  # mm below the surface, beyond skin and the blur of the surface
 ALONG = (6, 12, 24)  # mm between slices that are compared
 SHIFTS = 6  # half voxels by which the plane of mirroring may miss the middle of the body
 
-# Each kind of features counts the same in a distance, however many they are.
+# The kinds of features, with their numbers. Each kind counts the same in a distance, however many features it has.
 FEATURES = {
     "brightness of the tissues": 6,
     "brightness by depth below the skin": 5,
@@ -43,8 +44,10 @@ FEATURES = {
 
 @dataclass(frozen=True, eq=False)
 class Coarse:
-    """A volume of GRID mm: `image` with air 0 and the brightest tissue about 1, `body` what is not air, its holes
-    filled, and `depth` below the surface in mm.
+    """A volume on a grid of GRID mm.
+
+    In `image`, air is 0 and the brightest tissue about 1. `body` is what is not air, its holes filled, and `depth` the
+    depth below the surface in mm.
     """
 
     image: Array
@@ -53,12 +56,12 @@ class Coarse:
 
 
 def kinds() -> NDArray[np.int_]:
-    """For each number of a vector, which of FEATURES it belongs to."""
+    """Return for each number of a vector the index of its kind in FEATURES."""
     return np.repeat(np.arange(len(FEATURES)), list(FEATURES.values()))
 
 
 def embed(volume: Volume) -> Embedding:
-    """The vector, in the order of FEATURES; all NaN where there is no body to speak of."""
+    """Return the vector, in the order of FEATURES; all NaN if there is no body to speak of."""
     seen = coarse(volume)
     if np.count_nonzero(seen.body) < FEWEST:
         return np.full(len(kinds()), np.nan)
@@ -78,6 +81,7 @@ def embed(volume: Volume) -> Embedding:
 
 
 def coarse(volume: Volume) -> Coarse:
+    """Bring a volume to canonical axes, GRID mm and normalised intensities, and find the body."""
     turned, affine = canonical(volume.array, volume.geometry.affine)
     image, _ = resample_to_spacing(turned, affine, GRID)
     low, high = np.percentile(image, [0.5, 99.5])
@@ -112,7 +116,7 @@ def _shells(seen: Coarse) -> list[Mask]:
 
 
 def _without_profile(seen: Coarse) -> Array:
-    """What of the image its depth below the surface does not explain; 0 outside the body."""
+    """Return the part of the image that its depth below the surface does not explain; 0 outside the body."""
     rest = np.zeros_like(seen.image)
     for shell in _shells(seen):
         if shell.any():
@@ -120,13 +124,13 @@ def _without_profile(seen: Coarse) -> Array:
     return rest
 
 
-def _histogram(deep: NDArray[np.float32]) -> Embedding:
+def _histogram(deep: NDArray[np.float32]) -> NDArray[np.float64]:
     counts = np.histogram(deep, bins=[-np.inf, *LEVELS, np.inf])[0]
-    return np.sqrt(counts / counts.sum())  # the root of a share varies alike for rare and frequent ones
+    return np.sqrt(counts / counts.sum())  # the root of a share varies alike for rare and frequent levels
 
 
 def _profile(seen: Coarse, otherwise: float) -> list[float]:
-    """Mean brightness of every shell but the outermost, which the surface blurs."""
+    """Return the mean brightness of every shell but the outermost, which the surface blurs."""
     means = []
     for shell in _shells(seen)[1:]:
         means.append(float(seen.image[shell].mean()) if np.count_nonzero(shell) >= 50 else otherwise)
@@ -142,7 +146,10 @@ def _texture(seen: Coarse, unevenness: float) -> list[float]:
 
 
 def _likeness_along(rest: Array, inside: Mask, distance: int) -> float:
-    """Correlation between slices `distance` mm apart: high where the body is built alike along its axis."""
+    """Return the correlation between slices `distance` mm apart.
+
+    It is high where the body is built alike along its axis.
+    """
     step = round(distance / GRID)
     if rest.shape[0] <= step + 2:
         return 0.0
@@ -151,7 +158,7 @@ def _likeness_along(rest: Array, inside: Mask, distance: int) -> float:
 
 
 def _mirror_likeness(image: Array, inside: Mask) -> float:
-    """Correlation of the left and the right half, for the best plane of mirroring near the middle of the body."""
+    """Correlate the left and the right half, for the best plane of mirroring near the middle of the body."""
     columns = image.shape[2]
     middle = round(2 * float(np.nonzero(inside)[2].mean()))  # the sum of two columns that mirror each other
     best = -0.5
@@ -174,12 +181,15 @@ def _correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
 
 
 def _angle(correlation: float) -> float:
-    """Fisher's transform: correlations vary alike near 0 and near 1."""
+    """Apply Fisher's transform, so that correlations vary alike near 0 and near 1."""
     return float(np.arctanh(np.clip(correlation, -0.98, 0.98)))
 
 
 def _shape(body: Mask) -> tuple[float, float, float]:
-    """How far the surface faces the head or the feet, the area of a slice, and the length of its outline."""
+    """Return three numbers of the outline.
+
+    They are how far the surface faces the head or the feet, the area of a slice, and the length of its outline.
+    """
     smooth = ndimage.gaussian_filter(body.astype(np.float32), 1.0, mode="nearest")
     slopes = np.gradient(smooth)
     steep = np.sqrt(sum(slope**2 for slope in slopes))

@@ -1,7 +1,7 @@
-"""What can be said of a volume's quality without knowing what it shows: noise, ghosts, coverage, resolution, values.
+"""The quality of a volume, measured without knowing what it shows: noise, ghosts, coverage, resolution, values.
 
 Everything is measured on the voxels as they were acquired. A measurement that an image does not allow, such as noise in
-air where there is no air, is NaN. Arrays are [slice, row, column].
+air if there is no air, is NaN. Arrays are [slice, row, column].
 """
 
 from dataclasses import dataclass
@@ -17,18 +17,19 @@ from inference.volumes.canonical import canonical
 from inference.volumes.geometry import Array, Geometry, Mask
 from inference.volumes.volume import Volume
 
-AIR = 0.1  # of the range of intensities: what is darker is air
+AIR = 0.1  # part of the range of intensities; darker voxels are air
 BLOCK = 8  # pixels, edge of the squares in which noise is estimated
 FEWEST_BLOCKS = 20
 RAYLEIGH = 0.655  # standard deviation of the magnitude of pure noise, relative to that of either channel
-GHOST_DISTANCE = 20.0  # mm: nearer copies cannot be told from the anatomy
-GHOST_SLICES = 32  # so many slices, evenly spread, are enough to find copies
+GHOST_DISTANCE = 20.0  # mm; nearer copies cannot be told from the anatomy
+GHOST_SLICES = 32  # evenly spread slices that are enough to find copies
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One measurement and when it is bad. The limit comes from the training images: `tolerance` times their extreme,
-    but never stricter than `lenient`.
+    """A measurement, and when it is bad.
+
+    The limit comes from the training images: `tolerance` times their extreme, but never stricter than `lenient`.
     """
 
     label: str
@@ -38,7 +39,7 @@ class Metric:
     lenient: float | None = None
 
     def limit(self, values: NDArray[np.float64]) -> float | None:
-        """Of values of training images; None where none could be measured, or any value will do."""
+        """Return the limit from values of training images; None if none could be measured, or any value will do."""
         known = values[np.isfinite(values)]
         if not known.size:
             return None
@@ -48,7 +49,7 @@ class Metric:
         return None if self.unit == "%" and extreme >= 100 else extreme
 
     def fails(self, value: float, limit: float) -> bool:
-        return value < limit if self.bad == "low" else value > limit  # what is not measured fails neither way
+        return value < limit if self.bad == "low" else value > limit  # NaN, which was not measured, fails neither way
 
 
 METRICS = {
@@ -71,7 +72,7 @@ METRICS = {
 
 
 def measure_image_quality(volume: Volume) -> dict[str, float]:
-    """The value of each of METRICS."""
+    """Return the value of each of METRICS."""
     array, spacing = volume.array, volume.geometry.spacing
     low, high = np.percentile(array, [0.5, 99.5])
     smooth = ndimage.uniform_filter(array, (0, 3, 3)) if min(array.shape[1:]) > 3 else array
@@ -105,19 +106,20 @@ def _canonical_spacing(geometry: Geometry) -> NDArray[np.float64]:
 
 
 def _ratio(signal: float, noise: float) -> float:
-    return signal / noise if noise > 0 else np.nan  # NaN too where the noise is NaN
+    return signal / noise if noise > 0 else np.nan  # also NaN if the noise is NaN
 
 
 def _blocks(array: NDArray[Any]) -> NDArray[Any]:
-    """(n, BLOCK x BLOCK): the squares of every slice."""
+    """Return the squares of every slice as (n, BLOCK x BLOCK)."""
     rows, columns = (n // BLOCK * BLOCK for n in array.shape[1:])
     tiles = array[:, :rows, :columns].reshape(array.shape[0], rows // BLOCK, BLOCK, columns // BLOCK, BLOCK)
     return tiles.swapaxes(2, 3).reshape(-1, BLOCK * BLOCK)
 
 
 def _noise_in_air(array: Array, body: Mask) -> float:
-    """Of one channel, from squares of air (Rayleigh). Squares that the scanner set to one value say nothing; the lower
-    quartile is not misled by ghosts.
+    """Measure the noise of one channel in squares of air (Rayleigh).
+
+    Squares that the scanner set to one value say nothing. The lower quartile is not misled by ghosts.
     """
     tiles = _blocks(array)
     air = ~_blocks(body).any(axis=1) & (np.mean(tiles == array.min(), axis=1) < 0.05)
@@ -127,8 +129,10 @@ def _noise_in_air(array: Array, body: Mask) -> float:
 
 
 def _noise_in_body(array: Array, body: Mask) -> float:
-    """From the diagonal differences inside the body (Immerkaer 1996, doi 10.1006/cviu.1996.0060), the lower tenth of
-    all squares, so that edges do not count. Fine texture does: this is more than the noise, never much less.
+    """Measure noise by the diagonal differences inside the body (Immerkaer 1996, doi 10.1006/cviu.1996.0060).
+
+    The lower tenth of all squares is taken, so that edges do not count. Fine texture does count: the result may exceed
+    the noise, but is never much less.
     """
     detail = (array[:, :-1, :-1] - array[:, 1:, :-1] - array[:, :-1, 1:] + array[:, 1:, 1:]) / 2
     inside = _blocks(body[:, :-1, :-1]).all(axis=1)
@@ -138,7 +142,7 @@ def _noise_in_body(array: Array, body: Mask) -> float:
 
 
 def _ghost(array: Array, axis: int, spacing: float) -> float:
-    """Strength of the strongest copy of the image displaced along `axis`, relative to the image.
+    """Measure the strength of the strongest copy of the image displaced along `axis`, relative to the image.
 
     A copy of strength a at distance d multiplies the spectrum by 1 + a exp(-i k d), whose logarithm is a wave of
     amplitude a along k: a peak of the cepstrum (Bogert, Healy and Tukey 1963). Neither air nor a body that ends inside
@@ -159,7 +163,7 @@ def _ghost(array: Array, axis: int, spacing: float) -> float:
 
 
 def _neighbours(array: Array) -> float:
-    """Correlation of pixels next to one another in a slice: near 0 for pure noise."""
+    """Return the correlation of pixels next to one another in a slice; it is near 0 for pure noise."""
     centred = array - array.mean(dtype=np.float64).astype(np.float32)
     variance = float(np.mean(centred**2))
     if variance <= 0:
@@ -169,7 +173,7 @@ def _neighbours(array: Array) -> float:
 
 
 def _border(body: Mask) -> Mask:
-    """The pixels along the four edges of all slices, in one row."""
+    """Return the pixels along the four edges of all slices, in one row."""
     return np.concatenate([body[:, 0].ravel(), body[:, -1].ravel(), body[:, :, 0].ravel(), body[:, :, -1].ravel()])
 
 

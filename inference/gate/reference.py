@@ -22,15 +22,17 @@ from storage.errors import ModelRefused
 Vectors = NDArray[np.float64]  # (n, features)
 
 NEIGHBOURS = 2
-ACCEPTED = 1.645  # standard deviations of the logarithm: 95 % of images like those of training
+ACCEPTED = 1.645  # standard deviations of the logarithm, which accept 95 % of images like those of training
 FORMAT = 1
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingReference:
-    """What the images of training are like. `limits` are those of the quality metrics; `groups` the embeddings of each
-    kind of training image; `scale` the spread of each feature; `limit` that of the distance; `refused` which part of
-    each group would be refused if it had not been trained on (leave one out).
+    """The images of training, in numbers.
+
+    `limits` are those of the quality metrics, `groups` the embeddings of each kind of training image, `scale` the
+    spread of each feature, and `limit` that of the distance. `refused` is the part of each group that would be refused
+    if it had not been trained on (leave one out).
     """
 
     limits: Mapping[str, float]
@@ -41,15 +43,15 @@ class TrainingReference:
 
 
 def reference_of(manifest: Manifest, name: str) -> TrainingReference:
-    """Of the input `name`, as `[gate]` of the application's descriptor names its file."""
+    """Load the reference of the input `name`, whose file `[gate]` of the application's descriptor names."""
     return load_reference(manifest.folder / str(manifest.options["gate"][name]))
 
 
 def fit_reference(groups: Mapping[str, Iterable[Volume]]) -> TrainingReference:
-    """The reference of a training set, in groups that are each alike: patients, phantoms.
+    """Make the reference of a training set, in groups that are each alike: patients, phantoms.
 
-    The limit of the distance is the one that accepts 95 % of the most varied group, by a log-normal distribution of
-    the distances of each image to the others of its group (median and MAD, so that one odd image does not widen it).
+    The limit of the distance accepts 95 % of the most varied group, by a log-normal distribution of the distances of
+    each image to the others of its group (median and MAD, so that one odd image does not widen it).
     """
     measured: dict[str, list[dict[str, float]]] = {}
     vectors: dict[str, Vectors] = {}
@@ -71,6 +73,7 @@ def fit_reference(groups: Mapping[str, Iterable[Volume]]) -> TrainingReference:
 
 
 def save_reference(reference: TrainingReference, path: Path) -> None:
+    """Write the reference to a file, one line for each image."""
     described = {
         "format": FORMAT,
         "features": embedding.FEATURES,
@@ -85,7 +88,7 @@ def save_reference(reference: TrainingReference, path: Path) -> None:
 
 
 def load_reference(path: Path) -> TrainingReference:
-    """Raises ModelRefused, with the way out, where the file is missing, broken or of another version."""
+    """Read a reference. Raises ModelRefused, with the way out, if the file is missing, broken or outdated."""
     way_out = "make it again: python -m inference.training.gate, see docs/gate.md"
     try:
         raw = json.loads(path.read_text())
@@ -114,7 +117,10 @@ def load_reference(path: Path) -> TrainingReference:
 
 
 def distance_to_groups(vector: Embedding, groups: Iterable[Vectors], scale: Embedding) -> float:
-    """Mean distance to the nearest NEIGHBOURS of the nearest group, in spreads; infinite where there is no vector."""
+    """Return the mean distance to the nearest NEIGHBOURS of the nearest group, in spreads.
+
+    It is infinite if the vector is not finite.
+    """
     if not np.isfinite(vector).all():
         return np.inf
     return min(
@@ -124,7 +130,7 @@ def distance_to_groups(vector: Embedding, groups: Iterable[Vectors], scale: Embe
 
 
 def differences_by_kind(vector: Embedding, rows: Vectors, scale: Embedding) -> Vectors:
-    """(n, kinds): the mean squared difference from every row in each kind of features."""
+    """Return the mean squared difference from every row in each kind of features, as (n, kinds)."""
     squared = ((rows - vector) / scale) ** 2
     kinds = embedding.kinds()
     return np.stack([squared[:, kinds == kind].mean(axis=1) for kind in range(len(embedding.FEATURES))], axis=1)

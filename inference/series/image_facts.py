@@ -1,7 +1,7 @@
-"""The physics that headers state, one record for each image: classic instance or frame of an Enhanced object.
+"""The physics that headers state, one record for each image: a classic instance, or a frame of an Enhanced object.
 
-Classic and Enhanced MR say the same in different places (PS3.3 C.8.3.1 against C.8.13); `image_kind`
-sees `ImageFacts` only.
+Classic and Enhanced MR say the same in different places (PS3.3 C.8.3.1 against C.8.13); `image_kind` sees `ImageFacts`
+only.
 """
 
 import re
@@ -42,13 +42,16 @@ keyword_tag = cache(Tag)
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What one image's header states. Times in ms, the angle in degrees, the field in T, None or empty where silent."""
+    """The facts that one image's header states; None or empty if it is silent.
 
-    image_type: frozenset[str] = frozenset()  # of ImageType and FrameType: value 1 and 2
-    flavours: frozenset[str] = frozenset()  # the other values, and quantities that are coded: "T1_MAP" for "T1 MAP"
+    Times are in ms, the angle in degrees, the field in T.
+    """
+
+    image_type: frozenset[str] = frozenset()  # values 1 and 2 of ImageType and FrameType
+    flavours: frozenset[str] = frozenset()  # their other values, and coded quantities, spelled "T1_MAP"
     sequence: frozenset[str] = frozenset()  # SE, IR, GR, EP, RM
     variant: frozenset[str] = frozenset()
-    sequence_name: str = ""  # the vendor's, in lower case
+    sequence_name: str = ""  # the name that the vendor gives it, in lower case
     declared: str = ""  # AcquisitionContrast of Enhanced objects
     repetition_time: float | None = None
     echo_time: float | None = None
@@ -59,19 +62,19 @@ class ImageFacts:
     field_strength: float | None = None
     b_value: float | None = None  # s/mm2
     fat_suppressed: bool | None = None
-    gated: bool = False  # by the heart
-    heart_phases: float = 0  # that are declared
+    gated: bool = False  # acquired in step with the heart
+    heart_phases: float = 0  # as declared
     agent: bool = False
-    labelled: bool = False  # arterial spins
-    flow: bool = False  # time of flight, or encoding of velocities
+    labelled: bool = False  # arterial spins are labelled
+    flow: bool = False  # shows time of flight, or encodes velocities
     colour: bool = False
-    captured: bool = False  # a secondary capture
+    captured: bool = False  # is a secondary capture
     position: tuple[float, ...] = ()  # mm
     moment: tuple[Any, ...] = ()  # differs between time points of one place
-    time_points: float = 0  # that are declared
+    time_points: float = 0  # as declared
     laterality: str = ""  # R, L, U (unpaired), B (both): PS3.3 C.7.6.16.2.8
     title: str = ""  # SeriesDescription, in lower case
-    description: str = ""  # all that names it, in lower case
+    description: str = ""  # all texts that name it, in lower case
 
     @property
     def derived(self) -> bool:
@@ -79,7 +82,7 @@ class ImageFacts:
 
 
 def facts_of(ds: Dataset) -> Iterator[ImageFacts]:
-    """One for each image in `ds`, in frame order. Numbers that are absent or unreadable are None."""
+    """Yield the facts of each image in `ds`, in frame order. Numbers that are absent or unreadable are None."""
     private = PrivateElements(ds)
     common = _common(ds, private)
     if not is_enhanced(ds):
@@ -90,14 +93,14 @@ def facts_of(ds: Dataset) -> Iterator[ImageFacts]:
 
 
 class _Classic:
-    """Where a classic instance keeps what Enhanced objects keep in functional groups."""
+    """A classic instance, and where it keeps what Enhanced objects keep in functional groups."""
 
     def __init__(self, ds: Dataset, private: PrivateElements) -> None:
         self.ds = ds
         self.private = private
 
     def group(self, name: str) -> Dataset:
-        """The first item of that sequence, or the dataset itself, which holds most of the same attributes."""
+        """Return the first item of that sequence, or the dataset itself, which holds most of the same attributes."""
         items = self.ds.get(name)
         return items[0] if items else self.ds
 
@@ -128,14 +131,17 @@ class _Classic:
         return b_value(self.ds)
 
     def suppression(self, named: bool) -> bool | None:
-        """Of fat, as the header states it; `named` says whether its name tells of it, where the header does not."""
+        """Return whether fat is suppressed, as the header states it.
+
+        `named` tells whether the name of the series says so, which decides if the header does not.
+        """
         options = self.ds.get("ScanOptions")
         if {"FS", "WE", "FAT_SAT"} & set(code_strings(options)):
             return True
         spir = self.private.text(0x2001, "Philips Imaging DD 001", 0x21, "PHILIPS")
         if spir == "Y":
             return True
-        planar = "EP" in self.sequence  # often excites water alone, which is not among ScanOptions
+        planar = "EP" in self.sequence  # may excite water alone without saying so in ScanOptions
         if named and (planar or not (options or spir == "N")):
             return True
         if planar:
@@ -149,7 +155,7 @@ class _Classic:
 
 
 class _Enhanced:
-    """One frame: the functional groups of its own, and those that all frames share."""
+    """A frame: its own functional groups, and those that all frames share."""
 
     def __init__(self, ds: Dataset, own: Dataset, shared: Dataset) -> None:
         self.ds = ds
@@ -157,7 +163,7 @@ class _Enhanced:
         self.shared = shared
 
     def group(self, name: str) -> Dataset:
-        """The first item of that functional group; an empty dataset where there is none."""
+        """Return the first item of that functional group; an empty dataset if there is none."""
         tag = keyword_tag(name)
         for groups in (self.own, self.shared):
             if tag in groups and groups[tag].value:
@@ -172,7 +178,7 @@ class _Enhanced:
 
     @property
     def sequence(self) -> frozenset[str]:
-        """ScanningSequence values from what Enhanced objects say instead (PS3.3 C.8.13.4)."""
+        """ScanningSequence values, from the attributes that Enhanced objects have instead (PS3.3 C.8.13.4)."""
         ds = self.ds
         found = {"SPIN": {"SE"}, "GRADIENT": {"GR"}, "BOTH": {"SE", "GR"}}.get(str(ds.get("EchoPulseSequence")), set())
         if ds.get("EchoPlanarPulseSequence") == "YES":
@@ -214,7 +220,7 @@ class _Enhanced:
 
 
 def _common(ds: Dataset, private: PrivateElements) -> ImageFacts:
-    """What is so for every image in `ds`."""
+    """Return the facts that hold for every image in `ds`."""
     synchronised = str(ds.get("CardiacSynchronizationTechnique") or "NONE")
     name = (
         str(ds.get("SequenceName") or ds.get("PulseSequenceName") or "")
@@ -222,7 +228,7 @@ def _common(ds: Dataset, private: PrivateElements) -> ImageFacts:
         or private.text(0x0019, "GEMS_ACQU_01", 0x9C, "GE")
     ).lower()
     title, protocol = (str(ds.get(k) or "").strip().lower() for k in ("SeriesDescription", "ProtocolName"))
-    manufacturer = str(ds.get("Manufacturer") or "").upper()  # GE's protocol is that of the whole examination
+    manufacturer = str(ds.get("Manufacturer") or "").upper()  # the protocol of GE is that of the whole examination
     asl_label = private.text(0x2005, "Philips MR Imaging DD 005", 0x29, "PHILIPS").upper()
     return ImageFacts(
         variant=_variant(ds),
@@ -247,7 +253,7 @@ def _common(ds: Dataset, private: PrivateElements) -> ImageFacts:
 
 
 def _variant(ds: Dataset) -> frozenset[str]:
-    """SequenceVariant, and of what Enhanced objects say instead (PS3.3 C.8.13.4) a steady state without spoiling."""
+    """Return SequenceVariant; for Enhanced objects (PS3.3 C.8.13.4) SS if they name a steady state without spoiling."""
     found = frozenset(code_strings(ds.get("SequenceVariant")))
     unspoiled = ds.get("SteadyStatePulseSequence") in UNSPOILED and "RF" not in str(ds.get("Spoiling"))
     return found | {"SS"} if unspoiled else found
@@ -258,7 +264,7 @@ def _facts(common: ImageFacts, ds: Dataset, where: _Classic | _Enhanced) -> Imag
     frame_type = where.group("MRImageFrameTypeSequence")
     usage = where.group("ContrastBolusUsageSequence").get("ContrastBolusAgentAdministered")
     image_type, sequence = where.image_type, where.sequence
-    inversion_time = where.inversion_time or None  # 0 says that there is none
+    inversion_time = where.inversion_time or None  # 0 means that there is none
     trigger_time = where.trigger_time or None
     named = any(found["no"] is None for found in FAT_BY_NAME.finditer(common.description))
     suppressed = True if is_stir(inversion_time) and "GR" not in sequence else where.suppression(named)
@@ -286,12 +292,15 @@ def _facts(common: ImageFacts, ds: Dataset, where: _Classic | _Enhanced) -> Imag
 
 
 def is_stir(inversion_time: float | None) -> bool:
-    """Whether fat is at its zero: T1 of fat times ln 2, from 0.5 to 3 T (ms)."""
+    """Return whether fat is at its zero: T1 of fat times ln 2, from 0.5 to 3 T (ms)."""
     return inversion_time is not None and 80 <= inversion_time <= 300
 
 
 def agent_given(facts: Sequence[ImageFacts]) -> tuple[bool, bool]:
-    """Whether a series had contrast agent, and whether its name alone tells so: technologists leave the rest empty."""
+    """Return whether a series had contrast agent, and whether its name alone tells so.
+
+    Technologists often leave the other attributes empty.
+    """
     if any(f.agent for f in facts):
         return True, False
     name = facts[0].description
@@ -300,7 +309,10 @@ def agent_given(facts: Sequence[ImageFacts]) -> tuple[bool, bool]:
 
 
 def seconds_after_injection(ds: Dataset) -> float | None:
-    """From ContrastBolusStartTime to the acquisition of this image; None where the header does not tell both."""
+    """Return the time from ContrastBolusStartTime to the acquisition of this image.
+
+    It is None if the header does not tell both.
+    """
     moments = [_time(ds.get(keyword)) for keyword in ("ContrastBolusStartTime", "AcquisitionTime")]
     if moments[0] is None or moments[1] is None:
         return None
@@ -308,7 +320,7 @@ def seconds_after_injection(ds: Dataset) -> float | None:
 
 
 def _time(value: Any) -> datetime | None:
-    """PS3.5 TM, on any day."""
+    """Parse a PS3.5 TM, on any day."""
     digits = str(value or "").strip().split(".")[0].replace(":", "")
     try:
         return datetime.strptime(digits.ljust(6, "0"), "%H%M%S") if digits else None
@@ -326,7 +338,7 @@ def _agent(ds: Dataset) -> bool:
 
 
 def _quantities(where: _Classic | _Enhanced) -> frozenset[str]:
-    """What the pixels measure, where the header says so in codes: real world values, derivation (CID 7203)."""
+    """Return what the pixels measure, if real world values or derivation (CID 7203) say so in codes."""
     mapping = where.group("RealWorldValueMappingSequence")
     codes = [
         concept
@@ -347,7 +359,7 @@ def _position(where: _Classic | _Enhanced) -> tuple[float, ...]:
 
 
 def _laterality(ds: Dataset, where: _Classic | _Enhanced) -> str:
-    """As the frame says, else the image, else the series."""
+    """Return the laterality that the frame states, or else the image, or else the series."""
     frame = where.group("FrameAnatomySequence").get("FrameLaterality")
     return str(frame or ds.get("ImageLaterality") or ds.get("Laterality") or "").strip().upper()
 
@@ -357,6 +369,6 @@ def _first(value: Any) -> Any:
 
 
 def code_strings(value: Any) -> list[str]:
-    """The values of a CS, in one spelling: "T1 MAP" and "T2* MAP" are "T1_MAP" and "T2_STAR_MAP"."""
+    """Return the values of a CS in one spelling: "T1 MAP" and "T2* MAP" become "T1_MAP" and "T2_STAR_MAP"."""
     values = [value] if isinstance(value, str) else list(value or [])
     return [re.sub(r"[\s*-]+", "_", str(v).strip().upper().replace("*", "_STAR")) for v in values]

@@ -1,4 +1,4 @@
-"""What one image shows, judged from the physics of its acquisition: from the most to the least trustworthy sign.
+"""The kind of one image, judged from the physics of its acquisition: from the most to the least trustworthy sign.
 
 A name is the last resort: it decides only where the physics is silent, and with low confidence.
 """
@@ -11,8 +11,8 @@ import numpy as np
 from inference.series.image_facts import ImageFacts, is_stir
 from inference.series.kinds import Kind
 
-NAMED = 0.4  # the confidence in what a name alone tells
-TYPICAL_T1 = 1000.0  # ms, of tissue: what parts T1 from proton density weighting
+NAMED = 0.4  # confidence in a kind that only a name tells
+TYPICAL_T1 = 1000.0  # ms, of tissue: its Ernst angle divides T1 from proton density weighting
 MAPS = {
     "ADC": Kind.ADC, "ADC_MAP": Kind.ADC,
     "FA": Kind.FA, "FA_MAP": Kind.FA, "COLFA": Kind.FA, "FRACTIONAL_ANISO": Kind.FA, "DIFFUSION_ANISO": Kind.FA,
@@ -38,7 +38,7 @@ DIXON = {
     "OP": Kind.OPPOSED_PHASE, "OPP_PHASE": Kind.OPPOSED_PHASE, "OUT_PHASE": Kind.OPPOSED_PHASE,
     "OPPOSED_PHASE": Kind.OPPOSED_PHASE, "OUT_OF_PHASE": Kind.OPPOSED_PHASE,
 }  # fmt: skip
-CONTRAST_KEPT = frozenset({  # by derived images: resampled, corrected, joined, or part of a complex signal
+CONTRAST_KEPT = frozenset({  # derived images that keep it: resampled, corrected, joined, or part of a complex signal
     "MPR", "CSA_MPR", "REFORMATTED", "RESAMPLED", "AXIAL", "CORONAL", "SAGITTAL", "COMPOSED", "COMP_SP", "COMBINED",
     "MOSAIC", "AVERAGE", "MEAN",
     "NORM", "DIS2D", "DIS3D", "FILTERED", "NONE", "DIXON", *DIXON, "DIFFUSION", "PSIR",
@@ -52,7 +52,7 @@ DECLARED = {
 NAMES = (
     (r"flair", Kind.FLAIR),
     (r"(?<![a-z])adc(?![a-z])|apparent diffusion", Kind.ADC),
-    (r"(?<![a-z])(col)?fa(?![a-z]|[ _=]?[0-9])|fractional aniso", Kind.FA),  # with a number it is a flip angle
+    (r"(?<![a-z])(col)?fa(?![a-z]|[ _=]?[0-9])|fractional aniso", Kind.FA),  # followed by a number it is a flip angle
     (r"dwi|diff|(?<![a-z])dti(?![a-z])", Kind.DWI),
     (r"(?<![a-z0-9])t1.?map", Kind.T1_MAP),
     (r"(?<![a-z0-9])t2(\*|.?star).?map", Kind.T2_STAR_MAP),
@@ -72,7 +72,7 @@ TRACES = frozenset({"TRACEW", "DIFFUSION_ISO"})
 
 @dataclass(frozen=True)
 class Verdict:
-    """`confidence` is from 0 to 1; `reason` is for people."""
+    """A kind, the confidence in it from 0 to 1, and the reason for people to read."""
 
     kind: Kind
     confidence: float
@@ -80,7 +80,7 @@ class Verdict:
 
 
 def kind_of_image(facts: ImageFacts) -> Verdict:
-    """What one MR image shows."""
+    """Judge what one MR image shows."""
     return (
         _map(facts)
         or _no_signal(facts)
@@ -124,10 +124,10 @@ def _labelled(f: ImageFacts) -> Verdict | None:
 
 
 def _computed(f: ImageFacts) -> Verdict | None:
-    """Derived images keep the timing of what they were computed from: it must not be taken for theirs."""
+    """Judge derived images, which keep the timing of their sources: it must not be taken for their own."""
     if not f.derived or f.flavours & TRACES or (f.b_value and "DIFFUSION" in f.flavours):
         return None
-    named = _named(f.title)  # the protocol is also that of the images which the map was computed from
+    named = _named(f.title)  # The protocol may be that of the images from which the map was computed.
     if named is not None and named.kind in NAMED_MAPS:
         return Verdict(named.kind, 0.6, f"computed from other images, and its description names {named.kind}")
     if f.b_value and "SECONDARY" in f.image_type:
@@ -181,7 +181,10 @@ def _echo_planar(f: ImageFacts) -> Verdict | None:
 
 
 def _steady_state(f: ImageFacts) -> Verdict | None:
-    """Balanced, or of echoes that several excitations form: neither T1 nor T2 alone is its contrast."""
+    """Judge steady states: balanced, or made of echoes that several excitations form.
+
+    Neither T1 nor T2 alone is their contrast.
+    """
     if STEADY_STATES.search(f.sequence_name):
         return Verdict(Kind.OTHER, 0.8, f"of the steady state sequence {f.sequence_name}")
     return None
@@ -203,7 +206,9 @@ def _spin_echo(f: ImageFacts) -> Verdict | None:
     why = f"spin echo, TR {tr:g} ms, TE {te:g} ms" + (f", TI {ti:g} ms" if ti else "")
     if ti is not None and ti >= 1500 and te >= 60:
         return Verdict(Kind.FLAIR, 0.9, why)
-    inverted = "IR" in f.sequence or te >= 30 or tr >= 1500  # else that of SPAIR, which is of fat alone
+    inverted = (
+        "IR" in f.sequence or te >= 30 or tr >= 1500
+    )  # otherwise it is the inversion of SPAIR, which is of fat alone
     if is_stir(ti) and inverted:
         return Verdict(Kind.STIR, 0.9, why)
     if te < 30 and (tr < 1500 or (ti is not None and 400 <= ti < 1500)):
@@ -235,7 +240,7 @@ def _gradient_echo(f: ImageFacts) -> Verdict | None:
 
 
 def _named(name: str) -> Verdict | None:
-    """The last resort: what the site calls it."""
+    """Judge by the name that the site gave, as the last resort."""
     for pattern, kind in NAMES:
         if re.search(pattern, name):
             return Verdict(kind, NAMED, "its header does not tell, but its description names it")

@@ -1,10 +1,13 @@
-"""What a series can be."""
+"""The kinds of series.
+
+To add one, name it here and let `image_kind` (by one image) or `series_kind` (by all of them) recognise it.
+"""
 
 from enum import StrEnum
 
 
 class Kind(StrEnum):
-    """What the images of a series show."""
+    """The kind of image that a series holds."""
 
     T1W = "T1w"
     T2W = "T2w"
@@ -12,11 +15,11 @@ class Kind(StrEnum):
     T2_STAR = "T2*w"
     STIR = "STIR"
     FLAIR = "FLAIR"
-    DWI = "DWI"  # with its b = 0 images, and traces computed from them
+    DWI = "DWI"  # including its b = 0 images, and traces computed from them
     ADC = "ADC"
     FA = "FA"
-    TENSOR = "tensor"  # what else a scanner computes of diffusion tensors
-    WATER = "water"  # of a Dixon acquisition, as the next five
+    TENSOR = "tensor"  # other maps that a scanner computes from diffusion tensors
+    WATER = "water"  # of a Dixon acquisition, like the next five
     FAT = "fat"
     IN_PHASE = "in phase"
     OPPOSED_PHASE = "opposed phase"
@@ -31,11 +34,11 @@ class Kind(StrEnum):
     DYNAMIC = "dynamic"  # phases of a dynamic contrast study
     BOLD = "EPI time series"  # without contrast agent
     ASL = "ASL"
-    FIELD_MAP = "field map"  # and the images it is computed from
+    FIELD_MAP = "field map"  # including the images that it is computed from
     PHASE = "phase"
     LOCALIZER = "localizer"
     CT = "CT"
-    DERIVED = "derived"  # computed or captured, and no measured signal: projections, subtractions, colour images
+    DERIVED = "derived"  # computed or captured, no measured signal: projections, subtractions, colour images
     NON_IMAGE = "non-image"
-    OTHER = "other"  # recognised, and none of the above: balanced steady state, angiography, flow
+    OTHER = "other"  # recognised, but none of the above: balanced steady state, angiography, flow
     UNKNOWN = "unknown"

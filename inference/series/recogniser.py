@@ -1,9 +1,9 @@
-"""What a series is, from its physics: timing, flip angle, diffusion weighting, image type. No pixels are read.
+"""The recogniser: tells from headers what a series is. No pixels are read.
 
-Every image is judged by itself and the series takes the kind most of them have; then what only the whole series tells
-is looked at: repeats of a place, several echoes, phases of the heart. A SeriesDescription differs at every site, so it
-decides only where the physics is silent, and with low confidence. What the site itself says in its table stands above
-all.
+Every image is judged by itself, and the series takes the kind that most of them have. Then what only the whole series
+tells is looked at: repeats of a place, several echoes, phases of the heart. The attribute SeriesDescription differs at
+every site, so it decides only where the physics is silent, and with low confidence. The table of the site itself stands
+above everything else.
 """
 
 import re
@@ -25,7 +25,7 @@ from inference.volumes.stacks import SliceStack, differences, stacks_of
 from storage.errors import InputRefused
 
 PRE_CONTRAST = "pre-contrast"
-PHASES = (  # of a contrast study, and the second after the injection at which each begins
+PHASES = (  # phase of a contrast study, and the second after the injection at which it begins
     ("hepatobiliary", 900.0),
     ("delayed", 110.0),
     ("portal venous", 45.0),
@@ -41,7 +41,7 @@ PHASE_NAMES = (
 
 @dataclass(frozen=True)
 class SeriesDescription:
-    """What is known of one series. `problem` says why its images make no volume, empty where they do."""
+    """The description of one series. `problem` says why its images make no volume; it is empty if they do."""
 
     series_instance_uid: str
     modality: str
@@ -50,15 +50,15 @@ class SeriesDescription:
     dimension: str | None  # "2D", "3D"
     slices: int  # of its first volume
     contrast: bool | None
-    fat_suppressed: bool | None  # None: the header does not tell
-    b_values: tuple[float, ...]  # s/mm2; of diffusion alone
+    fat_suppressed: bool | None  # None if the header does not tell
+    b_values: tuple[float, ...]  # s/mm2; empty unless the series is of diffusion
     confidence: float  # 0..1
     reasons: tuple[str, ...]
     body_part: str = ""
-    laterality: str = ""  # "R" or "L", where all images that tell a side tell this one
+    laterality: str = ""  # "R" or "L", if all images that tell a side tell this one
     volumes: int = 0
     problem: str = ""
-    differences: str = ""  # what tells its volumes apart, where it makes several
+    differences: str = ""  # what tells its volumes apart, if it makes several
     echo_times: tuple[float, ...] = ()  # ms
     inversion_times: tuple[float, ...] = ()  # ms
     phases: int = 1  # images of one place that differ in time alone
@@ -68,14 +68,15 @@ class SeriesDescription:
 
 
 def read_headers(paths: Iterable[Path]) -> list[Dataset]:
-    """The headers of a series, without pixels."""
+    """Read the headers of a series, without pixels."""
     return [dcmread(path, stop_before_pixels=True) for path in paths]
 
 
 def recognise_headers(headers: Sequence[Dataset], site: SiteTable = ()) -> SeriesDescription:
-    """What the series with these headers is. `headers` must not be empty; what is no image among them is passed over.
+    """Describe the series that has these headers.
 
-    The first rule of `site` that names the series decides its kind.
+    `headers` must not be empty; objects among them that are no images are passed over. The first rule of `site` that
+    names the series decides its kind.
     """
     images = [ds for ds in headers if holds_image(ds)]
     if not images:
@@ -135,7 +136,7 @@ def recognise_headers(headers: Sequence[Dataset], site: SiteTable = ()) -> Serie
 
 
 def _nothing(ds: Dataset, kind: Kind, confidence: float, reason: str, problem: str) -> SeriesDescription:
-    """Of a series in which there is nothing to look at."""
+    """Describe a series in which there is nothing to look at."""
     return SeriesDescription(
         series_instance_uid=str(ds.get("SeriesInstanceUID", "")),
         modality=str(ds.get("Modality", "")),
@@ -157,7 +158,7 @@ def _nothing(ds: Dataset, kind: Kind, confidence: float, reason: str, problem: s
 def _number(ds: Dataset) -> int | None:
     try:
         return int(ds.SeriesNumber)
-    except Exception:  # absent, empty or malformed: pydicom reads values late, and raises anything
+    except Exception:  # absent, empty or malformed: pydicom reads values late, and raises many kinds of errors
         return None
 
 
@@ -169,7 +170,10 @@ def _description(ds: Dataset) -> str:
 
 
 def _readable(ds: Dataset) -> list[ImageFacts]:
-    """None of an instance whose header is malformed: pydicom reads values late, and raises anything."""
+    """Return the facts of an instance, none if its header is malformed.
+
+    pydicom reads values late, and then raises errors of many kinds.
+    """
     try:
         return list(facts_of(ds))
     except Exception:
@@ -189,7 +193,10 @@ def _laterality(facts: Sequence[ImageFacts]) -> str:
 
 
 def _contrast_phase(modality: str, contrast: bool, phases: int, images: Sequence[Dataset], description: str) -> str:
-    """Of a series that is one phase of a contrast study: by the time since the injection, else by its name."""
+    """Return the phase of a series that is one phase of a contrast study.
+
+    The time since the injection tells it, or else the name.
+    """
     if modality not in ("CT", "MR") or phases > 1:
         return ""
     if not contrast:
@@ -205,7 +212,7 @@ def _contrast_phase(modality: str, contrast: bool, phases: int, images: Sequence
 
 
 def _geometry(images: Sequence[Dataset]) -> tuple[list[Plane], str, list[SliceStack]]:
-    """The planes, why they make no volume, and the volumes they make."""
+    """Return the planes, the reason why they make no volume, and the volumes that they make."""
     planes: list[Plane] = []
     try:
         for ds in images:
@@ -213,13 +220,16 @@ def _geometry(images: Sequence[Dataset]) -> tuple[list[Plane], str, list[SliceSt
         stacks = stacks_of(planes)
     except InputRefused as error:
         return planes, str(error), []
-    except Exception as error:  # pydicom reads values late, and raises anything where one is malformed
+    except Exception as error:  # pydicom reads values late, and raises many kinds of errors for a malformed one
         return planes, f"its place in space cannot be read ({type(error).__name__})", []
     return planes, "", stacks
 
 
 def _plane(planes: Sequence[Plane], ds: Dataset) -> str | None:
-    """Of the first image, None where it is malformed. Tiled and coloured images have a direction, but make no plane."""
+    """Return the plane of the first image, None if it is malformed.
+
+    Tiled and coloured images have a direction, but make no `Plane`.
+    """
     if planes:
         return nearest_plane(planes[0].normal)
     place = functional(ds, 0, "PlaneOrientationSequence") if is_enhanced(ds) else ds

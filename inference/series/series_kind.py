@@ -1,6 +1,6 @@
-"""The kind of a whole series: what most of its images are, unless the series tells more than each of them.
+"""The kind of a whole series: the kind of most of its images, unless the series tells more than each of them.
 
-Repeats of a place, several echoes or inversion times, phases of the heart: an image alone knows nothing of these.
+Only the series knows of repeats of a place, several echoes or inversion times, and phases of the heart.
 """
 
 from collections import Counter, defaultdict
@@ -14,11 +14,11 @@ from inference.series.image_kind import Verdict, kind_of_image
 from inference.series.kinds import Kind
 from inference.volumes.planes import LpsVector, Plane
 
-PERFUSION_REPEATS = 20  # of one place; fewer are phases of a dynamic study
-HEART_PHASES = 8  # the fewest that are a cine
-LOCALIZER_SLICES = 15  # the most in one plane
+PERFUSION_REPEATS = 20  # images of one place; fewer are phases of a dynamic study
+HEART_PHASES = 8  # minimum of a cine
+LOCALIZER_SLICES = 15  # maximum in one plane
 LONGEST_HEARTBEAT = 2000.0  # ms
-FAT_SHIFT = 3.4e-6  # of the frequency of water
+FAT_SHIFT = 3.4e-6  # part of the frequency of water
 GYROMAGNETIC = 42.577e6  # Hz/T
 DIFFUSION = frozenset({Kind.DWI, Kind.ADC, Kind.FA, Kind.TENSOR})
 DIXON = frozenset({Kind.WATER, Kind.FAT, Kind.IN_PHASE, Kind.OPPOSED_PHASE, Kind.FAT_FRACTION})
@@ -26,7 +26,10 @@ REPEATABLE = frozenset({Kind.T1W, Kind.PDW, Kind.T2_STAR, Kind.OTHER, Kind.PERFU
 
 
 def kind_of_series(modality: str, facts: Sequence[ImageFacts], planes: Sequence[Plane]) -> Verdict:
-    """What the series is that these images make. `facts` must not be empty; `planes` may be, where they are unknown."""
+    """Judge what the series is that these images make.
+
+    `facts` must not be empty; `planes` may be empty, if they are unknown.
+    """
     if modality == "SEG":
         return Verdict(Kind.DERIVED, 1.0, "a segmentation")
     if modality == "CT":
@@ -57,7 +60,7 @@ def _ct(facts: Sequence[ImageFacts]) -> Verdict:
 
 
 def _vote(verdicts: Sequence[Verdict]) -> Verdict:
-    """What most images are. Phase images beside others say nothing of the contrast."""
+    """Return the verdict of most images. Phase images beside others say nothing of the contrast."""
     heard = [v for v in verdicts if v.kind is not Kind.PHASE] or verdicts
     kind, votes = Counter(v.kind for v in heard).most_common(1)[0]
     chosen = next(v for v in heard if v.kind is kind)
@@ -65,7 +68,7 @@ def _vote(verdicts: Sequence[Verdict]) -> Verdict:
 
 
 def _of_diffusion(facts: Sequence[ImageFacts], verdicts: Sequence[Verdict]) -> Verdict | None:
-    """Images without weighting belong to the weighted ones beside them; maps do not."""
+    """Recognise diffusion weighting. Images without it belong to the weighted ones beside them; maps do not."""
     weighted = [v for v in verdicts if v.kind is Kind.DWI]
     maps = sum(v.kind in DIFFUSION - {Kind.DWI} for v in verdicts)
     if not weighted or maps >= len(verdicts) / 2:
@@ -93,7 +96,7 @@ def _dixon(facts: Sequence[ImageFacts], verdicts: Sequence[Verdict]) -> Verdict 
     echoes, field = different(f.echo_time for f in facts), facts[0].field_strength
     if kinds or len(echoes) != 2 or not field or not all("GR" in f.sequence for f in facts):
         return None
-    turns = [te / 1000 * FAT_SHIFT * GYROMAGNETIC * field for te in echoes]  # of fat against water
+    turns = [te / 1000 * FAT_SHIFT * GYROMAGNETIC * field for te in echoes]  # of the phase of fat against water
     off = [abs(turn - round(turn)) for turn in turns]
     if max(turns) < 3 and min(off) < 0.15 and max(off) > 0.35:
         return Verdict(Kind.DIXON, 0.7, f"one echo in phase and one opposed, TE {echoes[0]:g} and {echoes[1]:g} ms")
@@ -101,7 +104,7 @@ def _dixon(facts: Sequence[ImageFacts], verdicts: Sequence[Verdict]) -> Verdict 
 
 
 def _heart(facts: Sequence[ImageFacts], verdicts: Sequence[Verdict]) -> Verdict | None:
-    """Phases of the heart, and inversion recoveries that are sampled for a map."""
+    """Recognise phases of the heart, and inversion recoveries that are sampled for a map."""
     if any(v.kind not in REPEATABLE for v in verdicts):
         return None
     places = _by_place(facts)
@@ -117,7 +120,7 @@ def _heart(facts: Sequence[ImageFacts], verdicts: Sequence[Verdict]) -> Verdict 
 
 
 def _flip_angles(facts: Sequence[ImageFacts], verdicts: Sequence[Verdict]) -> Verdict | None:
-    """Gradient echoes that are sampled for a map, as inversion recoveries are."""
+    """Recognise gradient echoes that are sampled for a map, as inversion recoveries are."""
     if any(v.kind not in REPEATABLE for v in verdicts) or not all("GR" in f.sequence for f in facts):
         return None
     angles = max((different(f.flip_angle for f in place) for place in _by_place(facts)), key=len)
@@ -144,7 +147,7 @@ def _repeated(facts: Sequence[ImageFacts], verdicts: Sequence[Verdict]) -> Verdi
 
 
 def _echoes(facts: Sequence[ImageFacts], verdicts: Sequence[Verdict]) -> Verdict | None:
-    """Many echoes of one place: what their decay shows counts, not the contrast of each."""
+    """Recognise many echoes of one place, where their decay counts and not the contrast of each."""
     if any(v.kind not in {Kind.T1W, Kind.T2W, Kind.PDW, Kind.T2_STAR, Kind.OTHER, Kind.PHASE} for v in verdicts):
         return None
     echoes = max((different(f.echo_time for f in place) for place in _by_place(facts)), key=len)
@@ -166,7 +169,7 @@ def _by_place(facts: Sequence[ImageFacts]) -> list[list[ImageFacts]]:
 
 
 def phases_of(facts: Sequence[ImageFacts]) -> int:
-    """Images of one place that nothing but time tells apart."""
+    """Count the images of one place that nothing but time tells apart."""
     groups: defaultdict[tuple[object, ...], list[ImageFacts]] = defaultdict(list)
     for f in facts:
         groups[f.position, f.echo_time, f.inversion_time, f.flip_angle, f.b_value, f.flavours].append(f)
@@ -180,10 +183,10 @@ def _few_in_several_planes(planes: Sequence[Plane]) -> bool:
 
 
 def nearest_plane(normal: LpsVector) -> str:
-    """The plane that a slice with this normal (LPS) is nearest to."""
+    """Return the plane that a slice with this normal (LPS) is nearest to."""
     return ("sagittal", "coronal", "axial")[int(np.argmax(np.abs(normal)))]
 
 
 def different(values: Iterable[float | None]) -> tuple[float, ...]:
-    """In rising order, each once."""
+    """Return the values in rising order, each once, without None."""
     return tuple(sorted({value for value in values if value is not None}))

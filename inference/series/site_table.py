@@ -1,4 +1,4 @@
-"""What a site says of its own series. It knows them better than their headers do."""
+"""The table in which a site says what its own series are. A site knows them better than their headers do."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from inference.series.kinds import Kind
 
 @dataclass(frozen=True)
 class SiteRule:
-    """What the series are that match every pattern ("*t1*tra*": `*` and `?` as of a shell, case ignored).
+    """The kind of the series that match every pattern ("*t1*tra*": `*` and `?` as in a shell, case ignored).
 
-    An empty pattern matches anything; None leaves it to the header.
+    An empty pattern matches anything. Where a value is None, the header decides.
     """
 
     kind: Kind
@@ -48,5 +48,5 @@ SiteTable = Sequence[SiteRule]
 
 
 def rule_for(ds: Dataset, table: SiteTable) -> SiteRule | None:
-    """The first rule that names the series of `ds`."""
+    """Return the first rule that names the series of `ds`."""
     return next((rule for rule in table if rule.names(ds)), None)

@@ -77,7 +77,7 @@ def _groups(grid: Sequence[Plane]) -> list[PlaneGroup]:
 
 
 def _places(grid: Sequence[Plane]) -> dict[Plane, int]:
-    """Number the places along the normal, and return the number of the place of each plane."""
+    """Count the places along the normal, and return the number of the place of each plane."""
     along = np.array([float(plane.position @ grid[0].normal) for plane in grid])
     order = np.argsort(along, kind="stable")
     numbers = np.concatenate([[0], np.cumsum(np.diff(along[order]) > SAME_PLACE)])

@@ -42,7 +42,7 @@ GE_COMPONENTS: Mapping[float, str] = {0: "M", 1: "P", 2: "R", 3: "I"}
 
 @dataclass(frozen=True, eq=False)
 class Plane:
-    """One image plane in patient space (LPS, mm).
+    """An image plane in patient space (LPS, mm).
 
     `row_direction` points along a row (increasing column), `column_direction` down a column (increasing row). `spacing`
     is (between rows, between columns). `told_apart` holds what makes one image of a place differ from another: times

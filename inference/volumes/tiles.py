@@ -26,7 +26,7 @@ MOST = 1024  # tiles, 32 x 32: far more than any scanner makes
 
 @dataclass(frozen=True, eq=False)
 class Tiling:
-    """How an image is divided into tiles, and where each lies.
+    """The tiles of an image, and where each lies.
 
     `rows` and `columns` are those of one tile. For each tile, `corners` has the row and column of its first pixel in
     the image, counted from 0, and `positions` the centre of that pixel in LPS mm.

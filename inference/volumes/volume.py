@@ -1,4 +1,4 @@
-"""One 3D image with its geometry, and the slices that it came from."""
+"""The volume: a 3D image with its geometry, and the slices that it came from."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ class FrameReference:
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """One 3D image with its exact geometry.
+    """A 3D image with its exact geometry.
 
     `array` is float32 [slice, row, column], after the modality LUT (rescale slope and intercept). `frames[k]` is the
     origin of slice k. `told_apart` is what its headers say that tells it from other volumes of its series: the keys of
