@@ -14,12 +14,12 @@ from pathlib import Path
 from dicom_node.catalogue import load_applications
 from dicom_node.complete.source import SourceQuestions
 from dicom_node.complete.sweep import CompletionSweep
+from dicom_node.deliver.commitment_reporter import CommitmentReporter, send_report
 from dicom_node.deliver.confirmer import Confirmer
-from dicom_node.deliver.destinations.base import ConfirmingDestination
 from dicom_node.deliver.destinations.dimse import DimseSettings
+from dicom_node.deliver.destinations.interface import ConfirmingDestination
 from dicom_node.deliver.destinations.settings import DestinationSettings
 from dicom_node.deliver.dispatcher import Dispatcher
-from dicom_node.deliver.reporter import CommitmentReporter, send_report
 from dicom_node.dimse.commitment import PUSH_MODEL
 from dicom_node.dimse.pynetdicom_setup import ensure_pinned_version
 from dicom_node.dimse.query import DimseSource, SourcePacs

@@ -1,32 +1,32 @@
-"""What destinations are known to accept, so that what a PACS refuses is not even sent to it."""
+"""The SOP classes that destinations are known to accept, so that what a PACS refuses is not even sent to it."""
 
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from dicom_node.deliver.destinations.base import Destination
+from dicom_node.deliver.destinations.interface import Destination
 
-# Whoever mended a PACS, and queues again what it refused, is believed soon.
+# A refusal is forgotten sooner: an operator who has mended a PACS queues again what it refused, and waits for it.
 ACCEPTED_SECONDS = 3600.0
 REFUSED_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class _Answer:
+class _KnownClasses:
     accepted: frozenset[str]
     at: float
 
 
 class Acceptance:
-    """Asks destinations which of the SOP classes in `written` they accept, and remembers the answer for a while."""
+    """A memory of which SOP classes in `written` each destination accepts. It asks again after a while."""
 
     def __init__(self, written: frozenset[str], clock: Callable[[], float] = time.monotonic) -> None:
         self._written = written
         self._clock = clock
-        self._answers: dict[str, _Answer] = {}
+        self._answers: dict[str, _KnownClasses] = {}
 
     def refused(self, destination: Destination, sop_class_uids: Collection[str]) -> frozenset[str]:
-        """Those of these SOP classes that the destination does not accept; none where it cannot be known."""
+        """Return those of these SOP classes that the destination does not accept; none where that cannot be known."""
         wanted = self._written.intersection(sop_class_uids)
         answer = self._answers.get(destination.name)
         if answer is not None:
@@ -37,9 +37,9 @@ class Acceptance:
         if accepted is None:
             self.forget(destination)
             return frozenset()
-        self._answers[destination.name] = _Answer(accepted, self._clock())
+        self._answers[destination.name] = _KnownClasses(accepted, self._clock())
         return wanted - accepted
 
     def forget(self, destination: Destination) -> None:
-        """For when it answered otherwise, or not at all: it is asked again."""
+        """Ask the destination again next time, because it has just answered otherwise, or not at all."""
         self._answers.pop(destination.name, None)

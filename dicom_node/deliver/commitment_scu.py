@@ -24,14 +24,16 @@ from dicom_node.dimse.scu import Requestor, Target
 from dicom_node.dimse.status import DimseResponse, DimseStatus
 from dicom_node.errors import PeerRefused
 
-LOOK_SECONDS = 0.1  # between looks at what came, while a report is waited for
+LOOK_SECONDS = 0.1  # between looks for a message, while a report is awaited
 
 _CONTEXT = (PUSH_MODEL, str(ImplicitVRLittleEndian))  # the syntax everybody has (PS3.5 10.1)
 
 
 class CommitmentSCU(Requestor):
-    """As a context manager; the roles are the default ones. `hear` is told of every report that comes on the
-    association, also before the response to the request, and gives the status to answer.
+    """An association for one request, used as a context manager, with the default roles.
+
+    `hear` gets every report that comes on the association, even before the response to the request, and returns the
+    status to answer.
     """
 
     def __init__(
@@ -41,8 +43,10 @@ class CommitmentSCU(Requestor):
         self._hear = hear
 
     def request(self, transaction_uid: str, references: Sequence[InstanceReference]) -> None:
-        """N-ACTION (PS3.4 J.3.2). Raises PeerRefused where the peer offers no such service or does not take the
-        request, and PeerUnavailable when no answer came.
+        """Send the N-ACTION (PS3.4 J.3.2).
+
+        Raises PeerRefused where the peer offers no such service or does not take the request, and PeerUnavailable when
+        no answer came.
         """
         context_id = self._accepted.get(_CONTEXT)
         if context_id is None:
@@ -60,7 +64,7 @@ class CommitmentSCU(Requestor):
             raise PeerRefused(f"{self._target} refuses to commit: it answers 0x{status:04X}")
 
     def listen(self, waits: Callable[[], bool]) -> None:
-        """Takes reports while `waits`, and as long as the peer keeps the association."""
+        """Take reports while `waits` returns True and the peer keeps the association."""
         assoc = self._assoc
         assert assoc is not None
         while waits():
@@ -88,7 +92,7 @@ class CommitmentSCU(Requestor):
             self._answer(context_id, message)
 
     def _answer(self, context_id: int, message: Any) -> None:
-        """The N-EVENT-REPORT response (PS3.7 10.1.1). Other messages are dropped: nobody waits for them."""
+        """Answer an N-EVENT-REPORT (PS3.7 10.1.1). Drops any other message, because nobody waits for it."""
         if not isinstance(message, N_EVENT_REPORT) or message.MessageID is None:
             return
         assert self._assoc is not None

@@ -1,8 +1,10 @@
-"""Proof of landing: whether destinations keep what they answered Success for. Part of the `dispatch` role.
+"""The confirmer: proof that destinations keep the objects for which they answered Success.
 
-Each destination has a thread of its own, so that one that is down delays no other. Storage commitment is asked for
-where it is offered (PS3.4 annex J); the report comes on the same association, or to a receiver of this node, and is
-acted upon here. Where it is not offered, or no report came in time, the destination is asked what it holds.
+It runs in the `dispatch` role. Each destination has a thread of its own, so that one that is down delays no other.
+
+The confirmer asks for storage commitment (PS3.4 annex J) where the destination offers it. The report comes on the same
+association, or to a receiver of this node, and is acted upon here. Where commitment is not offered, or no report came
+in time, the confirmer asks the destination which objects it holds.
 """
 
 import logging
@@ -10,26 +12,26 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from pydicom.uid import generate_uid
 
-from dicom_node.deliver.destinations.base import ConfirmingDestination
+from dicom_node.deliver.destinations.interface import ConfirmingDestination
 from dicom_node.dimse.commitment import FailureReason, IncomingReport, keep_incoming_report
 from dicom_node.dimse.results import InstanceReference
 from dicom_node.errors import PeerRefused, PeerUnavailable
 from dicom_node.runtime.backoff import Backoff
 from dicom_node.runtime.logs import fields, unexpected
+from dicom_node.runtime.serve import serve
 from storage.errors import Retriable
 from storage.records.deliveries import Confirmation, ConfirmationState, DeliveryState
 from storage.tables.confirmations import WAITING, Confirmations
 
 log = logging.getLogger(__name__)
 
-IDLE_SECONDS = 0.5
-TROUBLE_SECONDS = 10.0
 LINGER_SECONDS = 10.0  # for a report on the association that asked; PACSs that take longer open one of their own
-ASKING = timedelta(minutes=5)  # longer than asking takes; a dispatcher that dies meanwhile loses so much
-LOOK_BACK = timedelta(days=7)  # what was sent before is not asked for: the PACS may have moved it since
+ASKING = timedelta(minutes=5)  # longer than asking takes; a dispatcher that dies meanwhile loses so much time
+LOOK_BACK = timedelta(days=7)  # objects sent before that are not asked for, since the PACS may have moved them
 
 _REASONS_IN_WORDS: dict[int, str] = {
     FailureReason.PROCESSING_FAILURE: "processing failure",
@@ -42,8 +44,10 @@ _REASONS_IN_WORDS: dict[int, str] = {
 
 
 class Confirmer:
-    """`patience` is how long a destination may take to commit, or to show, what it accepted. `pauses` says how soon one
-    that does not answer is asked again.
+    """Asks destinations whether they keep what they accepted, and acts on the answers.
+
+    `patience` is how long a destination may take to commit, or to show, an object. `pauses` says how soon a destination
+    that does not answer is asked again. `linger` (seconds) is how long the association that asked waits for the report.
     """
 
     def __init__(
@@ -63,10 +67,19 @@ class Confirmer:
         self._linger = linger
 
     def run(self, stop: threading.Event) -> None:
-        """ConfirmingDestination until `stop` is set."""
+        """Confirm until `stop` is set."""
         self._give_up_unserved()
         threads = [
-            threading.Thread(target=self._serve, args=(destination, stop), name=f"confirm-{destination.name}")
+            threading.Thread(
+                target=serve,
+                args=(
+                    "Confirmation",
+                    partial(self.confirm_next, destination, stop),
+                    stop,
+                    {"destination": destination.name},
+                ),
+                name=f"confirm-{destination.name}",
+            )
             for destination in self._destinations
         ]
         for thread in threads:
@@ -76,29 +89,18 @@ class Confirmer:
             thread.join()
 
     def _give_up_unserved(self) -> None:
-        """What was asked of a destination that has left the configuration since, or is not to be asked any more."""
+        """Give up confirmations whose destination has left the configuration, or is not to be asked any more."""
         served = {destination.name for destination in self._destinations}
         for confirmation in self._confirmations.list(WAITING, limit=None):
             if confirmation.destination not in served:
                 self._confirmations.give_up(confirmation.id, "the destination is not to be asked any more", self._now())
-                log.warning("Not asked any more", extra=_extra(confirmation.destination, confirmation))
-
-    def _serve(self, destination: ConfirmingDestination, stop: threading.Event) -> None:
-        while not stop.is_set():
-            try:
-                worked = self.confirm_next(destination, stop)
-            except Retriable as error:
-                log.warning("Confirming is put off: %s", error, extra=_extra(destination.name))
-                worked = False
-            except Exception as error:  # this queue goes on
-                log.error("Confirming broke off: %s", unexpected(error), extra=_extra(destination.name))
-                stop.wait(TROUBLE_SECONDS)
-                worked = False
-            if not worked:
-                stop.wait(IDLE_SECONDS)
+                log.warning(
+                    "The destination is not asked for confirmation any more",
+                    extra=_extra("confirmation_abandoned", confirmation),
+                )
 
     def confirm_next(self, destination: ConfirmingDestination, stop: threading.Event) -> bool:
-        """One step for the next job of this destination. False when there is nothing to do."""
+        """Take one step towards the next confirmation that is due. Returns False when none is."""
         confirmation = self._next(destination)
         if confirmation is None:
             return False
@@ -107,16 +109,17 @@ class Confirmer:
                 case ConfirmationState.ASKING:
                     self._ask(destination, confirmation, stop)
                 case ConfirmationState.REPORTED:
-                    self._act(destination, confirmation)
+                    self._act(confirmation)
                 case _:
                     self._read_back(destination, confirmation)
         except PeerUnavailable as error:
-            self._postpone(destination, confirmation, str(error))
+            self._postpone(confirmation, str(error))
         except Retriable:
             raise  # of the database
         except Exception as error:
-            log.error("Confirming broke off: %s", unexpected(error), extra=_extra(destination.name, confirmation))
-            if not self._postpone(destination, confirmation, f"unexpected {type(error).__name__}"):
+            extra = _extra("confirmation_interrupted", confirmation)
+            log.error("The confirmation broke off: %s", unexpected(error), extra=extra)
+            if not self._postpone(confirmation, f"unexpected {type(error).__name__}"):
                 raise
         return True
 
@@ -133,30 +136,35 @@ class Confirmer:
     def _ask(self, destination: ConfirmingDestination, confirmation: Confirmation, stop: threading.Event) -> None:
         references = self._references(confirmation)
         if not references:  # a late report has committed everything
-            self._settle(destination, confirmation, set(), {}, "storage committed")
+            self._settle(confirmation, set(), {}, "storage committed")
             return
         asker = _Asker(self._confirmations, confirmation, self._patience, self._now, self._linger, stop)
         try:
             destination.commit(confirmation.transaction_uid, references, asker)
         except PeerRefused as error:
-            log.info("No storage commitment: %s", error, extra=_extra(destination.name, confirmation))
+            extra = _extra("commitment_refused", confirmation)
+            log.info("The destination does not commit, and is queried instead: %s", error, extra=extra)
             self._confirmations.read_back(confirmation.id, self._now())
         except PeerUnavailable as error:  # some break off where they refuse
-            log.warning("Asking for storage commitment failed: %s", error, extra=_extra(destination.name, confirmation))
+            extra = _extra("commitment_request_failed", confirmation)
+            log.warning("The request for storage commitment failed: %s", error, extra=extra)
             self._read_back(destination, confirmation, str(error))
 
-    def _act(self, destination: ConfirmingDestination, confirmation: Confirmation) -> None:
-        """What follows from a report. What it does not name is not committed."""
+    def _act(self, confirmation: Confirmation) -> None:
+        """Act on a report. An object that it does not name is not committed."""
         report = confirmation.report
         assert report is not None
         committed = set(report.committed)
         failed = {uid: f"it reports {reason}{_in_words(reason)}" for uid, reason in report.failed.items()}
         asked = [uid for _, uid in confirmation.items]
         missed = {uid: failed.get(uid, "its report does not name it") for uid in asked if uid not in committed}
-        self._settle(destination, confirmation, committed.intersection(asked), missed, "storage committed")
+        self._settle(confirmation, committed.intersection(asked), missed, "storage committed")
 
     def _read_back(self, destination: ConfirmingDestination, confirmation: Confirmation, trouble: str = "") -> None:
-        """`trouble` is why it could not be asked for storage commitment: until time is up, it will be again."""
+        """Ask the destination which of the objects it holds.
+
+        `trouble` is why it could not be asked for storage commitment. It will be asked again until time is up.
+        """
         references = self._references(confirmation)
         was_requested = confirmation.state is ConfirmationState.REQUESTED
         is_over = self._now() - confirmation.requested_at >= self._patience
@@ -166,50 +174,52 @@ class Confirmer:
             there = destination.stored(references) if references else set()
         except PeerRefused as error:
             if was_requested:
-                self._settle(destination, confirmation, set(), dict.fromkeys(asked, f"{overdue}, and {error}"), "")
+                self._settle(confirmation, set(), dict.fromkeys(asked, f"{overdue}, and {error}"), "")
             elif trouble and not is_over:
-                self._postpone(destination, confirmation, trouble)
+                self._postpone(confirmation, trouble)
             else:
-                self._give_up(destination, confirmation, f"{trouble or 'it offers no storage commitment'}, and {error}")
+                self._give_up(confirmation, f"{trouble or 'it offers no storage commitment'}, and {error}")
             return
         missing = [uid for uid in asked if uid not in there]
         if missing and not (was_requested or is_over):
-            self._postpone(destination, confirmation, "accepted, but not found there yet")
+            self._postpone(confirmation, "accepted, but not found there yet")
             return
         why = f"{overdue}, and a query does not find it" if was_requested else "a query does not find it"
-        self._settle(destination, confirmation, there, dict.fromkeys(missing, why), "found there by a query")
+        self._settle(confirmation, there, dict.fromkeys(missing, why), "found there by a query")
 
-    def _give_up(self, destination: ConfirmingDestination, confirmation: Confirmation, reason: str) -> None:
-        log.warning("What has arrived cannot be confirmed: %s", reason, extra=_extra(destination.name, confirmation))
+    def _give_up(self, confirmation: Confirmation, reason: str) -> None:
+        extra = _extra("confirmation_abandoned", confirmation)
+        log.warning("It cannot be confirmed which objects have arrived: %s", reason, extra=extra)
         self._confirmations.give_up(confirmation.id, reason, self._now())
 
-    def _settle(
-        self,
-        destination: ConfirmingDestination,
-        confirmation: Confirmation,
-        committed: set[str],
-        missed: Mapping[str, str],
-        how: str,
-    ) -> None:
-        extra = _extra(destination.name, confirmation)
+    def _settle(self, confirmation: Confirmation, committed: set[str], missed: Mapping[str, str], how: str) -> None:
+        """End the confirmation. `missed` has the reason for each object that is not confirmed."""
         for alarm in self._confirmations.settle(confirmation.id, committed, missed, how, self._now()):
-            told = {**extra, **_extra(destination.name, confirmation, delivery=alarm.id, kind=alarm.object.kind)}
+            delivery = {"delivery": alarm.id, "kind": alarm.object.kind}
             match alarm.state:
                 case DeliveryState.QUEUED:
-                    log.error("An object is sent once more: %s", alarm.reason, extra=told)
+                    extra = _extra("delivery_requeued", confirmation, **delivery)
+                    log.error("An object is sent once more: %s", alarm.reason, extra=extra)
                 case DeliveryState.FAILED:
-                    log.error("A delivery failed for good: %s", alarm.reason, extra=told)
+                    extra = _extra("delivery_failed", confirmation, **delivery)
+                    log.error("A delivery failed for good: %s", alarm.reason, extra=extra)
                 case _:
-                    log.warning("An object is not confirmed: %s", alarm.reason, extra=told)
+                    extra = _extra("delivery_unconfirmed", confirmation, **delivery)
+                    log.warning("An object is not confirmed: %s", alarm.reason, extra=extra)
         if committed:
-            log.info("%d objects are %s", len(committed), how, extra=extra)
+            extra = _extra("deliveries_confirmed", confirmation)
+            log.info("%d objects are confirmed: %s", len(committed), how, extra=extra)
 
-    def _postpone(self, destination: ConfirmingDestination, confirmation: Confirmation, reason: str) -> bool:
-        """The pauses grow with the time since the objects were first asked for. False for what waits for nothing."""
+    def _postpone(self, confirmation: Confirmation, reason: str) -> bool:
+        """Ask again later, after a pause that grows with the time since the objects were first asked for.
+
+        Returns False where the confirmation has ended meanwhile.
+        """
         now = self._now()
         elapsed = (now - confirmation.requested_at).total_seconds()
         pause = min(self._pauses.longest, max(self._pauses.first, elapsed))
-        log.warning("Not confirmed yet: %s", reason, extra=_extra(destination.name, confirmation))
+        extra = _extra("confirmation_postponed", confirmation)
+        log.warning("The objects are not confirmed yet: %s", reason, extra=extra)
         told = f"not confirmed yet: {reason}"
         return self._confirmations.postpone(confirmation.id, now + timedelta(seconds=pause), told)
 
@@ -221,7 +231,7 @@ class Confirmer:
 
 
 class _Asker:
-    """A `dicom_node.deliver.destinations.base.Asker`."""
+    """The `dicom_node.deliver.destinations.interface.Asker` of one confirmation."""
 
     def __init__(
         self,
@@ -257,6 +267,6 @@ def _in_words(reason: str) -> str:
     return f", {words}" if words else ""
 
 
-def _extra(destination: str, confirmation: Confirmation | None = None, **more: object) -> dict[str, object]:
-    transaction = None if confirmation is None else confirmation.transaction_uid
-    return fields("confirm", destination=destination, transaction=transaction, **more)
+def _extra(action: str, confirmation: Confirmation, **more: object) -> dict[str, object]:
+    identifiers = {"destination": confirmation.destination, "transaction": confirmation.transaction_uid}
+    return fields(action, **identifiers, **more)

@@ -1,34 +1,36 @@
-"""The `dispatch` role: every destination has a queue and a thread of its own, so a dead PACS delays nobody else."""
+"""The dispatcher: every destination has a queue and a thread of its own, so that a dead PACS delays nobody else."""
 
 import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 
 from pydicom.uid import UID
 
 from dicom_node.deliver.acceptance import Acceptance
 from dicom_node.deliver.choice import Offer, choose
-from dicom_node.deliver.destinations.base import Destination
+from dicom_node.deliver.destinations.interface import Destination
 from dicom_node.dimse.results import SendResult
 from dicom_node.objects.registry import WRITTEN_SOP_CLASSES
 from dicom_node.runtime.backoff import Backoff
 from dicom_node.runtime.logs import fields, unexpected
-from storage.errors import Retriable
+from dicom_node.runtime.serve import serve
 from storage.records.deliveries import Delivery, DeliveryState, Undelivered
 from storage.tables.deliveries import Deliveries
 
 log = logging.getLogger(__name__)
 
-IDLE_SECONDS = 0.5
-TROUBLE_SECONDS = 10.0
 _ARRIVED = (DeliveryState.SENT, DeliveryState.COMMITTED)
 _GIVEN_UP = (DeliveryState.REPLACED, DeliveryState.FAILED)
 
 
 class Dispatcher:
-    """`beside` are further loops of the role, each with a thread of its own until `stop` is set."""
+    """Sends the objects of jobs to destinations.
+
+    `beside` are further loops of the same role. Each has a thread of its own.
+    """
 
     def __init__(
         self,
@@ -46,11 +48,15 @@ class Dispatcher:
         self._acceptance = Acceptance(WRITTEN_SOP_CLASSES)
 
     def run(self, stop: threading.Event) -> None:
-        """Delivers until `stop` is set. What an earlier life of this dispatcher held is taken up again first."""
+        """Deliver until `stop` is set. Deliveries that an earlier life of this dispatcher held are taken up again."""
         self._deliveries.release_dispatcher(self._name)
-        self._tell_stranded()
+        self._warn_of_stranded()
         threads = [
-            threading.Thread(target=self._serve, args=(destination, stop), name=f"dispatch-{destination.name}")
+            threading.Thread(
+                target=serve,
+                args=("Delivery", partial(self.deliver_one, destination), stop, {"destination": destination.name}),
+                name=f"dispatch-{destination.name}",
+            )
             for destination in self._destinations
         ]
         threads += [threading.Thread(target=loop, args=(stop,), name="dispatch-beside") for loop in self._beside]
@@ -60,8 +66,8 @@ class Dispatcher:
         for thread in threads:
             thread.join()
 
-    def _tell_stranded(self) -> None:
-        """Deliveries whose destination was taken out of the configuration wait for ever: that must be heard of."""
+    def _warn_of_stranded(self) -> None:
+        """Log the deliveries whose destination was taken out of the configuration, because they wait for ever."""
         served = {destination.name for destination in self._destinations}
         waiting = self._deliveries.list(states=(DeliveryState.QUEUED, DeliveryState.SENDING, DeliveryState.RETRYING))
         for name, number in Counter(d.destination for d in waiting if d.destination not in served).items():
@@ -70,27 +76,13 @@ class Dispatcher:
                 "sent",
                 number,
                 name,
-                extra=fields("deliver", destination=name),
+                extra=fields("delivery_stranded", destination=name),
             )
 
-    def _serve(self, destination: Destination, stop: threading.Event) -> None:
-        while not stop.is_set():
-            try:
-                worked = self.deliver_one(destination)
-            except Retriable as error:
-                log.warning("Delivery is put off: %s", error, extra=fields("deliver", destination=destination.name))
-                worked = False
-            except Exception as error:  # this queue goes on; what is claimed comes back when it has stalled
-                extra = fields("deliver", destination=destination.name)
-                log.error("Delivery broke off: %s", unexpected(error), extra=extra)
-                stop.wait(TROUBLE_SECONDS)
-                worked = False
-            if not worked:
-                stop.wait(IDLE_SECONDS)
-
     def deliver_one(self, destination: Destination) -> bool:
-        """Claims and sends the next due delivery of this destination, or chooses what to send in its place where the
-        destination does not take it. False when there is none.
+        """Claim and send the next due delivery of this destination. Returns False when there is none.
+
+        Where the destination refuses the object, choose what is sent in its place.
         """
         delivery = self._deliveries.claim(destination.name, self._name, datetime.now(UTC))
         if delivery is None:
@@ -100,7 +92,10 @@ class Dispatcher:
         identifiers = {"delivery": delivery.id, "destination": destination.name, "kind": delivery.object.kind}
         if result.ok:
             self._deliveries.sent(delivery.id, self._name, now)
-            log.info("Delivered", extra=fields("deliver", study=delivery.object.study_instance_uid, **identifiers))
+            log.info(
+                "The object was delivered",
+                extra=fields("delivery_sent", study=delivery.object.study_instance_uid, **identifiers),
+            )
             return True
         retry_at = self._backoff.retry_at(delivery.attempts, now) if result.retriable else None
         if result.refused and retry_at is None:
@@ -108,17 +103,18 @@ class Dispatcher:
             return True
         self._deliveries.fail(delivery.id, self._name, result.reason, retry_at, now)
         if retry_at is None:
-            log.error("Delivery failed for good: %s", result.reason, extra=fields("deliver", **identifiers))
+            log.error("The delivery failed for good: %s", result.reason, extra=fields("delivery_failed", **identifiers))
         else:
-            log.warning("Delivery will be retried: %s", result.reason, extra=fields("deliver", **identifiers))
+            log.warning(
+                "The delivery will be retried: %s", result.reason, extra=fields("delivery_retried", **identifiers)
+            )
         return True
 
     def _choose_again(self, destination: Destination, delivery: Delivery, result: SendResult, now: datetime) -> None:
-        """The destination does not take this object: what takes its place is queued, and what referred to it is
-        replaced. What was given up before is not tried again.
+        """Queue what takes the place of an object that the destination refuses, and replace what refers to it.
 
-        One that the destination did not refuse for good, but at every attempt, is FAILED all the same: it may be a full
-        disk, and the operator then has it sent after all.
+        Objects that were given up before are not tried again. An object that was refused at every attempt, but never
+        for good, is FAILED nevertheless: the cause may be a full disk, and the operator can have it sent again later.
         """
         offered = self._deliveries.offered(delivery.object.job_id, destination.name)
         arrived = {target.id for target, sent in offered if sent is not None and sent.state in _ARRIVED}
@@ -136,12 +132,17 @@ class Dispatcher:
         if result.retriable:
             unsent[delivery.object.id] = Undelivered(unsent[delivery.object.id].reason, replaced=False)
         for ended in self._deliveries.choose_again(delivery.id, self._name, choice.sent, unsent, now):
-            extra = fields("deliver", delivery=ended.id, destination=destination.name, kind=ended.object.kind)
-            level = logging.WARNING if ended.state is DeliveryState.REPLACED else logging.ERROR
-            log.log(level, "Not delivered: %s", ended.reason, extra=extra)
+            identifiers = {"delivery": ended.id, "destination": destination.name, "kind": ended.object.kind}
+            if ended.state is DeliveryState.REPLACED:
+                extra = fields("delivery_replaced", **identifiers)
+                log.warning("The object is not delivered, another takes its place: %s", ended.reason, extra=extra)
+            else:
+                log.error(
+                    "The object is not delivered: %s", ended.reason, extra=fields("delivery_failed", **identifiers)
+                )
 
     def _send(self, destination: Destination, delivery: Delivery) -> SendResult:
-        """A failure nobody foresaw is one delivery's failure, said and retried; the queue goes on."""
+        """Send the object. An unforeseen failure is that of this delivery alone: it is logged and retried."""
         sop_class_uid, sop_instance_uid = delivery.object.sop_class_uid, delivery.object.sop_instance_uid
         try:
             if self._acceptance.refused(destination, {sop_class_uid}):
@@ -152,7 +153,8 @@ class Dispatcher:
                 self._acceptance.forget(destination)  # whatever it said before
             return result
         except Exception as error:
-            log.error("Sending broke off: %s", unexpected(error), extra=fields("deliver", delivery=delivery.id))
+            extra = fields("sending_interrupted", delivery=delivery.id)
+            log.error("The sending of an object broke off: %s", unexpected(error), extra=extra)
             return SendResult(sop_instance_uid, ok=False, retriable=True, reason=f"unexpected {type(error).__name__}")
 
 

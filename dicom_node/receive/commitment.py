@@ -1,8 +1,8 @@
 """The node as a Storage Commitment Push Model SCP (PS3.4 annex J): the service that takes requests.
 
 The report goes out on the association that asked, as long as that is open (`AssociationReports`); afterwards, or where
-a peer is configured so, on an association of our own (`dicom_node.deliver.reporter`). Both work on the same row, and
-whoever holds it reports.
+a peer is configured so, on an association of our own (`dicom_node.deliver.commitment_reporter`). Both work on the same
+row, and whoever holds it reports.
 """
 
 import logging

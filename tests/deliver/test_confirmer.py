@@ -22,10 +22,10 @@ from pynetdicom import AE, build_role, evt
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
 from dicom_node.deliver.confirmer import ASKING, Confirmer
-from dicom_node.deliver.destinations.base import ConfirmingDestination
 from dicom_node.deliver.destinations.dicomweb import BasicAuth, DicomwebDestination
 from dicom_node.deliver.destinations.dimse import DimseDestination
 from dicom_node.deliver.destinations.folder import FolderDestination
+from dicom_node.deliver.destinations.interface import ConfirmingDestination
 from dicom_node.deliver.dispatcher import Dispatcher
 from dicom_node.demo.pacs import Kind, Pacs, find_orthanc, free_port, start_pacs
 from dicom_node.dimse.commitment import (

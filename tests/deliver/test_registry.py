@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytest
 
-from dicom_node.deliver.destinations.base import Asker
+from dicom_node.deliver.destinations.interface import Asker
 from dicom_node.deliver.destinations.registry import DESTINATION_KINDS
 from dicom_node.deliver.destinations.settings import DestinationSettings
 from dicom_node.dimse.results import EchoResult, InstanceReference, SendResult

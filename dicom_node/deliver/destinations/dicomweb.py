@@ -1,7 +1,7 @@
-"""An archive that takes STOW-RS (PS3.18 10.5) and says by QIDO-RS (PS3.18 10.6) what it holds.
+"""An archive that takes objects by STOW-RS (PS3.18 10.5) and says by QIDO-RS (PS3.18 10.6) which ones it holds.
 
-URLs hold UIDs alone. What the other side writes is never repeated, nor is the text of a library's error: both may quote
-the patient, or a secret.
+URLs hold no identifiers but UIDs. Texts of the other side and of a library's errors are never repeated, because they
+may quote the patient or a secret.
 """
 
 import os
@@ -24,8 +24,8 @@ from pydicom.dataset import Dataset
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase, HTTPBasicAuth
 
-from dicom_node.deliver.destinations.base import Asker
-from dicom_node.deliver.destinations.reading import read_instance
+from dicom_node.deliver.destinations.instance_files import read_instance
+from dicom_node.deliver.destinations.interface import Asker
 from dicom_node.deliver.destinations.settings import DestinationSettings
 from dicom_node.dimse.results import EchoResult, InstanceReference, SendResult
 from dicom_node.dimse.status import DimseStatus
@@ -53,7 +53,7 @@ _WAYS_OUT: Mapping[int, str] = {
 
 @dataclass(frozen=True)
 class BasicAuth(AuthBase):
-    """A user and a password (RFC 7617). The file is read for each request, so that it may change at any time."""
+    """A user and a password (RFC 7617). The file is read for each request, so that it can change at any time."""
 
     username: str
     password_file: Path
@@ -65,7 +65,7 @@ class BasicAuth(AuthBase):
 
 @dataclass(frozen=True)
 class BearerAuth(AuthBase):
-    """A token (RFC 6750). The file is read for each request: whoever renews the token writes it anew."""
+    """A token (RFC 6750). The file is read for each request, because the token is renewed by writing the file again."""
 
     token_file: Path
 
@@ -75,7 +75,10 @@ class BearerAuth(AuthBase):
 
 
 def read_secret(key: str, path: Path) -> str:
-    """The one line of a file, which `key` of the configuration names. Raises Retriable, without its content."""
+    """Return the one line of the file that `key` of the configuration names.
+
+    Raises Retriable, without telling the content.
+    """
     try:
         secret = path.read_text(encoding="utf-8").strip()
     except OSError as error:
@@ -89,9 +92,10 @@ def read_secret(key: str, path: Path) -> str:
 
 @dataclass(frozen=True)
 class DicomwebDestination:
-    """Sends all files of a call in one request. `timeout` (seconds) holds for connecting and for each silence.
+    """A DICOMweb service. All files of one call of `send` go in one request.
 
-    `ca_file` names who must have signed the certificate of the service; None: those whom this system trusts.
+    `timeout` (seconds) holds for connecting and for each silence. `ca_file` names the authorities that may have signed
+    the certificate of the service; None stands for those that this system trusts.
     """
 
     name: str
@@ -117,11 +121,11 @@ class DicomwebDestination:
         return [results[path] for path in paths]
 
     def accepted(self, sop_class_uids: Collection[str]) -> frozenset[str] | None:
-        """No service says beforehand."""
+        """Return None: no service says beforehand what it takes."""
         return None
 
     def echo(self) -> EchoResult:
-        """Asks for a study that nobody has: an answer is proof enough, and tells nothing of a patient."""
+        """Ask for a study that nobody has: an answer is proof enough, and tells nothing of a patient."""
         start = time.monotonic()
         reason = ""
         try:
@@ -135,10 +139,10 @@ class DicomwebDestination:
         raise PeerRefused(f"{self.url} takes no requests for storage commitment")
 
     def stored(self, references: Collection[InstanceReference]) -> set[str]:
-        """Which of these instances it holds in their studies. Raises PeerUnavailable, or PeerRefused where it does not
-        say.
+        """Return the SOP Instance UIDs of those of `references` that the archive holds in their studies.
 
-        Asks for one instance at a time: archives cut long answers off, and not all of them match lists of UIDs.
+        Asks for one instance at a time: archives cut long answers off, and not all of them match lists of UIDs. Raises
+        PeerUnavailable, or PeerRefused where the archive does not say.
         """
         found: set[str] = set()
         with self._client() as client:
@@ -161,7 +165,7 @@ class DicomwebDestination:
 
     @contextmanager
     def _client(self) -> Iterator[DICOMwebClient]:
-        """A client, for as long as the block runs. What goes wrong in it is raised as NodeError."""
+        """Open a client for as long as the block runs. Any failure in the block is raised as a NodeError."""
         try:
             with self._session() as session:
                 client = DICOMwebClient(
@@ -222,17 +226,20 @@ class DicomwebDestination:
 
 
 class _Adapter(HTTPAdapter):
-    """Mends how the library sends."""
+    """An adapter that mends two faults of how the library sends."""
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
         request.headers.pop("Host", None)  # the library leaves out the port
-        if isinstance(request.body, bytes):  # sent in pieces, each has the time-out that the whole had
+        if isinstance(request.body, bytes):  # a stream is sent in pieces, and the time-out holds for each of them
             request.body = BytesIO(request.body)
         return super().send(request, *args, **kwargs)
 
 
 def _make_readable(response: requests.Response, *args: Any, **kwargs: Any) -> None:
-    """The library reads what became of each instance from bare media types only, and only where some were stored."""
+    """Change a response so that the library reads the outcome of each instance from it.
+
+    The library does so only for a media type without parameters, and only where some instances were stored.
+    """
     media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     response.headers["Content-Type"] = media_type
     if response.status_code in _NOTHING_STORED and media_type in (DICOM_JSON, "application/dicom+xml"):
@@ -240,9 +247,9 @@ def _make_readable(response: requests.Response, *args: Any, **kwargs: Any) -> No
 
 
 def read_answer(answer: Dataset, uids: Collection[str]) -> dict[str, SendResult]:
-    """What became of each instance, from a Store Instances Response (PS3.18 table I.2-1).
+    """Return the outcome of each instance, as a Store Instances Response tells it (PS3.18 table I.2-1).
 
-    Only what Referenced SOP Sequence names is stored.
+    An instance is stored only if Referenced SOP Sequence names it.
     """
     results = {
         uid: SendResult(uid, ok=False, retriable=True, reason="the answer does not say whether it was stored")
@@ -276,7 +283,7 @@ def _tls_failure(error: BaseException) -> str:
 def valid_url(value: str) -> str:
     """Return the address of a web service without a slash at its end. Raise ValueError where it cannot be one.
 
-    Logs and reasons tell it, so that it may hold no secret.
+    The address appears in logs and in reasons, so it must hold no secret.
     """
     text = value.strip()
     try:
@@ -294,7 +301,7 @@ def valid_url(value: str) -> str:
 class DicomwebSettings(DestinationSettings):
     """A `[[destinations]]` entry of kind "dicomweb".
 
-    Secrets are in files of their own: nothing that prints a configuration can tell them.
+    Secrets are in files of their own, so that nothing that prints a configuration can reveal them.
     """
 
     kind: Literal["dicomweb"]

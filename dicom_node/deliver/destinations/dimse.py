@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from dicom_node.deliver.commitment_scu import CommitmentSCU
-from dicom_node.deliver.destinations.base import Asker
+from dicom_node.deliver.destinations.interface import Asker
 from dicom_node.deliver.destinations.settings import DestinationSettings
 from dicom_node.dimse import scu
 from dicom_node.dimse.query import find_instances
@@ -18,7 +18,10 @@ from dicom_node.runtime.configuration import AETitle, Port
 
 @dataclass(frozen=True)
 class DimseDestination:
-    """Sends, and asks, over one association per call. `timeout` (seconds) holds for connecting and for each answer."""
+    """A PACS that is reached over one association for each call.
+
+    `timeout` (seconds) holds for connecting and for each answer.
+    """
 
     name: str
     calling_ae_title: str
@@ -37,14 +40,17 @@ class DimseDestination:
         return scu.send_echo(self.calling_ae_title, self._target, self.timeout)
 
     def commit(self, transaction_uid: str, references: Sequence[InstanceReference], asker: Asker) -> None:
-        """Storage commitment (PS3.4 annex J); its report is waited for on the same association while `asker` does."""
+        """Ask for storage commitment (PS3.4 annex J).
+
+        The report is awaited on the same association as long as `asker` waits for it.
+        """
         with CommitmentSCU(self.calling_ae_title, self._target, self.timeout, asker.heard) as commitment:
             commitment.request(transaction_uid, references)
             asker.taken()
             commitment.listen(asker.waits)
 
     def stored(self, references: Collection[InstanceReference]) -> set[str]:
-        """C-FIND (PS3.4 annex C)."""
+        """Return the SOP Instance UIDs of those of `references` that a C-FIND finds (PS3.4 annex C)."""
         return find_instances(self.calling_ae_title, self._target, references, self.timeout)
 
     @property

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dicom_node.deliver.destinations.base import Asker
-from dicom_node.deliver.destinations.reading import read_instance
+from dicom_node.deliver.destinations.instance_files import read_instance
+from dicom_node.deliver.destinations.interface import Asker
 from dicom_node.deliver.destinations.settings import DestinationSettings
 from dicom_node.dimse.results import EchoResult, InstanceReference, SendResult
 from dicom_node.errors import PeerRefused, PeerUnavailable
@@ -19,9 +19,10 @@ from storage.log.files import copy_durable
 
 @dataclass(frozen=True)
 class FolderDestination:
-    """Writes each object to `<path>/<study>/<series>/<SOP Instance UID>.dcm`: at once whole, and durable.
+    """A folder that gets each object as `<path>/<study>/<series>/<SOP Instance UID>.dcm`.
 
-    `path` itself is never made: while a share is not mounted, objects wait, and do not fill the disk below it.
+    A file appears whole, and is durable. `path` itself is never made: while a share is not mounted, objects wait, and
+    do not fill the disk below it.
     """
 
     name: str
@@ -42,8 +43,10 @@ class FolderDestination:
         raise PeerRefused("a folder takes no requests for storage commitment")
 
     def stored(self, references: Collection[InstanceReference]) -> set[str]:
-        """All of these instances. Raises PeerUnavailable where the folder is not there, and PeerRefused where one of
-        them is not: who reads an inbox takes away what was written there.
+        """Return the SOP Instance UIDs of `references`, if all of them are there.
+
+        Raises PeerUnavailable where the folder is not there, and PeerRefused where one of the files is not: the reader
+        of an inbox takes away what was written there.
         """
         if trouble := self._trouble():
             raise PeerUnavailable(trouble)
@@ -73,7 +76,7 @@ class FolderDestination:
         return SendResult(uid, ok=not reason, retriable=bool(reason), reason=reason)
 
     def _trouble(self) -> str:
-        """What keeps us from writing there; empty where nothing does."""
+        """Return what keeps us from writing there; empty where nothing does."""
         if not self.path.is_dir():
             return f"the folder {self.path} is not there: make it, or mount what it is on"
         if not os.access(self.path, os.W_OK | os.X_OK):

@@ -25,7 +25,7 @@ def destination_kind(entry: Any) -> str:
 
 
 class _ByKind:
-    """Has pydantic read an entry with the settings class of its kind."""
+    """A marker by which pydantic reads an entry with the settings class of its kind."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         choices = {kind: handler.generate_schema(settings) for kind, settings in DESTINATION_KINDS.items()}

@@ -1,4 +1,4 @@
-"""The settings that every kind of destination has, and what the node asks of the settings of a kind."""
+"""The settings that every kind of destination has, and the methods that a kind implements."""
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from dicom_node.deliver.destinations.base import ConfirmingDestination
+from dicom_node.deliver.destinations.interface import ConfirmingDestination
 from dicom_node.objects.profiles import ObjectProfile, SegmentationForm
 from dicom_node.objects.registry import REQUESTABLE
 from dicom_node.runtime.configuration import Section
@@ -15,7 +15,7 @@ from storage.records.results import ObjectKind
 
 
 class _Requestable:
-    """Has pydantic take the name of a kind of objects that a destination can ask for."""
+    """A marker by which pydantic takes only names of kinds of objects that a destination can ask for."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.literal_schema(list(map(str, REQUESTABLE)))
@@ -53,7 +53,7 @@ class DestinationSettings(Section):
         """Return the destination. `timeout` (seconds) holds for connecting and for each silence of the other side."""
 
     def local_problems(self) -> list[str]:
-        """List what this machine lacks of what the destination needs. Asks nobody else."""
+        """List the things that the destination needs and this machine lacks. Asks no other machine."""
         return []
 
     @classmethod

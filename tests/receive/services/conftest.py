@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dicom_node.deliver.reporter import CommitmentReporter, send_report
+from dicom_node.deliver.commitment_reporter import CommitmentReporter, send_report
 from dicom_node.dimse.commitment import PUSH_MODEL, Addressee
 from dicom_node.receive.association_reports import AssociationReports
 from dicom_node.receive.commitment import CommitmentService

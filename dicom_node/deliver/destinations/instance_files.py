@@ -1,4 +1,4 @@
-"""Files of objects, as every destination that takes them apart reads them."""
+"""Files of objects, as every destination reads them that needs more than their bytes."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ _IDENTIFIERS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 
 
 def read_instance(path: Path, header_only: bool = False) -> Dataset:
-    """One instance, identified by UIDs that can be part of a path. Raises Permanent for what is none."""
+    """Read one instance, and check that its UIDs can be part of a path. Raises Permanent where it cannot be sent."""
     try:
         ds = dcmread(path, stop_before_pixels=header_only, specific_tags=list(_IDENTIFIERS) if header_only else None)
         uids = [str(ds[keyword].value) for keyword in _IDENTIFIERS]

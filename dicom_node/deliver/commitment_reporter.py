@@ -1,13 +1,14 @@
-"""Storage commitment reports on associations of our own (PS3.4 J.3.3): for peers that are configured so, and when the
-association that asked is over. Part of the `dispatch` role.
+"""The reporter of storage commitment on associations that the node opens itself (PS3.4 J.3.3).
 
-Each peer has a thread of its own, so that one that is down delays nobody else.
+It serves peers that are configured so, and those whose own association is over. It runs in the `dispatch` role. Each
+peer has a thread of its own, so that one that is down delays nobody else.
 """
 
 import logging
 import threading
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from pydicom.uid import ImplicitVRLittleEndian
 
@@ -25,30 +26,29 @@ from dicom_node.dimse.status import DimseStatus
 from dicom_node.errors import PeerRefused, PeerUnavailable
 from dicom_node.runtime.backoff import Backoff
 from dicom_node.runtime.logs import fields, unexpected
-from storage.errors import Retriable
+from dicom_node.runtime.serve import serve
 from storage.records.commitments import Commitment
 from storage.tables.commitments import Commitments
 
 log = logging.getLogger(__name__)
 
-IDLE_SECONDS = 0.5
-TROUBLE_SECONDS = 10.0
-CLAIM = timedelta(minutes=5)  # longer than an attempt takes; a dispatcher that dies loses what it held so late
+CLAIM = timedelta(minutes=5)  # longer than an attempt takes; a dispatcher that dies delays its reports by so much
 
 _CONTEXT = (PUSH_MODEL, str(ImplicitVRLittleEndian))
 
-Send = Callable[[Target, OutgoingReport], int]  # the status of the answer; raises PeerUnavailable, PeerRefused
+SendReport = Callable[[Target, OutgoingReport], int]
+"""Sends a report, and returns the status of the answer. Raises PeerUnavailable and PeerRefused."""
 
 
 class ReportingSCP(Requestor):
-    """An association of ours in which we are SCP of storage commitment: we propose that role (PS3.7 D.3.3.4)."""
+    """An association that the node opens as SCP of storage commitment, a role that it proposes (PS3.7 D.3.3.4)."""
 
     def __init__(self, calling_ae_title: str, target: Target, timeout: float) -> None:
         # One context, in the syntax everybody has (PS3.5 10.1): some peers see the role of the first only.
         super().__init__(calling_ae_title, target, [_CONTEXT], timeout, scp_of=[PUSH_MODEL])
 
     def report(self, report: OutgoingReport) -> int:
-        """The status of the peer's answer to an N-EVENT-REPORT."""
+        """Send an N-EVENT-REPORT, and return the status of the peer's answer."""
         context_id = self._accepted.get(_CONTEXT)
         if context_id is None:
             raise PeerRefused(f"{self._target} does not accept storage commitment reports")
@@ -56,17 +56,20 @@ class ReportingSCP(Requestor):
 
 
 def send_report(calling_ae_title: str, timeout: float, target: Target, report: OutgoingReport) -> int:
+    """Open an association for one report, and return the status of the answer."""
     with ReportingSCP(calling_ae_title, target, timeout) as scp:
         return scp.report(report)
 
 
 class CommitmentReporter:
+    """Sends the reports that are due. `filed` tells up to when everything that was acknowledged is indexed."""
+
     def __init__(
         self,
         commitments: Commitments,
         filed: FiledUntil,
         addressees: Sequence[Addressee],
-        send: Send,
+        send: SendReport,
         backoff: Backoff,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -79,21 +82,23 @@ class CommitmentReporter:
         self._reachable = sorted({a.ae_title for a in addressees if a.port is not None})
 
     def run(self, stop: threading.Event) -> None:
-        """Reports until `stop` is set."""
+        """Report until `stop` is set."""
         threads = [
             threading.Thread(
-                target=self._serve, args=(lambda peer=peer: self.report_next(peer), stop), name=f"commitment-{peer}"
+                target=serve,
+                args=("Storage commitment reporting", partial(self.report_next, peer), stop, {"peer": peer}),
+                name=f"commitment-{peer}",
             )
             for peer in self._reachable
         ]
         for thread in threads:
             thread.start()
-        self._serve(self.give_up_unreachable, stop)
+        serve("Storage commitment reporting", self.give_up_unreachable, stop)
         for thread in threads:
             thread.join()
 
     def report_next(self, peer_ae_title: str) -> bool:
-        """Reports on one request of this peer that is due and decided. False when there is none."""
+        """Report on one request of this peer that is due and decided. Returns False when there is none."""
         for commitment in self._commitments.due(self._now(), [peer_ae_title]):
             target = self._target(commitment)
             if target is None:
@@ -112,14 +117,15 @@ class CommitmentReporter:
         return False
 
     def give_up_unreachable(self) -> bool:
-        """Ends what is due for peers that nobody knows how to reach, visibly. False when there is none."""
+        """End the requests of peers that the node does not know how to reach. Returns False when there is none."""
         ended = False
         for commitment in self._commitments.due(self._now(), limit=1000):
             if self._target(commitment) is None:
                 before = f"{commitment.reason}; " if commitment.reason else ""
                 reason = f"{before}its association ended, and no port is configured for {commitment.peer_ae_title}"
                 if self._commitments.fail(commitment.id, reason, None):
-                    log.error("A storage commitment cannot be reported: %s", reason, extra=_identifiers(commitment))
+                    extra = _extra("commitment_report_abandoned", commitment)
+                    log.error("A storage commitment cannot be reported: %s", reason, extra=extra)
                 ended = True
         return ended
 
@@ -130,19 +136,22 @@ class CommitmentReporter:
         except (PeerUnavailable, PeerRefused) as error:
             status, reason = -1, str(error)
         except Exception as error:
-            extra = _identifiers(commitment)
-            log.error("Reporting on a storage commitment broke off: %s", unexpected(error), extra=extra)
+            extra = _extra("commitment_report_interrupted", commitment)
+            log.error("A storage commitment report broke off: %s", unexpected(error), extra=extra)
             status, reason = -1, f"unexpected {type(error).__name__}"
         if status == DimseStatus.SUCCESS:
             self._commitments.reported(commitment.id, str(report))
-            log.info("Reported on a storage commitment: %s", report, extra=_identifiers(commitment))
+            extra = _extra("commitment_report_sent", commitment)
+            log.info("A storage commitment report was sent: %s", report, extra=extra)
             return
         retry_at = self._backoff.retry_at(commitment.attempts, self._now())
         self._commitments.fail(commitment.id, reason, retry_at)
         if retry_at is None:
-            log.error("A storage commitment is not reported, for good: %s", reason, extra=_identifiers(commitment))
+            extra = _extra("commitment_report_failed", commitment)
+            log.error("A storage commitment report failed for good: %s", reason, extra=extra)
         else:
-            log.warning("A storage commitment report will be retried: %s", reason, extra=_identifiers(commitment))
+            extra = _extra("commitment_report_retried", commitment)
+            log.warning("A storage commitment report will be retried: %s", reason, extra=extra)
 
     def _target(self, commitment: Commitment) -> Target | None:
         addressee = addressee_of(commitment.peer_ae_title, commitment.peer_host, self._addressees)
@@ -150,21 +159,6 @@ class CommitmentReporter:
             return None
         return Target(addressee.ae_title, addressee.host or commitment.peer_host, addressee.port)
 
-    def _serve(self, work: Callable[[], bool], stop: threading.Event) -> None:
-        while not stop.is_set():
-            try:
-                worked = work()
-            except Retriable as error:
-                log.warning("Storage commitment reports are put off: %s", error, extra=fields("commitment"))
-                worked = False
-            except Exception as error:  # this queue goes on
-                extra = fields("commitment")
-                log.error("Reporting on storage commitments broke off: %s", unexpected(error), extra=extra)
-                stop.wait(TROUBLE_SECONDS)
-                worked = False
-            if not worked:
-                stop.wait(IDLE_SECONDS)
 
-
-def _identifiers(commitment: Commitment) -> dict[str, object]:
-    return fields("commitment", peer=commitment.peer_ae_title, transaction=commitment.transaction_uid)
+def _extra(action: str, commitment: Commitment) -> dict[str, object]:
+    return fields(action, peer=commitment.peer_ae_title, transaction=commitment.transaction_uid)

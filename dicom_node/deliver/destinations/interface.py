@@ -1,4 +1,4 @@
-"""What every kind of destination offers to the dispatcher, and to the confirmer."""
+"""The interface of every kind of destination, as the dispatcher and the confirmer use it."""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -15,25 +15,29 @@ class Destination(Protocol):
     def name(self) -> str: ...
 
     def send(self, paths: Sequence[Path]) -> list[SendResult]:
-        """One result for each file, in their order. Does not raise for what a peer, a disk or a file does."""
+        """Send each file, and return one result for each, in their order.
+
+        A failure of the peer, of a disk or of a file is a result, never an exception.
+        """
 
     def accepted(self, sop_class_uids: Collection[str]) -> frozenset[str] | None:
-        """Which of these SOP classes it takes. None where that cannot be known before something is sent."""
+        """Return which of these SOP classes it takes; None where that cannot be known before something is sent."""
 
-    def echo(self) -> EchoResult: ...
+    def echo(self) -> EchoResult:
+        """Test the connection, without sending an object."""
 
 
 class Asker(Protocol):
-    """Who asks for storage commitment, as far as a destination needs them."""
+    """The one who asks for storage commitment, as a destination sees them."""
 
     def taken(self) -> None:
-        """The destination has taken the request: its report is to come."""
+        """Take note that the destination has taken the request, so that its report is to come."""
 
     def heard(self, report: IncomingReport) -> int:
-        """A report came on the association that asked; the status to answer."""
+        """Take a report that came on the association that asked, and return the status to answer."""
 
     def waits(self) -> bool:
-        """Whether that association is to be kept open for it."""
+        """Return whether that association is to be kept open for the report."""
 
 
 class ConfirmingDestination(Destination, Protocol):
