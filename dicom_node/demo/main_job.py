@@ -22,7 +22,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from dicom_node.catalogue import configured_applications
 from dicom_node.demo.overlay import write_overlay
-from dicom_node.demo.pacs import Pacs, free_port, start_pacs
+from dicom_node.demo.pacs.base import Pacs
+from dicom_node.demo.pacs.ports import free_port
+from dicom_node.demo.pacs.start import start_pacs
 from dicom_node.demo.report_tree import report_tree
 from dicom_node.demo.simulator.limb import limb
 from dicom_node.demo.simulator.phantom_study import write_phantom_study

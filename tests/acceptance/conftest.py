@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node.demo.pacs import Kind, Pacs, find_orthanc, free_port, start_pacs
+from dicom_node.demo.pacs.base import Pacs, PacsKind
+from dicom_node.demo.pacs.ports import free_port
+from dicom_node.demo.pacs.provisioning import find_orthanc
+from dicom_node.demo.pacs.start import start_pacs
 from dicom_node.dimse.scu import Target
 from tests.acceptance.node import SCANNER, Node
 from tests.acceptance.tiny_model import write_bundle
@@ -44,7 +47,7 @@ def make_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...
         folder = tmp_path_factory.mktemp("node")
         port = free_port()
         pacs = start_pacs(
-            folder / "pacs", node=Target("DICOM_NODE", "127.0.0.1", port), route_back=route_back, kind=Kind.ORTHANC
+            folder / "pacs", node=Target("DICOM_NODE", "127.0.0.1", port), route_back=route_back, kind=PacsKind.ORTHANC
         )
         node = Node(folder, port, pacs, bundle or write_bundle(folder / "bundle", rounds))
         pairs.append((node, pacs))

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from dicom_node.demo.pacs import Pacs
+from dicom_node.demo.pacs.base import Pacs
 from dicom_node.dimse.scu import Target, send_echo
 from dicom_node.read.stores import open_stores
 from dicom_node.read.study import read_study

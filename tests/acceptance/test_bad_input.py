@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from pydicom.dataset import Dataset
 
-from dicom_node.demo.pacs import Pacs, free_port
+from dicom_node.demo.pacs.base import Pacs
+from dicom_node.demo.pacs.ports import free_port
 from dicom_node.dimse.scu import find_files, send_echo, send_files
 from tests.acceptance.node import SCANNER, Node, delivered
 from tests.acceptance.studies import write_ball_study

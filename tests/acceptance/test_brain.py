@@ -10,7 +10,7 @@ import pytest
 from pydicom import dcmread
 
 from dicom_node.demo.overlay import masks_of, write_overlay
-from dicom_node.demo.pacs import Pacs
+from dicom_node.demo.pacs.base import Pacs
 from inference.volumes.measurements import centroid_lps, volume_ml
 from inference.volumes.reading import read_volume
 from tests.acceptance.conftest import Push

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from dicom_node.demo.pacs import Pacs
+from dicom_node.demo.pacs.base import Pacs
 from tests.acceptance.conftest import Push
 from tests.acceptance.node import Node, delivered
 from tests.acceptance.studies import write_ball_study

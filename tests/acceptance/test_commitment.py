@@ -9,7 +9,10 @@ import pytest
 from pydicom import dcmread
 from pynetdicom import AE, build_role, evt
 
-from dicom_node.demo.pacs import Kind, Pacs, find_orthanc, free_port, start_pacs
+from dicom_node.demo.pacs.base import Pacs, PacsKind
+from dicom_node.demo.pacs.ports import free_port
+from dicom_node.demo.pacs.provisioning import find_orthanc
+from dicom_node.demo.pacs.start import start_pacs
 from dicom_node.dimse.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE
 from dicom_node.dimse.scu import Target, send_files
 from tests.acceptance.receiving import ReceivingNode, uids, write_images
@@ -150,7 +153,7 @@ def test_orthanc(tmp_path: Path) -> None:
         pytest.skip("Orthanc is not installed: run tests/install-peers.sh")
     study, port = "1.2.20", free_port()
     target = Target("DICOM_NODE", "127.0.0.1", port)
-    pacs: Pacs = start_pacs(tmp_path / "pacs", node=target, callers=["MR1"], kind=Kind.ORTHANC)
+    pacs: Pacs = start_pacs(tmp_path / "pacs", node=target, callers=["MR1"], kind=PacsKind.ORTHANC)
     peer = {"ae_title": pacs.ae_title, "host": "127.0.0.1", "port": pacs.port}
     node = ReceivingNode(tmp_path / "node", port, [{"ae_title": "MR1"}, peer])
     node.start()

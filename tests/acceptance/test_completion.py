@@ -14,7 +14,7 @@ from pydicom.uid import generate_uid
 from pynetdicom import AE
 from pynetdicom.sop_class import ModalityPerformedProcedureStep
 
-from dicom_node.demo.pacs import Pacs
+from dicom_node.demo.pacs.base import Pacs
 from dicom_node.demo.simulator.phantom_study import PhantomStudy
 from dicom_node.dimse.scu import OutgoingInstance, StorageSCU, send_files
 from tests.acceptance.node import SCANNER, Node, delivered

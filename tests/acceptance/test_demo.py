@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dicom_node.demo.pacs import find_orthanc
+from dicom_node.demo.pacs.provisioning import find_orthanc
 from tests.acceptance.studies import write_ball_study
 from tests.acceptance.tiny_model import write_bundle
 

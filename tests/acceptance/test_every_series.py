@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 from pydicom import dcmread
 
-from dicom_node.demo.pacs import Kind, Pacs, find_orthanc, free_port, start_pacs
+from dicom_node.demo.pacs.base import Pacs, PacsKind
+from dicom_node.demo.pacs.ports import free_port
+from dicom_node.demo.pacs.provisioning import find_orthanc
+from dicom_node.demo.pacs.start import start_pacs
 from dicom_node.dimse.scu import Target, send_files
 from inference.contract.manifest import known_applications, takes_bundle
 from tests.acceptance.node import SCANNER, Node
@@ -21,7 +24,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Node, Pacs
     if find_orthanc() is None:
         pytest.skip("Orthanc is not installed: run tests/install-peers.sh")
     folder, port = tmp_path_factory.mktemp("node"), free_port()
-    pacs = start_pacs(folder / "pacs", node=Target("DICOM_NODE", "127.0.0.1", port), kind=Kind.ORTHANC)
+    pacs = start_pacs(folder / "pacs", node=Target("DICOM_NODE", "127.0.0.1", port), kind=PacsKind.ORTHANC)
     node = Node(folder, port, pacs, applications=APPLICATIONS)
     node.start()
     yield node, pacs

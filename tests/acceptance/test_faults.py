@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node.demo.pacs import Pacs
+from dicom_node.demo.pacs.base import Pacs
 from tests.acceptance.conftest import Push
 from tests.acceptance.node import Node, delivered, running
 from tests.acceptance.studies import write_ball_study

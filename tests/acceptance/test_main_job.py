@@ -9,7 +9,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from dicom_node.demo.overlay import masks_of, write_overlay
-from dicom_node.demo.pacs import Pacs
+from dicom_node.demo.pacs.base import Pacs
 from dicom_node.demo.simulator.phantom_study import PhantomStudy
 from dicom_node.dimse.scu import send_files
 from inference.volumes.measurements import centroid_lps, volume_ml

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node.demo.pacs import free_port
+from dicom_node.demo.pacs.ports import free_port
 from dicom_node.dimse.scu import send_files
 from tests.acceptance.receiving import ReceivingNode, uids, write_images
 from tests.dcmjs import Dcmjs, install

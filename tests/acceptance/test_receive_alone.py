@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dicom_node.demo.pacs import free_port
+from dicom_node.demo.pacs.ports import free_port
 from dicom_node.dimse.scu import Target, send_echo
 from dicom_node.settings.loading import load_settings
 

@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
-from dicom_node.demo.pacs import Kind, Pacs, find_orthanc, free_port, start_pacs
+from dicom_node.demo.pacs.base import Pacs, PacsKind
+from dicom_node.demo.pacs.ports import free_port
+from dicom_node.demo.pacs.provisioning import find_orthanc
+from dicom_node.demo.pacs.start import start_pacs
 from dicom_node.dimse.scu import Target
 from dicom_node.objects.reading.report import Report, read_report
 from inference.contract.concepts import BONE_DISTANCE, BUNDLE_DISTANCE, LONG_AXIS, RESPONSE, VOLUME
@@ -27,7 +30,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Node, Pacs
     if find_orthanc() is None:
         pytest.skip("Orthanc is not installed: run tests/install-peers.sh")
     folder, port = tmp_path_factory.mktemp("node"), free_port()
-    pacs = start_pacs(folder / "pacs", node=Target("DICOM_NODE", "127.0.0.1", port), kind=Kind.ORTHANC)
+    pacs = start_pacs(folder / "pacs", node=Target("DICOM_NODE", "127.0.0.1", port), kind=PacsKind.ORTHANC)
     objects = 'objects = ["SEG", "PM", "RTSTRUCT", "SR"]'
     node = Node(folder, port, pacs, applications=[EXTREMITY], destination=objects)
     node.start()

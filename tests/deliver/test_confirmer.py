@@ -27,7 +27,10 @@ from dicom_node.deliver.destinations.dimse import DimseDestination
 from dicom_node.deliver.destinations.folder import FolderDestination
 from dicom_node.deliver.destinations.interface import ConfirmingDestination
 from dicom_node.deliver.dispatcher import Dispatcher
-from dicom_node.demo.pacs import Kind, Pacs, find_orthanc, free_port, start_pacs
+from dicom_node.demo.pacs.base import Pacs, PacsKind
+from dicom_node.demo.pacs.ports import free_port
+from dicom_node.demo.pacs.provisioning import find_orthanc
+from dicom_node.demo.pacs.start import start_pacs
 from dicom_node.dimse.commitment import (
     ALL_COMMITTED,
     FAILURES_EXIST,
@@ -171,7 +174,7 @@ def orthanc(folder: Path, node: Target, **changes: bool) -> Pacs:
     """Orthanc, with these permissions of ours changed."""
     if find_orthanc() is None:
         pytest.skip("Orthanc is not installed: run tests/install-peers.sh")
-    pacs = start_pacs(folder / "pacs", node=node, kind=Kind.ORTHANC)
+    pacs = start_pacs(folder / "pacs", node=node, kind=PacsKind.ORTHANC)
     if changes:
         pacs.stop()
         configuration = folder / "pacs" / "orthanc.json"

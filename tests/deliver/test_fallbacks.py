@@ -27,8 +27,10 @@ from pynetdicom import AE, evt
 from dicom_node.deliver.acceptance import ACCEPTED_SECONDS, REFUSED_SECONDS, Acceptance
 from dicom_node.deliver.destinations.dimse import DimseDestination
 from dicom_node.deliver.dispatcher import Dispatcher
-from dicom_node.demo.pacs import Kind as PacsKind
-from dicom_node.demo.pacs import find_orthanc, free_port, start_pacs
+from dicom_node.demo.pacs.base import PacsKind
+from dicom_node.demo.pacs.ports import free_port
+from dicom_node.demo.pacs.provisioning import find_orthanc
+from dicom_node.demo.pacs.start import start_pacs
 from dicom_node.dimse.results import EchoResult, SendResult
 from dicom_node.objects.base.context import ObjectContext
 from dicom_node.objects.build import build_objects

@@ -13,7 +13,9 @@ from pydicom import dcmread
 from pydicom.uid import generate_uid
 from pynetdicom.sop_class import MRImageStorage
 
-from dicom_node.demo.pacs import Kind, Pacs, StoredInstance, find_orthanc, start_pacs
+from dicom_node.demo.pacs.base import Pacs, PacsKind, StoredInstance
+from dicom_node.demo.pacs.provisioning import find_orthanc
+from dicom_node.demo.pacs.start import start_pacs
 from dicom_node.dimse.results import SendResult
 from dicom_node.dimse.scu import Target, send_echo, send_files
 from tests.instances import MakeFile
@@ -22,16 +24,16 @@ CALLER = "TEST_SCU"
 StartPacs = Callable[..., Pacs]
 
 
-@pytest.fixture(params=[Kind.ORTHANC, Kind.PLAIN])
-def kind(request: pytest.FixtureRequest) -> Kind:
-    wanted: Kind = request.param
-    if wanted is Kind.ORTHANC and find_orthanc() is None:
+@pytest.fixture(params=[PacsKind.ORTHANC, PacsKind.PLAIN])
+def kind(request: pytest.FixtureRequest) -> PacsKind:
+    wanted: PacsKind = request.param
+    if wanted is PacsKind.ORTHANC and find_orthanc() is None:
         pytest.skip("Orthanc is not installed: apt install orthanc")
     return wanted
 
 
 @pytest.fixture
-def start(kind: Kind, tmp_path: Path) -> Iterator[StartPacs]:
+def start(kind: PacsKind, tmp_path: Path) -> Iterator[StartPacs]:
     started: list[Pacs] = []
 
     def start_one(name: str = "pacs", **options: object) -> Pacs:
@@ -52,11 +54,11 @@ def test_it_answers_an_echo_as_soon_as_it_is_started(start: StartPacs) -> None:
     assert send_echo(CALLER, start().target).ok
 
 
-def test_it_tells_what_it_is(start: StartPacs, kind: Kind) -> None:
+def test_it_tells_what_it_is(start: StartPacs, kind: PacsKind) -> None:
     pacs = start()
     assert pacs.kind is kind
     assert str(pacs.port) in pacs.description
-    assert (pacs.http_url is not None) == (kind is Kind.ORTHANC)
+    assert (pacs.http_url is not None) == (kind is PacsKind.ORTHANC)
 
 
 def test_what_is_sent_is_read_back(start: StartPacs, make_file: MakeFile) -> None:
@@ -111,7 +113,7 @@ def test_strangers_are_turned_away(start: StartPacs, make_file: MakeFile) -> Non
 
 
 def test_everything_is_routed_back_to_the_node(start: StartPacs, tmp_path: Path, make_file: MakeFile) -> None:
-    with start_pacs(tmp_path / "node", ae_title="NODE", callers=["ORTHANC"], kind=Kind.PLAIN) as node:
+    with start_pacs(tmp_path / "node", ae_title="NODE", callers=["ORTHANC"], kind=PacsKind.PLAIN) as node:
         pacs = start(node=node.target, route_back=True)
         path = make_file()
         uid = dcmread(path).StudyInstanceUID
@@ -124,11 +126,11 @@ def test_everything_is_routed_back_to_the_node(start: StartPacs, tmp_path: Path,
 
 def test_routing_back_needs_a_node(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="node"):
-        start_pacs(tmp_path, route_back=True, kind=Kind.PLAIN)
+        start_pacs(tmp_path, route_back=True, kind=PacsKind.PLAIN)
 
 
 def test_the_plain_one_listens_on_loopback_only(tmp_path: Path) -> None:
-    with start_pacs(tmp_path, kind=Kind.PLAIN) as pacs, socket.socket() as other:
+    with start_pacs(tmp_path, kind=PacsKind.PLAIN) as pacs, socket.socket() as other:
         other.settimeout(2)
         assert other.connect_ex(("127.0.0.2", pacs.port)) != 0
 
@@ -137,7 +139,7 @@ def test_orthanc_turns_known_titles_from_other_addresses_away(tmp_path: Path) ->
     if find_orthanc() is None:
         pytest.skip("Orthanc is not installed: apt install orthanc")
     elsewhere = Target("ELSEWHERE", "192.0.2.1", 104)  # an address nobody has (RFC 5737)
-    with start_pacs(tmp_path, node=elsewhere, kind=Kind.ORTHANC) as pacs:
+    with start_pacs(tmp_path, node=elsewhere, kind=PacsKind.ORTHANC) as pacs:
         assert not send_echo("ELSEWHERE", pacs.target).ok
 
 
@@ -147,8 +149,8 @@ def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     if not sys.platform.startswith("linux"):
         pytest.skip("only Linux ends children with their parents")
     code = (
-        "import sys, time; from pathlib import Path; from dicom_node.demo.pacs import Kind, start_pacs\n"
-        "print(start_pacs(Path(sys.argv[1]), kind=Kind.ORTHANC).port, flush=True); time.sleep(600)"
+        "import sys, time; from pathlib import Path; from dicom_node.demo.pacs.start import PacsKind, start_pacs\n"
+        "print(start_pacs(Path(sys.argv[1]), kind=PacsKind.ORTHANC).port, flush=True); time.sleep(600)"
     )
     owner = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert owner.stdout is not None

@@ -12,7 +12,10 @@ from pydicom.uid import generate_uid
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, Verification
 
-from dicom_node.demo.pacs import Kind, find_orthanc, free_port, start_pacs
+from dicom_node.demo.pacs.base import PacsKind
+from dicom_node.demo.pacs.ports import free_port
+from dicom_node.demo.pacs.provisioning import find_orthanc
+from dicom_node.demo.pacs.start import start_pacs
 from dicom_node.dimse.query import DimseSource
 from dicom_node.dimse.scu import Target, send_files
 from dicom_node.errors import PeerRefused, PeerUnavailable
@@ -27,7 +30,7 @@ def test_orthanc_counts(tmp_path: Path) -> None:
     if find_orthanc() is None:
         pytest.skip("Orthanc is not installed: run tests/install-peers.sh")
     study = write_ball_study(tmp_path / "study")
-    with start_pacs(tmp_path / "pacs", node=Target("NODE", "127.0.0.1", 104), kind=Kind.ORTHANC) as pacs:
+    with start_pacs(tmp_path / "pacs", node=Target("NODE", "127.0.0.1", 104), kind=PacsKind.ORTHANC) as pacs:
         asked = source(pacs.port)
         assert asked.count_instances(study.study_instance_uid) == 0
         assert all(r.ok for r in send_files(study.paths[:-1], "NODE", pacs.target))

@@ -8,7 +8,7 @@ from sys import executable
 
 import pytest
 
-from dicom_node.demo.pacs import free_port
+from dicom_node.demo.pacs.ports import free_port
 from tests.acceptance.node import Node
 from tests.faults.ledger import receive_lines
 

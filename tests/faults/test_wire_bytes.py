@@ -13,7 +13,9 @@ from pydicom import dcmread
 from pydicom.misc import is_dicom
 from pynetdicom import AE
 
-from dicom_node.demo.pacs import Kind, find_orthanc, start_pacs
+from dicom_node.demo.pacs.base import PacsKind
+from dicom_node.demo.pacs.provisioning import find_orthanc
+from dicom_node.demo.pacs.start import start_pacs
 from dicom_node.dimse.scu import Target, find_files
 from tests.acceptance.node import Node
 from tests.faults.conftest import MakeNode
@@ -164,7 +166,7 @@ def test_orthanc(make_node: MakeNode, files: Files, tmp_path: Path) -> None:
     node = make_node()
     with Proxy(node.target.host, node.target.port) as proxy:
         target = Target("DICOM_NODE", "127.0.0.1", proxy.port)
-        with start_pacs(tmp_path / "pacs", node=target, kind=Kind.ORTHANC) as pacs:
+        with start_pacs(tmp_path / "pacs", node=target, kind=PacsKind.ORTHANC) as pacs:
             assert pacs.http_url is not None
             identifiers = []
             for path in (path for paths in files.values() for path in paths):

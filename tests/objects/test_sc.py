@@ -13,7 +13,9 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from dicom_node.demo.pacs import Kind, find_orthanc, start_pacs
+from dicom_node.demo.pacs.base import PacsKind
+from dicom_node.demo.pacs.provisioning import find_orthanc
+from dicom_node.demo.pacs.start import start_pacs
 from dicom_node.dimse.scu import send_files
 from dicom_node.objects.base.context import ObjectContext
 from dicom_node.objects.drawing.pictures import drawable, letters
@@ -87,7 +89,7 @@ def test_a_pacs_takes_every_object_and_shows_the_pictures(volume: Volume, tmp_pa
         assert ds is not None
         paths.append(tmp_path / f"{ds.Modality}.dcm")
         ds.save_as(paths[-1], enforce_file_format=True)
-    with start_pacs(tmp_path / "pacs", callers=["NODE"], kind=Kind.ORTHANC) as pacs:
+    with start_pacs(tmp_path / "pacs", callers=["NODE"], kind=PacsKind.ORTHANC) as pacs:
         assert [result.ok for result in send_files(paths, "NODE", pacs.target)] == [True, True, True]
         stored = pacs.instances(volume.study_instance_uid)
         assert {(i.sop_instance_uid, i.sop_class_uid) for i in stored} == {

@@ -15,7 +15,8 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import generate_uid
 
-from dicom_node.demo.pacs import Kind, start_pacs
+from dicom_node.demo.pacs.base import PacsKind
+from dicom_node.demo.pacs.start import start_pacs
 from dicom_node.demo.simulator.limb_study import write_limb_patient
 from dicom_node.objects.base.codes import RESEARCH_NOTICE
 from dicom_node.objects.base.context import ObjectContext
@@ -53,7 +54,7 @@ VISIBLE = 300  # pixels of the screen that the overlay of a segment changes, at 
 def viewer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Viewer]:
     require_viewer()
     folder = tmp_path_factory.mktemp("pacs")
-    with start_pacs(folder, callers=[CALLER], kind=Kind.ORTHANC, dicomweb=True) as pacs:
+    with start_pacs(folder, callers=[CALLER], kind=PacsKind.ORTHANC, dicomweb=True) as pacs:
         assert pacs.http_url is not None
         with serve(OHIF, pacs.http_url) as url:
             yield Viewer(pacs, url)

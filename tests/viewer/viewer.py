@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from dicom_node.demo.pacs import DICOMWEB_PLUGIN, Pacs, find_orthanc
+from dicom_node.demo.pacs.base import Pacs
+from dicom_node.demo.pacs.orthanc import DICOMWEB_PLUGIN
+from dicom_node.demo.pacs.provisioning import find_orthanc
 from dicom_node.dimse.scu import send_files
 
 FOLDER = Path(__file__).parent

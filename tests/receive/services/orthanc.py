@@ -5,7 +5,7 @@ import time
 import urllib.request
 from typing import Any
 
-from dicom_node.demo.pacs import Pacs
+from dicom_node.demo.pacs.base import Pacs
 
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # proxies are for other machines than this one
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from dicom_node.demo.pacs import free_port
+from dicom_node.demo.pacs.ports import free_port
 from dicom_node.dimse.commitment import PUSH_MODEL, Addressee
 from dicom_node.receive.procedure_steps import MODALITY_PERFORMED_PROCEDURE_STEP as MPPS
 from storage.records.commitments import CommitmentState

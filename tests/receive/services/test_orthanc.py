@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node.demo.pacs import Kind, Pacs, find_orthanc, start_pacs
+from dicom_node.demo.pacs.base import Pacs, PacsKind
+from dicom_node.demo.pacs.provisioning import find_orthanc
+from dicom_node.demo.pacs.start import start_pacs
 from dicom_node.dimse.commitment import Addressee
 from dicom_node.dimse.scu import Target
 from storage.records.commitments import CommitmentState
@@ -20,7 +22,7 @@ ONE, TWO = (MR, "1.2.3.1.1"), (MR, "1.2.3.1.2")
 def orthanc(services: Services, tmp_path: Path) -> Iterator[Pacs]:
     if find_orthanc() is None:
         pytest.skip("Orthanc is not installed: run tests/install-peers.sh")
-    pacs = start_pacs(tmp_path / "pacs", node=Target("NODE", "127.0.0.1", services.port), kind=Kind.ORTHANC)
+    pacs = start_pacs(tmp_path / "pacs", node=Target("NODE", "127.0.0.1", services.port), kind=PacsKind.ORTHANC)
     services.addressees.append(Addressee(pacs.ae_title, "127.0.0.1", pacs.port))
     services.dispatch()
     yield pacs
