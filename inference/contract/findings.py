@@ -9,10 +9,9 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.volumes.geometry import Mask
 from inference.volumes.volume import Volume
 from storage.errors import WhyNoResult
-
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset
 from inference.headers.attributes import vector
 from inference.series.image_facts import ImageFacts, agent_given, facts_of, seconds_after_injection
 from inference.series.kinds import Kind as Kind
-from inference.series.series_kind import DIFFUSION, different, kind_of_series, nearest_plane, phases_of
+from inference.series.series_kind import DIFFUSION_KINDS, different, kind_of_series, nearest_plane, phases_of
 from inference.series.site_table import SiteTable, rule_for
 from inference.volumes.planes import Plane, functional, holds_image, is_enhanced, planes_of
 from inference.volumes.stacks import SliceStack, differences, stacks_of
@@ -95,7 +95,7 @@ def recognise_headers(headers: Sequence[Dataset], site: SiteTable = ()) -> Serie
         return _nothing(first, Kind.UNKNOWN, 0.0, "its headers are malformed", "its headers are malformed")
     planes, problem, stacks = _geometry(images)
     verdict = kind_of_series(modality, facts, planes)
-    phases = 1 if verdict.kind in DIFFUSION else phases_of(facts)
+    phases = 1 if verdict.kind in DIFFUSION_KINDS else phases_of(facts)
     contrast, by_name = agent_given(facts)
     found = SeriesDescription(
         series_instance_uid=str(first.get("SeriesInstanceUID", "")),
@@ -106,7 +106,7 @@ def recognise_headers(headers: Sequence[Dataset], site: SiteTable = ()) -> Serie
         slices=len(stacks[0].planes) if stacks else len(planes),
         contrast=contrast,
         fat_suppressed=_fat_suppressed(verdict.kind, facts) if modality == "MR" else None,
-        b_values=different(f.b_value for f in facts) if verdict.kind in DIFFUSION else (),
+        b_values=different(f.b_value for f in facts) if verdict.kind in DIFFUSION_KINDS else (),
         confidence=verdict.confidence,
         reasons=(verdict.reason, *(["its description alone tells of a contrast agent"] if by_name else [])),
         body_part=str(first.get("BodyPartExamined") or "").strip().upper(),
@@ -131,7 +131,7 @@ def recognise_headers(headers: Sequence[Dataset], site: SiteTable = ()) -> Serie
         reasons=(f"the site's table names it ({rule})",),
         fat_suppressed=found.fat_suppressed if rule.fat_suppressed is None else rule.fat_suppressed,
         contrast=found.contrast if rule.contrast is None else rule.contrast,
-        b_values=different(f.b_value for f in facts) if rule.kind in DIFFUSION else (),
+        b_values=different(f.b_value for f in facts) if rule.kind in DIFFUSION_KINDS else (),
     )
 
 

@@ -20,8 +20,8 @@ LOCALIZER_SLICES = 15  # maximum in one plane
 LONGEST_HEARTBEAT = 2000.0  # ms
 FAT_SHIFT = 3.4e-6  # part of the frequency of water
 GYROMAGNETIC = 42.577e6  # Hz/T
-DIFFUSION = frozenset({Kind.DWI, Kind.ADC, Kind.FA, Kind.TENSOR})
-DIXON = frozenset({Kind.WATER, Kind.FAT, Kind.IN_PHASE, Kind.OPPOSED_PHASE, Kind.FAT_FRACTION})
+DIFFUSION_KINDS = frozenset({Kind.DWI, Kind.ADC, Kind.FA, Kind.TENSOR})
+DIXON_KINDS = frozenset({Kind.WATER, Kind.FAT, Kind.IN_PHASE, Kind.OPPOSED_PHASE, Kind.FAT_FRACTION})
 REPEATABLE = frozenset({Kind.T1W, Kind.PDW, Kind.T2_STAR, Kind.OTHER, Kind.PERFUSION, Kind.UNKNOWN, Kind.LGE})
 
 
@@ -70,7 +70,7 @@ def _vote(verdicts: Sequence[Verdict]) -> Verdict:
 def _of_diffusion(facts: Sequence[ImageFacts], verdicts: Sequence[Verdict]) -> Verdict | None:
     """Recognise diffusion weighting. Images without it belong to the weighted ones beside them; maps do not."""
     weighted = [v for v in verdicts if v.kind is Kind.DWI]
-    maps = sum(v.kind in DIFFUSION - {Kind.DWI} for v in verdicts)
+    maps = sum(v.kind in DIFFUSION_KINDS - {Kind.DWI} for v in verdicts)
     if not weighted or maps >= len(verdicts) / 2:
         return None
     chosen = max(weighted, key=lambda v: v.confidence)
@@ -90,16 +90,20 @@ def _field_map(facts: Sequence[ImageFacts], verdicts: Sequence[Verdict]) -> Verd
 
 
 def _dixon(facts: Sequence[ImageFacts], verdicts: Sequence[Verdict]) -> Verdict | None:
-    kinds = {v.kind for v in verdicts} & DIXON
+    kinds = {v.kind for v in verdicts} & DIXON_KINDS
     if len(kinds) > 1:
-        return Verdict(Kind.DIXON, 0.9, f"holds several images of a Dixon acquisition: {', '.join(sorted(kinds))}")
+        return Verdict(
+            Kind.DIXON_KINDS, 0.9, f"holds several images of a Dixon acquisition: {', '.join(sorted(kinds))}"
+        )
     echoes, field = different(f.echo_time for f in facts), facts[0].field_strength
     if kinds or len(echoes) != 2 or not field or not all("GR" in f.sequence for f in facts):
         return None
     turns = [te / 1000 * FAT_SHIFT * GYROMAGNETIC * field for te in echoes]  # of the phase of fat against water
     off = [abs(turn - round(turn)) for turn in turns]
     if max(turns) < 3 and min(off) < 0.15 and max(off) > 0.35:
-        return Verdict(Kind.DIXON, 0.7, f"one echo in phase and one opposed, TE {echoes[0]:g} and {echoes[1]:g} ms")
+        return Verdict(
+            Kind.DIXON_KINDS, 0.7, f"one echo in phase and one opposed, TE {echoes[0]:g} and {echoes[1]:g} ms"
+        )
     return None
 
 

@@ -37,7 +37,7 @@ def groups_of(planes: Sequence[Plane]) -> list[PlaneGroup]:
     return [group for grid in _grids(planes) for group in _groups(grid)]
 
 
-def same_grid(one: Plane, other: Plane) -> bool:
+def may_stack(one: Plane, other: Plane) -> bool:
     """Return whether two planes are parallel and alike, so that they may be slices of one volume."""
     return (
         (one.rows, one.columns) == (other.rows, other.columns)
@@ -56,7 +56,7 @@ def _grids(planes: Sequence[Plane]) -> list[list[Plane]]:
     """Group planes of one orientation, matrix and spacing."""
     grids: list[list[Plane]] = []
     for plane in planes:
-        grid = next((grid for grid in grids if same_grid(plane, grid[0])), None)
+        grid = next((grid for grid in grids if may_stack(plane, grid[0])), None)
         if grid is None:
             grids.append([plane])
         else:

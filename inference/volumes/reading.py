@@ -27,11 +27,11 @@ class _Header:
     end: int
 
 
-Choice = Callable[[Sequence[Mapping[str, Any]]], int]
+VolumeChoice = Callable[[Sequence[Mapping[str, Any]]], int]
 """Chooses one of several volumes by what tells each apart (`Volume.told_apart`), and returns its index."""
 
 
-def read_volume(paths: Iterable[Path], choose: Choice | None = None) -> Volume:
+def read_volume(paths: Iterable[Path], choose: VolumeChoice | None = None) -> Volume:
     """Read the one volume of a series, or the one of several that `choose` returns.
 
     Raises InputRefused, naming what is wrong, if the series makes no volume, or several and `choose` is None.

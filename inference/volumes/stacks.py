@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from inference.volumes.geometry import Geometry
-from inference.volumes.grouping import PlaneGroup, groups_of, same_grid, text_of
+from inference.volumes.grouping import PlaneGroup, groups_of, may_stack, text_of
 from inference.volumes.planes import DIRECTION, Plane
 from storage.errors import InputRefused
 
@@ -37,7 +37,7 @@ def stacks_of(planes: Sequence[Plane]) -> list[SliceStack]:
         raise InputRefused("the series holds no image")
     groups = groups_of(planes)
     few = [group for group in groups if len(group.planes) < MINIMUM_SLICES]
-    if few and any(not same_grid(group.planes[0], groups[0].planes[0]) for group in groups):
+    if few and any(not may_stack(group.planes[0], groups[0].planes[0]) for group in groups):
         raise InputRefused(
             "its images differ in orientation, matrix or pixel spacing and do not make one volume; "
             "send a series whose slices are parallel and alike"
@@ -55,7 +55,7 @@ def differences(stacks: Sequence[SliceStack]) -> str:
             found.append(f"{len(present)} gradient directions")
         elif len({d.get(key) for d in told}) > 1:
             found.append(f"{key} {', '.join(map(text_of, present))}")
-    if any(not same_grid(stack.planes[0], stacks[0].planes[0]) for stack in stacks):
+    if any(not may_stack(stack.planes[0], stacks[0].planes[0]) for stack in stacks):
         found.append("orientation, matrix or pixel spacing")
     return "; ".join(found)
 
