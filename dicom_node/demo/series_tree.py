@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from rich.text import Text
 from rich.tree import Tree
 
-from inference.series.recogniser import SeriesDescription
+from inference.series.recogniser import Recognition
 
 
-def series_tree(found: Sequence[SeriesDescription]) -> Tree:
+def series_tree(found: Sequence[Recognition]) -> Tree:
     tree = Tree("[bold]Series[/]")
     for s in found:
         node = tree.add(Text(f"{s.series_instance_uid}: {_known(s)} (confidence {s.confidence:.2f})"))
@@ -18,7 +18,7 @@ def series_tree(found: Sequence[SeriesDescription]) -> Tree:
     return tree
 
 
-def _known(s: SeriesDescription) -> str:
+def _known(s: Recognition) -> str:
     known = [
         s.modality,
         str(s.kind),

@@ -12,7 +12,7 @@ from datetime import date
 from dicom_node.read.visits import SAMPLES, Visit, read_visit
 from dicom_node.route.recognition import ReceivedSeries, SeriesRecogniser
 from dicom_node.runtime.logs import fields
-from inference.series.recogniser import SeriesDescription
+from inference.series.recogniser import Recognition
 from storage.log.instances import InstanceStore
 from storage.records.instances import Series
 from storage.tables.patients import Patients
@@ -31,7 +31,7 @@ class EarlierStudy:
     study_instance_uid: str
     days: int | None
     series: tuple[Series, ...] = ()
-    recognised: tuple[SeriesDescription, ...] = ()
+    recognised: tuple[Recognition, ...] = ()
     problem: str = ""
 
 

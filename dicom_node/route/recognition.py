@@ -4,7 +4,7 @@ import logging
 
 from dicom_node.runtime.logs import fields, unexpected
 from inference.series.kinds import Kind
-from inference.series.recogniser import SeriesDescription, read_headers, recognise_headers
+from inference.series.recogniser import Recognition, read_headers, recognise_headers
 from inference.series.site_table import SiteTable
 from storage.log.instances import InstanceStore
 from storage.records.instances import Series
@@ -41,9 +41,9 @@ class SeriesRecogniser:
 
     def __init__(self, site: SiteTable = ()) -> None:
         self._site = site
-        self._descriptions: dict[str, tuple[int, SeriesDescription]] = {}
+        self._descriptions: dict[str, tuple[int, Recognition]] = {}
 
-    def describe(self, series: Series) -> SeriesDescription:
+    def describe(self, series: Series) -> Recognition:
         version = _series_version(series)
         known = self._descriptions.get(series.series_instance_uid)
         if known is not None and known[0] == version:
@@ -61,14 +61,14 @@ def _series_version(series: Series) -> int:
     return hash(tuple((i.sop_instance_uid, i.sha256) for i in series.instances))
 
 
-def _recognise(series: Series, site: SiteTable) -> SeriesDescription:
+def _recognise(series: Series, site: SiteTable) -> Recognition:
     """Recognise a series. If it cannot be read, the description has a problem, and the study is routed without it."""
     try:
         return recognise_headers(read_headers([instance.path for instance in series.instances]), site)
     except Exception as error:
         extra = fields("series_recognition_failed", series=series.series_instance_uid)
         log.error("A series cannot be recognised: %s", unexpected(error), extra=extra)
-        return SeriesDescription(
+        return Recognition(
             series_instance_uid=series.series_instance_uid,
             modality=series.modality,
             kind=Kind.UNKNOWN,

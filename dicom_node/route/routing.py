@@ -16,7 +16,7 @@ from dicom_node.route.time_points import RoutingTimePoint, anatomy_of_required, 
 from dicom_node.runtime.logs import fields, unexpected
 from inference.contract.binding import Binding, bind, feeds_inputs, wanted
 from inference.contract.manifest import Manifest
-from inference.series.recogniser import SeriesDescription
+from inference.series.recogniser import Recognition
 from storage.errors import WhyNoResult
 from storage.records.instances import Instance, Series
 from storage.records.jobs import AnalysisDetail, NewJob, NoResultDetail, NotCompared
@@ -44,7 +44,7 @@ class RoutableStudy:
     study_instance_uid: str
     revision: int
     series: Sequence[Series]
-    recognised: Sequence[SeriesDescription] = ()
+    recognised: Sequence[Recognition] = ()
     priority: int = 0
     own: frozenset[str] = frozenset()
     earlier: Sequence[EarlierStudy] = ()
@@ -239,7 +239,7 @@ def _explain_time_point(point: RoutingTimePoint) -> TimePointDecision:
     )
 
 
-def _describe(series: SeriesDescription) -> RecognisedSeries:
+def _describe(series: Recognition) -> RecognisedSeries:
     return RecognisedSeries(
         series_instance_uid=series.series_instance_uid,
         modality=series.modality,

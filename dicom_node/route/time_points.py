@@ -10,7 +10,7 @@ from dicom_node.route.earlier import EarlierStudy
 from inference.contract.binding import Binding, bind, unfilled
 from inference.contract.inputs import EarlierRule, input_key
 from inference.contract.manifest import Manifest
-from inference.series.recogniser import SeriesDescription
+from inference.series.recogniser import Recognition
 from storage.records.instances import Series
 from storage.records.jobs import NotCompared
 
@@ -76,7 +76,7 @@ def decide_time_points(
     return tuple(point if point.reason else _placed(point, chosen) for point in points)
 
 
-def anatomy_of_required(manifest: Manifest, binding: Binding, recognised: Sequence[SeriesDescription]) -> ShownAnatomy:
+def anatomy_of_required(manifest: Manifest, binding: Binding, recognised: Sequence[Recognition]) -> ShownAnatomy:
     """Return the anatomy that the series of the required inputs show."""
     required = {binding.inputs.get(rule.name) for rule in manifest.inputs if rule.required}
     series = [s for s in recognised if s.series_instance_uid in required]

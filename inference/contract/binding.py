@@ -8,7 +8,7 @@ from pydicom.uid import UID
 from inference.contract.inputs import SAME_PLANE_AS, BValues, InputRule
 from inference.headers.diffusion import shells
 from inference.series.kinds import Kind
-from inference.series.recogniser import SeriesDescription
+from inference.series.recogniser import Recognition
 
 IMAGE_MODALITIES = frozenset({"MR", "CT", "PT"})
 MINIMUM_CONFIDENCE = 0.3
@@ -45,9 +45,9 @@ class Binding:
     unusable: bool = False
 
 
-def bind(rules: Sequence[InputRule], series: Sequence[SeriesDescription]) -> Binding:
+def bind(rules: Sequence[InputRule], series: Sequence[Recognition]) -> Binding:
     """Give every input the best matching series, in the order of the rules. A series feeds one input at most."""
-    bound: dict[str, SeriesDescription] = {}
+    bound: dict[str, Recognition] = {}
     decisions: list[BindingDecision] = []
     missing: list[str] = []
     for rule in rules:
@@ -110,7 +110,7 @@ def wanted(rule: InputRule) -> str:
 # -- fitting series ----------------------------------------------------------------------------------------------------
 
 
-def _refusal(rule: InputRule, s: SeriesDescription, bound: Mapping[str, SeriesDescription]) -> str:
+def _refusal(rule: InputRule, s: Recognition, bound: Mapping[str, Recognition]) -> str:
     """Say why this series cannot feed this input; return an empty text if it can.
 
     If its images make no volume, the reason says so in any case.
@@ -124,7 +124,7 @@ def _refusal(rule: InputRule, s: SeriesDescription, bound: Mapping[str, SeriesDe
     return reason
 
 
-def _unfit(rule: InputRule, s: SeriesDescription) -> str:
+def _unfit(rule: InputRule, s: Recognition) -> str:
     """Say that the series shows something else than what the input takes."""
     if s.modality != rule.modality:
         return f"modality is {s.modality or 'unknown'}, not {rule.modality}"
@@ -135,7 +135,7 @@ def _unfit(rule: InputRule, s: SeriesDescription) -> str:
     return ""
 
 
-def _unusable(rule: InputRule, s: SeriesDescription) -> str:
+def _unusable(rule: InputRule, s: Recognition) -> str:
     """Say that the series makes no volume, or several where the input takes one."""
     if s.volumes > 1:
         if rule.volumes == "all" or rule.select is not None:
@@ -144,7 +144,7 @@ def _unusable(rule: InputRule, s: SeriesDescription) -> str:
     return f"cannot be used: {s.problem}" if s.problem else ""
 
 
-def _unsuitable(rule: InputRule, s: SeriesDescription) -> str:
+def _unsuitable(rule: InputRule, s: Recognition) -> str:
     """Say that the series was acquired in another way than the input takes."""
     if rule.plane is not None and s.plane != rule.plane:
         return f"is {s.plane or 'in no plane'}, not {rule.plane}"
@@ -193,7 +193,7 @@ def _shortened(names: Sequence[str]) -> str:
 # -- the best of them --------------------------------------------------------------------------------------------------
 
 
-def _rank(rule: InputRule, s: SeriesDescription, bound: Mapping[str, SeriesDescription]) -> Rank:
+def _rank(rule: InputRule, s: Recognition, bound: Mapping[str, Recognition]) -> Rank:
     """List what speaks for a series.
 
     First comes what is certainly as the input takes it, if another series leaves it open; then the order of the input's
@@ -211,7 +211,7 @@ def _rank(rule: InputRule, s: SeriesDescription, bound: Mapping[str, SeriesDescr
     )
 
 
-def _certain(rule: InputRule, s: SeriesDescription) -> Rank:
+def _certain(rule: InputRule, s: Recognition) -> Rank:
     """Rank a series that is surely as asked above one that does not say.
 
     The latter may still feed an input that minds fat suppression or contrast agent.
@@ -226,7 +226,7 @@ def _certain(rule: InputRule, s: SeriesDescription) -> Rank:
     )
 
 
-def _satisfied(preference: str, s: SeriesDescription, bound: Mapping[str, SeriesDescription]) -> float:
+def _satisfied(preference: str, s: Recognition, bound: Mapping[str, Recognition]) -> float:
     """Return how far a series is as preferred; 0 if it says nothing of it."""
     if preference.startswith(SAME_PLANE_AS):
         other = bound.get(preference.removeprefix(SAME_PLANE_AS))
@@ -252,11 +252,11 @@ def _better(best: Rank, other: Rank) -> str:
     return next(decisive, "nothing tells them apart")
 
 
-def _words(s: SeriesDescription) -> str:
+def _words(s: Recognition) -> str:
     return f"{s.kind}, {s.dimension or '2D or 3D'}, {s.plane or 'no plane'}, {s.slices} slices"
 
 
-def _missing(rule: InputRule, series: Sequence[SeriesDescription], refusals: Mapping[str, str]) -> str:
+def _missing(rule: InputRule, series: Sequence[Recognition], refusals: Mapping[str, str]) -> str:
     lacking = unfilled(rule)
     told = [f"series {s.series_instance_uid} {refusals[s.series_instance_uid]}" for s in series]
     return f"{lacking}: {'; '.join(told)}" if told else f"{lacking}: the study holds no image"

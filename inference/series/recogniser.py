@@ -40,8 +40,8 @@ PHASE_NAMES = (
 
 
 @dataclass(frozen=True)
-class SeriesDescription:
-    """The description of one series. `problem` says why its images make no volume; it is empty if they do."""
+class Recognition:
+    """The result of recognising one series. `problem` says why its images make no volume; it is empty if they do."""
 
     series_instance_uid: str
     modality: str
@@ -72,7 +72,7 @@ def read_headers(paths: Iterable[Path]) -> list[Dataset]:
     return [dcmread(path, stop_before_pixels=True) for path in paths]
 
 
-def recognise_headers(headers: Sequence[Dataset], site: SiteTable = ()) -> SeriesDescription:
+def recognise_headers(headers: Sequence[Dataset], site: SiteTable = ()) -> Recognition:
     """Describe the series that has these headers.
 
     `headers` must not be empty; objects among them that are no images are passed over. The first rule of `site` that
@@ -97,7 +97,7 @@ def recognise_headers(headers: Sequence[Dataset], site: SiteTable = ()) -> Serie
     verdict = kind_of_series(modality, facts, planes)
     phases = 1 if verdict.kind in DIFFUSION_KINDS else phases_of(facts)
     contrast, by_name = agent_given(facts)
-    found = SeriesDescription(
+    found = Recognition(
         series_instance_uid=str(first.get("SeriesInstanceUID", "")),
         modality=modality,
         kind=verdict.kind,
@@ -135,9 +135,9 @@ def recognise_headers(headers: Sequence[Dataset], site: SiteTable = ()) -> Serie
     )
 
 
-def _nothing(ds: Dataset, kind: Kind, confidence: float, reason: str, problem: str) -> SeriesDescription:
+def _nothing(ds: Dataset, kind: Kind, confidence: float, reason: str, problem: str) -> Recognition:
     """Describe a series in which there is nothing to look at."""
-    return SeriesDescription(
+    return Recognition(
         series_instance_uid=str(ds.get("SeriesInstanceUID", "")),
         modality=str(ds.get("Modality", "")),
         kind=kind,

@@ -92,18 +92,14 @@ def _field_map(facts: Sequence[ImageFacts], verdicts: Sequence[Verdict]) -> Verd
 def _dixon(facts: Sequence[ImageFacts], verdicts: Sequence[Verdict]) -> Verdict | None:
     kinds = {v.kind for v in verdicts} & DIXON_KINDS
     if len(kinds) > 1:
-        return Verdict(
-            Kind.DIXON_KINDS, 0.9, f"holds several images of a Dixon acquisition: {', '.join(sorted(kinds))}"
-        )
+        return Verdict(Kind.DIXON, 0.9, f"holds several images of a Dixon acquisition: {', '.join(sorted(kinds))}")
     echoes, field = different(f.echo_time for f in facts), facts[0].field_strength
     if kinds or len(echoes) != 2 or not field or not all("GR" in f.sequence for f in facts):
         return None
     turns = [te / 1000 * FAT_SHIFT * GYROMAGNETIC * field for te in echoes]  # of the phase of fat against water
     off = [abs(turn - round(turn)) for turn in turns]
     if max(turns) < 3 and min(off) < 0.15 and max(off) > 0.35:
-        return Verdict(
-            Kind.DIXON_KINDS, 0.7, f"one echo in phase and one opposed, TE {echoes[0]:g} and {echoes[1]:g} ms"
-        )
+        return Verdict(Kind.DIXON, 0.7, f"one echo in phase and one opposed, TE {echoes[0]:g} and {echoes[1]:g} ms")
     return None
 
 

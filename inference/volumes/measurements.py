@@ -34,12 +34,6 @@ def volume_ml(mask: Mask, geometry: Geometry) -> float:
     return float(np.count_nonzero(mask)) * geometry.voxel_volume / 1000.0
 
 
-def centroid_lps(mask: Mask, geometry: Geometry) -> tuple[float, float, float]:
-    """Return the mean position of the voxel centres, in LPS mm."""
-    x, y, z = geometry.to_lps(np.argwhere(mask).mean(axis=0, keepdims=True))[0]
-    return float(x), float(y), float(z)
-
-
 def diameters(mask: Mask, geometry: Geometry) -> Diameters:
     """Measure the diameters between the centres of surface faces, where a surface at half height lies.
 

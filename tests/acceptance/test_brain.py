@@ -11,11 +11,12 @@ from pydicom import dcmread
 
 from dicom_node.demo.overlay import masks_of, write_overlay
 from dicom_node.demo.pacs.base import Pacs
-from inference.volumes.measurements import centroid_lps, volume_ml
+from inference.volumes.measurements import volume_ml
 from inference.volumes.reading import read_volume
 from tests.acceptance.conftest import Push
 from tests.acceptance.node import Node, delivered
 from tests.conftest import REPOSITORY
+from tests.inference.volumes.centroid import centroid_lps
 from tests.validators import dciodvfy_errors, dcmqi_measurements, dcmqi_segments
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

@@ -12,12 +12,13 @@ from dicom_node.demo.overlay import masks_of, write_overlay
 from dicom_node.demo.pacs.base import Pacs
 from dicom_node.demo.simulator.phantom_study import PhantomStudy
 from dicom_node.dimse.scu import send_files
-from inference.volumes.measurements import centroid_lps, volume_ml
+from inference.volumes.measurements import volume_ml
 from inference.volumes.reading import read_volume
 from inference.volumes.volume import Volume
 from tests.acceptance.conftest import Push
 from tests.acceptance.node import SCANNER, Node, committed, delivered
 from tests.acceptance.studies import RADIUS, write_ball_study
+from tests.inference.volumes.centroid import centroid_lps
 from tests.validators import dciodvfy_errors, dcmqi_measurements, dcmqi_segments
 
 TRUE_ML = 4 / 3 * np.pi * RADIUS**3 / 1000

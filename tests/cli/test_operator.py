@@ -21,7 +21,7 @@ from dicom_node.runtime.backoff import Backoff
 from inference.contract.binding import bind
 from inference.contract.inputs import InputRule
 from inference.series.kinds import Kind
-from inference.series.recogniser import SeriesDescription
+from inference.series.recogniser import Recognition
 from storage.errors import WhyNoResult
 from storage.records.jobs import NewJob
 from storage.tables.database.connection import Database
@@ -112,7 +112,7 @@ def test_reports_of_no_result_and_withdrawals_are_told_from_results(node: Node) 
 
 
 def test_a_long_list_of_body_parts_is_shortened() -> None:
-    head = SeriesDescription(
+    head = Recognition(
         "1.1", "MR", Kind.T1W, "axial", "2D", 30, contrast=False, fat_suppressed=False, b_values=(), confidence=0.9,
         reasons=("spin echo",), body_part="HEAD", volumes=1,
     )  # fmt: skip

@@ -14,7 +14,7 @@ from dicom_node.route.routing import RoutableStudy, Route, route
 from inference.contract.inputs import EarlierRule, InputRule
 from inference.contract.manifest import Manifest
 from inference.series.kinds import Kind
-from inference.series.recogniser import SeriesDescription
+from inference.series.recogniser import Recognition
 from storage.errors import WhyNoResult
 from storage.records.instances import Instance, Series
 from storage.records.jobs import JobKind, NewJob
@@ -32,8 +32,8 @@ def series(uid: str, instances: int = 3) -> Series:
     return Series(uid, "1.9", "MR", made)
 
 
-def described(uid: str, kind: Kind) -> SeriesDescription:
-    return SeriesDescription(
+def described(uid: str, kind: Kind) -> Recognition:
+    return Recognition(
         uid, "MR", kind, "axial", "2D", 30, contrast=False, fat_suppressed=False, b_values=(), confidence=0.9,
         reasons=("spin echo",), volumes=1,
     )  # fmt: skip
@@ -49,7 +49,7 @@ def routed(
     study_instance_uid: str,
     revision: int,
     held: Sequence[Series],
-    recognised: Sequence[SeriesDescription],
+    recognised: Sequence[Recognition],
     applications: Sequence[ConfiguredApplication],
     priority: int = 0,
     own: Sequence[str] = (),
@@ -59,7 +59,7 @@ def routed(
     return route(study, applications)
 
 
-def course(now: SeriesDescription, *earlier: EarlierStudy, maximum: int = 2) -> NewJob:
+def course(now: Recognition, *earlier: EarlierStudy, maximum: int = 2) -> NewJob:
     plain = application("a").manifest
     assert plain is not None
     configured = ConfiguredApplication("a", ("pacs",), replace(plain, earlier=EarlierRule(maximum=maximum)))

@@ -30,7 +30,6 @@ from inference.contract.inputs import input_key
 from inference.contract.manifest import load_manifest
 from inference.contract.series_input import SeriesInput
 from inference.engine.models import TorchEngine
-from inference.volumes.measurements import centroid_lps
 from inference.volumes.reading import read_volume
 from storage.errors import WhyNoResult
 from storage.records.results import ObjectKind
@@ -38,6 +37,7 @@ from tests.acceptance.studies import write_ball_study
 from tests.conformance.breakages import mirrored
 from tests.conformance.cases import rich_findings
 from tests.conftest import REPOSITORY
+from tests.inference.volumes.centroid import centroid_lps
 from tests.viewer.server import serve
 from tests.viewer.viewer import CALLER, OHIF, Study, Viewer, require_viewer
 

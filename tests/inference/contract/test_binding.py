@@ -8,20 +8,20 @@ import pytest
 from inference.contract.binding import bind
 from inference.contract.inputs import BValues, InputRule, input_key, selected, split_key
 from inference.series.kinds import Kind
-from inference.series.recogniser import SeriesDescription, read_headers, recognise_headers
+from inference.series.recogniser import Recognition, read_headers, recognise_headers
 from inference.volumes.planes import COMPONENT
 from storage.errors import InputRefused
 
 
-def series(uid: str, kind: Kind = Kind.T1W, **change: object) -> SeriesDescription:
-    plain = SeriesDescription(
+def series(uid: str, kind: Kind = Kind.T1W, **change: object) -> Recognition:
+    plain = Recognition(
         uid, "MR", kind, "axial", "2D", 30, contrast=False, fat_suppressed=False, b_values=(), confidence=0.9,
         reasons=("spin echo",), volumes=1,
     )  # fmt: skip
     return replace(plain, **change)  # type: ignore[arg-type]
 
 
-def refusal(rule: InputRule, one: SeriesDescription) -> str:
+def refusal(rule: InputRule, one: Recognition) -> str:
     """Empty where it is taken."""
     (decision,) = bind([rule], [one]).decisions
     return "" if decision.taken else decision.reason

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 
-from inference.series.recogniser import SeriesDescription, read_headers, recognise_headers
+from inference.series.recogniser import Recognition, read_headers, recognise_headers
 
 LABELS = Path(__file__).with_name("labels.toml")
 DATA = Path(os.environ.get("DICOM_NODE_TEST_DATA", Path(__file__).parents[4] / "shared" / "data"))
@@ -29,8 +29,8 @@ PROTOCOL_AS_SEQUENCE = "CANON"  # writes the protocol's name into PulseSequenceN
 @dataclass(frozen=True)
 class Row:
     label: dict[str, Any]
-    named: SeriesDescription
-    blanked: SeriesDescription  # without any name
+    named: Recognition
+    blanked: Recognition  # without any name
 
     @property
     def right(self) -> bool:

@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 from inference.contract.binding import bind, feeds_inputs
 from inference.contract.inputs import InputRule
 from inference.series.kinds import Kind
-from inference.series.recogniser import SeriesDescription, read_headers, recognise_headers
+from inference.series.recogniser import Recognition, read_headers, recognise_headers
 from inference.series.site_table import SiteRule
 from tests.inference.series.table import Row, folders, labels, printed, rows
 
@@ -433,8 +433,8 @@ def test_a_site_makes_no_image_of_what_is_none() -> None:
     assert recognise_headers([ds], [SiteRule(Kind.T1W, series_description="*")]).kind is Kind.NON_IMAGE
 
 
-def description(uid: str, **change: object) -> SeriesDescription:
-    plain = SeriesDescription(
+def description(uid: str, **change: object) -> Recognition:
+    plain = Recognition(
         uid, "MR", Kind.T1W, "axial", "2D", 30, contrast=False, fat_suppressed=False, b_values=(), confidence=0.9,
         reasons=("spin echo",), volumes=1,
     )  # fmt: skip

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from inference.volumes.geometry import Geometry
-from inference.volumes.measurements import centroid_lps, diameters, largest_component, volume_ml
+from inference.volumes.measurements import diameters, largest_component, volume_ml
 from inference.volumes.resampling import resample_to_grid
+from tests.inference.volumes.centroid import centroid_lps
 
 TURN = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]])
 SHAPE = (30, 60, 70)
