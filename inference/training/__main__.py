@@ -1,6 +1,6 @@
-"""`python -m inference.training APPLICATION --data FOLDER --out FOLDER`: trains a bundled application anew.
+"""The command `python -m inference.training APPLICATION --data FOLDER --out FOLDER`, which trains an application anew.
 
-It says how far it is, and goes on where it was interrupted when it is started again with the same --out.
+It logs its progress. Started again with the same --out, it goes on where it was interrupted.
 """
 
 import argparse
@@ -12,12 +12,9 @@ from typing import Any, get_args
 
 import torch
 
-APPLICATIONS = {
-    "soft_tissue_mass": "soft_tissue_mass.training",
-    "mass_classifier": "soft_tissue_mass.classifier",
-    "extremity_sts_sbrt": "extremity_sts_sbrt.training",
-}
-"""Modules of this package; each has a frozen dataclass `Settings` and `run(data, out, settings, only, drawings)`."""
+APPLICATIONS = ("soft_tissue_mass", "mass_classifier", "extremity_sts_sbrt")
+"""Folders beside this file. The module `training` of each has a frozen dataclass `Settings` and
+`run(data, out, settings, only, drawings)`."""
 
 
 def main() -> None:
@@ -41,11 +38,11 @@ def main() -> None:
 
 
 def _module(name: str) -> Any:
-    return import_module(f"inference.training.{APPLICATIONS[name]}")
+    return import_module(f"inference.training.{name}.training")
 
 
 def _type(field: "Field[Any]") -> Any:
-    """What the option's text becomes: `float` for a field that is `float | None`."""
+    """Return the type of an option, which is `float` for a field of `float | None`."""
     return next((kind for kind in get_args(field.type) if kind is not type(None)), field.type)
 
 

@@ -1,4 +1,4 @@
-"""Fits one network to random views of cases: the loop that every application's training shares."""
+"""The loop that fits a network to random views of cases, which the training of every application shares."""
 
 import hashlib
 import json
@@ -20,16 +20,18 @@ log = logging.getLogger(__name__)
 
 LOG_EVERY = 50
 ENTROPY_WEIGHT = 0.5
-ENTROPY_VOXELS = 2000.0  # 54 mL of 3 mm voxels: what a view without a mass counts as
+ENTROPY_VOXELS = 2000.0  # 54 mL of 3 mm voxels: added to the size of the mass, so that a view may have none
 DICE_VOXELS = 10.0
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long one network is fitted, and how."""
+    """The length and the parameters of the fit of one network."""
 
     iterations: int = 30000
-    minutes: float | None = None  # an upper limit; the learning rate then follows the clock where it is ahead
+    minutes: float | None = (
+        None  # an upper limit; the learning rate follows the clock if that is ahead of the iterations
+    )
     seed: int = 0
     batch: int = 2
     learning_rate: float = 1e-3
@@ -38,15 +40,15 @@ class Schedule:
     checkpoint_every: int = 250
 
 
-class Views(Protocol):
-    """Draws one training view: image and truth, each [channel, slice, row, column]."""
+class DrawView(Protocol):
+    """A source of training views: image and truth, each [channel, slice, row, column]."""
 
     def __call__(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]: ...
 
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """The network with averaged weights, and what it took."""
+    """The network with averaged weights, and the length of its fit."""
 
     network: nn.Module
     iterations: int
@@ -54,8 +56,8 @@ class Fitted:
 
 
 @dataclass
-class State:
-    """Everything a run that was interrupted needs to go on as if it had not been."""
+class FitState:
+    """The state of a fit, from which an interrupted run goes on as if it had not been interrupted."""
 
     network: nn.Module
     averaged: nn.Module
@@ -65,6 +67,7 @@ class State:
     seconds: float = 0.0
 
     def save(self, path: Path, plan: str) -> None:
+        """Write the checkpoint of the run that `plan` identifies."""
         held = {
             "plan": plan,
             "network": self.network.state_dict(),
@@ -74,12 +77,12 @@ class State:
             "iteration": self.iteration,
             "seconds": self.seconds,
         }
-        # A run that is killed while it writes keeps its last checkpoint.
+        # The file is replaced at once, so that a run that is killed while it writes keeps its last checkpoint.
         torch.save(held, path.with_suffix(".part"))
         os.replace(path.with_suffix(".part"), path)
 
     def load(self, path: Path, plan: str) -> None:
-        """Raises ValueError where the checkpoint is that of another run."""
+        """Read a checkpoint. Raises ValueError if it is that of a run with another plan."""
         held = torch.load(path, weights_only=True)
         if held["plan"] != plan:
             raise ValueError(f"{path} is the checkpoint of a run with other settings or data; choose another --out")
@@ -90,20 +93,22 @@ class State:
         self.iteration, self.seconds = held["iteration"], held["seconds"]
 
 
-def fit(network: nn.Module, draw: Views, schedule: Schedule, device: torch.device, folder: Path, data: str) -> Fitted:
-    """Fits `network` to what `draw` draws; `data` names all that this depends on.
+def fit_network(
+    network: nn.Module, draw: DrawView, schedule: Schedule, device: torch.device, folder: Path, data: str
+) -> Fitted:
+    """Fit `network` to the views of `draw`; `data` identifies everything that they depend on.
 
-    Writes `folder`/log.jsonl and `folder`/checkpoint.pt, and goes on from that checkpoint where it is of the same
-    schedule and `data`. Raises ValueError where it is not.
+    The fit writes log.jsonl and checkpoint.pt into `folder`, and goes on from the checkpoint if there is one. Raises
+    ValueError if that is of another schedule or other `data`.
     """
     plan = hashlib.sha256(json.dumps([asdict(schedule), data]).encode()).hexdigest()
     network = network.to(device)
     optimiser = torch.optim.AdamW(network.parameters(), schedule.learning_rate, weight_decay=schedule.weight_decay)
-    state = State(network, deepcopy(network).eval(), optimiser, np.random.default_rng(schedule.seed))
+    state = FitState(network, deepcopy(network).eval(), optimiser, np.random.default_rng(schedule.seed))
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.is_file():
         state.load(checkpoint, plan)
-        log.info("goes on from iteration %d", state.iteration)
+        log.info("The fit goes on from iteration %d.", state.iteration)
     started = time.monotonic() - state.seconds
     recent: list[tuple[float, float]] = []
     with (folder / "log.jsonl").open("a" if state.iteration else "w") as lines:
@@ -123,11 +128,11 @@ def fit(network: nn.Module, draw: Views, schedule: Schedule, device: torch.devic
     return Fitted(state.averaged, state.iteration, state.seconds / 60)
 
 
-def _step(state: State, draw: Views, schedule: Schedule, device: torch.device) -> tuple[float, float]:
-    """One step of the optimiser; its loss and soft Dice."""
+def _step(state: FitState, draw: DrawView, schedule: Schedule, device: torch.device) -> tuple[float, float]:
+    """Take one step of the optimiser. Return its loss and its soft Dice."""
     views = [draw(state.rng) for _ in range(schedule.batch)]
     image, truth = (torch.stack(part).contiguous() for part in zip(*views, strict=True))
-    # bfloat16 triples the speed on processors that have it; averaged weights stay in single precision.
+    # On processors that have bfloat16 it triples the speed. Averaged weights stay in single precision.
     with torch.autocast(device.type, torch.bfloat16):
         logits = state.network(image)
     value, overlap = loss(logits.float(), truth)
@@ -140,10 +145,10 @@ def _step(state: State, draw: Views, schedule: Schedule, device: torch.device) -
 
 
 def loss(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-    """Soft Dice loss plus cross-entropy, and the soft Dice. Both are [batch, channel, slice, row, column].
+    """Return soft Dice loss plus cross-entropy, and the soft Dice, of [batch, channel, slice, row, column].
 
-    The cross-entropy of a view is relative to the size of its mass, so that an outline of a small mass that is three
-    times too large costs as much as that of a large one: averaged over all voxels it would cost next to nothing.
+    The cross-entropy of a view is relative to the size of its mass. So an outline three times too large costs as much
+    for a small mass as for a large one; averaged over all voxels it would cost next to nothing for the small one.
     """
     probability = torch.sigmoid(logits)
     axes = (2, 3, 4)
@@ -154,24 +159,24 @@ def loss(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     return 1 - overlap.mean() + ENTROPY_WEIGHT * relative, overlap.mean()
 
 
-def _progress(state: State, schedule: Schedule) -> float:
+def _progress(state: FitState, schedule: Schedule) -> float:
     by_clock = state.seconds / (60 * schedule.minutes) if schedule.minutes else 0.0
     return max(state.iteration / schedule.iterations, by_clock)
 
 
 def _rate(progress: float, iteration: int) -> float:
-    """A short rise, then the falling half of a cosine."""
+    """Return the factor to the learning rate: a short rise, then the falling half of a cosine."""
     return float(min(1.0, (iteration + 1) / 100) * max(0.5 * (1 + np.cos(np.pi * progress)), 1e-3))
 
 
-def _line(state: State, recent: Sequence[tuple[float, float]], progress: float) -> dict[str, Any]:
+def _line(state: FitState, recent: Sequence[tuple[float, float]], progress: float) -> dict[str, Any]:
     value, overlap = np.mean(recent, axis=0)
     line = {
         "iteration": state.iteration, "seconds": round(state.seconds, 1), "loss": round(float(value), 4),
         "soft_dice": round(float(overlap), 4),
     }  # fmt: skip
     left = state.seconds / 60 * (1 / max(progress, 1e-6) - 1)
-    log.info("%3.0f %%  iteration %d  loss %.3f  soft Dice %.3f  %.0f min left",
+    log.info("%3.0f %% are done: iteration %d, loss %.3f, soft Dice %.3f, %.0f min left.",
              100 * progress, state.iteration, value, overlap, left)  # fmt: skip
     return line
 

@@ -1,6 +1,7 @@
-"""`python -m inference.training.gate APP --data FOLDER --out FILE`: the reference of the quality gate, made anew.
+"""The command `python -m inference.training.gate APP --data FOLDER --out FILE`.
 
-Loads no torch: it is made from the images the network is trained on, not from the network.
+It makes the reference of the quality gate anew from the images that the network is trained on. It needs no network, and
+loads no torch.
 """
 
 import argparse
@@ -9,40 +10,40 @@ from pathlib import Path
 
 from inference.gate.reference import TrainingReference, fit_reference, save_reference
 from inference.phantoms.limb.study import FIRST_TRAINING_SEED, limb_study, study_grid
-from inference.training import sarcoma
-from inference.training.sarcoma import Case
-from inference.training.soft_tissue_mass import phantoms
+from inference.training import sarcoma_collection
+from inference.training.cases import Case
+from inference.training.soft_tissue_mass import phantom_cases
 from inference.volumes.volume import Volume
 
 PHANTOMS = 60
-SHAPE, SPACING = (40, 192, 192), (4.0, 1.15, 1.15)  # slices, rows, columns, and mm: as a scanner would plan it
+SHAPE, SPACING = (40, 192, 192), (4.0, 1.15, 1.15)  # slices, rows and columns, and mm: a usual T1w series
 
 
-def soft_tissue_mass(data: Path) -> TrainingReference:
-    """From the patients that are trained on, never the held-out ones, and phantoms as the training draws them."""
-    trained_on, _ = sarcoma.split(sarcoma.patients(data))
+def soft_tissue_mass_reference(data: Path) -> TrainingReference:
+    """Make the reference from the patients that are trained on, without those held out, and from training phantoms."""
+    trained_on, _ = sarcoma_collection.split(sarcoma_collection.patients(data))
     return fit_reference({"patients": _patients(data, trained_on), "phantoms": _phantoms()})
 
 
-def extremity_sts_sbrt(data: Path) -> TrainingReference:
-    """The same limbs of patients, and limbs as its own training draws them."""
-    trained_on, _ = sarcoma.split(sarcoma.patients(data))
+def extremity_sts_sbrt_reference(data: Path) -> TrainingReference:
+    """Make the reference from the same patients, and from limbs with the seeds of its own training."""
+    trained_on, _ = sarcoma_collection.split(sarcoma_collection.patients(data))
     return fit_reference({"patients": _patients(data, trained_on), "phantoms": _limb_studies()})
 
 
 def volume_of(case: Case) -> Volume:
-    """A case as if it had been read from a series."""
+    """Return a case as the volume of a series."""
     return Volume(case.array, case.geometry, (), "", "", "", "MR")
 
 
 def _patients(data: Path, names: list[str]) -> Iterator[Volume]:
     for name in names:
-        yield volume_of(sarcoma.load(data, name))
+        yield volume_of(sarcoma_collection.load_patient(data, name))
 
 
 def _phantoms() -> Iterator[Volume]:
-    for seed in range(phantoms.FIRST_TRAINING_SEED, phantoms.FIRST_TRAINING_SEED + PHANTOMS):
-        yield volume_of(phantoms.training_case(seed))
+    for seed in range(phantom_cases.FIRST_TRAINING_SEED, phantom_cases.FIRST_TRAINING_SEED + PHANTOMS):
+        yield volume_of(phantom_cases.training_phantom_case(seed))
 
 
 def _limb_studies() -> Iterator[Volume]:
@@ -52,7 +53,7 @@ def _limb_studies() -> Iterator[Volume]:
         yield Volume(study.on(grid).render("t1w"), grid, (), "", "", "", "MR")
 
 
-APPLICATIONS = {"soft_tissue_mass": soft_tissue_mass, "extremity_sts_sbrt": extremity_sts_sbrt}
+APPLICATIONS = {"soft_tissue_mass": soft_tissue_mass_reference, "extremity_sts_sbrt": extremity_sts_sbrt_reference}
 
 
 def main() -> None:

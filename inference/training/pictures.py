@@ -1,4 +1,4 @@
-"""Outlines on slices, to look at; they are written by the command and stay where it was told to put them."""
+"""Pictures of outlines on slices, for a look at the results of a training run."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from inference.training.sarcoma import Case
+from inference.training.cases import Case
 from inference.volumes.geometry import Mask
 
 TRUE, FOUND = (0, 220, 0), (255, 60, 60)
@@ -14,8 +14,8 @@ PANELS = 3  # slices, at the quarters of the mass
 ENLARGED = 3
 
 
-def draw(case: Case, found: Mask, folder: Path) -> None:
-    """Three slices through the true mass side by side, the true outline green and the found one red."""
+def draw_outlines(case: Case, found: Mask, folder: Path) -> None:
+    """Draw three slices through the true mass side by side, with the true outline green and the found one red."""
     folder.mkdir(parents=True, exist_ok=True)
     where = np.flatnonzero(case.mask.any(axis=(1, 2)))
     chosen = np.quantile(where, [(i + 1) / (PANELS + 1) for i in range(PANELS)]).round().astype(int)

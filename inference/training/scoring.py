@@ -1,21 +1,21 @@
-"""How well a mask agrees with the truth."""
+"""The agreement of a found mask with the true one."""
 
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 
-from inference.training.sarcoma import Case
+from inference.training.cases import Case
+from inference.volumes.geometry import Mask
 from inference.volumes.measurements import diameters
-
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Score:
-    """`hausdorff95` in mm, infinite where nothing was found; `volume_error` in percent of the true volume, signed;
-    `long_axis_error` in mm, signed, of the longest diameter in any one slice. `agreement` is that of the ensemble.
+    """The agreement of one found mask with the truth.
+
+    `hausdorff95` is in mm, infinite where nothing was found. `volume_error` is in percent of the true volume, signed.
+    `long_axis_error` is in mm, signed, of the longest diameter in any one slice. `agreement` is that of the ensemble.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Score:
 
 
 def score(case: Case, found: Mask, agreement: float = 1.0, uncertain: bool = False) -> Score:
-    """`found` lies on the grid of the case, which must have a mass."""
+    """Score `found`, a mask on the grid of the case, which must have a mass."""
     size = case.geometry.voxel_volume / 1000
     length = diameters(found, case.geometry).long_axis if found.any() else 0.0
     return Score(
@@ -49,7 +49,7 @@ def dice(found: Mask, truth: Mask) -> float:
 
 
 def hausdorff95(found: Mask, truth: Mask, spacing: tuple[float, float, float]) -> float:
-    """The larger of the two directed 95th percentiles of surface distance (mm)."""
+    """Return the larger of the two directed 95th percentiles of surface distance in mm."""
     if not found.any() or not truth.any():
         return float("inf")
     surfaces = [mask & ~ndimage.binary_erosion(mask) for mask in (found, truth)]
@@ -58,18 +58,20 @@ def hausdorff95(found: Mask, truth: Mask, spacing: tuple[float, float, float]) -
 
 
 def false_alarms(found_ml: list[float]) -> dict[str, object]:
-    """Of images without a mass, in how many one was outlined, and how large the outlined volumes were."""
+    """Count the images without a mass in which one was outlined, and list the outlined volumes in mL."""
     volumes = sorted(round(ml, 1) for ml in found_ml if ml > 0)
     return {"cases": len(found_ml), "outlined": len(volumes), "volumes_ml": volumes}
 
 
 def summary(scores: list[Score]) -> dict[str, object]:
-    """Mean, median and 10th percentile of Dice; medians of the rest; every case beside them."""
+    """Summarise scores for metrics.json: statistics over the cases, and every case under "each"."""
     dices = np.array([s.dice for s in scores])
     distances = [s.hausdorff95 for s in scores if np.isfinite(s.hausdorff95)]
+    missed = [s.true_ml for s in scores if s.dice == 0.0]
     return {
         "cases": len(scores),
         "dice_mean": round(float(dices.mean()), 4),
+        "dice_standard_error": round(float(dices.std(ddof=1)) / len(dices) ** 0.5, 4) if len(dices) > 1 else 0.0,
         "dice_median": round(float(np.median(dices)), 4),
         "dice_p10": round(float(np.percentile(dices, 10)), 4),
         "hausdorff95_mm_median": round(float(np.median(distances)), 2) if distances else None,
@@ -77,16 +79,26 @@ def summary(scores: list[Score]) -> dict[str, object]:
         "volume_error_percent_absolute_mean": round(float(np.mean([abs(s.volume_error) for s in scores])), 1),
         "long_axis_error_mm_absolute_mean": round(float(np.mean([abs(s.long_axis_error) for s in scores])), 1),
         "uncertain": sum(s.uncertain for s in scores),
-        "missed": sum(1 for s in scores if s.dice == 0.0),
-        "each": [
-            {key: _plain(value) for key, value in asdict(s).items()}
-            for s in scores
-        ],
-    }  # fmt: skip
+        "missed": len(missed),
+        "missed_ml_range": [round(min(missed), 1), round(max(missed), 1)] if missed else None,
+        "each": [{key: _for_json(value) for key, value in asdict(s).items()} for s in scores],
+    }
 
 
-def _plain(value: str | float | bool) -> str | float | bool | None:
-    """For JSON, which has no infinity."""
+def agreement_summary(scores: list[Score]) -> dict[str, object]:
+    """Compare the mean Dice of the found masses that were marked as uncertain with that of the others."""
+    found = [s for s in scores if s.dice > 0]
+    marked, others = ([s.dice for s in found if s.uncertain is is_so] for is_so in (True, False))
+    return {
+        "marked": len(marked),
+        "marked_dice_mean": round(float(np.mean(marked)), 4) if marked else None,
+        "others": len(others),
+        "others_dice_mean": round(float(np.mean(others)), 4) if others else None,
+    }
+
+
+def _for_json(value: str | float | bool) -> str | float | bool | None:
+    """Round a float, and replace infinity by None, because JSON has none."""
     if isinstance(value, float):
         return round(value, 3) if np.isfinite(value) else None
     return value

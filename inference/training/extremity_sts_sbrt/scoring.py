@@ -1,8 +1,10 @@
-"""What `extremity_sts_sbrt` finds of a simulated limb at two time points, beside the truth."""
+"""The errors of `extremity_sts_sbrt` on simulated limbs at two time points, and their summary."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from inference.applications.extremity_sts_sbrt.course import recist_course
 from inference.applications.extremity_sts_sbrt.examination import Examination, SliceInference, examine_limb
@@ -15,28 +17,37 @@ from inference.quantities.distances import shortest_distance
 from inference.quantities.panel import ADC, T1, T2, Volumes
 from inference.quantities.response import Course, Response
 from inference.quantities.statistics import Statistics
-from inference.training import pictures
-from inference.training.sarcoma import Case
-from inference.training.scoring import dice
+from inference.training.cases import Case
+from inference.training.pictures import draw_outlines
+from inference.training.scoring import dice, false_alarms
 from inference.volumes.geometry import Array, Geometry, Mask
 from inference.volumes.measurements import diameters, volume_ml
 from inference.volumes.volume import Volume
 
 TIME_POINTS = 2
-# As a scanner would plan it: slices, rows, columns and mm.
+# The matrices that a scanner would use: slices, rows, columns and mm.
 MATRICES = (
     (("t1w", "t1w_fs_post"), (40, 192, 192), (4.0, 1.15, 1.15)),
     (("t2w_fs", "t1_map", "t2_map"), (40, 160, 160), (4.0, 1.38, 1.38)),
     (("dwi",), (40, 112, 112), (4.0, 1.97, 1.97)),
 )
 SERIES = tuple(name for names, *_ in MATRICES for name in names)
+VOXEL = 4.0  # mm: the longest edge of a voxel of the T1w images; the errors of distances are compared with it
+ERRORS = (
+    "long_axis", "long_axis_ideal", "maximum_3d", "volume", "volume_ideal", "necrosis_fraction",
+    *(name + key for name in ("adc", "t1", "t2") for key in ("", "_ideal")),
+    *(f"{name}_distance{key}" for name in ("bundle", "bone") for key in ("", "_ideal")),
+)  # fmt: skip
 CATEGORIES = {"PR": Response.PARTIAL, "SD": Response.STABLE, "PD": Response.PROGRESSIVE}
 
 
 def volumes_of(
     study: LimbStudy, scanner: Scanner, series: Collection[str] = SERIES, healthy: bool = False
 ) -> tuple[Volumes, dict[str, Mask], Geometry]:
-    """Those series of a study, and the true masks on the grid of "t1w". `healthy` leaves the mass out."""
+    """Render the `series` of a study. Return them with the true masks on the grid of "t1w", and that grid.
+
+    `healthy` leaves the mass out.
+    """
     volumes: dict[str, tuple[Volume, ...]] = {}
     shown = study.without_mass() if healthy else study
     grids = {names: scanner.grid(study_grid(study, shape, spacing)) for names, shape, spacing in MATRICES}
@@ -52,10 +63,14 @@ def volumes_of(
     return volumes, shown.on(first, scanner).masks, first
 
 
-def patient(
+def measure_limb(
     seed: int, scanner: Scanner, series: Collection[str], infer: SliceInference, drawings: Path | None = None
 ) -> dict[str, Any]:
-    """The errors of each time point and whether the category is right; None where there is nothing to compare."""
+    """Measure the errors at each time point of a limb, and check the category of its response.
+
+    An error is None where there is nothing to compare. Keys that end with "_ideal" are errors of the same measurement
+    with the true mask.
+    """
     points, examinations, lengths = [], [], []
     for time_point in range(TIME_POINTS):
         study = limb_study(seed, time_point)
@@ -66,7 +81,7 @@ def patient(
         points.append(_errors(study, found, masks, geometry))
         if drawings and "mass" in found.masks:
             case = Case(f"limb {seed} {time_point}", found.source.array, masks["mass"], geometry)
-            pictures.draw(case, found.masks["mass"], drawings)
+            draw_outlines(case, found.masks["mass"], drawings)
     right = None
     if all("mass" in one.masks for one in examinations):
         told = recist_course(examinations)
@@ -79,10 +94,44 @@ def patient(
     }
 
 
-def false_mass(seed: int, series: Collection[str], infer: SliceInference) -> float:
-    """ML that are outlined as mass in a limb that has none."""
+def false_mass_ml(seed: int, series: Collection[str], infer: SliceInference) -> float:
+    """Return the volume in mL that is outlined as a mass in a limb without one."""
     volumes, _, _ = volumes_of(limb_study(seed), STANDARD, series, healthy=True)
     return examine_limb(volumes, infer, 0.5).volume("mass")
+
+
+def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Summarise the rows of `measure_limb` for metrics.json. Statistics of nothing are None."""
+    points = [point for row in rows for point in row["time_points"]]
+    judged = [row["response_right"] for row in rows if row["response_right"] is not None]
+    summary: dict[str, Any] = {
+        "limbs": len(rows),
+        "time_points": len(points),
+        "dice": {name: _dice_summary([p[f"dice_{name}"] for p in points]) for name in STRUCTURES},
+        "errors": {key: _error_summary([p.get(key) for p in points]) for key in ERRORS},
+        "response": {"right": sum(judged), "judged": len(judged)},
+        "masses_missed": sum(p["dice_mass"] == 0.0 for p in points),
+    }
+    for name in ("necrosis", "oedema"):
+        without = [p for p in points if p[f"dice_{name}"] is None]
+        summary[f"false_{name}"] = false_alarms([p[f"false_{name}_ml"] or 0.0 for p in without])
+    return summary
+
+
+def _dice_summary(values: Sequence[float | None]) -> dict[str, float] | None:
+    known = np.array([v for v in values if v is not None], float)
+    return {"mean": float(known.mean()), "p10": float(np.percentile(known, 10))} if known.size else None
+
+
+def _error_summary(values: Sequence[float | None]) -> dict[str, float] | None:
+    known = np.array([v for v in values if v is not None], float)
+    if not known.size:
+        return None
+    return {
+        "mean": float(known.mean()),
+        "absolute_mean": float(np.abs(known).mean()),
+        "percent_within_voxel": float(100 * np.mean(np.abs(known) <= VOXEL)),
+    }
 
 
 def _errors(

@@ -1,9 +1,9 @@
-"""Trains and measures the network of the application `extremity_sts_sbrt`, on simulated limbs alone."""
+"""Train and measure the network of the application `extremity_sts_sbrt`, on simulated limbs alone."""
 
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,26 +18,39 @@ from inference.contract.manifest import file_sha256
 from inference.engine.models import TorchEngine
 from inference.engine.quantisation import quantise
 from inference.phantoms.limb.study import HELD_OUT_SEEDS, SHIFTED_SEEDS
-from inference.phantoms.signals import SHIFTED, STANDARD
+from inference.phantoms.signals import SHIFTED, STANDARD, Scanner
 from inference.training import provenance
-from inference.training.extremity_sts_sbrt import card as extremity_card
-from inference.training.extremity_sts_sbrt import limbs
-from inference.training.extremity_sts_sbrt import scoring as extremity_scoring
-from inference.training.fitting import Fitted, Schedule, fit
+from inference.training.extremity_sts_sbrt.card import extremity_sts_sbrt_card
+from inference.training.extremity_sts_sbrt.limb_cases import LimbCase, hash_limb_cases, limb_pool, random_slab
+from inference.training.extremity_sts_sbrt.scoring import SERIES, false_mass_ml, measure_limb, summarise
+from inference.training.fitting import Fitted, Schedule, fit_network
+from inference.training.scoring import false_alarms
 
-BATCH = 4  # views
-# Name, limbs, their scanner, the series that are there, and the part of the limbs that is measured.
+BATCH = 4  # slabs
+
+
+@dataclass(frozen=True)
+class LimbSet:
+    """A set of limbs that is measured: their seeds and scanner, their series, and the part of the set that is used."""
+
+    name: str
+    seeds: range
+    scanner: Scanner
+    series: tuple[str, ...]
+    part: float
+
+
 SETS = (
-    ("held_out", HELD_OUT_SEEDS, STANDARD, extremity_scoring.SERIES, 1.0),
-    ("least", HELD_OUT_SEEDS, STANDARD, REQUIRED, 0.5),
-    ("shifted", SHIFTED_SEEDS, SHIFTED, extremity_scoring.SERIES, 1.0),
+    LimbSet("held_out", HELD_OUT_SEEDS, STANDARD, SERIES, 1.0),
+    LimbSet("required_only", HELD_OUT_SEEDS, STANDARD, REQUIRED, 0.5),
+    LimbSet("shifted", SHIFTED_SEEDS, SHIFTED, SERIES, 1.0),
 )
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """`phantoms` limbs are learned from; so many patients of each test set are measured, at two time points each."""
+    """The settings of a run: `phantoms` limbs are trained on, and `patients` limbs of each test set are measured."""
 
     iterations: int = 3200
     minutes: float | None = None
@@ -50,61 +63,66 @@ class Settings:
 def run(
     data: Path | None, out: Path, settings: Settings, only: int | None = None, drawings: Path | None = None
 ) -> None:
-    """Trains, measures and writes weights.pt, metrics.json and MODEL_CARD.md to `out`. There is no other data than
-    phantoms: `data` is not read. `only` trains and stops. What was done before is gone on from. Outlines of the
-    held-out limbs are drawn into `drawings`.
+    """Train and measure the network, and write weights.pt, metrics.json and MODEL_CARD.md to `out`.
+
+    All data are phantoms, and `data` is not read. `only` ends the run after training. An interrupted run goes on where
+    it was. Outlines of the held-out limbs are drawn into `drawings`.
     """
-    cases = limbs.pool(out / "pool", settings.phantoms, settings.seed)
+    cases = limb_pool(out / "pool", settings.phantoms, settings.seed)
     fitted = train(cases, out, settings)
     if only is not None:
         return
     state = fitted.network.cpu().state_dict()
     weights = out / "weights.pt"
     torch.save(quantise(state), weights)
+    options = provenance.changed_options(settings)
     metrics: dict[str, Any] = {
-        "command": _command(settings),
+        "command": " ".join(["python -m inference.training extremity_sts_sbrt --out OUT", *options]),
         "iterations": fitted.iterations,
+        "batch": BATCH,
         "minutes": round(fitted.minutes, 1),
         "parameters": sum(p.numel() for p in fitted.network.parameters()),
         "settings": asdict(settings),
-        "data_sha256": limbs.data_hash(cases),
+        "data_sha256": hash_limb_cases(cases),
         "versions": provenance.versions(),
     }
-    infer = predictor(weights)
+    infer = load_inference(weights)
     folder = out / "measured" / file_sha256(weights)[:16]
-    for name, seeds, scanner, series, part in SETS:
-        score = partial(extremity_scoring.patient, scanner=scanner, series=series, infer=infer, drawings=drawings)
-        metrics[name] = measured(score, seeds[: round(part * settings.patients)], folder / name)
-    healthy = HELD_OUT_SEEDS[: settings.patients // 2]
-    for name, series in (("false_masses", extremity_scoring.SERIES), ("false_masses_least", REQUIRED)):
-        metrics[name] = measured(
-            partial(extremity_scoring.false_mass, series=series, infer=infer), healthy, folder / name
+    for one in SETS:
+        measure = partial(measure_limb, scanner=one.scanner, series=one.series, infer=infer, drawings=drawings)
+        metrics[one.name] = summarise(
+            measure_once(measure, one.seeds[: round(one.part * settings.patients)], folder / one.name)
         )
+    healthy = HELD_OUT_SEEDS[: settings.patients // 2]
+    for name, series in (("false_masses", SERIES), ("false_masses_required_only", REQUIRED)):
+        volumes = measure_once(partial(false_mass_ml, series=series, infer=infer), healthy, folder / name)
+        metrics[name] = false_alarms(volumes)
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
-    (out / "MODEL_CARD.md").write_text(extremity_card.write(metrics))
+    (out / "MODEL_CARD.md").write_text(extremity_sts_sbrt_card(metrics))
 
 
-def predictor(weights: Path) -> SliceInference:
-    """The network of a file of weights, exactly as the application runs it."""
+def load_inference(weights: Path) -> SliceInference:
+    """Load the network from a file of weights. It then runs exactly as in the application."""
     engine = TorchEngine("cuda" if torch.cuda.is_available() else "cpu")
     network = engine.load_state(SliceUNet, weights, file_sha256(weights))
     return lambda image: engine.whole(network, image)
 
 
-def measured(score: Callable[[int], Any], seeds: Sequence[int], folder: Path) -> list[Any]:
-    """What `score` says of each limb; what `folder` holds already is read."""
+def measure_once(measure: Callable[[int], Any], seeds: Sequence[int], folder: Path) -> list[Any]:
+    """Return the result of `measure` for each limb. Results are kept in `folder`, and read from there afterwards."""
     folder.mkdir(parents=True, exist_ok=True)
     found = []
     for seed in seeds:
         path = folder / f"{seed}.json"
         if not path.is_file():
-            path.write_text(json.dumps(score(seed)))
-            log.info("%s: limb %d measured", folder.name, seed)
+            path.write_text(json.dumps(measure(seed)))
+            log.info("Limb %d of the set %s is measured.", seed, folder.name)
         found.append(json.loads(path.read_text()))
     return found
 
 
-def train(cases: Sequence[limbs.Case], out: Path, settings: Settings) -> Fitted:
+def train(cases: Sequence[LimbCase], out: Path, settings: Settings) -> Fitted:
+    """Fit the network to random slabs of the cases."""
     folder = out / "network"
     folder.mkdir(parents=True, exist_ok=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -120,14 +138,7 @@ def train(cases: Sequence[limbs.Case], out: Path, settings: Settings) -> Fitted:
     )
 
     def draw(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        image, truth = limbs.view(cases[int(rng.integers(len(cases)))], rng)
+        image, truth = random_slab(cases[int(rng.integers(len(cases)))], rng)
         return image.to(device), truth.to(device)
 
-    return fit(SliceUNet(), draw, schedule, device, folder, limbs.data_hash(cases))
-
-
-def _command(settings: Settings) -> str:
-    """What trains this again: the options that are not the defaults."""
-    changed = {f.name: getattr(settings, f.name) for f in fields(settings) if getattr(settings, f.name) != f.default}
-    options = [f"--{name.replace('_', '-')} {value}" for name, value in changed.items()]
-    return " ".join(["python -m inference.training extremity_sts_sbrt --out OUT", *options])
+    return fit_network(SliceUNet(), draw, schedule, device, folder, hash_limb_cases(cases))

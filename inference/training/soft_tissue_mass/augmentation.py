@@ -1,4 +1,7 @@
-"""Random views of a case: another crop, another pose, another contrast. Everything runs on the device of the case."""
+"""Random views of a case: another crop, another pose, another contrast.
+
+Everything runs on the device of the case.
+"""
 
 from dataclasses import dataclass
 
@@ -9,22 +12,22 @@ from torch.nn import functional
 
 
 @dataclass(frozen=True)
-class View:
-    """How far the views of a case may differ from it. Lengths in voxels, angles in radians."""
+class ViewSettings:
+    """The largest differences between a case and its views. Lengths are in voxels, angles in radians."""
 
-    size: tuple[int, int, int] = (80, 64, 64)  # what is seen, [slice, row, column]
-    rotation: tuple[float, float, float] = (0.5, 0.2, 0.2)  # about the limb, and tilting it
+    size: tuple[int, int, int] = (80, 64, 64)  # of a view, [slice, row, column]
+    rotation: tuple[float, float, float] = (0.5, 0.2, 0.2)  # about the axis of the limb, and two tilts of it
     scale: tuple[float, float] = (0.75, 1.3)
     bend: float = 2.5  # standard deviation of the elastic displacement
     keep_centre: float = 0.1  # how often the crop keeps its sides
     recolour: float = 1.0  # how often brightness, contrast and resolution change, relative to the usual
 
 
-def view(image: Tensor, mask: Tensor, rng: np.random.Generator, how: View) -> tuple[Tensor, Tensor]:
-    """One view of `image` and `mask` ([slice, row, column] floats; air 0), each [1, *size].
+def random_view(image: Tensor, mask: Tensor, rng: np.random.Generator, how: ViewSettings) -> tuple[Tensor, Tensor]:
+    """Draw one view of `image` and `mask` ([slice, row, column] floats; air 0), each [1, *size].
 
-    The sides of the crop are cut at random first and the middle of the view is drawn anew, so that nothing is left of
-    the habit of the training images to have the mass in their middle.
+    The training images have the mass in their middle. To hide this, the sides of the crop are cut at random, and the
+    middle of the view is drawn anew.
     """
     if rng.uniform() > how.keep_centre:
         image, mask = _cut(image, mask, rng)
@@ -39,7 +42,7 @@ def view(image: Tensor, mask: Tensor, rng: np.random.Generator, how: View) -> tu
 
 
 def recolour(picture: Tensor, truth: Tensor, rng: np.random.Generator, often: float = 1.0) -> Tensor:
-    """Other receive fields, contrasts, noise and resolutions; sometimes another brightness of the mass."""
+    """Change receive field, contrast, noise and resolution at random, and sometimes the brightness of the mass."""
     if rng.uniform() < 0.35 * often:
         picture = _mass_brightness(picture, truth, rng)
     if rng.uniform() < 0.7 * often:
@@ -50,7 +53,7 @@ def recolour(picture: Tensor, truth: Tensor, rng: np.random.Generator, often: fl
         picture = picture * float(rng.uniform(0.8, 1.25))
     if rng.uniform() < 0.25 * often:
         factor = float(rng.uniform(1.2, 2.2))
-        axis = int(rng.integers(0, 4))  # one direction, as thick slices do, or all
+        axis = int(rng.integers(0, 4))  # One direction, as thick slices do, or all.
         size = [max(int(n / factor), 8) if axis in (3, i) else n for i, n in enumerate(picture.shape[1:])]
         low = functional.interpolate(picture[None], size=size, mode="trilinear", align_corners=True)
         picture = functional.interpolate(low, size=picture.shape[1:], mode="trilinear", align_corners=True)[0]
@@ -61,7 +64,7 @@ def recolour(picture: Tensor, truth: Tensor, rng: np.random.Generator, often: fl
 
 
 def _cut(image: Tensor, mask: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Cuts each side by a random part of what lies between it and the mass, now and then into the mass."""
+    """Cut a random part of the image between each side and the mass; now and then cut into the mass."""
     slices = []
     for axis in range(3):
         others = [a for a in range(3) if a != axis]
@@ -77,8 +80,8 @@ def _cut(image: Tensor, mask: Tensor, rng: np.random.Generator) -> tuple[Tensor,
     return image[a, b, c], mask[a, b, c]
 
 
-def _grid(shape: torch.Size, mask: Tensor, rng: np.random.Generator, how: View) -> Tensor:
-    """Sampling positions for grid_sample, [1, *size, 3] in x, y, z from -1 to 1."""
+def _grid(shape: torch.Size, mask: Tensor, rng: np.random.Generator, how: ViewSettings) -> Tensor:
+    """Return sampling positions for grid_sample, [1, *size, 3] in x, y, z from -1 to 1."""
     size = how.size
     extent = np.array(shape, dtype=np.float64)
     scale = float(np.exp(rng.uniform(*np.log(how.scale))))
@@ -87,7 +90,7 @@ def _grid(shape: torch.Size, mask: Tensor, rng: np.random.Generator, how: View) 
     if rng.uniform() < 0.15:
         angles[0] = rng.uniform(-np.pi, np.pi)
     matrix = _turn(angles) * stretch
-    # Where the crop is larger than the view, anywhere in it; where it is smaller, it lies anywhere in the view.
+    # A crop larger than the view is seen anywhere; a smaller one lies anywhere in the view.
     slack = np.abs(extent - np.array(size) * scale) / 2
     centre = (extent - 1) / 2 + rng.uniform(-1, 1, 3) * (slack + 4.0)
     lines = [torch.arange(n, dtype=torch.float32) - (n - 1) / 2 for n in size]
@@ -102,7 +105,7 @@ def _grid(shape: torch.Size, mask: Tensor, rng: np.random.Generator, how: View) 
 
 
 def _turn(angles: list[float]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    """Rotation of (slice, row, column) about the slice axis, then the row axis, then the column axis."""
+    """Return the rotation of (slice, row, column) about the slice axis, then the row axis, then the column axis."""
     result = np.eye(3)
     for axis, angle in enumerate(angles):
         i, j = [a for a in range(3) if a != axis]
@@ -113,9 +116,9 @@ def _turn(angles: list[float]) -> np.ndarray[tuple[int, ...], np.dtype[np.float6
 
 
 def _mass_brightness(picture: Tensor, truth: Tensor, rng: np.random.Generator) -> Tensor:
-    """The mass at another level between muscle and fat: masses can be bright on T1w, and made of unlike parts.
+    """Bring the mass to another level between muscle and fat, since masses can be bright on T1w and inhomogeneous.
 
-    Its texture is kept; half of the time broad light and dark parts (fat, blood, necrosis) are added to it.
+    Its texture is kept. Half of the time broad light and dark parts (fat, blood, necrosis) are added to it.
     """
     inside = truth > 0.5
     if int(inside.sum()) < 20:
@@ -131,7 +134,7 @@ def _mass_brightness(picture: Tensor, truth: Tensor, rng: np.random.Generator) -
 
 
 def _curve(picture: Tensor, rng: np.random.Generator) -> Tensor:
-    """A random monotone curve through 0 and about 1: gamma, and a bend of the middle grey levels."""
+    """Apply a random monotone curve through 0 and about 1: gamma, and a bend of the middle grey levels."""
     gamma = float(np.exp(rng.uniform(-0.4, 0.4)))
     changed = picture.clamp(min=0.0) ** gamma
     amount = float(rng.uniform(-0.12, 0.12))

@@ -20,10 +20,10 @@ from inference.contract.findings import Findings
 from inference.contract.manifest import load_manifest
 from inference.contract.series_input import SeriesInput
 from inference.engine.models import TorchEngine
-from inference.training import sarcoma
+from inference.training import sarcoma_collection
 from inference.training.scoring import dice
-from inference.training.soft_tissue_mass import phantoms
-from inference.training.soft_tissue_mass.ellipsoid import ellipsoid, fit
+from inference.training.soft_tissue_mass import phantom_cases
+from inference.training.soft_tissue_mass.ellipsoid_baseline import ellipsoid, fit_ellipsoid
 from inference.volumes.geometry import Geometry, Mask
 from storage.errors import InputRefused
 
@@ -221,8 +221,8 @@ def test_finds_the_mass_of_a_held_out_patient(application: Application, engine: 
     folder = test_data / "sarcoma"
     if not folder.is_dir():
         pytest.skip("the sarcoma set is not here")
-    _, held_out = sarcoma.split(sarcoma.patients(folder))
-    case = sarcoma.load(folder, held_out[1])
+    _, held_out = sarcoma_collection.split(sarcoma_collection.patients(folder))
+    case = sarcoma_collection.load_patient(folder, held_out[1])
     findings = run(application, engine, sorted((folder / case.name / "MR_T1").iterdir()))
     assert np.allclose(findings.source.geometry.affine, case.geometry.affine, atol=1e-3)
     assert dice(findings.segments[0].mask, case.mask) >= 0.6
@@ -235,12 +235,17 @@ def held_out_scores(application: Application, engine: TorchEngine, test_data: Pa
     folder = test_data / "sarcoma"
     if not folder.is_dir():
         pytest.skip("the sarcoma set is not here")
-    trained_on, held_out = sarcoma.split(sarcoma.patients(folder))
+    trained_on, held_out = sarcoma_collection.split(sarcoma_collection.patients(folder))
     assert len(trained_on) == application.manifest.options["training"]["patients"]
-    fractions = fit([phantoms.sample(sarcoma.load(folder, name)).mask >= 0.5 for name in trained_on])
+    fractions = fit_ellipsoid(
+        [
+            phantom_cases.to_training_sample(sarcoma_collection.load_patient(folder, name)).mask >= 0.5
+            for name in trained_on
+        ]
+    )
     found, trivial = [], []
     for name in held_out:
-        case = sarcoma.load(folder, name)
+        case = sarcoma_collection.load_patient(folder, name)
         findings = run(application, engine, sorted((folder / name / "MR_T1").iterdir()))
         mask = findings.segments[0].mask if findings.segments else np.zeros_like(case.mask)
         found.append(dice(mask, case.mask))

@@ -14,16 +14,16 @@ from inference.contract.manifest import APPLICATIONS
 from inference.gate.assessment import assess, check_volume
 from inference.gate.image_quality import METRICS
 from inference.gate.reference import TrainingReference, fit_reference, load_reference, save_reference
-from inference.training import sarcoma
+from inference.training import sarcoma_collection
 from inference.training.gate import volume_of
-from inference.training.soft_tissue_mass import phantoms
+from inference.training.soft_tissue_mass import phantom_cases
 from inference.volumes.geometry import Geometry
 from inference.volumes.reading import read_volume, read_volumes
 from inference.volumes.volume import Volume
 from storage.errors import InputRefused, ModelRefused, WhyNoResult
 
 SHIPPED = APPLICATIONS / "soft_tissue_mass" / "gate_t1w.json"
-SEED = phantoms.FIRST_TEST_SEED
+SEED = phantom_cases.FIRST_TEST_SEED
 HEADS = ["philips_elition_mprage_classic", "siemens_prisma_t1_sag_HFDR", "siemens_xa30_study/5_anat-T1w_acq-tfl"]
 
 
@@ -34,7 +34,7 @@ def reference() -> TrainingReference:
 
 @pytest.fixture(scope="module")
 def limb() -> Volume:
-    return volume_of(phantoms.case(SEED))
+    return volume_of(phantom_cases.phantom_case(SEED))
 
 
 def files(folder: Path) -> list[Path]:
@@ -69,13 +69,15 @@ def whys(volume: Volume, reference: TrainingReference) -> set[WhyNoResult]:
 
 
 def test_patients_that_it_was_not_made_from_are_accepted(test_data: Path, reference: TrainingReference) -> None:
-    _, held_out = sarcoma.split(sarcoma.patients(test_data / "sarcoma"))
-    assert [n for n in held_out if whys(volume_of(sarcoma.load(test_data / "sarcoma", n)), reference)] == []
+    _, held_out = sarcoma_collection.split(sarcoma_collection.patients(test_data / "sarcoma"))
+    assert [
+        n for n in held_out if whys(volume_of(sarcoma_collection.load_patient(test_data / "sarcoma", n)), reference)
+    ] == []
 
 
 @pytest.mark.parametrize("seed", range(SEED, SEED + 2))
 def test_limbs_are_accepted_with_and_without_a_mass(reference: TrainingReference, seed: int) -> None:
-    for case in (phantoms.case(seed), phantoms.healthy(seed), phantoms.shifted(seed)):
+    for case in (phantom_cases.phantom_case(seed), phantom_cases.healthy_case(seed), phantom_cases.shifted_case(seed)):
         assert whys(volume_of(case), reference) == set()
 
 
@@ -169,7 +171,7 @@ def test_the_command_shows_every_measurement_and_loads_no_torch(test_data: Path)
 
 def test_a_reference_is_kept_exactly_enough(tmp_path: Path, limb: Volume) -> None:
     def limbs(seeds: Sequence[int]) -> list[Volume]:
-        return [volume_of(phantoms.case(seed)) for seed in seeds]
+        return [volume_of(phantom_cases.phantom_case(seed)) for seed in seeds]
 
     made = fit_reference({"phantoms": limbs(range(SEED + 10, SEED + 14))})
     save_reference(made, tmp_path / "gate.json")

@@ -15,13 +15,14 @@ from PIL import Image
 from inference.applications.soft_tissue_mass.outline import Estimate
 from inference.engine.networks import FoldedUNet, Standardised, ensemble
 from inference.engine.quantisation import dequantise, quantise
-from inference.training import fitting, pictures, sarcoma
+from inference.training import fitting, pictures, sarcoma_collection
+from inference.training.cases import Case
 from inference.training.fitting import Schedule
-from inference.training.sarcoma import Case
 from inference.training.scoring import dice, score
-from inference.training.soft_tissue_mass import ellipsoid
 from inference.training.soft_tissue_mass import training as soft_tissue_mass
-from inference.training.soft_tissue_mass.augmentation import View, view
+from inference.training.soft_tissue_mass.augmentation import ViewSettings, random_view
+from inference.training.soft_tissue_mass.ellipsoid_baseline import ellipsoid, fit_ellipsoid
+from inference.training.soft_tissue_mass.scoring import choose_thresholds
 from inference.training.soft_tissue_mass.training import Settings
 from inference.volumes.geometry import Geometry
 
@@ -51,7 +52,7 @@ def test_training_on_phantoms_alone(tmp_path: Path) -> None:
     first, second = (parameters(member) for member in network.members)
     assert not torch.allclose(first, second, atol=0.01)
     again = Standardised(FoldedUNet())
-    again.load_state_dict(soft_tissue_mass.earlier(tmp_path / "weights.pt", 0))
+    again.load_state_dict(soft_tissue_mass.read_member_weights(tmp_path / "weights.pt", 0))
     assert torch.equal(parameters(again), first)
 
 
@@ -71,11 +72,11 @@ FIT_SLOWLY = """
 import sys, time
 from pathlib import Path
 from tests.inference.training.test_training import CPU, SCHEDULE, convolution, noise
-from inference.training.fitting import fit
+from inference.training.fitting import fit_network
 def slowly(rng):
     time.sleep(0.02)
     return noise(rng)
-fit(convolution(), slowly, SCHEDULE, CPU, Path(sys.argv[1]), "noise")
+fit_network(convolution(), slowly, SCHEDULE, CPU, Path(sys.argv[1]), "noise")
 """
 
 
@@ -89,14 +90,14 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     process.wait()
     reached = torch.load(checkpoint, weights_only=True)
     assert 0 < reached["iteration"] < 60
-    resumed = fitting.fit(convolution(), noise, SCHEDULE, CPU, tmp_path, "noise")
+    resumed = fitting.fit_network(convolution(), noise, SCHEDULE, CPU, tmp_path, "noise")
     (tmp_path / "whole").mkdir()
-    whole = fitting.fit(convolution(), noise, SCHEDULE, CPU, tmp_path / "whole", "noise")
+    whole = fitting.fit_network(convolution(), noise, SCHEDULE, CPU, tmp_path / "whole", "noise")
     assert resumed.iterations == whole.iterations == 60
     assert resumed.minutes * 60 > reached["seconds"] > 0.1
     assert torch.allclose(parameters(resumed.network), parameters(whole.network), atol=1e-6)
     with pytest.raises(ValueError, match="other settings or data"):
-        fitting.fit(convolution(), noise, SCHEDULE, CPU, tmp_path, "other noise")
+        fitting.fit_network(convolution(), noise, SCHEDULE, CPU, tmp_path, "other noise")
 
 
 def test_training_repeats_itself(tmp_path: Path) -> None:
@@ -144,7 +145,7 @@ def test_thresholds_are_those_of_the_patients_trained_on() -> None:
     wide = ball_case(14.0).mask
     members = np.stack([0.9 * wide, 0.1 + 0.8 * case.mask]).astype(np.float32)
     estimated = Estimate(members.mean(axis=0), case.geometry, members, case.geometry)
-    decision = soft_tissue_mass.decide([(case, estimated)])
+    decision = choose_thresholds([(case, estimated)])
     assert dice(estimated.mass(decision.threshold), case.mask) == 1.0
     assert decision.threshold == 0.55  # the wide one alone lifts the mean to 0.5
     assert decision.uncertain_below == pytest.approx(dice(wide, case.mask), abs=1e-3)
@@ -152,11 +153,11 @@ def test_thresholds_are_those_of_the_patients_trained_on() -> None:
 
 def test_the_split_holds_seven_patients_out() -> None:
     names = [f"STS_{i:03}" for i in range(36)]
-    train, held_out = sarcoma.split(names)
+    train, held_out = sarcoma_collection.split(names)
     assert (len(train), len(held_out)) == (29, 7)
     assert sorted([*train, *held_out]) == names
-    assert sarcoma.split(names[::-1]) == (train, held_out)
-    assert sorted(name for _, part in sarcoma.folds(names) for name in part) == names
+    assert sarcoma_collection.split(names[::-1]) == (train, held_out)
+    assert sorted(name for _, part in sarcoma_collection.folds(names) for name in part) == names
 
 
 def test_views_move_the_mass_off_the_centre() -> None:
@@ -165,7 +166,7 @@ def test_views_move_the_mass_off_the_centre() -> None:
     mask[15:25, 15:25, 15:25] = 1.0
     centres = []
     for _ in range(40):
-        seen, truth = view(image, mask, rng, View(size=(56, 48, 40)))
+        seen, truth = random_view(image, mask, rng, ViewSettings(size=(56, 48, 40)))
         assert seen.shape == truth.shape == (1, 56, 48, 40)
         if truth.any():
             centres.append(torch.nonzero(truth[0]).float().mean(0).numpy())
@@ -173,8 +174,8 @@ def test_views_move_the_mass_off_the_centre() -> None:
 
 
 def test_the_ellipsoid_is_fitted() -> None:
-    masks = [ellipsoid.ellipsoid((40, 30, 20), (0.6, 0.5)), ellipsoid.ellipsoid((20, 30, 30), (0.6, 0.5))]
-    assert ellipsoid.fit(masks) == (0.6, 0.5)
+    masks = [ellipsoid((40, 30, 20), (0.6, 0.5)), ellipsoid((20, 30, 30), (0.6, 0.5))]
+    assert fit_ellipsoid(masks) == (0.6, 0.5)
 
 
 def test_scores_of_a_shifted_ball() -> None:
@@ -189,7 +190,7 @@ def test_scores_of_a_shifted_ball() -> None:
 
 def test_outlines_are_drawn(tmp_path: Path) -> None:
     case = ball_case()
-    pictures.draw(case, np.roll(case.mask, 3, axis=1), tmp_path)
+    pictures.draw_outlines(case, np.roll(case.mask, 3, axis=1), tmp_path)
     with Image.open(tmp_path / "ball.png") as picture:
         colours = {colour for _, colour in picture.getcolors(100_000)}
         assert picture.size == (3 * 40 * pictures.ENLARGED, 40 * pictures.ENLARGED)

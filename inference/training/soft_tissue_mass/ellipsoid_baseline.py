@@ -1,6 +1,6 @@
-"""The baseline that looks at nothing: an ellipsoid in the middle of the crop.
+"""A baseline that looks at no image: an ellipsoid in the middle of the crop.
 
-The crops of the sarcoma set are centred on the tumour, so a network has learned something only as far as it beats this.
+The crops of the sarcoma collection are centred on the tumour, so a network is useful only if it beats this baseline.
 """
 
 import numpy as np
@@ -10,15 +10,18 @@ from inference.training.scoring import dice
 
 
 def ellipsoid(shape: tuple[int, int, int], fractions: tuple[float, float]) -> NDArray[np.bool_]:
-    """Centred, with diameters of `fractions` (along the slices, in the plane) of the field of view."""
+    """Return a centred ellipsoid.
+
+    Its diameters along the slices and in the plane are `fractions` of the field of view.
+    """
     axes = [np.linspace(-1 + 1 / n, 1 - 1 / n, n) for n in shape]
     scale = (fractions[0], fractions[1], fractions[1])
     z, y, x = np.meshgrid(*[a / s for a, s in zip(axes, scale, strict=True)], indexing="ij")
     return np.asarray(z**2 + y**2 + x**2 <= 1.0)
 
 
-def fit(masks: list[NDArray[np.bool_]]) -> tuple[float, float]:
-    """The fractions with the best mean Dice on these masks, in steps of 0.05."""
+def fit_ellipsoid(masks: list[NDArray[np.bool_]]) -> tuple[float, float]:
+    """Return the fractions with the best mean Dice on these masks, in steps of 0.05."""
     steps = [round(0.3 + 0.05 * i, 2) for i in range(13)]
     found = {
         (along, across): float(np.mean([dice(ellipsoid(_shape(mask), (along, across)), mask) for mask in masks]))

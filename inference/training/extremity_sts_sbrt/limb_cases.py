@@ -1,4 +1,4 @@
-"""Limb studies with a sarcoma as training and test cases of `extremity_sts_sbrt`. All of them are simulated."""
+"""Simulated limbs with a sarcoma as training cases of `extremity_sts_sbrt`, and random slabs of them."""
 
 import hashlib
 import logging
@@ -21,49 +21,52 @@ from inference.phantoms.signals import Scanner
 from inference.quantities.fits.adc import adc_map
 from inference.volumes.canonical import canonical
 from inference.volumes.geometry import Array, Geometry
-from inference.volumes.resampling import resample_to_grid as onto
-from inference.volumes.resampling import resample_to_spacing
+from inference.volumes.resampling import resample_to_grid, resample_to_spacing
 
-SLICES, PIXELS = 4, 128  # of a view
+SLICES, PIXELS = 4, 128  # of a slab
+# The ranges that the scanners of training limbs are drawn from, as factors to the usual scanner.
+NOISE, ECHO_TIME, BIAS = (0.5, 2.5), (0.85, 1.2), (0.0, 2.0)
+MISSING = 0.25  # how often each optional contrast is missing in a slab
 MAPS = tuple(CONTRASTS.index(name) for name in ("adc", "t1_map", "t2_map"))
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
-    """On the network's grid: `image` [contrast, slice, row, column] as prepared, `truth` [structure, slice, row,
-    column] 0 or 1.
+class LimbCase:
+    """A limb on the network's grid.
+
+    `image` is [contrast, slice, row, column] as prepared, `truth` is [structure, slice, row, column] of 0 and 1.
     """
 
     image: NDArray[np.float16]
     truth: NDArray[np.uint8]
 
 
-def pool(folder: Path, count: int, seed: int) -> list[Case]:
-    """So many limbs, rendered into `folder` once; what is there already is read."""
+def limb_pool(folder: Path, count: int, seed: int) -> list[LimbCase]:
+    """Return `count` limbs. Each is rendered once into `folder`, and read from there afterwards."""
     folder.mkdir(parents=True, exist_ok=True)
     return list(_pool(folder, range(FIRST_TRAINING_SEED + seed, FIRST_TRAINING_SEED + seed + count)))
 
 
-def _pool(folder: Path, seeds: range) -> Iterator[Case]:
+def _pool(folder: Path, seeds: range) -> Iterator[LimbCase]:
     for number, seed in enumerate(seeds, start=1):
         path = folder / f"{seed}.npz"
         if not path.is_file():
-            case = training_case(seed)
+            case = training_limb_case(seed)
             part = folder / f"{seed}.part.npz"
             np.savez(part, image=case.image, truth=case.truth)
             part.replace(path)
-            log.info("limb %d of %d", number, len(seeds))
+            log.info("Limb %d of %d is rendered.", number, len(seeds))
         with np.load(path) as held:
-            yield Case(held["image"], held["truth"])
+            yield LimbCase(held["image"], held["truth"])
 
 
-def training_case(seed: int) -> Case:
-    """One limb at one of three time points, under a random scanner, field of view and slice thickness."""
+def training_limb_case(seed: int) -> LimbCase:
+    """Render a limb at one of three time points, with a random scanner, field of view and slice thickness."""
     rng = np.random.default_rng([seed, 7])
     study = limb_study(seed, int(rng.integers(3)))
     scanner = Scanner(
-        noise=float(rng.uniform(0.5, 2.5)), echo_time=float(rng.uniform(0.85, 1.2)), bias=float(rng.uniform(0.0, 2.0)),
+        noise=float(rng.uniform(*NOISE)), echo_time=float(rng.uniform(*ECHO_TIME)), bias=float(rng.uniform(*BIAS)),
         surface_coil=bool(rng.uniform() < 0.3), motion=float(rng.uniform(0.0, 1.5)) * float(rng.uniform() < 0.3),
     )  # fmt: skip
     thickness, pixel = float(rng.uniform(3.5, 5.5)), float(rng.uniform(1.15, 1.6))
@@ -74,25 +77,25 @@ def training_case(seed: int) -> Case:
     rendered = {name: images.render(name, seed) for name in CONTRASTS if name != "adc"}
     rendered["adc"] = _adc(images, seed) if rng.uniform() < 0.7 else images.render("adc", seed)
     prepared = prepare_limb(rendered, grid)
-    truth = np.stack([_onto(images.masks[name], grid, prepared) for name in STRUCTURES])
-    return Case(prepared.array.astype(np.float16), truth)
+    truth = np.stack([_on_prepared_grid(images.masks[name], grid, prepared) for name in STRUCTURES])
+    return LimbCase(prepared.array.astype(np.float16), truth)
 
 
 def _adc(images: LimbImages, seed: int) -> Array:
-    """As the node computes it, instead of as the simulated scanner does."""
+    """Return the ADC map that the node computes, which differs from that of the simulated scanner."""
     return adc_map([images.render(f"dwi_b{b:g}", seed) for b in B_VALUES], B_VALUES).values
 
 
-def _onto(mask: NDArray[np.bool_], grid: Geometry, prepared: PreparedLimb) -> NDArray[np.uint8]:
+def _on_prepared_grid(mask: NDArray[np.bool_], grid: Geometry, prepared: PreparedLimb) -> NDArray[np.uint8]:
     turned, affine = canonical(mask.astype(np.float32), grid.affine)
     s, r, c = np.linalg.norm(prepared.geometry.affine[:3, :3], axis=0)
     smooth, affine = resample_to_spacing(turned, affine, (float(s), float(r), float(c)))
-    covered = onto(smooth, affine, prepared.geometry.affine, prepared.geometry.shape, order=0)
+    covered = resample_to_grid(smooth, affine, prepared.geometry.affine, prepared.geometry.shape, order=0)
     return (covered >= 0.5).astype(np.uint8)
 
 
-def data_hash(cases: Sequence[Case]) -> str:
-    """SHA-256 of all images and truths; it changes with any voxel."""
+def hash_limb_cases(cases: Sequence[LimbCase]) -> str:
+    """Return the SHA-256 of all images and truths; it changes with any voxel."""
     digest = hashlib.sha256()
     for case in cases:
         digest.update(case.image.tobytes())
@@ -100,9 +103,10 @@ def data_hash(cases: Sequence[Case]) -> str:
     return digest.hexdigest()
 
 
-def view(case: Case, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """A few neighbouring slices of a case, moved, turned and scaled, some of their contrasts taken away:
-    [contrast, slice, row, column] and [structure, slice, row, column].
+def random_slab(case: LimbCase, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Draw neighbouring slices of a case, move, turn and scale them, and remove some of their contrasts.
+
+    Return the image [contrast, slice, row, column] and the truth [structure, slice, row, column].
     """
     first = int(rng.integers(case.truth.shape[1] - SLICES + 1))
     chosen = slice(first, first + SLICES)
@@ -118,7 +122,7 @@ def view(case: Case, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
 
 
 def _grid(shape: Sequence[int], rng: np.random.Generator) -> Tensor:
-    """Sampling positions for grid_sample: [slice, PIXELS, PIXELS, 2], the same in every slice."""
+    """Return sampling positions for grid_sample, [slice, PIXELS, PIXELS, 2], the same in every slice."""
     rows, columns = shape[2:]
     angle, scale = rng.uniform(-0.5, 0.5), rng.uniform(0.85, 1.2)
     lines = torch.arange(PIXELS, dtype=torch.float32) - (PIXELS - 1) / 2
@@ -130,7 +134,7 @@ def _grid(shape: Sequence[int], rng: np.random.Generator) -> Tensor:
 
 
 def _recoloured(image: Tensor, rng: np.random.Generator) -> Tensor:
-    """Each contrast for itself: coarser, noisier, images also brighter or darker."""
+    """Make each contrast coarser or noisier at random, and images also brighter or darker."""
     seen = []
     for n, one in enumerate(image):
         if rng.uniform() < 0.4:
@@ -147,7 +151,7 @@ def _recoloured(image: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def _dropped(image: Tensor, rng: np.random.Generator) -> Tensor:
-    """T1w and T2w stay; each of the others is missing now and then, and now and then all of them are."""
-    missing = rng.uniform(size=len(CONTRASTS)) < (1.0 if rng.uniform() < 0.12 else 0.25)
+    """Remove each contrast now and then, and now and then all of them, except T1w and T2w."""
+    missing = rng.uniform(size=len(CONTRASTS)) < (1.0 if rng.uniform() < 0.12 else MISSING)
     missing[[CONTRASTS.index(name) for name in REQUIRED]] = False
     return image * torch.from_numpy(~missing).float()[:, None, None, None]
