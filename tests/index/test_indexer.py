@@ -117,7 +117,7 @@ def test_a_segment_is_flushed_before_it_is_removed(
     unlink = Path.unlink
 
     def seen(path: Path, missing_ok: bool = False) -> None:
-        if path.suffix == journal.SUFFIX:
+        if path.suffix == segments.SEGMENT_SUFFIX:
             order.append("removed")
         unlink(path, missing_ok)
 
