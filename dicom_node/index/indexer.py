@@ -17,8 +17,9 @@ from pathlib import Path
 from dicom_node.runtime.logs import fields, unexpected
 from storage.errors import IndexLost, Retriable, Unfileable
 from storage.log import journal, segments
+from storage.log.associations import AssociationEnded, AssociationOpened
 from storage.log.files import FileSystem
-from storage.log.filing import Ended, Filing, Opened
+from storage.log.filing import Filing
 from storage.log.frames import Frame, FrameKind, instance_of
 from storage.log.instances import InstanceStore
 from storage.log.segments import SegmentReader
@@ -233,7 +234,7 @@ class Indexer:
                 self._instances.abort_open_associations(place.receiver, datetime.fromisoformat(meta["at"]))
             case FrameKind.ASSOCIATION:
                 filing.opened(
-                    Opened(
+                    AssociationOpened(
                         association=meta["association"],
                         calling_ae_title=meta["calling_ae_title"],
                         called_ae_title=meta["called_ae_title"],
@@ -244,7 +245,7 @@ class Indexer:
                 )
             case FrameKind.ASSOCIATION_ENDED:
                 end = AssociationEnd(meta["end"])
-                filing.ended(Ended(meta["association"], end, datetime.fromisoformat(meta["at"])))
+                filing.ended(AssociationEnded(meta["association"], end, datetime.fromisoformat(meta["at"])))
             case FrameKind.INSTANCE | FrameKind.LARGE_INSTANCE:
                 content = self._content(frame, place.folder)
                 if content is None:
@@ -324,7 +325,7 @@ class Indexer:
         """Flush the files of a segment, then remove it."""
         try:
             for file_system in self._file_systems:
-                file_system.settle()
+                file_system.flush()
         except OSError:
             # The kernel reports a failed write once and for all files together, so the whole segment is compared with
             # the disk again.

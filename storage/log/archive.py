@@ -1,6 +1,6 @@
-"""The files of the instances: each at its place by its UIDs, told apart by content, nothing ever replaced.
+"""The archive: a file for each instance, at a place that its UIDs give. Files are never replaced.
 
-What is done here may be done again after a crash with the same outcome. One process files below one folder.
+Every step is idempotent, so that it can be repeated after a crash. Only one process may write below one folder.
 """
 
 import hashlib
@@ -19,16 +19,16 @@ from storage.records.instances import UID, Facts, ReceivedInstance, Stored
 
 log = logging.getLogger(__name__)
 
-SUFFIX = ".dcm"
+INSTANCE_SUFFIX = ".dcm"
 VERSION_MARK = "-"  # between SOP Instance UID and content of a later version; no UID has it
 QUARANTINE = "quarantine"
-ASIDE = "aside"  # below it: files that were in the way and are no instances of the index
-_BLOCK = 4096  # bytes: what a file system writes at once
+ASIDE = "aside"  # a folder of the quarantine, for files that were in the way and are not indexed
+_BLOCK = 4096  # bytes that a file system writes at once
 
 
 @dataclass(frozen=True)
-class Row:
-    """What the index keeps of one instance. `file` is relative to the folder of instances, None at its usual place."""
+class IndexEntry:
+    """One instance as the index lists it. `file` is relative to the folder of instances; None is the usual place."""
 
     sop_instance_uid: str
     sop_class_uid: str
@@ -44,12 +44,14 @@ class Row:
 
     @property
     def usual_file(self) -> str:
-        return f"{self.study_instance_uid}/{self.series_instance_uid}/{self.sop_instance_uid}{SUFFIX}"
+        return f"{self.study_instance_uid}/{self.series_instance_uid}/{self.sop_instance_uid}{INSTANCE_SUFFIX}"
 
 
 class Archive:
-    """The files: instances below `root` as `<study>/<series>/<SOP instance>.dcm`, what contradicts them in the folder
-    `quarantine` beside it. Decides by content, and never replaces or removes what it cannot tell to be worthless.
+    """The instances below `root`, as `<study>/<series>/<SOP instance>.dcm`, and the quarantine beside it.
+
+    The quarantine holds instances that contradict an archived one. The archive decides by content, and never replaces
+    or removes a file that may be of value.
     """
 
     def __init__(self, root: Path) -> None:
@@ -61,63 +63,69 @@ class Archive:
     def quarantine(self) -> Path:
         return self._quarantine.root
 
-    def path(self, row: Row) -> Path:
-        return self.root / (row.file or row.usual_file)
+    def path(self, entry: IndexEntry) -> Path:
+        return self.root / (entry.file or entry.usual_file)
 
-    def place(self, row: Row, content: bytes | Path, known: Row | None) -> tuple[Row, Stored]:
-        """Puts one instance where it belongs. `known` is the current version in the index, or about to be there.
+    def place(self, entry: IndexEntry, content: bytes | Path, known: IndexEntry | None) -> tuple[IndexEntry, Stored]:
+        """Put one instance at its place. `known` is the current version that is indexed, or about to be.
 
-        The row may come back with another file: a version beside the first one.
+        The returned entry may name another file: that of a further version beside the first one.
         """
         if known is None:
-            self._put(self._tree, row, self.root / row.usual_file, content)
-            return row, Stored.NEW
-        if (known.study_instance_uid, known.series_instance_uid) != (row.study_instance_uid, row.series_instance_uid):
-            return self._keep_beside(row, content), Stored.CONFLICT
-        if known.sha256 == row.sha256:
+            self._put(self._tree, entry, self.root / entry.usual_file, content)
+            return entry, Stored.NEW
+        if (known.study_instance_uid, known.series_instance_uid) != (
+            entry.study_instance_uid,
+            entry.series_instance_uid,
+        ):
+            return self._keep_beside(entry, content), Stored.CONFLICT
+        if known.sha256 == entry.sha256:
             self._restore(known, content)
             return known, Stored.DUPLICATE
         difference = compare(self.path(known), content)
         if difference is Difference.NONE:
             return known, Stored.DUPLICATE
         if difference is Difference.IMAGE:
-            return self._keep_beside(row, content), Stored.CONFLICT
-        version = _version(row)
-        self._put(self._tree, row, self.path(version), content)
+            return self._keep_beside(entry, content), Stored.CONFLICT
+        version = _version(entry)
+        self._put(self._tree, entry, self.path(version), content)
         return version, Stored.REVISION
 
-    def mend(self, row: Row, content: bytes | Path) -> None:
-        """Moves away what a loss of power left of this instance, so that nobody takes it for one."""
-        for path in (self.root / row.usual_file, self.path(_version(row)), self.quarantined(row)):
-            if path.is_file() and not self._holds(path, row.sha256) and _is_torn(path, content):
+    def mend(self, entry: IndexEntry, content: bytes | Path) -> None:
+        """Move away the partly written files of this instance that a loss of power left."""
+        for path in (self.root / entry.usual_file, self.path(_version(entry)), self.quarantined(entry)):
+            if path.is_file() and not self._holds(path, entry.sha256) and _is_torn(path, content):
                 self._set_aside(path)
 
-    def displace(self, row: Row) -> None:
-        """Moves a file that turned out to be under another instance's UID into quarantine."""
-        path = self.path(row)
-        self._keep_beside(row, path)
+    def displace(self, entry: IndexEntry) -> None:
+        """Move a file whose UID belongs to another instance into quarantine."""
+        path = self.path(entry)
+        self._keep_beside(entry, path)
         path.unlink(missing_ok=True)
 
     def remove_stale(self) -> None:
         self._tree.remove_stale()
         self._quarantine.remove_stale()
 
-    def quarantined(self, row: Row) -> Path:
-        name = f"{row.sop_instance_uid}.{row.sha256[:16]}{SUFFIX}"
-        return self._quarantine.root / row.study_instance_uid / row.series_instance_uid / name
+    def quarantined(self, entry: IndexEntry) -> Path:
+        name = f"{entry.sop_instance_uid}.{entry.sha256[:16]}{INSTANCE_SUFFIX}"
+        return self._quarantine.root / entry.study_instance_uid / entry.series_instance_uid / name
 
-    def _keep_beside(self, row: Row, content: bytes | Path) -> Row:
-        self._put(self._quarantine, row, self.quarantined(row), content)
-        return row
+    def _keep_beside(self, entry: IndexEntry, content: bytes | Path) -> IndexEntry:
+        self._put(self._quarantine, entry, self.quarantined(entry), content)
+        return entry
 
-    def _put(self, tree: Tree, row: Row, path: Path, content: bytes | Path) -> None:
-        """A file that is there already is this instance, or what a crash left of it, or something that no row knows."""
-        if tree.put(path, content) or self._holds(path, row.sha256):
+    def _put(self, tree: Tree, entry: IndexEntry, path: Path, content: bytes | Path) -> None:
+        """Write the file. One that is there already is the same instance, a torn part of it, or not indexed at all."""
+        if tree.put(path, content) or self._holds(path, entry.sha256):
             return
         if _is_torn(path, content):
-            log.info("What a crash left of a file is written again", extra=_extra(row))
+            log.info("A file that a crash had cut off is rewritten", extra=_extra("file_rewritten", entry))
         else:
-            log.warning("A file that is not in the index was in the way, and is set aside", extra=_extra(row))
+            log.warning(
+                "A file that is not indexed was in the way and is set aside",
+                extra=_extra("unknown_file_set_aside", entry),
+            )
         self._set_aside(path)
         tree.put(path, content)
 
@@ -127,18 +135,18 @@ class Archive:
         except Permanent:
             return False
 
-    def _restore(self, known: Row, content: bytes | Path) -> None:
-        """Mends a file that a loss of power damaged, from the same instance in the journal or sent again."""
+    def _restore(self, known: IndexEntry, content: bytes | Path) -> None:
+        """Restore a file that a loss of power damaged, from the same instance in the journal or sent again."""
         path = self.path(known)
         if path.is_file():
             if path.stat().st_size == known.size and self._holds(path, known.sha256):
                 return
             self._set_aside(path)
-        log.warning("A damaged or missing file is restored", extra=_extra(known))
+        log.warning("A damaged or missing file is restored", extra=_extra("file_restored", known))
         self._tree.put(path, content)
 
     def _set_aside(self, path: Path) -> None:
-        """Nothing is deleted that might be wanted: it goes to quarantine under a name that says it is no instance."""
+        """Move a file into quarantine, under a name that no instance has, because it might still be wanted."""
         number = next(n for n in count(1) if not self._aside(path, n).exists())
         aside = self._aside(path, number)
         aside.parent.mkdir(parents=True, exist_ok=True)
@@ -148,8 +156,8 @@ class Archive:
         return self._quarantine.root / ASIDE / f"{path.name}.{number}"
 
 
-def row_of(received: ReceivedInstance, content: bytes | Path) -> Row:
-    """What the index will keep of it. Raises Unfileable for a UID that cannot be the name of a file."""
+def index_entry(received: ReceivedInstance, content: bytes | Path) -> IndexEntry:
+    """Return the entry that the index will have. Raises Unfileable for a UID that cannot be the name of a file."""
     for uid in (
         received.study_instance_uid,
         received.series_instance_uid,
@@ -164,7 +172,7 @@ def row_of(received: ReceivedInstance, content: bytes | Path) -> Row:
     else:
         size = len(content)
         sha256 = hashlib.sha256(memoryview(content)[dataset_offset(content[:144]) :]).hexdigest()
-    return Row(
+    return IndexEntry(
         sop_instance_uid=received.sop_instance_uid,
         sop_class_uid=received.sop_class_uid,
         series_instance_uid=received.series_instance_uid,
@@ -179,28 +187,29 @@ def row_of(received: ReceivedInstance, content: bytes | Path) -> Row:
 
 
 def sop_instance_uid_of(path: Path) -> str:
-    """The SOP Instance UID that the name of a filed instance says, in whatever version."""
-    return path.name.removesuffix(SUFFIX).split(VERSION_MARK)[0]
+    """Return the SOP Instance UID from the name of a filed instance, whichever version it is."""
+    return path.name.removesuffix(INSTANCE_SUFFIX).split(VERSION_MARK)[0]
 
 
 def _code_string(modality: str) -> str:
-    """A code string (PS3.5 6.2: CS) as every database takes it, whatever a peer sent."""
+    """Return a code string (PS3.5 6.2: CS) that every database accepts, whatever a peer sent."""
     return "".join(c for c in modality if c.isprintable())[:16]
 
 
-def _version(row: Row) -> Row:
-    """The same instance as a version beside the first one."""
-    name = f"{row.sop_instance_uid}{VERSION_MARK}{row.sha256[:16]}{SUFFIX}"
-    return replace(row, file=f"{row.study_instance_uid}/{row.series_instance_uid}/{name}")
+def _version(entry: IndexEntry) -> IndexEntry:
+    """Return the entry of the same instance as a version beside the first one."""
+    name = f"{entry.sop_instance_uid}{VERSION_MARK}{entry.sha256[:16]}{INSTANCE_SUFFIX}"
+    return replace(entry, file=f"{entry.study_instance_uid}/{entry.series_instance_uid}/{name}")
 
 
-def _extra(row: Row) -> dict[str, object]:
-    return {"action": "file", "sop_instance": row.sop_instance_uid}
+def _extra(action: str, entry: IndexEntry) -> dict[str, object]:
+    return {"action": action, "sop_instance": entry.sop_instance_uid}
 
 
 def _is_torn(path: Path, content: bytes | Path) -> bool:
-    """Whether a file is what was written of `content` up to some moment: every block of it is that of `content`, or
-    was never written and reads as zeros.
+    """Return whether a file is `content`, written in part.
+
+    This is so if every block of it equals that of `content`, or was never written and reads as zeros.
     """
     wanted: BinaryIO = content.open("rb") if isinstance(content, Path) else BytesIO(content)
     with path.open("rb") as found, wanted:

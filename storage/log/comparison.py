@@ -1,4 +1,4 @@
-"""Two instances under one SOP Instance UID: the same, the same under corrected attributes, or different images."""
+"""The comparison of two instances that have the same SOP Instance UID."""
 
 from enum import StrEnum
 from io import BytesIO
@@ -9,9 +9,9 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
 
-LARGEST_DECODED_BYTES = 512 * 2**20  # of one object: two of them are decoded to be compared
+LARGEST_DECODED_BYTES = 512 * 2**20  # of one instance; two are decoded to be compared
 PIXEL_TAGS = frozenset(Tag(keyword) for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"))
-# What a change of the encoding changes too: it says nothing about the image.
+# A change of the encoding changes these too. They say nothing about the image.
 ENCODING = frozenset(
     Tag(keyword)
     for keyword in (
@@ -19,7 +19,7 @@ ENCODING = frozenset(
         "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "DataSetTrailingPadding", "SpecificCharacterSet",
     )
 )  # fmt: skip
-# Whoever changes one of these has made another image, whatever its pixels.
+# A change of one of these makes another image, whatever its pixels.
 GEOMETRY = frozenset(
     Tag(keyword)
     for keyword in (
@@ -32,7 +32,7 @@ GEOMETRY = frozenset(
 
 
 class Difference(StrEnum):
-    """How an instance differs from the one that is here under its UID."""
+    """The difference between an instance and the archived one with the same UID."""
 
     NONE = "NONE"  # the same attributes and pixels, in whatever transfer syntax
     ATTRIBUTES = "ATTRIBUTES"  # the same image under other attributes: a corrected name, for example
@@ -40,19 +40,19 @@ class Difference(StrEnum):
 
 
 def compare(known: Path, newcomer: bytes | Path) -> Difference:
-    """Both are Part 10. What cannot be read or decoded counts as IMAGE, the difference that keeps most."""
+    """Compare two Part 10 files. If one cannot be read or decoded, return IMAGE, so that both are kept."""
     try:
         one, other = dcmread(known), dcmread(BytesIO(newcomer) if isinstance(newcomer, bytes) else newcomer)
         changed = _changed(one, other)
         if changed & GEOMETRY or not _same_pixels(one, other):
             return Difference.IMAGE
-    except Exception:  # damaged objects fail in many ways, all of which mean the same here
+    except Exception:  # damaged objects make a parser fail in many ways
         return Difference.IMAGE
     return Difference.ATTRIBUTES if changed else Difference.NONE
 
 
 def _changed(one: Dataset, other: Dataset) -> set[BaseTag]:
-    """Top-level attributes whose values differ. A different padding or character set is no difference."""
+    """Return the top-level attributes whose values differ. Padding and character set make no difference."""
     tags = (set(one.keys()) | set(other.keys())) - PIXEL_TAGS - ENCODING
     tags = {tag for tag in tags if tag.element != 0}  # group lengths (retired) describe the encoding
     return {tag for tag in tags if _value(one, tag) != _value(other, tag)}

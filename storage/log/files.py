@@ -1,4 +1,4 @@
-"""Files that appear whole and stay: written beside, flushed, named, and the name flushed too."""
+"""Durable files: written under a temporary name, flushed, renamed, and the folder flushed too."""
 
 import ctypes
 import errno
@@ -23,15 +23,15 @@ IMPLEMENTATION_CLASS_UID = "2.25.183557818718648495613969241002425635108"
 IMPLEMENTATION_VERSION_NAME = "DICOM_NODE_0_1"  # SH, at most 16 characters
 
 PREAMBLE = bytes(128) + b"DICM"
-INCOMING = ".incoming"  # a folder of temporary files: what a crash leaves is all in one place
-STALE_SECONDS = 600.0  # writing one file takes less
+INCOMING = ".incoming"  # the folder of temporary files, so that a crash leaves them all in one place
+STALE_SECONDS = 600.0  # no writer needs longer for one file
 _FOLDERS_REMEMBERED = 1_000
 _COPIED_AT_ONCE = 2**20
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def write_durable(path: Path, ds: Dataset) -> Path:
-    """Writes `ds` as a Part 10 file (PS3.10 7.1), replacing what is at `path`; durable on return.
+    """Write `ds` as a Part 10 file (PS3.10 7.1) at `path`, which is replaced. It is durable on return.
 
     Raises StorageFull, and leaves nothing behind then.
     """
@@ -46,10 +46,10 @@ def write_durable(path: Path, ds: Dataset) -> Path:
 
 
 def copy_durable(source: Path, path: Path) -> None:
-    """Copies a file to `path`, replacing what is there; durable on return. Who may read it is for the umask to say.
+    """Copy a file to `path`, which is replaced. It is durable on return, and readable as the umask says.
 
-    Raises StorageFull and OSError, and leaves nothing behind then. What a crash leaves has a name that begins with a
-    dot, and is written over by the next try.
+    Raises StorageFull and OSError, and leaves nothing behind then. A crash leaves a file whose name begins with a dot,
+    which the next try overwrites.
     """
     temporary = path.with_name(f".{path.name}.part")
     with _space():
@@ -65,9 +65,9 @@ def copy_durable(source: Path, path: Path) -> None:
 
 
 class Tree:
-    """The files below `root`. Nothing is ever replaced; several threads and processes may write at once.
+    """The files below `root`. No file is ever replaced; several threads and processes may write at once.
 
-    Nothing is flushed here either: `settle` does that for many files at once.
+    Files are not flushed here: `FileSystem.flush` does that for many files at once.
     """
 
     def __init__(self, root: Path) -> None:
@@ -75,9 +75,9 @@ class Tree:
         self._folders: set[Path] = set()
 
     def put(self, path: Path, content: bytes | Path) -> bool:
-        """Makes a file that appears at `path` at once and whole: of bytes, or another name for a file.
+        """Create a file atomically at `path`: from bytes, or as another link to a file.
 
-        False, and nothing is changed, when there is a file already. Raises StorageFull and OSError.
+        Return False and change nothing if there is a file already. Raises StorageFull and OSError.
         """
         with _space():
             if isinstance(content, Path):
@@ -94,7 +94,7 @@ class Tree:
             os.link(source, path)
         except FileExistsError:
             return False
-        except FileNotFoundError:  # someone removed the folder since it was remembered
+        except FileNotFoundError:  # the folder was removed since it was remembered
             self._folders.clear()
             self._make(path.parent)
             os.link(source, path)
@@ -105,7 +105,7 @@ class Tree:
         return True
 
     def remove_stale(self) -> int:
-        """Removes the temporary files of writers that died; their number."""
+        """Remove the temporary files of writers that died; return their number."""
         removed = 0
         oldest = time.time() - STALE_SECONDS
         for temporary in (self.root / INCOMING).glob("*"):
@@ -113,7 +113,7 @@ class Tree:
                 if temporary.stat().st_mtime < oldest:
                     temporary.unlink()
                     removed += 1
-            except FileNotFoundError:  # its writer is alive after all
+            except FileNotFoundError:  # its writer has just removed it
                 continue
         return removed
 
@@ -127,9 +127,10 @@ class Tree:
 
 
 class FileSystem:
-    """The file system that holds `folder`, to be flushed as a whole: one flush for any number of files.
+    """The file system that holds `folder`, which is flushed as a whole: one flush for any number of files.
 
-    It must be open from before the first write: Linux tells of a failed write-back once for each opening.
+    It must be opened before the first write, because Linux reports a failed write-back only to descriptors that were
+    open by then.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -140,8 +141,8 @@ class FileSystem:
     def device(self) -> int:
         return os.fstat(self._descriptor).st_dev
 
-    def settle(self) -> None:
-        """Makes everything on it durable (syncfs). Raises OSError when something could not be written."""
+    def flush(self) -> None:
+        """Make everything on it durable (syncfs). Raises OSError if something could not be written."""
         if _LIBC.syncfs(self._descriptor) != 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
@@ -151,7 +152,7 @@ class FileSystem:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder and its parents; durable where they are new."""
+    """Create a folder and its parents. Those that are new are durable on return."""
     if folder.is_dir():
         return
     make_folder(folder.parent)
@@ -160,7 +161,7 @@ def make_folder(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder durable."""
+    """Make the names in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -169,8 +170,10 @@ def sync_folder(folder: Path) -> None:
 
 
 class FileMeta:
-    """Preamble, prefix and file meta information (PS3.10 7.1) of all instances of one SOP class in one transfer syntax
-    from one source: encoded once, only the SOP Instance UID is filled in.
+    """The start of Part 10 files (PS3.10 7.1): preamble, prefix and file meta information.
+
+    It is encoded once for all instances of one SOP class, transfer syntax and source; only the SOP Instance UID is
+    filled in.
     """
 
     def __init__(self, sop_class_uid: str, transfer_syntax_uid: str, source_ae_title: str) -> None:
@@ -187,7 +190,7 @@ class FileMeta:
         )
 
     def header(self, sop_instance_uid: str) -> bytes:
-        """What stands before the dataset of this instance."""
+        """Return the bytes that precede the dataset of this instance."""
         instance = _element(0x0003, b"UI", sop_instance_uid, b"\0")  # Media Storage SOP Instance UID
         length = len(self._before) + len(instance) + len(self._after)
         group_length = struct.pack("<HH2sHL", 0x0002, 0x0000, b"UL", 4, length)
@@ -195,12 +198,15 @@ class FileMeta:
 
 
 def part10_header(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, source_ae_title: str) -> bytes:
-    """Preamble, prefix and file meta information (PS3.10 7.1), to stand before a dataset in `transfer_syntax_uid`."""
+    """Return preamble, prefix and file meta information (PS3.10 7.1) for a dataset in `transfer_syntax_uid`."""
     return FileMeta(sop_class_uid, transfer_syntax_uid, source_ae_title).header(sop_instance_uid)
 
 
 def dataset_offset(start: bytes) -> int:
-    """Where the dataset begins in a Part 10 file of ours that begins with `start`. Raises Permanent for another's."""
+    """Return where the dataset begins in a Part 10 file that begins with `start`.
+
+    Raises Permanent for a file that this node has not written.
+    """
     if len(start) < len(PREAMBLE) + 12 or start[128:140] != b"DICM\x02\x00\x00\x00UL\x04\x00":
         raise Permanent("not a Part 10 file of this node")
     (length,) = struct.unpack_from("<L", start, len(PREAMBLE) + 8)
@@ -208,9 +214,12 @@ def dataset_offset(start: bytes) -> int:
 
 
 def dataset_sha256(path: Path) -> str:
-    """Of the bytes after the file meta information, in hexadecimal. Raises Permanent for what we have not written."""
+    """Return the SHA-256 of the bytes after the file meta information, in hexadecimal.
+
+    Raises Permanent for a file that this node has not written.
+    """
     with path.open("rb") as file:
-        # What the disk has, not what the kernel remembers having been asked to write.
+        # Read from the disk, and not from the page cache.
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         file.seek(dataset_offset(file.read(len(PREAMBLE) + 12)))
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -230,7 +239,7 @@ def _flush(file: BinaryIO) -> None:
 
 @contextmanager
 def _temporary(folder: Path) -> Iterator[tuple[BinaryIO, Path]]:
-    """A file that is gone afterwards, unless it was renamed. Readable by the node's own user only."""
+    """Yield a file that is removed afterwards unless it was renamed. Only the node's own user may read it."""
     descriptor, name = tempfile.mkstemp(dir=folder)
     temporary = Path(name)
     try:

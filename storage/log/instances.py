@@ -1,4 +1,4 @@
-"""Received instances: what is here, and the index made anew from the files."""
+"""The store of received instances: a view of the index, and the means to rebuild it from the files."""
 
 import logging
 from collections.abc import Iterator
@@ -10,9 +10,10 @@ from pydicom.filereader import read_file_meta_info
 from sqlalchemy import func, select
 
 from storage.errors import NodeError, Permanent, Retriable
-from storage.log.archive import SUFFIX, VERSION_MARK, Archive, sop_instance_uid_of
+from storage.log.archive import INSTANCE_SUFFIX, VERSION_MARK, Archive, sop_instance_uid_of
+from storage.log.associations import abort_open_associations
 from storage.log.files import dataset_offset
-from storage.log.filing import Feeds, Filing, abort_open_associations
+from storage.log.filing import FeedsInputs, Filing
 from storage.log.header import scan_header
 from storage.records.instances import Facts, Instance, ReceivedInstance, Series, Stored
 from storage.records.studies import Event, Stage
@@ -27,25 +28,25 @@ _LONGEST_HEADER = 8 * 2**20  # bytes of a dataset that are read for its header
 
 
 class InstanceStore:
-    """Instances below `root`, as `<study>/<series>/<SOP instance>.dcm`, and their rows.
+    """The instances below `root`, as `<study>/<series>/<SOP instance>.dcm`, and their rows.
 
-    `feeds_inputs(sop_class_uid, modality)` says whether an instance can be an application's input: only such a one
-    opens a new revision of its study when it comes late. What contradicts an instance that is already here is kept
-    in the folder `quarantine` beside `root`. One process files below one root; any number may read.
+    `feeds_inputs(sop_class_uid, modality)` says whether an instance can be an application's input. A late instance
+    opens a new revision of its study only if it can. An instance that contradicts an archived one is kept in the
+    folder `quarantine` beside `root`. One process files below one root; any number may read.
     """
 
-    def __init__(self, database: Database, root: Path, feeds_inputs: Feeds) -> None:
+    def __init__(self, database: Database, root: Path, feeds_inputs: FeedsInputs) -> None:
         self._database = database
         self._root = root
         self._archive = Archive(root)
         self._feeds_inputs = feeds_inputs
 
     def filing(self) -> Filing:
-        """A batch of instances and associations to be filed and indexed."""
+        """Return an empty batch of instances and associations to be filed and indexed."""
         return Filing(self._database, self._archive, self._feeds_inputs)
 
     def abort_open_associations(self, receiver: str, before: datetime) -> int:
-        """Ends as aborted what an earlier life of a receiver left open; their number."""
+        """End as aborted what an earlier process of a receiver left open; return the number of associations."""
         return abort_open_associations(self._database, receiver, before)
 
     # -- what is here --------------------------------------------------------------------------------------------------
@@ -56,7 +57,7 @@ class InstanceStore:
             return None if row is None else self._record(row)
 
     def instances(self, study_instance_uid: str) -> list[Instance]:
-        """All instances of a study, those of a series together, in the order of their arrival."""
+        """Return all instances of a study, grouped by series, in the order of their arrival."""
         with self._database.reading() as session:
             rows = session.scalars(
                 select(schema.InstanceRow)
@@ -70,7 +71,7 @@ class InstanceStore:
             return [self._record(row) for row in rows]
 
     def sample(self, study_instance_uid: str, count: int) -> list[Instance]:
-        """Some instances of a study, whichever they are."""
+        """Return up to `count` instances of a study, whichever they are."""
         with self._database.reading() as session:
             rows = session.scalars(
                 select(schema.InstanceRow)
@@ -81,14 +82,14 @@ class InstanceStore:
             return [self._record(row) for row in rows]
 
     def all(self) -> Iterator[Instance]:
-        """Every instance there is, in its current version, one study after another."""
+        """Yield every instance in its current version, study by study."""
         with self._database.reading() as session:
             studies = session.scalars(select(schema.StudyRow.study_instance_uid)).all()
         for study in studies:
             yield from self.instances(study)
 
     def series(self, study_instance_uid: str) -> list[Series]:
-        """The series of a study by their UIDs, our own results included where a PACS sent them back."""
+        """Return the series of a study by their UIDs. Results of this node that a PACS sent back are included."""
         grouped = groupby(self.instances(study_instance_uid), key=lambda i: i.series_instance_uid)
         return [
             Series(
@@ -117,21 +118,21 @@ class InstanceStore:
         )
 
     def _path(self, row: schema.InstanceRow) -> Path:
-        usual = f"{row.study_instance_uid}/{row.series_instance_uid}/{row.sop_instance_uid}{SUFFIX}"
+        usual = f"{row.study_instance_uid}/{row.series_instance_uid}/{row.sop_instance_uid}{INSTANCE_SUFFIX}"
         return self._root / (row.file or usual)
 
     def is_empty(self) -> bool:
-        """Whether nothing is indexed at all."""
+        """Return whether no instance is indexed."""
         with self._database.reading() as session:
             return session.scalar(select(schema.InstanceRow.sop_instance_uid).limit(1)) is None
 
-    # -- the index made anew -------------------------------------------------------------------------------------------
+    # -- rebuilding the index ------------------------------------------------------------------------------------------
 
     def reindex(self) -> int:
-        """Writes the rows that files lack, and removes temporary files of writers that died. The number of rows added.
+        """Insert the rows that files lack, and return their number. Also remove temporary files of dead writers.
 
-        Reads no file that has its row. An added instance counts as received now, so that its study waits for the
-        rest of what was interrupted. A file that cannot be read is a warning and stays where it is.
+        A file that has a row is not read. An added instance counts as received now, so that its study waits for the
+        rest of what was interrupted. A file that cannot be read causes a warning and stays where it is.
         """
         self._archive.remove_stale()
         added = 0
@@ -139,31 +140,38 @@ class InstanceStore:
         for path in self.files_without_row():
             try:
                 if filing.instance(_read(path), path) is Stored.CONFLICT:
-                    path.unlink()  # its other name is in quarantine
+                    path.unlink()  # the quarantine holds another link to it
                 else:
                     added += 1
             except Retriable:
                 raise
-            except Exception as error:  # a parser fails on damaged bytes in many ways, all of which mean the same
+            except Exception as error:  # damaged bytes make a parser fail in many ways
                 self._warn_unreadable(path, error)
             if len(filing) >= _REINDEX_BATCH:
                 filing.commit()
         filing.commit()
         if added:
-            log.warning("Found %d instances that were not indexed", added, extra={"action": "reindex"})
+            log.warning("%d files that had no row were indexed", added, extra={"action": "files_reindexed"})
         return added
 
     def files_without_row(self) -> Iterator[Path]:
-        """First versions before later ones, and those in the order of their making."""
+        """Yield the files without a row: first versions before later ones, and these by their time of creation."""
         for study in sorted(self._root.glob("[0-9]*")):
             known = self._known_files(study.name)
-            found = [p for p in study.glob(f"[0-9]*/[0-9]*{SUFFIX}") if str(p.relative_to(self._root)) not in known]
+            found = [
+                p for p in study.glob(f"[0-9]*/[0-9]*{INSTANCE_SUFFIX}") if str(p.relative_to(self._root)) not in known
+            ]
             yield from sorted(found, key=lambda p: (VERSION_MARK in p.name, p.stat().st_mtime_ns, p.name))
 
     def _known_files(self, study_instance_uid: str) -> set[str]:
         instance, version = schema.InstanceRow, schema.InstanceVersionRow
         usual = (
-            instance.study_instance_uid + "/" + instance.series_instance_uid + "/" + instance.sop_instance_uid + SUFFIX
+            instance.study_instance_uid
+            + "/"
+            + instance.series_instance_uid
+            + "/"
+            + instance.sop_instance_uid
+            + INSTANCE_SUFFIX
         )
         here = instance.study_instance_uid == study_instance_uid
         with self._database.reading() as session:
@@ -176,10 +184,10 @@ class InstanceStore:
         return {*files, *versions}
 
     def _warn_unreadable(self, path: Path, error: Exception) -> None:
-        """Said once, not at every start."""
+        """Warn in the log, and once in the timeline of the study."""
         why = str(error) if isinstance(error, NodeError) else type(error).__name__
         name = str(path.relative_to(self._root))
-        log.warning("A stored file cannot be read (%s): %s", why, name, extra={"action": "reindex"})
+        log.warning("A file cannot be indexed (%s): %s", why, name, extra={"action": "file_unreadable"})
         study_instance_uid = path.parent.parent.name[:64]
         with self._database.session() as session:
             told = session.scalars(
@@ -199,7 +207,7 @@ class InstanceStore:
 
 
 def _read(path: Path) -> ReceivedInstance:
-    """From a file at its place. Raises Permanent when it is another instance than its name says."""
+    """Read the header of a file at its place. Raises Permanent if it is another instance than its name says."""
     meta = read_file_meta_info(path)
     transfer_syntax_uid = str(meta.TransferSyntaxUID)
     with path.open("rb") as file:

@@ -20,7 +20,7 @@ from dicom_node.route.urgency import Urgency
 from dicom_node.schedule import ScheduledTask
 from inference.contract.manifest import InputRule, Manifest
 from inference.series.site_table import SiteTable
-from storage.log.filing import Ended, Opened
+from storage.log.associations import AssociationEnded, AssociationOpened
 from storage.records.evidence import AssociationEnd
 from storage.records.instances import Facts, ReceivedInstance
 from storage.tables.database.connection import Database, default_url
@@ -129,7 +129,7 @@ def application(start: bool = True, kind: str = "T1w") -> ConfiguredApplication:
 def push(node: Node, clock: Clock, paths: Sequence[Path], association: str, declared: int | None) -> None:
     """Real images, with the facts their headers hold."""
     filing = node.instances.filing()
-    filing.opened(Opened(association, "MR1", "NODE", "host", "receive-0", clock.now))
+    filing.opened(AssociationOpened(association, "MR1", "NODE", "host", "receive-0", clock.now))
     for path in paths:
         ds = dcmread(path, stop_before_pixels=True)
         facts = Facts(
@@ -147,7 +147,7 @@ def push(node: Node, clock: Clock, paths: Sequence[Path], association: str, decl
 
 def release(node: Node, clock: Clock, association: str) -> None:
     filing = node.instances.filing()
-    filing.ended(Ended(association, AssociationEnd.RELEASED, clock.now))
+    filing.ended(AssociationEnded(association, AssociationEnd.RELEASED, clock.now))
     filing.commit()
 
 

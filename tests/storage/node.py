@@ -11,8 +11,8 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from storage.log.associations import AssociationEnded, AssociationOpened
 from storage.log.files import part10_header
-from storage.log.filing import Ended, Opened
 from storage.log.instances import InstanceStore
 from storage.records.completion import Completion, Evidence
 from storage.records.deliveries import Delivery
@@ -119,13 +119,13 @@ class Node:
 
     def open_association(self, key: str = "a", calling: str = "MR1", receiver: str = "receive-0") -> str:
         filing = self.instances.filing()
-        filing.opened(Opened(key, calling, "NODE", "host", receiver, datetime.now(UTC)))
+        filing.opened(AssociationOpened(key, calling, "NODE", "host", receiver, datetime.now(UTC)))
         filing.commit()
         return key
 
     def end_association(self, key: str, end: AssociationEnd) -> None:
         filing = self.instances.filing()
-        filing.ended(Ended(key, end, datetime.now(UTC)))
+        filing.ended(AssociationEnded(key, end, datetime.now(UTC)))
         filing.commit()
 
     def study(self, uid: str = STUDY) -> Study:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from storage.tables.schema import REVISION, Base
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 BUSY_MILLISECONDS = 30_000
+_IN_VALUES = 500  # values of one IN
 UPGRADE_LOCK = 0x6469636F6D  # any number of our own, for PostgreSQL's advisory lock
 
 _POSTGRESQL_DISK_FULL = "53100"
@@ -117,6 +118,11 @@ class Database:
 
     def close(self) -> None:
         self._engine.dispose()
+
+
+def chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Split the values of an IN clause, whose number SQLite limits."""
+    return (values[i : i + _IN_VALUES] for i in range(0, len(values), _IN_VALUES))
 
 
 def insert_if_absent(session: Session, model: type[Base], values: Mapping[str, Any]) -> bool:

@@ -129,10 +129,10 @@ def test_other_failures_stay_what_they_are(tmp_path: Path) -> None:
 def test_a_file_system_is_flushed_as_a_whole(tmp_path: Path) -> None:
     file_system = FileSystem(tmp_path / "new")
     (tmp_path / "new" / "1").write_bytes(b"x")
-    file_system.settle()
+    file_system.flush()
     file_system.close()
     with pytest.raises(OSError, match="descriptor"):
-        file_system.settle()
+        file_system.flush()
 
 
 @pytest.mark.parametrize("source", ["MR1", "MR12", "", "A_TITLE_LONGER_THAN_16"])

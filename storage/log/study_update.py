@@ -1,0 +1,124 @@
+"""The row of a study while a batch of instances is filed: its revision, its counts, and what reopens it."""
+
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from storage.log.archive import IndexEntry
+from storage.records.studies import Event, Stage, StudyState
+from storage.tables import schema
+from storage.tables.database.connection import insert_if_absent
+from storage.tables.events import add_event
+
+PRIORITIES = {"STAT": 2, "HIGH": 1}  # Requested Procedure Priority (PS3.3 C.4.11); the rest is 0
+
+
+class StudyUpdate:
+    """A study's row during one batch: changed in memory and written once."""
+
+    def __init__(self, row: schema.StudyRow, is_new: bool) -> None:
+        self._row = row
+        self._is_new = is_new
+        self._feeds: set[tuple[int, int]] = set()  # (revision, association)
+
+    @classmethod
+    def locked(cls, session: Session, entry: IndexEntry) -> "StudyUpdate":
+        """Lock the row of the entry's study until the end of the transaction; insert it if it is absent."""
+        own = is_own(session, entry.sop_instance_uid)
+        is_new = insert_if_absent(
+            session,
+            schema.StudyRow,
+            {
+                "study_instance_uid": entry.study_instance_uid,
+                "revision": 1,
+                # A result that comes back is no reason to compute anything, even if its study is unknown here.
+                "state": StudyState.IGNORED if own else StudyState.RECEIVING,
+                "reason": "nothing applies: only results of this node came" if own else "instances arrive",
+                "instances": 0,
+                "revision_started_at": entry.received_at,
+                "first_received_at": entry.received_at,
+                "last_received_at": entry.received_at,
+                "priority": 0,
+            },
+        )
+        found = session.scalars(
+            select(schema.StudyRow)
+            .where(schema.StudyRow.study_instance_uid == entry.study_instance_uid)
+            .with_for_update()
+        ).one()
+        return cls(found, is_new)
+
+    @property
+    def state(self) -> StudyState:
+        return self._row.state
+
+    @property
+    def revision(self) -> int:
+        return self._row.revision
+
+    def arrived(self, session: Session, entry: IndexEntry, association: int | None, reopens: bool) -> int:
+        """Count a new instance, which may be late, and return the revision that it belongs to."""
+        if self._is_new:
+            self._announce(session, entry, association, "first instance")
+            self._is_new = False
+        elif reopens:
+            self._reopen(session, entry, association, f"a late {entry.modality or 'image'} instance")
+        self._row.instances += 1
+        self._row.priority = max(self._row.priority, PRIORITIES.get(entry.facts.priority or "", 0))
+        self._note(entry.received_at, association)
+        return self._row.revision
+
+    def revised(self, session: Session, entry: IndexEntry, association: int | None, reopens: bool) -> None:
+        """Take note of a changed version of an instance that is already here."""
+        if reopens:
+            self._reopen(session, entry, association, "a changed version of an instance")
+        else:
+            self._announce(
+                session, entry, association, "an instance came again under changed attributes: the newer one is used"
+            )
+        self._note(entry.received_at, association)
+
+    def repeated(self, at: datetime, association: int | None) -> None:
+        """Take note of a duplicate. A sender that repeats what it sent before an abort still works on the study."""
+        if self._row.state == StudyState.RECEIVING:
+            self._note(at, association)
+
+    def write(self, session: Session) -> None:
+        session.flush()
+        for revision, association in self._feeds:
+            insert_if_absent(
+                session,
+                schema.FeedRow,
+                {
+                    "study_instance_uid": self._row.study_instance_uid,
+                    "revision": revision,
+                    "association_id": association,
+                },
+            )
+
+    def _reopen(self, session: Session, entry: IndexEntry, association: int | None, what: str) -> None:
+        self._row.revision += 1
+        self._row.state = StudyState.RECEIVING
+        self._row.reason = f"{what} of series {entry.series_instance_uid} came"
+        self._row.revision_started_at = entry.received_at
+        self._announce(session, entry, association, f"revision {self._row.revision}: {self._row.reason}")
+
+    def _note(self, at: datetime, association: int | None) -> None:
+        self._row.last_received_at = max(self._row.last_received_at, at)
+        if association is not None:
+            self._feeds.add((self._row.revision, association))
+
+    def _announce(self, session: Session, entry: IndexEntry, association: int | None, text: str) -> None:
+        found = None if association is None else session.get(schema.AssociationRow, association)
+        source = "" if found is None else f", from {found.calling_ae_title}"
+        add_event(
+            session,
+            Event(entry.received_at, entry.study_instance_uid, self._row.revision, Stage.RECEIVED, f"{text}{source}"),
+        )
+
+
+def is_own(session: Session, sop_instance_uid: str) -> bool:
+    """Return whether the instance is a result of this node."""
+    statement = select(schema.ResultObjectRow.id).where(schema.ResultObjectRow.sop_instance_uid == sop_instance_uid)
+    return session.scalar(statement) is not None
