@@ -14,7 +14,7 @@ from dicom_node.demo.study_page import study_page, summary_lines
 from dicom_node.demo.tables import commitments_table, confirmations_table, jobs_list, studies_list
 from dicom_node.errors import ConfigurationError
 from dicom_node.read.explanation import Explanation
-from dicom_node.read.jobs import job_rows
+from dicom_node.read.jobs import list_jobs
 from dicom_node.read.study import read_study
 from dicom_node.read.summary import summarise
 from dicom_node.settings.check import find_mistakes
@@ -107,7 +107,7 @@ def jobs_command(
     if study is not None:
         find_study(stores, study)
     destinations = {d.name for d in settings.destinations}
-    rows = job_rows(stores.jobs.list(study=study), stores.deliveries.list(study=study), destinations)
+    rows = list_jobs(stores.jobs.list(study=study), stores.deliveries.list(study=study), destinations)
     shown = [row for row in rows if row.is_failed or not failed][-limit:]
     if as_json:
         print_json(shown)

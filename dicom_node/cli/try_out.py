@@ -14,17 +14,10 @@ from rich.markup import escape
 
 from dicom_node.cli.options import AsJson, Calling, Config, To, checked_ae_title, find_target, read_config
 from dicom_node.cli.output import console, print_json, report_failures, write_json
+from dicom_node.demo.simulator.scanner import Associations
 from dicom_node.runtime import logs
 from dicom_node.settings.loading import load_settings
 from storage.errors import Permanent
-
-
-class Associations(StrEnum):
-    """How the simulated scanner divides what it sends."""
-
-    SERIES = "series"
-    INSTANCE = "instance"
-    STUDY = "study"
 
 
 class Phantoms(StrEnum):
@@ -79,8 +72,8 @@ def simulate_command(
 ) -> None:
     """Send studies as a scanner does: several series, several associations, several patients."""
     from dicom_node.demo.simulator.limb_study import write_limb_patient
-    from dicom_node.demo.simulator.scanner import push
-    from dicom_node.demo.simulator.study import load_study
+    from dicom_node.demo.simulator.scanner import PushOptions, push
+    from dicom_node.demo.simulator.study_files import load_study
 
     logs.configure("simulate", "ERROR")
     if folders and truth:
@@ -102,10 +95,7 @@ def simulate_command(
             series,
             target,
             scanner,
-            associations=associations.value,
-            shuffle=seed if shuffle else None,
-            rate=rate,
-            concurrency=concurrency,
+            PushOptions(associations, seed if shuffle else None, rate, concurrency),
         )
     console.print(
         f"{len(report.acknowledged)} of {report.sent} images acknowledged by {target} in {report.seconds:.1f} s "
@@ -143,7 +133,7 @@ def recognise_command(
 ) -> None:
     """Say what each series in a folder is taken for, and why; with the `[[series]]` of the configuration."""
     from dicom_node.demo.series_tree import series_tree
-    from dicom_node.demo.simulator.study import load_study
+    from dicom_node.demo.simulator.study_files import load_study
     from inference.series.recogniser import read_headers, recognise_headers
 
     settings, _ = read_config(config)

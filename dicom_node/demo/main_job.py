@@ -1,4 +1,4 @@
-"""The main job, end to end, on this machine: a PACS, the node, and a scanner that pushes one study."""
+"""The main job from end to end on this machine: a PACS, the node, and a scanner that pushes one study."""
 
 import json
 import os
@@ -26,10 +26,10 @@ from dicom_node.demo.pacs.base import Pacs
 from dicom_node.demo.pacs.ports import free_port
 from dicom_node.demo.pacs.start import start_pacs
 from dicom_node.demo.report_tree import report_tree
-from dicom_node.demo.simulator.limb import limb
+from dicom_node.demo.simulator.limb import imaged_limb
 from dicom_node.demo.simulator.phantom_study import write_phantom_study
-from dicom_node.demo.simulator.scanner import push
-from dicom_node.demo.simulator.study import load_study
+from dicom_node.demo.simulator.scanner import PushOptions, push
+from dicom_node.demo.simulator.study_files import load_study
 from dicom_node.demo.study_page import summary_lines
 from dicom_node.demo.tables import timeline_table
 from dicom_node.dimse.scu import Target, send_echo
@@ -78,12 +78,12 @@ ae_title = "{pacs.ae_title}"
 host = "{pacs.host}"
 port = {pacs.port}
 """
-TAKEN_OVER = ("work", "dispatch")  # sections of a configuration of the user's that the demo keeps to
+TAKEN_OVER = ("work", "dispatch")  # sections that the demo takes from the user's own configuration
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """What the scanner sends: files by series, all of one study."""
+    """The files that the scanner sends, by series, all of one study."""
 
     study_instance_uid: str
     series: tuple[tuple[Path, ...], ...]
@@ -96,11 +96,11 @@ class Pushed:
 def run_demo(
     parent: Path, study: Path | None, bundle: Path | None, console: Console, settings: Settings | None = None
 ) -> bool:
-    """Runs the demo in a new folder below `parent`. True when a report reached the PACS.
+    """Run the demo in a new folder below `parent`. True when a report reached the PACS.
 
-    `study` is a folder of the user's own DICOM, otherwise a limb phantom is pushed; `bundle` a folder with the user's
-    own model, otherwise the applications of `settings` run, or `soft_tissue_mass`. Of `settings`, [work] and [dispatch]
-    are kept to as well. Raises NodeError, naming the step, when one fails; what the user names is looked at first.
+    `study` is a folder of the user's own DICOM; without it a limb phantom is pushed. `bundle` is a folder with the
+    user's own model; without it the applications of `settings` run, or `soft_tissue_mass`. [work] and [dispatch] of
+    `settings` hold as well. What the user names is looked at first. Raises NodeError, naming the step that fails.
     """
     applications = _applications(bundle, settings)
     own = None if study is None else _own_study(study)
@@ -128,7 +128,7 @@ def run_demo(
 
 
 def _applications(bundle: Path | None, settings: Settings | None) -> list[dict[str, str]]:
-    """The `[[applications]]` of the demo. Raises Permanent where one cannot be used."""
+    """Return the `[[applications]]` of the demo. Raises Permanent where one cannot be used."""
     chosen: tuple[ApplicationSettings, ...] = ()
     if bundle is not None:
         own = ApplicationSettings(id="segmentation", name="own_model", bundle=bundle.resolve(), destinations=("pacs",))
@@ -157,13 +157,13 @@ def _write_config(
 
 
 def _toml(table: Mapping[str, Any]) -> str:
-    """Texts, numbers and lists of texts are written in TOML as in JSON."""
+    """Write keys and values in TOML, where texts, numbers and lists of texts look as they do in JSON."""
     lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in table.items() if value is not None]
     return "".join(lines)
 
 
 def command() -> str:
-    """The `dicom-node` that runs now, as it can be typed in any folder."""
+    """Return the `dicom-node` that runs now, as it can be typed in any folder."""
     called = Path(sys.argv[0])
     beside = Path(sys.executable).parent / "dicom-node"
     if called.name == "dicom-node":
@@ -198,12 +198,12 @@ def _running_node(config: Path, log: Path, node: Target) -> Iterator[None]:
 
 
 def _phantom(folder: Path) -> Pushed:
-    written = write_phantom_study(folder / "study", limb(PHANTOM_SEED), PHANTOM_SEED)
+    written = write_phantom_study(folder / "study", imaged_limb(PHANTOM_SEED), PHANTOM_SEED)
     return Pushed(written.study_instance_uid, tuple(s.paths for s in written.series.values()))
 
 
 def _own_study(study: Path) -> Pushed:
-    """The one study in the user's folder. Raises Permanent where there is none, or several."""
+    """Find the one study in the user's folder. Raises Permanent where there is none, or where there are several."""
     if not study.exists():
         raise Permanent(f"--study {study}: there is no such folder")
     files = load_study(study)
@@ -220,7 +220,7 @@ def _own_study(study: Path) -> Pushed:
 def _push(pushed: Pushed, node: Target, console: Console) -> None:
     with _progress(console) as progress:
         task = progress.add_task("The scanner pushes", total=len(pushed.paths))
-        report = push(pushed.series, node, SCANNER, shuffle=1, progress=lambda result: progress.advance(task))
+        report = push(pushed.series, node, SCANNER, PushOptions(shuffle=1), lambda result: progress.advance(task))
     if report.failures:
         raise NodeError(
             f"{len(report.failures)} of {report.sent} images were not accepted, the first: {report.failures[0][1]}"
@@ -312,7 +312,7 @@ def _show(explanation: Explanation, pacs: Pacs, pushed: Pushed, folder: Path, co
 
 
 def _sources(seg: Dataset, paths: Sequence[Path]) -> list[Path]:
-    """The files of the series that the segmentation references."""
+    """Return the files of the series that the segmentation references."""
     series = {str(item.SeriesInstanceUID) for item in seg.ReferencedSeriesSequence}
     tags = ["SeriesInstanceUID"]
     return [

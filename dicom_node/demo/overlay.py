@@ -1,4 +1,4 @@
-"""A picture of a segmentation over its source images, made from the DICOM objects as a viewer would."""
+"""A picture of a segmentation over its source images, made from the DICOM objects as a viewer makes it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,28 +28,29 @@ Picture = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class View:
-    """A plane across an upright array (see `upright`), as it is looked at: radiologists see the patient from the feet,
-    or from the front, so that the patient's right is on the left.
+class ViewingPlane:
+    """A plane across an upright array (see `upright`), as radiologists look at it.
+
+    They see the patient from the feet, or from the front, so that the patient's right is on the left.
     """
 
-    axis: int  # that is looked along
-    flip: bool  # head up
+    axis: int  # the axis along which one looks
+    flip: bool  # True to have the head up
     marks: Marks
 
 
-VIEWS = (
-    View(0, False, ("R", "L", "A", "P")),  # axial
-    View(1, True, ("R", "L", "H", "F")),  # coronal
-    View(2, True, ("A", "P", "H", "F")),  # sagittal
+VIEWING_PLANES = (
+    ViewingPlane(0, False, ("R", "L", "A", "P")),  # axial
+    ViewingPlane(1, True, ("R", "L", "H", "F")),  # coronal
+    ViewingPlane(2, True, ("A", "P", "H", "F")),  # sagittal
 )
 
 
 def write_overlay(path: Path, seg: Dataset, source_files: Sequence[Path]) -> Path:
-    """Writes a PNG: an axial, a coronal and a sagittal plane through the largest segment, plain above, coloured below.
+    """Write a PNG with an axial, a coronal and a sagittal plane through the largest segment.
 
-    Planes are those of the image nearest to the patient's, upright and in right proportions, with the names of the
-    segments below. Nothing is interpolated across an oblique image.
+    They are plain in the upper row and coloured in the lower one, upright and in right proportions, with the names of
+    the segments below. An oblique image is not interpolated: its own planes nearest to the patient's are shown.
     """
     volume = read_volume(source_files)
     turn = upright(volume.geometry.affine)
@@ -61,7 +62,7 @@ def write_overlay(path: Path, seg: Dataset, source_files: Sequence[Path]) -> Pat
     described = {int(s.SegmentNumber): s for s in seg.SegmentSequence}
     colors = {n: _rgb(described[n]) for n in numbers}
     plain, painted = [], []
-    for view in VIEWS:
+    for view in VIEWING_PLANES:
         grey = np.repeat(windowed(np.take(array, centre[view.axis], view.axis))[..., None], 3, axis=2)
         coloured = grey.copy()
         for n in numbers:
@@ -76,7 +77,7 @@ def write_overlay(path: Path, seg: Dataset, source_files: Sequence[Path]) -> Pat
 
 @dataclass(frozen=True)
 class Turn:
-    """How to turn an array [slice, row, column] upright: `order` of its axes, then `flipped` axes."""
+    """A turn of an array [slice, row, column]: first its axes are put into `order`, then some are `flipped`."""
 
     order: tuple[int, int, int]
     flipped: tuple[int, ...]
@@ -86,7 +87,7 @@ class Turn:
 
 
 def upright(affine: Affine) -> Turn:
-    """The turn after which the axes point, as nearly as they can, to the head, the back and the left (LPS z, y, x)."""
+    """Find the turn after which the axes point, nearly enough, to the head, the back and the left (LPS z, y, x)."""
     directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     order = max(permutations(range(3)), key=lambda axes: sum(abs(directions[2 - i, axes[i]]) for i in range(3)))
     flipped = tuple(i for i in range(3) if directions[2 - i, order[i]] < 0)
@@ -94,7 +95,7 @@ def upright(affine: Affine) -> Turn:
 
 
 def masks_of(seg: Dataset, volume: Volume) -> Mapping[int, Mask]:
-    """The mask of every segment on the grid of `volume`, placed by the source images that the frames reference."""
+    """Return the mask of every segment on the grid of `volume`, placed by the source images the frames reference."""
     slices = {(f.sop_instance_uid, f.frame_number): k for k, f in enumerate(volume.frames)}
     masks: dict[int, Mask] = {}
     pixels = seg.pixel_array.reshape(-1, seg.Rows, seg.Columns)
@@ -112,7 +113,7 @@ def masks_of(seg: Dataset, volume: Volume) -> Mapping[int, Mask]:
 
 
 def _centre(mask: Mask) -> tuple[int, int, int]:
-    """Per axis, the plane in which the mask is largest."""
+    """Find the plane in which the mask is largest, for each axis."""
     areas = [mask.sum(axis=tuple(a for a in range(3) if a != axis)) for axis in range(3)]
     i, j, k = (int(np.argmax(area)) for area in areas)
     return i, j, k
@@ -132,7 +133,7 @@ def _paint(image: Picture, mask: NDArray[np.bool_], color: tuple[int, int, int])
     image[edge] = color
 
 
-def _panel(image: Picture, spacing: Sequence[float], view: View) -> Image.Image:
+def _panel(image: Picture, spacing: Sequence[float], view: ViewingPlane) -> Image.Image:
     height, width = image.shape[0] * spacing[0], image.shape[1] * spacing[1]
     scale = PANEL / max(height, width)
     picture = Image.fromarray(np.flipud(image).astype(np.uint8) if view.flip else image.astype(np.uint8))

@@ -5,7 +5,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 SHORT_UID = 24
-# In a measurement group: identities that say the same in every group (TID 1419, 4019), by code value.
+# Code values of content items that say the same in every measurement group (TID 1419, 4019): they are left out.
 REPEATED = frozenset({"112039", "112040", "111001", "111003", "122405"})
 TRACKING_IDENTIFIER = "112039"
 MEASUREMENT_GROUP = "125007"
@@ -13,7 +13,7 @@ MANY_IMAGES = 5
 
 
 def report_tree(ds: Dataset) -> Tree:
-    """The content tree of an SR: names, values, units, and what references what."""
+    """Return the content tree of an SR: names, values, units, and what references what."""
     tree = Tree(Text(f"{_name(ds)}  ({ds.get('SeriesDescription', '')})", style="bold"))
     tree.add(Text(f"{ds.CompletionFlag}, {ds.VerificationFlag}, {ds.get('PreliminaryFlag', '')}", style="yellow"))
     _add(tree, ds)
@@ -71,7 +71,7 @@ def _value(item: Dataset) -> str:
         case "UIDREF":
             return _shortened(str(item.UID))
         case "PNAME":
-            return "(person)"  # whoever it is, the terminal needs no name
+            return "(person)"  # the terminal shows nobody's name
         case "IMAGE" | "COMPOSITE":
             reference = item.ReferencedSOPSequence[0]
             frames = reference.get("ReferencedFrameNumber")

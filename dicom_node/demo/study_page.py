@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from dicom_node.demo.tables import indented, reason_lines, state_text, timeline_table, uid_text
-from dicom_node.read.deliveries import DeliveryRow
+from dicom_node.read.deliveries import ListedDelivery
 from dicom_node.read.study import StudyDetail
 from dicom_node.read.summary import Summary, resent
 from storage.records.jobs import JobKind
@@ -48,7 +48,7 @@ def study_page(detail: StudyDetail, summary: Summary, everything: bool = False) 
     return Group(*lines)
 
 
-def _result(delivery: DeliveryRow, is_notice: bool, everything: bool) -> list[RenderableType]:
+def _result(delivery: ListedDelivery, is_notice: bool, everything: bool) -> list[RenderableType]:
     head = f"{'no AI result, ' if is_notice else ''}{delivery.kind} → {delivery.destination}  "
     lines = [indented(Text.assemble(head, state_text(delivery.state), resent(delivery)))]
     if everything:

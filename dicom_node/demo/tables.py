@@ -13,7 +13,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from dicom_node.read.census import Census
-from dicom_node.read.jobs import JobRow, purpose
+from dicom_node.read.jobs import ListedJob, purpose
 from dicom_node.read.summary import resent
 from storage.records.commitments import Commitment
 from storage.records.deliveries import Confirmation
@@ -59,13 +59,13 @@ def _study_block(study: Study) -> RenderableType:
     return Group(uid_text(study.study_instance_uid, "bold"), indented(known), *reason_lines(study.reason))
 
 
-def jobs_list(rows: Sequence[JobRow]) -> RenderableType:
+def jobs_list(rows: Sequence[ListedJob]) -> RenderableType:
     if not rows:
         return Text("No job.")
     return Group(*(_job_block(row) for row in rows))
 
 
-def _job_block(row: JobRow) -> RenderableType:
+def _job_block(row: ListedJob) -> RenderableType:
     job = row.job
     lines: list[RenderableType] = [
         Text.assemble(

@@ -8,7 +8,7 @@ from storage.records.deliveries import Delivery, DeliveryState
 
 
 @dataclass(frozen=True)
-class DeliveryRow:
+class ListedDelivery:
     """One delivery, with what it delivers. The reason also tells where no destination of that name is configured."""
 
     id: int
@@ -26,13 +26,13 @@ class DeliveryRow:
     sop_instance_uid: str
 
 
-def delivery_row(delivery: Delivery, destinations: Collection[str] | None = None) -> DeliveryRow:
+def list_delivery(delivery: Delivery, destinations: Collection[str] | None = None) -> ListedDelivery:
     """Return the row of a delivery. `destinations` are the configured ones; None where nobody knows them."""
     reason = delivery.reason
     if destinations is not None and is_stranded(delivery, destinations):
         stranded = f"no destination {delivery.destination!r} is configured any more; add it again to have this sent"
         reason = "; ".join(filter(None, [stranded, reason]))
-    return DeliveryRow(
+    return ListedDelivery(
         id=delivery.id,
         destination=delivery.destination,
         state=delivery.state,

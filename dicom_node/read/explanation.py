@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from dicom_node.read.deliveries import DeliveryRow
+from dicom_node.read.deliveries import ListedDelivery
 from dicom_node.read.jobs import purpose
 from dicom_node.read.serialise import serialise
 from dicom_node.read.study import StudyDetail
@@ -16,8 +16,9 @@ from storage.records.studies import Event, Stage
 
 @dataclass(frozen=True)
 class Explanation:
-    """The decisions about a study. `routing` is None before the study is routed; `waiting` is what a study in
-    RECEIVING waits for.
+    """The decisions about a study.
+
+    `routing` is None before the study is routed; `waiting` is what a study in RECEIVING waits for.
     """
 
     detail: StudyDetail
@@ -40,11 +41,11 @@ class Explanation:
         return self._events(Stage.EARLY)
 
     @property
-    def not_delivered(self) -> tuple[DeliveryRow, ...]:
+    def not_delivered(self) -> tuple[ListedDelivery, ...]:
         return tuple(d for d in self.detail.deliveries if d.state in (DeliveryState.REPLACED, DeliveryState.FAILED))
 
     @property
-    def not_confirmed(self) -> tuple[DeliveryRow, ...]:
+    def not_confirmed(self) -> tuple[ListedDelivery, ...]:
         """The deliveries that a destination took and has not confirmed yet, or that are sent again for that."""
         ended = (DeliveryState.COMMITTED, DeliveryState.FAILED)
         return tuple(
@@ -80,6 +81,6 @@ def _job(job: Job) -> dict[str, Any]:
     return {**{key: getattr(job, key) for key in keys}, "purpose": purpose(job)}
 
 
-def _delivery(delivery: DeliveryRow) -> dict[str, Any]:
+def _delivery(delivery: ListedDelivery) -> dict[str, Any]:
     keys = ("id", "job_id", "kind", "destination", "state", "reason", "resends")
     return {key: getattr(delivery, key) for key in keys}

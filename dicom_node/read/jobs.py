@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dicom_node.read.deliveries import DeliveryRow, delivery_row
+from dicom_node.read.deliveries import ListedDelivery, list_delivery
 from dicom_node.read.serialise import serialise
 from storage.records.commitments import Commitment, CommitmentState
 from storage.records.deliveries import Delivery, DeliveryState
@@ -12,11 +12,11 @@ from storage.records.jobs import AnalysisDetail, Job, JobKind, JobState, NoResul
 
 
 @dataclass(frozen=True)
-class JobRow:
+class ListedJob:
     """A job with the deliveries of its result objects."""
 
     job: Job
-    deliveries: tuple[DeliveryRow, ...]
+    deliveries: tuple[ListedDelivery, ...]
 
     @property
     def is_failed(self) -> bool:
@@ -27,12 +27,12 @@ class JobRow:
         return {**serialise(self.job), "deliveries": serialise(self.deliveries)}
 
 
-def job_rows(jobs: Sequence[Job], deliveries: Sequence[Delivery], destinations: Collection[str]) -> list[JobRow]:
+def list_jobs(jobs: Sequence[Job], deliveries: Sequence[Delivery], destinations: Collection[str]) -> list[ListedJob]:
     """Return a row for each job. `destinations` are the configured ones."""
-    by_job: dict[int, list[DeliveryRow]] = {}
+    by_job: dict[int, list[ListedDelivery]] = {}
     for delivery in deliveries:
-        by_job.setdefault(delivery.object.job_id, []).append(delivery_row(delivery, destinations))
-    return [JobRow(job, tuple(by_job.get(job.id, ()))) for job in jobs]
+        by_job.setdefault(delivery.object.job_id, []).append(list_delivery(delivery, destinations))
+    return [ListedJob(job, tuple(by_job.get(job.id, ()))) for job in jobs]
 
 
 def purpose(job: Job) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from dicom_node.read.deliveries import DeliveryRow, delivery_row
+from dicom_node.read.deliveries import ListedDelivery, list_delivery
 from dicom_node.read.serialise import serialise
 from dicom_node.read.stores import Stores
 from storage.records.instances import Instance
@@ -15,7 +15,7 @@ from storage.records.studies import Event, Study
 
 
 @dataclass(frozen=True)
-class SeriesRow:
+class ListedSeries:
     """One series of a study. `instances` is their number."""
 
     series_instance_uid: str
@@ -32,10 +32,10 @@ class StudyDetail:
 
     study: Study
     instances: tuple[Instance, ...]
-    series: tuple[SeriesRow, ...]
+    series: tuple[ListedSeries, ...]
     jobs: tuple[Job, ...]
     objects: tuple[ResultObject, ...]
-    deliveries: tuple[DeliveryRow, ...]
+    deliveries: tuple[ListedDelivery, ...]
     procedure_steps: tuple[ProcedureStep, ...]
     timeline: tuple[Event, ...]
 
@@ -66,10 +66,10 @@ def read_study(stores: Stores, study: Study, destinations: Collection[str] | Non
     return StudyDetail(
         study=study,
         instances=tuple(instance for s in series for instance in s.instances),
-        series=tuple(SeriesRow(s.series_instance_uid, s.modality, len(s.instances)) for s in series),
+        series=tuple(ListedSeries(s.series_instance_uid, s.modality, len(s.instances)) for s in series),
         jobs=tuple(jobs),
         objects=tuple(o for o in stores.results.objects(uid) if not o.stands_for or o.id in in_use),
-        deliveries=tuple(delivery_row(d, destinations) for d in deliveries),
+        deliveries=tuple(list_delivery(d, destinations) for d in deliveries),
         procedure_steps=tuple(stores.procedure_steps.of_study(uid)),
         timeline=tuple(stores.studies.events(uid)),
     )

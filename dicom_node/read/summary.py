@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from dicom_node.read.deliveries import DeliveryRow
+from dicom_node.read.deliveries import ListedDelivery
 from dicom_node.read.explanation import Explanation
 from dicom_node.read.jobs import purpose
 from dicom_node.read.series_names import SeriesNames, name_series
@@ -67,13 +67,13 @@ def summarise(explanation: Explanation) -> Summary:
     return Summary(tuple(answer), tuple(below), names)
 
 
-def told(delivery: DeliveryRow) -> str:
+def told(delivery: ListedDelivery) -> str:
     """Say what became of a delivery that did not arrive, or is not confirmed."""
     head = f"{delivery.kind} of job {delivery.job_id} → {delivery.destination}: {delivery.state}"
     return f"{head}{resent(delivery)}  {delivery.reason}".rstrip()
 
 
-def resent(delivery: DeliveryRow) -> str:
+def resent(delivery: ListedDelivery) -> str:
     return "  sent again: it was accepted and not committed" if delivery.resends else ""
 
 

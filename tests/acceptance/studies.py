@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from dicom_node.demo.simulator.mr_series import Stack
-from dicom_node.demo.simulator.phantom_study import Limb, PhantomStudy, write_phantom_study
+from dicom_node.demo.simulator.phantom_study import ImagedLimb, PhantomStudy, write_phantom_study
 from inference.volumes.geometry import Affine
 
 SHAPE, SPACING = (20, 64, 72), (4.0, 2.0, 2.0)
@@ -27,4 +27,4 @@ def write_ball_study(folder: Path, *, oblique: bool = False, seed: int = 1) -> P
     ball = np.linalg.norm(points - CENTRE, axis=-1) < RADIUS
     body = np.linalg.norm(points[..., :2], axis=-1) < 60
     image = np.where(ball, 900, np.where(body, 400, 0)).astype(np.float32)
-    return write_phantom_study(folder, Limb({"t1w": (Stack(image, affine),)}, ball), seed, oblique=oblique)
+    return write_phantom_study(folder, ImagedLimb({"t1w": (Stack(image, affine),)}, ball), seed, oblique=oblique)

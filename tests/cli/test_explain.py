@@ -18,7 +18,7 @@ from dicom_node.demo.explanation_tree import explanation_tree
 from dicom_node.demo.study_page import study_page, summary_lines
 from dicom_node.demo.tables import jobs_list
 from dicom_node.read.explanation import Explanation
-from dicom_node.read.jobs import job_rows
+from dicom_node.read.jobs import list_jobs
 from dicom_node.read.serialise import serialise
 from dicom_node.read.study import read_study
 from dicom_node.read.summary import summarise
@@ -118,7 +118,7 @@ def test_a_study_that_is_complete(node: Node) -> None:
     assert "Priority: study 2, job 1 2" in text
     assert told["waiting"] is None
     assert [(j["id"], j["application"], j["state"], j["priority"]) for j in told["jobs"]] == [(1, "liver", "QUEUED", 2)]
-    assert "priority 2" in text_of(jobs_list(job_rows(node.jobs.list(), [], ())))
+    assert "priority 2" in text_of(jobs_list(list_jobs(node.jobs.list(), [], ())))
 
 
 def test_what_a_destination_did_not_take(node: Node) -> None:
@@ -164,5 +164,5 @@ def test_what_a_destination_did_not_confirm(node: Node) -> None:
     text, told = explained(node)
     assert "SR of job 1 → PACS: QUEUED  sent again: it was accepted and not committed" in text
     assert [d["kind"] for d in told["not_confirmed"]] == ["SR"]
-    listed = text_of(jobs_list(job_rows(node.jobs.list(), node.deliveries.list(), ["PACS"])))
+    listed = text_of(jobs_list(list_jobs(node.jobs.list(), node.deliveries.list(), ["PACS"])))
     assert "accepted but not committed (it is not there)" in listed

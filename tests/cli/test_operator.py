@@ -14,7 +14,7 @@ from dicom_node.demo.explanation_tree import explanation_tree
 from dicom_node.demo.study_page import study_page, summary_lines
 from dicom_node.demo.tables import jobs_list, studies_list
 from dicom_node.read.explanation import Explanation
-from dicom_node.read.jobs import job_rows, why_not_withdrawn
+from dicom_node.read.jobs import list_jobs, why_not_withdrawn
 from dicom_node.read.study import read_study
 from dicom_node.read.summary import summarise
 from dicom_node.runtime.backoff import Backoff
@@ -59,7 +59,7 @@ def test_uids_are_whole(node: Node) -> None:
     assert node.studies.route(LONG, 1, reason, [job], UNDECIDED, NOW)
     assert node.succeed(node.claim(), "pacs")
     explanation = explained(node)
-    listed = job_rows(node.jobs.list(), node.deliveries.list(), {"pacs"})
+    listed = list_jobs(node.jobs.list(), node.deliveries.list(), {"pacs"})
     for view in (
         studies_list(node.studies.list()),
         jobs_list(listed),
@@ -76,11 +76,11 @@ def test_uids_are_whole(node: Node) -> None:
 def test_a_delivery_to_a_removed_destination_is_seen(node: Node, caplog: pytest.LogCaptureFixture) -> None:
     node.route("liver", uid=LONG)
     assert node.succeed(node.claim(), "old_pacs")
-    listed = job_rows(node.jobs.list(), node.deliveries.list(), {"pacs"})
+    listed = list_jobs(node.jobs.list(), node.deliveries.list(), {"pacs"})
     assert [d.reason for d in listed[0].deliveries] == [
         "no destination 'old_pacs' is configured any more; add it again to have this sent"
     ] * 2
-    known = job_rows(node.jobs.list(), node.deliveries.list(), {"old_pacs"})
+    known = list_jobs(node.jobs.list(), node.deliveries.list(), {"old_pacs"})
     assert [d.reason for d in known[0].deliveries] == ["", ""]
     stop = threading.Event()
     stop.set()
@@ -98,7 +98,7 @@ def test_reports_of_no_result_and_withdrawals_are_told_from_results(node: Node) 
     assert node.succeed(node.claim(), "pacs")
     assert node.jobs.withdraw(2, "wrong study", NOW)
     explanation = explained(node)
-    listed = job_rows(node.jobs.list(), node.deliveries.list(), {"pacs"})
+    listed = list_jobs(node.jobs.list(), node.deliveries.list(), {"pacs"})
     for text in (
         shown(jobs_list(listed), 200),
         shown(summary_lines(explanation.detail, summarise(explanation)), 200),

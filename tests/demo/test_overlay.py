@@ -9,7 +9,7 @@ from PIL import Image
 
 from dicom_node.demo.overlay import LEGEND_ROW, PANEL, upright, write_overlay
 from dicom_node.demo.simulator.mr_series import Stack
-from dicom_node.demo.simulator.phantom_study import Limb, write_phantom_study
+from dicom_node.demo.simulator.phantom_study import ImagedLimb, write_phantom_study
 from dicom_node.objects.base.context import ObjectContext
 from dicom_node.objects.seg import build_seg
 from inference.contract.findings import Algorithm, Code, Findings, Segment
@@ -36,7 +36,7 @@ def test_every_panel_is_upright(tmp_path: Path, axes: tuple[str, str, str]) -> N
     affine, shape = acquisition(axes)
     points = np.indices(shape).reshape(3, -1).T @ affine[:3, :3].T + affine[:3, 3]
     ball = (np.linalg.norm(points - BALL, axis=1) < 12).reshape(shape)
-    limb = Limb({"t1w": (Stack((300 + 500 * ball).astype(np.float32), affine),)}, ball)
+    limb = ImagedLimb({"t1w": (Stack((300 + 500 * ball).astype(np.float32), affine),)}, ball)
     paths = write_phantom_study(tmp_path / "study", limb, 1).series["t1w"].paths
     volume = read_volume(paths)
     read = np.linalg.norm(volume.geometry.to_lps(np.indices(volume.array.shape).reshape(3, -1).T * 1.0) - BALL, axis=1)

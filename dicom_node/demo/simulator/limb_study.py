@@ -5,14 +5,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from dicom_node.demo.simulator.mr_series import ADC, T1, T2, Protocol, Quantity, Stack
-from dicom_node.demo.simulator.phantom_study import Limb, PhantomStudy, write_phantom_study
+from dicom_node.demo.simulator.mr_series import ADC, T1, T2, Quantity, SeriesProtocol, Stack
+from dicom_node.demo.simulator.phantom_study import ImagedLimb, PhantomStudy, write_phantom_study
 from inference.phantoms.limb.images import B_VALUES, DIXON, DWI, T1_MAP, T1W, T1W_FS_POST, T2_MAP, T2W_FS
 from inference.phantoms.limb.study import LimbStudy, limb_study, study_grid
 from inference.phantoms.limb.truth import recist_category
 from inference.phantoms.signals import Acquisition
 
-WHITE = 1000.0  # what the phantom's intensities are scaled to
+WHITE = 1000.0  # the value that the phantom's intensities are scaled to
 CONTRAST = {"ContrastBolusAgent": "GADOLINIUM CHELATE", "ContrastBolusRoute": "IV", "ContrastBolusVolume": 8}
 
 # One matrix for every set of series that a scanner would plan alike: slices, rows, columns and mm.
@@ -25,7 +25,7 @@ ORDER = ("t1w", "t2w_fs", "dwi", "adc", "t1_map", "t2_map", "water", "fat", "t1w
 
 
 def write_limb_patient(folder: Path, seed: int, time_points: int) -> Iterator[tuple[PhantomStudy, dict[str, Any]]]:
-    """Writes the studies of one patient, earliest first, each with its truth as plain values.
+    """Write the studies of one patient, earliest first, each with its truth as plain values.
 
     `response` in it is the RECIST 1.1 category with respect to the time points before, None at the baseline.
     """
@@ -47,11 +47,11 @@ def write_limb_patient(folder: Path, seed: int, time_points: int) -> Iterator[tu
 
 
 def write_limb_study(folder: Path, study: LimbStudy, healthy: bool = False) -> PhantomStudy:
-    """Writes every series of one time point, or the same without the mass."""
+    """Write every series of one time point; `healthy` leaves the mass out."""
     return write_phantom_study(folder, _examined(study, healthy), study.phantom.seed)
 
 
-def _examined(study: LimbStudy, healthy: bool) -> Limb:
+def _examined(study: LimbStudy, healthy: bool) -> ImagedLimb:
     shown = study.without_mass() if healthy else study
     images: dict[str, tuple[Stack, ...]] = {}
     masks = {}
@@ -64,16 +64,17 @@ def _examined(study: LimbStudy, healthy: bool) -> Limb:
                 Stack(on_grid.render(name if b is None else f"dwi_b{b:g}"), grid.affine, b) for b in b_values
             )
         masks[names[0]] = on_grid.masks["mass"]
-    return Limb(MappingProxyType({name: images[name] for name in ORDER}), masks["t1w"], PROTOCOLS, study.time_point)
+    ordered = MappingProxyType({name: images[name] for name in ORDER})
+    return ImagedLimb(ordered, masks["t1w"], PROTOCOLS, study.time_point)
 
 
 def _protocol(
     description: str, acquisition: Acquisition, sequence: str, echo_train: int, *image_type: str,
     quantity: Quantity | None = None, bright: float = WHITE, **attributes: Any,
-) -> Protocol:  # fmt: skip
-    """The header of an acquisition: all of its physics is taken from it."""
+) -> SeriesProtocol:  # fmt: skip
+    """Describe an acquisition by a header that takes all of its physics from it."""
     gradient_echo = acquisition.flip_angle is not None
-    return Protocol(
+    return SeriesProtocol(
         description,
         acquisition.repetition_time,
         acquisition.echo_time,
@@ -90,7 +91,7 @@ def _protocol(
     )
 
 
-PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
+PROTOCOLS: Mapping[str, SeriesProtocol] = MappingProxyType(
     {
         "t1w": _protocol("T1 TSE axial", T1W, "SE", 3),
         "t2w_fs": _protocol("T2 TSE fat-sat axial", T2W_FS, "SE", 15),

@@ -1,4 +1,4 @@
-"""Classic MR Image objects (PS3.3 A.4) with headers that say truthfully how an image came to be."""
+"""MR Image objects (PS3.3 A.4) whose headers tell the truth about how the images came to be."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ LARGEST_STORED = 4095  # 12 bits, as scanners have
 
 @dataclass(frozen=True)
 class Quantity:
-    """What the values of a map are. `unit` is UCUM's."""
+    """The quantity that a map holds. `unit` is a code of UCUM."""
 
     label: str
     concept: Any  # a coded concept of PS3.16
@@ -33,12 +33,12 @@ T2 = Quantity("T2", codes.DCM.T2, codes.UCUM.Millisecond)
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """How a series is acquired. Times in ms, the flip angle in degrees. `attributes` may add or replace any other.
+class SeriesProtocol:
+    """The acquisition of a series. Times in ms, the flip angle in degrees. `attributes` may add or replace any other.
 
     A `quantity` makes it a map, whose stored values are in the quantity's unit; otherwise intensities are arbitrary.
-    `bright` is a value that is shown white and stored as a quarter of the largest, whatever the images hold; without
-    it, both go by their maximum.
+    `bright` is the value that is shown white, and that is stored as a quarter of the largest stored value. Without it,
+    the maximum of the images takes its place.
     """
 
     description: str
@@ -66,8 +66,8 @@ class Stack:
 
 
 @dataclass(frozen=True)
-class Common:
-    """What all instances of a study share."""
+class StudyAttributes:
+    """The attributes that all instances of a study share."""
 
     study_instance_uid: str
     frame_of_reference_uid: str
@@ -82,10 +82,10 @@ class Common:
 
 
 def write_series(
-    folder: Path, common: Common, protocol: Protocol, number: int, series_instance_uid: str,
+    folder: Path, common: StudyAttributes, protocol: SeriesProtocol, number: int, series_instance_uid: str,
     instance_uids: Sequence[str], stacks: Sequence[Stack],
 ) -> list[Path]:  # fmt: skip
-    """Writes one file per slice and stack into `folder`, in the order of stacks and slices."""
+    """Write one file per slice and stack into `folder`, in the order of stacks and slices."""
     folder.mkdir(parents=True, exist_ok=True)
     slope = 1.0 if protocol.quantity else _slope(stacks, protocol.bright)
     white = protocol.bright and protocol.bright / slope
@@ -109,12 +109,14 @@ def write_series(
 
 
 def _slope(stacks: Sequence[Stack], bright: float | None) -> float:
-    """One intensity scale for all stacks of a series: diffusion weightings must stay comparable."""
+    """Return one intensity scale for all stacks of a series: diffusion weightings must stay comparable."""
     largest = float(max(stack.array.max() for stack in stacks)) if bright is None else 4 * bright
     return max(largest / LARGEST_STORED, 1e-6)
 
 
-def _instance(common: Common, protocol: Protocol, number: int, series_uid: str, instance_uid: str) -> Dataset:
+def _instance(
+    common: StudyAttributes, protocol: SeriesProtocol, number: int, series_uid: str, instance_uid: str
+) -> Dataset:
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -161,7 +163,7 @@ def _instance(common: Common, protocol: Protocol, number: int, series_uid: str, 
 
 
 def _describe_plane(ds: Dataset, stack: Stack, k: int) -> None:
-    """Image Plane Module (PS3.3 C.7.6.2): positions and directions from the columns of the affine."""
+    """Add the Image Plane Module (PS3.3 C.7.6.2): positions and directions from the columns of the affine."""
     steps, origin = stack.affine[:3, :3], stack.affine[:3, 3]
     along_slice, along_row_index, along_column_index = (float(n) for n in np.linalg.norm(steps, axis=0))
     # The first direction is that of increasing column index, the second of increasing row index.
@@ -188,7 +190,7 @@ def _describe_pixels(ds: Dataset, stored: NDArray[np.float32], white: float | No
 
 
 def _describe_quantity(ds: Dataset, quantity: Quantity) -> None:
-    """Stored values are in the unit: rescale for those who read that, a real-world value mapping for the rest."""
+    """Say that stored values are in the unit: once as a rescale, and once as a real-world value mapping."""
     ds.RescaleSlope, ds.RescaleIntercept, ds.RescaleType = 1, 0, quantity.unit.value
     mapping = Dataset()
     mapping.RealWorldValueFirstValueMapped, mapping.RealWorldValueLastValueMapped = 0, 65535
@@ -210,5 +212,5 @@ def _code(code: Any) -> Dataset:
 
 
 def _decimal(value: float) -> float:
-    """As many digits as a decimal string of 16 characters always holds."""
+    """Round to as many digits as a decimal string of 16 characters always holds."""
     return float(f"{value:.9g}") + 0.0

@@ -1,4 +1,4 @@
-"""A limb with a mass, as a scanner would send it: T1w, fat-suppressed T2w, diffusion, its ADC map, or other series."""
+"""Phantom studies on disk: a limb with a mass as T1w, fat-suppressed T2w, diffusion and ADC, or as other series."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.uid import generate_uid
 
-from dicom_node.demo.simulator.mr_series import ADC, Common, Protocol, Stack, write_series
+from dicom_node.demo.simulator.mr_series import ADC, SeriesProtocol, Stack, StudyAttributes, write_series
 from inference.volumes.geometry import Affine
 
 B_VALUES = (50.0, 400.0, 800.0)  # s/mm2
@@ -18,14 +18,14 @@ OBLIQUE_DEGREES = (20.0, -12.0)  # about the patient's x axis, then y
 ACQUIRED_AT = datetime(2026, 1, 5, 9, 0, tzinfo=UTC)
 BETWEEN_TIME_POINTS = timedelta(weeks=8)
 
-PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
+PROTOCOLS: Mapping[str, SeriesProtocol] = MappingProxyType(
     {
-        "t1w": Protocol("T1 TSE axial", 600.0, 12.0, 90.0, "SE", "SK", 3),
-        "t2w_fs": Protocol("T2 TSE fat-sat axial", 4000.0, 80.0, 90.0, "SE", "SK", 15, scan_options="FS"),
-        "dwi": Protocol(
+        "t1w": SeriesProtocol("T1 TSE axial", 600.0, 12.0, 90.0, "SE", "SK", 3),
+        "t2w_fs": SeriesProtocol("T2 TSE fat-sat axial", 4000.0, 80.0, 90.0, "SE", "SK", 15, scan_options="FS"),
+        "dwi": SeriesProtocol(
             "DWI b50-400-800", 5000.0, 70.0, 90.0, "EP", "SK", 64, ("ORIGINAL", "PRIMARY", "DIFFUSION", "NONE"), "FS"
         ),
-        "adc": Protocol(
+        "adc": SeriesProtocol(
             "ADC", 5000.0, 70.0, 90.0, "EP", "SK", 64, ("DERIVED", "PRIMARY", "DIFFUSION", "ADC"), "FS",
             attributes=MappingProxyType({"DerivationDescription": "ADC from b50, b400 and b800"}), quantity=ADC,
         ),
@@ -34,24 +34,26 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
 
 
 @dataclass(frozen=True, eq=False)
-class Limb:
+class ImagedLimb:
     """Noisy images of one phantom, each [slice, row, column] on a grid of its own, and the truth about its mass."""
 
     images: Mapping[str, tuple[Stack, ...]]  # the keys of `protocols`; one stack per b-value in "dwi"
     mask: NDArray[np.bool_]  # on the grid of "t1w"
-    protocols: Mapping[str, Protocol] = field(default_factory=lambda: PROTOCOLS)
+    protocols: Mapping[str, SeriesProtocol] = field(default_factory=lambda: PROTOCOLS)
     time_point: int = 0
 
 
 @dataclass(frozen=True)
 class PhantomSeries:
+    """A series that was written, one file per instance."""
+
     series_instance_uid: str
     paths: tuple[Path, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class PhantomStudy:
-    """What was written. `mask` is the true mass, [slice, row, column] on the grid of the T1w series."""
+    """A study that was written. `mask` is the true mass, [slice, row, column] on the grid of the T1w series."""
 
     study_instance_uid: str
     series: Mapping[str, PhantomSeries]  # by the names of the protocols
@@ -64,9 +66,9 @@ class PhantomStudy:
 
 
 def write_phantom_study(
-    folder: Path, limb: Limb, seed: int, *, oblique: bool = False, fresh_uids: bool = True
+    folder: Path, limb: ImagedLimb, seed: int, *, oblique: bool = False, fresh_uids: bool = True
 ) -> PhantomStudy:
-    """Writes `folder`/<series>/<number>.dcm for every image of `limb`.
+    """Write `folder`/<series>/<number>.dcm for every image of `limb`.
 
     `seed` names the patient; a later time point is a study of its own, weeks after the one before. `oblique` turns the
     whole examination by OBLIQUE_DEGREES. Without `fresh_uids` the same seed gives the same UIDs, and so the same study
@@ -80,7 +82,7 @@ def write_phantom_study(
             generate_uid(entropy_srcs=["dicom-node phantom", run, str(seed), str(oblique), *later, *map(str, names)])
         )
 
-    common = Common(
+    common = StudyAttributes(
         study_instance_uid=uid("study"),
         frame_of_reference_uid=uid("frame of reference"),
         patient_id=f"PHANTOM-{seed}",
@@ -114,7 +116,7 @@ def write_phantom_study(
 
 
 def _rotation(about_x: float, about_y: float) -> Affine:
-    """4 x 4 rotation of patient space, degrees about the x axis, then about y."""
+    """Return the 4 x 4 rotation of patient space, in degrees about the x axis, then about y."""
     a, b = np.radians([about_x, about_y])
     x, y = np.eye(4), np.eye(4)
     x[1:3, 1:3] = [[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]]

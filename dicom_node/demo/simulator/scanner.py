@@ -6,18 +6,40 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from dicom_node.dimse.results import SendResult
 from dicom_node.dimse.scu import OutgoingInstance, StorageSCU, Target
 from dicom_node.errors import PeerRefused, PeerUnavailable
 
-Series = Sequence[Path]
+
+class Associations(StrEnum):
+    """How the scanner divides what it sends: an association for each of these."""
+
+    SERIES = "series"
+    INSTANCE = "instance"
+    STUDY = "study"
+
+
+@dataclass(frozen=True)
+class PushOptions:
+    """How a scanner pushes.
+
+    `shuffle` is a seed that mixes the images within an association, and the associations. `rate` limits images per
+    second in sum; `concurrency` is how many associations are open at once. `timeout` (seconds) holds for each answer.
+    """
+
+    associations: Associations = Associations.SERIES
+    shuffle: int | None = None
+    rate: float | None = None
+    concurrency: int = 1
+    timeout: float = 30.0
 
 
 @dataclass(frozen=True)
 class PushReport:
-    """What the receiving side acknowledged. `failures` holds the files that were not, with the reason."""
+    """The images that the receiving side acknowledged. `failures` holds the files that it did not, with the reason."""
 
     sent: int
     acknowledged: tuple[str, ...]  # SOP Instance UIDs, in the order of their responses
@@ -30,7 +52,7 @@ class PushReport:
 
 
 class _Pace:
-    """Spreads images of all associations over time: `wait` returns no more often than `rate` times a second."""
+    """A pace for the images of all associations: `wait` returns no more often than `rate` times a second."""
 
     def __init__(self, rate: float | None) -> None:
         self._interval = 1 / rate if rate else 0.0
@@ -47,36 +69,26 @@ class _Pace:
 
 
 def push(
-    series: Sequence[Series],
+    series: Sequence[Sequence[Path]],
     target: Target,
     calling_ae_title: str = "SCANNER",
-    *,
-    associations: str = "series",
-    shuffle: int | None = None,
-    rate: float | None = None,
-    concurrency: int = 1,
-    timeout: float = 30.0,
+    options: PushOptions = PushOptions(),
     progress: Callable[[SendResult], None] = lambda result: None,
 ) -> PushReport:
-    """Sends every file once and waits for its status.
-
-    `associations` is "series" (one each), "instance" or "study" (one for all). `shuffle` is a seed that mixes the
-    images within an association, and the associations. `rate` limits images per second in sum; `concurrency` is how
-    many associations are open at once. `progress` is called from their threads.
-    """
-    groups = _group(series, associations)
-    if shuffle is not None:
-        mixer = random.Random(shuffle)  # noqa: S311 - a repeatable order, no secret
+    """Send every file once and wait for its status. `progress` is called from the threads of the associations."""
+    groups = _group(series, options.associations)
+    if options.shuffle is not None:
+        mixer = random.Random(options.shuffle)  # noqa: S311 - a repeatable order, no secret
         mixer.shuffle(groups)
         for group in groups:
             mixer.shuffle(group)
-    pace = _Pace(rate)
+    pace = _Pace(options.rate)
     start = time.monotonic()
-    with ThreadPoolExecutor(max_workers=max(1, concurrency)) as pool:
+    with ThreadPoolExecutor(max_workers=max(1, options.concurrency)) as pool:
         outcomes = [
             outcome
             for outcomes in pool.map(
-                lambda group: _push_group(group, target, calling_ae_title, timeout, pace, progress), groups
+                lambda group: _push_group(group, target, calling_ae_title, options.timeout, pace, progress), groups
             )
             for outcome in outcomes
         ]
@@ -88,16 +100,14 @@ def push(
     )
 
 
-def _group(series: Sequence[Series], associations: str) -> list[list[Path]]:
+def _group(series: Sequence[Sequence[Path]], associations: Associations) -> list[list[Path]]:
     match associations:
-        case "series":
+        case Associations.SERIES:
             return [list(paths) for paths in series if paths]
-        case "instance":
+        case Associations.INSTANCE:
             return [[path] for paths in series for path in paths]
-        case "study":
+        case Associations.STUDY:
             return [[path for paths in series for path in paths]]
-        case _:
-            raise ValueError(f"associations is {associations!r}; allowed: series, instance, study")
 
 
 def _push_group(
@@ -108,7 +118,7 @@ def _push_group(
     pace: _Pace,
     progress: Callable[[SendResult], None],
 ) -> list[tuple[Path, SendResult]]:
-    """One association. Whatever it could not send is a failure, never an exception."""
+    """Send these files over one association. Whatever it could not send is a failure, never an exception."""
     instances = [OutgoingInstance.from_file(path) for path in paths]
     outcomes: list[tuple[Path, SendResult]] = []
 

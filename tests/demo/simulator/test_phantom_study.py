@@ -9,9 +9,9 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from dicom_node.demo.simulator.mr_series import Stack
-from dicom_node.demo.simulator.phantom_study import B_VALUES, Limb, PhantomStudy, write_phantom_study
-from dicom_node.demo.simulator.scanner import push
-from dicom_node.demo.simulator.study import load_study
+from dicom_node.demo.simulator.phantom_study import B_VALUES, ImagedLimb, PhantomStudy, write_phantom_study
+from dicom_node.demo.simulator.scanner import PushOptions, push
+from dicom_node.demo.simulator.study_files import load_study
 from dicom_node.dimse.scu import Target
 from dicom_node.receive.policy import ReceivePolicy
 from dicom_node.receive.receiver import Receiver
@@ -21,7 +21,7 @@ DCIODVFY = Path("/usr/bin/dciodvfy")
 
 
 @pytest.fixture(scope="module")
-def limb() -> Limb:
+def limb() -> ImagedLimb:
     """A cylinder with a ball in it; the diffusion grid is coarser than the anatomical one."""
 
     def grid(shape: tuple[int, int, int], spacing: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray]:
@@ -44,7 +44,7 @@ def limb() -> Limb:
     dwi = tuple(
         Stack((1000 * leg(coarse) * np.exp(-b * adc)).astype(np.float32), diffusion, b_value=b) for b in B_VALUES
     )
-    return Limb(
+    return ImagedLimb(
         images={
             "t1w": (Stack((700.0 * leg(fine) - 200 * ball(fine)).astype(np.float32), anatomy),),
             "t2w_fs": (Stack((300.0 * leg(fine) + 900 * ball(fine)).astype(np.float32), anatomy),),
@@ -61,7 +61,7 @@ def read(study: PhantomStudy, name: str) -> list[Dataset]:
 
 @pytest.mark.skipif(not DCIODVFY.exists(), reason="dciodvfy is not installed (Debian: dicom3tools)")
 @pytest.mark.parametrize("oblique", [False, True])
-def test_every_series_conforms(tmp_path: Path, limb: Limb, oblique: bool) -> None:
+def test_every_series_conforms(tmp_path: Path, limb: ImagedLimb, oblique: bool) -> None:
     study = write_phantom_study(tmp_path, limb, 1, oblique=oblique)
     for name, series in study.series.items():
         done = subprocess.run([DCIODVFY, "-new", series.paths[-1]], capture_output=True, text=True, check=False)
@@ -69,7 +69,7 @@ def test_every_series_conforms(tmp_path: Path, limb: Limb, oblique: bool) -> Non
         assert not errors, (name, errors)
 
 
-def test_physics_is_in_the_headers(tmp_path: Path, limb: Limb) -> None:
+def test_physics_is_in_the_headers(tmp_path: Path, limb: ImagedLimb) -> None:
     study = write_phantom_study(tmp_path, limb, 1)
     t1w, t2w, adc = (read(study, name)[0] for name in ("t1w", "t2w_fs", "adc"))
     assert (t1w.RepetitionTime, t1w.EchoTime, t1w.FlipAngle, t1w.ScanningSequence) == (600, 12, 90, "SE")
@@ -88,7 +88,7 @@ def test_physics_is_in_the_headers(tmp_path: Path, limb: Limb) -> None:
 
 @pytest.mark.parametrize("oblique", [False, True])
 @pytest.mark.parametrize("name", ["t1w", "dwi"])
-def test_geometry_survives_the_headers(tmp_path: Path, limb: Limb, oblique: bool, name: str) -> None:
+def test_geometry_survives_the_headers(tmp_path: Path, limb: ImagedLimb, oblique: bool, name: str) -> None:
     """The affine rebuilt from the headers, the way a reader does it, is the one that was written."""
     study = write_phantom_study(tmp_path, limb, 1, oblique=oblique)
     first, second = read(study, name)[:2]
@@ -108,7 +108,7 @@ def test_geometry_survives_the_headers(tmp_path: Path, limb: Limb, oblique: bool
     assert float(second.SliceLocation) - float(first.SliceLocation) == pytest.approx(float(first.SpacingBetweenSlices))
 
 
-def test_pixels_keep_the_signal(tmp_path: Path, limb: Limb) -> None:
+def test_pixels_keep_the_signal(tmp_path: Path, limb: ImagedLimb) -> None:
     study = write_phantom_study(tmp_path, limb, 1)
     adc = np.stack([ds.pixel_array * float(ds.RescaleSlope) + float(ds.RescaleIntercept) for ds in read(study, "adc")])
     assert np.allclose(adc, limb.images["adc"][0].array, atol=0.51)  # um2/s
@@ -121,7 +121,7 @@ def test_pixels_keep_the_signal(tmp_path: Path, limb: Limb) -> None:
     assert t1w.max() == 4095
 
 
-def test_uids_are_new_each_time_unless_asked_otherwise(tmp_path: Path, limb: Limb) -> None:
+def test_uids_are_new_each_time_unless_asked_otherwise(tmp_path: Path, limb: ImagedLimb) -> None:
     studies = [
         write_phantom_study(tmp_path / str(i), limb, seed, fresh_uids=fresh)
         for i, (seed, fresh) in enumerate([(1, True), (1, True), (1, False), (1, False), (2, False)])
@@ -132,7 +132,7 @@ def test_uids_are_new_each_time_unless_asked_otherwise(tmp_path: Path, limb: Lim
     assert [p.read_bytes() for p in studies[2].paths] == [p.read_bytes() for p in studies[3].paths]
 
 
-def test_from_the_phantom_to_the_receiver(tmp_path: Path, limb: Limb) -> None:
+def test_from_the_phantom_to_the_receiver(tmp_path: Path, limb: ImagedLimb) -> None:
     study = write_phantom_study(tmp_path / "study", limb, 1)
     journal = KeptJournal(tmp_path / "journal")
     receiver = Receiver(ReceivePolicy("NODE", "127.0.0.1", 0), journal, "receive-0")
@@ -140,7 +140,9 @@ def test_from_the_phantom_to_the_receiver(tmp_path: Path, limb: Limb) -> None:
     try:
         loaded = load_study(tmp_path / "study")
         assert set(loaded.series) == {series.series_instance_uid for series in study.series.values()}
-        report = push(list(loaded.series.values()), Target("NODE", "127.0.0.1", receiver.port), shuffle=1)
+        report = push(
+            list(loaded.series.values()), Target("NODE", "127.0.0.1", receiver.port), options=PushOptions(shuffle=1)
+        )
     finally:
         receiver.stop(grace=1)
     assert not report.failures

@@ -9,8 +9,8 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import generate_uid
 
-from dicom_node.demo.simulator.scanner import push
-from dicom_node.demo.simulator.study import load_study
+from dicom_node.demo.simulator.scanner import Associations, PushOptions, push
+from dicom_node.demo.simulator.study_files import load_study
 from dicom_node.dimse.results import SendResult
 from dicom_node.dimse.scu import Target
 from dicom_node.receive.policy import ReceivePolicy
@@ -57,12 +57,14 @@ def ended(journal: KeptJournal, number: int) -> bool:
     return journal.ends == [AssociationEnd.RELEASED] * number
 
 
-@pytest.mark.parametrize(("associations", "count"), [("series", 3), ("study", 1), ("instance", 18)])
+@pytest.mark.parametrize(
+    ("associations", "count"), [(Associations.SERIES, 3), (Associations.STUDY, 1), (Associations.INSTANCE, 18)]
+)
 def test_everything_arrives_in_order_over_the_associations_asked_for(
-    journal: KeptJournal, target: Target, study: list[list[Path]], associations: str, count: int
+    journal: KeptJournal, target: Target, study: list[list[Path]], associations: Associations, count: int
 ) -> None:
     seen: list[SendResult] = []
-    report = push(study, target, "MR1", associations=associations, progress=seen.append)
+    report = push(study, target, "MR1", PushOptions(associations=associations), seen.append)
     expected = [uid for paths in study for uid in uids(paths)]
     assert list(report.acknowledged) == journal.uids == expected
     assert (report.sent, report.failures) == (18, ())
@@ -75,7 +77,7 @@ def test_everything_arrives_in_order_over_the_associations_asked_for(
 def test_shuffled_is_another_order_and_repeatable(
     journal: KeptJournal, target: Target, study: list[list[Path]]
 ) -> None:
-    first, second, third = (push(study, target, shuffle=seed).acknowledged for seed in (1, 1, 2))
+    first, second, third = (push(study, target, options=PushOptions(shuffle=seed)).acknowledged for seed in (1, 1, 2))
     assert first == second != third
     assert sorted(first) == sorted(third) == sorted(set(journal.uids))
 
@@ -83,13 +85,13 @@ def test_shuffled_is_another_order_and_repeatable(
 def test_parallel_associations_deliver_everything(
     journal: KeptJournal, target: Target, study: list[list[Path]]
 ) -> None:
-    report = push(study, target, associations="instance", concurrency=4)
+    report = push(study, target, options=PushOptions(Associations.INSTANCE, concurrency=4))
     assert sorted(report.acknowledged) == sorted(journal.uids)
     assert len(report.acknowledged) == 18
 
 
 def test_the_rate_is_kept(target: Target, study: list[list[Path]]) -> None:
-    report = push(study, target, rate=30)
+    report = push(study, target, options=PushOptions(rate=30))
     assert 17 / 30 <= report.seconds < 3
 
 
@@ -111,7 +113,7 @@ def test_what_is_refused_is_a_failure_with_a_reason(
 
 
 def test_nobody_listening_fails_every_image(study: list[list[Path]]) -> None:
-    report = push(study, Target("NODE", "127.0.0.1", 1), timeout=1)
+    report = push(study, Target("NODE", "127.0.0.1", 1), options=PushOptions(timeout=1))
     assert (len(report.acknowledged), len(report.failures)) == (0, 18)
 
 

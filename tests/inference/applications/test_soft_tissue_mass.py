@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pydicom.sr.codedict import codes
 
-from dicom_node.demo.simulator.limb import limb
+from dicom_node.demo.simulator.limb import imaged_limb
 from dicom_node.demo.simulator.phantom_study import PhantomStudy, write_phantom_study
 from inference.applications.soft_tissue_mass import application as application_module
 from inference.applications.soft_tissue_mass import preprocessing
@@ -57,7 +57,7 @@ def phantom(
     @cache
     def found(seed: int, oblique: bool = False, healthy: bool = False) -> Result:
         folder = tmp_path_factory.mktemp("phantom")
-        study = write_phantom_study(folder, limb(seed, healthy=healthy), seed, oblique=oblique)
+        study = write_phantom_study(folder, imaged_limb(seed, healthy=healthy), seed, oblique=oblique)
         return Result(study, run(application, engine, list(study.series["t1w"].paths)))
 
     return found
@@ -200,7 +200,7 @@ def test_images_are_seen_whole_where_they_fit(shape: tuple[int, int, int], expec
 
 
 def test_refuses_a_series_with_a_slice_missing(application: Application, engine: TorchEngine, tmp_path: Path) -> None:
-    paths = list(write_phantom_study(tmp_path, limb(1), 1).series["t1w"].paths)
+    paths = list(write_phantom_study(tmp_path, imaged_limb(1), 1).series["t1w"].paths)
     with pytest.raises(InputRefused, match="missing"):
         run(application, engine, [*paths[:10], *paths[11:]])
 

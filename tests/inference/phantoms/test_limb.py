@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dicom_node.demo.simulator.limb import limb
+from dicom_node.demo.simulator.limb import imaged_limb
 from inference.phantoms.limb.random_limb import limb_grid, limb_phantom
 from inference.phantoms.limb.tissues import FAT, MASSES, MUSCLE
 from inference.phantoms.scanner_maps import scanner_adc_map
@@ -65,7 +65,7 @@ def test_adc_of_air_is_zero() -> None:
 
 
 def test_a_study_shows_the_mass_at_its_diffusivity() -> None:
-    study = limb(1)
+    study = imaged_limb(1)
     stack = study.images["adc"][0]
     geometry = Geometry((stack.array.shape[0], stack.array.shape[1], stack.array.shape[2]), stack.affine)
     phantom = limb_phantom(1)

@@ -13,7 +13,7 @@ from storage.errors import Permanent
 
 @dataclass(frozen=True)
 class StudyFiles:
-    """Files of one study or several, by Series Instance UID, in the order they were found."""
+    """The files of one study or several, by Series Instance UID, in the order in which they were found."""
 
     series: Mapping[str, tuple[Path, ...]]
     ignored: int  # files that are not DICOM instances
@@ -24,7 +24,7 @@ class StudyFiles:
 
 
 def load_study(folders: Path | Iterable[Path]) -> StudyFiles:
-    """Groups the DICOM files below `folders` by series, passing over other files and DICOMDIRs.
+    """Group the DICOM files below `folders` by series, passing over other files and DICOMDIRs.
 
     Raises Permanent when there are none.
     """
