@@ -19,14 +19,14 @@ class Offer:
 
 
 @dataclass(frozen=True)
-class Choice:
+class DeliveryChoice:
     """The ids of the objects to be sent, in order, and the reason for each that is not sent."""
 
     sent: tuple[int, ...]
     unsent: Mapping[int, Undelivered]
 
 
-def choose(offers: Sequence[Offer], refusals: Mapping[int, str]) -> Choice:
+def choose(offers: Sequence[Offer], refusals: Mapping[int, str]) -> DeliveryChoice:
     """Choose what a destination gets that does not take the objects in `refusals`, which gives the reason for each.
 
     `offers` come in the order of delivery. Each one that stands for nothing is sent, or else the first of its stand-ins
@@ -49,7 +49,7 @@ def choose(offers: Sequence[Offer], refusals: Mapping[int, str]) -> Choice:
             why = refusals.get(offer.id) or _why_unfit(offer.kind, lacking)
             wanted = [o for o in primaries if o is offer or o.kind in offer.stands_for]
             unsent[offer.id] = _unsent(why, {o.kind: chosen[o.id] for o in wanted})
-    return Choice(tuple(offer.id for offer in offers if offer.id in sent), unsent)
+    return DeliveryChoice(tuple(offer.id for offer in offers if offer.id in sent), unsent)
 
 
 def _fits(kind: ObjectKind, lacking: Collection[ObjectKind]) -> bool:

@@ -1,4 +1,4 @@
-"""Key Object Selection documents (PS3.3 A.35.4, PS3.16 TID 2010): what to look at, and what to use no more."""
+"""Key Object Selection documents (PS3.3 A.35.4, PS3.16 TID 2010): objects to look at, and objects to use no more."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from pydicom.sr.coding import Code as SRCode
 from pydicom.uid import RTStructureSetStorage
 
 from dicom_node.objects.base.codes import RESEARCH_NOTICE
-from dicom_node.objects.base.context import NODE, ObjectContext, Predecessor
+from dicom_node.objects.base.context import NODE, ObjectContext, ResultReference
 from dicom_node.objects.base.description import describe, describe_origin
 from dicom_node.objects.base.parts import ResultParts
 from dicom_node.objects.base.source_headers import source_header
@@ -27,12 +27,10 @@ SERIES_NUMBER = 9012
 REJECTION_SERIES_NUMBER = 9014
 NOT_IMAGES = ("1.2.840.10008.5.1.4.1.1.88.", RTStructureSetStorage)  # SR and KO documents, RT Structure Sets
 
-Rejected = Predecessor
-
 
 @dataclass(frozen=True)
 class _Reference:
-    """An object of the study; of a multi-frame one, the frame that is meant, counted from 1."""
+    """An object of the study, and the frame that is meant if it has several, counted from 1."""
 
     sop_class_uid: str
     sop_instance_uid: str
@@ -49,7 +47,7 @@ def create(kind: ObjectKind, parts: ResultParts) -> list[Dataset]:
 
 
 def build_ko(findings: Findings, context: ObjectContext, objects: Sequence[Dataset]) -> Dataset:
-    """The selection "Of Interest": the key image of each segment, in their order, then `objects`, the results.
+    """Build the selection "Of Interest": the key image of each segment, in their order, then `objects`, the results.
 
     Raises ValueError where there is neither a segment nor an object.
     """
@@ -73,11 +71,11 @@ def build_ko(findings: Findings, context: ObjectContext, objects: Sequence[Datas
     return ko
 
 
-def build_rejection(source: Path, objects: Sequence[Rejected], context: ObjectContext) -> Dataset:
-    """The rejection note (IHE RAD IOCM, title 113001) that withdraws `objects`, results of one study.
+def build_rejection(source: Path, objects: Sequence[ResultReference], context: ObjectContext) -> Dataset:
+    """Build the rejection note (IHE RAD IOCM, title 113001) that withdraws `objects`, results of one study.
 
-    `source` is any stored instance of the study. The evidence names the withdrawn objects alone, for an archive takes
-    away all that it names. Raises ValueError where `objects` is empty.
+    `source` is any stored instance of the study. The evidence names the withdrawn objects alone, because an archive
+    takes away all that it names. Raises ValueError where `objects` is empty.
     """
     ko = _document(
         source_header(source),
@@ -131,7 +129,7 @@ def _document(
     distinct = {one.sop_instance_uid: one for one in references}.values()
     ko.CurrentRequestedProcedureEvidenceSequence = content.references(
         header.StudyInstanceUID,
-        [Predecessor(one.sop_class_uid, one.sop_instance_uid, one.series_instance_uid) for one in distinct],
+        [ResultReference(one.sop_class_uid, one.sop_instance_uid, one.series_instance_uid) for one in distinct],
     )
     return ko
 
@@ -151,7 +149,7 @@ def _item(reference: _Reference) -> sr.ContentItem:
 
 
 def _stub(reference: _Reference, study_instance_uid: str) -> Dataset:
-    """What highdicom asks of an object that is referred to."""
+    """Return the attributes that highdicom needs of an object that is referred to."""
     stub = Dataset()
     stub.SOPClassUID = reference.sop_class_uid
     stub.SOPInstanceUID = reference.sop_instance_uid

@@ -1,4 +1,4 @@
-"""What is said where an application computed nothing: silence would read as a normal finding."""
+"""The report of no result, an Enhanced SR. It exists because silence would read as a normal finding."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,10 +20,11 @@ KIND = "No AI result"
 
 
 def build_no_result(result: NoResult, sources: Sequence[Path], context: ObjectContext) -> Dataset:
-    """The small report that says why `result` is none. `sources` are the instances that were looked at, at least one.
+    """Build the small report that says why there is no result.
 
-    An Enhanced SR of TID 1500 without a coordinate. Its title is one of our own: viewers open a report titled Imaging
-    Measurement Report as drawings on images, and one without drawings as a blank page, but any other as text.
+    `sources` are the instances that were looked at, at least one. The report follows TID 1500, and has no coordinates.
+    Its title is a code of our own: viewers open a report titled Imaging Measurement Report as drawings on images, and
+    show a blank page where it has none, but they show a report of any other title as text.
     """
     headers = [source_header(path) for path in sources]
     report = sr.MeasurementReport(
@@ -42,7 +43,7 @@ def build_no_result(result: NoResult, sources: Sequence[Path], context: ObjectCo
         f"No AI result: {result.title} was not computed. This says nothing of the patient.",
         result.explanation,
     ]
-    items.extend(content.texts((codes.DCM.Comment, comment) for comment in comments))
+    items.extend(content.text_items((codes.DCM.Comment, comment) for comment in comments))
     items.append(body)
     document = sr.EnhancedSR(
         evidence=headers,
@@ -67,7 +68,7 @@ def build_no_result(result: NoResult, sources: Sequence[Path], context: ObjectCo
 
 
 def _statement(result: NoResult, context: ObjectContext) -> Any:
-    """TID 1501: that no algorithm succeeded, and why."""
+    """Return the statement that no algorithm succeeded, and the reason (TID 1501)."""
     failed = codes.DCM.NoAlgorithmsSucceededWithoutFindings
     return sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(uid=context.uid("no-result"), identifier=result.title),

@@ -33,10 +33,10 @@ def create(kind: ObjectKind, parts: ResultParts) -> list[Dataset]:
 
 
 def build_pm(findings: Findings, one: ParametricMap, context: ObjectContext) -> Dataset:
-    """The Parametric Map of `one`, which is among `findings.maps`.
+    """Build the Parametric Map of `one`, which is among `findings.maps`.
 
     Stored values are the quantity itself: the Real World Value Mapping has slope 1 and intercept 0, and names the
-    quantity, the method where there is one, and the unit. Voxels without a value are NaN, which PS3.5 8.1.2 allows: any
+    quantity, the method where there is one, and the unit. Voxels without a value are NaN, which PS3.5 8.1.2 allows. Any
     number in its place, declared as padding or not, would be taken for a measured one by some reader. The mapped range
     and the window are those of the other voxels. Frame positions are those of the source slices, never computed; each
     frame names its source frame.
@@ -79,7 +79,10 @@ def build_pm(findings: Findings, one: ParametricMap, context: ObjectContext) -> 
 
 
 def _sources(findings: Findings) -> list[Dataset]:
-    """The source's headers as highdicom 0.28.2 wants them; SliceThickness, type 2 in MR, is 1C here."""
+    """Return the source's headers as highdicom 0.28.2 wants them.
+
+    SliceThickness is filled in where it is empty: it is type 2 in MR, and type 1C here.
+    """
     headers = slice_headers(findings.source)
     if is_enhanced(headers[0]):
         measures = list(headers[0].SharedFunctionalGroupsSequence[0].PixelMeasuresSequence)
@@ -92,9 +95,10 @@ def _sources(findings: Findings) -> list[Dataset]:
 
 
 def _anatomy(source: Dataset) -> Dataset:
-    """PS3.3 C.7.6.16.2.8, as the source has it; dcmqi 1.5.7, and so 3D Slicer, crashes on a map without it.
+    """Return the item of Frame Anatomy Sequence (PS3.3 C.7.6.16.2.8), as the source has it.
 
-    Where the source names no region, it is a body structure, which as such has no side.
+    dcmqi 1.5.7, and so 3D Slicer, crashes on a map without it. Where the source names no region, the item says "body
+    structure", which has no side.
     """
     found = functional(source, 0, "FrameAnatomySequence") if is_enhanced(source) else source
     item = Dataset()
@@ -109,7 +113,7 @@ def _anatomy(source: Dataset) -> Dataset:
 
 
 def _mapping(one: ParametricMap, finite: Values) -> Dataset:
-    """PS3.3 C.7.6.16.2.11."""
+    """Return the Real World Value Mapping (PS3.3 C.7.6.16.2.11)."""
     mapping = hd.pm.RealWorldValueMapping(
         lut_label=one.label[:SH_LENGTH],
         lut_explanation=one.quantity.meaning[:64],
@@ -135,14 +139,15 @@ def _window(finite: Values) -> hd.VOILUTTransformation:
 
 
 def _finite(values: Values) -> Values:
-    """The values there are; 0 where there is none."""
+    """Return the values that are finite; a single 0 where none is."""
     finite = values[np.isfinite(values)]
     return finite if finite.size else np.zeros(1, np.float32)
 
 
 def _order_frames(ds: Dataset, source: Volume, values: Values) -> None:
-    """Frames go as the slices do, up the normal: highdicom 0.28.2 orders them down, and dcmqi 1.5.7, and so 3D Slicer,
-    then shows the map upside down.
+    """Order the frames as the slices, up the normal.
+
+    highdicom 0.28.2 orders them down, and dcmqi 1.5.7, and so 3D Slicer, then shows the map upside down.
     """
     step = source.geometry.affine[:3, 0]
     ds.PerFrameFunctionalGroupsSequence = sorted(
@@ -155,7 +160,7 @@ def _order_frames(ds: Dataset, source: Volume, values: Values) -> None:
 
 
 def _name_true_frames(ds: Dataset, source: Volume) -> None:
-    """The map was built from a reduced copy of the source; its references must name the stored object's frames."""
+    """Make references name the frames of the stored object, because the map was built from a reduced copy of it."""
     for frame in ds.PerFrameFunctionalGroupsSequence:
         for derivation in frame.DerivationImageSequence:
             for reference in derivation.SourceImageSequence:
@@ -164,7 +169,10 @@ def _name_true_frames(ds: Dataset, source: Volume) -> None:
 
 
 def _name_tiled_images(ds: Dataset) -> None:
-    """The map was built from a header for each tile: an image is named once, and a tile lies elsewhere than it does."""
+    """Make references name each image once, because the map was built from one header for each tile.
+
+    A tile does not lie where the image lies, so SpatialLocationsPreserved is NO.
+    """
     for series in ds.ReferencedSeriesSequence:
         once = {item.ReferencedSOPInstanceUID: item for item in series.ReferencedInstanceSequence}
         series.ReferencedInstanceSequence = list(once.values())

@@ -46,15 +46,15 @@ def create(kind: ObjectKind, parts: ResultParts) -> list[Dataset]:
 
 
 def build_rtstruct(findings: Findings, context: ObjectContext) -> Dataset | None:
-    """The RT Structure Set of `findings`, which must hold at least one segment.
+    """Build the RT Structure Set of `findings`, which must hold at least one segment.
 
-    None where the source has no FrameOfReferenceUID: contours then have no place (PS3.3 C.8.8.5), and the caller goes
-    on without this object.
+    Returns None where the source has no FrameOfReferenceUID: contours then have no place (PS3.3 C.8.8.5), and the
+    caller goes on without this object.
 
     An ROI has one CLOSED_PLANAR contour for each component of its mask on each slice, along the edges of the pixels, so
-    that it encloses exactly the mask; holes are cut out by the keyhole technique (PS3.3 C.8.8.6.3), the only way that
-    readers understand alike: inner contours are taken as holes by some and filled by others. An island in a hole is
-    a contour of its own. Contours lie in the planes of the source images.
+    that it encloses exactly the mask. Holes are cut out by the keyhole technique (PS3.3 C.8.8.6.3), the only one that
+    all readers understand alike: some take inner contours as holes, and others fill them. An island in a hole is a
+    contour of its own. Contours lie in the planes of the source images.
     """
     source = findings.source
     if not source.frame_of_reference_uid:
@@ -83,7 +83,10 @@ def build_rtstruct(findings: Findings, context: ObjectContext) -> Dataset | None
 
 
 def _names(segments: Sequence[Segment]) -> list[str]:
-    """The segments' labels; a repeated one gets a number, because planning systems tell ROIs apart by name."""
+    """Return the labels of the segments.
+
+    A repeated label gets a number, because planning systems tell ROIs apart by their names.
+    """
     names: list[str] = []
     for segment in segments:
         name, n = segment.label[:LO_LENGTH], 1
@@ -95,7 +98,7 @@ def _names(segments: Sequence[Segment]) -> list[str]:
 
 
 def _planes(source: Volume, headers: Sequence[Dataset]) -> list[Plane]:
-    """The plane of each slice, as its header gives it."""
+    """Return the plane of each slice, as its header gives it."""
     if source.frames[0].tile is not None:
         return [plane for header in slice_headers(source) for plane in planes_of(header, Path())]
     paths = dict.fromkeys(frame.path for frame in source.frames)
@@ -108,7 +111,7 @@ def _planes(source: Volume, headers: Sequence[Dataset]) -> list[Plane]:
 
 
 def _frame_of_reference(source: Volume) -> Dataset:
-    """All images of the volume, in the study and series they belong to."""
+    """Return an item that names all images of the volume, in the study and series they belong to."""
     numbers: dict[tuple[str, str], list[int]] = {}
     for frame in source.frames:
         found = numbers.setdefault((frame.sop_class_uid, frame.sop_instance_uid), [])
@@ -164,8 +167,8 @@ def _polygons(mask: Mask) -> Iterator[tuple[int, Polygon]]:
 
 
 def _contour(frame: FrameReference, plane: Plane, number: int, polygon: Polygon) -> Dataset:
-    # PS3.3 C.8.8.6.1: a reader connects the last point to the first. It does so along a row: plastimatch 1.9.4 takes
-    # a contour whose ends have the same x and y for closed, and drops the last point.
+    # A reader connects the last point to the first (PS3.3 C.8.8.6.1). The polygon is cut so that this edge runs along a
+    # row, because plastimatch 1.9.4 drops the last point of a contour whose ends have the same x and y.
     points = _to_lps(plane, polygon[1:])
     item = Dataset()
     item.ContourNumber = number
@@ -179,8 +182,9 @@ def _contour(frame: FrameReference, plane: Plane, number: int, polygon: Polygon)
 
 
 def _decimals(points: NDArray[np.float64]) -> RawDataElement:
-    """Contour Data, to 0.1 um, as the bytes that are written: pydicom takes ten times as long for hundreds of thousands
-    of decimal strings.
+    """Encode Contour Data, to 0.1 um, as the bytes that are written.
+
+    pydicom takes ten times as long for hundreds of thousands of decimal strings.
     """
     value = "\\".join([f"{number:.4f}" for number in points.ravel().tolist()]).encode()
     value += b" " * (len(value) % 2)
@@ -188,7 +192,7 @@ def _decimals(points: NDArray[np.float64]) -> RawDataElement:
 
 
 def _to_lps(plane: Plane, polygon: Polygon) -> NDArray[np.float64]:
-    """(n, 2) (column, row), pixel edges being integers, to (n, 3) LPS mm."""
+    """Convert (n, 2) (column, row), where pixel edges are integers, to (n, 3) LPS mm."""
     columns, rows = (polygon - 0.5).T * np.array([[plane.spacing[1]], [plane.spacing[0]]])
     return plane.position + np.outer(columns, plane.row_direction) + np.outer(rows, plane.column_direction)
 
@@ -205,7 +209,7 @@ def _observation(number: int, segment: Segment, name: str) -> Dataset:
 
 
 def _interpreted_type(segment: Segment) -> str:
-    """RT ROI Interpreted Type (PS3.3 C.8.8.8.1); empty where the segment's codes do not settle it."""
+    """Return the RT ROI Interpreted Type (PS3.3 C.8.8.8.1); empty where the segment's codes do not decide it."""
     if (segment.type.value, segment.type.scheme) in GROSS_TUMOUR:
         return "GTV"
     return "ORGAN" if segment.category.value == codes.SCT.AnatomicalStructure.value else ""

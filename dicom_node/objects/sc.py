@@ -1,7 +1,7 @@
-"""Multi-frame True Color Secondary Capture (PS3.3 A.8.5): key images with outlines and numbers, and the report as text.
+"""Secondary Capture, multi-frame True Color (PS3.3 A.8.5): key images with outlines and numbers, and a report as text.
 
-For viewers that show neither SEG nor SR. One multi-frame object rather than one instance for each picture: it is sent,
-refused and committed as a whole, keeps its order, and a viewer that ignores frames still shows the first key image.
+It is for viewers that show neither SEG nor SR. It is one multi-frame object, not one instance for each picture, so that
+it is sent, refused and committed as a whole and keeps its order. A viewer that ignores frames shows the first picture.
 """
 
 import math
@@ -24,13 +24,13 @@ from dicom_node.objects.base.parts import ResultParts
 from dicom_node.objects.base.source_headers import source_headers
 from dicom_node.objects.base.value_lengths import SH_LENGTH
 from dicom_node.objects.drawing.outline import boundaries, key_slice
-from dicom_node.objects.drawing.pictures import Box, draw_marks, drawable, font, letters, windowed
+from dicom_node.objects.drawing.pictures import PixelBox, draw_marks, drawable, font, letters, windowed
 from inference.contract.findings import Evaluation, Findings, Measurement, Segment
 from inference.volumes.volume import FrameReference, Volume
 from storage.records.results import ObjectKind
 
 SERIES_NUMBER = 9011
-SIDE = 768  # pixels of a frame, which is square: shown at 512 x 512, its text is TEXT * 2 / 3 high
+SIDE = 768  # pixels of a frame, which is square; shown at 512 x 512, its text is TEXT * 2 / 3 high
 TEXT = 24
 LINE = 30
 MARGIN = 12
@@ -39,7 +39,7 @@ STROKE = 3
 MAXIMUM_KEY_IMAGES = 8
 MAXIMUM_LEGEND = 4  # segments named under a key image
 LOSSY = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")  # PS3.3 C.7.6.1.1.5
-HEADLINE = 3  # numbers of a segment, or of the whole study, under a key image; the text has all
+HEADLINE = 3  # numbers of a segment, or of the whole study, under a key image; the text pages have all
 
 Color = tuple[int, int, int]
 WHITE: Color = (255, 255, 255)
@@ -48,7 +48,7 @@ AMBER: Color = (255, 191, 0)
 
 @dataclass(frozen=True)
 class Line:
-    """A line of text; `swatch` is the colour of the segment that it is about."""
+    """A line of text. `swatch` is the colour of the segment that it describes, if any."""
 
     text: str
     color: Color = WHITE
@@ -61,14 +61,15 @@ def create(kind: ObjectKind, parts: ResultParts) -> list[Dataset]:
 
 
 def build_sc(findings: Findings, context: ObjectContext) -> Dataset:
-    """The pictures of `findings`, as RGB frames of SIDE x SIDE, uncompressed.
+    """Build the pictures of `findings`, as RGB frames of SIDE x SIDE, uncompressed.
 
-    First the key images: for each segment the slice where it is largest, at most MAXIMUM_KEY_IMAGES, with the outlines
-    of everything on that slice; where nothing was found, the middle slice. Then the report as text, whole.
+    First come the key images: for each segment the slice where it is largest, at most MAXIMUM_KEY_IMAGES, with the
+    outlines of everything on that slice. Where nothing was found, it is the middle slice. Then comes the whole report
+    as text.
 
-    BurnedInAnnotation (PS3.3 C.7.6.1) asks whether the pixels tell who the patient is and when the image was taken: it
-    is NO, unless it is YES in the source. No attribute of the patient or the study is drawn. RecognizableVisualFeatures
-    is as the source says, and left out where it is silent: a sagittal slice of a head may show a face.
+    BurnedInAnnotation (PS3.3 C.7.6.1) asks whether the pixels tell who the patient is and when the image was taken. It
+    is NO, unless it is YES in the source; no attribute of the patient or the study is drawn. RecognizableVisualFeatures
+    is as in the source, and absent where the source has none: a sagittal slice of a head may show a face.
     """
     source = findings.source
     labels = _key_slices(findings)
@@ -104,7 +105,7 @@ def build_sc(findings: Findings, context: ObjectContext) -> Dataset:
 
 
 def _key_slices(findings: Findings) -> dict[int, str]:
-    """Slices, in the order of the segments, and the label of the first segment that is largest there."""
+    """Return slices, in the order of the segments, each with the label of the first segment that is largest there."""
     if not findings.segments:
         return {len(findings.source.frames) // 2: "No finding"}
     labels: dict[int, str] = {}
@@ -114,7 +115,7 @@ def _key_slices(findings: Findings) -> dict[int, str]:
 
 
 def _name(frame: FrameReference, headers: Sequence[Dataset]) -> str:
-    """What a reader finds a slice by: the numbers of its series and of the image or frame."""
+    """Return the numbers by which a reader finds a slice: of its series, and of the image or frame."""
     header = next(header for header in headers if header.SOPInstanceUID == frame.sop_instance_uid)
     image = header.get("InstanceNumber") if frame.frame_number is None else frame.frame_number
     return f"series {header.get('SeriesNumber') or '?'}, image {image or '?'}"
@@ -134,7 +135,7 @@ def _source_image(source: Volume, k: int) -> Dataset:
 
 
 def _key_images(findings: Findings, slices: Sequence[int], names: Sequence[str]) -> Iterator[Image.Image]:
-    """A page for each slice; the picture has the same size on all of them."""
+    """Draw a page for each slice. The picture has the same size on all of them."""
     feet = [_legend(findings, k) for k in slices]
     bottom = SIDE - LINE * max(len(foot) for foot in feet) - MARGIN
     for k, name, foot in zip(slices, names, feet, strict=True):
@@ -150,8 +151,8 @@ def _notice(findings: Findings) -> list[Line]:
     return [Line(RESEARCH_NOTICE, AMBER)] if findings.research else []
 
 
-def _draw_slice(page: Image.Image, box: Box, findings: Findings, k: int) -> None:
-    """As large as it fits, in right proportions, as the source shows it: its rows and columns are not turned."""
+def _draw_slice(page: Image.Image, box: PixelBox, findings: Findings, k: int) -> None:
+    """Draw a slice as large as it fits, in right proportions. Its rows and columns are not turned."""
     geometry = findings.source.geometry
     _, rows, columns = geometry.shape
     _, row_mm, column_mm = geometry.spacing
@@ -171,7 +172,7 @@ def _draw_slice(page: Image.Image, box: Box, findings: Findings, k: int) -> None
 
 
 def _legend(findings: Findings, k: int) -> list[Line]:
-    """What is drawn on slice `k` with its headline numbers, then those of the whole study."""
+    """List the segments that are drawn on slice `k` with their headline numbers, then those of the whole study."""
     if not findings.segments:
         shown = [Line(_nothing(findings))]
     else:
@@ -208,13 +209,13 @@ def _number(measurement: Measurement) -> str:
 
 
 def _digits(value: float) -> str:
-    """Three significant digits, or all before the point."""
+    """Format with three significant digits, or with all digits before the point."""
     decimals = 2 - math.floor(math.log10(abs(value))) if value else 0
     return f"{value:.{min(max(decimals, 0), 6)}f}"
 
 
 def _text_pages(findings: Findings, unshown: int) -> Iterator[Image.Image]:
-    """Every result and note in words: what the SR says, for those who do not see it."""
+    """Write every result and note in words, as in the SR, for readers who do not see that."""
     head = [*_notice(findings), Line(f"{findings.title}: report")]
     lines = [wrapped for line in _text(findings, unshown) for wrapped in _wrapped(line)]
     fitting = SIDE // LINE - len(head) - 1
@@ -240,7 +241,7 @@ def _text(findings: Findings, unshown: int) -> list[Line]:
 
 
 def _wrapped(line: Line) -> list[Line]:
-    """The line, broken between words where it is too long; only its first part keeps the swatch."""
+    """Break a line between words where it is too long. Only its first part keeps the swatch."""
     parts = [""]
     for word in line.text.split():
         longer = f"{parts[-1]} {word}".strip()
@@ -252,7 +253,7 @@ def _wrapped(line: Line) -> list[Line]:
 
 
 def _write(page: Image.Image, top: int, lines: Sequence[Line]) -> None:
-    """One below the other from `top` on; what is too long for a line ends in an ellipsis."""
+    """Write lines one below the other from `top` on. A text that is too long for its line ends in an ellipsis."""
     draw = ImageDraw.Draw(page)
     for n, line in enumerate(lines):
         y = top + LINE * n + LINE // 2

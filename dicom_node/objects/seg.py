@@ -1,8 +1,8 @@
 """Segmentation (PS3.3 A.51; Label Map Segmentation, A.51.8) on the grid of the source volume.
 
 highdicom makes the object for one slice: patient, study, equipment, segments, and the functional groups of a frame. The
-frames are encoded here: thousands of functional groups take seconds to make and to write as pydicom datasets, and no
-time as bytes, which are put together from one piece for each slice and one for each segment.
+frames are encoded here. As pydicom datasets, thousands of functional groups take seconds to make and to write; as bytes
+that are joined from one piece for each slice and one for each segment, they take no time.
 """
 
 import logging
@@ -39,7 +39,7 @@ SERIES_NUMBER = 9001
 MAXIMUM_FRACTIONAL_VALUE = 255
 
 BINARY, FRACTIONAL, LABELMAP = SegmentationForm.BINARY, SegmentationForm.FRACTIONAL, SegmentationForm.LABELMAP
-Image = NDArray[Any]  # [row, column]
+_FrameImage = NDArray[Any]  # [row, column]
 Position = list[Any]  # three DS: ImagePositionPatient
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Frame:
-    """The source slice that a frame lies on and the segment that it shows, both from 0; None: all (a label map)."""
+    """The source slice and the segment of a frame, both from 0. No segment means all of them, as in a label map."""
 
     slice: int
     segment: int | None
@@ -68,11 +68,11 @@ def build_seg(
     context: ObjectContext,
     profile: ObjectProfile = ObjectProfile(),  # noqa: B008 - frozen
 ) -> Dataset:
-    """The SEG of `findings`, which must hold at least one segment, in the form that the profile asks for.
+    """Build the SEG of `findings`, which must hold at least one segment, in the form that the profile asks for.
 
-    Segments that overlap cannot be a label map; they are made BINARY then, and SegmentationType and SegmentsOverlap
-    say so. Frames go by segment, then down the slices. Their positions are those of the source slices, never computed
-    but for tiles; each names its source instance, and the frame number where the source is Enhanced.
+    Segments that overlap cannot be a label map. They become BINARY then, and SegmentationType and SegmentsOverlap say
+    so. Frames are ordered by segment, then down the slices. Their positions are those of the source slices; only those
+    of tiles are computed. Each frame names its source instance, and the frame number if the source is Enhanced.
     """
     segments, source = findings.segments, findings.source
     overlap = _overlap(segments)
@@ -81,7 +81,7 @@ def build_seg(
         form = BINARY
         log.warning(
             "Overlapping segments cannot be a label map: the segmentation is BINARY",
-            extra=fields("build", sop_instance_uid=context.uid("SEG instance")),
+            extra=fields("label_map_omitted", sop_instance_uid=context.uid("SEG instance")),
         )
     seg, one_frame = _of_one_slice(findings, context, form)
     frames = _frames(segments, form, profile.omits_empty_frames)
@@ -103,7 +103,7 @@ def build_seg(
 
 
 def _of_one_slice(findings: Findings, context: ObjectContext, form: SegmentationForm) -> tuple[Dataset, Dataset]:
-    """The object without frames, and the functional groups of its first frame."""
+    """Return the object without frames, and the functional groups of its first frame."""
     first = replace(findings.source, frames=findings.source.frames[:1])
     (header,) = slice_headers(first)
     measures = header.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0] if is_enhanced(header) else header
@@ -172,7 +172,10 @@ def _overlap(segments: Sequence[Segment]) -> bool:
 
 
 def _segments_overlap(segments: Sequence[Segment], form: SegmentationForm, overlap: bool) -> str:
-    """PS3.3 C.8.20.2: what probabilities of several segments mean at one place is not defined."""
+    """Return SegmentsOverlap (PS3.3 C.8.20.2).
+
+    It is UNDEFINED for probabilities: PS3.3 does not define whether several segments at one place then overlap.
+    """
     if form is FRACTIONAL and len(segments) > 1 and any(s.probability is not None for s in segments):
         return "UNDEFINED"
     return "YES" if overlap else "NO"
@@ -189,18 +192,18 @@ def _frames(segments: Sequence[Segment], form: SegmentationForm, omits_empty: bo
 
 
 def _downwards(slices: NDArray[np.bool_]) -> list[int]:
-    """Against the normal: highdicom's order, in which slices, rows and columns are right-handed."""
+    """Order slices against the normal, as highdicom does: slices, rows and columns are then right-handed."""
     return [int(k) for k in np.flatnonzero(slices)[::-1]]
 
 
 def _present(segment: Segment, form: SegmentationForm) -> NDArray[np.bool_]:
-    """Per slice, whether anything of the segment is encoded there."""
+    """Return for each slice whether anything of the segment is encoded there."""
     if form is FRACTIONAL and segment.probability is not None:
         return np.array([bool(_fraction(image).any()) for image in segment.probability])
     return np.asarray(segment.mask.any(axis=(1, 2)))
 
 
-def _image(segments: Sequence[Segment], form: SegmentationForm, frame: _Frame) -> Image:
+def _image(segments: Sequence[Segment], form: SegmentationForm, frame: _Frame) -> _FrameImage:
     if frame.segment is None:
         labels = np.zeros(segments[0].mask.shape[1:], np.uint8 if len(segments) < 256 else "<u2")
         for number, segment in enumerate(segments, start=1):
@@ -218,15 +221,15 @@ def _fraction(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.around(probability * float(MAXIMUM_FRACTIONAL_VALUE)).astype(np.uint8)
 
 
-def _packed(images: Iterator[Image]) -> bytes:
-    """One bit for each pixel, the first one lowest, nothing between frames (PS3.5 8.1.1, 8.2)."""
+def _packed(images: Iterator[_FrameImage]) -> bytes:
+    """Pack pixels into bits, the first one lowest, without padding between frames (PS3.5 8.1.1, 8.2)."""
     pixels = BytesIO()
-    while some := list(islice(images, 8)):  # so many fill whole bytes, whatever their size
+    while some := list(islice(images, 8)):  # eight images fill whole bytes, whatever their size
         pixels.write(np.packbits(np.concatenate([image.ravel() for image in some]), bitorder="little").tobytes())
     return _even(pixels)
 
 
-def _joined(images: Iterable[Image]) -> bytes:
+def _joined(images: Iterable[_FrameImage]) -> bytes:
     pixels = BytesIO()
     for image in images:
         pixels.write(image.tobytes())
@@ -242,7 +245,7 @@ def _even(pixels: BytesIO) -> bytes:
 
 
 def _positions(volume: Volume) -> list[Position]:
-    """ImagePositionPatient of every slice, as its header has it, but that of a tile, which no header has."""
+    """Return ImagePositionPatient of every slice, as its header has it. That of a tile is computed."""
     if volume.frames[0].tile is not None:
         return [slice_position(volume, k) for k in range(len(volume.frames))]
     tags = ["ImagePositionPatient", "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"]
@@ -258,9 +261,9 @@ def _position(header: Dataset, frame_number: int | None) -> Position:
 
 
 def _describe_grid(seg: Dataset, frames: Sequence[_Frame], positions: Sequence[Position], places_only: bool) -> None:
-    """Pixel measures from the positions of the slices: SpacingBetweenSlices only where these are evenly spaced.
+    """Set the pixel measures from the positions of the slices; SpacingBetweenSlices only if these are evenly spaced.
 
-    `places_only`: frames differ in nothing but their place, so that they may be a 3D volume (PS3.3 C.7.6.17).
+    `places_only` means that frames differ only in their place, so that they may be a 3D volume (PS3.3 C.7.6.17).
     """
     shared = seg.SharedFunctionalGroupsSequence[0]
     orientation = shared.PlaneOrientationSequence[0].ImageOrientationPatient
@@ -277,7 +280,7 @@ def _describe_grid(seg: Dataset, frames: Sequence[_Frame], positions: Sequence[P
 
 
 def _reference_sources(seg: Dataset, source: Volume) -> None:
-    """Source Image Sequence, and Common Instance Reference (PS3.3 C.12.2) to every slice of the source."""
+    """Set Source Image Sequence and Common Instance Reference (PS3.3 C.12.2), with every slice of the source."""
     references = []
     for sop_class_uid, sop_instance_uid in dict.fromkeys((f.sop_class_uid, f.sop_instance_uid) for f in source.frames):
         reference = Dataset()
@@ -291,7 +294,7 @@ def _reference_sources(seg: Dataset, source: Volume) -> None:
 def _functional_groups(
     seg: Dataset, one_frame: Dataset, frames: Sequence[_Frame], source: Volume, positions: Sequence[Position]
 ) -> Iterator[bytes]:
-    """The item of each frame (PS3.3 C.7.6.16), from one piece for each slice and one for each segment."""
+    """Encode the item of each frame (PS3.3 C.7.6.16), from one piece for each slice and one for each segment."""
     derivation = one_frame.DerivationImageSequence[0]
     how = encoded(derivation["DerivationCodeSequence"])
     purpose = encoded(derivation.SourceImageSequence[0]["PurposeOfReferenceCodeSequence"])

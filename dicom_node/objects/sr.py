@@ -1,4 +1,4 @@
-"""The report: Comprehensive 3D SR, TID 1500 Measurement Report (PS3.16)."""
+"""Structured Report: the findings as a Comprehensive 3D SR, TID 1500 Measurement Report (PS3.16)."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -12,7 +12,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as SRCode
 from pydicom.uid import UID, ComprehensiveSRStorage, EnhancedSRStorage
 
-from dicom_node.objects.base.codes import PRIVATE, RESEARCH_NOTICE, VOLUME, sr_code
+from dicom_node.objects.base.codes import PRIVATE, RESEARCH_NOTICE, sr_code
 from dicom_node.objects.base.context import ObjectContext, equipment
 from dicom_node.objects.base.description import describe
 from dicom_node.objects.base.parts import ResultParts
@@ -53,15 +53,17 @@ def create(kind: ObjectKind, parts: ResultParts) -> list[Dataset]:
 
 
 def build_sr(findings: Findings, context: ObjectContext, seg: Dataset | None) -> Dataset:
-    """The report of `findings`. Raises ValueError for a unit that does not fit and a number that is not finite.
+    """Build the report of `findings`.
 
-    With `seg`, their Segmentation, each segment gives a TID 1411 group that holds its values and refers to the SEG, and
-    TID 1410 groups with the same tracking UID and its outline, the key slice first, without values: viewers merge them,
-    and would show a value twice. Without, each gives one TID 1411 group that holds its values and its outlines on the
-    images, and nothing refers to a SEG.
+    With `seg`, their Segmentation, each segment has a TID 1411 group that holds its values and refers to the SEG. It
+    also has TID 1410 groups with the same tracking UID and its outlines, the key slice first. These hold no values,
+    because viewers merge the groups and would show a value twice. Without `seg`, each segment has one TID 1411 group
+    that holds its values and its outlines on the images, and nothing refers to a SEG.
 
     A report without segments has a title of our own: viewers open an Imaging Measurement Report as drawings on images,
-    and one without drawings as a blank page, but a report of another title as text.
+    and show a blank page where it has none, but they show a report of any other title as text.
+
+    Raises ValueError for a unit that does not fit its quantity, and for a number that is not finite.
     """
     volumes = [(volume, source_headers(volume)) for volume in _volumes(findings)]
     sources = [header for _, headers in volumes for header in headers]
@@ -77,7 +79,7 @@ def build_sr(findings: Findings, context: ObjectContext, seg: Dataset | None) ->
     )
     items = report[0].ContentSequence
     body = items.pop()  # the measurements follow the texts and the image library
-    items.extend(content.texts(_texts(findings, context, notes)))
+    items.extend(content.text_items(_texts(findings, context, notes)))
     items.append(image_library(volumes))
     items.append(body)
     document = sr.Comprehensive3DSR(
@@ -104,10 +106,10 @@ def build_sr(findings: Findings, context: ObjectContext, seg: Dataset | None) ->
 
 
 def as_sop_class(report: Dataset, sop_class_uid: str, series_instance_uid: str, sop_instance_uid: str) -> Dataset:
-    """The same report as Comprehensive SR (PS3.3 A.35.3) or Enhanced SR (A.35.2), in a series of its own.
+    """Copy a report as Comprehensive SR (PS3.3 A.35.3) or Enhanced SR (A.35.2), in a series of its own.
 
-    Both allow every content item of `build_sr` and `build_no_result`: these hold neither SCOORD3D nor references within
-    the document.
+    Both allow every content item of `build_sr` and `build_no_result`, because these hold neither SCOORD3D nor
+    references within the document.
     """
     copy = sharing(report)
     copy.add_new("SOPClassUID", "UI", sop_class_uid)
@@ -120,13 +122,13 @@ def as_sop_class(report: Dataset, sop_class_uid: str, series_instance_uid: str, 
 
 
 def _volumes(findings: Findings) -> list[Volume]:
-    """The source and the other inputs, each once; a series may hold several."""
+    """Return the source and the other inputs, each once. A series may hold several volumes."""
     volumes = {volume.frames: volume for volume in (findings.source, *findings.inputs)}
     return list(volumes.values())
 
 
 def _texts(findings: Findings, context: ObjectContext, notes: Sequence[str]) -> list[tuple[SRCode, str]]:
-    """The sentences at the head of the report, in reading order."""
+    """Return the sentences at the head of the report, in reading order."""
     comments = [RESEARCH_NOTICE] if findings.research else []
     if not findings.segments:
         comments.append(f"No finding: {findings.title} ran on these images and segmented nothing.")
@@ -142,7 +144,7 @@ def _texts(findings: Findings, context: ObjectContext, notes: Sequence[str]) -> 
 
 
 def _groups(findings: Findings, context: ObjectContext, seg: Dataset | None) -> tuple[list[Any], list[str]]:
-    """The measurement groups, and what the reader must know of how they are drawn."""
+    """Return the measurement groups, and notes for the reader on how they are drawn."""
     groups: list[Any] = []
     notes: list[str] = []
     if seg is not None:
@@ -162,7 +164,7 @@ def _groups(findings: Findings, context: ObjectContext, seg: Dataset | None) -> 
 
 
 def _referring(findings: Findings, seg: Dataset, number: int, segment: Segment) -> Any:
-    """TID 1411 that refers to a segment of the SEG."""
+    """Return a TID 1411 group that refers to a segment of the SEG."""
     return _volumetric(
         findings,
         segment,
@@ -176,12 +178,11 @@ def _referring(findings: Findings, seg: Dataset, number: int, segment: Segment) 
 
 
 def _volumetric(findings: Findings, segment: Segment, **where: Any) -> Any:
-    """TID 1411 with the values of a segment."""
-    only_volumes = bool(segment.measurements) and all(
-        (m.name.value, m.name.scheme) == (VOLUME.value, VOLUME.scheme_designator) for m in segment.measurements
-    )
+    """Return a TID 1411 group with the values of a segment."""
+    volume = (codes.SCT.Volume.value, codes.SCT.Volume.scheme_designator)
+    measured = {(one.name.value, one.name.scheme) for one in segment.measurements}
     group = sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
-        method=codes.DCM.SumOfSegmentedVoxelMethodForVolume if only_volumes else None,
+        method=codes.DCM.SumOfSegmentedVoxelMethodForVolume if measured == {volume} else None,
         measurements=content.measurements(segment.measurements),
         qualitative_evaluations=content.evaluations(segment.evaluations),
         time_point_context=content.time_point(findings.time_point),
@@ -196,9 +197,9 @@ def _volumetric(findings: Findings, segment: Segment, **where: Any) -> Any:
 
 
 def _regions(findings: Findings, segment: Segment) -> tuple[list[Any], int]:
-    """Every part of the segment in every slice, and how many small ones were left out to stay within `MOST_REGIONS`.
+    """Return the parts of the segment in all slices, and how many small ones were left out for MOST_REGIONS.
 
-    The largest part of the key slice is the first: some viewers draw no other.
+    The largest part of the key slice comes first, because some viewers draw no other.
     """
     slices = np.flatnonzero(segment.mask.any(axis=(1, 2)))
     parts = [(int(k), part) for k in slices for part in parts_of(segment.mask[k])]
@@ -210,9 +211,9 @@ def _regions(findings: Findings, segment: Segment) -> tuple[list[Any], int]:
 
 
 def _drawn_slices(findings: Findings, segment: Segment) -> list[int]:
-    """The key slice; beside it the first and the last one where the segment is alone.
+    """Return the key slice, and also the first and the last slice if the segment is the only one.
 
-    PixelMed takes all groups of a report with a single image region for TID 1410, the one that refers to the SEG too.
+    If a report has a single image region, PixelMed takes all its groups for TID 1410, even one that refers to a SEG.
     """
     slices = np.flatnonzero(segment.mask.any(axis=(1, 2)))
     extent = [int(slices[0]), int(slices[-1])] if len(findings.segments) == 1 else []
@@ -220,14 +221,14 @@ def _drawn_slices(findings: Findings, segment: Segment) -> list[int]:
 
 
 def _planar(findings: Findings, segment: Segment, k: int) -> Any:
-    """TID 1410: the finding as it is drawn on slice `k`."""
+    """Return a TID 1410 group: the finding as it is drawn on slice `k`."""
     return sr.PlanarROIMeasurementsAndQualitativeEvaluations(
         referenced_region=_region(findings, k, outline(segment.mask[k])), **_identity(findings, segment)
     )
 
 
 def _region(findings: Findings, k: int, polygon: NDArray[np.float64]) -> Any:
-    """The region inside `polygon`, (n, 2) closed (column, row), on slice `k` of the source."""
+    """Return the region inside `polygon`, (n, 2) closed (column, row), on slice `k` of the source."""
     frame = findings.source.frames[k]
     corner = np.array((frame.tile or (0, 0))[::-1])
     return sr.ImageRegion(
@@ -240,10 +241,10 @@ def _region(findings: Findings, k: int, polygon: NDArray[np.float64]) -> Any:
 
 
 def _whole_study(findings: Findings, context: ObjectContext) -> Any:
-    """TID 1501: results that belong to no region, and the plain statement that nothing was found.
+    """Return a TID 1501 group: results that belong to no region, or the statement that nothing was found.
 
-    Beside segments its region (row 10c) is the whole image that shows the largest one. OHIF 3.13.2 draws nothing at all
-    of a report that has a group without a region, and PixelMed takes such a group for a TID 1411 that lacks one.
+    If there are segments, its region (row 10c) is the whole image that shows the largest one. OHIF 3.13.2 draws nothing
+    of a report in which a group has no region, and PixelMed takes such a group for a TID 1411 that lacks one.
     """
     evaluations = content.evaluations(findings.evaluations)
     if not findings.segments:
@@ -265,7 +266,7 @@ def _whole_study(findings: Findings, context: ObjectContext) -> Any:
 
 
 def _identity(findings: Findings, segment: Segment) -> dict[str, Any]:
-    """What all groups of a segment say alike."""
+    """Return the arguments that all groups of a segment have in common."""
     return {
         "tracking_identifier": sr.TrackingIdentifier(uid=segment.tracking_uid, identifier=segment.tracking_id),
         "finding_type": sr_code(segment.type),

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dicom_node.objects.base.context import ObjectContext, Predecessor
+from dicom_node.objects.base.context import ObjectContext, ResultReference
 from dicom_node.objects.build import BuiltObject
 from dicom_node.objects.profiles import ObjectProfile
 from dicom_node.work.applications import WarmApplications
@@ -72,7 +72,7 @@ class Outputs:
             uid_seed=f"{job.id}/{job.fingerprint}{seed}",
             revision=job.revision,
             predecessors=tuple(
-                Predecessor(p.sop_class_uid, p.sop_instance_uid, p.series_instance_uid) for p in predecessors
+                ResultReference(p.sop_class_uid, p.sop_instance_uid, p.series_instance_uid) for p in predecessors
             ),
         )
 

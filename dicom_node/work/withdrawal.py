@@ -1,14 +1,24 @@
 """The withdrawal of results: rejection notes (IHE RAD IOCM) for the destinations that hold them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+from dicom_node.objects.base.context import ResultReference
 from dicom_node.objects.build import BuiltObject
-from dicom_node.objects.ko import Rejected, build_rejection
+from dicom_node.objects.ko import build_rejection
 from dicom_node.work.first_images import FirstImages
 from dicom_node.work.output import JobOutput, JobResult, Outputs
 from storage.records.jobs import Job, WithdrawalDetail
 from storage.records.results import NewObject, ObjectKind, ResultObject
 from storage.tables.results import Results
+
+
+@dataclass(frozen=True)
+class Withdrawn:
+    """Objects that are withdrawn, and the destinations that hold just these."""
+
+    objects: tuple[ResultReference, ...]
+    destinations: tuple[str, ...]
 
 
 class Withdrawals:
@@ -38,23 +48,23 @@ class Withdrawals:
         return self._rejections(output, held)
 
     def _rejections(self, output: JobOutput, held: Mapping[str, Sequence[ResultObject]]) -> Sequence[NewObject]:
-        groups = group_by_objects(held)
-        if not groups:
+        withdrawn = group_by_objects(held)
+        if not withdrawn:
             return []
         source, *_ = self._first_images.of(output.job)
         notes = []
-        for number, (rejected, destinations) in enumerate(groups.items(), 1):
-            context = output.context(destinations, f"/rejection {number}")
-            note = BuiltObject(ObjectKind.REJECTION, build_rejection(source, rejected, context))
-            notes.append(output.write(note, destinations))
+        for number, group in enumerate(withdrawn, 1):
+            context = output.context(group.destinations, f"/rejection {number}")
+            note = BuiltObject(ObjectKind.REJECTION, build_rejection(source, group.objects, context))
+            notes.append(output.write(note, group.destinations))
         return notes
 
 
-def group_by_objects(held: Mapping[str, Sequence[ResultObject]]) -> Mapping[tuple[Rejected, ...], tuple[str, ...]]:
+def group_by_objects(held: Mapping[str, Sequence[ResultObject]]) -> list[Withdrawn]:
     """Group destinations by the set of objects they hold; omit those that hold none."""
-    groups: dict[tuple[Rejected, ...], list[str]] = {}
+    groups: dict[tuple[ResultReference, ...], list[str]] = {}
     for name, objects in held.items():
-        rejected = tuple(Rejected(o.sop_class_uid, o.sop_instance_uid, o.series_instance_uid) for o in objects)
-        if rejected:
-            groups.setdefault(rejected, []).append(name)
-    return {rejected: tuple(names) for rejected, names in groups.items()}
+        references = tuple(ResultReference(o.sop_class_uid, o.sop_instance_uid, o.series_instance_uid) for o in objects)
+        if references:
+            groups.setdefault(references, []).append(name)
+    return [Withdrawn(references, tuple(names)) for references, names in groups.items()]

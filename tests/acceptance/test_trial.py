@@ -12,7 +12,7 @@ from dicom_node.demo.pacs.ports import free_port
 from dicom_node.demo.pacs.provisioning import find_orthanc
 from dicom_node.demo.pacs.start import start_pacs
 from dicom_node.dimse.scu import Target
-from dicom_node.objects.reading.report import Report, read_report
+from dicom_node.objects.reading.report import MeasurementReport, read_report
 from inference.contract.concepts import BONE_DISTANCE, BUNDLE_DISTANCE, LONG_AXIS, RESPONSE, VOLUME
 from inference.contract.findings import Code
 from inference.quantities.panel import ADC, T1, T2
@@ -68,7 +68,7 @@ def test_two_time_points_of_each_patient(place: tuple[Node, Pacs], tmp_path: Pat
         assert mistakes(read_report(pacs.dataset(sr)), truth) == []
 
 
-def mistakes(report: Report, truth: dict[str, Any]) -> list[str]:
+def mistakes(report: MeasurementReport, truth: dict[str, Any]) -> list[str]:
     """The numbers of a report that differ from the truth by more than their error."""
     told = [m for g in report.groups if g.tracking_id == "GTV" for m in g.measurements]
 

@@ -18,7 +18,7 @@ from pydicom.sr.coding import Code as SRCode
 from pydicom.uid import ParametricMapStorage, SegmentationStorage
 
 from dicom_node.objects.base.codes import RESEARCH_NOTICE, sr_code
-from dicom_node.objects.reading.report import Group, Report, read_report
+from dicom_node.objects.reading.report import MeasurementGroup, MeasurementReport, read_report
 from inference.volumes.planes import Plane, functional, planes_of
 from storage.errors import InputRefused
 
@@ -389,11 +389,11 @@ def _named(ds: Dataset, name: SRCode) -> list[Dataset]:
     ]  # fmt: skip
 
 
-def _report(ds: Dataset) -> Report | None:
+def _report(ds: Dataset) -> MeasurementReport | None:
     return read_report(ds) if is_measurement_report(ds) else None
 
 
-def _groups(ds: Dataset) -> tuple[Group, ...]:
+def _groups(ds: Dataset) -> tuple[MeasurementGroup, ...]:
     report = _report(ds)
     return report.groups if report else ()
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset
 
-from dicom_node.objects.base.context import ObjectContext
+from dicom_node.objects.base.context import ObjectContext, ResultReference
 from dicom_node.objects.build import build_objects
-from dicom_node.objects.ko import Rejected, build_rejection
+from dicom_node.objects.ko import build_rejection
 from dicom_node.objects.no_result import build_no_result
 from dicom_node.objects.profiles import ObjectProfile, SegmentationForm
 from inference.contract.findings import Findings, NoResult
@@ -83,7 +83,7 @@ def rejection(made: list[Made], sources: list[Path], context: ObjectContext) -> 
     But the label map: dcmtk 3.6.7 is older than these, and reads no document that refers to one.
     """
     withdrawn = [
-        Rejected(one.dataset.SOPClassUID, one.dataset.SOPInstanceUID, one.dataset.SeriesInstanceUID)
+        ResultReference(one.dataset.SOPClassUID, one.dataset.SOPInstanceUID, one.dataset.SeriesInstanceUID)
         for one in made
         if one.dataset.get("SegmentationType") != "LABELMAP"
     ]

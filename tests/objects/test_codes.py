@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node.objects.base.codes import PRIVATE, REASONS, SCHEME, sr_code
+from dicom_node.objects.base.codes import PRIVATE, REASONS, sr_code
+from inference.contract.concepts import SCHEME
 from inference.contract.findings import Code
 from storage.errors import WhyNoResult
 

@@ -7,10 +7,10 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage
 
-from dicom_node.objects.base.context import ObjectContext
+from dicom_node.objects.base.context import ObjectContext, ResultReference
 from dicom_node.objects.build import build_objects
 from dicom_node.objects.drawing.outline import key_slice
-from dicom_node.objects.ko import Rejected, build_ko, build_rejection
+from dicom_node.objects.ko import build_ko, build_rejection
 from inference.volumes.reading import read_volume
 from tests.objects.sources import findings, read, write_oblique
 from tests.objects.test_sr import evidence, save
@@ -18,8 +18,8 @@ from tests.validators import dciodvfy_errors, dsrdump_errors, pixelmed_report_er
 
 CONTEXT = ObjectContext("NODE", "seed")
 WITHDRAWN = (
-    Rejected(SegmentationStorage, "2.25.1", "2.25.10"),
-    Rejected(Comprehensive3DSRStorage, "2.25.2", "2.25.20"),
+    ResultReference(SegmentationStorage, "2.25.1", "2.25.10"),
+    ResultReference(Comprehensive3DSRStorage, "2.25.2", "2.25.20"),
 )
 
 

@@ -12,7 +12,7 @@ from pydicom.uid import ComprehensiveSRStorage, EnhancedSRStorage, SegmentationS
 from rich.console import Console
 
 from dicom_node.demo.report_tree import report_tree
-from dicom_node.objects.base.context import ObjectContext, Predecessor
+from dicom_node.objects.base.context import ObjectContext, ResultReference
 from dicom_node.objects.seg import build_seg
 from dicom_node.objects.sr import MOST_REGIONS, as_sop_class, build_sr
 from inference.contract.findings import NOT_ATTEMPTED, Code, Evaluation, Findings, Measurement, Segment, TimePoint
@@ -251,7 +251,7 @@ def test_nothing_found_is_a_page_of_text(found: Findings, tmp_path: Path) -> Non
 
 
 def test_a_revision_names_what_it_replaces(found: Findings) -> None:
-    earlier = Predecessor(ComprehensiveSRStorage, "2.25.77", "2.25.7")
+    earlier = ResultReference(ComprehensiveSRStorage, "2.25.77", "2.25.7")
     report = build_sr(found, ObjectContext("NODE", "seed", revision=2, predecessors=(earlier,)), None)
     (series,) = report.PredecessorDocumentsSequence[0].ReferencedSeriesSequence
     assert (series.SeriesInstanceUID, series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID) == ("2.25.7", "2.25.77")

@@ -1,17 +1,17 @@
 """Coded concepts of the result objects.
 
-Whatever a public dictionary has is taken from it by name. `PRIVATE` is the table of the rest, published in
-docs/codes.md; a number that looks like SNOMED but is not would be a defect, so none is written here by hand.
+A concept that a public dictionary has is taken from it by name. No such number is written here by hand, because one
+that only looks like SNOMED would be a defect. `PRIVATE` is the table of all other concepts, published in docs/codes.md.
 """
 
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as SRCode
 
+from inference.contract.concepts import SCHEME
 from inference.contract.findings import Code
 from storage.errors import WhyNoResult
 
 RESEARCH_NOTICE = "RESEARCH - not for diagnosis"
-SCHEME = "99DCMNODE"
 
 PRIVATE = {
     value: SRCode(value, SCHEME, meaning)  # a value has at most 16 characters (PS3.5 6.2, SH)
@@ -58,11 +58,12 @@ MODALITIES = {
 }
 LATERALITIES = {"L": codes.SCT.Left, "R": codes.SCT.Right}
 
-VOLUME = codes.SCT.Volume
-
 
 def sr_code(code: Code) -> SRCode:
-    """A finding's code as pydicom and highdicom want it. Raises ValueError for an unpublished one of our own scheme."""
+    """Return a finding's code as pydicom and highdicom want it.
+
+    Raises ValueError for a code of the node's own scheme that is not published.
+    """
     if code.scheme == SCHEME and code.value not in PRIVATE:
         raise ValueError(f"({code.value}, {SCHEME}) is not in the published table docs/codes.md")
     return SRCode(code.value, code.scheme, code.meaning)

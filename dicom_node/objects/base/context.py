@@ -11,8 +11,8 @@ NODE = "dicom-node"  # manufacturer and model where no algorithm made the object
 
 
 @dataclass(frozen=True)
-class Predecessor:
-    """The SR of an earlier revision that this result supersedes."""
+class ResultReference:
+    """A result object of the same study, by its UIDs."""
 
     sop_class_uid: str
     sop_instance_uid: str
@@ -21,19 +21,20 @@ class Predecessor:
 
 @dataclass(frozen=True)
 class ObjectContext:
-    """Who writes the objects, and for which revision.
+    """The node and the revision of the study that objects are built for.
 
-    Every new UID derives from `uid_seed`: a job that was killed and runs again gives the same SOP Instance UIDs.
+    Every new UID derives from `uid_seed`, so that a job that was killed and runs again gives the same SOP Instance
+    UIDs. `predecessors` are the reports of an earlier result that this one supersedes.
     """
 
     device_name: str
     uid_seed: str
     revision: int = 1
-    predecessors: tuple[Predecessor, ...] = ()
+    predecessors: tuple[ResultReference, ...] = ()
     software_version: str = field(default_factory=lambda: version("dicom-node"))
 
     def uid(self, role: str) -> str:
-        """The UID (PS3.5 B.2, 2.25 root) of one role in this result."""
+        """Return the UID (PS3.5 B.2, 2.25 root) of one role in this result."""
         return derived_uid(self.uid_seed, role)
 
     @property
@@ -43,18 +44,21 @@ class ObjectContext:
 
 
 def derived_uid(*parts: str) -> str:
-    """A UID under 2.25 that depends on all the parts and on where one ends."""
+    """Return a UID under 2.25 that depends on all the parts and on where each of them ends."""
     digest = hashlib.sha256("".join(f"{len(part)}:{part}" for part in parts).encode()).digest()
     return f"2.25.{int.from_bytes(digest[:16], 'big')}"
 
 
 def device_uid(algorithm: Algorithm) -> str:
-    """Other weights are another device."""
+    """Return the UID of an algorithm as a device. Other weights are another device."""
     return derived_uid("device", algorithm.name, algorithm.version, algorithm.weights_sha256)
 
 
 def equipment(algorithm: Algorithm | None, context: ObjectContext) -> dict[str, Any]:
-    """Who made an object, as highdicom wants it (PS3.3 C.7.5.1, C.7.5.2): the node itself without an algorithm."""
+    """Return the equipment that made an object, as arguments of highdicom (PS3.3 C.7.5.1, C.7.5.2).
+
+    Without an algorithm it is the node itself.
+    """
     if algorithm is None:
         return {
             "manufacturer": NODE,

@@ -23,19 +23,22 @@ TEXT_VRS = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})  # PS3.5 6.1.2.
 
 
 def series_description(result: Findings | NoResult, kind: str) -> str:
-    """At most 64 characters, the notice first so that no list cuts it off, and the kind never cut."""
+    """Return a description of at most 64 characters.
+
+    The notice comes first, so that no list cuts it off, and the kind is never cut.
+    """
     notice = f"{RESEARCH_NOTICE}: " if result.research else ""
     title = result.title[: LO_LENGTH - len(notice) - len(kind) - 1]
     return f"{notice}{title} {kind}"
 
 
 def describe(ds: Dataset, findings: Findings, context: ObjectContext, kind: str) -> None:
-    """Series description, dates, character set and the equipment that contributed (PS3.3 C.12.1)."""
+    """Set the series description, dates, character set, and the equipment that contributed (PS3.3 C.12.1)."""
     describe_result(ds, findings, findings.source.frames[0].path, context, kind)
 
 
 def describe_result(ds: Dataset, result: Findings | NoResult, source: Path, context: ObjectContext, kind: str) -> None:
-    """As `describe`; `source` is a stored instance of the study."""
+    """Describe `ds` as `describe` does. `source` is a stored instance of the study."""
     ds.SeriesDescription = series_description(result, kind)
     describe_origin(ds, result.algorithm, result.started_at, source, context)
 
@@ -43,7 +46,7 @@ def describe_result(ds: Dataset, result: Findings | NoResult, source: Path, cont
 def describe_origin(
     ds: Dataset, algorithm: Algorithm | None, at: datetime, source: Path, context: ObjectContext
 ) -> None:
-    """Who made `ds` from what, and when: all of `describe` but the series description."""
+    """Set all that `describe` sets, except the series description."""
     declared = dcmread(source, specific_tags=["TimezoneOffsetFromUTC", "SpecificCharacterSet"], stop_before_pixels=True)
     _set_dates(ds, at, _offset(declared))
     purpose = Dataset()
@@ -64,9 +67,9 @@ def describe_origin(
 
 
 def _set_character_set(ds: Dataset, declared: Any) -> None:
-    """The source's own character set where it holds every text of `ds`, none where none is needed, else UTF-8.
+    """Declare the source's character set if it has every character of `ds`, none if ASCII is enough, UTF-8 otherwise.
 
-    A PACS that reads the images of a study then reads its results: not all of them know UTF-8.
+    A PACS that reads the images of a study can then read its results too. Some do not know UTF-8.
     """
     texts = {text for text in _texts(ds) if not text.isascii()}
     terms = [declared] if isinstance(declared, str) else list(declared or [])
@@ -91,7 +94,7 @@ def _texts(ds: Dataset) -> Iterator[str]:
 
 
 def _encodes(character: str, terms: list[str]) -> bool:
-    """Whether one of these character sets has it. The default one is ASCII; pydicom takes it for Latin 1."""
+    """Return whether one of these character sets has it. The default one is ASCII; pydicom takes it for Latin 1."""
     for term, encoding in zip(terms, convert_encodings(terms), strict=True):
         encoded = character.encode(encoding, "ignore")
         if term in ("", "ISO_IR 6", "ISO 2022 IR 6"):
@@ -104,17 +107,17 @@ def _encodes(character: str, terms: list[str]) -> bool:
 
 
 def _offset(header: Dataset) -> str | None:
-    """The source's TimezoneOffsetFromUTC; None where it says none that can be read."""
+    """Return the source's TimezoneOffsetFromUTC; None where there is none that can be read."""
     offset = str(header.get("TimezoneOffsetFromUTC") or "").strip()
     return offset if OFFSET.fullmatch(offset) else None
 
 
 def _set_dates(ds: Dataset, at: datetime, offset: str | None) -> None:
-    """Dates and times of the result, in the time zone of its source.
+    """Set the dates and times of the result, in the time zone of its source.
 
-    TimezoneOffsetFromUTC (PS3.3 C.12.1.1.8) holds for every date and time of an object, the copied StudyDate and
-    StudyTime among them. So the source's offset is kept and ours are written in it; where the source has none, neither
-    has the result, and ours are the node's local time, as the source's are the scanner's.
+    TimezoneOffsetFromUTC (PS3.3 C.12.1.1.8) holds for every date and time of an object, also for the copied StudyDate
+    and StudyTime. So the source's offset is kept, and our times are written in it. Where the source has no offset, the
+    result has none, and our times are the node's local time, as those of the source are the scanner's.
     """
     local = at.astimezone(datetime.strptime(offset, "%z").tzinfo if offset else None)
     for keyword in ("Content", "Series", "InstanceCreation"):

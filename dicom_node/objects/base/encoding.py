@@ -1,6 +1,6 @@
 """Sequences of thousands of items as bytes: Explicit VR Little Endian (PS3.5 7.1.2, 7.5), every length defined.
 
-As pydicom datasets such items take milliseconds each ten; their bytes are joined from pieces in microseconds.
+Ten such items take milliseconds as pydicom datasets. Their bytes are joined from pieces in microseconds.
 """
 
 import struct
@@ -16,7 +16,7 @@ from pydicom.tag import BaseTag
 
 
 def element(keyword: str, value: bytes) -> bytes:
-    """An element of a VR whose length has two bytes, padded to an even one."""
+    """Encode an element of a VR whose length has two bytes, padded to an even length."""
     tag = tag_of(keyword)
     vr = dictionary_VR(tag)
     if len(value) % 2:
@@ -31,12 +31,12 @@ def sequence(keyword: str, *items: bytes) -> bytes:
 
 
 def item(elements: bytes) -> bytes:
-    """An item of elements, which must be in the order of their tags."""
+    """Encode an item of elements, which must be in the order of their tags."""
     return struct.pack("<HHL", 0xFFFE, 0xE000, len(elements)) + elements
 
 
 def encoded(one: DataElement) -> bytes:
-    """An element as pydicom writes it."""
+    """Encode an element as pydicom writes it."""
     file = DicomBytesIO()
     file.is_implicit_VR, file.is_little_endian = False, True
     write_data_element(file, one)
@@ -44,10 +44,11 @@ def encoded(one: DataElement) -> bytes:
 
 
 def add_sequence(ds: Dataset, keyword: str, items: Iterable[bytes]) -> None:
-    """Gives `ds` a sequence of encoded items. pydicom decodes it when it is asked for, and else writes it as it is.
+    """Give `ds` a sequence of encoded items, which pydicom decodes on demand and otherwise writes unchanged.
 
-    That it does only in a dataset that was read in the very encoding it is written in, so `ds` says that it was. Hence
-    no other element of it may have a VR that is still open, like US or SS, and its character set is to be final.
+    pydicom does so only in a dataset that was read in the encoding in which it is written, so this function declares
+    that `ds` was. Hence no other element of `ds` may have an ambiguous VR, like US or SS, and its character set must be
+    final.
     """
     tag = tag_of(keyword)
     value = b"".join(items)

@@ -17,8 +17,10 @@ def new_object(
     modality: str,
     number: int,
 ) -> Dataset:
-    """An object of `sop_class_uid`, a series of its own with that SeriesNumber, in the patient and study of the header
-    `source`. Its UIDs come from the roles "<kind> series" and "<kind> instance". It is to be described once complete.
+    """Return an object in a series of its own, in the patient and study of the header `source`.
+
+    Its UIDs come from the roles "<kind> series" and "<kind> instance". The caller completes it, and then calls
+    `describe`.
     """
     ds = hd.base.SOPClass(
         study_instance_uid=source.StudyInstanceUID,

@@ -34,9 +34,9 @@ TYPE_2 = (
 
 
 def source_headers(volume: Volume) -> list[Dataset]:
-    """The headers, without pixels, of the instances of `volume`, each once, in slice order, as `source_header`.
+    """Return the header of each instance of `volume` once, in slice order, without pixels, as `source_header` does.
 
-    They are read once for all objects of a result, which share them.
+    They are read once, and all objects of a result share them.
     """
     if volume not in _headers:
         _headers[volume] = _read_headers(volume)
@@ -58,13 +58,13 @@ def _read_headers(volume: Volume) -> list[Dataset]:
 
 
 def source_header(path: Path) -> Dataset:
-    """The header of one stored instance, made fit for highdicom 0.28.2 to copy patient and study from.
+    """Read the header of a stored instance, fit for highdicom 0.28.2 to copy patient and study from.
 
-    Texts are decoded and the character set is UTF-8, because highdicom knows not all of them; `describe` gives the
-    object that of its source back. Private elements, those that cannot be read, and attributes of the patient that are
-    none of their VR are left out. Absent or invalid type 2 attributes of patient and study become empty, and texts
-    longer than their VR allows are cut, but never an identifier. An image without a frame of reference gets the one of
-    its series.
+    Texts are decoded and the character set is UTF-8, because highdicom does not know all character sets; `describe`
+    gives the object the one of its source again. Private elements, elements that cannot be read, and attributes of the
+    patient whose value is not of their VR are left out. Absent or invalid type 2 attributes of patient and study become
+    empty. Texts that are longer than their VR allows are cut, but never an identifier. An image without a frame of
+    reference gets one that its series shares.
     """
     ds = dcmread(path, stop_before_pixels=True)
     _drop_unusable(ds)
@@ -93,9 +93,9 @@ def source_header(path: Path) -> Dataset:
 
 
 def _drop_unusable(ds: Dataset) -> None:
-    """Removes private elements and those that cannot be read, in sequences too. The rest is decoded afterwards.
+    """Remove private elements and those that cannot be read, in sequences too. All other elements are then decoded.
 
-    `Dataset.decode` would decode a second time, and lose what a name holds beside its declared character set.
+    `Dataset.decode` would decode a second time, and lose the characters of a name that its declared set does not have.
     """
     for tag in list(ds.keys()):
         try:
@@ -110,7 +110,7 @@ def _drop_unusable(ds: Dataset) -> None:
 
 
 def _is_valid(element: DataElement) -> bool:
-    """Whether every value is one of the element's VR (PS3.5 6.2)."""
+    """Return whether every value is one of the element's VR (PS3.5 6.2)."""
     values = element.value if isinstance(element.value, MultiValue) else [element.value]
     return all(
         value is None or is_one(partial(validate_value, element.VR, validation_mode=RAISE), value) for value in values
@@ -118,7 +118,7 @@ def _is_valid(element: DataElement) -> bool:
 
 
 def is_one(kind: Callable[[Any], Any], value: Any) -> bool:
-    """Whether `kind`, a constructor or a check, takes `value`."""
+    """Return whether `kind`, a constructor or a check, takes `value`."""
     try:
         kind(value)
     except (TypeError, ValueError):
@@ -127,23 +127,23 @@ def is_one(kind: Callable[[Any], Any], value: Any) -> bool:
 
 
 def _close(one: Dataset, other: Dataset) -> bool:
-    """Whether two direction cosines agree to the geometry's tolerance, 1e-4."""
+    """Return whether two direction cosines agree to the geometry's tolerance, 1e-4."""
     pairs = zip(one.ImageOrientationPatient, other.ImageOrientationPatient, strict=True)
     return all(abs(float(a) - float(b)) < 1e-4 for a, b in pairs)
 
 
 def sharing(ds: Dataset) -> Dataset:
-    """A dataset with the very elements of `ds`: they may be replaced in it, or left out, but not changed."""
+    """Return a dataset that shares the elements of `ds`. They may be replaced or deleted in it, but not changed."""
     copy = Dataset(dict(ds.items()))
     copy.file_meta = ds.file_meta
     return copy
 
 
 def slice_headers(volume: Volume) -> list[Dataset]:
-    """The headers of the slices of `volume` as highdicom 0.28.2 wants them: one for each slice, in slice order, or the
-    one of an Enhanced object, reduced to these slices.
+    """Return the headers of the slices of `volume` as highdicom 0.28.2 wants them.
 
-    A slice that is tiled into an image gets the header that it would have as an image of its own.
+    That is one header for each slice, in slice order, or the one of an Enhanced object, reduced to these slices. A
+    slice that is a tile of an image gets the header that it would have as an image of its own.
     """
     headers = source_headers(volume)
     if is_enhanced(headers[0]):
@@ -166,13 +166,13 @@ def _untiled(header: Dataset, volume: Volume, k: int) -> Dataset:
 
 
 def slice_position(volume: Volume, k: int) -> list[Any]:
-    """ImagePositionPatient, three DS, of slice `k` by the geometry of the volume, for where no header has it."""
+    """Return ImagePositionPatient (three DS) of slice `k` by the geometry of the volume, because no header has it."""
     (position,) = volume.geometry.to_lps(np.array([[k, 0, 0]], float))
     return [DS(float(value), auto_format=True) for value in position]
 
 
 def reduced_enhanced(source: Dataset, volume: Volume) -> Dataset:
-    """A copy of an Enhanced header that holds only the frames of `volume`, in slice order.
+    """Return a copy of an Enhanced header that holds only the frames of `volume`, in slice order.
 
     Frame k + 1 of the copy is slice k. Functional groups that are equal for all these frames move to the shared ones,
     because highdicom 0.28.2 reads pixel measures and orientation only there (PS3.3 C.7.6.16).

@@ -1,7 +1,7 @@
-"""Masks to polygons, exact on pixel edges.
+r"""Polygons of masks, exact on pixel edges.
 
 Polygons are (n, 2) arrays of (column, row), the last point equal to the first. Coordinates are those of SCOORD (PS3.3
-C.18.6.1.2): 0\\0 is the top left corner of the top left pixel, 1\\1 its bottom right corner, so pixel edges are
+C.18.6.1.2): 0\0 is the top left corner of the top left pixel, 1\1 its bottom right corner, so pixel edges are
 integers. Points on a straight line are left out. Pixels that touch only at a corner belong to different components.
 """
 
@@ -26,7 +26,7 @@ class Part:
 
 
 def parts_of(mask: NDArray[np.bool_]) -> list[Part]:
-    """The components of a 2D mask, the largest first."""
+    """Return the components of a 2D mask, the largest first."""
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     if not rows.size:
         return []
@@ -40,7 +40,7 @@ def parts_of(mask: NDArray[np.bool_]) -> list[Part]:
 
 
 def outline(mask: NDArray[np.bool_]) -> Polygon:
-    """The polygon round the largest component of a 2D mask, as `outline_of`."""
+    """Return the polygon round the largest component of a 2D mask, as `outline_of` does."""
     parts = parts_of(mask)
     if not parts:
         raise ValueError("an empty mask has no outline")
@@ -48,17 +48,17 @@ def outline(mask: NDArray[np.bool_]) -> Polygon:
 
 
 def outline_of(part: Part) -> Polygon:
-    """The polygon round a part, without its holes."""
+    """Return the polygon round a part, without its holes."""
     return _polygon(_loops(replace(part, mask=ndimage.binary_fill_holes(part.mask)))[0])
 
 
 def boundaries(mask: NDArray[np.bool_]) -> list[Polygon]:
-    """All edges of a 2D mask: for each component the polygon round it, then one round each of its holes."""
+    """Return all edges of a 2D mask: for each component the polygon round it, then one round each of its holes."""
     return [_polygon(loop) for part in parts_of(mask) for loop in _loops(part)]
 
 
 def contours(mask: NDArray[np.bool_]) -> list[Polygon]:
-    """One polygon for each component of a 2D mask, which encloses its pixels and nothing else.
+    """Return one polygon for each component of a 2D mask, which encloses its pixels and nothing else.
 
     Holes are joined to the outside by channels of no width (the keyhole technique of PS3.3 C.8.8.6.3), so that even-odd
     and non-zero filling give the mask, whether the polygons are united or exclusive-ored.
@@ -67,13 +67,15 @@ def contours(mask: NDArray[np.bool_]) -> list[Polygon]:
 
 
 def key_slice(mask: NDArray[np.bool_]) -> int:
-    """The slice of a (slice, row, column) mask with the largest area."""
+    """Return the slice of a (slice, row, column) mask with the largest area."""
     return int(np.argmax([np.count_nonzero(image) for image in mask]))
 
 
 def _loops(part: Part) -> list[list[Point]]:
-    """The edges of a part as loops of corners of pixels, one pixel apart, the first not repeated: the outer one, then
-    those round its holes from the top down. Each starts in its topmost row, at the left.
+    """Return the edges of a part as loops of corners of pixels, one pixel apart, the first corner not repeated.
+
+    The outer loop comes first, then those round its holes from the top down. Each starts in its topmost row, at the
+    left.
     """
     after = _edges(np.pad(part.mask, 1))
     left, top = part.column - 1, part.row - 1
@@ -91,7 +93,10 @@ def _loops(part: Part) -> list[list[Point]]:
 
 
 def _edges(region: NDArray[np.bool_]) -> dict[Point, list[Point]]:
-    """Pixel edges between inside and outside, as start -> ends, the inside on the right hand (rows run down)."""
+    """Return the pixel edges between inside and outside, as start -> ends, with the inside on the right.
+
+    Rows run down.
+    """
     after: dict[Point, list[Point]] = {}
     for (dr, dc), (begin, end) in {
         (-1, 0): ((0, 0), (1, 0)),  # top
@@ -105,7 +110,7 @@ def _edges(region: NDArray[np.bool_]) -> dict[Point, list[Point]]:
 
 
 def _next(ends: list[Point], point: Point, direction: Point) -> Point:
-    """Takes the next step out of `ends`; where two pixels touch at a corner, turns right to stay on the same one."""
+    """Take the next step out of `ends`. Where two pixels touch at a corner, turn right to stay on the same one."""
     steps = [(end[0] - point[0], end[1] - point[1]) for end in ends]
     right = (-direction[1], direction[0])
     step = right if right in steps else steps[0]
@@ -114,10 +119,10 @@ def _next(ends: list[Point], point: Point, direction: Point) -> Point:
 
 
 def _keyhole(loops: list[list[Point]]) -> list[Point]:
-    """One loop out of all of a component.
+    """Join all loops of a component into one.
 
-    A channel goes straight up from the top of a hole. Above it lies the component, then a corner of the outer loop or
-    of a hole that starts further up, part of the whole already.
+    A channel goes straight up from the top of each hole, through the component, to a corner of the outer loop or of a
+    hole that starts further up, which has been joined already.
     """
     outer, *holes = loops
     points, following = list(outer), [*range(1, len(outer)), 0]  # a linked list: insertion must not move what follows
@@ -140,7 +145,7 @@ def _keyhole(loops: list[list[Point]]) -> list[Point]:
 
 
 def _polygon(loop: list[Point]) -> Polygon:
-    """Closed, and without points at which the direction does not change."""
+    """Close a loop, and leave out the points at which the direction does not change."""
     points = np.array(loop)
     before, after = points - np.roll(points, 1, axis=0), np.roll(points, -1, axis=0) - points
     kept = points[(before != after).any(axis=1)].astype(float)

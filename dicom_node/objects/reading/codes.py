@@ -1,4 +1,4 @@
-"""Codes of objects as `inference.contract.findings.Code`."""
+"""Codes that are read from objects, as `inference.contract.findings.Code`."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from inference.contract.findings import Code
 
 
 def code_of(item: Dataset) -> Code:
-    """A code sequence item (PS3.3 table 8.8-1) as it is written; long and URN codes have attributes of their own."""
+    """Return the code of a sequence item (PS3.3 table 8.8-1). Long and URN codes have attributes of their own."""
     value = item.get("CodeValue") or item.get("LongCodeValue") or item.get("URNCodeValue") or ""
     return Code(str(value), str(item.get("CodingSchemeDesignator") or ""), str(item.get("CodeMeaning") or ""))
 
@@ -20,5 +20,8 @@ def first_code(ds: Dataset, keyword: str) -> Code | None:
 
 
 def same(one: Code | None, other: SRCode) -> bool:
-    """Whether two codes mean the same: meanings may differ, and SNOMED's older identifiers (SRT) equal the SCT ones."""
+    """Return whether two codes are the same concept.
+
+    Their texts may differ, and SNOMED's older identifiers (SRT) equal the newer ones (SCT).
+    """
     return one is not None and bool(SRCode(one.value, one.scheme, one.meaning) == other)

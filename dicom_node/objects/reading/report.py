@@ -1,4 +1,7 @@
-"""Measurement reports of any writer: TID 1500 (PS3.16) to groups of values."""
+"""Measurement reports (PS3.16 TID 1500) of any writer, read back as groups of values.
+
+Reading is strict about what a later comparison relies on (identity, numbers), and tolerant of everything else.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +18,7 @@ from dicom_node.objects.reading.codes import code_of, first_code, same
 from inference.contract.findings import Code, Evaluation
 from storage.errors import InputRefused
 
-# concept names of PS3.16 that pydicom's dictionary lacks: TID 1410 row 3, TID 1502 row 1
+# Concept names of PS3.16 that pydicom's dictionary lacks: TID 1410 row 3, TID 1502 row 1.
 FINDING_CATEGORY = SRCode("276214006", "SCT", "Finding category")
 TIME_POINT = SRCode("C2348792", "UMLS", "Time Point")
 CONTAINERS = (codes.DCM.ImagingMeasurements, codes.DCM.DerivedImagingMeasurements)
@@ -29,7 +32,7 @@ NOT_EVALUATIONS = (
 
 
 @dataclass(frozen=True)
-class Image:
+class ImageReference:
     """A reference to an image. `frame_numbers` count from 1; none means all frames, or the only one."""
 
     sop_class_uid: str
@@ -48,19 +51,21 @@ class SegmentReference:
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """A drawn region. `points` is (n, 2): column, row on `image` (SCOORD, pixel edges are integers), or (n, 3): LPS mm
-    in the frame of reference (SCOORD3D, `image` is None).
+    """A drawn region.
+
+    `points` is (n, 2) for SCOORD: column and row on `image`, where pixel edges are integers. It is (n, 3) for SCOORD3D:
+    LPS mm in the frame of reference, and `image` is None.
     """
 
     graphic_type: str
     points: NDArray[np.float64]
-    image: Image | None
+    image: ImageReference | None
     frame_of_reference_uid: str = ""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A number as it was reported. `value` is None where none could be had, and `missing` may say why (CID 42)."""
+    """A number as it was reported. `value` is None where there is none, and `missing` may say why (CID 42)."""
 
     name: Code
     value: float | None
@@ -71,11 +76,11 @@ class Measured:
 
 
 @dataclass(frozen=True, eq=False)
-class Group:
-    """A measurement group: what was found, where, and its values.
+class MeasurementGroup:
+    """A measurement group: a finding, its place, and its values.
 
-    The same finding may have several groups, which then have the same tracking UID. `images` are all images that it
-    refers to, those that its regions are drawn on among them.
+    The same finding may have several groups, which then have the same tracking UID. `images` are all images that the
+    group refers to, also those on which its regions are drawn.
     """
 
     tracking_uid: str
@@ -88,10 +93,13 @@ class Group:
     evaluations: tuple[Evaluation, ...]
     segments: tuple[SegmentReference, ...]
     regions: tuple[Region, ...]
-    images: tuple[Image, ...]
+    images: tuple[ImageReference, ...]
 
     def measured(self, name: SRCode, derivation: SRCode | None = None) -> tuple[Measured, ...]:
-        """The values of one quantity, of any derivation where that is None; SNOMED's older identifiers are found."""
+        """Return the values of one quantity; of any derivation if `derivation` is None.
+
+        A quantity that is coded with SNOMED's older identifiers is found too.
+        """
         return tuple(
             m
             for m in self.measurements
@@ -100,10 +108,10 @@ class Group:
 
 
 @dataclass(frozen=True, eq=False)
-class Report:
+class MeasurementReport:
     """A measurement report. `content_date` is YYYYMMDD, `content_time` as it is written.
 
-    `evidence` are (SOP Class UID, SOP Instance UID) of the instances that it says it rests on.
+    `evidence` are (SOP Class UID, SOP Instance UID) of the instances that the report names as its evidence.
     """
 
     sop_class_uid: str
@@ -114,12 +122,12 @@ class Report:
     procedures: tuple[Code, ...]
     content_date: str
     content_time: str
-    groups: tuple[Group, ...]
+    groups: tuple[MeasurementGroup, ...]
     evidence: tuple[tuple[str, str], ...]
 
 
-def read_report(source: Path | Dataset) -> Report:
-    """The measurement groups of `source`, in order. Raises InputRefused where it is no measurement report."""
+def read_report(source: Path | Dataset) -> MeasurementReport:
+    """Read the measurement groups of `source`, in order. Raises InputRefused where it is no measurement report."""
     ds = source if isinstance(source, Dataset) else _read(source)
     title = first_code(ds, "ConceptNameCodeSequence")
     if ds.get("Modality") != "SR" or ds.get("ValueType") != "CONTAINER" or title is None:
@@ -129,7 +137,7 @@ def read_report(source: Path | Dataset) -> Report:
     if not containers and not (template and template[0].get("TemplateIdentifier") == "1500"):
         raise InputRefused(f"report {ds.SOPInstanceUID} is no measurement report (TID 1500): {title.meaning}")
     groups = [g for c in containers for g in _children(c) if same(_name(g), codes.DCM.MeasurementGroup)]
-    return Report(
+    return MeasurementReport(
         sop_class_uid=str(ds.SOPClassUID),
         sop_instance_uid=str(ds.SOPInstanceUID),
         series_instance_uid=str(ds.SeriesInstanceUID),
@@ -147,7 +155,7 @@ def _read(path: Path) -> Dataset:
     try:
         return dcmread(path, stop_before_pixels=True)
     except OSError:
-        raise  # the disk's trouble: worth another try
+        raise  # a failure of the disk, which may pass
     except Exception as error:
         raise InputRefused(f"file {path.name} cannot be read as DICOM ({type(error).__name__})") from None
 
@@ -172,11 +180,11 @@ def _text_named(item: Dataset, name: SRCode) -> str:
     return ""
 
 
-def _group(group: Dataset, where: str) -> Group:
+def _group(group: Dataset, where: str) -> MeasurementGroup:
     finding = _codes_named(group, codes.DCM.Finding)
     category = _codes_named(group, FINDING_CATEGORY)
     items = list(_children(group))
-    return Group(
+    return MeasurementGroup(
         tracking_uid=_text_named(group, codes.DCM.TrackingUniqueIdentifier),
         tracking_id=_text_named(group, codes.DCM.TrackingIdentifier),
         finding=finding[0] if finding else None,
@@ -212,7 +220,7 @@ def _measured(item: Dataset, where: str) -> Measured:
 
 
 def _value(measured: Dataset) -> float | None:
-    """The float where there is one, because a DS is cut to 16 characters (PS3.3 C.18.1)."""
+    """Return the float where there is one, because a DS is cut to 16 characters (PS3.3 C.18.1)."""
     number = measured.get("FloatingPointValue")
     if number is None:
         number = measured.get("NumericValue")
@@ -237,7 +245,7 @@ def _segments(items: Sequence[Dataset]) -> Iterator[SegmentReference]:
             )
 
 
-def _images(items: Sequence[Dataset]) -> Iterator[Image]:
+def _images(items: Sequence[Dataset]) -> Iterator[ImageReference]:
     found = [_image(r) for r in _references(items) if not _integers(r.get("ReferencedSegmentNumber"))]
     found += [_image(r) for i in items if i.get("ValueType") == "SCOORD" for r in _references(_children(i))]
     yield from dict.fromkeys(found)
@@ -249,8 +257,8 @@ def _references(items: Sequence[Dataset]) -> Iterator[Dataset]:
             yield from item.get("ReferencedSOPSequence") or []
 
 
-def _image(reference: Dataset) -> Image:
-    return Image(
+def _image(reference: Dataset) -> ImageReference:
+    return ImageReference(
         str(reference.ReferencedSOPClassUID),
         str(reference.ReferencedSOPInstanceUID),
         _integers(reference.get("ReferencedFrameNumber")),

@@ -1,4 +1,7 @@
-"""Segmentations of any writer (PS3.3 A.51, A.90): BINARY, FRACTIONAL and LABELMAP to masks in patient space."""
+"""Segmentations (PS3.3 A.51, A.90) of any writer, read back as masks in patient space: BINARY, FRACTIONAL, LABELMAP.
+
+Reading is strict about what a later comparison relies on (identity, geometry), and tolerant of everything else.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +13,11 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.uid import UID, SegmentationStorage
+from pydicom.uid import SegmentationStorage
 
 from dicom_node.objects.profiles import SegmentationForm
 from dicom_node.objects.reading.codes import code_of, first_code, same
+from dicom_node.objects.registry import LABEL_MAP_SEGMENTATION_STORAGE
 from inference.contract.findings import Code
 from inference.volumes.geometry import Geometry, Mask
 from inference.volumes.grouping import DIRECTION_TOLERANCE
@@ -21,17 +25,16 @@ from inference.volumes.planes import Plane, functional, planes_of
 from inference.volumes.stacks import SAME_POSITION
 from storage.errors import InputRefused
 
-LABEL_MAP_SEGMENTATION_STORAGE = UID("1.2.840.10008.5.1.4.1.1.66.7")  # newer than pydicom 3.0's dictionary
 OFF_GRID = 0.05  # voxels: how far a frame may lie off the grid; writers round positions to a few digits
-MAXIMUM_SLICES = 4096  # of a grid that frames imply by their distances alone: two frames can imply any number
+MAXIMUM_SLICES = 4096  # of a grid that the distances of frames imply: two frames can imply any number of slices
 
 
 @dataclass(frozen=True, eq=False)
 class ReadSegment:
     """One segment. `mask` is boolean, `fraction` float32 from 0 to 1; both [slice, row, column] on the same grid.
 
-    Of a FRACTIONAL segmentation `mask` is where the fraction is at least one half; `fraction` is None of any other.
-    `mask` is empty where a segment is described and has no voxel.
+    The mask of a FRACTIONAL segmentation is True where the fraction is at least one half; `fraction` is None for other
+    types. `mask` is empty where a segment is described and has no voxel.
     """
 
     number: int
@@ -46,10 +49,10 @@ class ReadSegment:
 
 
 @dataclass(frozen=True, eq=False)
-class Segmentation:
+class ReadSegmentation:
     """A segmentation read back. `geometry` is the grid of all masks.
 
-    `sources` are (SOP Class UID, SOP Instance UID) of the images it says it was made from, in order of mention.
+    `sources` are (SOP Class UID, SOP Instance UID) of the images that it names as its source, in order of mention.
     """
 
     sop_class_uid: str
@@ -63,11 +66,12 @@ class Segmentation:
     sources: tuple[tuple[str, str], ...]
 
 
-def read_segmentation(source: Path | Dataset, grid: Geometry | None = None) -> Segmentation:
-    """The segments of `source` on `grid`, or on the grid that its own frames lie on.
+def read_segmentation(source: Path | Dataset, grid: Geometry | None = None) -> ReadSegmentation:
+    """Read the segments of `source` on `grid`, or on the grid on which its own frames lie.
 
-    Frames may cover a part of `grid` only; they are placed, never resampled. Raises InputRefused: no segmentation, no
-    place in space, frames off the grid or turned against it, pixels that cannot be decoded.
+    Frames may cover only a part of `grid`. They are placed, never resampled. Raises InputRefused if `source` is no
+    segmentation or has no place in space, if its frames lie off the grid or are turned against it, and if its pixels
+    cannot be decoded.
     """
     ds = source if isinstance(source, Dataset) else _read(source)
     if ds.get("SOPClassUID") not in (SegmentationStorage, LABEL_MAP_SEGMENTATION_STORAGE):
@@ -90,10 +94,10 @@ def read_segmentation(source: Path | Dataset, grid: Geometry | None = None) -> S
     segments = [
         _segment(item, frames, geometry.shape, maximum)
         for item in ds.get("SegmentSequence") or []
-        # label maps describe what is no segment, too
+        # Label maps describe the background too, which is no segment.
         if not same(first_code(item, "SegmentedPropertyTypeCodeSequence"), codes.DCM.Background)
     ]
-    return Segmentation(
+    return ReadSegmentation(
         sop_class_uid=str(ds.SOPClassUID),
         sop_instance_uid=str(ds.SOPInstanceUID),
         series_instance_uid=str(ds.SeriesInstanceUID),
@@ -110,14 +114,14 @@ def _read(path: Path) -> Dataset:
     try:
         return dcmread(path)
     except OSError:
-        raise  # the disk's trouble: worth another try
+        raise  # a failure of the disk, which may pass
     except Exception as error:
         raise InputRefused(f"file {path.name} cannot be read as DICOM ({type(error).__name__})") from None
 
 
 @dataclass(frozen=True, eq=False)
 class _Frame:
-    """The pixels of a frame, the segment they are of (None where they say it themselves), and where they go."""
+    """The pixels of a frame, the number of their segment (None where the pixels hold it), and their place."""
 
     pixels: NDArray[np.uint16]
     number: int | None
@@ -134,7 +138,7 @@ class _Frame:
 def _segment(
     item: Dataset, frames: Sequence[_Frame], shape: tuple[int, int, int], maximum: float | None
 ) -> ReadSegment:
-    """`maximum` is the Maximum Fractional Value of a FRACTIONAL segmentation, else None."""
+    """Place the frames of a segment. `maximum` is the Maximum Fractional Value, or None if not FRACTIONAL."""
     number = int(item.SegmentNumber)
     array: NDArray[Any] = np.zeros(shape, np.bool_ if maximum is None else np.float32)
     for frame in frames:
@@ -156,7 +160,7 @@ def _segment(
 
 
 def _pixels(ds: Dataset, count: int, name: str) -> NDArray[np.uint16]:
-    """(frame, row, column)."""
+    """Return the pixels as [frame, row, column]."""
     try:
         pixels: NDArray[np.uint16] = ds.pixel_array.reshape(count, int(ds.Rows), int(ds.Columns))
     except Exception as error:  # decoders raise anything
@@ -168,7 +172,7 @@ def _pixels(ds: Dataset, count: int, name: str) -> NDArray[np.uint16]:
 
 
 def _number(ds: Dataset, frame: int, form: SegmentationForm, name: str) -> int | None:
-    """The segment of a frame; None where its pixels say it."""
+    """Return the segment number of a frame; None where its pixels hold it."""
     if form is SegmentationForm.LABELMAP:
         return None
     identification = functional(ds, frame, "SegmentIdentificationSequence")
@@ -178,7 +182,7 @@ def _number(ds: Dataset, frame: int, form: SegmentationForm, name: str) -> int |
 
 
 def _own_grid(ds: Dataset, planes: Sequence[Plane], name: str) -> Geometry:
-    """The smallest grid that all frames lie on. Frames without any voxel may have been left out between others."""
+    """Return the smallest grid on which all frames lie. Empty frames between others may have been left out."""
     first = min(planes, key=lambda plane: float(plane.position @ planes[0].normal))
     along = np.array([float((plane.position - first.position) @ first.normal) for plane in planes])
     steps = np.diff(np.unique(along))
@@ -188,7 +192,7 @@ def _own_grid(ds: Dataset, planes: Sequence[Plane], name: str) -> Geometry:
     if count > MAXIMUM_SLICES:
         raise InputRefused(f"{name}: its frames lie on no common grid of slices")
     affine = np.eye(4)
-    # over the whole length, so that the rounding of single positions does not add up
+    # Divide the whole length, so that the rounding of single positions does not add up.
     affine[:3, 0] = first.normal * (float(along.max()) / (count - 1) if count > 1 else step)
     affine[:3, 1] = first.column_direction * first.spacing[0]
     affine[:3, 2] = first.row_direction * first.spacing[1]
@@ -197,18 +201,18 @@ def _own_grid(ds: Dataset, planes: Sequence[Plane], name: str) -> Geometry:
 
 
 def _declared_step(ds: Dataset) -> float:
-    """mm, where all frames lie in one plane."""
+    """Return the distance of slices in mm that is declared, for frames that all lie in one plane."""
     measures = functional(ds, 0, "PixelMeasuresSequence")
     assert measures is not None  # planes_of has read it
     return float(measures.get("SpacingBetweenSlices") or measures.get("SliceThickness") or 1.0)
 
 
 def _offset(plane: Plane, grid: Geometry, where: str) -> tuple[int, int, int]:
-    """Index (slice, row, column) of the frame's first pixel in `grid`."""
+    """Return the index (slice, row, column) of the frame's first pixel in `grid`."""
     steps = np.stack([plane.column_direction * plane.spacing[0], plane.row_direction * plane.spacing[1]], axis=1)
     to_index = np.linalg.inv(grid.affine)
     turned = to_index[:3, :3] @ steps - np.array([[0, 0], [1, 0], [0, 1]])
-    # directions are rounded; the last pixel must still be the grid's
+    # Directions are rounded, but the last pixel must still lie on the grid.
     if np.abs(turned).max() > DIRECTION_TOLERANCE:
         raise InputRefused(f"{where}: it has another orientation or pixel spacing than the grid")
     index = (to_index @ np.append(plane.position, 1.0))[:3]
@@ -223,7 +227,7 @@ def _offset(plane: Plane, grid: Geometry, where: str) -> tuple[int, int, int]:
 
 
 def _sources(ds: Dataset, count: int) -> tuple[tuple[str, str], ...]:
-    """From the derivation of the frames (PS3.3 C.7.6.16.2.6), else from the list of referenced series."""
+    """Return the sources from the derivation of the frames (PS3.3 C.7.6.16.2.6), else from the referenced series."""
     derivations = [functional(ds, k, "DerivationImageSequence") for k in range(count)]
     items = [i for d in derivations if d is not None for i in d.get("SourceImageSequence") or []]
     if not items:

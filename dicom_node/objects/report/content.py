@@ -1,4 +1,4 @@
-"""Content items that the reports share (PS3.3 C.17.3), by template of PS3.16."""
+"""Content items that the reports share (PS3.3 C.17.3), by the templates of PS3.16."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -10,19 +10,20 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import Collection, codes
 from pydicom.sr.coding import Code as SRCode
 
-from dicom_node.objects.base.codes import SCHEME, sr_code
-from dicom_node.objects.base.context import NODE, ObjectContext, Predecessor, device_uid
+from dicom_node.objects.base.codes import sr_code
+from dicom_node.objects.base.context import NODE, ObjectContext, ResultReference, device_uid
 from dicom_node.objects.base.units import check_unit
+from inference.contract.concepts import SCHEME
 from inference.contract.findings import Algorithm, Evaluation, Measurement, TimePoint
 
 
 def language() -> Any:
-    """TID 1204."""
+    """Return the language of the report (TID 1204)."""
     return sr.LanguageOfContentItemAndDescendants(SRCode("en-US", "RFC5646", "English (United States)"))
 
 
 def device_observer(algorithm: Algorithm | None, context: ObjectContext) -> Any:
-    """TID 1002 and 1004: the algorithm as this node runs it, or the node alone."""
+    """Return the observer (TID 1002, 1004): the algorithm as this node runs it, or the node alone."""
     return sr.ObserverContext(
         codes.DCM.Device,
         sr.DeviceObserverIdentifyingAttributes(
@@ -36,7 +37,7 @@ def device_observer(algorithm: Algorithm | None, context: ObjectContext) -> Any:
 
 
 def algorithm_identification(algorithm: Algorithm) -> Any:
-    """TID 4019."""
+    """Return the identification of an algorithm (TID 4019)."""
     return sr.AlgorithmIdentification(
         name=algorithm.name,
         version=algorithm.version,
@@ -46,9 +47,10 @@ def algorithm_identification(algorithm: Algorithm) -> Any:
 
 
 def time_point(point: TimePoint | None) -> Any:
-    """TID 1502; the type of the time point where its label is a term of CID 6146. None where there is none.
+    """Return the time point context (TID 1502); None where there is no time point.
 
-    Its order is told in words: viewers show the NUM of row 5 beside the outline, as if it were measured there.
+    It has a type where the label is a term of CID 6146. Its order is told in words, because viewers show the NUM of row
+    5 beside the outline, as if it were measured there.
     """
     if point is None:
         return None
@@ -62,7 +64,10 @@ def time_point(point: TimePoint | None) -> Any:
 
 
 def measurements(values: Iterable[Measurement]) -> list[Any]:
-    """NUM items of TID 300 and 1419. Raises ValueError for a unit that does not fit and a value that is not finite."""
+    """Return NUM items (TID 300, 1419).
+
+    Raises ValueError for a unit that does not fit its quantity, and for a value that is not finite.
+    """
     return [_measurement(one) for one in values]
 
 
@@ -78,9 +83,9 @@ def _measurement(one: Measurement) -> Any:
 
 
 def without_missing_values(item: Dataset) -> None:
-    """Takes the number away from each NUM below `item` that says why it has none (PS3.3 C.18.1, CID 42).
+    """Remove the number of each NUM below `item` that has a reason why there is none (PS3.3 C.18.1, CID 42).
 
-    To be done to the finished document: highdicom 0.28.2 reads no NUM that has no measured value.
+    Call this for the finished document, because highdicom 0.28.2 cannot read a NUM without a measured value.
     """
     for child in item.get("ContentSequence", []):
         if "NumericValueQualifierCodeSequence" in child:
@@ -89,24 +94,24 @@ def without_missing_values(item: Dataset) -> None:
 
 
 def _decimal(value: float) -> float:
-    """Six significant digits: fits a DS (16 characters) and carries no float noise."""
+    """Round to six significant digits, which fit a DS (16 characters) and carry no noise of floats."""
     if not math.isfinite(value):
         raise ValueError("a measurement is not a finite number; give None and why it is missing")
     return float(f"{value:.6g}")
 
 
 def evaluations(values: Iterable[Evaluation]) -> list[Any]:
-    """CODE items."""
+    """Return CODE items."""
     return [sr.QualitativeEvaluation(sr_code(one.name), sr_code(one.value)) for one in values]
 
 
-def texts(pairs: Iterable[tuple[SRCode, str]]) -> list[Any]:
-    """TEXT items, without the empty ones."""
+def text_items(pairs: Iterable[tuple[SRCode, str]]) -> list[Any]:
+    """Return TEXT items, without the empty ones."""
     return [sr.TextContentItem(name, text, RelationshipTypeValues.CONTAINS) for name, text in pairs if text]
 
 
-def references(study_instance_uid: str, objects: Sequence[Predecessor]) -> list[Dataset]:
-    """Hierarchical SOP Instance Reference Macro (PS3.3 C.17.2.1): objects of one study, by series."""
+def references(study_instance_uid: str, objects: Sequence[ResultReference]) -> list[Dataset]:
+    """Return objects of one study by series: Hierarchical SOP Instance Reference Macro (PS3.3 C.17.2.1)."""
     series: dict[str, list[Dataset]] = {}
     for one in objects:
         reference = Dataset()
@@ -125,7 +130,7 @@ def references(study_instance_uid: str, objects: Sequence[Predecessor]) -> list[
 
 
 def name_coding_scheme(ds: Dataset) -> None:
-    """Coding Scheme Identification (PS3.3 C.12.1): whose the codes of our own are."""
+    """Set Coding Scheme Identification (PS3.3 C.12.1), which says who defines the node's own codes."""
     scheme = Dataset()
     scheme.CodingSchemeDesignator = SCHEME
     scheme.CodingSchemeName = "dicom-node, docs/codes.md"

@@ -1,4 +1,4 @@
-"""Image library of a report (PS3.16 TID 1600): what the images are that were used, and how they were acquired."""
+"""Image library of a report (PS3.16 TID 1600): the images that were used, and how they were acquired."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,11 +26,11 @@ ORIENTATION = (
 
 
 def image_library(volumes: Sequence[tuple[Volume, Sequence[Dataset]]]) -> Any:
-    """One group for each volume, given with the headers of its instances, each once, in slice order.
+    """Build an image library with one group for each volume. The headers are one for each instance, in slice order.
 
     A group states once what its images have in common (TID 1602, 1604, 1606). An image states its acquisition time
-    where the images of its group differ in it. Positions are left to the images: three numbers for each of 300
-    slices are more than all the rest of a report.
+    where the images of its group differ in it. Positions are left out, because three numbers for each of 300 slices
+    are more than all other content of a report.
     """
     library = sr.ContainerContentItem(codes.DCM.ImageLibrary, relationship_type=_CONTAINS, template_id="1600")
     library.ContentSequence = sr.ContentSequence([_group(volume, headers) for volume, headers in volumes])
@@ -52,7 +52,7 @@ def _group(volume: Volume, headers: Sequence[Dataset]) -> Any:
 
 
 def _facts(volume: Volume, headers: Sequence[Dataset]) -> list[Any]:
-    """The rows of TID 1602, then 1604 and 1606; a fact that is unknown or not common to all images is left out."""
+    """Return the rows of TID 1602, then 1604 and 1606, without facts that are unknown or differ between images."""
     between, rows, columns = volume.geometry.spacing
     _, height, width = volume.geometry.shape
     axes = volume.geometry.affine[:3, [2, 1]].T  # along a row, down a column
@@ -102,13 +102,13 @@ def _time(time: str) -> Any:
 
 
 def _common(headers: Sequence[Dataset], keyword: str) -> str:
-    """The value that all headers have, as text; empty where they differ or have none."""
+    """Return the value that all headers have, as text; empty where they differ or have none."""
     values = {str(ds.get(keyword) or "") for ds in headers}
     return values.pop() if len(values) == 1 else ""
 
 
 def _acquisition_time(ds: Dataset) -> str | None:
-    """HHMMSS.FFFFFF; Enhanced objects have a date and time in one."""
+    """Return the time as HHMMSS.FFFFFF. Enhanced objects have date and time in one attribute."""
     time = str(ds.get("AcquisitionTime") or "") or _date_time(ds)[8:]
     return time if time and is_one(TM, time) else None
 
@@ -120,12 +120,12 @@ def _acquisition_date(headers: Sequence[Dataset]) -> str | None:
 
 
 def _date_time(ds: Dataset) -> str:
-    """AcquisitionDateTime without the offset from UTC."""
+    """Return AcquisitionDateTime without the offset from UTC."""
     return str(ds.get("AcquisitionDateTime") or "").split("+")[0].split("-")[0]
 
 
 def _slice_thickness(headers: Sequence[Dataset]) -> float | None:
-    """Mm."""
+    """Return the thickness in mm; None where it is unknown, or differs."""
     found = set()
     for ds in headers:
         measures = functional(ds, 0, "PixelMeasuresSequence") if is_enhanced(ds) else ds
