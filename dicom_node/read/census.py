@@ -9,7 +9,7 @@ class Fault(StrEnum):
 
     NOT_INDEXED = "file without a row"  # --repair gives it one
     MISSING = "row without its file"  # --repair, where a journal still has it; else the sender must send it again
-    DAMAGED = "file differs from what was received"  # the same
+    DAMAGED = "file differs from what was received"  # repaired in the same way
     JOURNAL = "journal damaged"  # its readable part is filed; the copy beside it is for whoever examines it
     UNFILED = "instance that cannot be filed"
 
