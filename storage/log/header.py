@@ -1,7 +1,7 @@
-"""The few attributes the node needs of an instance, read from its encoded bytes without touching the rest.
+"""The header of an instance: the few attributes that the node needs, read from the encoded bytes.
 
-Two readers give the same answer. The quick one takes little endian datasets apart by hand, in a tenth of the time; it
-declines whatever it does not expect, and pydicom, which has seen more, decides then.
+Two readers give the same answer. The quick reader parses little endian datasets by hand, in a tenth of the time. It
+declines whatever it does not expect, and then pydicom, which accepts more, decides.
 """
 
 import math
@@ -56,7 +56,7 @@ _WANTED = (
     REQUESTED_PROCEDURE_PRIORITY,
 )
 
-# Written by GE: implicit VR little endian, but for the words of the pixel data.
+# A private transfer syntax of GE: implicit VR little endian, except for the words of the pixel data.
 GE_PRIVATE_IMPLICIT = "1.2.840.113619.5.2"
 JPIP_REFERENCED_DEFLATE = "1.2.840.10008.1.2.4.95"
 JPIP_HTJ2K_REFERENCED_DEFLATE = "1.2.840.10008.1.2.4.205"
@@ -64,19 +64,19 @@ JPIP_HTJ2K_REFERENCED_DEFLATE = "1.2.840.10008.1.2.4.205"
 _IMPLICIT = frozenset({ImplicitVRLittleEndian, GE_PRIVATE_IMPLICIT})
 _DEFLATED = frozenset({DeflatedExplicitVRLittleEndian, JPIP_REFERENCED_DEFLATE, JPIP_HTJ2K_REFERENCED_DEFLATE})
 _BY_PYDICOM = _DEFLATED | {ExplicitVRBigEndian}
-_LARGEST_INFLATED_HEADER = 4 * 2**20  # stops a small deflated dataset from filling the memory
+_LARGEST_INFLATED_HEADER = 4 * 2**20  # prevents a small deflated dataset from filling the memory
 _LARGEST_INTEGER = 2**31 - 1  # of IS (PS3.5 table 6.2-1)
 
 NO_FACTS = Facts()
 
 
 class UnreadableDataset(Permanent):
-    """BytesLike that are not a dataset in their transfer syntax, or one without the UIDs that identify an instance."""
+    """An error: the bytes are no dataset in their transfer syntax, or lack the UIDs that identify an instance."""
 
 
 @dataclass(frozen=True)
 class InstanceHeader:
-    """Identification of one composite instance. Padding is removed; `modality` may be empty."""
+    """The identification of one composite instance, without padding; `modality` may be empty."""
 
     sop_class_uid: str
     sop_instance_uid: str
@@ -87,12 +87,11 @@ class InstanceHeader:
 
 
 def scan_header(dataset: BytesLike, transfer_syntax_uid: str) -> InstanceHeader:
-    """Reads the header of a dataset encoded in `transfer_syntax_uid`, without preamble and file meta information. The
-    beginning of a dataset is enough if it holds what is wanted.
+    """Return the header of a dataset, given without preamble and file meta information.
 
-    Transfer syntaxes this function does not know are explicit VR little endian, as PS3.5 A.4 requires of all
-    encapsulated ones. Raises UnreadableDataset for missing UIDs only; its message never quotes the
-    dataset. Whatever else cannot be read is None.
+    The beginning of a dataset is enough if it holds the wanted attributes. A transfer syntax that is unknown here is
+    read as explicit VR little endian, as PS3.5 A.4 requires of all encapsulated ones. Raises UnreadableDataset if a UID
+    is missing; its message never quotes the dataset. Any other attribute that cannot be read is None.
     """
     values = scan_by_hand(dataset, transfer_syntax_uid)
     if values is None:
@@ -135,7 +134,7 @@ def _uid(value: bytes | None, name: str) -> str:
 
 
 def _code(value: bytes | None) -> str | None:
-    """A code string, 16 characters at most (PS3.5 table 6.2-1)."""
+    """Decode a code string, 16 characters at most (PS3.5 table 6.2-1)."""
     if not value:
         return None
     text = value.split(b"\\", 1)[0].strip(b" \0")
@@ -143,7 +142,7 @@ def _code(value: bytes | None) -> str | None:
 
 
 def _integer(value: bytes | None) -> int | None:
-    """The first value of an integer string; 12.0 is one too, since it is written."""
+    """Decode the first value of an integer string. 12.0 is accepted, because some devices write it."""
     if not value:
         return None
     first = value.split(b"\\", 1)[0].strip(b" \0")
@@ -158,8 +157,8 @@ def _integer(value: bytes | None) -> int | None:
 
 
 def _decimals(value: bytes | None, count: int) -> tuple[float, ...] | None:
-    """A decimal string of `count` values."""
-    if not value or b"_" in value:  # which Python allows in numbers
+    """Decode a decimal string of `count` values."""
+    if not value or b"_" in value:  # Python would accept an underscore in a number
         return None
     try:
         numbers = tuple(map(float, value.strip(b" \0").split(b"\\")))
@@ -175,7 +174,7 @@ def _decimal(value: bytes | None) -> float | None:
 
 # -- by hand -----------------------------------------------------------------------------------------------------------
 
-# Tags are read as one number, its halves swapped: the group is in the lower one.
+# A tag is read as one number with its halves swapped: the group is the lower half.
 _EXPLICIT = struct.Struct("<L2sH")  # tag, VR, length (PS3.5 7.1.2)
 _IMPLICIT_ELEMENT = struct.Struct("<LL")  # tag, length (PS3.5 7.1.3)
 _ELEMENT = struct.Struct("<HHL")  # group, element, length: items and delimiters in any encoding (PS3.5 7.5)
@@ -192,11 +191,11 @@ _LAST = _LAST_GROUP | (REQUESTED_PROCEDURE_PRIORITY & 0xFFFF) << 16  # the great
 
 
 class _Unexpected(Exception):
-    """The quick reader declines."""
+    """The signal that the quick reader declines."""
 
 
 def scan_by_hand(dataset: BytesLike, transfer_syntax_uid: str) -> dict[int, bytes] | None:
-    """The values of the wanted elements that are there; None where the quick reader declines."""
+    """Return the values of the wanted elements that are there; None if the quick reader declines."""
     if transfer_syntax_uid in _BY_PYDICOM:
         return None
     try:
@@ -260,11 +259,13 @@ def _scan_implicit(dataset: BytesLike) -> dict[int, bytes]:
 
 
 def _skip_sequence(dataset: BytesLike, position: int, explicit: bool) -> int:
-    """The position after a sequence of undefined length whose items begin at `position` (PS3.5 7.5), however deep it
-    is nested. Each step goes forward, so that the time is bounded by the length of the dataset.
+    """Return the position after a sequence of undefined length whose items begin at `position` (PS3.5 7.5).
+
+    Nested sequences are skipped with it. Each step moves forward, so that the time is bounded by the length of the
+    dataset.
     """
     size = len(dataset)
-    inside = [False]  # for each open level: whether an item of undefined length is open, rather than the sequence
+    inside = [False]  # for each open level: True inside an item of undefined length, False inside a sequence
     while inside:
         group, element, length = _ELEMENT.unpack_from(dataset, position)
         if group == 0xFFFE:
@@ -287,39 +288,49 @@ def _skip_sequence(dataset: BytesLike, position: int, explicit: bool) -> int:
             else:
                 position += length
         else:
-            vr = bytes(dataset[position + 4 : position + 6])
-            if vr in _SHORT_VRS:
-                position += 8 + (length >> 16)
-            elif vr in _LONG_VRS:
-                (length,) = _LONG.unpack_from(dataset, position + 8)
-                position += 12
-                if length != _UNDEFINED:
-                    position += length
-                elif vr == b"SQ":
-                    inside.append(False)
-                else:
-                    raise _Unexpected
-            else:
-                raise _Unexpected
+            position, is_open = _skip_explicit(dataset, position, length)
+            if is_open:
+                inside.append(False)
         if position > size:
             raise _Unexpected
     return position
+
+
+def _skip_explicit(dataset: BytesLike, position: int, length: int) -> tuple[int, bool]:
+    """Return the position after an element in explicit VR, and whether that is inside a sequence of undefined length.
+
+    `length` are the four bytes behind the tag, read as one number.
+    """
+    vr = bytes(dataset[position + 4 : position + 6])
+    if vr in _SHORT_VRS:
+        return position + 8 + (length >> 16), False
+    if vr not in _LONG_VRS:
+        raise _Unexpected
+    (length,) = _LONG.unpack_from(dataset, position + 8)
+    if length != _UNDEFINED:
+        return position + 12 + length, False
+    if vr != b"SQ":
+        raise _Unexpected
+    return position + 12, True
 
 
 # -- with pydicom ------------------------------------------------------------------------------------------------------
 
 
 def scan_with_pydicom(dataset: BytesLike, transfer_syntax_uid: str) -> dict[int, bytes]:
-    """The same for every transfer syntax, and for datasets that bend the rules. Raises UnreadableDataset."""
+    """Return what `scan_by_hand` does, for every transfer syntax and for datasets that violate the standard.
+
+    Raises UnreadableDataset.
+    """
     try:
         encoded = _inflate(dataset) if transfer_syntax_uid in _DEFLATED else bytes(dataset)
         try:
             ds = _read(encoded, transfer_syntax_uid, REQUESTED_PROCEDURE_PRIORITY)
-        except Exception:  # what comes after the UIDs is optional
+        except Exception:  # the attributes after the UIDs are optional
             ds = _read(encoded, transfer_syntax_uid, SERIES_INSTANCE_UID)
-        # Iterating over the dataset itself would decode the values.
+        # Iterating over the dataset itself would decode all values.
         found = {int(tag): getattr(ds.get_item(tag), "value", None) for tag in ds.keys()}  # noqa: SIM118
-    except Exception as error:  # a parser fails on damaged bytes in many ways, all of which mean the same
+    except Exception as error:  # damaged bytes make a parser fail in many ways
         raise UnreadableDataset(f"The dataset cannot be read ({type(error).__name__})") from None
     return {tag: value for tag, value in found.items() if tag in _WANTED and value and isinstance(value, bytes)}
 
@@ -338,5 +349,5 @@ def _read(encoded: bytes, transfer_syntax_uid: str, last: int) -> Dataset:
 
 
 def _inflate(dataset: BytesLike) -> bytes:
-    """The beginning of a deflated dataset (PS3.5 A.5: a raw deflate stream)."""
+    """Return the beginning of a deflated dataset (PS3.5 A.5: a raw deflate stream)."""
     return zlib.decompressobj(-zlib.MAX_WBITS).decompress(dataset, _LARGEST_INFLATED_HEADER)

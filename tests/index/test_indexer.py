@@ -113,7 +113,7 @@ def test_a_segment_is_flushed_before_it_is_removed(
     store(receiver, received())
     receiver.close()
     order: list[str] = []
-    monkeypatch.setattr(FileSystem, "settle", lambda self: order.append("settled"))
+    monkeypatch.setattr(FileSystem, "flush", lambda self: order.append("settled"))
     unlink = Path.unlink
 
     def seen(path: Path, missing_ok: bool = False) -> None:
@@ -337,15 +337,15 @@ def test_a_failed_flush_has_everything_compared_again(
     sent = received()
     store(receiver, sent)
     receiver.close()
-    (settled,) = [FileSystem.settle]
+    (settled,) = [FileSystem.flush]
 
     def lose(file_system: FileSystem) -> None:
-        monkeypatch.setattr(FileSystem, "settle", settled)
+        monkeypatch.setattr(FileSystem, "flush", settled)
         for path in node.root.rglob("[0-9]*.dcm"):
             path.write_bytes(bytes(len(sent.file)))
         raise OSError(5, "input/output error")
 
-    monkeypatch.setattr(FileSystem, "settle", lose)
+    monkeypatch.setattr(FileSystem, "flush", lose)
     running = indexer(node)
     with pytest.raises(OSError, match="input/output"):
         running.advance()
