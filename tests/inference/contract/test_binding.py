@@ -1,4 +1,4 @@
-"""Which of several series feeds an input, which volume of it is meant, and how a wrong declaration is refused."""
+"""The binding of series to inputs, and the volume of a series that is meant."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ def series(uid: str, kind: Kind = Kind.T1W, **change: object) -> Recognition:
 
 
 def refusal(rule: InputRule, one: Recognition) -> str:
-    """Empty where it is taken."""
+    """Return why the series is refused, an empty text if it is taken."""
     (decision,) = bind([rule], [one]).decisions
     return "" if decision.taken else decision.reason
 
@@ -111,7 +111,7 @@ def test_diffusion_needs_the_b_values_that_are_asked_for() -> None:
 
 
 def test_a_series_of_several_volumes_feeds_what_takes_them(test_data: Path) -> None:
-    """A real one, with two echoes: one volume is refused unless it is said which, and all are taken."""
+    """A real series has two echoes: an input of one volume refuses it without `select`, one of all volumes takes it."""
     folder = test_data / "mr" / "siemens_xa30_study" / "8_gre_field_mapping"
     found = recognise_headers(read_headers(sorted(folder.glob("*.dcm"))))
     assert found.volumes == 2

@@ -1,4 +1,4 @@
-"""A site's own model: what its folder may say, and what is refused."""
+"""The model folder of a site: its keys, how it runs, and what is refused."""
 
 import json
 import os

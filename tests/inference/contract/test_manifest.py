@@ -1,4 +1,4 @@
-"""What a descriptor declares, how a mistake in it is told, and which files enter the hash of an application."""
+"""Manifests: what a descriptor declares, how mistakes are told, and which files enter the hash."""
 
 import shutil
 import tomllib

@@ -1,4 +1,4 @@
-"""Which volumes of a series an application gets: `volumes` and `select` of its declared inputs."""
+"""The volumes of a series that an application gets, by `volumes` and `select` of its declared inputs."""
 
 from pathlib import Path
 

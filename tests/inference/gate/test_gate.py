@@ -56,7 +56,7 @@ def ghost(volume: Volume, share: float) -> Volume:
 
 
 def moved(volume: Volume, millimetres: float) -> Volume:
-    """To and fro along the rows while the lines of k-space were acquired, seven lines for each breath."""
+    """Move the limb to and fro along the rows during the acquisition of k-space, seven lines for each breath."""
     n = volume.array.shape[1]
     frequency, line = np.fft.fftfreq(n), np.fft.fftshift(np.arange(n))
     shift = millimetres / volume.geometry.spacing[1] * np.sin(2 * np.pi * line / 7.3)

@@ -1,4 +1,4 @@
-"""What a series is, and which one feeds an input."""
+"""The recogniser on real series and on headers as scanners write them."""
 
 import time
 import warnings
@@ -37,7 +37,10 @@ def test_real_series_are_recognised_with_and_without_their_names(table: list[Row
 
 
 def test_what_is_known_to_be_wrong_is_still_wrong(table: list[Row]) -> None:
-    """Where this fails the recogniser was mended: take `known_wrong` from the label, and correct docs/series.md."""
+    """If this fails, the recogniser was mended.
+
+    Then take `known_wrong` from the label, and correct docs/series.md.
+    """
     wrong = {row.label["folder"]: row.untrue for row in table if row.known_wrong}
     assert wrong == {
         "ge_b0_map_hz": ("kind",),
@@ -98,7 +101,7 @@ def test_170_headers_take_well_under_a_second(test_data: Path) -> None:
 
 
 def whatever(folder: Path) -> Iterator[list[Dataset]]:
-    """Everything in `folder` that can be opened at all, by series."""
+    """Yield everything in `folder` that can be opened at all, by series."""
     series: defaultdict[str, list[Dataset]] = defaultdict(list)
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         try:
@@ -126,7 +129,7 @@ def test_whatever_comes_is_answered_with_a_reason(test_data: Path, folder: str) 
 
 
 def header(place: int = 0, **attributes: Any) -> Dataset:
-    """One axial slice, `place` x 5 mm up. Attributes are of the standard, or private: `_gggg_ee="CREATOR", value`."""
+    """Make the header of an axial slice, `place` x 5 mm up, with `attributes` of the standard by their keywords."""
     ds = Dataset()
     ds.SOPClassUID, ds.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.4", f"1.2.{place + 1}"
     ds.SeriesInstanceUID, ds.Modality, ds.Rows, ds.Columns = "1.2.3", "MR", 64, 64
@@ -139,7 +142,7 @@ def header(place: int = 0, **attributes: Any) -> Dataset:
 
 
 def private(ds: Dataset, group: int, creator: str, element: int, vr: str, value: Any, block: int = 0x10) -> Dataset:
-    """`creator` is left out where it is empty, as de-identification does."""
+    """Add a private element. An empty `creator` is left out, as de-identification does."""
     if creator:
         ds.add_new(group << 16 | block, "LO", creator)
     ds.add_new(group << 16 | block << 8 | element, vr, value)
@@ -253,7 +256,7 @@ def test_b_values_of_every_vendor(
 
 
 def test_an_element_of_another_creator_is_no_b_value() -> None:
-    """A block belongs to whom it says: here somebody else took the usual one."""
+    """A block belongs to the creator that it names: here somebody else took the usual one."""
     ds = private(header(**EP, Manufacturer="GE MEDICAL SYSTEMS"), 0x0043, "SOMEBODY", 0x39, "IS", 700)
     assert recognise_headers([ds]).b_values == ()
     other = private(header(**EP), 0x0019, "SIEMENS MR HEADER", 0x0C, "IS", 800, block=0x11)

@@ -1,7 +1,8 @@
 """dcm2niix as an oracle: on every real series it finds the same volumes, with the same voxels in the same places.
 
-Where it does not, `DIFFERENT` says what differs and why; what is said there must remain so. Voxels are compared as
-Philips' scaling gives them: dcm2niix writes these values by default, the node has them as `array / signal_scale`.
+`DIFFERENT` and `KNOWN_WRONG` say where it does not, what differs and why; what they say must remain so. Voxels are
+compared as the scaling of Philips gives them: dcm2niix writes these values by default, the node has them as
+`array / signal_scale`.
 """
 
 import re
@@ -170,7 +171,7 @@ def difference(folder: Path, output: Path) -> str:
 
 
 def converted(folder: Path, output: Path) -> Iterator[Image]:
-    """The 3D images that dcm2niix makes of a folder, with its default settings."""
+    """Yield the 3D images that dcm2niix makes of a folder, with its default settings."""
     program = shutil.which("dcm2niix")
     if program is None:
         pytest.skip("dcm2niix is not installed: run tests/install-peers.sh")
@@ -186,9 +187,9 @@ def converted(folder: Path, output: Path) -> Iterator[Image]:
 
 
 def apart(volume: Volume, image: Image) -> tuple[float, float]:
-    """How far apart values are, as a fraction of the largest, and the centres of their voxels, in mm, at most.
+    """Return how far apart values are, as a fraction of the largest, and voxel centres, in mm, at most.
 
-    Infinite where the grids differ in size, or in direction by more than a turn.
+    Both are infinite if the grids differ in size, or in direction by more than a turn.
     """
     array, affine = image
     mapped = np.linalg.inv(affine) @ volume.geometry.affine  # (slice, row, column, 1) to (i, j, k, 1)

@@ -14,7 +14,7 @@ SHAPE = (30, 60, 70)
 
 @pytest.fixture
 def geometry() -> Geometry:
-    """Slices 4 mm apart, rows 1.5 mm, columns 1.2 mm; turned about z, origin off zero."""
+    """Make a grid of slices 4 mm, rows 1.5 mm, columns 1.2 mm apart; turned about z, its origin off zero."""
     affine = np.eye(4)
     affine[:3, :3] = TURN @ np.array([[0, 0, 1.2], [0, 1.5, 0], [4.0, 0, 0]])
     affine[:3, 3] = [5, -7, 30]
@@ -22,7 +22,7 @@ def geometry() -> Geometry:
 
 
 def ellipsoid(geometry: Geometry, centre: tuple[float, float, float], radii: tuple[float, float, float]) -> np.ndarray:
-    """Axes along those of the array (slice, row, column), centre in indices, radii in mm."""
+    """Make an ellipsoid: axes along those of the array (slice, row, column), centre in indices, radii in mm."""
     grid = np.indices(SHAPE).transpose(1, 2, 3, 0)
     distance = (grid - centre) * geometry.spacing / np.array(radii)
     return np.asarray(np.linalg.norm(distance, axis=-1) <= 1)

@@ -1,4 +1,4 @@
-"""Series to volumes: exact geometry from real scanners, and a reason for whatever is not one volume."""
+"""Volumes from series: exact geometry from real scanners, and a reason for whatever is not one volume."""
 
 import random
 from collections.abc import Iterable
@@ -126,7 +126,7 @@ def test_classic_and_enhanced_split_alike(test_data: Path) -> None:
 
 
 def classic(k: int, instance: int, **differing: Any) -> Dataset:
-    """The header of slice `k` of an axial series, 3 mm apart."""
+    """Make the header of slice `k` of an axial series, 3 mm apart."""
     ds = Dataset()
     ds.SOPClassUID, ds.SOPInstanceUID, ds.InstanceNumber = MRImageStorage, f"1.2.{instance}", instance
     ds.Rows, ds.Columns, ds.PixelSpacing = 8, 8, [1, 1]
@@ -137,14 +137,17 @@ def classic(k: int, instance: int, **differing: Any) -> Dataset:
 
 
 def series_of(slices: int, keyword: str, values: Iterable[Any], lost: Iterable[int] = ()) -> list[Dataset]:
-    """A volume for each value, one after the other, without the instances that are `lost`."""
+    """Make a volume for each value, one after the other, without the instances that are `lost`."""
     numbered = enumerate(product(values, range(slices)), 1)
     return [classic(k, n, **{keyword: value}) for n, (value, k) in numbered if n not in lost]
 
 
 def enhanced(slices: int) -> Dataset:
-    """The header of an Enhanced image: two echoes x magnitude and phase x two times x (b 0, b 800 in two directions) x
-    label and control, which only a private dimension tells apart. Frames come in no order."""
+    """Make the header of an Enhanced image of many volumes, whose frames come in no order.
+
+    It has two echoes x magnitude and phase x two times x (b 0, b 800 in two directions) x label and control, which only
+    a private dimension tells apart.
+    """
     ds, shared = Dataset(), Dataset()
     ds.SOPClassUID, ds.SOPInstanceUID, ds.Rows, ds.Columns = EnhancedMRImageStorage, "1.2.3", 8, 8
     shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [Dataset()], [Dataset()]
@@ -224,7 +227,7 @@ def test_repetitions_are_told_apart_by_their_order(test_data: Path) -> None:
 
 
 def test_a_value_of_each_slice_tells_no_volumes_apart(test_data: Path) -> None:
-    """Some scanners write the time since the start of the scan as TriggerTime into every image."""
+    """Some scanners write the time since the start of the scan into every image, as TriggerTime."""
     headers = headers_of(test_data / FIELD_MAP)
     for n, header in enumerate(headers):
         header.TriggerTime = 100 + n
@@ -257,7 +260,7 @@ def test_missing_slices_are_named(test_data: Path, series: str, lost: Iterable[i
 
 
 def test_volumes_that_lack_slices_at_opposite_ends_are_refused() -> None:
-    """The first lacks its last two, the second its first two: as long as one another, and shifted."""
+    """The first volume lacks its last two slices, the second its first two, so both have the same length."""
     with pytest.raises(InputRefused, match=r"2 slice\(s\) missing: a volume of 18 slices \(b-value 50.* image 39 lies"):
         stacks(series_of(20, "DiffusionBValue", (50, 800), lost=range(19, 23)))
 
@@ -267,7 +270,7 @@ def test_volumes_that_lack_slices_at_opposite_ends_are_refused() -> None:
     [("EchoTime", (12, 90), "EchoTime"), ("DiffusionBValue", (50, 800), "b-value"), (TIME, (1, 2), TIME)],
 )
 def test_slices_of_different_contrast_are_not_stacked(keyword: str, values: tuple[int, int], key: str) -> None:
-    """Where none shares a place with another, because the others were lost: ten of the one below ten of the other."""
+    """The others were lost, so no slice shares a place: ten of one contrast lie below ten of the other."""
     found = stacks(series_of(20, keyword, values, lost=range(11, 31)))
     assert [(len(stack.planes), stack.told_apart[key]) for stack in found] == [(10, v) for v in values]
 
@@ -301,7 +304,7 @@ def test_an_echo_time_never_belongs_to_a_slice() -> None:
 
 @pytest.mark.parametrize("series", ["siemens_prisma_epi_mosaic", "uih_umr770_dti_vframe"])
 def test_tiles_come_alike_in_implicit_vr(test_data: Path, tmp_path: Path, series: str) -> None:
-    """Which tells no VR of a private attribute."""
+    """Implicit VR tells no VR of a private attribute."""
     paths = sorted(files(test_data / "mr" / series))[:2]
     explicit = read_volumes(paths)
     for path in paths:
@@ -353,7 +356,7 @@ def test_a_mosaic_with_a_broken_header_is_refused(test_data: Path, value: Any, r
 
 
 def test_no_csa_header_does_harm(test_data: Path) -> None:
-    """Whatever stands in it, it is read or refused, at once."""
+    """Every header is read or refused at once, whatever it holds."""
     ds = headers_of(test_data / "mr/siemens_prisma_epi_mosaic")[0]
     block, rng = ds[CSA_HEADER].value, np.random.default_rng(0)
     for _ in range(300):
@@ -433,7 +436,7 @@ def test_rescale_is_applied(tmp_path: Path) -> None:
     [("mr/philips_elition_mprage_classic", None), ("mr/philips_elition_fieldmap_enhanced", 1)],
 )
 def test_the_scale_of_philips_outlives_its_private_creators(test_data: Path, series: str, frame: int | None) -> None:
-    """De-identification often drops them and keeps what is theirs."""
+    """De-identification often drops the creators and keeps their elements."""
     ds = dcmread(min(files(test_data / series)), stop_before_pixels=True)
     scale = signal_scale(ds, frame)
     ds.walk(lambda part, element: part.pop(element.tag) if element.tag.is_private_creator else None)
@@ -443,7 +446,7 @@ def test_the_scale_of_philips_outlives_its_private_creators(test_data: Path, ser
 
 
 def test_a_deflated_file_is_read_like_any_other(tmp_path: Path) -> None:
-    """Its pixels stand at no byte of the file (PS3.5 A.5)."""
+    """The pixels have no offset in a deflated file (PS3.5 A.5)."""
     paths = sorted(write_oblique(tmp_path, "A^B", "ISO_IR 100").iterdir())
     plain = read_volume(paths).array
     for path in paths:
