@@ -62,7 +62,10 @@ def send_report(calling_ae_title: str, timeout: float, target: Target, report: O
 
 
 class CommitmentReporter:
-    """Sends the reports that are due. `filed` tells up to when everything that was acknowledged is indexed."""
+    """The loops that send the reports that are due.
+
+    `filed` tells up to which time everything that was acknowledged is indexed.
+    """
 
     def __init__(
         self,

@@ -44,7 +44,7 @@ _REASONS_IN_WORDS: dict[int, str] = {
 
 
 class Confirmer:
-    """Asks destinations whether they keep what they accepted, and acts on the answers.
+    """The loops that ask destinations whether they keep what they accepted, and act on the answers.
 
     `patience` is how long a destination may take to commit, or to show, an object. `pauses` says how soon a destination
     that does not answer is asked again. `linger` (seconds) is how long the association that asked waits for the report.

@@ -27,7 +27,7 @@ _GIVEN_UP = (DeliveryState.REPLACED, DeliveryState.FAILED)
 
 
 class Dispatcher:
-    """Sends the objects of jobs to destinations.
+    """The loops that send the objects of jobs to destinations.
 
     `beside` are further loops of the same role. Each has a thread of its own.
     """

@@ -1,6 +1,6 @@
 """The kinds of result objects. A further kind is a module in this folder and a line of OBJECT_TYPES.
 
-Modules are named as text: settings and dispatcher read this table, and must not load what builds the objects.
+Modules are named as text, because settings and dispatcher read this table and must not load what builds the objects.
 """
 
 from collections.abc import Collection, Mapping
@@ -25,7 +25,7 @@ LABEL_MAP_SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"  # pydicom 3.0.1
 
 @dataclass(frozen=True)
 class ObjectType:
-    """One kind of result object.
+    """A kind of result object.
 
     `module` of this folder has `create(kind, parts)`, which returns the objects of the kind; it is None for what is not
     made of findings. `sop_classes` are those that an object of the kind may have. A destination can ask for the kind by

@@ -10,7 +10,7 @@ from dicom_node.read.visits import SAMPLES, read_acquisition_date
 from dicom_node.runtime.logs import fields
 from dicom_node.work.applications import WarmApplications
 from dicom_node.work.output import JobResult, Outputs
-from dicom_node.work.withdrawal import Withdrawals
+from dicom_node.work.withdrawal import WithdrawalTask
 from inference.contract.application import Progress
 from inference.contract.inputs import split_key
 from inference.contract.series_input import SeriesInput
@@ -21,8 +21,8 @@ from storage.records.jobs import AnalysisDetail, Job
 log = logging.getLogger(__name__)
 
 
-class Analyses:
-    """Performs jobs of kind ANALYSIS."""
+class AnalysisTask:
+    """The work of jobs of kind ANALYSIS."""
 
     def __init__(
         self,
@@ -30,13 +30,13 @@ class Analyses:
         applications: WarmApplications,
         instances: InstanceStore,
         outputs: Outputs,
-        withdrawals: Withdrawals,
+        withdrawal: WithdrawalTask,
     ) -> None:
         self._engine = engine
         self._applications = applications
         self._instances = instances
         self._outputs = outputs
-        self._withdrawals = withdrawals
+        self._withdrawal = withdrawal
 
     def perform(self, job: Job, detail: AnalysisDetail) -> JobResult:
         """Run the application, and write the objects of its findings for each group of destinations.
@@ -55,7 +55,7 @@ class Analyses:
             for group in output.groups
             for built in build_objects(findings, output.context(group.names), group.profile)
         ]
-        objects += self._withdrawals.superseded(output)
+        objects += self._withdrawal.superseded(output)
         return JobResult(
             objects,
             {

@@ -1,4 +1,4 @@
-"""The first images of the series of a study: enough to say what a report of no result, or a withdrawal, is about."""
+"""The first images of the series of a study: enough to say which images a report or a rejection note is about."""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -16,13 +16,13 @@ MOST_IMAGES = 32
 
 
 class FirstImages:
-    """Finds the first images of a job's study. Results of this node are no images of it."""
+    """A search for the first images of a job's study. It passes over results of this node."""
 
     def __init__(self, instances: InstanceStore, results: Results) -> None:
         self._instances = instances
         self._results = results
 
-    def of(self, job: Job) -> Sequence[Path]:
+    def find(self, job: Job) -> Sequence[Path]:
         """Return the first readable image of each series that feeds the job.
 
         Takes every series of the study where the job names none, or none that can be read. Raises InputRefused where
@@ -53,7 +53,7 @@ def _first_readable(images: Sequence[Instance]) -> Path | None:
     for image in sorted(images, key=lambda i: (i.facts.instance_number or 0, i.sop_instance_uid)):
         try:
             dcmread(image.path, stop_before_pixels=True)
-        except Exception:  # noqa: S112 - a parser fails on damaged bytes in many ways; the analysis said so already
+        except Exception:  # noqa: S112 - parsers fail in many ways, and the analysis has reported the damage already
             continue
         return image.path
     return None

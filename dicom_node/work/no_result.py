@@ -19,8 +19,8 @@ from storage.records.results import ObjectKind
 log = logging.getLogger(__name__)
 
 
-class NoResultReports:
-    """Performs jobs of kind NO_RESULT."""
+class NoResultTask:
+    """The work of jobs of kind NO_RESULT."""
 
     def __init__(self, applications: WarmApplications, outputs: Outputs, first_images: FirstImages) -> None:
         self._applications = applications
@@ -33,7 +33,7 @@ class NoResultReports:
         The model is not needed for it, so that a model that cannot be used is no obstacle.
         """
         result = self._no_result(job, detail)
-        images, output = self._first_images.of(job), self._outputs.begin(job)
+        images, output = self._first_images.find(job), self._outputs.begin(job)
         objects = []
         for group in output.groups:  # what they got before may differ, as their profiles do
             context = output.context(group.names, group.profile.key)

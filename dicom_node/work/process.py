@@ -1,6 +1,7 @@
-"""The process around one worker, started by module path: `python -m dicom_node.work.process --device cuda:0`.
+"""The process of one worker: it owns a device, keeps models warm, and wires the worker.
 
-Nothing else of the node ever loads torch.
+It is started by module path, `python -m dicom_node.work.process --device cuda:0`. No other process of the node loads
+torch.
 """
 
 import os
@@ -33,7 +34,7 @@ def main(
     config: Annotated[Path | None, typer.Option(help="The node's TOML file.")] = None,
     list_devices: Annotated[str | None, typer.Option(help="Print the devices this setting means, and end.")] = None,
 ) -> None:
-    """One worker process of the node. `dicom-node work` starts one for each device."""
+    """Run one worker process of the node. `dicom-node work` starts one for each device."""
     if list_devices is not None:
         try:
             print(*resolve_devices(list_devices), sep="\n")
@@ -69,7 +70,7 @@ def main(
     thread.start()
     notify("READY=1")
     hold(stop, thread.is_alive)
-    # A job may have minutes to go inside torch, which no signal interrupts: give it back and end now.
+    # A job may run for minutes more inside torch, which no signal interrupts. Give it back, and end now.
     stores.jobs.release_worker(name, "the worker was stopped", settings.work.maximum_attempts, counts=not stop.is_set())
     os._exit(0 if stop.is_set() else 1)
 

@@ -1,16 +1,16 @@
-"""The kinds of jobs, each with the class that performs it."""
+"""The work of a job, chosen by its kind."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from dicom_node.objects.profiles import ObjectProfile
-from dicom_node.work.analysis import Analyses
+from dicom_node.work.analysis import AnalysisTask
 from dicom_node.work.applications import WarmApplications
 from dicom_node.work.first_images import FirstImages
-from dicom_node.work.no_result import NoResultReports
+from dicom_node.work.no_result import NoResultTask
 from dicom_node.work.output import JobResult, Outputs
-from dicom_node.work.withdrawal import Withdrawals
+from dicom_node.work.withdrawal import WithdrawalTask
 from inference.engine.models import TorchEngine
 from storage.log.instances import InstanceStore
 from storage.records.jobs import AnalysisDetail, Job, NoResultDetail, WithdrawalDetail
@@ -19,21 +19,21 @@ from storage.tables.results import Results
 
 @dataclass(frozen=True)
 class Tasks:
-    """One collaborator for each kind of job."""
+    """The work of all kinds of jobs."""
 
-    analyses: Analyses
-    no_result_reports: NoResultReports
-    withdrawals: Withdrawals
+    analysis: AnalysisTask
+    no_result: NoResultTask
+    withdrawal: WithdrawalTask
 
     def perform(self, job: Job) -> JobResult:
         """Do the job. Raises whatever keeps it from being done; nothing of a failed attempt is sent."""
         match job.detail:
             case AnalysisDetail() as detail:
-                return self.analyses.perform(job, detail)
+                return self.analysis.perform(job, detail)
             case NoResultDetail() as detail:
-                return self.no_result_reports.perform(job, detail)
+                return self.no_result.perform(job, detail)
             case WithdrawalDetail() as detail:
-                return self.withdrawals.perform(job, detail)
+                return self.withdrawal.perform(job, detail)
 
 
 def build_tasks(
@@ -48,9 +48,9 @@ def build_tasks(
     """Wire the collaborators of one worker. `profiles` has the profile of every destination."""
     outputs = Outputs(results, applications, profiles, objects_dir, ae_title)
     first_images = FirstImages(instances, results)
-    withdrawals = Withdrawals(results, outputs, first_images)
+    withdrawal = WithdrawalTask(results, outputs, first_images)
     return Tasks(
-        analyses=Analyses(engine, applications, instances, outputs, withdrawals),
-        no_result_reports=NoResultReports(applications, outputs, first_images),
-        withdrawals=withdrawals,
+        analysis=AnalysisTask(engine, applications, instances, outputs, withdrawal),
+        no_result=NoResultTask(applications, outputs, first_images),
+        withdrawal=withdrawal,
     )

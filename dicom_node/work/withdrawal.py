@@ -21,8 +21,8 @@ class Withdrawn:
     destinations: tuple[str, ...]
 
 
-class Withdrawals:
-    """Performs jobs of kind WITHDRAWAL, and withdraws the results that an analysis supersedes."""
+class WithdrawalTask:
+    """The work of jobs of kind WITHDRAWAL, and the withdrawal of results that an analysis supersedes."""
 
     def __init__(self, results: Results, outputs: Outputs, first_images: FirstImages) -> None:
         self._results = results
@@ -51,7 +51,7 @@ class Withdrawals:
         withdrawn = group_by_objects(held)
         if not withdrawn:
             return []
-        source, *_ = self._first_images.of(output.job)
+        source, *_ = self._first_images.find(output.job)
         notes = []
         for number, group in enumerate(withdrawn, 1):
             context = output.context(group.destinations, f"/rejection {number}")

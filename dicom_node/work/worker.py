@@ -1,7 +1,7 @@
-"""One worker process: owns a device, keeps models warm, runs one job at a time.
+"""A worker: it claims one job at a time, sends its heartbeat, and ends the attempt.
 
-It may be killed at any moment. Its heartbeat then stops, the job is released and runs again, and because results are
-enqueued in the one transaction that ends the job, nothing is sent twice.
+Its process may be killed at any moment. The heartbeat then stops, the job is released and runs again. Results are
+enqueued in the one transaction that ends the job, so that nothing is sent twice.
 """
 
 import logging
@@ -28,7 +28,7 @@ EXIT_AGAIN = 75  # EX_TEMPFAIL: the supervisor starts a fresh process
 
 
 class Worker:
-    """Claims jobs, has `perform` do each, and ends the attempt.
+    """The loop that claims jobs and has `perform` do each of them.
 
     A heartbeat says every `heartbeat_seconds` that the job is alive. An attempt that takes longer than
     `job_timeout_seconds` ends the process.

@@ -12,7 +12,7 @@ from storage.records.results import ObjectKind
 
 
 class ResultParts:
-    """One result for destinations of one profile. `create` builds the objects of a kind."""
+    """The result for destinations of one profile. `create` builds the objects of a kind."""
 
     def __init__(
         self,

@@ -31,7 +31,7 @@ MAXIMUM_SLICES = 4096  # of a grid that the distances of frames imply: two frame
 
 @dataclass(frozen=True, eq=False)
 class ReadSegment:
-    """One segment. `mask` is boolean, `fraction` float32 from 0 to 1; both [slice, row, column] on the same grid.
+    """A segment. `mask` is boolean, `fraction` float32 from 0 to 1; both [slice, row, column] on the same grid.
 
     The mask of a FRACTIONAL segmentation is True where the fraction is at least one half; `fraction` is None for other
     types. `mask` is empty where a segment is described and has no voxel.
