@@ -1,6 +1,6 @@
 """Commands to try the node out: the demo, a simulated scanner, sending, asking, recognising.
 
-What they need is imported when they run: the node's own commands stay light.
+Each imports what it needs when it runs, so that the node's own commands stay light.
 """
 
 from enum import StrEnum
@@ -21,7 +21,7 @@ from storage.errors import Permanent
 
 
 class Phantoms(StrEnum):
-    """What the simulated scanner images."""
+    """The phantoms that the simulated scanner can image."""
 
     LIMB = "limb"
 

@@ -178,7 +178,7 @@ def _running_node(config: Path, log: Path, node: Target) -> Iterator[None]:
             [sys.executable, "-m", "dicom_node.cli.main", "run", "--config", str(config)],
             stdout=output,
             stderr=output,
-            start_new_session=True,  # Ctrl-C is for the demo, which stops the node in order
+            start_new_session=True,  # Ctrl-C reaches the demo alone, which stops the node in order
             env={**os.environ, "DICOM_NODE_SUPERVISOR": str(os.getpid())},
         )
     try:

@@ -156,7 +156,7 @@ def _assemble(
         for c, panel in enumerate(row):
             page.paste(panel, (c * PANEL, LEGEND_ROW + r * PANEL))
     right, bottom = columns * PANEL, LEGEND_ROW + len(rows) * PANEL
-    for c in range(1, columns):  # or the marks of one panel are read as the next one's
+    for c in range(1, columns):  # without the line, the marks of one panel seem to belong to the next
         draw.line((c * PANEL, LEGEND_ROW, c * PANEL, bottom), fill=BORDER)
     for r in range(len(rows) + 1):
         draw.line((0, LEGEND_ROW + r * PANEL, right, LEGEND_ROW + r * PANEL), fill=BORDER)

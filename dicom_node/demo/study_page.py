@@ -1,4 +1,4 @@
-"""One study on a terminal: the answer first, then the timeline and the results."""
+"""A study on a terminal: the answer first, then the timeline and the results."""
 
 from dataclasses import replace
 

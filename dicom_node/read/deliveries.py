@@ -9,7 +9,7 @@ from storage.records.deliveries import Delivery, DeliveryState
 
 @dataclass(frozen=True)
 class ListedDelivery:
-    """One delivery, with what it delivers. The reason also tells where no destination of that name is configured."""
+    """A delivery, with what it delivers. Its reason also tells that no destination of that name is configured."""
 
     id: int
     destination: str

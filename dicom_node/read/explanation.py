@@ -1,4 +1,4 @@
-"""Why a study is complete or waits, and which series feed which application: everything that was decided about it."""
+"""The decisions about a study: why it is complete or waits, and which series feed which application."""
 
 from dataclasses import dataclass
 from typing import Any

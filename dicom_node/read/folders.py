@@ -8,13 +8,13 @@ from storage.errors import Permanent
 
 @dataclass(frozen=True)
 class NodeFolders:
-    """Where a node keeps what. Only the folder itself is made here; each role makes its own below it."""
+    """The place of everything that a node keeps. Each role makes its own folders below the `data_dir`."""
 
     data_dir: Path
 
     @property
     def journals(self) -> Path:
-        """One folder for each receiver, with what the indexer has still to file."""
+        """The journals: a folder for each receiver, with what the indexer has still to file."""
         return self.data_dir / "journal"
 
     @property
@@ -23,12 +23,12 @@ class NodeFolders:
 
     @property
     def quarantine(self) -> Path:
-        """Instances whose UID another one with other pixels has already."""
+        """The instances whose UID belongs to another one with other pixels already."""
         return self.data_dir / "quarantine"
 
     @property
     def unfiled(self) -> Path:
-        """Instances that cannot be filed: an operator has to look at them."""
+        """The instances that cannot be filed: an operator has to look at them."""
         return self.data_dir / "unfiled"
 
     @property
@@ -37,7 +37,7 @@ class NodeFolders:
 
     @property
     def objects(self) -> Path:
-        """Result objects of this node."""
+        """The result objects of this node."""
         return self.data_dir / "objects"
 
     @property

@@ -20,7 +20,7 @@ from storage.tables.studies import Studies
 
 @dataclass(frozen=True)
 class StoresConfig:
-    """Where the stores are. `silent` are the applications whose failures are not reported to any destination."""
+    """The place of the stores. `silent` are the applications whose failures are not reported to any destination."""
 
     folders: NodeFolders
     database_url: str

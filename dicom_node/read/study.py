@@ -16,7 +16,7 @@ from storage.records.studies import Event, Study
 
 @dataclass(frozen=True)
 class ListedSeries:
-    """One series of a study. `instances` is their number."""
+    """A series of a study. `instances` is the number of its instances."""
 
     series_instance_uid: str
     modality: str

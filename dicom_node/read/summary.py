@@ -32,7 +32,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class _Verdict:
-    """What was decided about one application, and its inputs where it applies."""
+    """The decision about an application, and its inputs where it applies."""
 
     applies: bool
     text: str

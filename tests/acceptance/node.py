@@ -147,7 +147,7 @@ class Node:
             assert process.wait(40) == 0, self.log.read_text()[-3000:]
 
     def kill(self) -> None:
-        """What a power cut does to the processes: all at once, without a word."""
+        """Kill all processes at once, without a word, as a power cut does."""
         for pid in self.pids():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -166,7 +166,7 @@ class Node:
             assert not alive, alive
 
     def processes(self, role: str) -> list[psutil.Process]:
-        """Those that run `role` now, in the order of their index."""
+        """Return the processes that run `role` now, in the order of their index."""
         return sorted((p for p in self._family() if role in p.cmdline()[3:4]), key=lambda p: p.cmdline()[4:])
 
     def pids(self) -> list[int]:
@@ -196,13 +196,13 @@ class Node:
         )
 
     def command(self, *arguments: str) -> Any:
-        """What a command prints as JSON."""
+        """Return what a command prints as JSON."""
         done = self.run(*arguments, "--json")
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
     def study(self, uid: str) -> dict[str, Any] | None:
-        """What `dicom-node study UID --json` prints, without the cost of a process."""
+        """Return what `dicom-node study UID --json` prints, without the cost of a process."""
         stores = open_stores(load_settings(self.config).stores)
         try:
             found = stores.studies.get(uid)

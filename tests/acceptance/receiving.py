@@ -62,7 +62,7 @@ class ReceivingNode:
             assert process.wait(30) == 0, self.log.read_text()[-3000:]
 
     def command(self, *arguments: str) -> Any:
-        """What a command prints as JSON."""
+        """Return what a command prints as JSON."""
         done = subprocess.run(
             self._command(*arguments, "--json"), capture_output=True, text=True, check=False, timeout=60
         )

@@ -261,7 +261,7 @@ def test_a_model_folder_that_cannot_be_used(tmp_path: Path, damage: Callable[[Pa
 
 
 def test_a_broken_model_folder_loses_no_study(make_node: Callable[..., tuple[Node, Pacs]], tmp_path: Path) -> None:
-    """One application works, the other one's folder is broken: told in log, reason and timeline; repaired, it runs."""
+    """An application works, the other one's folder is broken: told in log, reason and timeline; repaired, it runs."""
     node, pacs = make_node()
     node.stop()
     text = node.config.read_text()

@@ -30,7 +30,7 @@ def dcmjs() -> Dcmjs:
 
 @pytest.fixture(scope="module")
 def port() -> int:
-    """Where the modality MR2 listens, when it does."""
+    """The port on which the modality MR2 listens, when it does."""
     return free_port()
 
 

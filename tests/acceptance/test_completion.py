@@ -1,5 +1,5 @@
-"""When the running node calls a study complete, and why: scanners that abort, forget, declare and report; a real PACS
-that is asked for its count."""
+"""The completion of studies by a running node: scanners that abort, forget, declare and report, and a real PACS that
+is asked for its count."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -46,7 +46,7 @@ def place(make_node: Callable[..., tuple[Node, Pacs]]) -> tuple[Node, Pacs]:
 
 
 def write_study(folder: Path, **attributes: Any) -> PhantomStudy:
-    """One T1w series of 20 slices whose headers also say `attributes`."""
+    """Write a T1w series of 20 slices whose headers also say `attributes`."""
     study = write_ball_study(folder)
     for path in study.paths:
         ds = dcmread(path)
@@ -80,7 +80,7 @@ def push(node: Node, paths: Sequence[Path]) -> None:
 
 
 def association(node: Node, paths: Sequence[Path]) -> StorageSCU:
-    """One for these files, that sends nothing by itself."""
+    """Return an association for these files, which sends nothing by itself."""
     contexts = [c for path in paths for c in OutgoingInstance.from_file(path).contexts()]
     return StorageSCU(SCANNER, node.target, contexts, 30)
 
@@ -97,7 +97,7 @@ def completion(node: Node, uid: str, revision: int = 1) -> dict[str, Any]:
 
 
 def waits(node: Node, uid: str, words: str, seconds: float = QUIET) -> dict[str, Any]:
-    """What `explain` says of a study that waits, as soon as it says `words`."""
+    """Return what `explain` says of a study that waits, as soon as it says `words`."""
     deadline = time.monotonic() + seconds
     explained: dict[str, Any] = {}
     while time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""What a new user sees first."""
+"""The demo, which is what a new user sees first."""
 
 import re
 import shlex

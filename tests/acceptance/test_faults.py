@@ -1,4 +1,4 @@
-"""What breaks while a study is on its way: everything still arrives, once."""
+"""Faults while a study is on its way: everything still arrives, once."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What the tests of the commands share."""
+"""The fixtures that tests of commands share."""
 
 from tests.cli.small_node import small_node
 

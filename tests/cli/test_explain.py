@@ -1,4 +1,4 @@
-"""What the operator is told of a study that waits and of one that is complete, as text and as JSON."""
+"""The explanation of a study that waits and of one that is complete, as text and as JSON."""
 
 import json
 from collections.abc import Iterator
@@ -56,7 +56,7 @@ def decision(node: Node, seconds: float) -> Completion | Waiting:
 
 
 def explained(node: Node, waiting: Waiting | None = None) -> tuple[str, dict[str, Any]]:
-    """What `explain --all` and `explain --json` print."""
+    """Return what `explain --all` and `explain --json` print."""
     detail = read_study(stores_of(node), node.study())
     explanation = Explanation(detail, node.studies.routing(STUDY), waiting)
     shown = Group(summary_lines(detail, summarise(explanation)), explanation_tree(explanation))

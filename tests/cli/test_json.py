@@ -30,7 +30,7 @@ COMMANDS = {
 
 
 def same_everywhere(text: str, folder: Path) -> Any:
-    """What a command printed, without the places, times and UIDs of this run."""
+    """Return what a command printed, without the places, times and UIDs of this run."""
     text = text.replace(str(folder), "<folder>")
     text = re.sub(r"1\.2\.826\.0\.1\.3680043\.8\.498\.\d+", "<uid>", text)
     return json.loads(re.sub(r'"(?!2026-05-04)\d{4}-\d\d-\d\dT[\d:.]+\+00:00"', '"<time>"', text))

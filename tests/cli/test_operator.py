@@ -1,4 +1,4 @@
-"""What the operator sees on a terminal of 80 columns: UIDs whole, reasons readable, nothing that waits unseen."""
+"""The lists on a terminal of 80 columns: UIDs are whole, reasons readable, and nothing that waits goes unseen."""
 
 import io
 import logging

@@ -1,4 +1,4 @@
-"""One TOML file, overridden by the environment; every mistake in one report."""
+"""The configuration: a TOML file, overridden by the environment, with every mistake in one report."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What every PACS of the demo and the tests has in common.
+"""The interface of the PACS of the demo and the tests.
 
 It listens for peers on this machine only, keeps everything below one folder, and ends with the process that started it.
 """
@@ -43,10 +43,10 @@ class StoredInstance:
 
 @dataclass(frozen=True)
 class PacsConfig:
-    """Where a PACS keeps everything it writes, where it listens, and who may associate with it.
+    """The folder that a PACS writes into, the port it listens on, and the peers that may associate with it.
 
-    Those are `node` and the AE titles in `callers`, from this machine alone. With `route_back` it sends everything it
-    stores to `node`; with `dicomweb` it answers below `http_url`/dicom-web as well.
+    These peers are `node` and the AE titles in `callers`, from this machine alone. With `route_back` the PACS sends
+    everything it stores to `node`; with `dicomweb` it answers below `http_url`/dicom-web as well.
     """
 
     folder: Path

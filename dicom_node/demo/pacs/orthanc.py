@@ -30,7 +30,7 @@ START_SECONDS = 60.0
 STOP_SECONDS = 20.0
 _PR_SET_PDEATHSIG = 1
 
-# Without the test on the origin, Orthanc would also route what a script of its own made.
+# Only what a peer sent is routed back: without the test, Orthanc would also route what a script of its own made.
 _ROUTE_BACK = """\
 function OnStoredInstance(instanceId, tags, metadata, origin)
    if origin["RequestOrigin"] ~= "Lua" then
@@ -52,7 +52,7 @@ class Orthanc(Pacs):
         self.description = f"Orthanc {where}: {self.ae_title} on port {self.port}, {self.http_url}"
         self._command = tuple(command)
         self._process: subprocess.Popen[bytes] | None = None
-        # Proxies that the environment names are for other machines than this one.
+        # The proxies that the environment names are for other machines, so they are not used for this one.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         self._configuration = _write_configuration(config, http_port)
 
@@ -65,7 +65,7 @@ class Orthanc(Pacs):
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                start_new_session=True,  # Ctrl-C is for us: we stop it in our own order
+                start_new_session=True,  # Ctrl-C reaches the demo alone, which stops everything in order
                 preexec_fn=_end_with_parent if sys.platform.startswith("linux") else None,
             )
         deadline = time.monotonic() + START_SECONDS
@@ -83,7 +83,7 @@ class Orthanc(Pacs):
         try:
             process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            log.warning("Orthanc does not stop; it is killed", extra=fields("demo_pacs"))
+            log.warning("Orthanc does not stop and is killed", extra=fields("demo_pacs_killed"))
             process.kill()
             process.wait()
 
@@ -121,7 +121,7 @@ class Orthanc(Pacs):
             return content
 
     def _answers(self) -> bool:
-        with suppress(OSError):  # urllib's errors are such
+        with suppress(OSError):  # the errors of urllib are OSErrors too
             self._request("/system")
             socket.create_connection((self.host, self.port), timeout=2).close()
             return True

@@ -31,7 +31,7 @@ def install_orthanc(say: Say = lambda line: None) -> bool:
     install = ["apt-get", "install", "--quiet=2", "--yes", "--no-install-recommends", "orthanc"]
     update = ["apt-get", "update", "--quiet=2"]
     with _no_services_start():
-        for command in (install, update, install):  # package lists may be missing or name versions that are gone
+        for command in (install, update, install):  # the package lists may be missing, or name versions that are gone
             try:
                 done = subprocess.run(
                     command, env=environment, capture_output=True, check=False, timeout=INSTALL_SECONDS
@@ -41,7 +41,7 @@ def install_orthanc(say: Say = lambda line: None) -> bool:
             if command is install and done.returncode == 0:
                 break
         for command in (["update-rc.d", "orthanc", "disable"], ["deb-systemd-helper", "disable", "orthanc.service"]):
-            with suppress(OSError):  # Debian has both, whether or not systemd runs
+            with suppress(OSError):  # Debian has both commands, with or without systemd
                 subprocess.run(command, capture_output=True, check=False)
     if not find_orthanc():
         say("apt could not install Orthanc")
@@ -97,8 +97,8 @@ def _container(folder: Path, say: Say) -> list[str] | None:
         with suppress(subprocess.TimeoutExpired, OSError):
             pull = subprocess.run([program, "pull", IMAGE], capture_output=True, check=False, timeout=PULL_SECONDS)
             if pull.returncode == 0:
-                # The host's network, so that "only this machine" means the same as without a container; the user's
-                # own id, so that the files in the folder are the user's.
+                # With the host's network, "only this machine" means the same as without a container. With the user's
+                # own id, the files in the folder belong to the user.
                 user = [] if engine == "podman" else ["--user", f"{os.getuid()}:{os.getgid()}"]
                 mount = ["--volume", f"{folder}:{folder}", "--network", "host", "--entrypoint", "Orthanc"]
                 return [program, "run", "--rm", "--init", *user, *mount, IMAGE]

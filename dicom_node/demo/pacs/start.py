@@ -33,7 +33,7 @@ def start_pacs(
     if route_back and node is None:
         raise ValueError("route_back needs a node")
     folder = folder.resolve()
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # it will hold what patients' images say
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # images of patients will lie in it
     config = PacsConfig(folder, ae_title, free_port(), node, callers, route_back, dicomweb)
     command, kind = choose_pacs(kind, folder, say)
     pacs = StorageScp(config) if command is None else Orthanc(config, kind, command)

@@ -94,7 +94,7 @@ class StorageScp(Pacs):
 
     def _path(self, sop_instance_uid: str) -> Path:
         uid = UID(sop_instance_uid)
-        if not uid.is_valid:  # it becomes a file's name
+        if not uid.is_valid:  # the UID becomes the name of a file
             raise LookupError("not a UID")
         return self._instances / f"{uid}.dcm"
 
@@ -119,4 +119,6 @@ class StorageScp(Pacs):
         while (path := self._to_route.get()) is not None:
             for result in send_files([path], self.ae_title, node):
                 if not result.ok:
-                    log.warning("Not routed back: %s", result.reason, extra=fields("demo_pacs"))
+                    log.warning(
+                        "An instance cannot be routed back: %s", result.reason, extra=fields("demo_route_back_failed")
+                    )

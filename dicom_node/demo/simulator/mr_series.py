@@ -58,7 +58,7 @@ class SeriesProtocol:
 
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """One volume of a series: `array` is [slice, row, column] in the unit of the quantity, None where it has none."""
+    """A volume of a series: `array` is [slice, row, column] in the unit of the quantity, if the series has one."""
 
     array: NDArray[np.float32]
     affine: Affine  # (slice, row, column, 1) to LPS mm

@@ -15,7 +15,7 @@ from dicom_node.errors import PeerRefused, PeerUnavailable
 
 
 class Associations(StrEnum):
-    """How the scanner divides what it sends: an association for each of these."""
+    """The division of what the scanner sends: an association for each of these."""
 
     SERIES = "series"
     INSTANCE = "instance"
@@ -24,7 +24,7 @@ class Associations(StrEnum):
 
 @dataclass(frozen=True)
 class PushOptions:
-    """How a scanner pushes.
+    """The way in which a scanner pushes.
 
     `shuffle` is a seed that mixes the images within an association, and the associations. `rate` limits images per
     second in sum; `concurrency` is how many associations are open at once. `timeout` (seconds) holds for each answer.

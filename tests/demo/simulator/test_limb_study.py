@@ -43,7 +43,7 @@ def coarse() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def sent(tmp_path_factory: pytest.TempPathFactory, coarse: None) -> Sent:
-    """What `simulate` sent, by study and series, and the truth it wrote."""
+    """Return what `simulate` sent, by study and series, and the truth it wrote."""
     tmp_path = tmp_path_factory.mktemp("sent")
     journal = KeptJournal(tmp_path / "journal")
     receiver = Receiver(ReceivePolicy("NODE", "127.0.0.1", 0), journal, "receive-0")
