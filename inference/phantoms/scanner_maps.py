@@ -10,11 +10,11 @@ import numpy as np
 
 from inference.volumes.geometry import Array
 
-FLOOR = 60.0  # Where the image is darker there is no signal to fit, and the map is 0.
+DARKEST_SIGNAL = 60.0  # Where the image is darker there is no signal to fit, and the map is 0.
 LONGEST_T1, LONGEST_T2, LARGEST_ADC = 5000.0, 1000.0, 4000.0  # ms, ms, um2/s: larger values are cut to these
 
 
-def scanner_adc_map(images: Sequence[Array], b_values: Sequence[float], floor: float = FLOOR) -> Array:
+def scanner_adc_map(images: Sequence[Array], b_values: Sequence[float], floor: float = DARKEST_SIGNAL) -> Array:
     """Return the ADC in um2/s from images of several b-values (s/mm2): the slope of log signal on b by least squares.
 
     It is 0 where the first image is below `floor`.
@@ -25,7 +25,7 @@ def scanner_adc_map(images: Sequence[Array], b_values: Sequence[float], floor: f
     return np.where(images[0] >= floor, np.clip(-1e6 * slope, 0.0, LARGEST_ADC), 0.0).astype(np.float32)
 
 
-def scanner_t2_map(images: Sequence[Array], echo_times: Sequence[float], floor: float = FLOOR) -> Array:
+def scanner_t2_map(images: Sequence[Array], echo_times: Sequence[float], floor: float = DARKEST_SIGNAL) -> Array:
     """Return T2 in ms from spin echoes at several echo times (ms).
 
     The fit is that of log signal on time by least squares, weighted with the square of the signal. T2 is 0 where the
@@ -43,7 +43,7 @@ def scanner_t2_map(images: Sequence[Array], echo_times: Sequence[float], floor: 
 
 
 def scanner_t1_map(
-    images: Sequence[Array], flip_angles: Sequence[float], repetition_time: float, floor: float = FLOOR
+    images: Sequence[Array], flip_angles: Sequence[float], repetition_time: float, floor: float = DARKEST_SIGNAL
 ) -> Array:
     """Return T1 in ms, in closed form, from spoiled gradient echoes at two flip angles (degrees).
 

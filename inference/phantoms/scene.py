@@ -19,7 +19,7 @@ Field = NDArray[np.floating[Any]]  # one value per voxel, [slice, row, column]
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """One shape of a scene: the part of each voxel that it covers, and its contents.
+    """A shape of a scene: the part of each voxel that it covers, and its contents.
 
     `fill` is one tissue, or layers of which the first covers everything. `density` is a factor to the proton density.
     """

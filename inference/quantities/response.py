@@ -14,7 +14,7 @@ MEASURABLE = 10.0  # mm: a target lesion is at least this long at baseline
 PARTIAL_CHANGE = -30.0  # % from baseline
 PROGRESSIVE_CHANGE = 20.0  # % from the nadir
 PROGRESSIVE_GROWTH = 5.0  # mm from the nadir, needed besides PROGRESSIVE_CHANGE
-SLACK = 1e-9  # of a percentage: a change of exactly the threshold reaches it
+SLACK = 1e-9  # added to comparisons, so that a change of exactly the threshold counts in spite of rounding
 
 
 class Response(Enum):

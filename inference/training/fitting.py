@@ -29,9 +29,7 @@ class Schedule:
     """The length and the parameters of the fit of one network."""
 
     iterations: int = 30000
-    minutes: float | None = (
-        None  # an upper limit; the learning rate follows the clock if that is ahead of the iterations
-    )
+    minutes: float | None = None  # an upper limit; the learning rate follows the clock if that is ahead
     seed: int = 0
     batch: int = 2
     learning_rate: float = 1e-3

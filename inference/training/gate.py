@@ -42,7 +42,7 @@ def _patients(data: Path, names: list[str]) -> Iterator[Volume]:
 
 
 def _phantoms() -> Iterator[Volume]:
-    for seed in range(phantom_cases.FIRST_TRAINING_SEED, phantom_cases.FIRST_TRAINING_SEED + PHANTOMS):
+    for seed in range(FIRST_TRAINING_SEED, FIRST_TRAINING_SEED + PHANTOMS):
         yield volume_of(phantom_cases.training_phantom_case(seed))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from dicom_node.demo.simulator.mr_series import ADC, T1, T2, Quantity, SeriesProtocol, Stack
 from dicom_node.demo.simulator.phantom_study import ImagedLimb, PhantomStudy, write_phantom_study
-from inference.phantoms.limb.images import B_VALUES, DIXON, DWI, T1_MAP, T1W, T1W_FS_POST, T2_MAP, T2W_FS
+from inference.phantoms.limb.images import DIXON, DWI, DWI_B_VALUES, T1_MAP, T1W, T1W_FS_POST, T2_MAP, T2W_FS
 from inference.phantoms.limb.study import LimbStudy, limb_study, study_grid
 from inference.phantoms.limb.truth import recist_category
 from inference.phantoms.signals import Acquisition
@@ -59,7 +59,7 @@ def _examined(study: LimbStudy, healthy: bool) -> ImagedLimb:
         grid = study_grid(study, shape, spacing)
         on_grid = shown.on(grid)
         for name in names:
-            b_values = B_VALUES if name == "dwi" else (None,)
+            b_values = DWI_B_VALUES if name == "dwi" else (None,)
             images[name] = tuple(
                 Stack(on_grid.render(name if b is None else f"dwi_b{b:g}"), grid.affine, b) for b in b_values
             )

@@ -7,7 +7,7 @@ from datetime import date
 from inference.applications.extremity_sts_sbrt.course import recist_course
 from inference.applications.extremity_sts_sbrt.examination import Examination
 from inference.applications.extremity_sts_sbrt.network import CONTRASTS, LABELS
-from inference.applications.extremity_sts_sbrt.preprocessing import SMALLEST
+from inference.applications.extremity_sts_sbrt.preprocessing import SMALLEST_STRUCTURE
 from inference.contract.findings import Code
 from inference.quantities.missing import Missing
 from inference.quantities.panel import ADC
@@ -18,7 +18,7 @@ TRAINED = (
     "of a patient may be missed or outlined elsewhere: do not plan a treatment by them or by the GTV."
 )
 NOT_FOUND = (
-    f"No mass of at least {SMALLEST:g} mL was found; this does not exclude one, and is no complete response. "
+    f"No mass of at least {SMALLEST_STRUCTURE:g} mL was found; this does not exclude one, and is no complete response. "
     "The network that searched the images has seen simulated limbs only: look at the images."
 )
 NOT_COMPARED = "No earlier study could be compared: changes and the response by RECIST 1.1 could not be determined."

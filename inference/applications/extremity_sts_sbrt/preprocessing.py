@@ -18,7 +18,7 @@ from inference.volumes.resampling import resample_to_spacing
 
 PIXEL = 1.5  # mm, within slices
 THICKNESS = (3.0, 6.0)  # mm: slices are resampled only where they are thinner or thicker
-SMALLEST = 1.0  # mL: a smaller mass or oedema is not reported
+SMALLEST_STRUCTURE = 1.0  # mL: a smaller mass or oedema is not reported
 BRIGHTEST = 2.0  # Inputs are cut here. Fat, or what is as bright, lies near 1; maps are relative to SCALES.
 SCALES = {"adc": 1500.0, "t1_map": 1500.0, "t2_map": 100.0}  # um2/s, ms, ms
 
@@ -78,7 +78,7 @@ def find_structures(probability: NDArray[np.float32], geometry: Geometry, thresh
     """Return the masks of the structures that were found, from probabilities [structure, slice, row, column].
 
     Of mass, bundle and bone the largest connected part is kept. Necrosis lies inside of the mass, oedema outside; both
-    need a mass. A mass or an oedema below SMALLEST is dropped.
+    need a mass. A mass or an oedema below SMALLEST_STRUCTURE is dropped.
     """
     found: dict[str, Mask] = {name: one >= threshold for name, one in zip(STRUCTURES, probability, strict=True)}
     mass = _large(largest_component(found["mass"]), geometry)
@@ -96,8 +96,8 @@ def find_structures(probability: NDArray[np.float32], geometry: Geometry, thresh
 
 
 def _large(mask: Mask, geometry: Geometry) -> Mask:
-    """Return `mask`, or an empty mask if it is smaller than SMALLEST."""
-    return mask if volume_ml(mask, geometry) >= SMALLEST else np.zeros_like(mask)
+    """Return `mask`, or an empty mask if it is smaller than SMALLEST_STRUCTURE."""
+    return mask if volume_ml(mask, geometry) >= SMALLEST_STRUCTURE else np.zeros_like(mask)
 
 
 def _relative(array: Array) -> Array:

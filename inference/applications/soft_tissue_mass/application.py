@@ -40,7 +40,7 @@ DISAGREE = (
     "patients they know (Dice {agreement:.2f}, limit {limit:.2f}). Do not rely on its volume and diameters."
 )
 NOT_FOUND = (
-    f"No mass of at least {preprocessing.SMALLEST:g} mL was found; this does not exclude one. "
+    f"No mass of at least {preprocessing.SMALLEST_MASS:g} mL was found; this does not exclude one. "
     "The images were searched by " + TRAINED_ON + ", and may overlook a mass: look at the images."
 )
 CUT_OFF = "The outline is uncertain: the mass reaches the edge of the images, and its sizes are the least they can be."

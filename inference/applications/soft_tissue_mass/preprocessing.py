@@ -14,7 +14,7 @@ from inference.volumes.geometry import Affine, Array, Geometry
 from inference.volumes.resampling import resample_to_spacing
 
 SPACING = 3.0  # mm, isotropic
-SMALLEST = 1.0  # mL: a smaller mass is not reported
+SMALLEST_MASS = 1.0  # mL: a smaller mass is not reported
 BRIGHTEST = 1.6  # of the normalised intensity; fat lies near 1
 
 
@@ -65,12 +65,12 @@ def restore_probability(probability: Array, prepared: PreparedImage, geometry: G
 
 
 def largest_mass(probability: Array, geometry: Geometry, threshold: float) -> NDArray[np.bool_]:
-    """Return the largest connected part at or above `threshold`, or an empty mask if it is smaller than SMALLEST."""
+    """Return the largest connected part at or above `threshold`; empty if it is smaller than SMALLEST_MASS."""
     labels, count = ndimage.label(probability >= threshold)
     if count == 0:
         return np.zeros(probability.shape, np.bool_)
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    if sizes.max() * geometry.voxel_volume / 1000 < SMALLEST:
+    if sizes.max() * geometry.voxel_volume / 1000 < SMALLEST_MASS:
         return np.zeros(probability.shape, np.bool_)
     return np.asarray(labels == int(sizes.argmax()))

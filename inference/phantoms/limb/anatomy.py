@@ -17,7 +17,7 @@ from inference.phantoms.limb.tissues import (
     FAT,
     MARROW,
     MUSCLE,
-    NECROSIS,
+    NECROTIC_TISSUE,
     NERVE,
     OEDEMA,
     SKIN,
@@ -66,7 +66,7 @@ class NeurovascularBundle:
 
 @dataclass(frozen=True, eq=False)
 class LimbPhantom:
-    """One limb as shapes in patient space.
+    """A limb as shapes in patient space.
 
     Lengths are in mm. The outline is a Fourier series in the angle about the limb's axis.
     """
@@ -303,7 +303,7 @@ class LimbOnGrid:
         for lobe, tissue in limb.inclusions:
             layers.append(Layer(0.9 * cover(lobes_distance(points, (lobe,)), 3 * voxel), tissue))
         if limb.necrosis:
-            layers.append(Layer(cover(self.dead, voxel), NECROSIS))
+            layers.append(Layer(cover(self.dead, voxel), NECROTIC_TISSUE))
         return tuple(layers)
 
     def _sheath(self, bundle: NeurovascularBundle) -> Field:

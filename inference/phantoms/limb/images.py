@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from inference.phantoms.artefacts import bias_field, moved_between_lines, periodic_shifts, rician, surface_coil_field
 from inference.phantoms.limb.anatomy import LimbOnGrid, LimbPhantom
 from inference.phantoms.limb.tissues import FAT, MUSCLE
-from inference.phantoms.scanner_maps import FLOOR, scanner_adc_map, scanner_t1_map, scanner_t2_map
+from inference.phantoms.scanner_maps import DARKEST_SIGNAL, scanner_adc_map, scanner_t1_map, scanner_t2_map
 from inference.phantoms.scene import Field, Mixture, mixture
 from inference.phantoms.signals import Acquisition, Component, Scanner, Tissue, signal
 from inference.volumes.geometry import Array, Geometry, Mask
 
-B_VALUES = (0.0, 50.0, 400.0, 800.0)  # s/mm2
+DWI_B_VALUES = (0.0, 50.0, 400.0, 800.0)  # s/mm2
 ECHO_TIMES = (12.0, 36.0, 60.0, 84.0)  # ms, of the T2 map
 FLIP_ANGLES = (4.0, 20.0)  # degrees, of the T1 map
 
@@ -34,7 +34,7 @@ IMAGES: Mapping[str, tuple[Acquisition, Acquisition]] = MappingProxyType(
     {
         "t1w": (T1W, T1W),
         "t2w_fs": (T2W_FS, T2W_FS),
-        **{f"dwi_b{b:g}": (replace(DWI, b_value=b), DWI) for b in B_VALUES},
+        **{f"dwi_b{b:g}": (replace(DWI, b_value=b), DWI) for b in DWI_B_VALUES},
         **{f"t2_echo_{n}": (replace(T2_MAP, echo_time=te), T2_MAP) for n, te in enumerate(ECHO_TIMES, start=1)},
         **{f"t1_angle_{n}": (replace(T1_MAP, flip_angle=a), T1_MAP) for n, a in enumerate(FLIP_ANGLES, start=1)},
         "water": (replace(DIXON, component=Component.WATER), DIXON),
@@ -44,12 +44,12 @@ IMAGES: Mapping[str, tuple[Acquisition, Acquisition]] = MappingProxyType(
 )
 MAPS = ("adc", "t1_map", "t2_map")  # um2/s, ms, ms
 REFERENCE = Tissue(1500.0, 90.0, 1.0, 1300.0, uptake=0.6)  # a stand-in for the mass: as bright as most are
-CONTRASTS = ("t1w", "t2w_fs", *(f"dwi_b{b:g}" for b in B_VALUES), *MAPS, "water", "fat", "t1w_fs_post")
+CONTRASTS = ("t1w", "t2w_fs", *(f"dwi_b{b:g}" for b in DWI_B_VALUES), *MAPS, "water", "fat", "t1w_fs_post")
 
 
 @dataclass(frozen=True, eq=False)
 class LimbImages:
-    """One time point of a limb on one grid.
+    """A limb at one time point on one grid.
 
     The shapes are computed once; each contrast is then a sum over the tissues.
     """
@@ -80,8 +80,8 @@ class LimbImages:
         so that the ADC map is that of the diffusion images of the same seed.
         """
         if name == "adc":
-            weighted = [self.render(f"dwi_b{b:g}", seed) for b in B_VALUES]
-            return scanner_adc_map(weighted, B_VALUES, self._floor(DWI))
+            weighted = [self.render(f"dwi_b{b:g}", seed) for b in DWI_B_VALUES]
+            return scanner_adc_map(weighted, DWI_B_VALUES, self._floor(DWI))
         if name == "t2_map":
             echoes = [f"t2_echo_{n}" for n in range(1, len(ECHO_TIMES) + 1)]
             times = [self.scanner.acquire(IMAGES[echo][0]).echo_time for echo in echoes]
@@ -101,7 +101,7 @@ class LimbImages:
 
     def _floor(self, acquisition: Acquisition) -> float:
         """Return the intensity below which a map is 0: no voxel of air reaches it, except one in 25 000."""
-        return max(FLOOR, 4.5 * 1000.0 * self.scanner.acquire(acquisition).noise)
+        return max(DARKEST_SIGNAL, 4.5 * 1000.0 * self.scanner.acquire(acquisition).noise)
 
     @cached_property
     def _mixture(self) -> Mixture:

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.phantoms.limb.anatomy import LimbPhantom
-from inference.phantoms.limb.tissues import BLOOD, MASSES, NECROSIS
+from inference.phantoms.limb.tissues import BLOOD, MASSES, NECROTIC_TISSUE
 from inference.phantoms.scene import Lobe, axial_grid
 from inference.phantoms.signals import Tissue
 from inference.volumes.geometry import Geometry
@@ -111,7 +111,7 @@ def _inclusions(
     main = lobes[0]
     found = []
     for _ in range(int(rng.integers(0, 4))):
-        tissue = BLOOD if rng.uniform() < (0.7 if kind == "haemorrhagic" else 0.2) else NECROSIS
+        tissue = BLOOD if rng.uniform() < (0.7 if kind == "haemorrhagic" else 0.2) else NECROTIC_TISSUE
         shift = rng.normal(size=3)
         shift *= rng.uniform(0, 0.5) * np.array(main.axes) / np.linalg.norm(shift)
         scale = rng.uniform(0.15, 0.5)

@@ -39,7 +39,7 @@ class Change:
 
 @dataclass(frozen=True, eq=False)
 class LimbStudy:
-    """One limb at one time point; 0 is the baseline. `change` is the change since the time point before it."""
+    """A limb at one time point; 0 is the baseline. `change` is the change since the time point before it."""
 
     phantom: LimbPhantom
     time_point: int

@@ -16,7 +16,7 @@ MARROW = Tissue(380.0, 65.0, 0.95, 150.0, fat=0.9)
 VESSEL = Tissue(1900.0, 90.0, 0.25, 2500.0, uptake=0.8)  # The flow of blood takes most of the signal.
 NERVE = Tissue(1150.0, 55.0, 0.8, 1100.0, uptake=0.05)
 OEDEMA = Tissue(1550.0, 52.0, 0.9, 1900.0, uptake=0.15)  # of muscle
-NECROSIS = Tissue(2600.0, 250.0, 1.0, 2300.0, uptake=0.02)
+NECROTIC_TISSUE = Tissue(2600.0, 250.0, 1.0, 2300.0, uptake=0.02)
 BLOOD = Tissue(480.0, 60.0, 0.95, 1100.0)  # subacute: methaemoglobin
 CAPSULE = Tissue(1100.0, 22.0, 0.5, 900.0)
 

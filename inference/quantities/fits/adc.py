@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from inference.headers.diffusion import shells
-from inference.quantities.fits.common import FLOOR, FittedMap, fit_decay, fitted_map, noise_sd, stack_images
+from inference.quantities.fits.common import NOISE_FLOOR, FittedMap, fit_decay, fitted_map, noise_sd, stack_images
 from inference.volumes.geometry import Array
 from storage.errors import InputRefused
 
@@ -32,6 +32,6 @@ def adc_map(images: Sequence[Array], b_values: Sequence[float], noise: float | N
         signals, b = signals[b >= PERFUSED], b[b >= PERFUSED]
     if noise is None:
         noise = noise_sd(signals[-1])
-    floor = FLOOR * (noise or 0.0)
+    floor = NOISE_FLOOR * (noise or 0.0)
     fit = fit_decay(signals, b, floor)
     return fitted_map(1e6 * fit.rate, signals[0] > floor, PLAUSIBLE, b, noise)

@@ -19,7 +19,7 @@ Signals = NDArray[np.float64]
 
 CORNER = 1 / 8  # of rows and columns: the size of each corner of a slice in which air is looked for
 RAYLEIGH = (1.6, 2.4)  # mean / SD of the magnitude of pure noise is 1.91; several coils raise it, ghosts lower it
-FLOOR = 3.0  # times the SD of the noise: below, the Rician mean departs from the signal by more than 5 %
+NOISE_FLOOR = 3.0  # times the SD of the noise: below, the Rician mean departs from the signal by more than 5 %
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +118,7 @@ def _fit_line(logs: Signals, weights: Signals, x: Signals) -> Decay:
     """Fit a line of `logs` on `x` in every voxel; NaN unless two different `x` have weight."""
     at = x[:, None, None, None]
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        weights = weights / weights.max(axis=0)  # Squared signals could overflow in the sums.
+        weights = weights / weights.max(axis=0)  # Sums of squared signals could overflow otherwise.
         total = weights.sum(axis=0)
         centre, level = (weights * at).sum(axis=0) / total, (weights * logs).sum(axis=0) / total
         spread = (weights * (at - centre) ** 2).sum(axis=0)

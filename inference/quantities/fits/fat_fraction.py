@@ -5,7 +5,7 @@ It is a fraction of the signal, not of the protons: T1 weighting and T2* decay a
 
 import numpy as np
 
-from inference.quantities.fits.common import FLOOR, noise_sd
+from inference.quantities.fits.common import NOISE_FLOOR, noise_sd
 from inference.volumes.geometry import Array
 from storage.errors import InputRefused
 
@@ -19,7 +19,7 @@ def fat_fraction(water: Array, fat: Array, noise: float | None = None) -> Array:
     """
     if water.shape != fat.shape:
         raise InputRefused(f"the two images have shapes {water.shape} and {fat.shape}; bring them to one grid first")
-    floor = FLOOR * ((noise_sd(water) if noise is None else noise) or 0.0)
+    floor = NOISE_FLOOR * ((noise_sd(water) if noise is None else noise) or 0.0)
     total = water + fat
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(total > floor, 100.0 * fat / total, np.nan).astype(np.float32)

@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from inference.applications.extremity_sts_sbrt.network import STRUCTURES
-from inference.applications.extremity_sts_sbrt.preprocessing import PIXEL, SMALLEST, THICKNESS
+from inference.applications.extremity_sts_sbrt.preprocessing import PIXEL, SMALLEST_STRUCTURE, THICKNESS
 from inference.phantoms.limb.study import FIRST_TRAINING_SEED, HELD_OUT_SEEDS, SHIFTED_SEEDS
 from inference.phantoms.signals import SHIFTED
-from inference.training.extremity_sts_sbrt.limb_cases import BIAS, ECHO_TIME, MISSING, NOISE, SLICES
+from inference.training.extremity_sts_sbrt.limb_cases import BIAS_RANGE, ECHO_TIME_RANGE, MISSING, NOISE_RANGE, SLICES
 from inference.training.extremity_sts_sbrt.scoring import MATRICES, VOXEL
 
 COLUMNS = (("held-out limbs", "held_out"), ("T1w and T2w alone", "required_only"), ("shifted limbs", "shifted"))
@@ -101,9 +101,9 @@ def extremity_sts_sbrt_card(metrics: Mapping[str, Any]) -> str:
     return TEMPLATE.format(
         phantoms=settings["phantoms"],
         first_seed=FIRST_TRAINING_SEED + settings["seed"],
-        noise=_range(NOISE),
-        echo_time=_range(ECHO_TIME),
-        bias=BIAS[1],
+        noise=_range(NOISE_RANGE),
+        echo_time=_range(ECHO_TIME_RANGE),
+        bias=BIAS_RANGE[1],
         held_out=HELD_OUT_SEEDS[0],
         shifted=SHIFTED_SEEDS[0],
         shifted_noise=SHIFTED.noise,
@@ -114,7 +114,7 @@ def extremity_sts_sbrt_card(metrics: Mapping[str, Any]) -> str:
         pixel=PIXEL,
         thinnest=THICKNESS[0],
         thickest=THICKNESS[1],
-        smallest=SMALLEST,
+        smallest=SMALLEST_STRUCTURE,
         because=_because(metrics),
         missing=MISSING,
         iterations=metrics["iterations"],

@@ -15,7 +15,7 @@ from torch.nn import functional
 from inference.applications.extremity_sts_sbrt.examination import REQUIRED
 from inference.applications.extremity_sts_sbrt.network import CONTRASTS, STRUCTURES
 from inference.applications.extremity_sts_sbrt.preprocessing import BRIGHTEST, PreparedLimb, prepare_limb
-from inference.phantoms.limb.images import B_VALUES, LimbImages
+from inference.phantoms.limb.images import DWI_B_VALUES, LimbImages
 from inference.phantoms.limb.study import FIRST_TRAINING_SEED, limb_study, study_grid
 from inference.phantoms.signals import Scanner
 from inference.quantities.fits.adc import adc_map
@@ -25,7 +25,7 @@ from inference.volumes.resampling import resample_to_grid, resample_to_spacing
 
 SLICES, PIXELS = 4, 128  # of a slab
 # The ranges that the scanners of training limbs are drawn from, as factors to the usual scanner.
-NOISE, ECHO_TIME, BIAS = (0.5, 2.5), (0.85, 1.2), (0.0, 2.0)
+NOISE_RANGE, ECHO_TIME_RANGE, BIAS_RANGE = (0.5, 2.5), (0.85, 1.2), (0.0, 2.0)
 MISSING = 0.25  # how often each optional contrast is missing in a slab
 MAPS = tuple(CONTRASTS.index(name) for name in ("adc", "t1_map", "t2_map"))
 log = logging.getLogger(__name__)
@@ -66,7 +66,8 @@ def training_limb_case(seed: int) -> LimbCase:
     rng = np.random.default_rng([seed, 7])
     study = limb_study(seed, int(rng.integers(3)))
     scanner = Scanner(
-        noise=float(rng.uniform(*NOISE)), echo_time=float(rng.uniform(*ECHO_TIME)), bias=float(rng.uniform(*BIAS)),
+        noise=float(rng.uniform(*NOISE_RANGE)), echo_time=float(rng.uniform(*ECHO_TIME_RANGE)),
+        bias=float(rng.uniform(*BIAS_RANGE)),
         surface_coil=bool(rng.uniform() < 0.3), motion=float(rng.uniform(0.0, 1.5)) * float(rng.uniform() < 0.3),
     )  # fmt: skip
     thickness, pixel = float(rng.uniform(3.5, 5.5)), float(rng.uniform(1.15, 1.6))
@@ -83,7 +84,7 @@ def training_limb_case(seed: int) -> LimbCase:
 
 def _adc(images: LimbImages, seed: int) -> Array:
     """Return the ADC map that the node computes, which differs from that of the simulated scanner."""
-    return adc_map([images.render(f"dwi_b{b:g}", seed) for b in B_VALUES], B_VALUES).values
+    return adc_map([images.render(f"dwi_b{b:g}", seed) for b in DWI_B_VALUES], DWI_B_VALUES).values
 
 
 def _on_prepared_grid(mask: NDArray[np.bool_], grid: Geometry, prepared: PreparedLimb) -> NDArray[np.uint8]:

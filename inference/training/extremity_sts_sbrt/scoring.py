@@ -9,7 +9,7 @@ import numpy as np
 from inference.applications.extremity_sts_sbrt.course import recist_course
 from inference.applications.extremity_sts_sbrt.examination import Examination, SliceInference, examine_limb
 from inference.applications.extremity_sts_sbrt.network import STRUCTURES
-from inference.phantoms.limb.images import B_VALUES
+from inference.phantoms.limb.images import DWI_B_VALUES
 from inference.phantoms.limb.study import LimbStudy, limb_study, study_grid
 from inference.phantoms.limb.truth import recist_category
 from inference.phantoms.signals import STANDARD, Scanner
@@ -55,7 +55,7 @@ def volumes_of(
         images = shown.on(grid, scanner)
         for name in set(names) & set(series):
             if name == "dwi":
-                weighted = ((images.render(f"dwi_b{b:g}"), {"b-value": b}) for b in B_VALUES)
+                weighted = ((images.render(f"dwi_b{b:g}"), {"b-value": b}) for b in DWI_B_VALUES)
                 volumes[name] = tuple(_volume(array, grid, name, apart) for array, apart in weighted)
             else:
                 volumes[name] = (_volume(images.render(name), grid, name, {}),)
@@ -100,7 +100,7 @@ def false_mass_ml(seed: int, series: Collection[str], infer: SliceInference) -> 
     return examine_limb(volumes, infer, 0.5).volume("mass")
 
 
-def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def summarise_limbs(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Summarise the rows of `measure_limb` for metrics.json. Statistics of nothing are None."""
     points = [point for row in rows for point in row["time_points"]]
     judged = [row["response_right"] for row in rows if row["response_right"] is not None]

@@ -22,7 +22,7 @@ from inference.phantoms.signals import SHIFTED, STANDARD, Scanner
 from inference.training import provenance
 from inference.training.extremity_sts_sbrt.card import extremity_sts_sbrt_card
 from inference.training.extremity_sts_sbrt.limb_cases import LimbCase, hash_limb_cases, limb_pool, random_slab
-from inference.training.extremity_sts_sbrt.scoring import SERIES, false_mass_ml, measure_limb, summarise
+from inference.training.extremity_sts_sbrt.scoring import SERIES, false_mass_ml, measure_limb, summarise_limbs
 from inference.training.fitting import Fitted, Schedule, fit_network
 from inference.training.scoring import false_alarms
 
@@ -90,7 +90,7 @@ def run(
     folder = out / "measured" / file_sha256(weights)[:16]
     for one in SETS:
         measure = partial(measure_limb, scanner=one.scanner, series=one.series, infer=infer, drawings=drawings)
-        metrics[one.name] = summarise(
+        metrics[one.name] = summarise_limbs(
             measure_once(measure, one.seeds[: round(one.part * settings.patients)], folder / one.name)
         )
     healthy = HELD_OUT_SEEDS[: settings.patients // 2]

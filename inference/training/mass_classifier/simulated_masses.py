@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.applications.soft_tissue_mass.classifier import FEATURES
-from inference.phantoms.limb.images import B_VALUES
+from inference.phantoms.limb.images import DWI_B_VALUES
 from inference.phantoms.limb.study import limb_study, study_grid
 from inference.phantoms.scene import mixture
 from inference.quantities.panel import measure_panel
@@ -48,7 +48,7 @@ def simulated_mass(seed: int) -> SimulatedMass:
     def volume(name: str, **told_apart: float) -> Volume:
         return Volume(images.render(name), grid, (), "study", name, "frame of reference", "MR", told_apart)
 
-    weighted = tuple(volume(f"dwi_b{b:g}", **{B_VALUE: b}) for b in B_VALUES)
+    weighted = tuple(volume(f"dwi_b{b:g}", **{B_VALUE: b}) for b in DWI_B_VALUES)
     maps = {name: (volume(name),) for name in ("t1_map", "t2_map")}
     quantities = measure_panel({"dwi": weighted, **maps}, weighted[0])
     told = [quantities.statistics(quantity, images.masks["mass"]) for quantity in FEATURES]

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from inference.applications.soft_tissue_mass.outline import LARGEST_WINDOW
-from inference.applications.soft_tissue_mass.preprocessing import SMALLEST, SPACING
+from inference.applications.soft_tissue_mass.preprocessing import SMALLEST_MASS, SPACING
+from inference.phantoms.limb.study import FIRST_TRAINING_SEED
 from inference.training.fitting import Schedule
-from inference.training.soft_tissue_mass.phantom_cases import FIRST_TRAINING_SEED, HEALTHY_EVERY
+from inference.training.soft_tissue_mass.phantom_cases import HEALTHY_EVERY
 from inference.training.soft_tissue_mass.scoring import UNCERTAIN_SHARE
 
 ROWS = (
@@ -127,7 +128,7 @@ def soft_tissue_mass_card(metrics: Mapping[str, Any]) -> str:
         parameters=f"{metrics['parameters'] / 1e6:.1f} million",
         spacing=SPACING,
         largest=" x ".join(map(str, LARGEST_WINDOW)),
-        smallest=SMALLEST,
+        smallest=SMALLEST_MASS,
         rounding=first["rounding"],
         apart=", though from the same earlier weights, so that they doubt less than they should"
         if metrics["start"]

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from inference.applications.soft_tissue_mass import preprocessing
 from inference.phantoms.limb.anatomy import LimbPhantom
 from inference.phantoms.limb.random_limb import limb_grid, limb_phantom
+from inference.phantoms.limb.study import FIRST_TRAINING_SEED
 from inference.phantoms.signals import Acquisition
 from inference.training.cases import Case
 from inference.volumes.canonical import canonical
@@ -16,7 +17,6 @@ from inference.volumes.geometry import Array, Geometry
 from inference.volumes.resampling import resample_to_spacing
 
 T1W = Acquisition(600.0, 12.0)
-FIRST_TRAINING_SEED = 10_000  # Tests and demonstrations use smaller ones.
 FIRST_TEST_SEED = 5_000
 HEALTHY_EVERY = 5  # one training limb in so many has no mass
 

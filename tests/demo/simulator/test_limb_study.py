@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset
 from dicom_node.demo.simulator import limb_study
 from dicom_node.receive.policy import ReceivePolicy
 from dicom_node.receive.receiver import Receiver
-from inference.phantoms.limb.images import B_VALUES
+from inference.phantoms.limb.images import DWI_B_VALUES
 from inference.phantoms.limb.study import limb_study as phantom
 from inference.volumes.measurements import volume_ml
 from inference.volumes.reading import read_volume
@@ -98,7 +98,7 @@ def test_headers_tell_the_physics(sent: Sent) -> None:
         "adc": (5000, 70, 90), "t1_map": (15, 2.5, 4), "t2_map": (3000, 12, 90), "water": (8, 2.5, 3),
         "fat": (8, 2.5, 3),
     }  # fmt: skip
-    assert {float(ds.DiffusionBValue) for ds in series["dwi"]} == set(B_VALUES)
+    assert {float(ds.DiffusionBValue) for ds in series["dwi"]} == set(DWI_B_VALUES)
     assert [one[name].ImageType[-1] for name in ("adc", "water", "fat")] == ["ADC", "W", "F"]
     assert [one[name].ImageType[2] for name in ("t1_map", "t2_map")] == ["T1 MAP", "T2 MAP"]
     for name, unit in (("adc", "um2/s"), ("t1_map", "ms"), ("t2_map", "ms")):
