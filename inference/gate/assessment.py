@@ -10,7 +10,7 @@ import numpy as np
 
 from inference.gate import embedding, image_quality
 from inference.gate.embedding import Embedding
-from inference.gate.image_quality import METRICS
+from inference.gate.image_quality import METRICS, BadSide
 from inference.gate.reference import TrainingReference, differences_by_kind, distance_to_groups
 from inference.volumes.volume import Volume
 from storage.errors import InputRefused, WhyNoResult
@@ -62,7 +62,9 @@ def assess(volume: Volume, reference: TrainingReference) -> Assessment:
 def _poor(name: str, value: float, limit: float) -> str:
     metric = METRICS[name]
     unit = f" {metric.unit}" if metric.unit else ""
-    return f"{metric.label}: {value:.3g}{unit}, {'at least' if metric.bad == 'low' else 'at most'} {limit:.3g}{unit}"
+    return (
+        f"{metric.label}: {value:.3g}{unit}, {'at least' if metric.bad is BadSide.LOW else 'at most'} {limit:.3g}{unit}"
+    )
 
 
 def _unlike(vector: Embedding, distance: float, reference: TrainingReference) -> str:

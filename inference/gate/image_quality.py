@@ -5,6 +5,7 @@ air if there is no air, is NaN. Arrays are [slice, row, column].
 """
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,13 @@ GHOST_DISTANCE = 20.0  # mm; nearer copies cannot be told from the anatomy
 GHOST_SLICES = 32  # evenly spread slices that are enough to find copies
 
 
+class BadSide(Enum):
+    """The side of its limit on which a measurement is bad."""
+
+    LOW = "low"
+    HIGH = "high"
+
+
 @dataclass(frozen=True)
 class Metric:
     """A measurement, and when it is bad.
@@ -34,7 +42,7 @@ class Metric:
 
     label: str
     unit: str
-    bad: str  # "low" or "high"
+    bad: BadSide
     tolerance: float
     lenient: float | None = None
 
@@ -43,31 +51,33 @@ class Metric:
         known = values[np.isfinite(values)]
         if not known.size:
             return None
-        extreme = float(known.min() if self.bad == "low" else known.max()) * self.tolerance
+        extreme = float(known.min() if self.bad is BadSide.LOW else known.max()) * self.tolerance
         if self.lenient is not None:
-            extreme = min(extreme, self.lenient) if self.bad == "low" else max(extreme, self.lenient)
+            extreme = min(extreme, self.lenient) if self.bad is BadSide.LOW else max(extreme, self.lenient)
         return None if self.unit == "%" and extreme >= 100 else extreme
 
     def fails(self, value: float, limit: float) -> bool:
-        return value < limit if self.bad == "low" else value > limit  # NaN, which was not measured, fails neither way
+        return (
+            value < limit if self.bad is BadSide.LOW else value > limit
+        )  # NaN, which was not measured, fails neither way
 
 
 METRICS = {
-    "snr_air": Metric("signal-to-noise ratio, noise measured in air", "", "low", 0.5),
-    "snr_body": Metric("signal-to-noise ratio, noise measured in the body", "", "low", 0.5),
-    "ghost": Metric("strength of a displaced copy of the image (ghost)", "%", "high", 1.25, lenient=5.0),
-    "correlation": Metric("correlation of neighbouring pixels", "", "low", 0.6),
-    "slices": Metric("number of images, or of pixels along the shorter edge of an image", "", "low", 0.5),
-    "field_of_view_feet_head": Metric("field of view from feet to head", "mm", "low", 0.8),
-    "field_of_view_front_back": Metric("field of view from front to back", "mm", "low", 0.8),
-    "field_of_view_right_left": Metric("field of view from right to left", "mm", "low", 0.8),
-    "covered": Metric("part of the field of view that shows the body", "%", "low", 0.5),
-    "cut": Metric("part of the border of the images at which the body is cut off", "%", "high", 1.2),
-    "voxel_edge": Metric("longest edge of a voxel", "mm", "high", 1.5),
-    "voxel_volume": Metric("volume of a voxel", "mm3", "high", 2.0),
-    "saturated": Metric("part of the body at the greatest value", "%", "high", 2.0, lenient=1.0),
-    "same_value": Metric("part of the body that has one and the same value", "%", "high", 2.0, lenient=5.0),
-    "negative": Metric("part of the voxels that are negative, as in phase images", "%", "high", 2.0, lenient=0.1),
+    "snr_air": Metric("signal-to-noise ratio, noise measured in air", "", BadSide.LOW, 0.5),
+    "snr_body": Metric("signal-to-noise ratio, noise measured in the body", "", BadSide.LOW, 0.5),
+    "ghost": Metric("strength of a displaced copy of the image (ghost)", "%", BadSide.HIGH, 1.25, lenient=5.0),
+    "correlation": Metric("correlation of neighbouring pixels", "", BadSide.LOW, 0.6),
+    "slices": Metric("number of images, or of pixels along the shorter edge of an image", "", BadSide.LOW, 0.5),
+    "field_of_view_feet_head": Metric("field of view from feet to head", "mm", BadSide.LOW, 0.8),
+    "field_of_view_front_back": Metric("field of view from front to back", "mm", BadSide.LOW, 0.8),
+    "field_of_view_right_left": Metric("field of view from right to left", "mm", BadSide.LOW, 0.8),
+    "covered": Metric("part of the field of view that shows the body", "%", BadSide.LOW, 0.5),
+    "cut": Metric("part of the border of the images at which the body is cut off", "%", BadSide.HIGH, 1.2),
+    "voxel_edge": Metric("longest edge of a voxel", "mm", BadSide.HIGH, 1.5),
+    "voxel_volume": Metric("volume of a voxel", "mm3", BadSide.HIGH, 2.0),
+    "saturated": Metric("part of the body at the greatest value", "%", BadSide.HIGH, 2.0, lenient=1.0),
+    "same_value": Metric("part of the body that has one and the same value", "%", BadSide.HIGH, 2.0, lenient=5.0),
+    "negative": Metric("part of the voxels that are negative, as in phase images", "%", BadSide.HIGH, 2.0, lenient=0.1),
 }  # fmt: skip
 
 

@@ -5,6 +5,7 @@ Also tells which of the b-values found in a series are different ones.
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -13,6 +14,15 @@ from inference.headers.attributes import values
 from inference.headers.private import PrivateElements
 
 Direction = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class DiffusionWeighting:
+    """The b-value in s/mm2 and the direction of the gradient; each is None if the header does not tell it."""
+
+    b_value: float | None
+    direction: Direction | None
+
 
 B_VALUE_ELEMENTS = (
     # Group, creator, element, VR, and the beginning of Manufacturer. The first value is the b-value in s/mm2.
@@ -36,11 +46,11 @@ LARGEST_B_VALUE = 1e5  # s/mm2, far above what any scanner can do; larger number
 
 def b_value(ds: Dataset) -> float | None:
     """Return the b-value in s/mm2, or None if the header tells of no diffusion weighting."""
-    return weighting(ds)[0]
+    return weighting(ds).b_value
 
 
-def weighting(ds: Dataset) -> tuple[float | None, Direction | None]:
-    """Return the b-value in s/mm2 and the direction of the gradient; each is None if the header does not tell it.
+def weighting(ds: Dataset) -> DiffusionWeighting:
+    """Return the diffusion weighting that the header tells of.
 
     The direction is as the vendor writes it, which for GE means in axes of the image. It tells images apart, but it is
     not a direction in the patient.
@@ -48,12 +58,12 @@ def weighting(ds: Dataset) -> tuple[float | None, Direction | None]:
     standard = _numbers(ds.get("DiffusionBValue"))
     orientation = _numbers(ds.get("DiffusionGradientOrientation"))
     if standard and (orientation or standard[0] == 0):
-        return standard[0], direction(orientation) if standard[0] > 0 else None
+        return DiffusionWeighting(standard[0], direction(orientation) if standard[0] > 0 else None)
     private = PrivateElements(ds)
     b = standard[0] if standard else _private_b_value(private)
     if b is None:
         b = _in_words(ds)
-    return b, _private_direction(private) if b else None
+    return DiffusionWeighting(b, _private_direction(private) if b else None)
 
 
 def shells(b_values: Iterable[float]) -> tuple[float, ...]:

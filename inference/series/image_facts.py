@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from enum import Enum
 from functools import cache
 from typing import Any
 
@@ -38,6 +39,14 @@ DIFFUSIVITIES = frozenset({"um2/s", "mm2/s", "10-6.mm2/s", "10*-6.mm2/s", "10*-3
 
 NOTHING = Dataset()
 keyword_tag = cache(Tag)
+
+
+class AgentEvidence(Enum):
+    """Evidence that a series had contrast agent."""
+
+    NONE = 0  # nothing tells of one
+    HEADER = 1  # attributes of the contrast agent
+    NAME = 2  # the name of the series alone: technologists often leave the attributes empty
 
 
 @dataclass(frozen=True)
@@ -296,16 +305,13 @@ def is_stir(inversion_time: float | None) -> bool:
     return inversion_time is not None and 80 <= inversion_time <= 300
 
 
-def agent_given(facts: Sequence[ImageFacts]) -> tuple[bool, bool]:
-    """Return whether a series had contrast agent, and whether its name alone tells so.
-
-    Technologists often leave the other attributes empty.
-    """
+def agent_evidence(facts: Sequence[ImageFacts]) -> AgentEvidence:
+    """Return what tells that a series had contrast agent."""
     if any(f.agent for f in facts):
-        return True, False
+        return AgentEvidence.HEADER
     name = facts[0].description
-    by_name = AGENT_BY_NAME.search(name) is not None and NO_AGENT_BY_NAME.search(name) is None
-    return by_name, by_name
+    named = AGENT_BY_NAME.search(name) is not None and NO_AGENT_BY_NAME.search(name) is None
+    return AgentEvidence.NAME if named else AgentEvidence.NONE
 
 
 def seconds_after_injection(ds: Dataset) -> float | None:

@@ -16,7 +16,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from inference.headers.attributes import vector
-from inference.series.image_facts import ImageFacts, agent_given, facts_of, seconds_after_injection
+from inference.series.image_facts import AgentEvidence, ImageFacts, agent_evidence, facts_of, seconds_after_injection
 from inference.series.kinds import Kind as Kind
 from inference.series.series_kind import DIFFUSION_KINDS, different, kind_of_series, nearest_plane, phases_of
 from inference.series.site_table import SiteTable, rule_for
@@ -96,7 +96,8 @@ def recognise_headers(headers: Sequence[Dataset], site: SiteTable = ()) -> Recog
     planes, problem, stacks = _geometry(images)
     verdict = kind_of_series(modality, facts, planes)
     phases = 1 if verdict.kind in DIFFUSION_KINDS else phases_of(facts)
-    contrast, by_name = agent_given(facts)
+    agent = agent_evidence(facts)
+    contrast = agent is not AgentEvidence.NONE
     found = Recognition(
         series_instance_uid=str(first.get("SeriesInstanceUID", "")),
         modality=modality,
@@ -108,7 +109,10 @@ def recognise_headers(headers: Sequence[Dataset], site: SiteTable = ()) -> Recog
         fat_suppressed=_fat_suppressed(verdict.kind, facts) if modality == "MR" else None,
         b_values=different(f.b_value for f in facts) if verdict.kind in DIFFUSION_KINDS else (),
         confidence=verdict.confidence,
-        reasons=(verdict.reason, *(["its description alone tells of a contrast agent"] if by_name else [])),
+        reasons=(
+            verdict.reason,
+            *(["its description alone tells of a contrast agent"] if agent is AgentEvidence.NAME else []),
+        ),
         body_part=str(first.get("BodyPartExamined") or "").strip().upper(),
         laterality=_laterality(facts),
         volumes=len(stacks),

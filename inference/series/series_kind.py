@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from inference.series.image_facts import ImageFacts, agent_given
+from inference.series.image_facts import AgentEvidence, ImageFacts, agent_evidence
 from inference.series.image_kind import Verdict, kind_of_image
 from inference.series.kinds import Kind
 from inference.volumes.planes import LpsVector, Plane
@@ -135,7 +135,7 @@ def _repeated(facts: Sequence[ImageFacts], verdicts: Sequence[Verdict]) -> Verdi
     if phases < 2 or chosen.kind not in REPEATABLE or chosen.kind is Kind.LGE:
         return None
     planar = all("EP" in f.sequence for f in facts)
-    agent = agent_given(facts)[0]
+    agent = agent_evidence(facts) is not AgentEvidence.NONE
     why = f"{phases} images of each place one after another, {'with' if agent else 'without'} contrast agent"
     if planar and not agent:
         return Verdict(Kind.BOLD, 0.9, f"echo planar, {why}")

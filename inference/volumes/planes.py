@@ -17,7 +17,7 @@ from pydicom.tag import Tag
 from inference.headers.attributes import values, vector
 from inference.headers.diffusion import direction, weighting
 from inference.headers.private import PrivateElements
-from inference.volumes.tiles import tiled_as, tiling_of
+from inference.volumes.tiles import TileFormat, tiled_as, tiling_of
 from storage.errors import InputRefused
 
 LpsVector = NDArray[np.float64]
@@ -108,14 +108,14 @@ def planes_of(ds: Dataset, path: Path) -> Iterator[Plane]:
             yield _enhanced_plane(ds, path, frame, name, dimensions)
     elif int(ds.get("NumberOfFrames") or 1) != 1:
         raise InputRefused(f"{name} has several frames without the functional groups that place them in space")
-    elif kind := tiled_as(ds):
-        yield from _tiled_planes(ds, path, kind, name)
+    elif tile_format := tiled_as(ds):
+        yield from _tiled_planes(ds, path, tile_format, name)
     else:
         yield _plane(ds, path, None, name, vector(ds, POSITION, 3, name), ds, ds, _classic_differences(ds))
 
 
-def _tiled_planes(ds: Dataset, path: Path, kind: str, name: str) -> Iterator[Plane]:
-    tiling = tiling_of(ds, kind, name)
+def _tiled_planes(ds: Dataset, path: Path, tile_format: TileFormat, name: str) -> Iterator[Plane]:
+    tiling = tiling_of(ds, tile_format, name)
     plane = _plane(ds, path, None, name, tiling.positions[0], ds, ds, _classic_differences(ds))
     for k, (corner, position) in enumerate(zip(tiling.corners, tiling.positions, strict=True), 1):
         yield replace(
@@ -186,13 +186,13 @@ def _plane(
 
 
 def _classic_differences(ds: Dataset) -> dict[str, Any]:
-    b, gradient = weighting(ds)
+    diffusion = weighting(ds)
     return {
         ECHO_TIME: number(ds.get(ECHO_TIME)),
         "InversionTime": number(ds.get("InversionTime")) or None,
         COMPONENT: _component(ds.get("ImageType")) or COMPONENTS.get(ge_component(PrivateElements(ds))),
-        B_VALUE: number(b),
-        DIRECTION: gradient,
+        B_VALUE: number(diffusion.b_value),
+        DIRECTION: diffusion.direction,
         TIME: number(ds.get(TIME)),
         TRIGGER_TIME: number(ds.get(TRIGGER_TIME)) or None,
         "FlipAngle": number(ds.get("FlipAngle")),

@@ -5,6 +5,7 @@ Tiles go along rows, from the upper left. Only private attributes say how many t
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from math import ceil, isqrt
 
 import numpy as np
@@ -17,11 +18,17 @@ from inference.headers.csa import read_csa
 from inference.headers.private import PrivateElements
 from storage.errors import InputRefused
 
-MOSAIC, VFRAME = "MOSAIC", "VFRAME"
 CSA = (0x0029, "SIEMENS CSA HEADER", 0x10)
 UIH_NUMBER = (0x0065, "Image Private Header", 0x50)
 UIH_SLICES = (0x0065, "Image Private Header", 0x51)
 MOST = 1024  # tiles, 32 x 32: far more than any scanner makes
+
+
+class TileFormat(StrEnum):
+    """Formats of tiled images, named as ImageType names them."""
+
+    MOSAIC = "MOSAIC"  # Siemens
+    VFRAME = "VFRAME"  # UIH
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,18 +45,18 @@ class Tiling:
     positions: tuple[NDArray[np.float64], ...]
 
 
-def tiled_as(ds: Dataset) -> str | None:
+def tiled_as(ds: Dataset) -> TileFormat | None:
     """Return how ImageType says that the image is tiled; None if it is not."""
     image_type = {str(v).upper() for v in values(ds.get("ImageType"))}
-    return next((kind for kind in (MOSAIC, VFRAME) if kind in image_type), None)
+    return next((tile_format for tile_format in TileFormat if tile_format in image_type), None)
 
 
-def tiling_of(ds: Dataset, kind: str, name: str) -> Tiling:
-    """Read the tiling of an image that is tiled as `kind`.
+def tiling_of(ds: Dataset, tile_format: TileFormat, name: str) -> Tiling:
+    """Read the tiling of an image that is tiled as `tile_format` says.
 
     Raises InputRefused, which calls the instance `name`, if the private attributes are missing or wrong.
     """
-    return _mosaic(ds, name) if kind == MOSAIC else _vframe(ds, name)
+    return _mosaic(ds, name) if tile_format is TileFormat.MOSAIC else _vframe(ds, name)
 
 
 def _mosaic(ds: Dataset, name: str) -> Tiling:

@@ -18,7 +18,7 @@ from pydicom.valuerep import DA, DS, TM, validate_value
 from dicom_node.objects.base.context import derived_uid
 from dicom_node.objects.base.value_lengths import LO_LENGTH, SH_LENGTH
 from inference.volumes.planes import is_enhanced
-from inference.volumes.tiles import MOSAIC, VFRAME
+from inference.volumes.tiles import TileFormat
 from inference.volumes.volume import Volume
 
 UTF_8 = "ISO_IR 192"
@@ -160,7 +160,7 @@ def _untiled(header: Dataset, volume: Volume, k: int) -> Dataset:
     copy = sharing(header)
     copy.add_new("Rows", "US", rows)
     copy.add_new("Columns", "US", columns)
-    copy.add_new("ImageType", "CS", [value for value in header.ImageType if value not in (MOSAIC, VFRAME)])
+    copy.add_new("ImageType", "CS", [value for value in header.ImageType if value not in tuple(TileFormat)])
     copy.add_new("ImagePositionPatient", "DS", slice_position(volume, k))
     return copy
 
