@@ -101,7 +101,7 @@ def withdraw_command(
     found = stores.jobs.get(job)
     if found is None:
         raise NodeError(f"There is no job {job}; `dicom-node jobs` lists those there are")
-    withdrawal = stores.jobs.withdraw(job, reason, datetime.now(UTC))
+    withdrawal = stores.results.withdraw(job, reason, datetime.now(UTC))
     if withdrawal is None:
         raise NodeError(why_not_withdrawn(found))
     assert isinstance(withdrawal.detail, WithdrawalDetail)

@@ -52,7 +52,7 @@ def is_dead(record: Job | Delivery | Commitment) -> bool:
 
 
 def why_not_withdrawn(job: Job) -> str:
-    """Return why `Jobs.withdraw` left this job as it is."""
+    """Return why `Results.withdraw` left this job as it is."""
     if job.kind is JobKind.WITHDRAWAL:
         return f"The job {job.id} is a withdrawal itself, which cannot be withdrawn"
     if job.state is not JobState.SUCCEEDED:

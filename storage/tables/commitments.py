@@ -14,11 +14,10 @@ from sqlalchemy.orm import Session
 
 from storage.records.commitments import Commitment, CommitmentState
 from storage.tables import schema
-from storage.tables.database.connection import Database, changed, insert_if_absent
+from storage.tables.database.connection import Database, changed, chunks, insert_if_absent
 
 _OPEN = (CommitmentState.REQUESTED, CommitmentState.RETRYING)
 _DUPLICATE = "duplicate"  # marks an item of a second request under a transaction UID that was still in use
-_CHUNK = 500  # values of one IN: SQLite bounds them
 
 Item = tuple[str, str]  # SOP class and SOP instance
 
@@ -149,11 +148,9 @@ class Commitments:
         with self._database.reading() as session:
             return {
                 uid: sop_class
-                for start in range(0, len(uids), _CHUNK)
+                for chunk in chunks(uids)
                 for uid, sop_class in session.execute(
-                    select(row.sop_instance_uid, row.sop_class_uid).where(
-                        row.sop_instance_uid.in_(uids[start : start + _CHUNK])
-                    )
+                    select(row.sop_instance_uid, row.sop_class_uid).where(row.sop_instance_uid.in_(chunk))
                 )
             }
 

@@ -12,24 +12,21 @@ from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from storage.errors import Permanent, WhyNoResult
-from storage.records.deliveries import DeliveryState
-from storage.records.jobs import Job, JobKind, JobState, NewJob, NoResultDetail, WithdrawalDetail, detail_from_json
-from storage.records.results import NewObject, ObjectKind
+from storage.records.jobs import Job, JobKind, JobState, NewJob, NoResultDetail
+from storage.records.results import NewObject
 from storage.records.studies import Event, Stage, StudyState
 from storage.tables import schema
 from storage.tables.database.connection import Database, changed
 from storage.tables.events import add_event
 from storage.tables.queueing import (
     cancel,
-    enqueue,
     enqueue_unless_standing,
     hold_jobs,
+    job_record,
     no_result_fingerprint,
-    withdrawn,
 )
-from storage.tables.results import enqueue_deliveries, keep_object, rejectable
+from storage.tables.results import end_superseded_deliveries, enqueue_deliveries, keep_object
 
-_ENDED = (DeliveryState.SENT, DeliveryState.COMMITTED, DeliveryState.REPLACED)
 _WITHOUT_SYNC = {"synchronize_session": False}
 
 
@@ -82,7 +79,7 @@ class Jobs:
                     row.id,
                 ),
             )
-            return _record(row)
+            return job_record(row)
 
     def heartbeat(self, job_id: int, worker: str, now: datetime) -> bool:
         """Says that the job is alive. False when its result is not wanted any more: superseded, or given away."""
@@ -126,7 +123,7 @@ class Jobs:
             text = f"{row.application}: {kinds}, for {', '.join(destinations) or 'no destination'}"
             add_event(session, Event(now, row.study_instance_uid, row.revision, Stage.ENCODED, text, job_id, data))
             if row.kind is JobKind.ANALYSIS:
-                _end_superseded_deliveries(session, row, list(destinations), now)
+                end_superseded_deliveries(session, row, list(destinations), now)
             return True
 
     def fail(
@@ -185,7 +182,7 @@ class Jobs:
             released += self._give_back(session, last, f"{reason}, at the last of {max_attempts} attempts", None, now)
         released += self._give_back(session, held, reason, now, now, counts)
         released += _cancel_superseded(session, held, now)
-        return [_record(row) for row in released]
+        return [job_record(row) for row in released]
 
     def _give_back(
         self,
@@ -266,51 +263,6 @@ class Jobs:
             changed(session, failed.values(state=JobState.CANCELLED, superseded=True, reason=reason))
             return True
 
-    def withdraw(self, job_id: int, reason: str, now: datetime) -> Job | None:
-        """Takes back the results of a SUCCEEDED job: what was not sent yet will not be, and the WITHDRAWAL job that is
-        returned tells the destinations that got something, or may have got it.
-
-        None for other jobs, and for one that was withdrawn before. `reason` names no patient.
-        """
-        job, delivery = schema.JobRow, schema.DeliveryRow
-        with self._database.session() as session:
-            row = session.scalars(
-                select(job)
-                .where(job.id == job_id, job.state == JobState.SUCCEEDED, job.kind != JobKind.WITHDRAWAL)
-                .with_for_update()
-            ).one_or_none()
-            if row is None or _is_withdrawn(session, row):
-                return None
-            deliveries = session.execute(
-                select(delivery, rejectable())
-                .join(schema.ResultObjectRow, schema.ResultObjectRow.id == delivery.object_id)
-                .where(delivery.job_id == job_id)
-                .order_by(delivery.destination, delivery.sequence)
-                .with_for_update(of=delivery)
-            ).all()
-            objects: dict[str, list[int]] = {}
-            ended = 0
-            for sent, may_be_rejected in deliveries:
-                if may_be_rejected and sent.claimed_at is not None:  # an answer that was lost may have been Success
-                    objects.setdefault(sent.destination, []).append(sent.object_id)
-                if sent.state not in _ENDED:
-                    sent.state, sent.reason, sent.dispatcher = DeliveryState.REPLACED, "withdrawn", None
-                    ended += 1
-            text = f"{row.application}: the results of job {job_id} are withdrawn"
-            text += f": {reason}" if reason else ""
-            text += f"; {ended} not sent yet will not be" if ended else ""
-            add_event(session, Event(now, row.study_instance_uid, row.revision, Stage.WITHDRAWN, text, job_id))
-            withdrawal = NewJob(
-                study_instance_uid=row.study_instance_uid,
-                revision=row.revision,
-                application=row.application,
-                inputs=row.inputs,
-                fingerprint=f"withdrawal of job {job_id}",
-                priority=row.priority,
-                detail=WithdrawalDetail(job_id, {name: tuple(ids) for name, ids in objects.items()}, reason),
-            )
-            return _record(session.get_one(job, enqueue(session, withdrawal, now)))
-
     def list(self, states: Collection[JobState] | None = None, study: str | None = None) -> list[Job]:
         """Jobs in the order they were made."""
         statement = select(schema.JobRow).order_by(schema.JobRow.id)
@@ -319,45 +271,12 @@ class Jobs:
         if study is not None:
             statement = statement.where(schema.JobRow.study_instance_uid == study)
         with self._database.reading() as session:
-            return [_record(row) for row in session.scalars(statement)]
+            return [job_record(row) for row in session.scalars(statement)]
 
     def get(self, job_id: int) -> Job | None:
         with self._database.reading() as session:
             row = session.get(schema.JobRow, job_id)
-            return None if row is None else _record(row)
-
-
-def _is_withdrawn(session: Session, row: schema.JobRow) -> bool:
-    job = schema.JobRow
-    found = select(job.id).where(job.id == row.id, withdrawn(job.study_instance_uid, job.id))
-    return session.scalar(found) is not None
-
-
-def _end_superseded_deliveries(session: Session, by: schema.JobRow, destinations: Sequence[str], now: datetime) -> None:
-    """What earlier results of the application have not sent to these destinations yet must not come after the result
-    that supersedes them. Rejection notes stay wanted.
-    """
-    job, delivery, target = schema.JobRow, schema.DeliveryRow, schema.ResultObjectRow
-    earlier = select(job.id).where(
-        job.study_instance_uid == by.study_instance_uid,
-        job.application == by.application,
-        job.kind != JobKind.WITHDRAWAL,
-        job.id != by.id,
-    )
-    ended = changed(
-        session,
-        update(delivery)
-        .where(
-            delivery.job_id.in_(earlier),
-            delivery.destination.in_(destinations),
-            delivery.state.in_((DeliveryState.QUEUED, DeliveryState.RETRYING, DeliveryState.FAILED)),
-            delivery.object_id.in_(select(target.id).where(target.kind != ObjectKind.REJECTION)),
-        )
-        .values(state=DeliveryState.REPLACED, reason=f"superseded by the result of job {by.id}"),
-    )
-    if ended:
-        text = f"{by.application}: {ended} objects of earlier results were not sent, and will not be"
-        add_event(session, Event(now, by.study_instance_uid, by.revision, Stage.ENCODED, text, by.id))
+            return None if row is None else job_record(row)
 
 
 def _held(job_id: int, worker: str) -> ColumnElement[bool]:
@@ -397,25 +316,3 @@ def _report_failure(session: Session, failed: schema.JobRow, why: WhyNoResult, n
         detail=NoResultDetail(why, failed.reason, failed.id),
     )
     enqueue_unless_standing(session, report, now)
-
-
-def _record(row: schema.JobRow) -> Job:
-    return Job(
-        id=row.id,
-        study_instance_uid=row.study_instance_uid,
-        revision=row.revision,
-        application=row.application,
-        inputs=row.inputs,
-        fingerprint=row.fingerprint,
-        state=row.state,
-        attempts=row.attempts,
-        reason=row.reason,
-        created_at=row.created_at,
-        run_after=row.run_after,
-        started_at=row.started_at,
-        finished_at=row.finished_at,
-        worker=row.worker,
-        priority=row.priority,
-        kind=row.kind,
-        detail=detail_from_json(row.kind, row.detail),
-    )

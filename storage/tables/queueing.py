@@ -11,7 +11,16 @@ from sqlalchemy import ColumnElement, SQLColumnExpression, and_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from storage.errors import WhyNoResult
-from storage.records.jobs import AnalysisDetail, JobKind, JobState, NewJob, NoResultDetail, WithdrawalDetail
+from storage.records.jobs import (
+    AnalysisDetail,
+    Job,
+    JobKind,
+    JobState,
+    NewJob,
+    NoResultDetail,
+    WithdrawalDetail,
+    detail_from_json,
+)
 from storage.records.studies import Event, Stage
 from storage.tables import schema
 from storage.tables.database.connection import changed
@@ -191,3 +200,25 @@ def _supersede(session: Session, new: NewJob, standing: int | None, now: datetim
 def _raise_priority(session: Session, job_id: int, priority: int) -> None:
     job = schema.JobRow
     changed(session, update(job).where(job.id == job_id, job.priority < priority).values(priority=priority))
+
+
+def job_record(row: schema.JobRow) -> Job:
+    return Job(
+        id=row.id,
+        study_instance_uid=row.study_instance_uid,
+        revision=row.revision,
+        application=row.application,
+        inputs=row.inputs,
+        fingerprint=row.fingerprint,
+        state=row.state,
+        attempts=row.attempts,
+        reason=row.reason,
+        created_at=row.created_at,
+        run_after=row.run_after,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        worker=row.worker,
+        priority=row.priority,
+        kind=row.kind,
+        detail=detail_from_json(row.kind, row.detail),
+    )

@@ -4,18 +4,21 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from storage.errors import Permanent
 from storage.records.deliveries import DeliveryState
-from storage.records.jobs import JobKind, JobState
+from storage.records.jobs import Job, JobKind, JobState, NewJob, WithdrawalDetail
 from storage.records.results import NewObject, ObjectKind, ResultObject
+from storage.records.studies import Event, Stage
 from storage.tables import schema
-from storage.tables.database.connection import Database
-from storage.tables.queueing import withdrawn
+from storage.tables.database.connection import Database, changed
+from storage.tables.events import add_event
+from storage.tables.queueing import enqueue, job_record, withdrawn
 
 _REPORTS = tuple(kind for kind in ObjectKind if kind.is_report)
+_ENDED = (DeliveryState.SENT, DeliveryState.COMMITTED, DeliveryState.REPLACED)
 _GIVEN_UP = (DeliveryState.REPLACED, DeliveryState.FAILED)
 
 
@@ -73,6 +76,51 @@ class Results:
             .where(others, here, rejectable(), or_(rejected_until.is_(None), job_row.finished_at >= rejected_until))
         )
 
+    def withdraw(self, job_id: int, reason: str, now: datetime) -> Job | None:
+        """Takes back the results of a SUCCEEDED job: what was not sent yet will not be, and the WITHDRAWAL job that is
+        returned tells the destinations that got something, or may have got it.
+
+        None for other jobs, and for one that was withdrawn before. `reason` names no patient.
+        """
+        job, delivery = schema.JobRow, schema.DeliveryRow
+        with self._database.session() as session:
+            row = session.scalars(
+                select(job)
+                .where(job.id == job_id, job.state == JobState.SUCCEEDED, job.kind != JobKind.WITHDRAWAL)
+                .with_for_update()
+            ).one_or_none()
+            if row is None or _is_withdrawn(session, row):
+                return None
+            deliveries = session.execute(
+                select(delivery, rejectable())
+                .join(schema.ResultObjectRow, schema.ResultObjectRow.id == delivery.object_id)
+                .where(delivery.job_id == job_id)
+                .order_by(delivery.destination, delivery.sequence)
+                .with_for_update(of=delivery)
+            ).all()
+            objects: dict[str, list[int]] = {}
+            ended = 0
+            for sent, may_be_rejected in deliveries:
+                if may_be_rejected and sent.claimed_at is not None:  # an answer that was lost may have been Success
+                    objects.setdefault(sent.destination, []).append(sent.object_id)
+                if sent.state not in _ENDED:
+                    sent.state, sent.reason, sent.dispatcher = DeliveryState.REPLACED, "withdrawn", None
+                    ended += 1
+            text = f"{row.application}: the results of job {job_id} are withdrawn"
+            text += f": {reason}" if reason else ""
+            text += f"; {ended} not sent yet will not be" if ended else ""
+            add_event(session, Event(now, row.study_instance_uid, row.revision, Stage.WITHDRAWN, text, job_id))
+            withdrawal = NewJob(
+                study_instance_uid=row.study_instance_uid,
+                revision=row.revision,
+                application=row.application,
+                inputs=row.inputs,
+                fingerprint=f"withdrawal of job {job_id}",
+                priority=row.priority,
+                detail=WithdrawalDetail(job_id, {name: tuple(ids) for name, ids in objects.items()}, reason),
+            )
+            return job_record(session.get_one(job, enqueue(session, withdrawal, now)))
+
     def _objects(self, statement: Select[schema.ResultObjectRow]) -> Sequence[ResultObject]:
         ordered = statement.order_by(schema.ResultObjectRow.job_id, schema.ResultObjectRow.sequence)
         with self._database.reading() as session:
@@ -82,6 +130,12 @@ class Results:
 def rejectable() -> ColumnElement[bool]:
     """Of deliveries and their objects: not what the destination does not take, and no rejection note."""
     return and_(schema.DeliveryRow.state != DeliveryState.REPLACED, schema.ResultObjectRow.kind != ObjectKind.REJECTION)
+
+
+def _is_withdrawn(session: Session, row: schema.JobRow) -> bool:
+    job = schema.JobRow
+    found = select(job.id).where(job.id == row.id, withdrawn(job.study_instance_uid, job.id))
+    return session.scalar(found) is not None
 
 
 def _others(study_instance_uid: str, application: str, other_than: int) -> ColumnElement[bool]:
@@ -170,3 +224,30 @@ def object_record(row: schema.ResultObjectRow) -> ResultObject:
         destinations=tuple(row.destinations),
         stands_for=tuple(map(ObjectKind, row.stands_for.split())),
     )
+
+
+def end_superseded_deliveries(session: Session, by: schema.JobRow, destinations: Sequence[str], now: datetime) -> None:
+    """What earlier results of the application have not sent to these destinations yet must not come after the result
+    that supersedes them. Rejection notes stay wanted.
+    """
+    job, delivery, target = schema.JobRow, schema.DeliveryRow, schema.ResultObjectRow
+    earlier = select(job.id).where(
+        job.study_instance_uid == by.study_instance_uid,
+        job.application == by.application,
+        job.kind != JobKind.WITHDRAWAL,
+        job.id != by.id,
+    )
+    ended = changed(
+        session,
+        update(delivery)
+        .where(
+            delivery.job_id.in_(earlier),
+            delivery.destination.in_(destinations),
+            delivery.state.in_((DeliveryState.QUEUED, DeliveryState.RETRYING, DeliveryState.FAILED)),
+            delivery.object_id.in_(select(target.id).where(target.kind != ObjectKind.REJECTION)),
+        )
+        .values(state=DeliveryState.REPLACED, reason=f"superseded by the result of job {by.id}"),
+    )
+    if ended:
+        text = f"{by.application}: {ended} objects of earlier results were not sent, and will not be"
+        add_event(session, Event(now, by.study_instance_uid, by.revision, Stage.ENCODED, text, by.id))

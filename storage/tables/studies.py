@@ -3,34 +3,26 @@
 Every transition names the state and revision it starts from, so that of two processes one wins.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from sqlalchemy import ColumnElement, and_, delete, func, insert, or_, select, true, update
+from sqlalchemy import ColumnElement, and_, delete, insert, or_, select, true, update
 from sqlalchemy.orm import Session
 
 from storage.records.completion import Completion
-from storage.records.deliveries import DeliveryState
 from storage.records.evidence import (
-    FeedingAssociation,
-    InstanceEvidence,
     SourceAnswer,
-    StepEvidence,
     StudyContents,
     StudyEvidence,
 )
-from storage.records.instances import Facts
 from storage.records.jobs import JobKind, NewJob
-from storage.records.procedure_steps import ProcedureStepState
 from storage.records.routing import EarlyStart, RoutingDecision
 from storage.records.studies import Event, Stage, Study, StudyState
 from storage.tables import schema
 from storage.tables.database.connection import Database, changed
 from storage.tables.events import add_event, events
+from storage.tables.evidence import count_own_results, study_contents, study_evidence
 from storage.tables.queueing import enqueue_unless_standing, hold_jobs, start, supersede_early
-
-_CHUNK = 500  # values of one IN: SQLite bounds them
 
 
 class Studies:
@@ -40,74 +32,22 @@ class Studies:
     # -- completion ----------------------------------------------------------------------------------------------------
 
     def evidence(self, study_instance_uid: str | None = None) -> list[StudyEvidence]:
-        """What is known about every study in RECEIVING, or about that one. Reads no row of an instance."""
-        study = schema.StudyRow
-        here = study.state == StudyState.RECEIVING
-        if study_instance_uid is not None:
-            here = and_(here, study.study_instance_uid == study_instance_uid)
-        statement = select(
-            study.study_instance_uid, study.revision, study.instances, study.revision_started_at, study.last_received_at
-        ).where(here)
+        """Return what is known about every study in RECEIVING, or about that one, without reading its instances."""
         with self._database.reading() as session:
-            rows = session.execute(statement.order_by(study.first_received_at)).all()
-            if not rows:
-                return []
-            associations = _associations(session, here)
-            steps = _step_states(session, here)
-            answers = _answers(session, here)
-        return [
-            StudyEvidence(*row, tuple(associations[row[0]]), tuple(steps[row[0]]), tuple(answers[row[0]]))
-            for row in rows
-        ]
+            return study_evidence(session, study_instance_uid)
 
     def contents(self, study_instance_uid: str) -> StudyContents:
-        """What the headers of all instances say, and what the procedure steps of the study list."""
-        instance, own, step = schema.InstanceRow, schema.ResultObjectRow, schema.ProcedureStepRow
+        """Return the evidence of every instance of a study, and of its procedure steps."""
         with self._database.reading() as session:
-            instances = session.execute(
-                select(
-                    instance.sop_instance_uid,
-                    instance.sop_class_uid,
-                    instance.series_instance_uid,
-                    instance.received_at,
-                    instance.facts,
-                    own.id,
-                )
-                .outerjoin(own, own.sop_instance_uid == instance.sop_instance_uid)
-                .where(instance.study_instance_uid == study_instance_uid)
-            ).all()
-            steps = session.execute(
-                select(step.state, step.referenced, step.ended_at)
-                .join(schema.ProcedureStepStudyRow)
-                .where(schema.ProcedureStepStudyRow.study_instance_uid == study_instance_uid)
-                .order_by(step.created_at)
-            ).all()
-            here = {row[0] for row in instances}
-            elsewhere = _known(session, sorted({uid for _, listed, _ in steps for uid in listed} - here))
-        return StudyContents(
-            instances=tuple(
-                InstanceEvidence(uid, sop_class, series, at, Facts.from_json(facts), mine is not None)
-                for uid, sop_class, series, at, facts, mine in instances
-            ),
-            steps=tuple(StepEvidence(state, frozenset(listed), at) for state, listed, at in steps),
-            elsewhere=elsewhere,
-        )
+            return study_contents(session, study_instance_uid)
 
     def own_at(self, study_instance_uid: str, destination: str) -> int:
-        """How many results of this node a PACS is known to hold of a study: those delivered there, and those that
-        came back.
+        """Return how many results of this node a PACS is known to hold of a study.
+
+        These are the results that were delivered there, and those that came back.
         """
-        target, delivery, instance = schema.ResultObjectRow, schema.DeliveryRow, schema.InstanceRow
-        delivered = select(delivery.object_id).where(
-            delivery.destination == destination, delivery.state.in_((DeliveryState.SENT, DeliveryState.COMMITTED))
-        )
-        back = select(instance.sop_instance_uid).where(instance.study_instance_uid == study_instance_uid)
-        statement = select(func.count(target.id)).where(
-            target.study_instance_uid == study_instance_uid,
-            or_(target.id.in_(delivered), target.sop_instance_uid.in_(back)),
-        )
         with self._database.reading() as session:
-            return session.scalar(statement) or 0
+            return count_own_results(session, study_instance_uid, destination)
 
     def answered(self, study_instance_uid: str, revision: int, answer: SourceAnswer) -> bool:
         """Keeps what the source PACS answered. False when the study is not RECEIVING at this revision any more."""
@@ -302,65 +242,6 @@ class Studies:
         """The timeline, oldest first."""
         with self._database.reading() as session:
             return events(session, study_instance_uid)
-
-    def add_event(self, event: Event) -> None:
-        """For what happens outside the transitions of this package. No text names a patient."""
-        with self._database.session() as session:
-            add_event(session, event)
-
-
-def _known(session: Session, sop_instance_uids: Sequence[str]) -> frozenset[str]:
-    """Those of the instances that are indexed."""
-    uid = schema.InstanceRow.sop_instance_uid
-    chunks = (sop_instance_uids[i : i + _CHUNK] for i in range(0, len(sop_instance_uids), _CHUNK))
-    return frozenset(found for chunk in chunks for found in session.scalars(select(uid).where(uid.in_(chunk))))
-
-
-def _associations(session: Session, here: ColumnElement[bool]) -> dict[str, list[FeedingAssociation]]:
-    study, feed, association = schema.StudyRow, schema.FeedRow, schema.AssociationRow
-    found: dict[str, list[FeedingAssociation]] = defaultdict(list)
-    for uid, calling, opened_at, ended_at, end in session.execute(
-        select(
-            study.study_instance_uid,
-            association.calling_ae_title,
-            association.opened_at,
-            association.ended_at,
-            association.ended,
-        )
-        .join(feed, and_(feed.study_instance_uid == study.study_instance_uid, feed.revision == study.revision))
-        .join(association, association.id == feed.association_id)
-        .where(here)
-        .order_by(association.opened_at, association.id)
-    ):
-        found[uid].append(FeedingAssociation(calling, opened_at, ended_at, end))
-    return found
-
-
-def _step_states(session: Session, here: ColumnElement[bool]) -> dict[str, list[tuple[str, ProcedureStepState]]]:
-    study, of, step = schema.StudyRow, schema.ProcedureStepStudyRow, schema.ProcedureStepRow
-    found: dict[str, list[tuple[str, ProcedureStepState]]] = defaultdict(list)
-    for uid, step_uid, state in session.execute(
-        select(study.study_instance_uid, step.sop_instance_uid, step.state)
-        .join(of, of.study_instance_uid == study.study_instance_uid)
-        .join(step, step.sop_instance_uid == of.sop_instance_uid)
-        .where(here)
-        .order_by(step.created_at, step.sop_instance_uid)
-    ):
-        found[uid].append((step_uid, state))
-    return found
-
-
-def _answers(session: Session, here: ColumnElement[bool]) -> dict[str, list[SourceAnswer]]:
-    study, event = schema.StudyRow, schema.EventRow
-    found: dict[str, list[SourceAnswer]] = defaultdict(list)
-    for uid, at, data in session.execute(
-        select(study.study_instance_uid, event.at, event.data)
-        .join(event, and_(event.study_instance_uid == study.study_instance_uid, event.revision == study.revision))
-        .where(here, event.stage == Stage.ASKED)
-        .order_by(event.id)
-    ):
-        found[uid].append(SourceAnswer(at, data["source"], data["count"], data["own"], data["problem"]))
-    return found
 
 
 def _held(session: Session, study_instance_uid: str, revision: int) -> bool:

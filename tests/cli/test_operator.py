@@ -96,7 +96,7 @@ def test_reports_of_no_result_and_withdrawals_are_told_from_results(node: Node) 
     failed = node.claim()
     node.jobs.fail(failed.id, "worker", "one slice is missing", None, NOW, WhyNoResult.UNUSABLE_IMAGES)
     assert node.succeed(node.claim(), "pacs")
-    assert node.jobs.withdraw(2, "wrong study", NOW)
+    assert node.results.withdraw(2, "wrong study", NOW)
     explanation = explained(node)
     listed = list_jobs(node.jobs.list(), node.deliveries.list(), {"pacs"})
     for text in (

@@ -177,7 +177,7 @@ def test_a_rejection_note_goes_to_those_who_got_something(node: Node, study: Pha
             sent = node.next(destination)
             assert sent is not None
             assert node.deliveries.sent(sent.id, "dispatch", NOW)
-    assert node.jobs.withdraw(1, "", NOW)
+    assert node.results.withdraw(1, "", NOW)
     assert busy.work_one()
     uids = {o.kind: o.sop_instance_uid for o in node.results.objects(study.study_instance_uid) if o.job_id == 1}
     notes = [o for o in node.results.objects(study.study_instance_uid) if o.kind == "REJECTION"]

@@ -198,7 +198,7 @@ def test_a_result_stands_again_once_the_report_of_none_is_withdrawn(node: Node) 
     assert node.studies.ignore(STUDY, 1, "the model folder is gone", UNDECIDED, NOW, reports=[no_input(node)])
     job = node.claim(now=after(5))
     assert node.jobs.succeed(job.id, "worker", objects(job, "PACS")[1:], {}, after(5))
-    assert node.jobs.withdraw(job.id, "", after(6))
+    assert node.results.withdraw(job.id, "", after(6))
     assert node.studies.reroute(STUDY)
     assert node.studies.route(STUDY, 1, "applies", [NewJob(STUDY, 1, "liver", {}, "same")], UNDECIDED, NOW)
     assert [kind for kind, _ in kinds(node)] == [ANALYSIS, NO_RESULT, JobKind.WITHDRAWAL]
@@ -217,7 +217,7 @@ def test_a_withdrawal_names_what_went_out_and_stops_the_rest(node: Node) -> None
     flying = node.next("ARCHIVE")
     assert flying is not None
 
-    withdrawal = node.jobs.withdraw(job.id, "wrong side", after(5))
+    withdrawal = node.results.withdraw(job.id, "wrong side", after(5))
     assert withdrawal is not None
     assert (withdrawal.kind, withdrawal.state, withdrawal.application) == (
         JobKind.WITHDRAWAL, JobState.QUEUED, "liver",
@@ -231,20 +231,20 @@ def test_a_withdrawal_names_what_went_out_and_stops_the_rest(node: Node) -> None
     assert node.next("PACS") is node.next("ARCHIVE") is node.next("DOWN") is None
     told = "withdrawn: liver: the results of job 1 are withdrawn: wrong side; 5 not sent yet will not be"
     assert told in node.texts()
-    assert node.jobs.withdraw(job.id, "", NOW) is None
+    assert node.results.withdraw(job.id, "", NOW) is None
 
 
 def test_only_results_can_be_withdrawn(node: Node) -> None:
     node.queue("liver")
-    assert node.jobs.withdraw(1, "", NOW) is None
+    assert node.results.withdraw(1, "", NOW) is None
     assert node.succeed(node.claim(), "PACS")
-    withdrawal = node.jobs.withdraw(1, "", NOW)
+    withdrawal = node.results.withdraw(1, "", NOW)
     assert withdrawal is not None
     claimed = node.claim()
     assert claimed.id == withdrawal.id
     assert node.succeed(claimed, "PACS")
-    assert node.jobs.withdraw(withdrawal.id, "", NOW) is None
-    assert node.jobs.withdraw(99, "", NOW) is None
+    assert node.results.withdraw(withdrawal.id, "", NOW) is None
+    assert node.results.withdraw(99, "", NOW) is None
 
 
 def test_a_withdrawn_result_is_no_predecessor(node: Node) -> None:
@@ -257,10 +257,10 @@ def test_a_withdrawn_result_is_no_predecessor(node: Node) -> None:
     node.arrive()
     assert [o.job_id for o in node.results.previous_sr(STUDY, "liver", 99, ["PACS"])] == [second.id]
     assert [o.job_id for o in node.results.superseded(STUDY, "liver", 99, "PACS")] == [1, 1, second.id, second.id]
-    assert node.jobs.withdraw(second.id, "", NOW)
+    assert node.results.withdraw(second.id, "", NOW)
     assert [o.job_id for o in node.results.previous_sr(STUDY, "liver", 99, ["PACS"])] == [1]
     assert [o.job_id for o in node.results.superseded(STUDY, "liver", 99, "PACS")] == [1, 1]
-    assert node.jobs.withdraw(1, "", NOW)
+    assert node.results.withdraw(1, "", NOW)
     assert node.results.superseded(STUDY, "liver", 99, "PACS") == []
 
 
@@ -276,7 +276,7 @@ def test_a_result_without_report_is_superseded_too(node: Node) -> None:
 
 def test_newer_images_do_not_supersede_a_withdrawal(node: Node) -> None:
     node.deliver("PACS")
-    withdrawal = node.jobs.withdraw(1, "", NOW)
+    withdrawal = node.results.withdraw(1, "", NOW)
     assert withdrawal is not None
     node.store(received(2))
     node.route("liver")

@@ -12,6 +12,7 @@ from storage.records.jobs import JobState, NewJob
 from storage.records.studies import Event, Stage, StudyState
 from storage.tables import schema
 from storage.tables.database.connection import Database
+from storage.tables.events import add_event
 from tests.storage.node import NOW, STUDY, UNDECIDED, Node, after, completion, decision_on, received
 
 
@@ -129,7 +130,8 @@ def test_studies_are_listed_the_last_received_first(node: Node) -> None:
 
 def test_events_keep_what_they_are_given(node: Node) -> None:
     event = Event(NOW, STUDY, 2, Stage.WARNING, "geometry is uneven", 7, {"gap_mm": 1.5, "names": ["a"]})
-    node.studies.add_event(event)
+    with node.database.session() as session:
+        add_event(session, event)
     assert node.studies.events(STUDY) == [event]
 
 

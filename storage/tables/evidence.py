@@ -1,0 +1,143 @@
+"""The evidence on which the completion of a study is decided: queries that only read."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from sqlalchemy import ColumnElement, and_, func, or_, select
+from sqlalchemy.orm import Session
+
+from storage.records.deliveries import DeliveryState
+from storage.records.evidence import (
+    FeedingAssociation,
+    InstanceEvidence,
+    SourceAnswer,
+    StepEvidence,
+    StudyContents,
+    StudyEvidence,
+)
+from storage.records.instances import Facts
+from storage.records.procedure_steps import ProcedureStepState
+from storage.records.studies import Stage, StudyState
+from storage.tables import schema
+from storage.tables.database.connection import chunks
+
+
+def study_evidence(session: Session, study_instance_uid: str | None) -> list[StudyEvidence]:
+    """Return the evidence of all studies in RECEIVING, the oldest first, or of that one."""
+    study = schema.StudyRow
+    here = study.state == StudyState.RECEIVING
+    if study_instance_uid is not None:
+        here = and_(here, study.study_instance_uid == study_instance_uid)
+    statement = select(
+        study.study_instance_uid, study.revision, study.instances, study.revision_started_at, study.last_received_at
+    ).where(here)
+    rows = session.execute(statement.order_by(study.first_received_at)).all()
+    if not rows:
+        return []
+    associations = _associations(session, here)
+    steps = _step_states(session, here)
+    answers = _answers(session, here)
+    return [
+        StudyEvidence(*row, tuple(associations[row[0]]), tuple(steps[row[0]]), tuple(answers[row[0]])) for row in rows
+    ]
+
+
+def study_contents(session: Session, study_instance_uid: str) -> StudyContents:
+    """Return the evidence of every instance of a study, and of its procedure steps."""
+    instance, own, step = schema.InstanceRow, schema.ResultObjectRow, schema.ProcedureStepRow
+    instances = session.execute(
+        select(
+            instance.sop_instance_uid,
+            instance.sop_class_uid,
+            instance.series_instance_uid,
+            instance.received_at,
+            instance.facts,
+            own.id,
+        )
+        .outerjoin(own, own.sop_instance_uid == instance.sop_instance_uid)
+        .where(instance.study_instance_uid == study_instance_uid)
+    ).all()
+    steps = session.execute(
+        select(step.state, step.referenced, step.ended_at)
+        .join(schema.ProcedureStepStudyRow)
+        .where(schema.ProcedureStepStudyRow.study_instance_uid == study_instance_uid)
+        .order_by(step.created_at)
+    ).all()
+    here = {row[0] for row in instances}
+    elsewhere = _known(session, sorted({uid for _, listed, _ in steps for uid in listed} - here))
+    return StudyContents(
+        instances=tuple(
+            InstanceEvidence(uid, sop_class, series, at, Facts.from_json(facts), mine is not None)
+            for uid, sop_class, series, at, facts, mine in instances
+        ),
+        steps=tuple(StepEvidence(state, frozenset(listed), at) for state, listed, at in steps),
+        elsewhere=elsewhere,
+    )
+
+
+def count_own_results(session: Session, study_instance_uid: str, destination: str) -> int:
+    """Count the results of this node that were delivered to `destination` for a study, or came back from anywhere."""
+    target, delivery, instance = schema.ResultObjectRow, schema.DeliveryRow, schema.InstanceRow
+    delivered = select(delivery.object_id).where(
+        delivery.destination == destination, delivery.state.in_((DeliveryState.SENT, DeliveryState.COMMITTED))
+    )
+    back = select(instance.sop_instance_uid).where(instance.study_instance_uid == study_instance_uid)
+    statement = select(func.count(target.id)).where(
+        target.study_instance_uid == study_instance_uid,
+        or_(target.id.in_(delivered), target.sop_instance_uid.in_(back)),
+    )
+    return session.scalar(statement) or 0
+
+
+def _known(session: Session, sop_instance_uids: Sequence[str]) -> frozenset[str]:
+    """Return those of the instances that are indexed."""
+    uid = schema.InstanceRow.sop_instance_uid
+    found = (session.scalars(select(uid).where(uid.in_(chunk))) for chunk in chunks(sop_instance_uids))
+    return frozenset(indexed for uids in found for indexed in uids)
+
+
+def _associations(session: Session, here: ColumnElement[bool]) -> dict[str, list[FeedingAssociation]]:
+    study, feed, association = schema.StudyRow, schema.FeedRow, schema.AssociationRow
+    found: dict[str, list[FeedingAssociation]] = defaultdict(list)
+    for uid, calling, opened_at, ended_at, end in session.execute(
+        select(
+            study.study_instance_uid,
+            association.calling_ae_title,
+            association.opened_at,
+            association.ended_at,
+            association.ended,
+        )
+        .join(feed, and_(feed.study_instance_uid == study.study_instance_uid, feed.revision == study.revision))
+        .join(association, association.id == feed.association_id)
+        .where(here)
+        .order_by(association.opened_at, association.id)
+    ):
+        found[uid].append(FeedingAssociation(calling, opened_at, ended_at, end))
+    return found
+
+
+def _step_states(session: Session, here: ColumnElement[bool]) -> dict[str, list[tuple[str, ProcedureStepState]]]:
+    study, of, step = schema.StudyRow, schema.ProcedureStepStudyRow, schema.ProcedureStepRow
+    found: dict[str, list[tuple[str, ProcedureStepState]]] = defaultdict(list)
+    for uid, step_uid, state in session.execute(
+        select(study.study_instance_uid, step.sop_instance_uid, step.state)
+        .join(of, of.study_instance_uid == study.study_instance_uid)
+        .join(step, step.sop_instance_uid == of.sop_instance_uid)
+        .where(here)
+        .order_by(step.created_at, step.sop_instance_uid)
+    ):
+        found[uid].append((step_uid, state))
+    return found
+
+
+def _answers(session: Session, here: ColumnElement[bool]) -> dict[str, list[SourceAnswer]]:
+    study, event = schema.StudyRow, schema.EventRow
+    found: dict[str, list[SourceAnswer]] = defaultdict(list)
+    for uid, at, data in session.execute(
+        select(study.study_instance_uid, event.at, event.data)
+        .join(event, and_(event.study_instance_uid == study.study_instance_uid, event.revision == study.revision))
+        .where(here, event.stage == Stage.ASKED)
+        .order_by(event.id)
+    ):
+        found[uid].append(SourceAnswer(at, data["source"], data["count"], data["own"], data["problem"]))
+    return found
