@@ -1,4 +1,4 @@
-"""The timeline of a study: written in the transaction of what it tells about."""
+"""The timelines of studies. An event is added in the transaction of the change that it describes."""
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session

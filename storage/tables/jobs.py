@@ -1,7 +1,7 @@
 """The queue of jobs, in the database: QUEUED → RUNNING → SUCCEEDED, RETRYING, FAILED or CANCELLED.
 
-A worker holds a job by its name and its heartbeat; what it says about a job counts only while it still holds it.
-An analysis that ends as FAILED leaves a job that reports it: NO_RESULT. One of these that fails leaves none.
+A worker holds a job by its name and its heartbeat. It can end a job only while it still holds it. An analysis that ends
+as FAILED enqueues a NO_RESULT job, which reports the failure. A NO_RESULT job that fails enqueues nothing.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -31,16 +31,16 @@ _WITHOUT_SYNC = {"synchronize_session": False}
 
 
 class Jobs:
-    """`silent` are the applications whose failures are not reported at their destinations."""
+    """The queue of jobs. `silent` are the applications whose failures are not reported to their destinations."""
 
     def __init__(self, database: Database, silent: Collection[str] = ()) -> None:
         self._database = database
         self._silent = frozenset(silent)
 
-    # -- a worker's side -----------------------------------------------------------------------------------------------
+    # -- for workers ---------------------------------------------------------------------------------------------------
 
     def claim(self, worker: str, now: datetime) -> Job | None:
-        """Takes a job that is due, for `worker` alone: the most urgent, and of these the oldest. None without one."""
+        """Claim the most urgent job that is due, and of these the oldest, for `worker` alone. None without one."""
         job = schema.JobRow
         due = (
             select(job.id)
@@ -49,7 +49,7 @@ class Jobs:
             .limit(1)
         )
         with self._database.reading() as session:
-            if session.scalar(due) is None:  # idle workers keep no writer waiting
+            if session.scalar(due) is None:  # an idle worker must not take the write lock
                 return None
         with self._database.session() as session:
             row = session.scalars(
@@ -82,10 +82,10 @@ class Jobs:
             return job_record(row)
 
     def heartbeat(self, job_id: int, worker: str, now: datetime) -> bool:
-        """Says that the job is alive. False when its result is not wanted any more: superseded, or given away."""
+        """Renew the heartbeat. Return False if the worker lost the job, or if the job is superseded."""
         job = schema.JobRow
         statement = update(job).where(_held(job_id, worker), job.superseded.is_(False)).values(heartbeat_at=now)
-        with self._database.session(derivable=True) as session:  # a lost heartbeat is followed by another
+        with self._database.session(derivable=True) as session:  # a lost heartbeat is soon followed by the next one
             return changed(session, statement) == 1
 
     def succeed(
@@ -96,11 +96,11 @@ class Jobs:
         data: Mapping[str, Any],
         now: datetime,
     ) -> bool:
-        """RUNNING → SUCCEEDED, with the result objects and their deliveries, in one transaction.
+        """Move the job from RUNNING to SUCCEEDED, with its result objects and their deliveries, in one transaction.
 
-        `objects` come in the order of delivery. Those that stand for others are kept, in case a destination refuses.
-        False, with nothing enqueued, when this worker does not hold the job any more; a superseded job is CANCELLED
-        then. Raises Permanent when another job has an object's UID.
+        `objects` are in the order of delivery. Objects that stand for others are kept without a delivery, for a
+        destination that refuses the others. Return False and enqueue nothing if this worker no longer holds the job; a
+        superseded job is then CANCELLED. Raises Permanent if another job has an object's UID.
         """
         job = schema.JobRow
         with self._database.session() as session:
@@ -135,10 +135,10 @@ class Jobs:
         now: datetime,
         why: WhyNoResult = WhyNoResult.FAILURE,
     ) -> JobState:
-        """RUNNING → RETRYING at `retry_at`, or FAILED when that is None. The job's state afterwards.
+        """Move the job from RUNNING to RETRYING at `retry_at`, or to FAILED if that is None. Return its state.
 
-        `why` and `reason` are what a report of the failure says. A superseded job is CANCELLED instead. Nothing changes
-        when this worker does not hold the job any more. Raises Permanent when there is no such job.
+        `why` and `reason` go into the report of the failure. A superseded job is CANCELLED instead. Nothing changes if
+        this worker no longer holds the job. Raises Permanent if there is no such job.
         """
         job = schema.JobRow
         with self._database.session() as session:
@@ -152,7 +152,7 @@ class Jobs:
     # -- jobs whose worker is gone -------------------------------------------------------------------------------------
 
     def release_stalled(self, older_than: datetime, max_attempts: int, now: datetime) -> list[Job]:
-        """Running jobs without a heartbeat since `older_than` become due again, or FAILED after `max_attempts`."""
+        """Make running jobs without a heartbeat since `older_than` due again, or FAILED after `max_attempts`."""
         job = schema.JobRow
         held = and_(job.state == JobState.RUNNING, job.heartbeat_at < older_than)
         with self._database.reading() as session:
@@ -162,10 +162,10 @@ class Jobs:
             return self._release(session, held, "its worker fell silent", max_attempts, True, now)
 
     def release_worker(self, worker: str, reason: str, max_attempts: int, counts: bool = True) -> list[Job]:
-        """The jobs a worker held become due again, or FAILED after `max_attempts`.
+        """Make the jobs that a worker held due again, or FAILED after `max_attempts`.
 
         With `counts` False the interrupted attempt is not counted: the worker was stopped on purpose. An attempt that
-        ended its worker's process does count, or a job that crashes its worker would do so for ever.
+        ended its worker's process does count, because otherwise a job that crashes its worker would run for ever.
         """
         job = schema.JobRow
         held = and_(job.state == JobState.RUNNING, job.worker == worker)
@@ -194,7 +194,7 @@ class Jobs:
         counts: bool = True,
         why: WhyNoResult = WhyNoResult.FAILURE,
     ) -> Sequence[schema.JobRow]:
-        """RUNNING → RETRYING or FAILED, for those that are not superseded. A failure is reported."""
+        """Move jobs that are not superseded from RUNNING to RETRYING or FAILED. A failure is reported."""
         job = schema.JobRow
         values: dict[str, Any] = {"reason": reason, "worker": None}
         if not counts:
@@ -217,12 +217,13 @@ class Jobs:
                 _report_failure(session, row, why, now)
         return rows
 
-    # -- an operator's side --------------------------------------------------------------------------------------------
+    # -- for operators -------------------------------------------------------------------------------------------------
 
     def retry(self, job_id: int) -> bool:
-        """FAILED → QUEUED, with all its attempts again. False in other states, or when a newer job replaced it.
+        """Move the job from FAILED to QUEUED, with all its attempts again.
 
-        A report of the failure that was not written yet is not wanted any more; one that was will be superseded.
+        Return False in other states, or if a newer job replaced it. A report of the failure that is not written yet is
+        cancelled; one that is written will be superseded by the next result.
         """
         now = datetime.now(UTC)
         job, newer = schema.JobRow, aliased(schema.JobRow)
@@ -264,7 +265,7 @@ class Jobs:
             return True
 
     def list(self, states: Collection[JobState] | None = None, study: str | None = None) -> list[Job]:
-        """Jobs in the order they were made."""
+        """Return the jobs in the order of their creation."""
         statement = select(schema.JobRow).order_by(schema.JobRow.id)
         if states is not None:
             statement = statement.where(schema.JobRow.state.in_(states))
@@ -284,8 +285,10 @@ def _held(job_id: int, worker: str) -> ColumnElement[bool]:
 
 
 def _cancel_superseded(session: Session, held: ColumnElement[bool], now: datetime) -> Sequence[schema.JobRow]:
-    """RUNNING → CANCELLED for those that routing marked. Comes after the attempt to end them otherwise: that one waits
-    for a routing that is about to mark them, and this one then sees the mark.
+    """Move running jobs that routing marked as superseded to CANCELLED.
+
+    Call this after the attempt to end the jobs otherwise. That attempt waits for a routing that is about to mark them,
+    so that the mark is visible here.
     """
     job = schema.JobRow
     rows = session.scalars(
@@ -302,7 +305,10 @@ def _cancel_superseded(session: Session, held: ColumnElement[bool], now: datetim
 
 
 def _report_failure(session: Session, failed: schema.JobRow, why: WhyNoResult, now: datetime) -> None:
-    """Not while the study is to be routed still: that decides again, and runs the application once more."""
+    """Enqueue the report of a failed analysis.
+
+    Skipped unless the study is ROUTED or IGNORED, because otherwise routing will run the application again.
+    """
     study = session.get(schema.StudyRow, failed.study_instance_uid, populate_existing=True)
     if study is None or study.state not in (StudyState.ROUTED, StudyState.IGNORED):
         return

@@ -1,6 +1,6 @@
-"""How jobs come into the queue, and what they supersede there: parts of the transactions of `Studies` and `Jobs`.
+"""The enqueueing of jobs, and what a new job supersedes: parts of the transactions of `Studies` and `Jobs`.
 
-Jobs of a study and application are held (`hold_jobs`) before it is decided what stands and what is superseded.
+The jobs of a study and application are locked (`hold_jobs`) before it is decided which stand and which are superseded.
 """
 
 import hashlib
@@ -30,27 +30,29 @@ _WAITING = (JobState.QUEUED, JobState.RETRYING)
 
 
 def no_result_fingerprint(of: str, why: WhyNoResult, explanation: str) -> str:
-    """Names a report that there is no result; `of` names the instances, or the analysis that failed."""
+    """Return the fingerprint of a report of no result; `of` names the instances, or the analysis that failed."""
     return hashlib.sha256(f"no result\n{of}\n{why}\n{explanation}".encode()).hexdigest()
 
 
 def hold_jobs(session: Session, study_instance_uid: str, application: str) -> None:
-    """Keeps the jobs of the same study and application in their states until the end of the transaction: one that a
-    worker claims or gives back meanwhile would be met neither as waiting nor as running.
+    """Lock the jobs of a study and application until the end of the transaction.
+
+    Without the lock, a job that a worker claims or gives back meanwhile would be seen neither as waiting nor as
+    running.
     """
     job = schema.JobRow
     session.scalars(
         select(job.id)
         .where(job.study_instance_uid == study_instance_uid, job.application == application)
-        .order_by(job.id)  # whoever holds several takes them in this order
+        .order_by(job.id)  # a fixed order, so that two transactions cannot deadlock
         .with_for_update()
     ).all()
 
 
 def enqueue_unless_standing(session: Session, new: NewJob, now: datetime) -> int:
-    """Enqueues a job, unless one gives the very same result; supersedes the others of its study and application.
+    """Enqueue a job unless one with the very same result stands; supersede the others of its study and application.
 
-    The id of the job that stands then. The jobs must be held.
+    Return the id of the job that stands then. The jobs must be locked.
     """
     standing = _standing_job(session, new)
     _supersede(session, new, standing, now)
@@ -63,7 +65,7 @@ def enqueue_unless_standing(session: Session, new: NewJob, now: datetime) -> int
 
 
 def start(session: Session, new: NewJob, now: datetime) -> int:
-    """Enqueues a job, whatever was computed before; supersedes the others of its study and application."""
+    """Enqueue a job, whatever was computed before; supersede the others of its study and application."""
     _supersede(session, new, None, now)
     return enqueue(session, new, now)
 
@@ -71,7 +73,10 @@ def start(session: Session, new: NewJob, now: datetime) -> int:
 def supersede_early(
     session: Session, study_instance_uid: str, revision: int, applies: Iterable[str], now: datetime
 ) -> None:
-    """Analyses of this revision whose application turns out not to apply: only what started early has one already."""
+    """Supersede the analyses of this revision whose application turns out not to apply.
+
+    Before routing, a revision has only analyses that started early.
+    """
     job = schema.JobRow
     early = and_(
         job.study_instance_uid == study_instance_uid,
@@ -85,7 +90,7 @@ def supersede_early(
 
 
 def cancel(session: Session, jobs: ColumnElement[bool], revision: int, reason: str, now: datetime) -> None:
-    """Waiting jobs are CANCELLED; a running one will be when it ends."""
+    """Cancel waiting jobs, and mark running ones to be cancelled when they end."""
     job = schema.JobRow
     changed(session, update(job).where(jobs, job.state == JobState.RUNNING).values(superseded=True))
     cancelled = session.execute(
@@ -101,7 +106,7 @@ def cancel(session: Session, jobs: ColumnElement[bool], revision: int, reason: s
 
 
 def enqueue(session: Session, new: NewJob, now: datetime) -> int:
-    """Makes the row and tells it in the timeline. The id."""
+    """Insert the row of a job, add a line to the timeline, and return the id."""
     row = schema.JobRow(
         study_instance_uid=new.study_instance_uid,
         revision=new.revision,
@@ -127,7 +132,7 @@ def enqueue(session: Session, new: NewJob, now: datetime) -> int:
 
 
 def withdrawn(study_instance_uid: SQLColumnExpression[str], job_id: SQLColumnExpression[int]) -> ColumnElement[bool]:
-    """Whether the results of a job of this study were withdrawn, for use in a statement."""
+    """Return a condition: the results of a job of this study were withdrawn."""
     withdrawal = aliased(schema.JobRow)
     return (
         select(withdrawal.id)
@@ -151,9 +156,9 @@ def _purpose(new: NewJob) -> str:
 
 
 def _standing_job(session: Session, new: NewJob) -> int | None:
-    """The job that gives, or has given, the very same result.
+    """Return the id of the job that gives, or has given, the very same result; None without one.
 
-    A result after which the opposite was reported stands no more: a report that there is none, or the other way round.
+    A job no longer stands if the opposite was reported after it: a result after a report of no result, or the reverse.
     """
     job, other = schema.JobRow, aliased(schema.JobRow)
     contradicted = (
@@ -185,7 +190,7 @@ def _standing_job(session: Session, new: NewJob) -> int | None:
 
 
 def _supersede(session: Session, new: NewJob, standing: int | None, now: datetime) -> None:
-    """A withdrawal stays wanted, whatever comes."""
+    """Supersede the other jobs of the study and application, except withdrawals."""
     job = schema.JobRow
     older = and_(
         job.study_instance_uid == new.study_instance_uid,

@@ -1,4 +1,4 @@
-"""Result objects: which there are, and what a new result takes the place of."""
+"""The result objects: which there are, what a new result supersedes, and how results are withdrawn."""
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
@@ -27,19 +27,21 @@ class Results:
         self._database = database
 
     def objects(self, study_instance_uid: str) -> Sequence[ResultObject]:
-        """The result objects of a study, by job, in the order of delivery."""
+        """Return the result objects of a study, by job, in the order of delivery."""
         target = schema.ResultObjectRow
         return self._objects(select(target).where(target.study_instance_uid == study_instance_uid))
 
     def previous_sr(
         self, study_instance_uid: str, application: str, job: int, destinations: Collection[str]
     ) -> Sequence[ResultObject]:
-        """The reports of the application's latest other job that reported to one of these destinations: what those of
-        `job` supersede there. Each destination has the form of the report that it takes. For no destination, the report
-        that was sent nowhere.
+        """Return the reports that those of `job` supersede at these destinations.
 
-        That job is of an earlier revision, or of the same one where other weights computed it again or a failure was
-        reported. What was withdrawn is passed over, and what no destination was sent yet: it will not be.
+        They are those of the application's latest other job that reported to one of the destinations, in the form of
+        report that each destination takes. That job is of an earlier revision, or of the same one if other weights
+        computed it again or a failure was reported. Without destinations, they are the reports that were sent nowhere.
+
+        Results that were withdrawn are passed over, and those that were not sent to a destination yet: they never will
+        be.
         """
         job_row, target = schema.JobRow, schema.ResultObjectRow
         is_report = and_(target.kind.in_(_REPORTS), _reached(destinations))
@@ -47,7 +49,9 @@ class Results:
             select(job_row.id)
             .join(target, target.job_id == job_row.id)
             .where(_others(study_instance_uid, application, job), is_report)
-            .order_by(job_row.finished_at.desc(), job_row.id.desc())  # one that was queued again ended after newer ones
+            .order_by(
+                job_row.finished_at.desc(), job_row.id.desc()
+            )  # a job that was queued again ends after newer ones
             .limit(1)
             .scalar_subquery()
         )
@@ -56,8 +60,10 @@ class Results:
     def superseded(
         self, study_instance_uid: str, application: str, job: int, destination: str
     ) -> Sequence[ResultObject]:
-        """What a destination has got, or was to get, of the results that the one of `job` supersedes there: what a
-        rejection note for it names. Not what was withdrawn, or rejected when another result superseded it.
+        """Return the objects that a rejection note for `job` names at a destination.
+
+        These are the objects of superseded results that the destination got, or was to get. Omitted are those that were
+        withdrawn, or rejected when another result superseded them.
         """
         job_row, delivery, target = schema.JobRow, schema.DeliveryRow, schema.ResultObjectRow
         others = _others(study_instance_uid, application, job)
@@ -77,10 +83,11 @@ class Results:
         )
 
     def withdraw(self, job_id: int, reason: str, now: datetime) -> Job | None:
-        """Takes back the results of a SUCCEEDED job: what was not sent yet will not be, and the WITHDRAWAL job that is
-        returned tells the destinations that got something, or may have got it.
+        """Withdraw the results of a SUCCEEDED job, and return the WITHDRAWAL job that is enqueued for it.
 
-        None for other jobs, and for one that was withdrawn before. `reason` names no patient.
+        Deliveries that were not sent yet are ended. The WITHDRAWAL job notifies the destinations that got an object, or
+        may have got it. Return None for other jobs, and for a job whose results were withdrawn before. `reason` names
+        no patient.
         """
         job, delivery = schema.JobRow, schema.DeliveryRow
         with self._database.session() as session:
@@ -101,7 +108,7 @@ class Results:
             objects: dict[str, list[int]] = {}
             ended = 0
             for sent, may_be_rejected in deliveries:
-                if may_be_rejected and sent.claimed_at is not None:  # an answer that was lost may have been Success
+                if may_be_rejected and sent.claimed_at is not None:  # the answer that was lost may have been Success
                     objects.setdefault(sent.destination, []).append(sent.object_id)
                 if sent.state not in _ENDED:
                     sent.state, sent.reason, sent.dispatcher = DeliveryState.REPLACED, "withdrawn", None
@@ -128,7 +135,10 @@ class Results:
 
 
 def rejectable() -> ColumnElement[bool]:
-    """Of deliveries and their objects: not what the destination does not take, and no rejection note."""
+    """Return a condition on deliveries joined with their objects: those that a rejection note may name.
+
+    Rejection notes themselves are excluded, and objects that their destination does not take.
+    """
     return and_(schema.DeliveryRow.state != DeliveryState.REPLACED, schema.ResultObjectRow.kind != ObjectKind.REJECTION)
 
 
@@ -139,7 +149,7 @@ def _is_withdrawn(session: Session, row: schema.JobRow) -> bool:
 
 
 def _others(study_instance_uid: str, application: str, other_than: int) -> ColumnElement[bool]:
-    """Jobs whose results stand, or were superseded."""
+    """Return a condition on jobs: those whose results stand, or were superseded."""
     job = schema.JobRow
     return and_(
         job.study_instance_uid == study_instance_uid,
@@ -152,7 +162,10 @@ def _others(study_instance_uid: str, application: str, other_than: int) -> Colum
 
 
 def _reached(destinations: Collection[str]) -> ColumnElement[bool]:
-    """Objects that one of the destinations got, or may have got: an answer that was lost may have been Success."""
+    """Return a condition on objects: those that one of the destinations got, or may have got.
+
+    A delivery without an answer counts, because the answer that was lost may have been Success.
+    """
     delivery, target = schema.DeliveryRow, schema.ResultObjectRow
     if not destinations:
         return target.stands_for == ""
@@ -163,7 +176,7 @@ def _reached(destinations: Collection[str]) -> ColumnElement[bool]:
 
 
 def keep_object(session: Session, job_id: int, sequence: int, new: NewObject, now: datetime) -> schema.ResultObjectRow:
-    """The row of a result object, which is made once. Raises Permanent when another job has its UID."""
+    """Return the row of a result object, inserted if absent. Raises Permanent if another job has its UID."""
     known = session.scalars(
         select(schema.ResultObjectRow).where(schema.ResultObjectRow.sop_instance_uid == new.sop_instance_uid)
     ).one_or_none()
@@ -227,8 +240,9 @@ def object_record(row: schema.ResultObjectRow) -> ResultObject:
 
 
 def end_superseded_deliveries(session: Session, by: schema.JobRow, destinations: Sequence[str], now: datetime) -> None:
-    """What earlier results of the application have not sent to these destinations yet must not come after the result
-    that supersedes them. Rejection notes stay wanted.
+    """End the deliveries of earlier results that were not sent to these destinations yet.
+
+    They must not arrive after the result that supersedes them. Rejection notes are still sent.
     """
     job, delivery, target = schema.JobRow, schema.DeliveryRow, schema.ResultObjectRow
     earlier = select(job.id).where(

@@ -1,6 +1,6 @@
 """The states of a study's current revision: RECEIVING → COMPLETE → ROUTED or IGNORED.
 
-Every transition names the state and revision it starts from, so that of two processes one wins.
+Every transition names the state and the revision it starts from, so that only one of two processes can make it.
 """
 
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ class Studies:
             return count_own_results(session, study_instance_uid, destination)
 
     def answered(self, study_instance_uid: str, revision: int, answer: SourceAnswer) -> bool:
-        """Keeps what the source PACS answered. False when the study is not RECEIVING at this revision any more."""
+        """Keep the answer of the source PACS. Return False if the study is no longer RECEIVING at this revision."""
         if answer.count is None:
             text = f"{answer.source} gives no count of the study: {answer.problem}"
         else:
@@ -65,8 +65,9 @@ class Studies:
             return True
 
     def complete(self, evidence: StudyEvidence, completion: Completion, now: datetime) -> bool:
-        """RECEIVING → COMPLETE. False when the study is not as in `evidence` any more, on which this was decided: what
-        was indexed since is to be decided on too.
+        """Move the study from RECEIVING to COMPLETE.
+
+        Return False if the study has changed since `evidence` was read: the decision must then be made again.
         """
         reason = completion.reason
         uid, revision = evidence.study_instance_uid, evidence.revision
@@ -81,7 +82,7 @@ class Studies:
     # -- routing -------------------------------------------------------------------------------------------------------
 
     def completed(self) -> list[Study]:
-        """Studies in COMPLETE, oldest first."""
+        """Return the studies in COMPLETE, oldest first."""
         with self._database.reading() as session:
             rows = session.scalars(
                 select(schema.StudyRow)
@@ -100,23 +101,25 @@ class Studies:
         now: datetime,
         warnings: Sequence[str] = (),
     ) -> bool:
-        """COMPLETE → ROUTED, with the jobs, in one transaction. False when the study is not COMPLETE any more.
+        """Move the study from COMPLETE to ROUTED and enqueue the jobs, in one transaction.
 
-        `warnings` go to the timeline: what could not be routed.
-        A job whose application and fingerprint were computed already, or soon will be, is not enqueued again. Other
-        jobs of the same study and application are superseded: waiting ones are CANCELLED, and a running one will be
-        when it ends, without a delivery. So are jobs that started early in this revision, where it turns out that
-        their application does not apply. Among the jobs may be reports that an application gives no result.
+        Return False if the study is no longer COMPLETE. Each of `warnings` becomes a line of the timeline. Among the
+        jobs may be reports that an application gives no result.
+
+        A job is not enqueued if one with the same application and fingerprint has succeeded or is in the queue. Other
+        jobs of the same study and application are superseded: a waiting job is CANCELLED, and a running job is
+        cancelled when it ends, without a delivery. A job that started early in this revision is superseded likewise if
+        its application turns out not to apply.
         """
         end = StudyState.ROUTED
         return self._settle(study_instance_uid, revision, end, reason, jobs, decision, now, warnings)
 
     def start_early(self, job: NewJob, early: EarlyStart, now: datetime) -> bool:
-        """Enqueues a job whose inputs are whole while the rest of its study still arrives; the study stays RECEIVING.
+        """Enqueue a job whose inputs are complete while its study still arrives. The study stays RECEIVING.
 
-        False when the study is not RECEIVING at the job's revision any more, when this application started already in
-        this revision, or when the very same instances were given to it before, whatever became of it. When the study
-        is complete, `route` decides again.
+        Return False if the study is no longer RECEIVING at the job's revision, if this application was started before
+        in this revision, or if it was given the very same instances before, whatever became of that job. `route`
+        decides again when the study is complete.
         """
         known = schema.JobRow
         with self._database.session() as session:
@@ -147,9 +150,9 @@ class Studies:
         warnings: Sequence[str] = (),
         reports: Sequence[NewJob] = (),
     ) -> bool:
-        """COMPLETE → IGNORED: nothing applies. False when the study is not COMPLETE any more.
+        """Move the study from COMPLETE to IGNORED: nothing applies. Return False if it is no longer COMPLETE.
 
-        `reports` are the jobs that tell this to the destinations; they are enqueued as `route` does.
+        `reports` are jobs that report this to the destinations; they are enqueued as in `route`.
         """
         end = StudyState.IGNORED
         return self._settle(study_instance_uid, revision, end, reason, reports, decision, now, warnings)
@@ -179,7 +182,7 @@ class Studies:
             return True
 
     def callers(self, study_instance_uid: str) -> set[str]:
-        """The calling AE titles of the associations that fed the study, in any revision."""
+        """Return the calling AE titles of the associations that fed the study, in any revision."""
         feed, association = schema.FeedRow, schema.AssociationRow
         statement = (
             select(association.calling_ae_title)
@@ -191,10 +194,10 @@ class Studies:
             return set(session.scalars(statement))
 
     def reroute(self, study_instance_uid: str, reason: str = "to be routed again, as asked by the operator") -> bool:
-        """ROUTED or IGNORED → COMPLETE, to be routed again: an application was added, or repaired, or an earlier study
-        of the patient came.
+        """Move the study from ROUTED or IGNORED back to COMPLETE, to be routed again.
 
-        Jobs that stand are not made twice (`route`). False in other states.
+        This is needed after an application was added or repaired, or after an earlier study of the patient came. Jobs
+        that stand are not made twice (see `route`). Return False in other states.
         """
         with self._database.session() as session:
             revision = session.scalar(
@@ -213,7 +216,7 @@ class Studies:
             return True
 
     def routing(self, study_instance_uid: str, revision: int | None = None) -> RoutingDecision | None:
-        """Return the decision on one revision, by default the current one; None when it was not routed yet."""
+        """Return the decision on one revision, by default the current one; None if it is not routed yet."""
         with self._database.reading() as session:
             if revision is None:
                 study = session.get(schema.StudyRow, study_instance_uid)
@@ -226,7 +229,7 @@ class Studies:
     # -- what is here --------------------------------------------------------------------------------------------------
 
     def list(self, state: StudyState | None = None, limit: int = 100) -> list[Study]:
-        """Studies, the last received first."""
+        """Return up to `limit` studies, the last received first."""
         statement = select(schema.StudyRow).order_by(schema.StudyRow.last_received_at.desc()).limit(limit)
         if state is not None:
             statement = statement.where(schema.StudyRow.state == state)
@@ -239,13 +242,13 @@ class Studies:
             return None if row is None else _record(row)
 
     def events(self, study_instance_uid: str) -> Sequence[Event]:
-        """The timeline, oldest first."""
+        """Return the timeline, oldest event first."""
         with self._database.reading() as session:
             return events(session, study_instance_uid)
 
 
 def _held(session: Session, study_instance_uid: str, revision: int) -> bool:
-    """Whether the study is RECEIVING at this revision, which it then stays until the end of the transaction."""
+    """Lock the study until the end of the transaction. Return whether it is RECEIVING at this revision."""
     study = schema.StudyRow
     statement = select(study.study_instance_uid).where(
         study.study_instance_uid == study_instance_uid,
@@ -285,7 +288,7 @@ def _warn(session: Session, study_instance_uid: str, revision: int, warnings: Se
 def _keep_decision(
     session: Session, study_instance_uid: str, revision: int, decision: RoutingDecision, now: datetime
 ) -> None:
-    """Those of an earlier routing of the same revision are replaced."""
+    """Keep the decision; one of an earlier routing of the same revision is replaced."""
     routing = schema.RoutingRow
     changed(
         session,
