@@ -4,7 +4,6 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,8 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from inference.contract.binding import bind, feeds_inputs
-from inference.contract.inputs import InputRule
 from inference.series.kinds import Kind
-from inference.series.recogniser import Recognition, read_headers, recognise_headers
+from inference.series.recogniser import read_headers, recognise_headers
 from inference.series.site_table import SiteRule
 from tests.inference.series.table import Row, folders, labels, printed, rows
 
@@ -434,73 +431,6 @@ def test_a_site_makes_no_image_of_what_is_none() -> None:
     ds = header()
     del ds.Rows
     assert recognise_headers([ds], [SiteRule(Kind.T1W, series_description="*")]).kind is Kind.NON_IMAGE
-
-
-def description(uid: str, **change: object) -> Recognition:
-    plain = Recognition(
-        uid, "MR", Kind.T1W, "axial", "2D", 30, contrast=False, fat_suppressed=False, b_values=(), confidence=0.9,
-        reasons=("spin echo",), volumes=1,
-    )  # fmt: skip
-    return replace(plain, **change)  # type: ignore[arg-type]
-
-
-def test_the_best_series_is_taken_and_every_other_one_told_why_not() -> None:
-    series = [
-        description("1.1", contrast=True),
-        description("1.2", slices=20),
-        description("1.3"),
-        description("1.4", kind=Kind.T2W),
-        description("1.5", problem="1 slice(s) missing", volumes=0),
-        description("1.6", modality="CT"),
-    ]
-    binding = bind([InputRule("t1w", kind="T1w", minimum_slices=10)], series)
-    assert binding.inputs == {"t1w": "1.3"}
-    reasons = {d.series_instance_uid: d.reason for d in binding.decisions}
-    assert reasons["1.1"].startswith("fits, but series 1.3 fits better")
-    assert reasons["1.4"] == "is T2w, not T1w (spin echo)"
-    assert reasons["1.5"] == "cannot be used: 1 slice(s) missing"
-    assert reasons["1.6"] == "modality is CT, not MR"
-
-
-@pytest.mark.parametrize(("body_part", "accepted"), [("THIGH", True), ("", True), ("BRAIN", False)])
-def test_a_limb_model_takes_no_head(body_part: str, accepted: bool) -> None:
-    rule = InputRule("t1w", kind="T1w", body_parts=("THIGH", "KNEE"))
-    binding = bind([rule], [description("1.1", body_part=body_part)])
-    assert binding.accepted is accepted
-    assert accepted or "shows BRAIN, none of THIGH, KNEE" in binding.reason
-
-
-def test_a_missing_input_says_what_is_missing() -> None:
-    binding = bind([InputRule("t2w", kind="T2w")], [description("1.1")])
-    assert not binding.accepted
-    assert binding.reason == (
-        "no series fits input 't2w' (MR, T2w, at least 3 slices): series 1.1 is T1w, not T2w (spin echo)"
-    )
-
-
-def test_an_optional_input_may_be_missing() -> None:
-    rules = [InputRule("t1w", kind="T1w"), InputRule("t2w", kind="T2w", required=False)]
-    assert bind(rules, [description("1.1")]).inputs == {"t1w": "1.1"}
-
-
-def test_one_series_feeds_one_input() -> None:
-    binding = bind([InputRule("a", kind="T1w"), InputRule("b", kind="T1w")], [description("1.1"), description("1.2")])
-    assert sorted(binding.inputs.values()) == ["1.1", "1.2"]
-
-
-@pytest.mark.parametrize(
-    ("sop_class_uid", "modality", "feeds"),
-    [
-        ("1.2.840.10008.5.1.4.1.1.4", "MR", True),
-        ("1.2.840.10008.5.1.4.1.1.4.1", "MR", True),
-        ("1.2.840.10008.5.1.4.1.1.88.34", "SR", False),
-        ("1.2.840.10008.5.1.4.1.1.66.4", "SEG", False),
-        ("1.2.840.10008.5.1.4.1.1.66", "MR", False),  # Raw Data
-        ("1.2.840.10008.5.1.4.1.1.11.1", "PR", False),
-    ],
-)
-def test_only_images_can_change_a_result(sop_class_uid: str, modality: str, feeds: bool) -> None:
-    assert feeds_inputs(sop_class_uid, modality) is feeds
 
 
 @pytest.mark.parametrize(
