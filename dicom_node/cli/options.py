@@ -23,9 +23,6 @@ Config = Annotated[
     ),
 ]  # fmt: skip
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Everything = Annotated[
-    bool, typer.Option("--all", help="Show everything: all UIDs, and every series against every input.")
-]
 StudyUID = Annotated[str, typer.Argument(help="Study Instance UID.")]
 To = Annotated[
     str | None,

@@ -85,8 +85,10 @@ def _completion(explanation: Explanation, names: SeriesNames) -> str:
     if study.state is StudyState.RECEIVING:
         return "Receiving: nothing is waited for any more, and the scheduler will find the study complete"
     decided = [event for event in explanation.completion if event.revision == study.revision]
-    kept = [event for event in decided if event.data] or decided  # an order to route again has no data
-    return f"Complete because: {names.put_into(kept[-1].text if kept else study.reason)}"
+    for event in reversed(decided):
+        if event.data:  # an order to route again has none
+            return f"Complete because of {event.data['evidence']}: {names.put_into(event.text)}"
+    return f"Complete because: {names.put_into(decided[-1].text if decided else study.reason)}"
 
 
 def _verdict(decision: ApplicationDecision, explanation: Explanation, names: SeriesNames) -> _Verdict:

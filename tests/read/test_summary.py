@@ -106,6 +106,15 @@ def test_each_input_has_a_line_where_there_is_room() -> None:
     assert summary.passed_over == ('passed over: 4 "T2 TSE tra", axial, 36 slices: T2w (spin echo)',)
 
 
+def test_the_evidence_is_named_also_after_an_order_to_route_again() -> None:
+    kept = detail()
+    by_age = Event(NOW, STUDY, 1, Stage.COMPLETE, "3 instances", data={"evidence": "maximum age"})
+    again = Event(NOW, STUDY, 1, Stage.COMPLETE, "to be routed again, as asked by the operator")
+    earlier = Event(NOW, STUDY, 0, Stage.COMPLETE, "2 instances", data={"evidence": "MPPS"})
+    summary = answer(Explanation(replace(kept, timeline=(earlier, by_age, again))))
+    assert summary.answer[0] == "Complete because of maximum age: 3 instances"
+
+
 def test_two_applications_share_the_lines() -> None:
     routing = RoutingDecision(SERIES, (applies("sarcoma", t1w=T1W, dwi=DWI), applies("brain", t1w=T1W, dwi=DWI)))
     failed = job(2, "brain", JobState.FAILED, "one slice is missing")
