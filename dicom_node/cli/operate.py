@@ -6,7 +6,7 @@ import typer
 from rich.console import Group
 from rich.markup import escape
 
-from dicom_node.cli.options import AsJson, Config, Everything, StudyUID, find_study, open_node
+from dicom_node.cli.options import AsJson, Config, StudyUID, find_study, open_node
 from dicom_node.cli.output import console, print_json
 from dicom_node.complete.preview import preview
 from dicom_node.demo.explanation_tree import explanation_tree
@@ -25,6 +25,8 @@ from storage.records.studies import StudyState
 from storage.tables.confirmations import WAITING
 
 OnlyFailed = Annotated[bool, typer.Option("--failed", help="Only what needs an operator: dead letters.")]
+AllOfStudy = Annotated[bool, typer.Option("--all", help="Show UIDs and the series one by one as well.")]
+AllDecisions = Annotated[bool, typer.Option("--all", help="Show UIDs and every series against every input as well.")]
 Newest = Annotated[int, typer.Option(min=1, help="At most this many, newest first.")]
 
 
@@ -66,7 +68,7 @@ def studies_command(
 
 
 def study_command(
-    uid: StudyUID, config: Config = None, as_json: AsJson = False, everything: Everything = False
+    uid: StudyUID, config: Config = None, as_json: AsJson = False, everything: AllOfStudy = False
 ) -> None:
     """Show one study: what became of it, its timeline with durations and reasons, and its results."""
     explanation = _explain(uid, config)
@@ -77,7 +79,7 @@ def study_command(
 
 
 def explain_command(
-    uid: StudyUID, config: Config = None, as_json: AsJson = False, everything: Everything = False
+    uid: StudyUID, config: Config = None, as_json: AsJson = False, everything: AllDecisions = False
 ) -> None:
     """Say why a study is complete or what it waits for, and which series fed which input of which application."""
     explanation = _explain(uid, config)

@@ -65,7 +65,9 @@ def simulate_command(
         Path | None, typer.Option(help="Write the phantoms' true values to this file: JSON, by Study Instance UID.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Names the first phantom, and the order of shuffling.")] = 1,
-    associations: Annotated[Associations, typer.Option(help="One association for each ...")] = Associations.SERIES,
+    associations: Annotated[
+        Associations, typer.Option(help="What an association of its own is opened for.")
+    ] = Associations.SERIES,
     concurrency: Annotated[int, typer.Option(min=1, help="Associations open at once.")] = 1,
     shuffle: Annotated[bool, typer.Option(help="Send the images in random order.")] = False,
     rate: Annotated[float | None, typer.Option(min=0.1, help="Images per second, all associations together.")] = None,
