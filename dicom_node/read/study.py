@@ -42,7 +42,7 @@ class StudyDetail:
     def to_json(self) -> dict[str, Any]:
         return {
             **serialise(self.study),
-            "instances": serialise(self.instances),
+            "instances": [_instance(instance) for instance in self.instances],
             "series": serialise(self.series),
             "jobs": serialise(self.jobs),
             "objects": [_object(o) for o in self.objects],
@@ -50,6 +50,10 @@ class StudyDetail:
             "procedure_steps": serialise(self.procedure_steps),
             "timeline": serialise(self.timeline),
         }
+
+
+def _instance(instance: Instance) -> dict[str, Any]:
+    return {**serialise(instance), "facts": serialise(vars(instance.facts))}  # with those that the header does not tell
 
 
 def _object(result: ResultObject) -> dict[str, Any]:
