@@ -23,11 +23,11 @@ from dicom_node.runtime.logs import fields, unexpected
 from storage.errors import Retriable
 from storage.records.instances import UID
 from storage.records.procedure_steps import ProcedureStep, ProcedureStepState
-from storage.tables.procedure_steps import SOP_CLASS_UID, ProcedureSteps, decode
+from storage.tables.procedure_steps import PROCEDURE_STEP_CLASS_UID, ProcedureSteps, decode
 
 log = logging.getLogger(__name__)
 
-MODALITY_PERFORMED_PROCEDURE_STEP = SOP_CLASS_UID
+MODALITY_PERFORMED_PROCEDURE_STEP = PROCEDURE_STEP_CLASS_UID
 MAY_NO_LONGER_BE_UPDATED = 0xA710  # Error ID (PS3.4 table F.7.2-2)
 ATTEMPTS = 5  # of an N-SET that races with others of the same step
 

@@ -1,7 +1,7 @@
-"""Storage commitment requests that peers made of us (PS3.4 annex J): REQUESTED → REPORTED | RETRYING | FAILED.
+"""Storage commitment requests that peers make of this node (PS3.4 annex J): REQUESTED → REPORTED | RETRYING | FAILED.
 
-A request is somebody's to report: while the association that asked is open, its receiver's, which holds it until
-`run_after`; afterwards, or when that time has passed, of whoever claims it first.
+The receiver of the association that asked holds a request until `run_after`. When that time has passed, or the
+association is over, whoever claims the request first reports on it.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -34,16 +34,19 @@ class CommitmentRequest:
 
 
 class Commitments:
+    """The storage commitment requests of peers, and the instances that this node has committed."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
 
     # -- asking --------------------------------------------------------------------------------------------------------
 
     def request(self, request: CommitmentRequest, now: datetime, run_after: datetime) -> Commitment:
-        """Keeps a request, whose report is due at `run_after` unless its receiver delivers it before.
+        """Keep a request. Its report is due at `run_after` unless its receiver delivers it before.
 
-        The same transaction UID again, from the same peer: once it has been reported on, a new request; before that a
-        repetition, or, with other items, one whose items can only fail (PS3.3 C.14.1.1: duplicate transaction UID).
+        If the same peer uses the transaction UID again after it was reported on, this is a new request. Before that it
+        is a repetition, or, with other items, a request whose items can only fail (PS3.3 C.14.1.1: duplicate
+        transaction UID).
         """
         row = schema.CommitmentRow
         values: dict[str, Any] = {
@@ -74,7 +77,7 @@ class Commitments:
     # -- reporting -----------------------------------------------------------------------------------------------------
 
     def due(self, now: datetime, peers: Collection[str] | None = None, limit: int = 20) -> list[Commitment]:
-        """Requests that nobody holds, oldest first. None: of all peers."""
+        """Return requests that nobody holds, oldest first; those of `peers`, or of all peers if that is None."""
         row = schema.CommitmentRow
         statement = select(row).where(row.state.in_(_OPEN), row.run_after <= now)
         if peers is not None:
@@ -83,32 +86,35 @@ class Commitments:
             return [_record(r) for r in session.scalars(statement.order_by(row.run_after, row.id).limit(limit))]
 
     def claim(self, commitment_id: int, now: datetime, until: datetime) -> Commitment | None:
-        """Begins an attempt on a request that is due: nobody else does before `until`. None when somebody else has."""
+        """Begin an attempt on a request that is due, so that nobody else does before `until`.
+
+        Return None if somebody else has claimed it.
+        """
         row = schema.CommitmentRow
         due = and_(_is_open(commitment_id), row.run_after <= now)
         with self._database.session() as session:
             return _move(session, due, attempts=row.attempts + 1, run_after=until)
 
     def hold(self, commitment_id: int, until: datetime) -> bool:
-        """The receiver of the association that asked still waits to report on it."""
+        """Extend the time in which the receiver of the association that asked will report."""
         row = schema.CommitmentRow
         waits = and_(row.id == commitment_id, row.state == CommitmentState.REQUESTED)
         with self._database.session() as session:
             return _move(session, waits, run_after=until) is not None
 
     def hand_over(self, commitment_id: int, now: datetime) -> bool:
-        """The association that asked is over: the report goes another way."""
+        """Let others report, because the association that asked is over."""
         with self._database.session() as session:
             return _move(session, _is_open(commitment_id), association="", run_after=now) is not None
 
     def reported(self, commitment_id: int, told: str) -> bool:
-        """→ REPORTED: the peer answered Success. `told` says what it was told."""
+        """Move to REPORTED: the peer answered Success. `told` says what was reported."""
         with self._database.session() as session:
             moved = _move(session, _is_open(commitment_id), state=CommitmentState.REPORTED, reason=told)
             return moved is not None
 
     def fail(self, commitment_id: int, reason: str, retry_at: datetime | None, attempts: int = 0) -> bool:
-        """→ RETRYING at `retry_at`, or FAILED when that is None. `attempts` are added to those made."""
+        """Move to RETRYING at `retry_at`, or to FAILED if that is None. `attempts` are added to those made."""
         row = schema.CommitmentRow
         values: dict[str, Any] = {"reason": reason, "association": "", "attempts": row.attempts + attempts}
         if retry_at is None:
@@ -121,7 +127,7 @@ class Commitments:
     # -- an operator's side --------------------------------------------------------------------------------------------
 
     def retry(self, commitment_id: int, now: datetime) -> bool:
-        """FAILED → REQUESTED, with all its attempts again. False in other states."""
+        """Move from FAILED to REQUESTED, with all its attempts again. Return False in other states."""
         row = schema.CommitmentRow
         failed = and_(row.id == commitment_id, row.state == CommitmentState.FAILED)
         with self._database.session() as session:
@@ -131,7 +137,7 @@ class Commitments:
             return moved is not None
 
     def list(self, states: Collection[CommitmentState] | None = None, limit: int | None = 100) -> Sequence[Commitment]:
-        """The newest first; without `limit` all of them."""
+        """Return the requests, the newest first; all of them if `limit` is None."""
         row = schema.CommitmentRow
         statement = select(row).order_by(row.id.desc()).limit(limit)
         if states is not None:
@@ -142,7 +148,10 @@ class Commitments:
     # -- what is committed ---------------------------------------------------------------------------------------------
 
     def indexed(self, sop_instance_uids: Iterable[str]) -> dict[str, str]:
-        """The SOP classes of those instances that are indexed. A row follows its durable bytes, so it is proof."""
+        """Return the SOP classes of those instances that are indexed.
+
+        A row is proof of storage, because it is written only after its bytes are durable.
+        """
         uids = sorted(set(sop_instance_uids))
         row = schema.InstanceRow
         with self._database.reading() as session:
@@ -160,7 +169,7 @@ def _is_open(commitment_id: int) -> ColumnElement[bool]:
 
 
 def _move(session: Session, where: ColumnElement[bool], **values: Any) -> Commitment | None:
-    """One guarded transition; the request as it is now, None when it was not in that state."""
+    """Make one guarded transition. Return the request as it is now, or None if it was not in that state."""
     row = session.scalars(
         update(schema.CommitmentRow).where(where).values(**values).returning(schema.CommitmentRow),
         execution_options={"synchronize_session": False},

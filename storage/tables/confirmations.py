@@ -1,9 +1,9 @@
-"""Whether destinations have committed what they accepted: SENT → COMMITTED, or once more QUEUED, or FAILED.
+"""The confirmation of deliveries: SENT → COMMITTED, or QUEUED once more, or FAILED.
 
-The deliveries of a job to a destination are asked for together, once none of them is on its way there any more:
-ASKING → REQUESTED → REPORTED → CLOSED, or ASKING → READING → CLOSED where the destination takes no requests for storage
-commitment (PS3.4 annex J). A report may come to any receiver, at any time: it is kept whatever the state, and acted
-upon by the dispatcher.
+The deliveries of a job to a destination are confirmed together, once none of them is still on its way. A confirmation
+moves ASKING → REQUESTED → REPORTED → CLOSED, or ASKING → READING → CLOSED if the destination takes no requests for
+storage commitment (PS3.4 annex J). A report may come to any receiver at any time. It is kept whatever the state, and
+the dispatcher acts upon it.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -29,6 +29,8 @@ _UNSENT = (DeliveryState.QUEUED, DeliveryState.RETRYING)
 
 
 class Confirmations:
+    """The storage commitment requests that this node makes of destinations, and what follows from the reports."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
 
@@ -37,8 +39,10 @@ class Confirmations:
     def begin(
         self, destination: str, transaction_uid: str, now: datetime, deadline: datetime, since: datetime
     ) -> Confirmation | None:
-        """→ ASKING, for the objects of a job that were SENT to `destination` after `since` and that nobody asked for
-        yet. None while the next ones of every such job are on their way there.
+        """Insert a confirmation in ASKING for the objects of a job that were SENT and that nobody asked for yet.
+
+        Only objects that were sent to `destination` after `since` are asked for. Return None while further objects of
+        every such job are on their way there.
         """
         sent, other, before = schema.DeliveryRow, aliased(schema.DeliveryRow), aliased(schema.DeliveryRow)
         unasked = and_(
@@ -47,7 +51,7 @@ class Confirmations:
             sent.confirmation_id.is_(None),
             sent.sent_at >= since,
         )
-        is_stuck = (  # behind one that FAILED: it waits for the operator
+        is_stuck = (  # it waits behind a FAILED delivery until an operator acts
             select(before.id)
             .where(
                 before.job_id == other.job_id,
@@ -73,14 +77,14 @@ class Confirmations:
         with self._database.session() as session:
             row = _insert(session, destination, transaction_uid, [], now, deadline)
             asked = move(session, and_(unasked, sent.job_id == job_id), confirmation_id=row.id)
-            if not asked:  # somebody else has
+            if not asked:  # another process has asked
                 session.delete(row)
                 return None
             row.items = [[d.object.sop_class_uid, d.object.sop_instance_uid] for d in _in_order(asked)]
             return _record(row)
 
     def due(self, destination: str, now: datetime) -> Confirmation | None:
-        """The next one to do something about: a report first."""
+        """Return the next confirmation that needs an action, one with a report first."""
         row = schema.ConfirmationRow
         is_reported = row.state == ConfirmationState.REPORTED
         statement = (
@@ -96,8 +100,10 @@ class Confirmations:
     def renew(
         self, confirmation_id: int, transaction_uid: str, now: datetime, deadline: datetime
     ) -> Confirmation | None:
-        """ASKING → CLOSED, and ASKING under another transaction UID: the destination may have taken the first request.
-        None when somebody else has done so.
+        """Close a confirmation in ASKING and ask again under another transaction UID.
+
+        Another UID is needed because the destination may have taken the first request. Return None if another process
+        has done this.
         """
         row, delivery = schema.ConfirmationRow, schema.DeliveryRow
         due = and_(row.id == confirmation_id, row.state == ConfirmationState.ASKING, row.deadline <= now)
@@ -113,7 +119,7 @@ class Confirmations:
             return _record(new)
 
     def taken(self, confirmation_id: int, deadline: datetime) -> bool:
-        """ASKING → REQUESTED. False in other states: the report may have come before."""
+        """Move from ASKING to REQUESTED. Return False in other states: the report may have come before."""
         with self._database.session() as session:
             return _move(
                 session,
@@ -124,14 +130,14 @@ class Confirmations:
             )
 
     def read_back(self, confirmation_id: int, now: datetime) -> bool:
-        """ASKING → READING. False in other states."""
+        """Move from ASKING to READING. Return False in other states."""
         with self._database.session() as session:
             return _move(
                 session, confirmation_id, [ConfirmationState.ASKING], state=ConfirmationState.READING, deadline=now
             )
 
     def postpone(self, confirmation_id: int, deadline: datetime, reason: str) -> bool:
-        """Looks at it again at `deadline`; its deliveries say why. False for one that waits no more."""
+        """Set a new deadline and note the reason on the deliveries. Return False if nothing is awaited any more."""
         with self._database.session() as session:
             if not _move(session, confirmation_id, WAITING, deadline=deadline):
                 return False
@@ -139,24 +145,26 @@ class Confirmations:
             return True
 
     def is_awaited(self, confirmation_id: int) -> bool:
-        """Whether its report is still to come."""
+        """Return whether the report is still to come."""
         row = schema.ConfirmationRow
         statement = select(row.id).where(row.id == confirmation_id, row.state == ConfirmationState.REQUESTED)
         with self._database.reading() as session:
             return session.scalar(statement) is not None
 
     def objects(self, confirmation_id: int) -> Sequence[ResultObject]:
-        """What it asks for and was not committed otherwise meanwhile."""
+        """Return the objects that are asked for, without those that were committed otherwise meanwhile."""
         target, delivery = schema.ResultObjectRow, schema.DeliveryRow
         statement = select(target).join(delivery, delivery.object_id == target.id).where(_sent_under(confirmation_id))
         with self._database.reading() as session:
             return [object_record(row) for row in session.scalars(statement.order_by(delivery.sequence))]
 
-    # -- what comes of it ----------------------------------------------------------------------------------------------
+    # -- reports and their effect---------------------------------------------------------------------------------------
 
     def report(self, transaction_uid: str, report: ConfirmationReport) -> bool:
-        """→ REPORTED, from any state: what was given up may be committed late. False for a transaction UID that is not
-        ours. A second report under the same one changes nothing.
+        """Keep the report and move to REPORTED, from any state: an object that was given up may be committed late.
+
+        A second report under the same transaction UID changes nothing. Return False for a transaction UID that is not
+        ours.
         """
         row = schema.ConfirmationRow
         mine = row.transaction_uid == transaction_uid
@@ -168,11 +176,12 @@ class Confirmations:
     def settle(
         self, confirmation_id: int, committed: Collection[str], missed: Mapping[str, str], how: str, now: datetime
     ) -> list[Delivery]:
-        """→ CLOSED. `committed` are SOP Instance UIDs that the destination holds, as `how` tells; `missed` are those
-        that it accepted and does not hold, with the reason: they are sent once more, and are FAILED the second time.
+        """Close the confirmation, and return the deliveries of the missed objects.
 
-        One whose job was replaced or withdrawn by a later one meanwhile stays SENT: the later one may have had the
-        destination reject it. The deliveries of what was missed; none when somebody else has settled it.
+        `committed` are the SOP Instance UIDs that the destination holds, as `how` tells. `missed` are those that it
+        accepted and does not hold, with the reason: they are sent once more, and are FAILED the second time. A missed
+        object whose job was superseded or withdrawn meanwhile stays SENT, because the destination may have been told to
+        reject it. Return nothing if another process has settled the confirmation.
         """
         row, delivery = schema.ConfirmationRow, schema.DeliveryRow
         with self._database.session() as session:
@@ -185,7 +194,7 @@ class Confirmations:
                 and_(
                     delivery.destination == destination,
                     _of(committed),
-                    # Not only what this one asked for: a late report tells of what has been sent again since.
+                    # Also objects that were sent again since: a late report may name them.
                     or_(
                         delivery.state == DeliveryState.SENT,
                         and_(delivery.resends > 0, delivery.state.in_((*_UNSENT, DeliveryState.FAILED))),
@@ -202,8 +211,9 @@ class Confirmations:
             return alarms
 
     def give_up(self, confirmation_id: int, reason: str, now: datetime) -> bool:
-        """→ CLOSED: the destination has no way of confirming. Its deliveries stay SENT, and the timeline says so once.
-        False when somebody else has closed it.
+        """Close a confirmation because the destination has no way of confirming.
+
+        The deliveries stay SENT, and the timeline says so once. Return False if another process has closed it.
         """
         with self._database.session() as session:
             if not _move(session, confirmation_id, WAITING, state=ConfirmationState.CLOSED):
@@ -217,7 +227,7 @@ class Confirmations:
             return True
 
     def list(self, states: Collection[ConfirmationState] | None = None, limit: int | None = 100) -> list[Confirmation]:
-        """The newest first; without `limit` all of them."""
+        """Return the confirmations, the newest first; all of them if `limit` is None."""
         row = schema.ConfirmationRow
         statement = select(row).order_by(row.id.desc()).limit(limit)
         if states is not None:
@@ -227,7 +237,7 @@ class Confirmations:
 
 
 def _move(session: Session, confirmation_id: int, states: Collection[ConfirmationState], **values: Any) -> bool:
-    """One guarded transition; whether it was made."""
+    """Make one guarded transition, and return whether it was made."""
     row = schema.ConfirmationRow
     return changed(session, update(row).where(row.id == confirmation_id, row.state.in_(states)).values(**values)) > 0
 
@@ -258,7 +268,7 @@ def _miss(session: Session, where: ColumnElement[bool], why: str, now: datetime)
 
 
 def _in_order(deliveries: Collection[Delivery]) -> list[Delivery]:
-    """As they are sent: the database returns what it changed in any order."""
+    """Sort deliveries by the order of sending, because the database returns changed rows in any order."""
     return sorted(deliveries, key=lambda delivery: delivery.object.sequence)
 
 
@@ -268,7 +278,10 @@ def _sent_under(confirmation_id: int) -> ColumnElement[bool]:
 
 
 def _is_outdated() -> ColumnElement[bool]:
-    """Withdrawn, or superseded by a result that ended later: the destination may have been told to reject it."""
+    """Return a condition on deliveries: withdrawn, or superseded by a result that ended later.
+
+    The destination may have been told to reject such an object.
+    """
     job, later = schema.JobRow, aliased(schema.JobRow)
     ended_later = or_(
         later.finished_at > job.finished_at, and_(later.finished_at == job.finished_at, later.id > job.id)
@@ -289,7 +302,7 @@ def _is_outdated() -> ColumnElement[bool]:
 
 
 def _is_note() -> ColumnElement[bool]:
-    """A rejection note stays wanted, whatever comes."""
+    """Return a condition on deliveries: those of rejection notes, which are sent whatever comes later."""
     target = schema.ResultObjectRow
     return schema.DeliveryRow.object_id.in_(select(target.id).where(target.kind == ObjectKind.REJECTION))
 

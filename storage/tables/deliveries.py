@@ -1,11 +1,11 @@
 """The queues of deliveries, one for each destination: QUEUED → SENDING → SENT → COMMITTED, RETRYING, REPLACED, FAILED.
 
-The objects of one job go to a destination in their order, a report after what it refers to: an object can be claimed
-once all earlier ones of its job are SENT, COMMITTED or REPLACED there. Where an earlier one FAILED, the later ones
-wait, listed as QUEUED, until `retry` queues the failed one again and it gets through. One that the destination does not
-take, and that nothing can replace, is FAILED and goes to the end, so that it holds up none.
+The objects of one job go to a destination in their order, so that a report follows what it refers to. An object can be
+claimed once all earlier objects of its job are SENT, COMMITTED or REPLACED there. If an earlier one FAILED, the later
+ones wait as QUEUED until `retry` queues the failed one again and it is sent. An object that the destination does not
+take, and that nothing can replace, is FAILED and goes to the end of the order, so that it blocks no other.
 
-What follows once a delivery is SENT is in `storage.tables.confirmations`.
+The module `storage.tables.confirmations` takes over once a delivery is SENT.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -29,14 +29,17 @@ _UNSENT = (DeliveryState.QUEUED, DeliveryState.RETRYING)
 
 
 class Deliveries:
+    """The deliveries of result objects to destinations."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
 
     # -- a dispatcher's side -------------------------------------------------------------------------------------------
 
     def claim(self, destination: str, dispatcher: str, now: datetime) -> Delivery | None:
-        """Takes a delivery to `destination` that is due and whose predecessors arrived: of the most urgent job, and of
-        these the oldest. None without one.
+        """Claim a delivery to `destination` that is due and whose predecessors were sent; None without one.
+
+        A delivery of the most urgent job is claimed first, and of these the oldest.
         """
         delivery, earlier = schema.DeliveryRow, aliased(schema.DeliveryRow)
         waits = (
@@ -79,7 +82,10 @@ class Deliveries:
             return rows[0] if rows else None
 
     def sent(self, delivery_id: int, dispatcher: str, now: datetime) -> bool:
-        """SENDING → SENT: the destination answered Success. False when this dispatcher does not hold it any more."""
+        """Move from SENDING to SENT: the destination answered Success.
+
+        Return False if this dispatcher lost the delivery.
+        """
         with self._database.session() as session:
             rows = move(
                 session,
@@ -94,9 +100,9 @@ class Deliveries:
     def fail(
         self, delivery_id: int, dispatcher: str, reason: str, retry_at: datetime | None, now: datetime
     ) -> DeliveryState:
-        """SENDING → RETRYING at `retry_at`, or FAILED when that is None. The delivery's state afterwards.
+        """Move from SENDING to RETRYING at `retry_at`, or to FAILED if that is None. Return the state.
 
-        Nothing changes when this dispatcher does not hold it any more. Raises Permanent when there is no such delivery.
+        Nothing changes if this dispatcher no longer holds the delivery. Raises Permanent if there is no such delivery.
         """
         with self._database.session() as session:
             if retry_at is None:
@@ -119,8 +125,9 @@ class Deliveries:
     # -- what a destination does not take ------------------------------------------------------------------------------
 
     def offered(self, job_id: int, destination: str) -> list[tuple[ResultObject, Delivery | None]]:
-        """The objects of a job that were made for a destination, in their order, stand-ins included; each with its
-        delivery there, where it has one.
+        """Return the objects of a job that were made for a destination, in their order, stand-ins included.
+
+        Each comes with its delivery there, or None.
         """
         target, delivery = schema.ResultObjectRow, schema.DeliveryRow
         statement = (
@@ -144,12 +151,11 @@ class Deliveries:
         unsent: Mapping[int, Undelivered],
         now: datetime,
     ) -> Sequence[Delivery]:
-        """SENDING → REPLACED or FAILED, for a delivery that its destination does not take, in one transaction with
-        what follows from it there: other objects of the job that are not sent any more end likewise, and the objects
-        `sent` are queued that were not yet.
+        """End a delivery that its destination does not take, with all that follows from it, in one transaction.
 
-        `sent` and `unsent` name all objects of the job for that destination. The deliveries that ended; none, and
-        nothing changes, when this dispatcher does not hold the delivery any more.
+        `sent` and `unsent` name all objects of the job for that destination. Deliveries of `unsent` objects that are
+        not sent yet become REPLACED or FAILED, and the `sent` objects are queued if they were not yet. Return the
+        deliveries that ended. Nothing changes, and none is returned, if this dispatcher no longer holds the delivery.
         """
         delivery, target = schema.DeliveryRow, schema.ResultObjectRow
         with self._database.session() as session:
@@ -182,13 +188,13 @@ class Deliveries:
     # -- deliveries whose dispatcher is gone ---------------------------------------------------------------------------
 
     def release_stalled(self, older_than: datetime, now: datetime) -> list[Delivery]:
-        """Deliveries claimed before `older_than` become due again. The peer knows an instance it gets twice."""
+        """Make deliveries claimed before `older_than` due again. A peer recognises an instance that it gets twice."""
         delivery = schema.DeliveryRow
         held = and_(delivery.state == DeliveryState.SENDING, delivery.claimed_at < older_than)
         return self._release(held, "its dispatcher fell silent", now)
 
     def release_dispatcher(self, dispatcher: str) -> list[Delivery]:
-        """What an earlier life of this dispatcher held becomes due again."""
+        """Make due again what an earlier process of this dispatcher held."""
         delivery = schema.DeliveryRow
         held = and_(delivery.state == DeliveryState.SENDING, delivery.dispatcher == dispatcher)
         return self._release(held, "its dispatcher was restarted", datetime.now(UTC))
@@ -205,7 +211,7 @@ class Deliveries:
     # -- an operator's side --------------------------------------------------------------------------------------------
 
     def retry(self, delivery_id: int) -> bool:
-        """FAILED → QUEUED, with all its attempts again. False in other states."""
+        """Move from FAILED to QUEUED, with all its attempts again. Return False in other states."""
         delivery = schema.DeliveryRow
         now = datetime.now(UTC)
         with self._database.session() as session:
@@ -228,7 +234,7 @@ class Deliveries:
         study: str | None = None,
         destination: str | None = None,
     ) -> list[Delivery]:
-        """Deliveries by job, destination, and order of sending."""
+        """Return deliveries by job, destination, and order of sending."""
         delivery, target = schema.DeliveryRow, schema.ResultObjectRow
         statement = select(delivery, target).join(target, target.id == delivery.object_id)
         if states is not None:
@@ -248,7 +254,7 @@ def _held(delivery_id: int, dispatcher: str) -> ColumnElement[bool]:
 
 
 def move(session: Session, where: ColumnElement[bool], **values: Any) -> list[Delivery]:
-    """One guarded transition; the deliveries that made it, as they are now."""
+    """Make one guarded transition, and return the deliveries that made it, as they are now."""
     rows = session.scalars(
         update(schema.DeliveryRow).where(where).values(**values).returning(schema.DeliveryRow),
         execution_options={"synchronize_session": False},
@@ -257,7 +263,7 @@ def move(session: Session, where: ColumnElement[bool], **values: Any) -> list[De
 
 
 def tell(session: Session, deliveries: Collection[Delivery], now: datetime, stage: Stage, what: str) -> None:
-    """One line for each in the timelines of their studies."""
+    """Add one line for each delivery to the timeline of its study."""
     for delivery in deliveries:
         target = delivery.object
         revision = session.get_one(schema.JobRow, target.job_id).revision

@@ -1,7 +1,7 @@
-"""Which studies are of the same patient, without saying of whom.
+"""The identification of patients across studies, without storing who they are.
 
 The database holds a keyed hash of Patient ID and its issuer. The key is a file beside the images, which name the
-patients anyway: who has the database alone cannot try out patient IDs.
+patients anyway. Without the key, the database alone does not allow anybody to try out patient IDs.
 """
 
 import hashlib
@@ -19,13 +19,15 @@ from storage.tables import schema
 from storage.tables.database.connection import Database, changed
 
 _KEY_BYTES = 32
-_NAME_LENGTH = 16  # of the key, which begins every identity: one under another key is none
+_NAME_LENGTH = 16  # of the key; it begins every identity, so that identities under another key are recognised
 _HASH_LENGTH = 48
 
 
 class Patients:
-    """Identities of the patients of studies. The key is made with the first one; with another key, for example where
-    the file was lost, every study is to be identified again.
+    """The identities of the patients of studies.
+
+    The key is created with the first identity. If the key changes, for example because its file was lost, all studies
+    have to be identified again.
     """
 
     def __init__(self, database: Database, key_file: Path) -> None:
@@ -33,7 +35,7 @@ class Patients:
         self._key_file = key_file
 
     def identify(self, study_instance_uid: str, patient_id: str, issuer: str) -> None:
-        """Keeps whose the study is. Without a patient ID it is nobody's: no other study is of the same patient."""
+        """Keep the identity of the study's patient. Without a patient ID, no other study is of the same patient."""
         identity = self._identity(patient_id, issuer)
         study = schema.StudyRow
         with self._database.session() as session:
@@ -42,7 +44,7 @@ class Patients:
             )
 
     def unidentified(self) -> list[str]:
-        """Complete studies of which nobody has said yet whose they are."""
+        """Return the complete studies whose patient was not identified yet."""
         study = schema.StudyRow
         unknown = or_(study.subject.is_(None), ~study.subject.startswith(self._key_name, autoescape=True))
         with self._database.reading() as session:
@@ -51,11 +53,11 @@ class Patients:
             )
 
     def studies(self, patient_id: str, issuer: str) -> list[str]:
-        """The complete studies that are identified as this patient's."""
+        """Return the complete studies that are identified as this patient's."""
         return self._studies(self._identity(patient_id, issuer))
 
     def others(self, study_instance_uid: str) -> list[str]:
-        """The other complete studies of the patient as whose this one is identified."""
+        """Return the other complete studies of the patient of this study."""
         with self._database.reading() as session:
             study = session.get(schema.StudyRow, study_instance_uid)
             identity = None if study is None else study.subject
@@ -91,7 +93,7 @@ class Patients:
         return self._key_file.read_bytes()
 
     def _make_key(self) -> None:
-        """Of two processes that make one at once, the first one's stays."""
+        """Create the key. If two processes do so at once, the key of the first one stays."""
         temporary = self._key_file.with_name(f".{self._key_file.name}.{os.getpid()}")
         temporary.unlink(missing_ok=True)
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:

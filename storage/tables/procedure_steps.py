@@ -1,8 +1,8 @@
 """Modality Performed Procedure Steps (PS3.4 annex F): datasets as durable files, their states as rows.
 
 IN PROGRESS → COMPLETED | DISCONTINUED. A row is written once the file it names is durable, and both are there before
-the modality gets its answer. Each N-SET writes a new file; the row moves from the old to the new one, and only for
-the one that saw the row as it was.
+the modality gets its answer. Each N-SET writes a new file and moves the row to it. If two N-SETs race, only the one
+that read the current row succeeds.
 """
 
 import hashlib
@@ -29,12 +29,12 @@ from storage.tables.events import add_event
 
 log = logging.getLogger(__name__)
 
-SOP_CLASS_UID = "1.2.840.10008.3.1.2.3.3"  # Modality Performed Procedure Step
-SUFFIX = ".dcm"
+PROCEDURE_STEP_CLASS_UID = "1.2.840.10008.3.1.2.3.3"  # Modality Performed Procedure Step
+_SUFFIX = ".dcm"
 
 
 class ProcedureSteps:
-    """`root` is the folder of the datasets, which name patients: readable by the node's own user only."""
+    """The procedure steps. `root` is the folder of their datasets, which only the node's own user may read."""
 
     def __init__(self, database: Database, root: Path) -> None:
         self._database = database
@@ -49,9 +49,9 @@ class ProcedureSteps:
         referenced: Sequence[str],
         now: datetime,
     ) -> bool:
-        """Keeps a new step, IN PROGRESS. False, and nothing is changed, when there is one with this UID already.
+        """Keep a new step, IN PROGRESS. Return False and change nothing if there is one with this UID.
 
-        Raises Retriable when the database is busy or gone, StorageFull, OSError.
+        Raises Retriable if the database is busy or gone, StorageFull, OSError.
         """
         path = self._write(sop_instance_uid, 1, ds, source_ae_title)
         with self._database.session() as session:
@@ -86,7 +86,7 @@ class ProcedureSteps:
         referenced: Sequence[str],
         now: datetime,
     ) -> bool:
-        """Moves `step` to its next version. False, and nothing is changed, when it is not as `step` says any more."""
+        """Move `step` to its next version. Return False and change nothing if it has changed since it was read."""
         path = self._write(step.sop_instance_uid, step.version + 1, ds, step.source_ae_title)
         row = schema.ProcedureStepRow
         final = state is not ProcedureStepState.IN_PROGRESS
@@ -126,7 +126,7 @@ class ProcedureSteps:
             return None if row is None else self._records(session, [row])[0]
 
     def of_study(self, study_instance_uid: str) -> list[ProcedureStep]:
-        """The steps that a study is the result of, oldest first."""
+        """Return the steps that produced the study, oldest first."""
         row, link = schema.ProcedureStepRow, schema.ProcedureStepStudyRow
         statement = (
             select(row)
@@ -138,21 +138,23 @@ class ProcedureSteps:
             return self._records(session, session.scalars(statement).all())
 
     def dataset(self, step: ProcedureStep) -> Dataset:
-        """Raises OSError when the file is gone: a newer version may have taken its place."""
+        """Return the dataset. Raises OSError if the file is gone, because a newer version has replaced it."""
         return Dataset(dcmread(BytesIO(step.path.read_bytes())))
 
     # -- files ---------------------------------------------------------------------------------------------------------
 
     def _write(self, sop_instance_uid: str, version: int, ds: Dataset, source_ae_title: str) -> Path:
-        """One file for each version and content: two N-SETs at once do not overwrite each other's."""
+        """Write one file for each version and content, so that two N-SETs at once do not overwrite each other's."""
         decode(ds)
         kept = Dataset()
         kept.update(ds)
-        kept.SpecificCharacterSet = "ISO_IR 192"  # holds every name, also where an N-SET has another set
-        kept.SOPClassUID = UID(SOP_CLASS_UID)
+        kept.SpecificCharacterSet = (
+            "ISO_IR 192"  # UTF-8 encodes every name, also those of an N-SET in another character set
+        )
+        kept.SOPClassUID = UID(PROCEDURE_STEP_CLASS_UID)
         kept.SOPInstanceUID = UID(sop_instance_uid)
         kept.file_meta = FileMetaDataset()
-        kept.file_meta.MediaStorageSOPClassUID = UID(SOP_CLASS_UID)
+        kept.file_meta.MediaStorageSOPClassUID = UID(PROCEDURE_STEP_CLASS_UID)
         kept.file_meta.MediaStorageSOPInstanceUID = UID(sop_instance_uid)
         kept.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         kept.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
@@ -164,11 +166,11 @@ class ProcedureSteps:
         except Exception as error:
             raise Permanent(f"The dataset cannot be encoded ({type(error).__name__})") from None
         digest = hashlib.sha256(content.getvalue()).hexdigest()[:16]
-        return write_durable(self._root / f"{sop_instance_uid}-{version}-{digest}{SUFFIX}", kept)
+        return write_durable(self._root / f"{sop_instance_uid}-{version}-{digest}{_SUFFIX}", kept)
 
     def _remove_versions_before(self, step: ProcedureStep, version: int) -> None:
-        """The files that the row has left behind, those of writers that came too late or died included."""
-        for path in self._root.glob(f"{step.sop_instance_uid}-*{SUFFIX}"):
+        """Remove the files of earlier versions, and those of writers that came too late or died."""
+        for path in self._root.glob(f"{step.sop_instance_uid}-*{_SUFFIX}"):
             number = path.name.removeprefix(f"{step.sop_instance_uid}-").split("-")[0]
             if number.isdigit() and int(number) < version:
                 with suppress(OSError):
@@ -201,7 +203,7 @@ class ProcedureSteps:
 
 
 def decode(ds: Dataset) -> None:
-    """Reads all of a dataset, whose elements pydicom would otherwise read one by one when they are asked for."""
+    """Decode all elements of a dataset, which pydicom otherwise does one by one on access."""
     for _ in ds.iterall():
         pass
 
@@ -220,7 +222,7 @@ def _announce(
     referenced: Sequence[str],
     now: datetime,
 ) -> None:
-    """On the timeline of each study, which need not have come yet."""
+    """Add a line to the timeline of each study. The study need not be here yet."""
     text = f"procedure step {state}"
     if state is not ProcedureStepState.IN_PROGRESS:
         text += f", {len(referenced)} instances referenced"

@@ -1,7 +1,6 @@
-"""The tables. No column holds an attribute of a patient, only a keyed hash of one; the images themselves stay in their
-files.
+"""The tables. No column holds an attribute of a patient, but only a keyed hash of one.
 
-`REVISION` is the migration these classes correspond to, so that a role can compare without loading Alembic.
+`REVISION` is the migration that these classes correspond to, so that a role can compare it without loading Alembic.
 """
 
 from datetime import UTC, datetime
@@ -22,12 +21,12 @@ from storage.records.studies import Stage, StudyState
 
 REVISION = "0004"
 
-UID = String(64)  # PS3.5 table 6.2-1
-AE = String(16)
+_UID = String(64)  # PS3.5 table 6.2-1
+_AE = String(16)
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An aware time, in UTC on the way out. SQLite has no time zones: there the UTC digits are kept."""
+    """A time with a time zone, returned in UTC. SQLite has no time zones, and keeps the digits in UTC."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -79,16 +78,16 @@ class Base(DeclarativeBase):
 
 
 class StudyRow(Base):
-    """A study in the state of its current revision; earlier revisions live on in events, routings and jobs.
+    """A study in the state of its current revision. Earlier revisions remain in events, routings and jobs.
 
-    `subject` is what `storage.tables.patients` calls the patient, a keyed hash; null where nobody
-    asked yet.
+    `subject` is the patient's identity, a keyed hash made by `storage.tables.patients`. It is null until the patient is
+    identified.
     """
 
     __tablename__ = "study"
     __table_args__ = (Index("ix_study_state", "state"), Index("ix_study_subject", "subject"))
 
-    study_instance_uid: Mapped[str] = mapped_column(UID, primary_key=True)
+    study_instance_uid: Mapped[str] = mapped_column(_UID, primary_key=True)
     revision: Mapped[int]
     state: Mapped[StudyState]
     reason: Mapped[str]
@@ -101,7 +100,7 @@ class StudyRow(Base):
 
 
 class AssociationRow(Base):
-    """An association that fed instances. `ended` is null while it is open; `key` is the receiver's name for it."""
+    """An association that fed instances. `key` is the receiver's name for it; `ended` is null while it is open."""
 
     __tablename__ = "association"
     __table_args__ = (
@@ -111,8 +110,8 @@ class AssociationRow(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     key: Mapped[str | None] = mapped_column(String(64))
-    calling_ae_title: Mapped[str] = mapped_column(AE)
-    called_ae_title: Mapped[str] = mapped_column(AE)
+    calling_ae_title: Mapped[str] = mapped_column(_AE)
+    called_ae_title: Mapped[str] = mapped_column(_AE)
     peer_host: Mapped[str] = mapped_column(String(255))
     receiver: Mapped[str] = mapped_column(String(64))
     opened_at: Mapped[datetime]
@@ -121,17 +120,17 @@ class AssociationRow(Base):
 
 
 class FeedRow(Base):
-    """Which association fed which revision of which study."""
+    """A link: the association fed this revision of this study."""
 
     __tablename__ = "feed"
 
-    study_instance_uid: Mapped[str] = mapped_column(UID, ForeignKey("study.study_instance_uid"), primary_key=True)
+    study_instance_uid: Mapped[str] = mapped_column(_UID, ForeignKey("study.study_instance_uid"), primary_key=True)
     revision: Mapped[int] = mapped_column(primary_key=True)
     association_id: Mapped[int] = mapped_column(ForeignKey("association.id"), primary_key=True, index=True)
 
 
 class InstanceRow(Base):
-    """The index of the files, as of their current versions. Series are derived from it.
+    """An instance in its current version. The series are derived from these rows.
 
     `file` is relative to the folder of instances; null is the place that the UIDs give.
     """
@@ -139,11 +138,11 @@ class InstanceRow(Base):
     __tablename__ = "instance"
     __table_args__ = (Index("ix_instance_study_series", "study_instance_uid", "series_instance_uid"),)
 
-    sop_instance_uid: Mapped[str] = mapped_column(UID, primary_key=True)
-    sop_class_uid: Mapped[str] = mapped_column(UID)
-    series_instance_uid: Mapped[str] = mapped_column(UID)
-    study_instance_uid: Mapped[str] = mapped_column(UID, ForeignKey("study.study_instance_uid"))
-    transfer_syntax_uid: Mapped[str] = mapped_column(UID)
+    sop_instance_uid: Mapped[str] = mapped_column(_UID, primary_key=True)
+    sop_class_uid: Mapped[str] = mapped_column(_UID)
+    series_instance_uid: Mapped[str] = mapped_column(_UID)
+    study_instance_uid: Mapped[str] = mapped_column(_UID, ForeignKey("study.study_instance_uid"))
+    transfer_syntax_uid: Mapped[str] = mapped_column(_UID)
     modality: Mapped[str] = mapped_column(String(16))
     size: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str] = mapped_column(String(64))
@@ -154,39 +153,39 @@ class InstanceRow(Base):
 
 
 class InstanceVersionRow(Base):
-    """An earlier or current version of an instance whose attributes of patient or study were changed by its sender."""
+    """A version of an instance whose sender changed attributes of patient or study; the current one is listed too."""
 
     __tablename__ = "instance_version"
 
-    sop_instance_uid: Mapped[str] = mapped_column(UID, ForeignKey("instance.sop_instance_uid"), primary_key=True)
+    sop_instance_uid: Mapped[str] = mapped_column(_UID, ForeignKey("instance.sop_instance_uid"), primary_key=True)
     sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
     file: Mapped[str | None]
     received_at: Mapped[datetime]
 
 
 class RoutingRow(Base):
-    """What routing decided for one revision of a study, and why."""
+    """The decision of routing on one revision of a study."""
 
     __tablename__ = "routing"
 
-    study_instance_uid: Mapped[str] = mapped_column(UID, ForeignKey("study.study_instance_uid"), primary_key=True)
+    study_instance_uid: Mapped[str] = mapped_column(_UID, ForeignKey("study.study_instance_uid"), primary_key=True)
     revision: Mapped[int] = mapped_column(primary_key=True)
     decisions: Mapped[dict[str, Any]]
     at: Mapped[datetime]
 
 
 class JobRow(Base):
-    """`superseded` marks a running job whose result must not be delivered any more."""
+    """A job. `superseded` marks a running job whose result must not be delivered any more."""
 
     __tablename__ = "job"
     __table_args__ = (
         Index("ix_job_state_run_after", "state", "run_after"),
         Index("ix_job_study_application", "study_instance_uid", "application"),
-        {"sqlite_autoincrement": True},  # the UIDs of results derive from the id: it must never be used twice
+        {"sqlite_autoincrement": True},  # an id must never be used twice, because the UIDs of results derive from it
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    study_instance_uid: Mapped[str] = mapped_column(UID, ForeignKey("study.study_instance_uid"))
+    study_instance_uid: Mapped[str] = mapped_column(_UID, ForeignKey("study.study_instance_uid"))
     revision: Mapped[int]
     application: Mapped[str]
     inputs: Mapped[dict[str, str]]
@@ -207,6 +206,8 @@ class JobRow(Base):
 
 
 class ResultObjectRow(Base):
+    """A result object, whose file is durable."""
+
     __tablename__ = "result_object"
     __table_args__ = (
         UniqueConstraint("sop_instance_uid", name="uq_result_object_sop_instance_uid"),
@@ -216,10 +217,10 @@ class ResultObjectRow(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     job_id: Mapped[int] = mapped_column(ForeignKey("job.id"))
-    sop_instance_uid: Mapped[str] = mapped_column(UID)
-    sop_class_uid: Mapped[str] = mapped_column(UID)
-    series_instance_uid: Mapped[str] = mapped_column(UID)
-    study_instance_uid: Mapped[str] = mapped_column(UID)
+    sop_instance_uid: Mapped[str] = mapped_column(_UID)
+    sop_class_uid: Mapped[str] = mapped_column(_UID)
+    series_instance_uid: Mapped[str] = mapped_column(_UID)
+    study_instance_uid: Mapped[str] = mapped_column(_UID)
     kind: Mapped[ObjectKind]
     path: Mapped[str]
     sequence: Mapped[int]
@@ -229,7 +230,7 @@ class ResultObjectRow(Base):
 
 
 class DeliveryRow(Base):
-    """`job_id` and `sequence` repeat those of the object: the order of delivery is asked for at every claim."""
+    """A delivery. `job_id` and `sequence` repeat those of the object, because each claim orders by them."""
 
     __tablename__ = "delivery"
     __table_args__ = (
@@ -258,7 +259,7 @@ class DeliveryRow(Base):
 
 
 class ConfirmationRow(Base):
-    """Storage commitment requests that this node made. A delivery names the one that is to confirm it."""
+    """A storage commitment request of this node. A delivery names the one that is to confirm it."""
 
     __tablename__ = "confirmation"
     __table_args__ = (
@@ -267,7 +268,7 @@ class ConfirmationRow(Base):
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    transaction_uid: Mapped[str] = mapped_column(UID)
+    transaction_uid: Mapped[str] = mapped_column(_UID)
     destination: Mapped[str]
     items: Mapped[list[list[str]]]
     state: Mapped[ConfirmationState]
@@ -277,14 +278,14 @@ class ConfirmationRow(Base):
 
 
 class EventRow(Base):
-    """The timeline. A warning may concern a study that has no row, so there is no foreign key."""
+    """An event of a timeline. There is no foreign key, because a warning may concern a study without a row."""
 
     __tablename__ = "event"
     __table_args__ = (Index("ix_event_study", "study_instance_uid"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     at: Mapped[datetime]
-    study_instance_uid: Mapped[str] = mapped_column(UID)
+    study_instance_uid: Mapped[str] = mapped_column(_UID)
     revision: Mapped[int]
     stage: Mapped[Stage]
     text: Mapped[str]
@@ -293,13 +294,13 @@ class EventRow(Base):
 
 
 class ProcedureStepRow(Base):
-    """Modality Performed Procedure Steps. The datasets are files; `version` guards against two N-SETs at once."""
+    """A Modality Performed Procedure Step. Its dataset is a file; `version` guards against racing N-SETs."""
 
     __tablename__ = "procedure_step"
 
-    sop_instance_uid: Mapped[str] = mapped_column(UID, primary_key=True)
+    sop_instance_uid: Mapped[str] = mapped_column(_UID, primary_key=True)
     state: Mapped[ProcedureStepState]
-    source_ae_title: Mapped[str] = mapped_column(AE)
+    source_ae_title: Mapped[str] = mapped_column(_AE)
     referenced: Mapped[list[str]]
     created_at: Mapped[datetime]
     ended_at: Mapped[datetime | None]
@@ -308,17 +309,17 @@ class ProcedureStepRow(Base):
 
 
 class ProcedureStepStudyRow(Base):
-    """Which studies a procedure step is part of."""
+    """A link: the procedure step is part of this study."""
 
     __tablename__ = "procedure_step_study"
     __table_args__ = (Index("ix_procedure_step_study", "study_instance_uid"),)
 
-    sop_instance_uid: Mapped[str] = mapped_column(UID, ForeignKey("procedure_step.sop_instance_uid"), primary_key=True)
-    study_instance_uid: Mapped[str] = mapped_column(UID, primary_key=True)
+    sop_instance_uid: Mapped[str] = mapped_column(_UID, ForeignKey("procedure_step.sop_instance_uid"), primary_key=True)
+    study_instance_uid: Mapped[str] = mapped_column(_UID, primary_key=True)
 
 
 class CommitmentRow(Base):
-    """Storage commitment requests of peers. `association` is the one that asked, in the receiver's words."""
+    """A storage commitment request of a peer. `association` is the receiver's name for the one that asked."""
 
     __tablename__ = "commitment"
     __table_args__ = (
@@ -327,8 +328,8 @@ class CommitmentRow(Base):
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    transaction_uid: Mapped[str] = mapped_column(UID)
-    peer_ae_title: Mapped[str] = mapped_column(AE)
+    transaction_uid: Mapped[str] = mapped_column(_UID)
+    peer_ae_title: Mapped[str] = mapped_column(_AE)
     peer_host: Mapped[str] = mapped_column(String(255))
     items: Mapped[list[list[str]]]
     state: Mapped[CommitmentState]

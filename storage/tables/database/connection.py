@@ -1,4 +1,4 @@
-"""The connection: SQLite in write-ahead mode by default, PostgreSQL through the same code."""
+"""The connection to the database: SQLite in write-ahead mode by default, or PostgreSQL."""
 
 import threading
 import time
@@ -20,23 +20,23 @@ from storage.tables.schema import REVISION, Base
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 BUSY_MILLISECONDS = 30_000
-_IN_VALUES = 500  # values of one IN
-UPGRADE_LOCK = 0x6469636F6D  # any number of our own, for PostgreSQL's advisory lock
+_IN_VALUES = 500  # values in one IN clause
+UPGRADE_LOCK = 0x6469636F6D  # an arbitrary number that identifies PostgreSQL's advisory lock
 
 _POSTGRESQL_DISK_FULL = "53100"
 _POSTGRESQL_NO_TABLE = "42P01"
 _SQLITE_TRANSIENT = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_PROTOCOL")
 _SQLITE_DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
-_POSTGRESQL_TRANSIENT = ("08", "40", "53", "55", "57", "58")  # classes of SQLSTATE; none when a connection broke
+_POSTGRESQL_TRANSIENT = ("08", "40", "53", "55", "57", "58")  # classes of SQLSTATE; a broken connection has none
 
 
 def default_url(data_dir: Path) -> str:
-    """The embedded database of a data directory."""
+    """Return the URL of the embedded database of a data directory."""
     return URL.create("sqlite", database=str(data_dir / "node.sqlite")).render_as_string()
 
 
 def sqlite_file(url: str) -> Path | None:
-    """The file of an SQLite database; None for others, and for what is no URL."""
+    """Return the file of an SQLite database; None for another database, or for text that is no URL."""
     try:
         parsed = make_url(url)
     except ArgumentError:
@@ -45,17 +45,17 @@ def sqlite_file(url: str) -> Path | None:
 
 
 class Database:
-    """Hands out transactions. `url` is SQLAlchemy's, for sqlite or postgresql; raises Permanent for any other.
+    """The database, and its transactions. `url` is one of SQLAlchemy for sqlite or postgresql.
 
-    Errors never show the URL, which may hold a password.
+    Raises Permanent for any other URL. Errors never show the URL, which may hold a password.
     """
 
     def __init__(self, url: str) -> None:
         self._engine = _engine(url)
         self._reading = self._engine.execution_options(node_begin="DEFERRED")
         self._derivable = self._engine.execution_options(node_synchronous="NORMAL")
-        # SQLite has one writer. Threads that queue here are served in turn and at once, while those that meet in
-        # SQLite poll with growing pauses.
+        # SQLite allows one writer. Threads that wait for this lock are served in turn and at once, whereas SQLite would
+        # let them poll with growing pauses.
         self._one_writer = threading.Lock() if self._engine.dialect.name == "sqlite" else nullcontext()
 
     @property
@@ -64,30 +64,32 @@ class Database:
 
     @contextmanager
     def session(self, derivable: bool = False) -> Iterator[Session]:
-        """One writing transaction: committed at the end, rolled back by an exception.
+        """Run one writing transaction: committed at the end, rolled back by an exception.
 
-        Raises Retriable when the database is busy or gone, StorageFull when its disk is, and lets IntegrityError
-        through. Commits survive a loss of power, except `derivable` ones on SQLite: those may be lost from the end
-        backwards (never torn). They are for rows that `InstanceStore.reindex` makes anew from durable files, and for
-        those that mean nothing to processes that start again: open associations, heartbeats.
+        Raises Retriable if the database is busy or gone, StorageFull if its disk is full, and lets IntegrityError
+        through.
+
+        Commits survive a loss of power, except `derivable` ones on SQLite: the last of these may be lost, but never in
+        part. They are for rows that `InstanceStore.reindex` can rebuild from durable files, and for rows that have no
+        meaning after a restart, such as open associations and heartbeats.
         """
-        # On PostgreSQL even derivable rows are flushed: its server can restart alone, and nobody would re-index then.
+        # PostgreSQL flushes derivable rows too: if its server restarted alone, nothing would rebuild the index.
         engine = self._derivable if derivable else self._engine
         with self._one_writer, _translated(), Session(engine) as session, session.begin():
             yield session
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """One transaction that only reads: on SQLite it waits for no writer. Raises as `session` does."""
+        """Run one transaction that only reads. On SQLite it waits for no writer. Raises as `session` does."""
         with _translated(), Session(self._reading) as session, session.begin():
             yield session
 
     def upgrade(self) -> None:
-        """Brings the schema to this version. Safe when several processes do it at once: one works, the rest wait.
+        """Upgrade the schema to this version. If several processes do so at once, one works and the others wait.
 
-        Raises Permanent when the schema is newer than this version.
+        Raises Permanent if the schema is newer than this version.
         """
-        # Alembic costs memory that the other commands do not need.
+        # Alembic takes memory that the other commands do not need.
         from alembic import command
         from alembic.config import Config
 
@@ -107,7 +109,7 @@ class Database:
             command.upgrade(config, "head")
 
     def check_current(self) -> None:
-        """Raises Permanent when the schema is not this version's, with the way out."""
+        """Raise Permanent if the schema is not this version's; the message says what to do."""
         with _translated(), self._reading.connect() as connection:
             found = _revision(connection)
         if found == REVISION:
@@ -126,14 +128,17 @@ def chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 def insert_if_absent(session: Session, model: type[Base], values: Mapping[str, Any]) -> bool:
-    """Inserts a row unless one with the same key is there. Whether it was inserted."""
+    """Insert a row unless one with the same key exists. Return whether it was inserted."""
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
     statement = dialect.insert(model.__table__).values(values).on_conflict_do_nothing().returning(literal(1))
     return session.execute(statement).first() is not None
 
 
 def changed(session: Session, statement: Any) -> int:
-    """Executes an UPDATE or DELETE; the number of rows it met. Transitions are won by who gets 1."""
+    """Execute an UPDATE or DELETE and return the number of rows it changed.
+
+    The process that gets 1 won a transition.
+    """
     result = session.execute(statement, execution_options={"synchronize_session": False})
     return int(result.rowcount)  # type: ignore[attr-defined]
 
@@ -162,14 +167,15 @@ def _engine(url: str) -> Engine:
 
 
 def _prepare_sqlite(connection: Any, record: object) -> None:
-    connection.isolation_level = None  # the driver begins nothing of its own; _begin_sqlite does
+    connection.isolation_level = None  # the driver must not begin transactions; _begin_sqlite does
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
 
 
 def _watch_file(engine: Engine, path: Path) -> None:
-    """A database file that was removed or replaced lives on for those that have it open, and what they write is lost:
-    they open the one that is there now.
+    """Reconnect when the database file was removed or replaced.
+
+    Otherwise a process that has the old file open would go on writing to it, and lose what it writes.
     """
 
     def identity() -> tuple[int, int] | None:
@@ -191,9 +197,10 @@ def _watch_file(engine: Engine, path: Path) -> None:
 
 
 def _write_ahead(engine: Engine) -> None:
-    """Readers and the writer do not wait for each other. Kept in the file, so it is asked for once.
+    """Set write-ahead mode, in which readers and the writer do not wait for each other. The file keeps the mode.
 
-    Two processes that ask at the same moment do not queue as they would for a transaction: one is told to go away.
+    Two processes that do this at once do not queue as they would for a transaction: SQLite reports an error to one of
+    them, which therefore tries again.
     """
     deadline = time.monotonic() + BUSY_MILLISECONDS / 1000
     with engine.execution_options(node_begin=None).connect() as connection:
@@ -208,10 +215,13 @@ def _write_ahead(engine: Engine) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    """A transaction that reads first and writes later would fail, not wait, when another one writes in between."""
+    """Begin a transaction, as a writer unless the options say otherwise.
+
+    A transaction that reads first and writes later would fail, not wait, if another one writes in between.
+    """
     options = connection.get_execution_options()
     begin = options.get("node_begin", "IMMEDIATE")
-    if begin is not None:  # the journal's mode cannot be changed inside a transaction
+    if begin is not None:  # the journal mode cannot be changed inside a transaction
         connection.exec_driver_sql(f"PRAGMA synchronous = {options.get('node_synchronous', 'FULL')}")
         connection.exec_driver_sql(f"BEGIN {begin}")
 
@@ -223,13 +233,13 @@ def _revision(connection: Connection) -> str | None:
 
 
 def _refuse_newer(found: str | None) -> None:
-    if found is not None and found > REVISION:  # revisions are numbered
+    if found is not None and found > REVISION:  # revisions are numbers of four digits
         raise Permanent(f"The database has schema {found}, made by a newer version of this node; install that version")
 
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Errors of the driver as errors of ours. Their texts are dropped: they may quote the URL or values."""
+    """Translate errors of the driver. Their texts are dropped, because they may quote the URL or values."""
     try:
         yield
     except IntegrityError:
@@ -244,7 +254,7 @@ def _translated() -> Iterator[None]:
 
 
 def _translate(error: DBAPIError) -> NodeError | None:
-    """None for what can only be a mistake in our own statements."""
+    """Return the error of ours; None for one that only a mistake in our statements can cause."""
     name = getattr(error.orig, "sqlite_errorname", None)
     if name is not None:
         if name == "SQLITE_ERROR" and str(error.orig).startswith("no such table"):

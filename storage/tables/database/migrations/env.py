@@ -1,4 +1,4 @@
-"""Run by `Database.upgrade`, which holds the transaction and the lock."""
+"""The entry point for Alembic, called by `Database.upgrade`, which holds the transaction and the lock."""
 
 from alembic import context
 

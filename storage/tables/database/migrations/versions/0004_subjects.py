@@ -1,4 +1,4 @@
-"""Whose a study is, as a keyed hash."""
+"""The patient of a study, as a keyed hash."""
 
 import sqlalchemy as sa
 from alembic import op
