@@ -21,10 +21,9 @@ from pynetdicom.dsutils import encode
 from dicom_node.dimse.status import DimseResponse, DimseStatus
 from dicom_node.runtime.logs import fields, unexpected
 from storage.errors import Retriable
-from storage.records.commitments import Commitment
+from storage.records.commitments import Commitment, Item
 from storage.records.deliveries import ConfirmationReport
 from storage.records.instances import UID
-from storage.tables.commitments import Item
 from storage.tables.confirmations import Confirmations
 
 log = logging.getLogger(__name__)

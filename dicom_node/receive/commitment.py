@@ -20,7 +20,8 @@ from dicom_node.receive.association_reports import LEASE, AssociationLink, Assoc
 from dicom_node.receive.events import NOT_IN_THIS_ROLE, UNREADABLE, calling_ae_title, context_of, readable
 from dicom_node.runtime.logs import fields, unexpected
 from storage.errors import Retriable
-from storage.tables.commitments import CommitmentRequest, Commitments, Item
+from storage.records.commitments import CommitmentRequest, Item
+from storage.tables.commitments import Commitments
 
 log = logging.getLogger(__name__)
 

@@ -197,11 +197,6 @@ class FileMeta:
         return b"".join((PREAMBLE, group_length, self._before, instance, self._after))
 
 
-def part10_header(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, source_ae_title: str) -> bytes:
-    """Return preamble, prefix and file meta information (PS3.10 7.1) for a dataset in `transfer_syntax_uid`."""
-    return FileMeta(sop_class_uid, transfer_syntax_uid, source_ae_title).header(sop_instance_uid)
-
-
 def dataset_offset(start: bytes) -> int:
     """Return where the dataset begins in a Part 10 file that begins with `start`.
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+Item = tuple[str, str]  # SOP Class UID and SOP Instance UID
+
 
 class CommitmentState(StrEnum):
     """State of a storage commitment request that a peer made of us."""
@@ -15,19 +17,35 @@ class CommitmentState(StrEnum):
 
 
 @dataclass(frozen=True)
+class CommitmentRequest:
+    """A storage commitment request as an N-ACTION makes it.
+
+    `association` is the receiver's name for the association, empty where it does not matter.
+    """
+
+    transaction_uid: str
+    peer_ae_title: str
+    peer_host: str
+    items: tuple[Item, ...]
+    association: str = ""
+
+
+@dataclass(frozen=True)
 class Commitment:
-    """A storage commitment request of a peer (PS3.4 annex J). `items` are (SOP class, SOP instance); `duplicates` are
-    those of another request that the peer made under the same transaction UID before it had its report.
+    """A storage commitment request of a peer (PS3.4 annex J), as it is kept.
+
+    `duplicates` are the items of another request that the peer made under the same transaction UID before it had its
+    report.
     """
 
     id: int
     transaction_uid: str
     peer_ae_title: str
     peer_host: str
-    items: tuple[tuple[str, str], ...]
+    items: tuple[Item, ...]
     state: CommitmentState
     attempts: int
     reason: str
     requested_at: datetime
     run_after: datetime
-    duplicates: tuple[tuple[str, str], ...] = ()
+    duplicates: tuple[Item, ...] = ()

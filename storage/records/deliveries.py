@@ -22,7 +22,7 @@ class DeliveryState(StrEnum):
 
 
 class ConfirmationState(StrEnum):
-    """State of the question to a destination whether it has committed what it accepted."""
+    """The state of the question whether a destination has committed the objects that it accepted."""
 
     ASKING = "ASKING"  # the request is on its way; at the deadline it is made anew
     REQUESTED = "REQUESTED"  # the destination took it; at the deadline its report is overdue
@@ -33,6 +33,8 @@ class ConfirmationState(StrEnum):
 
 @dataclass(frozen=True)
 class Delivery:
+    """A result object on its way to one destination."""
+
     id: int
     object: ResultObject
     destination: str
@@ -47,7 +49,7 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Undelivered:
-    """Why a destination does not get an object; `replaced` says that it gets something in its place."""
+    """The reason why a destination does not get an object; `replaced` means that it gets another one instead."""
 
     reason: str
     replaced: bool
@@ -70,10 +72,10 @@ class ConfirmationReport:
 
 @dataclass(frozen=True)
 class Confirmation:
-    """A storage commitment request that this node makes of a destination (PS3.4 annex J). `items` are (SOP class, SOP
-    instance); `report` is None until the destination has reported.
+    """A storage commitment request that this node makes of a destination (PS3.4 annex J).
 
-    `requested_at` is when these objects were first asked for.
+    `items` are (SOP class, SOP instance). `report` is None until the destination has reported. `requested_at` is when
+    these objects were first asked for.
     """
 
     id: int

@@ -9,7 +9,7 @@ from storage.records.procedure_steps import ProcedureStepState
 
 
 class AssociationEnd(StrEnum):
-    """How an association that fed instances ended."""
+    """The way in which an association that fed instances ended."""
 
     RELEASED = "RELEASED"
     ABORTED = "ABORTED"  # by the peer, by us, by a lost connection, or because the receiver died
@@ -27,10 +27,10 @@ class FeedingAssociation:
 
 @dataclass(frozen=True)
 class SourceAnswer:
-    """What the source PACS answered when it was asked for the number of a study's instances.
+    """The answer of the source PACS to the question how many instances a study has.
 
-    `own` of them are results of this node that the PACS is known to hold. `count` is None where it gave none, and
-    `problem` says why.
+    `own` of them are results of this node that the PACS is known to hold. `count` is None if the PACS gave none, and
+    `problem` then says why.
     """
 
     at: datetime
@@ -42,10 +42,11 @@ class SourceAnswer:
 
 @dataclass(frozen=True)
 class StudyEvidence:
-    """What is known about a study in RECEIVING, for `dicom_node.complete` to decide on: cheap to read.
+    """The evidence about a study in RECEIVING, on which its completion is decided. It is cheap to read.
 
-    `steps` are the procedure steps it is part of; `associations` and `answers` those of this revision, oldest first.
-    `noticed_at` is when the one who decides saw this state first: instances may be indexed long after they came.
+    `steps` are the procedure steps that the study is part of. `associations` and `answers` are those of this revision,
+    oldest first. `noticed_at` is when the completion sweep first saw this state, because instances may be indexed long
+    after they came.
     """
 
     study_instance_uid: str
@@ -72,7 +73,7 @@ class StudyEvidence:
 
     @property
     def contents_key(self) -> tuple[object, ...]:
-        """Changes whenever `Studies.contents` would, but for what is here of other studies."""
+        """A key that changes whenever `Studies.contents` would, except for instances of other studies."""
         return self.study_instance_uid, self.revision, self.instances, self.last_received_at, self.steps
 
 
@@ -99,10 +100,10 @@ class StepEvidence:
 
 @dataclass(frozen=True)
 class StudyContents:
-    """Every instance of a study, and its procedure steps: as large as the study is.
+    """The evidence of every instance of a study, and of its procedure steps: as large as the study is.
 
-    `elsewhere` are the instances that the steps list and that are here as part of another study: a procedure step may
-    be for several (PS3.3 C.4.13, the group case).
+    `elsewhere` are the instances that the steps list and that are here as part of another study. A procedure step may
+    be for several studies (PS3.3 C.4.13, the group case).
     """
 
     instances: tuple[InstanceEvidence, ...]

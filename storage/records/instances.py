@@ -8,11 +8,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-UID = re.compile(r"[0-9][0-9.]{0,63}")  # wider than PS3.5 9.1, but safe as the name of a file
+UID = re.compile(r"[0-9][0-9.]{0,63}")  # wider than PS3.5 9.1, but safe as a file name
 
 
 class Stored(StrEnum):
-    """What became of one received instance."""
+    """The outcome for one received instance."""
 
     NEW = "NEW"  # filed and indexed
     DUPLICATE = "DUPLICATE"  # the same SOP Instance UID with the same content is already here; nothing stored twice
@@ -22,7 +22,7 @@ class Stored(StrEnum):
 
 @dataclass(frozen=True)
 class Facts:
-    """What the header of an instance says about the acquisition it is part of; None where it says nothing.
+    """The statements of an instance's header about the acquisition it is part of; None if the header has none.
 
     `position` and `orientation` are in LPS mm (PS3.3 C.7.6.2), `spacing` is Spacing Between Slices in mm.
     """
@@ -40,12 +40,12 @@ class Facts:
     priority: str | None = None  # Requested Procedure Priority: STAT, HIGH, ROUTINE, MEDIUM, LOW
 
     def to_json(self) -> dict[str, Any]:
-        """Without what is None, for JSON."""
+        """Return the facts that are known."""
         return {key: value for key, value in vars(self).items() if value is not None}
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> "Facts":
-        """The inverse of `plain`. Keys of another version are passed over."""
+        """Return the facts from what `to_json` returned. Keys of another version are ignored."""
         known = {key: value for key, value in plain.items() if key in cls.__dataclass_fields__}
         for key in ("position", "orientation"):
             if key in known:
@@ -67,15 +67,15 @@ class Instance:
     size: int  # bytes of the file
     sha256: str  # of the dataset's bytes as received, without the file meta information
     received_at: datetime
-    revision: int  # the study revision this instance arrived in
+    revision: int  # the revision of the study that this instance arrived in
     facts: Facts = Facts()
 
 
 @dataclass(frozen=True)
 class ReceivedInstance:
-    """What is known of one C-STORE request when its bytes go into the journal.
+    """One C-STORE request, when its bytes go into the journal.
 
-    `association` is the receiver's own name for the association, unique for ever.
+    `association` is the receiver's own name for the association, which is never used twice.
     """
 
     sop_instance_uid: str
@@ -92,6 +92,8 @@ class ReceivedInstance:
 
 @dataclass(frozen=True)
 class Series:
+    """The instances of a study that have the same Series Instance UID."""
+
     series_instance_uid: str
     study_instance_uid: str
     modality: str

@@ -14,7 +14,7 @@ from storage.errors import WhyNoResult
 
 
 class JobKind(StrEnum):
-    """What a worker is to do for a job."""
+    """The task of a worker for a job."""
 
     ANALYSIS = "ANALYSIS"  # run the application over its inputs
     NO_RESULT = "NO_RESULT"  # write the report that says why there is no result
@@ -46,8 +46,9 @@ class NotCompared:
 
 @dataclass(frozen=True)
 class AnalysisDetail:
-    """The earlier studies of the patient: `earlier` are the Study Instance UIDs of the time points 1, 2, ...;
-    `not_taken` are those that are not compared.
+    """The earlier studies of the patient that are compared, and those that are not.
+
+    `earlier` are the Study Instance UIDs of the time points 1, 2, ...
     """
 
     kind: ClassVar[JobKind] = JobKind.ANALYSIS
@@ -113,8 +114,8 @@ class NewJob:
     """A job to enqueue.
 
     `inputs` maps each input of the application to the series that feeds it: "t1w@1" is the input t1w of the first of
-    the earlier studies that the detail lists.
-    `fingerprint` names the exact instances and the application's version: the same fingerprint means the same result.
+    the earlier studies that the detail lists. `fingerprint` names the exact instances and the application's version:
+    the same fingerprint means the same result.
     """
 
     study_instance_uid: str
@@ -132,6 +133,8 @@ class NewJob:
 
 @dataclass(frozen=True)
 class Job:
+    """A job as it is in the queue."""
+
     id: int
     study_instance_uid: str
     revision: int

@@ -18,7 +18,7 @@ class ProcedureStepState(StrEnum):
 class ProcedureStep:
     """A Modality Performed Procedure Step (PS3.4 annex F). Its dataset, which names the patient, is the file `path`.
 
-    `referenced` are the SOP instances its Performed Series Sequence lists; final once the state is.
+    `referenced` are the SOP instances that its Performed Series Sequence lists. They are final once the state is.
     """
 
     sop_instance_uid: str

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class ObjectKind(StrEnum):
-    """Kinds of result objects, in the order of delivery. A value has at most 16 characters."""
+    """The kinds of result objects, in the order of delivery. A value has at most 16 characters."""
 
     SEG = "SEG"  # Segmentation
     SEG_BINARY = "SEG-BINARY"  # the same in BINARY form, where a label map was asked for
@@ -45,6 +45,8 @@ class NewObject:
 
 @dataclass(frozen=True)
 class ResultObject:
+    """A result object with its row."""
+
     id: int
     job_id: int
     sop_instance_uid: str

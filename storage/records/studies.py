@@ -18,6 +18,8 @@ class StudyState(StrEnum):
 
 @dataclass(frozen=True)
 class Study:
+    """A study in its current revision."""
+
     study_instance_uid: str
     state: StudyState
     revision: int  # 1 for the first; a late instance that can feed an input adds one

@@ -5,32 +5,18 @@ association is over, whoever claims the request first reports on it.
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, select, update
 from sqlalchemy.orm import Session
 
-from storage.records.commitments import Commitment, CommitmentState
+from storage.records.commitments import Commitment, CommitmentRequest, CommitmentState
 from storage.tables import schema
 from storage.tables.database.connection import Database, changed, chunks, insert_if_absent
 
 _OPEN = (CommitmentState.REQUESTED, CommitmentState.RETRYING)
 _DUPLICATE = "duplicate"  # marks an item of a second request under a transaction UID that was still in use
-
-Item = tuple[str, str]  # SOP class and SOP instance
-
-
-@dataclass(frozen=True)
-class CommitmentRequest:
-    """What an N-ACTION asks for. `association` is the receiver's name for it, empty where it does not matter."""
-
-    transaction_uid: str
-    peer_ae_title: str
-    peer_host: str
-    items: tuple[Item, ...]
-    association: str = ""
 
 
 class Commitments:

@@ -148,9 +148,7 @@ class ProcedureSteps:
         decode(ds)
         kept = Dataset()
         kept.update(ds)
-        kept.SpecificCharacterSet = (
-            "ISO_IR 192"  # UTF-8 encodes every name, also those of an N-SET in another character set
-        )
+        kept.SpecificCharacterSet = "ISO_IR 192"  # UTF-8, which encodes the names of every N-SET
         kept.SOPClassUID = UID(PROCEDURE_STEP_CLASS_UID)
         kept.SOPInstanceUID = UID(sop_instance_uid)
         kept.file_meta = FileMetaDataset()

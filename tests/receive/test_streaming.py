@@ -18,7 +18,7 @@ from dicom_node.dimse.messages import LARGE_BYTES
 from dicom_node.dimse.pdu import LARGEST_PDU_BYTES
 from dicom_node.dimse.scu import Target
 from storage.errors import Retriable
-from storage.log.files import IMPLEMENTATION_CLASS_UID, part10_header
+from storage.log.files import IMPLEMENTATION_CLASS_UID, FileMeta
 from storage.log.header import GE_PRIVATE_IMPLICIT, JPIP_HTJ2K_REFERENCED_DEFLATE, JPIP_REFERENCED_DEFLATE
 from storage.log.segments import LARGE_SUFFIX, LargeFile
 from storage.records.evidence import AssociationEnd
@@ -74,7 +74,7 @@ def test_datasets_are_kept_as_they_came_in_every_transfer_syntax(
     assert meta.MediaStorageSOPClassUID == MRImageStorage
     assert meta.ImplementationClassUID == IMPLEMENTATION_CLASS_UID
     assert meta.SourceApplicationEntityTitle == "MR1"
-    assert kept.file == part10_header(MRImageStorage, HEADER.sop_instance_uid, syntax, "MR1") + encoded
+    assert kept.file == FileMeta(MRImageStorage, syntax, "MR1").header(HEADER.sop_instance_uid) + encoded
 
 
 # -- large instances ---------------------------------------------------------------------------------------------------

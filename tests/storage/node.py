@@ -12,7 +12,7 @@ from pydicom.filewriter import write_dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from storage.log.associations import AssociationEnded, AssociationOpened
-from storage.log.files import part10_header
+from storage.log.files import FileMeta
 from storage.log.instances import InstanceStore
 from storage.records.completion import Completion, Evidence
 from storage.records.deliveries import Delivery
@@ -96,7 +96,7 @@ class Sent:
     @property
     def file(self) -> bytes:
         i = self.instance
-        meta = part10_header(i.sop_class_uid, i.sop_instance_uid, i.transfer_syntax_uid, i.source_ae_title)
+        meta = FileMeta(i.sop_class_uid, i.transfer_syntax_uid, i.source_ae_title).header(i.sop_instance_uid)
         return meta + self.dataset
 
 

@@ -30,8 +30,8 @@ from dicom_node.dimse.status import DimseResponse, DimseStatus
 from dicom_node.receive.association_reports import AssociationLink, AssociationReports
 from dicom_node.receive.commitment import CommitmentService, RequestedInstances, read_request
 from dicom_node.runtime.backoff import Backoff
-from storage.records.commitments import Commitment, CommitmentState
-from storage.tables.commitments import CommitmentRequest, Commitments
+from storage.records.commitments import Commitment, CommitmentRequest, CommitmentState
+from storage.tables.commitments import Commitments
 from storage.tables.database.connection import Database
 from tests.receive.services.conftest import Services
 from tests.receive.services.datasets import MR, commitment

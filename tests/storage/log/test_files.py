@@ -13,10 +13,10 @@ from storage.errors import Permanent, StorageFull
 from storage.log.files import (
     IMPLEMENTATION_CLASS_UID,
     STALE_SECONDS,
+    FileMeta,
     FileSystem,
     Tree,
     dataset_sha256,
-    part10_header,
     write_durable,
 )
 
@@ -139,7 +139,7 @@ def test_a_file_system_is_flushed_as_a_whole(tmp_path: Path) -> None:
 def test_the_header_is_file_meta_information(tmp_path: Path, source: str) -> None:
     """PS3.10 7.1, read by pydicom."""
     path = tmp_path / "1.dcm"
-    header = part10_header("1.2.840.10008.5.1.4.1.1.4", "1.2.33", ExplicitVRLittleEndian, source)
+    header = FileMeta("1.2.840.10008.5.1.4.1.1.4", ExplicitVRLittleEndian, source).header("1.2.33")
     path.write_bytes(header + b"\x08\x00\x60\x00CS\x02\x00MR")
     ds = dcmread(path)
     assert ds.Modality == "MR"
@@ -155,7 +155,7 @@ def test_the_header_is_file_meta_information(tmp_path: Path, source: str) -> Non
 def test_the_digest_covers_the_dataset_alone(tmp_path: Path) -> None:
     paths = [tmp_path / "1.dcm", tmp_path / "2.dcm"]
     for path, source in zip(paths, ("MR1", "OTHER"), strict=True):
-        path.write_bytes(part10_header("1.2", "1.2.3", ExplicitVRLittleEndian, source) + b"dataset")
+        path.write_bytes(FileMeta("1.2", ExplicitVRLittleEndian, source).header("1.2.3") + b"dataset")
     assert dataset_sha256(paths[0]) == dataset_sha256(paths[1])
 
 

@@ -4,8 +4,8 @@ from datetime import timedelta
 
 import pytest
 
-from storage.records.commitments import Commitment, CommitmentState
-from storage.tables.commitments import CommitmentRequest, Commitments
+from storage.records.commitments import Commitment, CommitmentRequest, CommitmentState
+from storage.tables.commitments import Commitments
 from storage.tables.database.connection import Database
 from tests.storage.node import MR, NOW, SR, Node, after, received
 
