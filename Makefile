@@ -57,11 +57,12 @@ bench-objects: $(INSTALLED_DEV) ## Making segmentations beside dcmqi, reading se
 bench-applications: $(INSTALLED_DEV) ## What analyses cost, stage by stage; BENCH="--rounds 1" for a look
 	$(BIN)/python -m benchmarks.applications $(BENCH)
 
-check: $(INSTALLED_DEV) ## Format, lint, types, layers
+check: $(INSTALLED_DEV) ## Format, lint, types, import contracts, sizes and words
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m pytest --quiet tests/house
 
 format: $(INSTALLED_DEV) ## Format the code, and mend what lint can mend
 	$(BIN)/ruff format .

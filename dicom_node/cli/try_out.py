@@ -53,7 +53,7 @@ def demo_command(
         raise typer.Exit(1)
 
 
-def simulate_command(
+def simulate_command(  # noqa: PLR0913 - a command has its options as parameters
     folders: Annotated[list[Path] | None, typer.Argument(help="Studies to send. Default: limb phantoms.")] = None,
     to: To = None,
     config: Config = None,

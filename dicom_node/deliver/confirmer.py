@@ -142,7 +142,7 @@ class Confirmer:
         try:
             destination.commit(confirmation.transaction_uid, references, asker)
         except PeerRefused as error:
-            extra = _extra("commitment_refused", confirmation)
+            extra = _extra("commitment_request_refused", confirmation)
             log.info("The destination does not commit, and is queried instead: %s", error, extra=extra)
             self._confirmations.read_back(confirmation.id, self._now())
         except PeerUnavailable as error:  # some break off where they refuse

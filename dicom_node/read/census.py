@@ -16,7 +16,7 @@ class Fault(StrEnum):
 
 @dataclass(frozen=True)
 class Problem:
-    """One fault. `path` is relative to the data directory and holds no attribute of a patient."""
+    """A fault that was found. `path` is relative to the data directory and holds no attribute of a patient."""
 
     fault: Fault
     path: str

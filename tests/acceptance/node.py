@@ -86,7 +86,7 @@ class Node:
     `destination` are lines of these sections.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a test names the few that it changes
         self,
         folder: Path,
         port: int,

@@ -68,6 +68,8 @@ def choose(folder: Path, renamed: Path) -> Files:
         if not is_dicom(path):
             continue
         ds = dcmread(path, stop_before_pixels=True, specific_tags=["SOPInstanceUID"])
+        if "SOPInstanceUID" not in ds:
+            continue  # no sender can send it
         syntax, uid = str(ds.file_meta.TransferSyntaxUID), str(ds.SOPInstanceUID)
         if counts[path.parent, syntax] == PER_FOLDER:
             continue

@@ -41,7 +41,7 @@ def only_mr(sop_class_uid: str, modality: str) -> bool:
     return modality == "MR"
 
 
-def received(
+def received(  # noqa: PLR0913 - a test names the few that it changes
     number: int = 1,
     *,
     study: str = STUDY,
