@@ -44,7 +44,8 @@ class ReportingSCP(Requestor):
     """An association that the node opens as SCP of storage commitment, a role that it proposes (PS3.7 D.3.3.4)."""
 
     def __init__(self, calling_ae_title: str, target: Target, timeout: float) -> None:
-        # One context, in the syntax everybody has (PS3.5 10.1): some peers see the role of the first only.
+        # There is one context, because some peers see the role of the first one only. It is in the syntax that every
+        # peer has (PS3.5 10.1).
         super().__init__(calling_ae_title, target, [_CONTEXT], timeout, scp_of=[PUSH_MODEL])
 
     def report(self, report: OutgoingReport) -> int:

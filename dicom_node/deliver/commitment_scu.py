@@ -26,7 +26,7 @@ from dicom_node.errors import PeerRefused
 
 LOOK_SECONDS = 0.1  # between looks for a message, while a report is awaited
 
-_CONTEXT = (PUSH_MODEL, str(ImplicitVRLittleEndian))  # the syntax everybody has (PS3.5 10.1)
+_CONTEXT = (PUSH_MODEL, str(ImplicitVRLittleEndian))  # the transfer syntax that every peer has (PS3.5 10.1)
 
 
 class CommitmentSCU(Requestor):

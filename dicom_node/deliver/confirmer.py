@@ -115,7 +115,7 @@ class Confirmer:
         except PeerUnavailable as error:
             self._postpone(confirmation, str(error))
         except Retriable:
-            raise  # of the database
+            raise  # a failure of the database, which the loop reports
         except Exception as error:
             extra = _extra("confirmation_interrupted", confirmation)
             log.error("The confirmation broke off: %s", unexpected(error), extra=extra)
@@ -145,7 +145,7 @@ class Confirmer:
             extra = _extra("commitment_request_refused", confirmation)
             log.info("The destination does not commit, and is queried instead: %s", error, extra=extra)
             self._confirmations.read_back(confirmation.id, self._now())
-        except PeerUnavailable as error:  # some break off where they refuse
+        except PeerUnavailable as error:  # some peers break off the association instead of refusing
             extra = _extra("commitment_request_failed", confirmation)
             log.warning("The request for storage commitment failed: %s", error, extra=extra)
             self._read_back(destination, confirmation, str(error))

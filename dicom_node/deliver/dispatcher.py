@@ -62,7 +62,7 @@ class Dispatcher:
         threads += [threading.Thread(target=loop, args=(stop,), name="dispatch-beside") for loop in self._beside]
         for thread in threads:
             thread.start()
-        stop.wait()  # also with nothing to send to
+        stop.wait()  # the role runs even without any destination
         for thread in threads:
             thread.join()
 
@@ -150,7 +150,7 @@ class Dispatcher:
                 return SendResult(sop_instance_uid, ok=False, reason=reason, refused=True)
             (result,) = destination.send([delivery.object.path])
             if not result.ok:
-                self._acceptance.forget(destination)  # whatever it said before
+                self._acceptance.forget(destination)  # its earlier answer may not hold any more
             return result
         except Exception as error:
             extra = fields("sending_interrupted", delivery=delivery.id)

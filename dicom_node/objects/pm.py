@@ -20,7 +20,7 @@ from inference.volumes.planes import functional, is_enhanced
 from inference.volumes.volume import Volume
 from storage.records.results import ObjectKind
 
-SERIES_NUMBER = 9003  # of the first map; each has a series of its own
+SERIES_NUMBER = 9003  # of the first map; each map has a series of its own
 SIDES = ("FrameLaterality", "ImageLaterality", "Laterality")  # of a frame, an image, a series
 WINDOW = (1, 99)  # percentiles of the values that the display window reaches to
 
@@ -53,7 +53,7 @@ def build_pm(findings: Findings, one: ParametricMap, context: ObjectContext) -> 
         sop_instance_uid=context.uid(f"{role} instance"),
         instance_number=context.revision,
         **equipment(findings.algorithm, context),
-        # A map of a head can be recognised as the images can: it is so unless the source denies it of itself.
+        # A map of a head may be as recognisable as its source, unless that declares that it is not.
         contains_recognizable_visual_features=sources[0].get("RecognizableVisualFeatures") != "NO",
         real_world_value_mappings=[_mapping(one, finite)],
         voi_lut_transformations=[_window(finite)],
@@ -73,7 +73,7 @@ def build_pm(findings: Findings, one: ParametricMap, context: ObjectContext) -> 
     elif findings.source.frames[0].tile is not None:
         _name_tiled_images(ds)
     _order_frames(ds, findings.source, one.values)
-    del ds.ContributingEquipmentSequence[-1].ContributionDateTime  # highdicom's: now, so another one on repetition
+    del ds.ContributingEquipmentSequence[-1].ContributionDateTime  # the present time, which would differ on repetition
     describe(ds, findings, context, one.label[:SH_LENGTH])
     return ds
 

@@ -29,9 +29,10 @@ class ObjectType:
 
     `module` of this folder has `create(kind, parts)`, which returns the objects of the kind; it is None for what is not
     made of findings. `sop_classes` are those that an object of the kind may have. A destination can ask for the kind by
-    name if it is `requestable`; otherwise the kind exists to stand in for another. `stand_ins` are the kinds that may
-    be sent in its place, the best first. An object is sent only together with all that it `refers_to`; one that is
-    `useful_without` another kind is sent only where that kind is not.
+    name if it is `requestable`; otherwise the kind exists to stand in for another. If it `needs_segments`, findings
+    without segments have no such object. `stand_ins` are the kinds that may be sent in its place, the best first. An
+    object is sent only together with all that it `refers_to`; if it is `useful_without` another kind, only where that
+    kind is not sent.
     """
 
     module: str | None

@@ -25,7 +25,7 @@ from inference.volumes.volume import FrameReference, Volume
 from storage.records.results import ObjectKind
 
 SERIES_NUMBER = 9010
-STUDY_SOP_CLASS = "1.2.840.10008.3.1.2.3.1"  # Detached Study Management, retired; what PS3.3 C.8.8.5 still asks for
+STUDY_SOP_CLASS = "1.2.840.10008.3.1.2.3.1"  # Detached Study Management; retired, but PS3.3 C.8.8.5 asks for it
 CONTOUR_DATA = Tag("ContourData")
 GROSS_TUMOUR = frozenset(
     (code.value, code.scheme_designator)
@@ -61,7 +61,7 @@ def build_rtstruct(findings: Findings, context: ObjectContext) -> Dataset | None
         return None
     headers = source_headers(source)
     ds = new_object(headers[0], findings, context, "RTSTRUCT", RTStructureSetStorage, "RTSTRUCT", SERIES_NUMBER)
-    # An explicit VR has a length of 16 bits here (PS3.5 7.1.2): too short for a contour of 2,500 points.
+    # With an explicit VR, the length of a DS has 16 bits (PS3.5 7.1.2): too short for a contour of 2,500 points.
     ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     ds.OperatorsName = ""
     ds.FrameOfReferenceUID = source.frame_of_reference_uid

@@ -99,7 +99,7 @@ def build_seg(
     return seg
 
 
-# -- what highdicom makes ----------------------------------------------------------------------------------------------
+# -- the part of highdicom ---------------------------------------------------------------------------------------------
 
 
 def _of_one_slice(findings: Findings, context: ObjectContext, form: SegmentationForm) -> tuple[Dataset, Dataset]:
@@ -241,7 +241,7 @@ def _even(pixels: BytesIO) -> bytes:
     return pixels.getvalue()  # no copy
 
 
-# -- where they lie ----------------------------------------------------------------------------------------------------
+# -- places of frames --------------------------------------------------------------------------------------------------
 
 
 def _positions(volume: Volume) -> list[Position]:
@@ -318,7 +318,7 @@ def _derivation(source: FrameReference, how: bytes, purpose: bytes) -> bytes:
         element("ReferencedSOPClassUID", source.sop_class_uid.encode())
         + element("ReferencedSOPInstanceUID", source.sop_instance_uid.encode())
         + number
-        + element("SpatialLocationsPreserved", b"YES" if source.tile is None else b"NO")  # not those of the whole image
+        + element("SpatialLocationsPreserved", b"YES" if source.tile is None else b"NO")  # a tile lies elsewhere
         + purpose
     )
     return sequence("DerivationImageSequence", sequence("SourceImageSequence", reference) + how)

@@ -85,7 +85,7 @@ class AnalysisTask:
         for study in detail.not_taken:
             sample = self._instances.sample(study.study_instance_uid, SAMPLES)
             day = read_acquisition_date([instance.path for instance in sample])
-            which = "other" if study.days is None else "earlier"  # without an order it may be a later one
+            which = "other" if study.days is None else "earlier"  # its date is unknown, so it may be a later one
             when = "" if day is None else f" of {day.isoformat()}"
             yield f"The {which} study{when} was not compared: {study.reason}."
 

@@ -35,7 +35,7 @@ class NoResultTask:
         result = self._no_result(job, detail)
         images, output = self._first_images.find(job), self._outputs.begin(job)
         objects = []
-        for group in output.groups:  # what they got before may differ, as their profiles do
+        for group in output.groups:  # each group may have got another report before, which this one supersedes
             context = output.context(group.names, group.profile.key)
             report = build_no_result(result, images, context)
             other = as_sop_class(

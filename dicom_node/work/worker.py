@@ -23,7 +23,6 @@ from storage.tables.jobs import Jobs
 
 log = logging.getLogger(__name__)
 
-_ACTIONS = {JobState.RETRYING: "job_retried", JobState.FAILED: "job_failed"}
 EXIT_AGAIN = 75  # EX_TEMPFAIL: the supervisor starts a fresh process
 
 
@@ -88,15 +87,17 @@ class Worker:
         now = datetime.now(UTC)
         retry_at = None if isinstance(error, Permanent) else self._backoff.retry_at(job.attempts, now)
         state = self._jobs.fail(job.id, self._name, reason, retry_at, now, _why(error))
-        action = _ACTIONS.get(state, "job_abandoned")  # the job is CANCELLED, or another worker has it
-        log.log(
-            logging.ERROR if state is JobState.FAILED else logging.WARNING,
-            "The attempt failed, and the job is %s: %s",
-            state,
-            reason,
-            extra=fields(action, **identifiers),
-            exc_info=None if isinstance(error, NodeError) else error,
-        )
+        trace = None if isinstance(error, NodeError) else error
+        match state:
+            case JobState.FAILED:
+                extra = fields("job_failed", **identifiers)
+                log.error("The job failed: %s", reason, extra=extra, exc_info=trace)
+            case JobState.RETRYING:
+                extra = fields("job_retried", **identifiers)
+                log.warning("The attempt failed, and the job will be retried: %s", reason, extra=extra, exc_info=trace)
+            case _:  # the job is CANCELLED, or another worker has it
+                extra = fields("job_abandoned", **identifiers)
+                log.warning("The attempt failed, and the job is %s: %s", state, reason, extra=extra, exc_info=trace)
 
     @contextmanager
     def _heartbeat(self, job: Job) -> Iterator[None]:
@@ -119,7 +120,7 @@ class Worker:
                 except NodeError as error:
                     log.warning("The heartbeat is late: %s", error, extra=fields("heartbeat_delayed", job=job.id))
                     continue
-                # A job that has just ended is not wanted either, and one that is about to end may do so.
+                # A job that has just ended is not wanted either. Wait once more, so that one can end that is about to.
                 if not wanted and not done.wait(self._heartbeat_seconds):
                     log.warning(
                         "The job's result is not wanted any more, so this worker ends",
@@ -138,7 +139,7 @@ class Worker:
     def _end_process(self, job: Job, reason: str) -> NoReturn:
         """Give the job back if this worker still holds it, and end the process. A superseded job is cancelled."""
         now = datetime.now(UTC)
-        with suppress(Exception):  # the next life gives the job back if this cannot
+        with suppress(Exception):  # if this fails, the next process of this worker gives the job back
             self._jobs.fail(job.id, self._name, reason, self._backoff.retry_at(job.attempts, now), now)
         os._exit(EXIT_AGAIN)
 

@@ -16,7 +16,8 @@ from dicom_node.runtime.backoff import Backoff
 from dicom_node.work.worker import Worker
 from inference.contract.application import Progress
 from inference.contract.findings import Algorithm, Findings, Segment
-from inference.contract.manifest import InputRule, Manifest
+from inference.contract.inputs import InputRule
+from inference.contract.manifest import Manifest
 from inference.contract.series_input import SeriesInput
 from inference.engine.models import TorchEngine
 from inference.volumes.reading import read_volume

@@ -36,10 +36,10 @@ from storage.log.files import IMPLEMENTATION_CLASS_UID
 DICOM_JSON = "application/dicom+json"
 SOP_INSTANCE_UID = "00080018"
 _PERHAPS_LATER = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
-# None of the instances was stored, and the answer may say why for each (PS3.18 table 10.5.3-1).
+# No instance was stored, and the answer may give the reason for each (PS3.18 table 10.5.3-1).
 _NOTHING_STORED = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.CONFLICT})
-_OF_THE_OBJECT = frozenset({400, 409, 413, 415})  # another object may be taken
-_WAYS_OUT: Mapping[int, str] = {
+_OBJECT_REFUSED = frozenset({400, 409, 413, 415})  # another object may be taken
+_REMEDIES: Mapping[int, str] = {
     400: "it does not understand the request",
     401: "it does not know this node: check `username` and what is in `password_file`, or in `token_file`",
     403: "this node may not do that there: give its user, or its token, the right to store and to query",
@@ -172,11 +172,11 @@ class DicomwebDestination:
                     self.url,
                     session,
                     callback=_make_readable,
-                    chunk_size=sys.maxsize,  # chunked transfer encoding is not taken everywhere
+                    chunk_size=sys.maxsize,  # some services do not take chunked transfer encoding
                     permissive_uid=True,  # UIDs of studies come from scanners
                     timeout=self.timeout,
                 )
-                client.set_http_retry_params(retry=False)  # the dispatcher does that, with longer pauses
+                client.set_http_retry_params(retry=False)  # the dispatcher retries, with longer pauses
                 yield client
         except NodeError:
             raise
@@ -197,12 +197,12 @@ class DicomwebDestination:
                 f"{self.url}: `ca_file`, `client_certificate` or `client_key` cannot be used ({type(error).__name__})"
             ) from None
         except Exception as error:  # parsers fail in many ways
-            raise PeerUnavailable(f"{self.url} answers with what cannot be read ({type(error).__name__})") from None
+            raise PeerUnavailable(f"{self.url} gives an answer that cannot be read ({type(error).__name__})") from None
 
     def _session(self) -> requests.Session:
         session = requests.Session()
-        session.trust_env = False  # which may name a proxy for other machines, other CAs, and passwords in ~/.netrc
-        session.max_redirects = 0  # images go where the configuration says
+        session.trust_env = False  # the environment may name a proxy, other CAs, and passwords in ~/.netrc
+        session.max_redirects = 0  # images go only where the configuration says
         session.auth = self.auth
         session.headers["Accept"] = DICOM_JSON
         system = ssl.get_default_verify_paths()
@@ -218,18 +218,18 @@ class DicomwebDestination:
     def _refusal(self, error: requests.HTTPError) -> NodeError:
         assert error.response is not None
         status = error.response.status_code
-        way_out = f": {_WAYS_OUT[status]}" if status in _WAYS_OUT else ""
-        message = f"{self.url} answers HTTP {status}{way_out}"
+        remedy = f": {_REMEDIES[status]}" if status in _REMEDIES else ""
+        message = f"{self.url} answers HTTP {status}{remedy}"
         if status >= 500 or status in _PERHAPS_LATER:
             return PeerUnavailable(message)
-        return ObjectRefused(message) if status in _OF_THE_OBJECT else PeerRefused(message)
+        return ObjectRefused(message) if status in _OBJECT_REFUSED else PeerRefused(message)
 
 
 class _Adapter(HTTPAdapter):
     """An adapter that mends two faults of how the library sends."""
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
-        request.headers.pop("Host", None)  # the library leaves out the port
+        request.headers.pop("Host", None)  # the library's own leaves out the port
         if isinstance(request.body, bytes):  # a stream is sent in pieces, and the time-out holds for each of them
             request.body = BytesIO(request.body)
         return super().send(request, *args, **kwargs)
@@ -289,7 +289,7 @@ def valid_url(value: str) -> str:
     try:
         url = urlsplit(text)
         whole = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
-    except ValueError:  # of the port, or of an IPv6 address
+    except ValueError:  # the port or the IPv6 address is impossible
         whole = False
     if not whole or url.query or url.fragment or any(c.isspace() for c in text):
         raise ValueError("must be the address of a DICOMweb service, such as https://pacs.example/dicom-web")

@@ -53,7 +53,7 @@ class FolderDestination:
         if not all(
             self._file(r.study_instance_uid, r.series_instance_uid, r.sop_instance_uid).is_file() for r in references
         ):
-            raise PeerRefused(f"what was written to the folder {self.path} is not there any more")
+            raise PeerRefused(f"files that were written to the folder {self.path} are not there any more")
         return {r.sop_instance_uid for r in references}
 
     def _file(self, study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str) -> Path:
@@ -78,7 +78,7 @@ class FolderDestination:
     def _trouble(self) -> str:
         """Return what keeps us from writing there; empty where nothing does."""
         if not self.path.is_dir():
-            return f"the folder {self.path} is not there: make it, or mount what it is on"
+            return f"the folder {self.path} is not there: make it, or mount the share that it is on"
         if not os.access(self.path, os.W_OK | os.X_OK):
             return self._told(PermissionError(errno.EACCES, "Permission denied"))
         return ""

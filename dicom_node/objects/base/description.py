@@ -88,7 +88,7 @@ def _texts(ds: Dataset) -> Iterator[str]:
         if element.VR in TEXT_VRS and element.value is not None:
             values = element.value if isinstance(element.value, MultiValue) else [element.value]
             yield from (str(value) for value in values)
-        elif element.VR == "SQ" and element.keyword != "PerFrameFunctionalGroupsSequence":  # thousands, without texts
+        elif element.VR == "SQ" and element.keyword != "PerFrameFunctionalGroupsSequence":  # no texts in it
             for item in element.value:
                 yield from _texts(item)
 
