@@ -52,7 +52,7 @@ class Result:
 def phantom(
     application: Application, engine: TorchEngine, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Result]:
-    """What is found in a phantom; each is computed once, since that takes seconds."""
+    """Return a function that runs the application on a phantom. Each result is computed once to save time."""
 
     @cache
     def found(seed: int, oblique: bool = False, healthy: bool = False) -> Result:
@@ -70,8 +70,10 @@ def values(findings: Findings) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Expected:
-    """What the shipped weights reach on one phantom, less a margin. `dice` is the least; `most_ml`, where there is no
-    mass, the largest volume that may be outlined by mistake."""
+    """The result that the shipped weights must reach on one phantom: their own, less a margin.
+
+    `dice` is the least; `most_ml` is the largest volume that may be outlined by mistake where there is no mass.
+    """
 
     seed: int
     dice: float = 0.0

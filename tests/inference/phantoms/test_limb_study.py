@@ -170,7 +170,7 @@ CASES = 320
 
 @cache
 def cases() -> tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.float64]]:
-    """Of many limbs: malignant or not, all that could betray it, and the means inside the mass."""
+    """Return the malignancy of many limbs, all features that could betray it, and the means inside the mass."""
     labels, shortcuts, inside = [], [], []
     for seed in range(FIRST_TRAINING_SEED, FIRST_TRAINING_SEED + CASES):
         study = limb_study(seed)
@@ -216,7 +216,7 @@ def logistic(x: NDArray[np.float64], y: NDArray[np.bool_], ridge: float = 10.0) 
 
 
 def area_under_curve(x: NDArray[np.float64], y: NDArray[np.bool_]) -> float:
-    """Of the scores that a classifier gives to cases it has not seen, in ten folds with as many of each label."""
+    """Return the area for the scores of a classifier on unseen cases, in ten folds with as many of each label."""
     scores = np.zeros(len(y))
     folds = np.zeros(len(y), int)
     for value in (False, True):

@@ -1,4 +1,4 @@
-"""What phantoms of every organ share: signals follow the physics, maps invert them, motion does what motion does."""
+"""Signals, artefacts and maps of phantoms: signals follow the physics, maps invert them, motion makes ghosts."""
 
 from dataclasses import replace
 

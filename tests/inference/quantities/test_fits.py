@@ -79,7 +79,7 @@ def test_b_values_that_scatter_around_one_are_one() -> None:
 
 
 def test_volumes_in_different_places_make_no_adc() -> None:
-    """As long as one another, but one lacks its first slices and the other its last."""
+    """Two volumes of the same length, of which one lacks its first slices and the other its last."""
 
     def volume(b: float, z: float) -> Volume:
         affine = np.diag([3.0, 1.0, 1.0, 1.0])
@@ -115,7 +115,7 @@ def test_whatever_the_numbers_a_fit_is_plausible_or_none(stack: NDArray[np.float
 
 
 def test_the_adc_is_the_scanners_own(test_data: Path) -> None:
-    """Of a head at b 0 and 2500, whose 80 directions the scanner fitted one by one."""
+    """A head at b 0 and 2500, whose 80 directions the scanner fitted one by one."""
     study = test_data / "mr" / "siemens_xa30_study"
     paths = {n: sorted((study / f"{n}_DWI_dir80_PA").glob("*.dcm")) for n in (11, 12, 16)}
     own, trace, b0 = (read_volume(paths[n]) for n in (11, 12, 16))

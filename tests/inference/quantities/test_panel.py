@@ -177,7 +177,7 @@ def test_what_shows_less_of_a_limb_has_no_place_along_it(examined: Examined) -> 
 
 
 def test_outside_of_the_field_of_view_nothing_is_known(examined: Examined) -> None:
-    """Which ends with the faces of the voxels: numerical noise in the position of a slice does not lose it."""
+    """The field of view ends with the faces of the voxels: numerical noise in a position loses no slice."""
     source, whole = (read_volume(examined.study.series[name].paths) for name in ("t1w", "t2w_fs"))
     affine = whole.geometry.affine.copy()
     affine[:3, 3] += (0.0, 0.0, 1e-6)

@@ -1,5 +1,4 @@
-"""The training command, for a moment: it writes weights that load, metrics that can be read, and goes on where it was
-interrupted."""
+"""Short runs of the training: weights load, metrics can be read, and an interrupted run is resumed."""
 
 import json
 import subprocess
@@ -12,12 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
+from inference.applications.extremity_sts_sbrt.network import STRUCTURES
+from inference.applications.soft_tissue_mass.classifier import read_classifier
 from inference.applications.soft_tissue_mass.outline import Estimate
 from inference.engine.networks import FoldedUNet, Standardised, ensemble
 from inference.engine.quantisation import dequantise, quantise
 from inference.training import fitting, pictures, sarcoma_collection
 from inference.training.cases import Case
+from inference.training.extremity_sts_sbrt import training as extremity_sts_sbrt
 from inference.training.fitting import Schedule
+from inference.training.mass_classifier import training as mass_classifier
 from inference.training.scoring import dice, score
 from inference.training.soft_tissue_mass import training as soft_tissue_mass
 from inference.training.soft_tissue_mass.augmentation import ViewSettings, random_view
@@ -54,6 +57,27 @@ def test_training_on_phantoms_alone(tmp_path: Path) -> None:
     again = Standardised(FoldedUNet())
     again.load_state_dict(soft_tissue_mass.read_member_weights(tmp_path / "weights.pt", 0))
     assert torch.equal(parameters(again), first)
+
+
+@pytest.mark.slow
+def test_the_limb_network_is_trained_on_phantoms(tmp_path: Path) -> None:
+    extremity_sts_sbrt.run(None, tmp_path, extremity_sts_sbrt.Settings(iterations=2, phantoms=1, patients=2))
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert (metrics["iterations"], metrics["held_out"]["limbs"], metrics["required_only"]["limbs"]) == (2, 2, 1)
+    assert metrics["held_out"]["dice"].keys() == set(STRUCTURES)
+    assert metrics["false_masses"]["cases"] == 1
+    assert "| limbs, time points | 2, 4 | 1, 2 | 2, 4 |" in (tmp_path / "MODEL_CARD.md").read_text()
+    assert (tmp_path / "weights.pt").is_file()
+
+
+@pytest.mark.slow
+def test_the_classifier_is_fitted_to_phantoms(tmp_path: Path) -> None:
+    mass_classifier.run(None, tmp_path, mass_classifier.Settings(phantoms=30))
+    metrics = json.loads((tmp_path / "classifier_metrics.json").read_text())
+    assert (metrics["learned"], metrics["phantoms"]) == (30, 60)
+    assert 0.6 < metrics["auc"] <= 1.0
+    assert f"{metrics['auc']:.3f}" in (tmp_path / "CLASSIFIER_CARD.md").read_text()
+    assert "fitted to 30 simulated masses" in read_classifier(tmp_path / "classifier.json").note
 
 
 def noise(rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
