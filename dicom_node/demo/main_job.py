@@ -1,18 +1,11 @@
 """The main job from end to end on this machine: a PACS, the node, and a scanner that pushes one study."""
 
-import json
-import os
 import shlex
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -20,8 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from dicom_node.catalogue import configured_applications
 from dicom_node.demo.overlay import write_overlay
+from dicom_node.demo.own_node import AE_TITLE, SCANNER, choose_applications, own_command, running_node, write_config
 from dicom_node.demo.pacs.base import Pacs
 from dicom_node.demo.pacs.ports import free_port
 from dicom_node.demo.pacs.start import start_pacs
@@ -32,53 +25,23 @@ from dicom_node.demo.simulator.scanner import PushOptions, push
 from dicom_node.demo.simulator.study_files import load_study
 from dicom_node.demo.study_page import summary_lines
 from dicom_node.demo.tables import timeline_table
-from dicom_node.dimse.scu import Target, send_echo
+from dicom_node.dimse.scu import Target
 from dicom_node.read.explanation import Explanation
 from dicom_node.read.stores import Stores, open_stores
 from dicom_node.read.study import StudyDetail, read_study
 from dicom_node.read.summary import summarise
 from dicom_node.settings.loading import load_settings
-from dicom_node.settings.model import ApplicationSettings, Settings
+from dicom_node.settings.model import Settings
 from inference.series.recogniser import read_headers
 from storage.errors import NodeError, Permanent
 from storage.records.deliveries import DeliveryState
 from storage.records.jobs import JobKind, JobState
 from storage.records.studies import StudyState
 
-AE_TITLE = "DICOM_NODE"
-SCANNER = "SCANNER1"
-NODE_START_SECONDS = 120.0
 RESULT_SECONDS = 1800.0
 CONFIRMATION_SECONDS = 5.0
-NODE_STOP_SECONDS = 30.0
 PHANTOM_SEED = 1
 PHANTOM = "a limb phantom with a mass (T1w, T2w-FS, DWI, ADC)"
-
-CONFIG = """\
-# Written by `dicom-node demo`. Look at its results with, for example:
-#   {command} studies --config {path}
-[node]
-ae_title = "{ae_title}"
-data_dir = "node"
-
-[receive]
-host = "127.0.0.1"
-port = {port}
-
-[completion]
-quiet_seconds = 3
-
-[[peers]]
-ae_title = "{scanner}"
-
-[[destinations]]
-name = "pacs"
-kind = "dimse"
-ae_title = "{pacs.ae_title}"
-host = "{pacs.host}"
-port = {pacs.port}
-"""
-TAKEN_OVER = ("work", "dispatch")  # sections that the demo takes from the user's own configuration
 
 
 @dataclass(frozen=True)
@@ -102,7 +65,7 @@ def run_demo(
     user's own model; without it the applications of `settings` run, or `soft_tissue_mass`. [work] and [dispatch] of
     `settings` hold as well. What the user names is looked at first. Raises NodeError, naming the step that fails.
     """
-    applications = _applications(bundle, settings)
+    applications = choose_applications(bundle, settings)
     own = None if study is None else _own_study(study)
     folder = (parent / f"{datetime.now():%Y%m%d-%H%M%S}").resolve()
     try:
@@ -114,9 +77,9 @@ def run_demo(
     console.print("[bold]1[/] The PACS")
     with start_pacs(folder / "pacs", node=node, say=lambda line: console.print(f"  {line}")) as pacs:
         console.print(f"  {pacs.description}", highlight=False)
-        config = _write_config(folder, port, pacs, applications, settings)
+        config = write_config(folder, port, pacs, applications, settings)
         console.print(f"[bold]2[/] The node: {AE_TITLE} on port {port}", highlight=False)
-        with _running_node(config, folder / "node.log", node):
+        with running_node(config, folder / "node.log", node):
             pushed = own or _phantom(folder)
             told = f"{study} ({len(pushed.series)} series)" if own else PHANTOM
             console.print(f"[bold]3[/] The study: {told}", highlight=False)
@@ -125,76 +88,6 @@ def run_demo(
             detail = _wait(stores, pushed.study_instance_uid, console)
             explanation = Explanation(detail, stores.studies.routing(pushed.study_instance_uid))
             return _show(explanation, pacs, pushed, folder, console)
-
-
-def _applications(bundle: Path | None, settings: Settings | None) -> list[dict[str, str]]:
-    """Return the `[[applications]]` of the demo. Raises Permanent where one cannot be used."""
-    chosen: tuple[ApplicationSettings, ...] = ()
-    if bundle is not None:
-        own = ApplicationSettings(id="segmentation", name="own_model", bundle=bundle.resolve(), destinations=("pacs",))
-        chosen = (own,)
-    elif settings is not None:
-        chosen = settings.applications
-    chosen = chosen or (ApplicationSettings(id="soft_tissue_mass", destinations=("pacs",)),)
-    configured = configured_applications([application.entry for application in chosen])
-    if broken := [a.problem for a in configured if a.manifest is None]:
-        raise Permanent("; ".join(broken))
-    return [{"id": a.id, "name": a.label, **({} if a.bundle is None else {"bundle": str(a.bundle)})} for a in chosen]
-
-
-def _write_config(
-    folder: Path, port: int, pacs: Pacs, applications: Sequence[Mapping[str, str]], settings: Settings | None
-) -> Path:
-    path = folder / "node.toml"
-    text = CONFIG.format(path=path, command=command(), ae_title=AE_TITLE, port=port, scanner=SCANNER, pacs=pacs)
-    if settings is not None:
-        for section in TAKEN_OVER:
-            text += f"\n[{section}]\n" + _toml(getattr(settings, section).model_dump(mode="json"))
-    for application in applications:
-        text += "\n[[applications]]\n" + _toml({**application, "destinations": ["pacs"]})
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def _toml(table: Mapping[str, Any]) -> str:
-    """Write keys and values in TOML, where texts, numbers and lists of texts look as they do in JSON."""
-    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in table.items() if value is not None]
-    return "".join(lines)
-
-
-def command() -> str:
-    """Return the `dicom-node` that runs now, as it can be typed in any folder."""
-    called = Path(sys.argv[0])
-    beside = Path(sys.executable).parent / "dicom-node"
-    if called.name == "dicom-node":
-        return shlex.quote(os.path.abspath(called))
-    return shlex.quote(str(beside)) if beside.is_file() else f"{shlex.quote(sys.executable)} -m dicom_node.cli.main"
-
-
-@contextmanager
-def _running_node(config: Path, log: Path, node: Target) -> Iterator[None]:
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "dicom_node.cli.main", "run", "--config", str(config)],
-            stdout=output,
-            stderr=output,
-            start_new_session=True,  # Ctrl-C reaches the demo alone, which stops the node in order
-            env={**os.environ, "DICOM_NODE_SUPERVISOR": str(os.getpid())},
-        )
-    try:
-        deadline = time.monotonic() + NODE_START_SECONDS
-        while not send_echo(SCANNER, node, timeout=2).ok:
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise NodeError(f"The node does not start; its log is {log}")
-            time.sleep(0.3)
-        yield
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(NODE_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def _phantom(folder: Path) -> Pushed:
@@ -294,13 +187,13 @@ def _show(explanation: Explanation, pacs: Pacs, pushed: Pushed, folder: Path, co
         console.print(f"  Picture: {picture}", highlight=False, soft_wrap=True)
     console.print(f"  Log:     {folder / 'node.log'}", highlight=False, soft_wrap=True)
     arguments = f"{pushed.study_instance_uid} --config {shlex.quote(str(folder / 'node.toml'))}"
-    console.print(f"  Ask it:  {command()} study {arguments}", highlight=False, soft_wrap=True)
+    console.print(f"  Ask it:  {own_command()} study {arguments}", highlight=False, soft_wrap=True)
     analysed = {job.id for job in detail.jobs if job.kind is JobKind.ANALYSIS}
     result = any(ours[i.sop_instance_uid].job_id in analysed for i in held if i.modality == "SR")
     if not result and detail.study.state is StudyState.IGNORED:
         names = ", ".join(a.label for a in load_settings(folder / "node.toml").applications)
         console.print(f"\n[bold yellow]No result:[/] none of this study's series is one that {escape(names)} takes.")
-        console.print(f"  Why:     {command()} explain {arguments}", highlight=False, soft_wrap=True)
+        console.print(f"  Why:     {own_command()} explain {arguments}", highlight=False, soft_wrap=True)
         console.print(
             "  Way out: run a model made for such images on it, with --bundle <folder of the model> "
             "(make demo STUDY=<folder> BUNDLE=<folder of the model>)",
