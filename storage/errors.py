@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class WhyNoResult(StrEnum):
-    """Why nothing was computed; each is a concept of the published table 99DCMNODE."""
+    """The reason why nothing was computed; each is a concept of the published table 99DCMNODE."""
 
     INPUT_MISSING = "input-missing"  # no series of the study fits
     POOR_QUALITY = "poor-quality"  # the quality gate refused the images
@@ -22,7 +22,7 @@ class NodeError(Exception):
 
 
 class Retriable(NodeError):
-    """The same work may succeed later."""
+    """An error after which the same work may succeed later."""
 
 
 class StorageFull(Retriable):

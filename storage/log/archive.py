@@ -28,7 +28,7 @@ _BLOCK = 4096  # bytes that a file system writes at once
 
 @dataclass(frozen=True)
 class IndexEntry:
-    """One instance as the index lists it. `file` is relative to the folder of instances; None is the usual place."""
+    """An instance as the index lists it. `file` is relative to the folder of instances; None is the usual place."""
 
     sop_instance_uid: str
     sop_class_uid: str

@@ -39,7 +39,7 @@ class Arrival:
 
 
 class Filing:
-    """One batch of instances and associations. `instance`, `opened` and `ended` collect; `commit` writes the rows.
+    """A batch of instances and associations. `instance`, `opened` and `ended` collect; `commit` writes the rows.
 
     `feeds_inputs(sop_class_uid, modality)` says whether an instance can be an application's input. A late instance
     opens a new revision of its study only if it can.

@@ -40,7 +40,7 @@ class FrameKind(IntEnum):
 
 @dataclass(frozen=True)
 class Frame:
-    """One whole frame of a segment."""
+    """A whole frame of a segment."""
 
     kind: FrameKind
     meta: dict[str, Any]

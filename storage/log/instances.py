@@ -51,11 +51,6 @@ class InstanceStore:
 
     # -- what is here --------------------------------------------------------------------------------------------------
 
-    def instance(self, sop_instance_uid: str) -> Instance | None:
-        with self._database.reading() as session:
-            row = session.get(schema.InstanceRow, sop_instance_uid)
-            return None if row is None else self._record(row)
-
     def instances(self, study_instance_uid: str) -> list[Instance]:
         """Return all instances of a study, grouped by series, in the order of their arrival."""
         with self._database.reading() as session:

@@ -79,7 +79,7 @@ class StudyEvidence:
 
 @dataclass(frozen=True)
 class InstanceEvidence:
-    """One instance of a study in RECEIVING. `own` marks a result of this node that came back."""
+    """An instance of a study in RECEIVING. `own` marks a result of this node that came back."""
 
     sop_instance_uid: str
     sop_class_uid: str

@@ -55,7 +55,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Instance:
-    """One stored composite instance. `path` is a DICOM Part 10 file whose dataset bytes are as received."""
+    """A stored composite instance. `path` is a DICOM Part 10 file whose dataset bytes are as received."""
 
     sop_instance_uid: str
     sop_class_uid: str
@@ -73,7 +73,7 @@ class Instance:
 
 @dataclass(frozen=True)
 class ReceivedInstance:
-    """One C-STORE request, when its bytes go into the journal.
+    """An instance as a C-STORE request delivers it, when its bytes go into the journal.
 
     `association` is the receiver's own name for the association, which is never used twice.
     """

@@ -48,7 +48,7 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True)
 class Event:
-    """One line of a study's timeline. Neither `text` nor `data` names a patient."""
+    """A line of a study's timeline. Neither `text` nor `data` names a patient."""
 
     at: datetime
     study_instance_uid: str

@@ -17,7 +17,7 @@ from storage.log.instances import InstanceStore
 from storage.records.completion import Completion, Evidence
 from storage.records.deliveries import Delivery
 from storage.records.evidence import AssociationEnd
-from storage.records.instances import ReceivedInstance, Stored
+from storage.records.instances import Instance, ReceivedInstance, Stored
 from storage.records.jobs import Job, NewJob
 from storage.records.results import NewObject, ObjectKind
 from storage.records.routing import ApplicationDecision, EarlyStart, RoutingDecision
@@ -127,6 +127,10 @@ class Node:
         filing = self.instances.filing()
         filing.ended(AssociationEnded(key, end, datetime.now(UTC)))
         filing.commit()
+
+    def instance(self, sop_instance_uid: str) -> Instance | None:
+        """The current version of an instance."""
+        return next((i for i in self.instances.all() if i.sop_instance_uid == sop_instance_uid), None)
 
     def study(self, uid: str = STUDY) -> Study:
         found = self.studies.get(uid)

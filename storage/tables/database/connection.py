@@ -58,10 +58,6 @@ class Database:
         # let them poll with growing pauses.
         self._one_writer = threading.Lock() if self._engine.dialect.name == "sqlite" else nullcontext()
 
-    @property
-    def engine(self) -> Engine:
-        return self._engine
-
     @contextmanager
     def session(self, derivable: bool = False) -> Iterator[Session]:
         """Run one writing transaction: committed at the end, rolled back by an exception.

@@ -51,7 +51,7 @@ def files(folder: Path) -> list[str]:
 def test_a_new_instance_is_a_file_and_a_row(node: Node) -> None:
     one = received(1)
     assert node.store(one) is Stored.NEW
-    stored = node.instances.instance(one.instance.sop_instance_uid)
+    stored = node.instance(one.instance.sop_instance_uid)
     assert stored is not None
     assert stored.path == node.root / STUDY / f"{STUDY}.1" / f"{STUDY}.1.1.dcm"
     assert dataset_bytes(stored.path) == one.dataset
@@ -73,7 +73,7 @@ def test_series_group_the_instances(node: Node) -> None:
     assert [i.sop_instance_uid for i in first.instances] == [f"{STUDY}.1.2", f"{STUDY}.1.1"]  # as they came
     assert len(node.instances.instances(STUDY)) == 4
     assert node.instances.series("9.9") == []
-    assert node.instances.instance("9.9") is None
+    assert node.instance("9.9") is None
 
 
 def test_the_same_bytes_again_are_a_duplicate(node: Node) -> None:
@@ -88,7 +88,7 @@ def test_another_image_never_replaces(node: Node) -> None:
     node.store(first)
     for _ in range(2):
         assert node.store(other) is Stored.CONFLICT
-    stored = node.instances.instance(first.instance.sop_instance_uid)
+    stored = node.instance(first.instance.sop_instance_uid)
     assert stored is not None
     assert dataset_bytes(stored.path) == first.dataset
     (kept,) = (node.root.parent / "quarantine").rglob("*.dcm")
@@ -112,7 +112,7 @@ def test_a_corrected_name_is_a_version_that_is_used(node: Node) -> None:
     node.queue("liver")
     first, corrected = received(1), received(1, name="CORRECTED^NAME")
     assert node.store(corrected) is Stored.REVISION
-    stored = node.instances.instance(first.instance.sop_instance_uid)
+    stored = node.instance(first.instance.sop_instance_uid)
     assert stored is not None
     assert dataset_bytes(stored.path) == corrected.dataset
     assert dataset_bytes(node.root / STUDY / f"{STUDY}.1" / f"{STUDY}.1.1.dcm") == first.dataset
@@ -121,7 +121,7 @@ def test_a_corrected_name_is_a_version_that_is_used(node: Node) -> None:
     assert stored.revision == 2
     for again in (corrected, first):  # neither changes anything any more
         assert node.store(again) is Stored.DUPLICATE
-    assert node.instances.instance(first.instance.sop_instance_uid) == stored
+    assert node.instance(first.instance.sop_instance_uid) == stored
     assert len(files(node.root)) == 2
     assert not any("SECRET" in text or "CORRECTED" in text for text in node.texts())
 
@@ -132,7 +132,7 @@ def test_versions_in_one_batch(node: Node) -> None:
     for one in sent:
         filing.instance(one.instance, one.file)
     assert filing.commit() == [Stored.NEW, Stored.REVISION, Stored.DUPLICATE, Stored.REVISION, Stored.DUPLICATE]
-    stored = node.instances.instance(sent[0].instance.sop_instance_uid)
+    stored = node.instance(sent[0].instance.sop_instance_uid)
     assert stored is not None
     assert dataset_bytes(stored.path) == sent[3].dataset
     assert node.study().instances == 1
@@ -264,7 +264,7 @@ def test_the_priority_of_a_study_is_that_of_its_most_urgent_instance(
         sent = received(number)
         node.store(Sent(replace(sent.instance, facts=facts), sent.dataset))
     assert node.study().priority == priority
-    last = node.instances.instance(f"{STUDY}.1.3")
+    last = node.instance(f"{STUDY}.1.3")
     assert last is not None
     assert last.facts == Facts(priority="LOW", frames=7)
 
@@ -443,7 +443,7 @@ def test_killed_between_file_and_row(node: Node, url: str) -> None:
     assert node.study().instances == 1
     assert node.instances.reindex() == 1
     assert node.study().instances == 2
-    lost = node.instances.instance(f"{STUDY}.1.2")
+    lost = node.instance(f"{STUDY}.1.2")
     assert lost is not None
     assert (lost.modality, lost.transfer_syntax_uid) == ("MR", received().instance.transfer_syntax_uid)
     assert dataset_bytes(lost.path) == received(2).dataset

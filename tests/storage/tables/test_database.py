@@ -25,8 +25,8 @@ from tests.storage.node import NOW, STUDY, Node, received
 
 
 def test_migrations_lead_to_the_tables_of_the_schema(database: Database) -> None:
-    with database.engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
+    with database.reading() as session:
+        context = MigrationContext.configure(session.connection(), opts={"compare_type": True})
         assert compare_metadata(context, schema.Base.metadata) == []
 
 
@@ -172,8 +172,9 @@ def test_a_damaged_file_is_permanent(tmp_path: Path) -> None:
 
 
 def test_a_lost_connection_is_retriable(database: Database) -> None:
-    if database.engine.dialect.name != "postgresql":
-        pytest.skip("SQLite has no connection to lose")
+    with database.reading() as session:
+        if session.get_bind().dialect.name != "postgresql":
+            pytest.skip("SQLite has no connection to lose")
     with pytest.raises(Retriable), database.session() as session:
         session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
     with database.session() as session:  # a new one is made
