@@ -39,7 +39,8 @@ DIRECTION_ELEMENTS = (
     (0x0065, "Image Private Header", (0x37,), "FD", "UIH"),
 )
 GE_OFFSET = 1e9  # added by GE to the b-value of some acquisitions
-# b-values that differ by less, in s/mm2 or as a part of the b-value, are one: vendors state that of each direction.
+# Vendors state the b-value of each direction: values that differ by at most this many s/mm2, or by this part of the
+# b-value if that is more, are one.
 SAME_SHELL = 25.0, 0.05
 LARGEST_B_VALUE = 1e5  # s/mm2, far above what any scanner can do; larger numbers are not b-values
 

@@ -46,7 +46,7 @@ class Tiling:
 
 
 def tiled_as(ds: Dataset) -> TileFormat | None:
-    """Return how ImageType says that the image is tiled; None if it is not."""
+    """Return the format in which ImageType says that the image is tiled; None if it is not tiled."""
     image_type = {str(v).upper() for v in values(ds.get("ImageType"))}
     return next((tile_format for tile_format in TileFormat if tile_format in image_type), None)
 
