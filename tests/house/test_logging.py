@@ -24,13 +24,16 @@ def literals(argument: ast.expr) -> list[str]:
 def actions() -> Iterator[tuple[str, str]]:
     """Yield the place and the action of each log line."""
     for path in modules(*PACKAGES):
-        if "from dicom_node.runtime.logs import" not in path.read_text(encoding="utf-8"):
+        text = path.read_text(encoding="utf-8")
+        if "from dicom_node.runtime.logs import" not in text and "logging.getLogger" not in text:
             continue  # another `fields`: that of dataclasses
         for node in ast.walk(parsed(path)):
             found: list[ast.expr] = []
             match node:
                 case ast.Call(func=ast.Name(id="fields" | "_extra"), args=[first, *_]):
                     found = [first]
+                case ast.Dict(keys=[ast.Constant(value="action"), *_], values=[first, *_]):
+                    found = [first]  # in storage, which has no `fields`
                 case ast.Assign(targets=[ast.Name(id="action")], value=ast.Call(args=[_, last])):
                     found = [last]  # of a table, with what else it may be
                 case ast.Assign(targets=[ast.Name(id="_ACTIONS")], value=ast.Dict(values=values)):
