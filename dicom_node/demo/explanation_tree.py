@@ -6,7 +6,7 @@ from rich.tree import Tree
 from dicom_node.demo.tables import state_text
 from dicom_node.read.explanation import Explanation
 from dicom_node.read.jobs import purpose
-from dicom_node.read.summary import resent
+from dicom_node.read.summary import resent_note
 from storage.records.completion import Completion, CompletionNumbers
 from storage.records.routing import InputDecision, InputDecisions, RecognisedSeries, RoutingDecision, TimePointDecision
 
@@ -28,7 +28,7 @@ def explanation_tree(explanation: Explanation) -> Tree:
             tree.add(Text.assemble(head, state_text(job.state), f"  {why}"))
     for delivery in (*explanation.not_delivered, *explanation.not_confirmed):
         head = (f"{delivery.kind} of job {delivery.job_id} → {delivery.destination}: ", "bold")
-        tree.add(Text.assemble(head, state_text(delivery.state), f"{resent(delivery)}  {delivery.reason}"))
+        tree.add(Text.assemble(head, state_text(delivery.state), f"{resent_note(delivery)}  {delivery.reason}"))
     return tree
 
 

@@ -8,7 +8,7 @@ from rich.text import Text
 from dicom_node.demo.tables import indented, reason_lines, state_text, timeline_table, uid_text
 from dicom_node.read.deliveries import ListedDelivery
 from dicom_node.read.study import StudyDetail
-from dicom_node.read.summary import Summary, resent
+from dicom_node.read.summary import Summary, resent_note
 from storage.records.jobs import JobKind
 
 
@@ -50,7 +50,7 @@ def study_page(detail: StudyDetail, summary: Summary, everything: bool = False) 
 
 def _result(delivery: ListedDelivery, is_notice: bool, everything: bool) -> list[RenderableType]:
     head = f"{'no AI result, ' if is_notice else ''}{delivery.kind} → {delivery.destination}  "
-    lines = [indented(Text.assemble(head, state_text(delivery.state), resent(delivery)))]
+    lines = [indented(Text.assemble(head, state_text(delivery.state), resent_note(delivery)))]
     if everything:
         lines.append(indented(indented(uid_text(delivery.sop_instance_uid))))
     return [*lines, *(indented(line) for line in reason_lines(delivery.reason))]

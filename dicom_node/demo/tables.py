@@ -14,7 +14,7 @@ from rich.text import Text
 
 from dicom_node.read.census import Census
 from dicom_node.read.jobs import ListedJob, purpose
-from dicom_node.read.summary import resent
+from dicom_node.read.summary import resent_note
 from storage.records.commitments import Commitment
 from storage.records.deliveries import Confirmation
 from storage.records.studies import Event, Stage, Study
@@ -80,7 +80,7 @@ def _job_block(row: ListedJob) -> RenderableType:
     ]
     for delivery in row.deliveries:
         head = f"delivery {delivery.id}  {delivery.kind} → {delivery.destination}  "
-        attempts = f"  attempts {delivery.attempts}{resent(delivery)}"
+        attempts = f"  attempts {delivery.attempts}{resent_note(delivery)}"
         lines.append(indented(Text.assemble(head, state_text(delivery.state), attempts)))
         lines += [indented(line) for line in reason_lines(delivery.reason)]
     return Group(*lines)

@@ -55,25 +55,28 @@ def summarise(explanation: Explanation) -> Summary:
         answer += lines
     elif explanation.detail.study.state in (StudyState.ROUTED, StudyState.IGNORED):
         answer.append(names.put_into(explanation.detail.study.reason))
-    elif explanation.detail.study.state is StudyState.COMPLETE:
-        answer.append("Not routed yet")
+    else:
+        answer += ["Not routed yet"] if explanation.detail.study.state is StudyState.COMPLETE else []
+        if started := _started_early(explanation):
+            answer.append(started)
     if routing is not None:
         below += _series_passed_over(routing, names)
         below += _earlier_passed_over(routing, names)
     below += [
         f"{job.application}, job {job.id} {job.state}: {names.put_into(why)}" for job, why in _notices(explanation)
     ]
-    below += map(told, (*explanation.not_delivered, *explanation.not_confirmed))
+    below += map(delivery_line, (*explanation.not_delivered, *explanation.not_confirmed))
     return Summary(tuple(answer), tuple(below), names)
 
 
-def told(delivery: ListedDelivery) -> str:
+def delivery_line(delivery: ListedDelivery) -> str:
     """Say what became of a delivery that did not arrive, or is not confirmed."""
     head = f"{delivery.kind} of job {delivery.job_id} → {delivery.destination}: {delivery.state}"
-    return f"{head}{resent(delivery)}  {delivery.reason}".rstrip()
+    return f"{head}{resent_note(delivery)}  {delivery.reason}".rstrip()
 
 
-def resent(delivery: ListedDelivery) -> str:
+def resent_note(delivery: ListedDelivery) -> str:
+    """Say that a delivery is sent again; an empty text for one that is not."""
     return "  sent again: it was accepted and not committed" if delivery.resends else ""
 
 
@@ -128,6 +131,14 @@ def _outcome(application: str, jobs: Sequence[Job]) -> str:
     job = own[-1]
     failed = job.state in (JobState.FAILED, JobState.RETRYING) and job.reason
     return f", job {job.id} {job.state}" + (f" ({job.reason})" if failed else "")
+
+
+def _started_early(explanation: Explanation) -> str:
+    """Say which applications did not wait for the rest of the study; empty where all do."""
+    study = explanation.detail.study
+    jobs = [job for job in explanation.detail.jobs if job.revision == study.revision and job.kind is JobKind.ANALYSIS]
+    started = "; ".join(f"{name}{_outcome(name, jobs)}" for name in dict.fromkeys(job.application for job in jobs))
+    return f"Started before the study is complete: {started}" if started else ""
 
 
 def _fitted(verdicts: Sequence[_Verdict], most: int) -> tuple[list[str], list[str]]:

@@ -209,6 +209,9 @@ def test_a_study_that_arrives_says_what_it_waits_for() -> None:
         f"Waits: 2 instances so far; 2 of 3 declared images in series {UNNAMED}; complete once quiet for 30 s; "
         "until 12:00:30 UTC at the latest, if nothing else comes",
     )
+    early = detail(StudyState.RECEIVING, [job(1, "sarcoma", JobState.RUNNING), job(2, "brain", JobState.QUEUED)])
+    started = "Started before the study is complete: sarcoma, job 1 RUNNING; brain, job 2 QUEUED"
+    assert answer(Explanation(early, None, waiting)).answer == (*summary.answer, started)
     (line,) = answer(Explanation(detail(StudyState.RECEIVING))).answer
     assert line.startswith("Receiving: nothing is waited for any more")
 
