@@ -14,17 +14,16 @@ from pydicom.sr.coding import Code as SRCode
 from pydicom.uid import RTStructureSetStorage
 
 from dicom_node.objects.base.codes import RESEARCH_NOTICE
-from dicom_node.objects.base.context import NODE, ObjectContext, ResultReference
+from dicom_node.objects.base.context import NODE_NAME, ObjectContext, ResultReference
 from dicom_node.objects.base.description import describe, describe_origin
 from dicom_node.objects.base.parts import ResultParts
+from dicom_node.objects.base.series_numbers import KO_SERIES, REJECTION_SERIES
 from dicom_node.objects.base.source_headers import source_header
 from dicom_node.objects.drawing.outline import key_slice
 from dicom_node.objects.report import content
 from inference.contract.findings import Algorithm, Findings
 from storage.records.results import ObjectKind
 
-SERIES_NUMBER = 9012
-REJECTION_SERIES_NUMBER = 9014
 NOT_IMAGES = ("1.2.840.10008.5.1.4.1.1.88.", RTStructureSetStorage)  # SR and KO documents, RT Structure Sets
 
 
@@ -65,7 +64,7 @@ def build_ko(findings: Findings, context: ObjectContext, objects: Sequence[Datas
         findings.algorithm,
         context,
         "KO",
-        SERIES_NUMBER,
+        KO_SERIES,
     )
     describe(ko, findings, context, "KO")
     return ko
@@ -85,7 +84,7 @@ def build_rejection(source: Path, objects: Sequence[ResultReference], context: O
         None,
         context,
         "rejection",
-        REJECTION_SERIES_NUMBER,
+        REJECTION_SERIES,
     )
     ko.SeriesDescription = "Withdrawn AI results"
     describe_origin(ko, None, datetime.now().astimezone(), source, context)
@@ -120,7 +119,7 @@ def _document(
         series_number=series_number,
         sop_instance_uid=context.uid(f"{role} instance"),
         instance_number=context.revision,
-        manufacturer=algorithm.manufacturer[:64] if algorithm else NODE,
+        manufacturer=algorithm.manufacturer[:64] if algorithm else NODE_NAME,
     )
     for item in ko.ContentSequence:
         if item.ValueType in ("IMAGE", "COMPOSITE"):

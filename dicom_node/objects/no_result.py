@@ -11,11 +11,11 @@ from pydicom.sr.codedict import codes
 from dicom_node.objects.base.codes import PRIVATE, REASONS, RESEARCH_NOTICE, sr_code
 from dicom_node.objects.base.context import ObjectContext, equipment
 from dicom_node.objects.base.description import describe_result
+from dicom_node.objects.base.series_numbers import NO_RESULT_SERIES
 from dicom_node.objects.base.source_headers import source_header
 from dicom_node.objects.report import content
 from inference.contract.findings import NoResult
 
-SERIES_NUMBER = 9013
 KIND = "No AI result"
 
 
@@ -49,7 +49,7 @@ def build_no_result(result: NoResult, sources: Sequence[Path], context: ObjectCo
         evidence=headers,
         content=report[0],
         series_instance_uid=context.uid("no-result series"),
-        series_number=SERIES_NUMBER,
+        series_number=NO_RESULT_SERIES,
         sop_instance_uid=context.uid("no-result instance"),
         instance_number=context.revision,
         **equipment(result.algorithm, context),

@@ -13,6 +13,7 @@ from dicom_node.objects.base.codes import sr_code
 from dicom_node.objects.base.context import ObjectContext, equipment
 from dicom_node.objects.base.description import describe
 from dicom_node.objects.base.parts import ResultParts
+from dicom_node.objects.base.series_numbers import FIRST_PM_SERIES
 from dicom_node.objects.base.source_headers import sharing, slice_headers
 from dicom_node.objects.base.value_lengths import SH_LENGTH
 from inference.contract.findings import Findings, ParametricMap
@@ -20,7 +21,6 @@ from inference.volumes.planes import functional, is_enhanced
 from inference.volumes.volume import Volume
 from storage.records.results import ObjectKind
 
-SERIES_NUMBER = 9003  # of the first map; each map has a series of its own
 SIDES = ("FrameLaterality", "ImageLaterality", "Laterality")  # of a frame, an image, a series
 WINDOW = (1, 99)  # percentiles of the values that the display window reaches to
 
@@ -49,7 +49,7 @@ def build_pm(findings: Findings, one: ParametricMap, context: ObjectContext) -> 
         source_images=sources,
         pixel_array=one.values,
         series_instance_uid=context.uid(f"{role} series"),
-        series_number=SERIES_NUMBER + number,
+        series_number=FIRST_PM_SERIES + number,
         sop_instance_uid=context.uid(f"{role} instance"),
         instance_number=context.revision,
         **equipment(findings.algorithm, context),

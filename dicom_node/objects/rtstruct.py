@@ -15,6 +15,7 @@ from dicom_node.objects.base.context import ObjectContext
 from dicom_node.objects.base.description import describe
 from dicom_node.objects.base.new_object import new_object
 from dicom_node.objects.base.parts import ResultParts
+from dicom_node.objects.base.series_numbers import RTSTRUCT_SERIES
 from dicom_node.objects.base.source_headers import slice_headers, source_headers
 from dicom_node.objects.base.value_lengths import LO_LENGTH, SH_LENGTH
 from dicom_node.objects.drawing.outline import Polygon, contours
@@ -24,7 +25,6 @@ from inference.volumes.planes import Plane, planes_of
 from inference.volumes.volume import FrameReference, Volume
 from storage.records.results import ObjectKind
 
-SERIES_NUMBER = 9010
 STUDY_SOP_CLASS = "1.2.840.10008.3.1.2.3.1"  # Detached Study Management; retired, but PS3.3 C.8.8.5 asks for it
 CONTOUR_DATA = Tag("ContourData")
 GROSS_TUMOUR = frozenset(
@@ -60,7 +60,7 @@ def build_rtstruct(findings: Findings, context: ObjectContext) -> Dataset | None
     if not source.frame_of_reference_uid:
         return None
     headers = source_headers(source)
-    ds = new_object(headers[0], findings, context, "RTSTRUCT", RTStructureSetStorage, "RTSTRUCT", SERIES_NUMBER)
+    ds = new_object(headers[0], findings, context, "RTSTRUCT", RTStructureSetStorage, "RTSTRUCT", RTSTRUCT_SERIES)
     # With an explicit VR, the length of a DS has 16 bits (PS3.5 7.1.2): too short for a contour of 2,500 points.
     ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     ds.OperatorsName = ""

@@ -21,6 +21,7 @@ from dicom_node.objects.base.context import ObjectContext
 from dicom_node.objects.base.description import describe
 from dicom_node.objects.base.new_object import new_object
 from dicom_node.objects.base.parts import ResultParts
+from dicom_node.objects.base.series_numbers import SC_SERIES
 from dicom_node.objects.base.source_headers import source_headers
 from dicom_node.objects.base.value_lengths import SH_LENGTH
 from dicom_node.objects.drawing.outline import boundaries, key_slice
@@ -29,7 +30,6 @@ from inference.contract.findings import Evaluation, Findings, Measurement, Segme
 from inference.volumes.volume import FrameReference, Volume
 from storage.records.results import ObjectKind
 
-SERIES_NUMBER = 9011
 SIDE = 768  # pixels of a frame, which is square; shown at 512 x 512, its text is TEXT * 2 / 3 high
 TEXT = 24
 LINE = 30
@@ -80,7 +80,7 @@ def build_sc(findings: Findings, context: ObjectContext) -> Dataset:
         *_text_pages(findings, unshown=len(labels) - len(slices)),
     ]
     ds = new_object(
-        headers[0], findings, context, "SC", MultiFrameTrueColorSecondaryCaptureImageStorage, "OT", SERIES_NUMBER
+        headers[0], findings, context, "SC", MultiFrameTrueColorSecondaryCaptureImageStorage, "OT", SC_SERIES
     )
     ds.Laterality = headers[0].get("Laterality", "")  # type 2C of a paired structure, which the node does not know
     ds.ConversionType = "WSD"

@@ -27,6 +27,7 @@ from dicom_node.objects.base.context import ObjectContext, equipment
 from dicom_node.objects.base.description import describe
 from dicom_node.objects.base.encoding import add_sequence, element, encoded, item, sequence
 from dicom_node.objects.base.parts import ResultParts
+from dicom_node.objects.base.series_numbers import SEG_SERIES
 from dicom_node.objects.base.source_headers import slice_headers, slice_position
 from dicom_node.objects.profiles import ObjectProfile, SegmentationForm
 from dicom_node.runtime.logs import fields
@@ -35,7 +36,6 @@ from inference.volumes.planes import functional, is_enhanced
 from inference.volumes.volume import FrameReference, Volume
 from storage.records.results import ObjectKind
 
-SERIES_NUMBER = 9001
 MAXIMUM_FRACTIONAL_VALUE = 255
 
 BINARY, FRACTIONAL, LABELMAP = SegmentationForm.BINARY, SegmentationForm.FRACTIONAL, SegmentationForm.LABELMAP
@@ -117,7 +117,7 @@ def _of_one_slice(findings: Findings, context: ObjectContext, form: Segmentation
         max_fractional_value=MAXIMUM_FRACTIONAL_VALUE,
         segment_descriptions=[_description(findings, number, s) for number, s in enumerate(findings.segments, 1)],
         series_instance_uid=context.uid("SEG series"),
-        series_number=SERIES_NUMBER,
+        series_number=SEG_SERIES,
         sop_instance_uid=context.uid("SEG instance"),
         instance_number=context.revision,
         **equipment(findings.algorithm, context),

@@ -16,6 +16,7 @@ from dicom_node.objects.base.codes import PRIVATE, RESEARCH_NOTICE, sr_code
 from dicom_node.objects.base.context import ObjectContext, equipment
 from dicom_node.objects.base.description import describe
 from dicom_node.objects.base.parts import ResultParts
+from dicom_node.objects.base.series_numbers import SR_SERIES
 from dicom_node.objects.base.source_headers import sharing, source_headers
 from dicom_node.objects.drawing.outline import key_slice, outline, outline_of, parts_of
 from dicom_node.objects.report import content
@@ -24,7 +25,6 @@ from inference.contract.findings import Findings, Segment
 from inference.volumes.volume import Volume
 from storage.records.results import ObjectKind
 
-SERIES_NUMBER = 9002
 _FORMS = {  # the report that each form is a copy of, and its SOP class
     ObjectKind.SR_COMPREHENSIVE: (ObjectKind.SR, ComprehensiveSRStorage),
     ObjectKind.SR_ENHANCED: (ObjectKind.SR, EnhancedSRStorage),
@@ -86,7 +86,7 @@ def build_sr(findings: Findings, context: ObjectContext, seg: Dataset | None) ->
         evidence=[*sources, seg] if seg is not None else sources,
         content=report[0],
         series_instance_uid=context.uid("SR series"),
-        series_number=SERIES_NUMBER,
+        series_number=SR_SERIES,
         sop_instance_uid=context.uid("SR instance"),
         instance_number=context.revision,
         **equipment(findings.algorithm, context),

@@ -21,7 +21,7 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
-from dicom_node.objects.no_result import SERIES_NUMBER as NO_RESULT_SERIES_NUMBER
+from dicom_node.objects.base.series_numbers import NO_RESULT_SERIES
 from dicom_node.objects.reading.report import read_report
 from dicom_node.objects.reading.segmentation import read_segmentation
 from inference.contract.findings import Measurement
@@ -86,7 +86,7 @@ def _template(ds: Dataset) -> bool:
 
 
 def _no_result(ds: Dataset) -> bool:
-    return bool(ds.SOPClassUID == EnhancedSRStorage and ds.SeriesNumber == NO_RESULT_SERIES_NUMBER)
+    return bool(ds.SOPClassUID == EnhancedSRStorage and ds.SeriesNumber == NO_RESULT_SERIES)
 
 
 def _map(ds: Dataset) -> bool:

@@ -17,9 +17,10 @@ from pydicom.dataset import Dataset
 from dicom_node.objects.base.context import ObjectContext
 from dicom_node.objects.base.description import describe
 from dicom_node.objects.base.encoding import add_sequence, element, item
+from dicom_node.objects.base.series_numbers import SEG_SERIES
 from dicom_node.objects.base.source_headers import reduced_enhanced, source_headers
 from dicom_node.objects.profiles import ObjectProfile, SegmentationForm
-from dicom_node.objects.seg import SERIES_NUMBER, _description, build_seg
+from dicom_node.objects.seg import _description, build_seg
 from inference.contract.findings import Findings, Segment
 from inference.volumes.volume import Volume
 from storage.log.files import write_durable
@@ -86,7 +87,7 @@ def made_by_highdicom(found: Findings, wanted: ObjectProfile) -> Dataset:
         segmentation_type=form.value,
         segment_descriptions=[_description(found, number, s) for number, s in enumerate(found.segments, 1)],
         series_instance_uid=CONTEXT.uid("SEG series"),
-        series_number=SERIES_NUMBER,
+        series_number=SEG_SERIES,
         sop_instance_uid=CONTEXT.uid("SEG instance"),
         instance_number=1,
         manufacturer=found.algorithm.manufacturer,

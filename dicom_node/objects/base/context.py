@@ -7,7 +7,7 @@ from typing import Any
 
 from inference.contract.findings import Algorithm
 
-NODE = "dicom-node"  # manufacturer and model where no algorithm made the object
+NODE_NAME = "dicom-node"  # manufacturer and model where no algorithm made the object
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class ObjectContext:
     @property
     def node_uid(self) -> str:
         """The device UID of the node itself, where no algorithm made the object."""
-        return derived_uid("device", NODE, self.device_name)
+        return derived_uid("device", NODE_NAME, self.device_name)
 
 
 def derived_uid(*parts: str) -> str:
@@ -61,8 +61,8 @@ def equipment(algorithm: Algorithm | None, context: ObjectContext) -> dict[str, 
     """
     if algorithm is None:
         return {
-            "manufacturer": NODE,
-            "manufacturer_model_name": NODE,
+            "manufacturer": NODE_NAME,
+            "manufacturer_model_name": NODE_NAME,
             "software_versions": context.software_version[:64],
         }
     return {

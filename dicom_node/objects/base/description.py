@@ -13,7 +13,7 @@ from pydicom.multival import MultiValue
 from pydicom.sr.codedict import codes
 
 from dicom_node.objects.base.codes import RESEARCH_NOTICE
-from dicom_node.objects.base.context import NODE, ObjectContext, device_uid
+from dicom_node.objects.base.context import NODE_NAME, ObjectContext, device_uid
 from dicom_node.objects.base.source_headers import UTF_8
 from dicom_node.objects.base.value_lengths import LO_LENGTH
 from inference.contract.findings import Algorithm, Findings, NoResult
@@ -55,8 +55,8 @@ def describe_origin(
     purpose.CodeMeaning = codes.DCM.ProcessingEquipment.meaning
     device = Dataset()
     device.PurposeOfReferenceCodeSequence = [purpose]
-    device.Manufacturer = algorithm.manufacturer[:64] if algorithm else NODE
-    device.ManufacturerModelName = algorithm.name[:64] if algorithm else NODE
+    device.Manufacturer = algorithm.manufacturer[:64] if algorithm else NODE_NAME
+    device.ManufacturerModelName = algorithm.name[:64] if algorithm else NODE_NAME
     versions = [algorithm.version[:64]] if algorithm else []
     device.SoftwareVersions = [*versions, context.software_version[:64]]
     device.StationName = context.device_name[:16]

@@ -11,7 +11,7 @@ from pydicom.sr.codedict import Collection, codes
 from pydicom.sr.coding import Code as SRCode
 
 from dicom_node.objects.base.codes import sr_code
-from dicom_node.objects.base.context import NODE, ObjectContext, ResultReference, device_uid
+from dicom_node.objects.base.context import NODE_NAME, ObjectContext, ResultReference, device_uid
 from dicom_node.objects.base.units import check_unit
 from inference.contract.concepts import SCHEME
 from inference.contract.findings import Algorithm, Evaluation, Measurement, TimePoint
@@ -29,8 +29,8 @@ def device_observer(algorithm: Algorithm | None, context: ObjectContext) -> Any:
         sr.DeviceObserverIdentifyingAttributes(
             uid=device_uid(algorithm) if algorithm else context.node_uid,
             name=context.device_name,
-            manufacturer_name=algorithm.manufacturer if algorithm else NODE,
-            model_name=algorithm.name if algorithm else NODE,
+            manufacturer_name=algorithm.manufacturer if algorithm else NODE_NAME,
+            model_name=algorithm.name if algorithm else NODE_NAME,
             serial_number=algorithm.weights_sha256[:16] if algorithm else None,
         ),
     )
@@ -134,5 +134,5 @@ def name_coding_scheme(ds: Dataset) -> None:
     scheme = Dataset()
     scheme.CodingSchemeDesignator = SCHEME
     scheme.CodingSchemeName = "dicom-node, docs/codes.md"
-    scheme.CodingSchemeResponsibleOrganization = NODE
+    scheme.CodingSchemeResponsibleOrganization = NODE_NAME
     ds.CodingSchemeIdentificationSequence = [scheme]
