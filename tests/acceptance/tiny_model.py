@@ -5,6 +5,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from inference.contract.application import load_application
+from inference.contract.findings import Findings
+from inference.contract.manifest import load_manifest
+from inference.contract.series_input import SeriesInput
+from inference.engine.models import TorchEngine
+
 BUNDLE = """
 version = "1.0"
 title = "Bright ball"
@@ -51,3 +57,9 @@ def write_bundle(folder: Path, rounds: int = 0) -> Path:
     torch.jit.script(_Threshold(rounds)).save(str(folder / "model.ts"))
     (folder / "bundle.toml").write_text(BUNDLE)
     return folder
+
+
+def run_bundle(folder: Path, paths: tuple[Path, ...]) -> Findings:
+    """Run the model of `folder` on the series of these files."""
+    application = load_application(load_manifest("segmentation", "own", folder))
+    return application.run({"image": SeriesInput("image", "1.2", paths)}, TorchEngine("cpu"), lambda what, done: None)

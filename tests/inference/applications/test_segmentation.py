@@ -9,21 +9,11 @@ import torch
 from monai.networks.nets import UNet
 
 from inference.applications.segmentation.grid import masks_to_source, model_grid, normalize
-from inference.contract.application import load_application
 from inference.contract.bundle import Normalization, Preprocessing
-from inference.contract.findings import Findings
-from inference.contract.manifest import load_manifest
-from inference.contract.series_input import SeriesInput
-from inference.engine.models import TorchEngine
 from inference.volumes.geometry import Geometry
 from storage.errors import ModelRefused
 from tests.acceptance.studies import write_ball_study
-from tests.acceptance.tiny_model import BUNDLE, write_bundle
-
-
-def run(bundle: Path, paths: tuple[Path, ...]) -> Findings:
-    application = load_application(load_manifest("segmentation", "own", bundle))
-    return application.run({"image": SeriesInput("image", "1.2", paths)}, TorchEngine("cpu"), lambda what, done: None)
+from tests.acceptance.tiny_model import BUNDLE, run_bundle, write_bundle
 
 
 @pytest.mark.parametrize("oblique", [False, True])
@@ -32,7 +22,7 @@ def test_the_result_lies_where_the_truth_is(tmp_path: Path, oblique: bool, orien
     bundle = write_bundle(tmp_path / "bundle")
     (bundle / "bundle.toml").write_text(BUNDLE.replace('"RAS"', f'"{orientation}"'))
     study = write_ball_study(tmp_path / "study", oblique=oblique)
-    found = run(bundle, study.series["t1w"].paths)
+    found = run_bundle(bundle, study.series["t1w"].paths)
     (segment,) = found.segments
     both = (segment.mask & study.mask).sum()
     assert 2 * both / (segment.mask.sum() + study.mask.sum()) > 0.93
@@ -41,10 +31,10 @@ def test_the_result_lies_where_the_truth_is(tmp_path: Path, oblique: bool, orien
 
 def test_sliding_windows_and_sigmoid_give_the_same(tmp_path: Path) -> None:
     study = write_ball_study(tmp_path / "study")
-    whole = run(write_bundle(tmp_path / "bundle"), study.series["t1w"].paths)
+    whole = run_bundle(write_bundle(tmp_path / "bundle"), study.series["t1w"].paths)
     text = BUNDLE.replace('inference = "whole"', 'roi_size = [48, 48, 48]\noutput = "sigmoid"')
     (tmp_path / "bundle" / "bundle.toml").write_text(text)
-    windows = run(tmp_path / "bundle", study.series["t1w"].paths)
+    windows = run_bundle(tmp_path / "bundle", study.series["t1w"].paths)
     assert np.array_equal(windows.segments[0].mask, whole.segments[0].mask)
 
 
@@ -64,7 +54,7 @@ def test_a_monai_bundle_runs_from_its_state_dictionary(tmp_path: Path) -> None:
         )
     )
     study = write_ball_study(tmp_path / "study")
-    assert run(tmp_path, study.series["t1w"].paths).algorithm.name == "Threshold"
+    assert run_bundle(tmp_path, study.series["t1w"].paths).algorithm.name == "Threshold"
 
 
 @pytest.mark.parametrize("target", ["os.system", "monai.networks.nets.os", "torch.load"])
@@ -74,7 +64,7 @@ def test_a_configuration_may_name_networks_only(tmp_path: Path, target: str) -> 
     (bundle / "bundle.toml").write_text(BUNDLE.replace('"model.ts"', '"model.ts"\nnetwork = "net.json"'))
     study = write_ball_study(tmp_path / "study")
     with pytest.raises(ModelRefused, match="is no network"):
-        run(bundle, study.series["t1w"].paths)
+        run_bundle(bundle, study.series["t1w"].paths)
 
 
 def test_the_models_grid_is_centred_on_the_source() -> None:

@@ -9,18 +9,12 @@ from pathlib import Path
 import pytest
 
 from inference.contract.application import load_application
-from inference.contract.findings import Findings
 from inference.contract.manifest import load_manifest
 from inference.contract.series_input import SeriesInput
 from inference.engine.models import TorchEngine
 from storage.errors import ModelRefused
 from tests.acceptance.studies import write_ball_study
-from tests.acceptance.tiny_model import BUNDLE, write_bundle
-
-
-def run(bundle: Path, paths: tuple[Path, ...]) -> Findings:
-    application = load_application(load_manifest("segmentation", "own", bundle))
-    return application.run({"image": SeriesInput("image", "1.2", paths)}, TorchEngine("cpu"), lambda what, done: None)
+from tests.acceptance.tiny_model import BUNDLE, run_bundle, write_bundle
 
 
 def test_code_in_a_pickle_is_never_run(tmp_path: Path) -> None:
@@ -38,7 +32,7 @@ def test_code_in_a_pickle_is_never_run(tmp_path: Path) -> None:
     for text in (BUNDLE, BUNDLE.replace('"model.ts"', '"model.ts"\nnetwork = "net.json"')):
         (bundle / "bundle.toml").write_text(text)
         with pytest.raises(ModelRefused, match="cannot be loaded as a model"):
-            run(bundle, study.series["t1w"].paths)
+            run_bundle(bundle, study.series["t1w"].paths)
     assert not trace.exists()
 
 
