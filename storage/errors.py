@@ -18,7 +18,7 @@ class WhyNoResult(StrEnum):
 
 
 class NodeError(Exception):
-    """Any failure this project raises on purpose."""
+    """A failure that this project raises on purpose."""
 
 
 class Retriable(NodeError):
@@ -26,15 +26,15 @@ class Retriable(NodeError):
 
 
 class StorageFull(Retriable):
-    """The data directory's device has no space left."""
+    """An error for a device of the data directory that has no space left."""
 
 
 class IndexLost(Retriable):
-    """The database was removed, or replaced by an empty one."""
+    """An error for a database that was removed, or replaced by an empty one."""
 
 
 class Permanent(NodeError):
-    """Trying the same work again changes nothing."""
+    """An error after which trying the same work again changes nothing."""
 
 
 class Unfileable(Permanent):

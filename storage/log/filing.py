@@ -106,7 +106,7 @@ class Filing:
         self._versions.clear()
         return outcomes
 
-    # -- what is known -------------------------------------------------------------------------------------------------
+    # -- known versions ------------------------------------------------------------------------------------------------
 
     def _known(self, entry: IndexEntry) -> IndexEntry | None:
         """Return the version with the content of `entry`, or else the current version; None if there is neither.

@@ -49,7 +49,7 @@ class InstanceStore:
         """End as aborted what an earlier process of a receiver left open; return the number of associations."""
         return abort_open_associations(self._database, receiver, before)
 
-    # -- what is here --------------------------------------------------------------------------------------------------
+    # -- reading -------------------------------------------------------------------------------------------------------
 
     def instances(self, study_instance_uid: str) -> list[Instance]:
         """Return all instances of a study, grouped by series, in the order of their arrival."""
@@ -153,21 +153,14 @@ class InstanceStore:
         """Yield the files without a row: first versions before later ones, and these by their time of creation."""
         for study in sorted(self._root.glob("[0-9]*")):
             known = self._known_files(study.name)
-            found = [
-                p for p in study.glob(f"[0-9]*/[0-9]*{INSTANCE_SUFFIX}") if str(p.relative_to(self._root)) not in known
-            ]
+            files = study.glob(f"[0-9]*/[0-9]*{INSTANCE_SUFFIX}")
+            found = [path for path in files if str(path.relative_to(self._root)) not in known]
             yield from sorted(found, key=lambda p: (VERSION_MARK in p.name, p.stat().st_mtime_ns, p.name))
 
     def _known_files(self, study_instance_uid: str) -> set[str]:
         instance, version = schema.InstanceRow, schema.InstanceVersionRow
-        usual = (
-            instance.study_instance_uid
-            + "/"
-            + instance.series_instance_uid
-            + "/"
-            + instance.sop_instance_uid
-            + INSTANCE_SUFFIX
-        )
+        folder = instance.study_instance_uid + "/" + instance.series_instance_uid
+        usual = folder + "/" + instance.sop_instance_uid + INSTANCE_SUFFIX
         here = instance.study_instance_uid == study_instance_uid
         with self._database.reading() as session:
             files = session.scalars(select(func.coalesce(instance.file, usual)).where(here)).all()

@@ -110,7 +110,7 @@ class Commitments:
         with self._database.session() as session:
             return _move(session, _is_open(commitment_id), **values) is not None
 
-    # -- an operator's side --------------------------------------------------------------------------------------------
+    # -- for operators -------------------------------------------------------------------------------------------------
 
     def retry(self, commitment_id: int, now: datetime) -> bool:
         """Move from FAILED to REQUESTED, with all its attempts again. Return False in other states."""
@@ -131,7 +131,7 @@ class Commitments:
         with self._database.reading() as session:
             return [_record(r) for r in session.scalars(statement)]
 
-    # -- what is committed ---------------------------------------------------------------------------------------------
+    # -- proof of storage ----------------------------------------------------------------------------------------------
 
     def indexed(self, sop_instance_uids: Iterable[str]) -> dict[str, str]:
         """Return the SOP classes of those instances that are indexed.

@@ -158,7 +158,7 @@ class Confirmations:
         with self._database.reading() as session:
             return [object_record(row) for row in session.scalars(statement.order_by(delivery.sequence))]
 
-    # -- reports and their effect---------------------------------------------------------------------------------------
+    # -- reports and their effect --------------------------------------------------------------------------------------
 
     def report(self, transaction_uid: str, report: ConfirmationReport) -> bool:
         """Keep the report and move to REPORTED, from any state: an object that was given up may be committed late.

@@ -34,7 +34,7 @@ class Deliveries:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    # -- a dispatcher's side -------------------------------------------------------------------------------------------
+    # -- for dispatchers -----------------------------------------------------------------------------------------------
 
     def claim(self, destination: str, dispatcher: str, now: datetime) -> Delivery | None:
         """Claim a delivery to `destination` that is due and whose predecessors were sent; None without one.
@@ -122,7 +122,7 @@ class Deliveries:
             raise Permanent(f"There is no delivery {delivery_id}")
         return state
 
-    # -- what a destination does not take ------------------------------------------------------------------------------
+    # -- objects that a destination refuses ----------------------------------------------------------------------------
 
     def offered(self, job_id: int, destination: str) -> list[tuple[ResultObject, Delivery | None]]:
         """Return the objects of a job that were made for a destination, in their order, stand-ins included.
@@ -208,7 +208,7 @@ class Deliveries:
             tell(session, rows, now, Stage.WARNING, f"delivery interrupted, will be tried again: {reason}")
             return rows
 
-    # -- an operator's side --------------------------------------------------------------------------------------------
+    # -- for operators -------------------------------------------------------------------------------------------------
 
     def retry(self, delivery_id: int) -> bool:
         """Move from FAILED to QUEUED, with all its attempts again. Return False in other states."""

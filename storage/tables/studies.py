@@ -226,7 +226,7 @@ class Studies:
             row = session.get(schema.RoutingRow, (study_instance_uid, revision))
             return None if row is None else RoutingDecision.from_json(row.decisions)
 
-    # -- what is here --------------------------------------------------------------------------------------------------
+    # -- reading -------------------------------------------------------------------------------------------------------
 
     def list(self, state: StudyState | None = None, limit: int = 100) -> list[Study]:
         """Return up to `limit` studies, the last received first."""
