@@ -8,6 +8,7 @@ from typer.testing import CliRunner, Result
 from dicom_node.cli.main import app
 
 
-def invoke(arguments: Sequence[str]) -> Result:
+def invoke(arguments: Sequence[str], columns: int = 80) -> Result:
+    """Run a command on a terminal of this width."""
     with patch("dicom_node.runtime.logs.configure"):
-        return CliRunner().invoke(app, arguments)
+        return CliRunner(env={"COLUMNS": str(columns)}).invoke(app, arguments)
