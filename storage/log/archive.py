@@ -89,7 +89,7 @@ class Archive:
             return self._keep_beside(entry, content), Stored.CONFLICT
         version = _version(entry)
         self._put(self._tree, entry, self.path(version), content)
-        return version, Stored.REVISION
+        return version, Stored.VERSION
 
     def mend(self, entry: IndexEntry, content: bytes | Path) -> None:
         """Move away the partly written files of this instance that a loss of power left."""

@@ -65,7 +65,7 @@ class Filing:
         """
         entry = index_entry(received, content)
         placed, outcome = self._archive.place(entry, content, self._known(entry))
-        if outcome in (Stored.NEW, Stored.REVISION):
+        if outcome in (Stored.NEW, Stored.VERSION):
             self._current[entry.sop_instance_uid] = placed
             self._versions[entry.sop_instance_uid, entry.sha256] = placed
         self._arrivals.append(Arrival(placed, outcome, entry.received_at, received.association or None))
@@ -167,10 +167,10 @@ class Filing:
                 revision = study.arrived(session, entry, association, self._can_feed(session, study, entry))
                 new.append(_columns(entry, revision))
                 known[entry.sop_instance_uid] = entry
-            elif outcome is Stored.REVISION:
+            elif outcome is Stored.VERSION:
                 study = self._study(session, studies, entry)
                 if before is not None and before.sha256 != entry.sha256 and not _is_version(session, entry):
-                    study.revised(session, entry, association, self._can_feed(session, study, entry))
+                    study.versioned(session, entry, association, self._can_feed(session, study, entry))
                     self._keep_version(session, before, entry, study.revision, new)
                     known[entry.sop_instance_uid] = entry
                 else:

@@ -69,7 +69,7 @@ class StudyUpdate:
         self._note(entry.received_at, association)
         return self._row.revision
 
-    def revised(self, session: Session, entry: IndexEntry, association: int | None, reopens: bool) -> None:
+    def versioned(self, session: Session, entry: IndexEntry, association: int | None, reopens: bool) -> None:
         """Take note of a changed version of an instance that is already here."""
         if reopens:
             self._reopen(session, entry, association, "a changed version of an instance")

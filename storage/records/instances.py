@@ -16,7 +16,7 @@ class Stored(StrEnum):
 
     NEW = "NEW"  # filed and indexed
     DUPLICATE = "DUPLICATE"  # the same SOP Instance UID with the same content is already here; nothing stored twice
-    REVISION = "REVISION"  # the same pixels under changed attributes of patient or study: both kept, the newer used
+    VERSION = "VERSION"  # the same pixels under changed attributes of patient or study: both kept, the newer used
     CONFLICT = "CONFLICT"  # the same SOP Instance UID with other pixels: kept beside, in quarantine, never instead
 
 

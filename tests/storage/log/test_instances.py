@@ -111,7 +111,7 @@ def test_another_geometry_is_another_image(node: Node) -> None:
 def test_a_corrected_name_is_a_version_that_is_used(node: Node) -> None:
     node.queue("liver")
     first, corrected = received(1), received(1, name="CORRECTED^NAME")
-    assert node.store(corrected) is Stored.REVISION
+    assert node.store(corrected) is Stored.VERSION
     stored = node.instance(first.instance.sop_instance_uid)
     assert stored is not None
     assert dataset_bytes(stored.path) == corrected.dataset
@@ -131,7 +131,7 @@ def test_versions_in_one_batch(node: Node) -> None:
     filing = node.instances.filing()
     for one in sent:
         filing.instance(one.instance, one.file)
-    assert filing.commit() == [Stored.NEW, Stored.REVISION, Stored.DUPLICATE, Stored.REVISION, Stored.DUPLICATE]
+    assert filing.commit() == [Stored.NEW, Stored.VERSION, Stored.DUPLICATE, Stored.VERSION, Stored.DUPLICATE]
     stored = node.instance(sent[0].instance.sop_instance_uid)
     assert stored is not None
     assert dataset_bytes(stored.path) == sent[3].dataset
