@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from dicom_node.catalogue import load_applications
-from dicom_node.complete.source import SourceQuestions
+from dicom_node.complete.source_pacs import SourceQuestions
 from dicom_node.complete.sweep import CompletionSweep
 from dicom_node.deliver.commitment_reporter import CommitmentReporter, send_report
 from dicom_node.deliver.confirmer import Confirmer
@@ -34,7 +34,7 @@ from dicom_node.receive.presentation_contexts import SopClass
 from dicom_node.receive.procedure_steps import MODALITY_PERFORMED_PROCEDURE_STEP as MPPS
 from dicom_node.receive.procedure_steps import ProcedureStepService
 from dicom_node.receive.receiver import DimseService, Receiver
-from dicom_node.route.earlier import EarlierStudies
+from dicom_node.route.earlier_studies import EarlierStudies
 from dicom_node.route.early_start import EarlyStarter
 from dicom_node.route.recognition import ReceivedSeries, SeriesRecogniser
 from dicom_node.route.sweep import RoutingSweep

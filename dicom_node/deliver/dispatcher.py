@@ -9,9 +9,9 @@ from functools import partial
 
 from pydicom.uid import UID
 
-from dicom_node.deliver.acceptance import Acceptance
-from dicom_node.deliver.choice import Offer, choose
+from dicom_node.deliver.accepted_classes import Acceptance
 from dicom_node.deliver.destinations.interface import Destination
+from dicom_node.deliver.stand_ins import Offer, choose
 from dicom_node.dimse.results import SendResult
 from dicom_node.objects.registry import WRITTEN_SOP_CLASSES
 from dicom_node.runtime.backoff import Backoff

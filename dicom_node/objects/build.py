@@ -1,7 +1,7 @@
 """Findings to result objects, in the order of delivery: a report follows what it refers to.
 
 Beside the objects that a destination is to get stand those that take their place where the destination refuses them;
-`dicom_node.deliver.choice` chooses among them at delivery.
+`dicom_node.deliver.stand_ins` chooses among them at delivery.
 """
 
 import logging

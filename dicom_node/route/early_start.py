@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from dicom_node.catalogue import ConfiguredApplication
-from dicom_node.route.earlier import EarlierStudies
+from dicom_node.route.earlier_studies import EarlierStudies
 from dicom_node.route.recognition import SeriesRecogniser
 from dicom_node.route.routing import RoutableStudy, Route, route
 from dicom_node.route.urgency import Urgency

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from dicom_node.catalogue import ConfiguredApplication
-from dicom_node.route.earlier import EarlierStudy
+from dicom_node.route.earlier_studies import EarlierStudy
 from dicom_node.route.time_points import RoutingTimePoint, anatomy_of_required, decide_time_points, why_none_taken
 from dicom_node.runtime.logs import fields, unexpected
 from inference.contract.binding import Binding, bind, feeds_inputs, wanted

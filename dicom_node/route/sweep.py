@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from dicom_node.catalogue import ConfiguredApplication
-from dicom_node.route.earlier import EarlierStudies
+from dicom_node.route.earlier_studies import EarlierStudies
 from dicom_node.route.recognition import ReceivedSeries, SeriesRecogniser
 from dicom_node.route.routing import RoutableStudy, Route, route, unroutable
 from dicom_node.route.urgency import Urgency

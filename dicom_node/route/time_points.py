@@ -6,7 +6,7 @@ Pure decisions.
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from dicom_node.route.earlier import EarlierStudy
+from dicom_node.route.earlier_studies import EarlierStudy
 from inference.contract.binding import Binding, bind, unfilled
 from inference.contract.inputs import EarlierRule, input_key
 from inference.contract.manifest import Manifest

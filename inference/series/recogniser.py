@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset
 from inference.headers.attributes import vector
 from inference.series.image_facts import AgentEvidence, ImageFacts, agent_evidence, facts_of, seconds_after_injection
 from inference.series.kinds import Kind as Kind
-from inference.series.series_kind import DIFFUSION_KINDS, different, kind_of_series, nearest_plane, phases_of
+from inference.series.series_rules import DIFFUSION_KINDS, different, kind_of_series, nearest_plane, phases_of
 from inference.series.site_table import SiteTable, rule_for
 from inference.volumes.planes import Plane, functional, holds_image, is_enhanced, planes_of
 from inference.volumes.stacks import SliceStack, differences, stacks_of

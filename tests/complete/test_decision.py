@@ -11,7 +11,7 @@ import pytest
 from dicom_node.complete.decision import decide_completion, may_complete, quiet_since
 from dicom_node.complete.inventory import take_inventory
 from dicom_node.complete.rule import CompletionRule
-from dicom_node.complete.source import ask_at
+from dicom_node.complete.source_pacs import ask_at
 from dicom_node.complete.whole_series import whole_series
 from storage.records.completion import Completion, Evidence, Waiting
 from storage.records.evidence import (

@@ -24,7 +24,7 @@ from pydicom.uid import (
 )
 from pynetdicom import AE, evt
 
-from dicom_node.deliver.acceptance import ACCEPTED_SECONDS, REFUSED_SECONDS, Acceptance
+from dicom_node.deliver.accepted_classes import ACCEPTED_SECONDS, REFUSED_SECONDS, Acceptance
 from dicom_node.deliver.destinations.dimse import DimseDestination
 from dicom_node.deliver.dispatcher import Dispatcher
 from dicom_node.demo.pacs.base import PacsKind

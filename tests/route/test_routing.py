@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dicom_node.catalogue import ConfiguredApplication
-from dicom_node.route.earlier import EarlierStudy
+from dicom_node.route.earlier_studies import EarlierStudy
 from dicom_node.route.routing import RoutableStudy, Route, route
 from inference.contract.inputs import EarlierRule, InputRule
 from inference.contract.manifest import Manifest

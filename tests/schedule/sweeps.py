@@ -10,9 +10,9 @@ from pydicom import dcmread
 
 from dicom_node.catalogue import ConfiguredApplication
 from dicom_node.complete.rule import CompletionRule
-from dicom_node.complete.source import SourceQuestions
+from dicom_node.complete.source_pacs import SourceQuestions
 from dicom_node.complete.sweep import CompletionSweep
-from dicom_node.route.earlier import EarlierStudies
+from dicom_node.route.earlier_studies import EarlierStudies
 from dicom_node.route.early_start import EarlyStarter
 from dicom_node.route.recognition import ReceivedSeries, SeriesRecogniser
 from dicom_node.route.sweep import RoutingSweep

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dicom_node.deliver.choice import Offer, choose
+from dicom_node.deliver.stand_ins import Offer, choose
 from dicom_node.objects.registry import stands_for
 from storage.records.results import ObjectKind
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from inference.series.image_facts import AgentEvidence, ImageFacts, agent_evidence
-from inference.series.image_kind import Verdict, kind_of_image
+from inference.series.image_rules import Verdict, kind_of_image
 from inference.series.kinds import Kind
 from inference.volumes.planes import LpsVector, Plane
 
