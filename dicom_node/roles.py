@@ -142,7 +142,7 @@ def build_indexer(settings: Settings) -> Indexer:
 
 
 def build_source(settings: Settings) -> SourcePacs | None:
-    """Return the PACS that is asked how many instances of a study it holds; None where none is configured."""
+    """Return the PACS that is asked how many instances of a study it holds; None if none is configured."""
     for destination in settings.destinations:
         if destination.name == settings.completion.source and isinstance(destination, DimseSettings):
             target = Target(destination.ae_title, destination.host, destination.port)

@@ -58,7 +58,7 @@ database.command("upgrade")(recover.upgrade_command)
 
 
 def main() -> None:
-    """Run the command that the arguments name. An error of the node is one clear message, without a traceback."""
+    """Run the command that the arguments name, and print an error of the node as one message without a traceback."""
     keep_files_private()
     try:
         app()

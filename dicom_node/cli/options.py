@@ -1,4 +1,4 @@
-"""Options and arguments that several commands have, and what is read from them."""
+"""Options and arguments that several commands share, and the settings, stores and records that they name."""
 
 from pathlib import Path
 from typing import Annotated
@@ -38,13 +38,13 @@ def read_config(config: Path | None) -> tuple[Settings, Path | None]:
 
 
 def open_node(config: Path | None) -> tuple[Settings, Stores]:
-    """Open the stores of a node that has run before. Raises NodeError where there is none."""
+    """Return the settings and the opened stores. Raises NodeError if the node has not run here before."""
     settings, path = read_config(config)
     return settings, open_existing(settings.stores, path)
 
 
 def find_study(stores: Stores, uid: str) -> Study:
-    """Return the study. Raises NodeError where it is not here."""
+    """Return the study with this UID. Raises NodeError if the node does not have it."""
     found = stores.studies.get(uid)
     if found is None:
         raise NodeError(f"There is no study {uid} here; `dicom-node studies` lists those there are")

@@ -30,7 +30,7 @@ def print_lines(lines: Sequence[str]) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file. Raises Permanent where that is not possible."""
+    """Write a JSON file. Raises Permanent if that is not possible."""
     try:
         path.write_text(json.dumps(value, indent=2) + "\n")
     except OSError as error:

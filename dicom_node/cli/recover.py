@@ -60,7 +60,7 @@ def retry_command(
 
 
 def _queue_again(stores: Stores, chosen: Mapping[str, Sequence[int]]) -> list[str]:
-    """Queue dead letters again, and say so of each. Raises NodeError, before anything is changed, where one is none."""
+    """Queue dead letters again, and say so of each. Raises NodeError, before anything is changed, if one is none."""
     jobs = {j.id: j for j in stores.jobs.list()}
     deliveries = {d.id: d for d in stores.deliveries.list()}
     reports = {c.id: c for c in stores.commitments.list(limit=None)}

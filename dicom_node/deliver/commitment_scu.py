@@ -45,8 +45,8 @@ class CommitmentSCU(Requestor):
     def request(self, transaction_uid: str, references: Sequence[InstanceReference]) -> None:
         """Send the N-ACTION (PS3.4 J.3.2).
 
-        Raises PeerRefused where the peer offers no such service or does not take the request, and PeerUnavailable when
-        no answer came.
+        Raises PeerRefused if the peer offers no such service or does not take the request, and PeerUnavailable when no
+        answer came.
         """
         context_id = self._accepted.get(_CONTEXT)
         if context_id is None:

@@ -213,7 +213,7 @@ class Confirmer:
     def _postpone(self, confirmation: Confirmation, reason: str) -> bool:
         """Ask again later, after a pause that grows with the time since the objects were first asked for.
 
-        Returns False where the confirmation has ended meanwhile.
+        Returns False if the confirmation has ended meanwhile.
         """
         now = self._now()
         elapsed = (now - confirmation.requested_at).total_seconds()

@@ -96,7 +96,7 @@ def _phantom(folder: Path) -> Pushed:
 
 
 def _own_study(study: Path) -> Pushed:
-    """Find the one study in the user's folder. Raises Permanent where there is none, or where there are several."""
+    """Find the one study in the user's folder. Raises Permanent if there is none, or where there are several."""
     if not study.exists():
         raise Permanent(f"--study {study}: there is no such folder")
     files = load_study(study)

@@ -51,7 +51,10 @@ TAKEN_OVER = ("work", "dispatch")  # sections that the demo takes from the user'
 
 
 def choose_applications(bundle: Path | None, settings: Settings | None) -> tuple[ApplicationSettings, ...]:
-    """Return the `[[applications]]` of the demo. Raises Permanent where one cannot be used."""
+    """Return the applications of the demo: the user's `bundle`, those of `settings`, or else `soft_tissue_mass`.
+
+    Raises Permanent if one of them cannot be used.
+    """
     chosen: tuple[ApplicationSettings, ...] = ()
     if bundle is not None:
         own = ApplicationSettings(id="segmentation", name="own_model", bundle=bundle.resolve(), destinations=("pacs",))
@@ -84,7 +87,7 @@ def write_config(
 
 @contextmanager
 def running_node(config: Path, log: Path, node: Target) -> Iterator[None]:
-    """Run the node until the end of the block, which begins with its first answer to an echo. Raises NodeError."""
+    """Run the node while the block runs; the block begins when the node answers an echo. Raises NodeError."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "dicom_node.cli.main", "run", "--config", str(config)],
@@ -110,7 +113,7 @@ def running_node(config: Path, log: Path, node: Target) -> Iterator[None]:
 
 
 def own_command() -> str:
-    """Return the `dicom-node` that runs now, as it can be typed in any folder."""
+    """Return the command of the `dicom-node` that runs now, as the user can type it in any folder."""
     called = Path(sys.argv[0])
     beside = Path(sys.executable).parent / "dicom-node"
     if called.name == "dicom-node":

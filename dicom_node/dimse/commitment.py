@@ -161,7 +161,7 @@ def reference_item(sop_class_uid: str, sop_instance_uid: str) -> Dataset:
 
 
 def uid_of(ds: Dataset, keyword: str) -> str | None:
-    """Return the UID that an attribute holds; None where it is absent or not a UID."""
+    """Return the UID that an attribute holds; None if it is absent or not a UID."""
     value = str(ds.get(keyword) or "").strip()
     return value if UID.fullmatch(value) else None
 

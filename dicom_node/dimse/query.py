@@ -85,7 +85,7 @@ def find_instances(
     """Return the SOP Instance UIDs of the references that the peer holds.
 
     Asks for whole series, because not every PACS matches lists of UIDs, and results have series of their own. Raises
-    PeerUnavailable, or PeerRefused where the peer does not say.
+    PeerUnavailable, or PeerRefused if the peer does not say.
     """
     model = str(StudyRootQueryRetrieveInformationModelFind)
     found: set[str] = set()

@@ -48,7 +48,7 @@ def create(kind: ObjectKind, parts: ResultParts) -> list[Dataset]:
 def build_ko(findings: Findings, context: ObjectContext, objects: Sequence[Dataset]) -> Dataset:
     """Build the selection "Of Interest": the key image of each segment, in their order, then `objects`, the results.
 
-    Raises ValueError where there is neither a segment nor an object.
+    Raises ValueError if there is neither a segment nor an object.
     """
     keys = dict.fromkeys(findings.source.frames[key_slice(segment.mask)] for segment in findings.segments)
     series = findings.source.series_instance_uid
@@ -74,7 +74,7 @@ def build_rejection(source: Path, objects: Sequence[ResultReference], context: O
     """Build the rejection note (IHE RAD IOCM, title 113001) that withdraws `objects`, results of one study.
 
     `source` is any stored instance of the study. The evidence names the withdrawn objects alone, because an archive
-    takes away all that it names. Raises ValueError where `objects` is empty.
+    takes away all that it names. Raises ValueError if `objects` is empty.
     """
     ko = _document(
         source_header(source),

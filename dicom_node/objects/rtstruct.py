@@ -48,8 +48,8 @@ def create(kind: ObjectKind, parts: ResultParts) -> list[Dataset]:
 def build_rtstruct(findings: Findings, context: ObjectContext) -> Dataset | None:
     """Build the RT Structure Set of `findings`, which must hold at least one segment.
 
-    Returns None where the source has no FrameOfReferenceUID: contours then have no place (PS3.3 C.8.8.5), and the
-    caller goes on without this object.
+    Returns None if the source has no FrameOfReferenceUID: contours then have no place (PS3.3 C.8.8.5), and the caller
+    goes on without this object.
 
     An ROI has one CLOSED_PLANAR contour for each component of its mask on each slice, along the edges of the pixels, so
     that it encloses exactly the mask. Holes are cut out by the keyhole technique (PS3.3 C.8.8.6.3), the only one that
@@ -209,7 +209,7 @@ def _observation(number: int, segment: Segment, name: str) -> Dataset:
 
 
 def _interpreted_type(segment: Segment) -> str:
-    """Return the RT ROI Interpreted Type (PS3.3 C.8.8.8.1); empty where the segment's codes do not decide it."""
+    """Return the RT ROI Interpreted Type (PS3.3 C.8.8.8.1); empty if the segment's codes do not decide it."""
     if (segment.type.value, segment.type.scheme) in GROSS_TUMOUR:
         return "GTV"
     return "ORGAN" if segment.category.value == codes.SCT.AnatomicalStructure.value else ""

@@ -54,7 +54,10 @@ class _Frame:
 
 
 def create(kind: ObjectKind, parts: ResultParts) -> list[Dataset]:
-    """Return the Segmentation in the form that the profile asks for, or in BINARY form where that is a label map."""
+    """Return the Segmentation in the form that the profile asks for; for SEG_BINARY, a second one in BINARY form.
+
+    The second one exists only if the first is a label map, for destinations that refuse label maps.
+    """
     if kind is ObjectKind.SEG:
         return [build_seg(parts.findings, parts.context, parts.profile)]
     seg = parts.requested(ObjectKind.SEG)
@@ -197,7 +200,7 @@ def _downwards(slices: NDArray[np.bool_]) -> list[int]:
 
 
 def _present(segment: Segment, form: SegmentationForm) -> NDArray[np.bool_]:
-    """Return for each slice whether anything of the segment is encoded there."""
+    """Return for each slice True if a part of the segment is encoded there."""
     if form is FRACTIONAL and segment.probability is not None:
         return np.array([bool(_fraction(image).any()) for image in segment.probability])
     return np.asarray(segment.mask.any(axis=(1, 2)))

@@ -27,7 +27,7 @@ class ListedDelivery:
 
 
 def list_delivery(delivery: Delivery, destinations: Collection[str] | None = None) -> ListedDelivery:
-    """Return the row of a delivery. `destinations` are the configured ones; None where nobody knows them."""
+    """Return the row of a delivery. `destinations` are the configured ones; None if nobody knows them."""
     reason = delivery.reason
     if destinations is not None and is_stranded(delivery, destinations):
         stranded = f"no destination {delivery.destination!r} is configured any more; add it again to have this sent"
@@ -50,6 +50,6 @@ def list_delivery(delivery: Delivery, destinations: Collection[str] | None = Non
 
 
 def is_stranded(delivery: Delivery, destinations: Collection[str]) -> bool:
-    """Return True where the delivery waits for a destination that is not configured."""
+    """Return True if the delivery waits for a destination that is not configured."""
     waits = delivery.state in (DeliveryState.QUEUED, DeliveryState.SENDING, DeliveryState.RETRYING)
     return waits and delivery.destination not in destinations

@@ -46,7 +46,7 @@ class NodeFolders:
         return self.data_dir / "patients.key"
 
     def make(self) -> None:
-        """Make the `data_dir`. Raises Permanent, naming the key, where that is not possible."""
+        """Make the `data_dir`. Raises Permanent, naming the key, if that is not possible."""
         try:
             self.data_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:

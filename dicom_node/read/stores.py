@@ -44,9 +44,10 @@ class Stores:
 
 
 def open_stores(config: StoresConfig, upgrade: bool = False) -> Stores:
-    """Open the database and the folder of instances, making them where they are not.
+    """Open the database and the folder of instances, create them if they are absent, and return the stores.
 
-    Raises Permanent when the schema is older, unless `upgrade`, or when the folder cannot be made.
+    Raises Permanent if the folder cannot be created, or if the schema is not that of this version. With `upgrade`, an
+    older schema is upgraded instead.
     """
     config.folders.make()
     database = Database(config.database_url)
@@ -58,9 +59,9 @@ def open_stores(config: StoresConfig, upgrade: bool = False) -> Stores:
 
 
 def open_existing(config: StoresConfig, config_file: Path | None) -> Stores:
-    """Open the stores of a node that has run before, and make nothing. Raises NodeError where there is none.
+    """Open the stores of a node that has run before, and create nothing. Raises NodeError if there is no such node.
 
-    `config_file` is where the place was read; None stands for the built-in configuration.
+    `config_file` is the file that names the place of the stores; None stands for the built-in configuration.
     """
     file = sqlite_file(config.database_url)
     if file is not None and not file.is_file():

@@ -61,7 +61,7 @@ def _object(result: ResultObject) -> dict[str, Any]:
 
 
 def read_study(stores: Stores, study: Study, destinations: Collection[str] | None = None) -> StudyDetail:
-    """Read everything that is known of a study. `destinations` are the configured ones; None where nobody knows."""
+    """Read everything that is known of a study. `destinations` are the configured ones; None if nobody knows."""
     uid = study.study_instance_uid
     series = stores.instances.series(uid)
     jobs = stores.jobs.list(study=uid)  # before its deliveries: those of a job that has succeeded are there then

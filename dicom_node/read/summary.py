@@ -134,7 +134,7 @@ def _outcome(application: str, jobs: Sequence[Job]) -> str:
 
 
 def _started_early(explanation: Explanation) -> str:
-    """Say which applications did not wait for the rest of the study; empty where all do."""
+    """Say which applications did not wait for the rest of the study; empty if all do."""
     study = explanation.detail.study
     jobs = [job for job in explanation.detail.jobs if job.revision == study.revision and job.kind is JobKind.ANALYSIS]
     started = "; ".join(f"{name}{_outcome(name, jobs)}" for name in dict.fromkeys(job.application for job in jobs))

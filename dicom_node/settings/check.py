@@ -36,7 +36,7 @@ def find_mistakes(inspection: Inspection) -> list[str]:
 def list_devices(setting: str) -> list[str]:
     """List the devices that `work.devices` means. Asks a process of its own, since the answer takes torch.
 
-    Raises ConfigurationError where one of them is not there.
+    Raises ConfigurationError if one of them is not there.
     """
     listing = subprocess.run(
         [sys.executable, "-m", WORKER_PROCESS, "--list-devices", setting],

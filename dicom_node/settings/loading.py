@@ -32,8 +32,8 @@ SEARCHED = (Path("node.toml"), Path("config/node.toml"), Path("/etc/dicom-node/n
 class Inspection:
     """A configuration as far as it can be read.
 
-    `settings` is None where there are `mistakes`. So that mistakes in one place hide none in another, `destinations`
-    and `applications` are the entries that are right by themselves, and `devices` and `data_dir` the values of these
+    `settings` is None if there are `mistakes`. So that mistakes in one place hide none in another, `destinations` and
+    `applications` are the entries without a mistake of their own, and `devices` and `data_dir` the values of these
     keys.
     """
 
@@ -123,7 +123,7 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
 
 
 def _setting(raw: Mapping[str, Any], section: str, key: str, default: BaseModel) -> str:
-    """Return one text of a section that may hold mistakes elsewhere."""
+    """Return the text of one key; other keys of its section may hold mistakes."""
     given = raw.get(section)
     value = given.get(key) if isinstance(given, dict) else None
     return value if isinstance(value, str) else str(getattr(default, key))
@@ -170,7 +170,7 @@ def _section_keys(section: str) -> Iterator[str]:
 
 
 def _unknown_environment() -> Iterator[str]:
-    """Yield a mistake for each variable of an unknown section, which pydantic-settings drops silently."""
+    """Yield a mistake for each variable of an unknown section, because pydantic-settings drops it silently."""
     for name in os.environ:
         if name.upper().startswith(ENVIRONMENT_PREFIX):
             section = name[len(ENVIRONMENT_PREFIX) :].split("__")[0].lower()

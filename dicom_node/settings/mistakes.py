@@ -14,9 +14,9 @@ from inference.contract.manifest import known_applications, takes_bundle
 
 
 def inconsistencies(raw: Mapping[str, Any]) -> list[str]:
-    """List the names that are used twice, or that nothing has, and the keys that need others.
+    """List names that are used twice or that refer to nothing, and keys that need other keys.
 
-    Looks at `raw`, what is written, so that mistakes elsewhere hide none of these.
+    The search is in `raw`, the configuration as written, so that mistakes elsewhere hide none of these.
     """
     mistakes = []
     applications = _tables(raw, "applications")
@@ -137,7 +137,7 @@ def _dotted(location: tuple[str | int, ...]) -> str:
 
 
 def _names_beside(location: tuple[str | int, ...]) -> list[str]:
-    """Return the valid names at the place where an unknown one stands."""
+    """Return the names that are valid in the place of an unknown one."""
     if location[0] == "destinations":
         return list(DESTINATION_KINDS[str(location[2])].model_fields)
     model: type[BaseModel] = Settings
@@ -150,13 +150,13 @@ def _names_beside(location: tuple[str | int, ...]) -> list[str]:
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Return the suggestion of the valid name that is nearest, and an empty text where none is near."""
+    """Return a suggestion of the nearest valid name; an empty text if no name is near."""
     close = get_close_matches(name, list(names), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def right_destinations(raw: Mapping[str, Any]) -> Iterator[AnyDestination]:
-    """Yield the `[[destinations]]` that are right by themselves."""
+    """Yield the `[[destinations]]` entries without a mistake of their own, whatever is wrong elsewhere."""
     for entry in _tables(raw, "destinations"):
         settings = DESTINATION_KINDS.get(destination_kind(entry))
         if settings is None or any(settings.contradictions("", entry)):
@@ -166,7 +166,7 @@ def right_destinations(raw: Mapping[str, Any]) -> Iterator[AnyDestination]:
 
 
 def right_applications(raw: Mapping[str, Any]) -> Iterator[ApplicationSettings]:
-    """Yield the `[[applications]]` that are right by themselves."""
+    """Yield the `[[applications]]` entries without a mistake of their own, whatever is wrong elsewhere."""
     known = known_applications()
     for entry in _tables(raw, "applications"):
         with suppress(ValidationError):
@@ -176,6 +176,6 @@ def right_applications(raw: Mapping[str, Any]) -> Iterator[ApplicationSettings]:
 
 
 def _tables(raw: Mapping[str, Any], section: str) -> list[dict[str, Any]]:
-    """Return the entries of a list of tables, with an empty table for an entry that is none."""
+    """Return the entries of a list of tables; an entry that is not a table becomes an empty one."""
     listed = raw.get(section, ())
     return [e if isinstance(e, dict) else {} for e in listed] if isinstance(listed, list | tuple) else []

@@ -25,8 +25,8 @@ class FirstImages:
     def find(self, job: Job) -> Sequence[Path]:
         """Return the first readable image of each series that feeds the job.
 
-        Takes every series of the study where the job names none, or none that can be read. Raises InputRefused where
-        no image of the study can be read.
+        Takes every series of the study where the job names none, or none that can be read. Raises InputRefused if no
+        image of the study can be read.
         """
         series = self._instances.series(job.study_instance_uid)
         own = {result.sop_instance_uid for result in self._results.objects(job.study_instance_uid)}

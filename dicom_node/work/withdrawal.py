@@ -15,7 +15,7 @@ from storage.tables.results import Results
 
 @dataclass(frozen=True)
 class Withdrawn:
-    """Objects that are withdrawn, and the destinations that hold just these."""
+    """Objects that are withdrawn together, and the destinations for which exactly these objects are withdrawn."""
 
     objects: tuple[ResultReference, ...]
     destinations: tuple[str, ...]
@@ -30,7 +30,7 @@ class WithdrawalTask:
         self._first_images = first_images
 
     def perform(self, job: Job, detail: WithdrawalDetail) -> JobResult:
-        """Write the rejection notes for the objects that each destination got, or may have got."""
+        """Write rejection notes for the withdrawn objects that each destination got, or may have got."""
         known = {result.id: result for result in self._results.objects(job.study_instance_uid)}
         held = {name: [known[number] for number in numbers] for name, numbers in detail.objects.items()}
         return JobResult(self._rejections(self._outputs.begin(job), held), {"withdrawn_job": detail.job})
@@ -38,7 +38,7 @@ class WithdrawalTask:
     def superseded(self, output: JobOutput) -> Sequence[NewObject]:
         """Write rejection notes for what each destination got of the results that this job's result supersedes.
 
-        Destinations whose profile does not ask for such notes get none.
+        Destinations whose profile does not ask for rejection notes get none.
         """
         job = output.job
         asking = [name for group in output.groups if group.profile.withdraws_superseded for name in group.names]

@@ -46,7 +46,7 @@ class Binding:
 
 
 def bind(rules: Sequence[InputRule], series: Sequence[Recognition]) -> Binding:
-    """Give every input the best matching series, in the order of the rules. A series feeds one input at most."""
+    """Bind the best matching series to every input, in the order of the rules. A series feeds one input at most."""
     bound: dict[str, Recognition] = {}
     decisions: list[BindingDecision] = []
     missing: list[str] = []
@@ -80,18 +80,18 @@ def bind(rules: Sequence[InputRule], series: Sequence[Recognition]) -> Binding:
 
 
 def feeds_inputs(sop_class_uid: str, modality: str) -> bool:
-    """Return whether a late instance of this kind could change a result: images can, reports cannot."""
+    """Return True if a late instance of this kind could change a result: images can, reports cannot."""
     name = UID(sop_class_uid).name
     return modality in IMAGE_MODALITIES and "Image Storage" in name
 
 
 def unfilled(rule: InputRule) -> str:
-    """Say that no series feeds an input."""
+    """Return the sentence that no series feeds an input."""
     return f"no series fits input {rule.name!r} ({wanted(rule)})"
 
 
 def wanted(rule: InputRule) -> str:
-    """Describe what an input takes."""
+    """Describe in words the series that an input accepts."""
     parts = [
         rule.modality,
         " or ".join(rule.kind) or "any kind",
@@ -111,9 +111,9 @@ def wanted(rule: InputRule) -> str:
 
 
 def _refusal(rule: InputRule, s: Recognition, bound: Mapping[str, Recognition]) -> str:
-    """Say why this series cannot feed this input; return an empty text if it can.
+    """Return the reason why this series cannot feed this input; an empty text if it can.
 
-    If its images make no volume, the reason says so in any case.
+    If the images of a refused series make no volume, the reason mentions this too, whatever else is wrong.
     """
     reason = _unfit(rule, s) or _unusable(rule, s) or _unsuitable(rule, s)
     images_without_volume = s.problem and s.slices and not s.volumes
@@ -125,7 +125,7 @@ def _refusal(rule: InputRule, s: Recognition, bound: Mapping[str, Recognition]) 
 
 
 def _unfit(rule: InputRule, s: Recognition) -> str:
-    """Say that the series shows something else than what the input takes."""
+    """Return a reason if the series shows something else than the input takes, else an empty text."""
     if s.modality != rule.modality:
         return f"modality is {s.modality or 'unknown'}, not {rule.modality}"
     if rule.kind and s.kind not in rule.kind:
@@ -136,7 +136,7 @@ def _unfit(rule: InputRule, s: Recognition) -> str:
 
 
 def _unusable(rule: InputRule, s: Recognition) -> str:
-    """Say that the series makes no volume, or several where the input takes one."""
+    """Return a reason if the series makes no volume, or several although the input takes one; else an empty text."""
     if s.volumes > 1:
         if rule.volumes == "all" or rule.select is not None:
             return ""
@@ -145,7 +145,7 @@ def _unusable(rule: InputRule, s: Recognition) -> str:
 
 
 def _unsuitable(rule: InputRule, s: Recognition) -> str:
-    """Say that the series was acquired in another way than the input takes."""
+    """Return a reason if the series was acquired in another way than the input asks, else an empty text."""
     if rule.plane is not None and s.plane != rule.plane:
         return f"is {s.plane or 'in no plane'}, not {rule.plane}"
     if rule.dimension is not None and s.dimension is not None and s.dimension != rule.dimension:
@@ -194,10 +194,10 @@ def _shortened(names: Sequence[str]) -> str:
 
 
 def _rank(rule: InputRule, s: Recognition, bound: Mapping[str, Recognition]) -> Rank:
-    """List what speaks for a series.
+    """Return the sort key of a series among those that fit the input.
 
-    First comes what is certainly as the input takes it, if another series leaves it open; then the order of the input's
-    kinds, its preferences, and what is better in general.
+    A series that certainly has what the input asks comes before one that leaves it open. Then count the order of the
+    input's kinds, its preferences, and what is better in general.
     """
     kinds = [(f"it is {s.kind}", -float(rule.kind.index(s.kind)))] if rule.kind else []
     return (
@@ -212,9 +212,9 @@ def _rank(rule: InputRule, s: Recognition, bound: Mapping[str, Recognition]) -> 
 
 
 def _certain(rule: InputRule, s: Recognition) -> Rank:
-    """Rank a series that is surely as asked above one that does not say.
+    """Rank a series that surely has the requested fat suppression and contrast above one that does not say.
 
-    The latter may still feed an input that minds fat suppression or contrast agent.
+    A series that does not say may still feed the input.
     """
     return tuple(
         (f"it is surely {'' if asked else 'not '}{what}", float(said is asked))
@@ -227,7 +227,7 @@ def _certain(rule: InputRule, s: Recognition) -> Rank:
 
 
 def _satisfied(preference: str, s: Recognition, bound: Mapping[str, Recognition]) -> float:
-    """Return how far a series is as preferred; 0 if it says nothing of it."""
+    """Return how well a series satisfies a preference; 0 if its headers do not say."""
     if preference.startswith(SAME_PLANE_AS):
         other = bound.get(preference.removeprefix(SAME_PLANE_AS))
         return float(other is not None and s.plane is not None and s.plane == other.plane)
@@ -247,7 +247,7 @@ def _satisfied(preference: str, s: Recognition, bound: Mapping[str, Recognition]
 
 
 def _better(best: Rank, other: Rank) -> str:
-    """Say what decided between two series."""
+    """Return the reason why one series was preferred to another."""
     decisive = (words for (words, one), (_, two) in zip(best, other, strict=True) if one != two)
     return next(decisive, "nothing tells them apart")
 

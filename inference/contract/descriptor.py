@@ -1,6 +1,6 @@
 """The validation of descriptors (`application.toml`, `bundle.toml`).
 
-Every mistake is told at once: by key, value, what is allowed and the nearest name.
+All mistakes are reported together, each with its key, its value, what is allowed, and the nearest valid name.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ _UNKNOWN = frozenset({"extra_forbidden", "unexpected_keyword_argument"})
 
 
 def validated(schema: type[Schema], raw: Mapping[str, Any]) -> tuple[Schema | None, list[str]]:
-    """Return `raw`, as TOML was parsed, as `schema`; if it is wrong, None and every mistake.
+    """Return parsed TOML as an instance of `schema`, and no mistakes; or None and every mistake.
 
     Nothing is converted silently.
     """
@@ -45,12 +45,12 @@ def nearest(name: str, names: Sequence[str]) -> str:
 
 
 def _is_echo(error: Mapping[str, Any]) -> bool:
-    """Return whether a list is called too short only because its items are wrong, which is told already."""
+    """Return True if a list is called too short only because its items are wrong, which is reported already."""
     return error["type"] == "too_short" and len(error["input"]) >= error["ctx"]["min_length"]
 
 
 def _place(raw: Any, location: Location) -> Location:
-    """Cut a location to the part that exists: one value may stand for a list of one, and is not an item of it."""
+    """Cut a location to the part that the file has: a value that stands for a list of one has no index there."""
     for depth, part in enumerate(location):
         if isinstance(part, int) and not isinstance(raw, list):
             return location[:depth]
@@ -78,7 +78,7 @@ def _told(schema: type[Any], error: Mapping[str, Any]) -> str:
 
 
 def _names(schema: type[Any], location: Location) -> list[str]:
-    """List the valid keys of the table at `location`."""
+    """List the keys that `schema` allows in the table at `location`."""
     for part in location:
         if isinstance(part, str):
             schema = next(_schemas(_fields(schema).get(part)), schema)
@@ -86,7 +86,7 @@ def _names(schema: type[Any], location: Location) -> list[str]:
 
 
 def _fields(schema: type[Any]) -> dict[str, Any]:
-    """Map every key to its annotation."""
+    """Map every key that `schema` allows to the annotation of its value."""
     if issubclass(schema, BaseModel):
         return {name: field.annotation for name, field in schema.model_fields.items()}
     return {field.name: field.type for field in dataclasses.fields(schema)}

@@ -82,7 +82,7 @@ class Segment:
 
 @dataclass(frozen=True, eq=False)
 class ParametricMap:
-    """A quantity at every voxel: `values` (float32, [slice, row, column]) in `unit`, NaN where there is none.
+    """A quantity at every voxel: `values` (float32, [slice, row, column]) in `unit`, NaN where a voxel has none.
 
     `method` is the code that says how it was measured, if there is one: PS3.16 CID 7273 has the models of diffusion.
     """

@@ -59,7 +59,7 @@ Kinds = Annotated[tuple[Kind, ...], BeforeValidator(_several)]
 class BValues:
     """The b-values (s/mm2) that a diffusion-weighted series must have.
 
-    Series of other kinds are not asked for them.
+    They are not required of series of other kinds.
     """
 
     count: Annotated[int, Field(ge=1)] = 1  # minimum number of different b-values
@@ -113,9 +113,9 @@ class EarlierRule:
 
 
 def input_key(name: str, time_point: int) -> str:
-    """Return the key of an input among the inputs of a job.
+    """Return the key under which a job names the series of an input: "t1w", or "t1w@1" for an earlier study.
 
-    Time point 0 is the study itself, 1 the earliest other one.
+    Time point 0 is the study that is analysed. Earlier studies of the patient count from 1, the oldest first.
     """
     return f"{name}@{time_point}" if time_point else name
 
@@ -129,8 +129,8 @@ def split_key(key: str) -> tuple[str, int]:
 def selected(told_apart: Sequence[Mapping[str, Any]], select: Selection) -> int:
     """Return the index in `told_apart` of the volume that `select` means.
 
-    `told_apart` has for each volume what tells it from the others (`inference.volumes.volume.Volume.told_apart`).
-    Raises InputRefused unless exactly one volume can be meant.
+    `told_apart` has for each volume the values that distinguish it from the others
+    (`inference.volumes.volume.Volume.told_apart`). Raises InputRefused unless exactly one volume can be meant.
     """
     if select in _EXTREMES:
         key, extreme = _EXTREMES[select]

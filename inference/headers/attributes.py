@@ -10,7 +10,7 @@ from storage.errors import InputRefused
 
 
 def values(value: Any) -> list[Any]:
-    """Return the values of an attribute as a list; an absent or empty one has none."""
+    """Return the values of an attribute as a list, which is empty if the attribute is absent or empty."""
     if value is None or value == "":
         return []
     if isinstance(value, str | bytes | int | float):
@@ -22,9 +22,10 @@ def values(value: Any) -> list[Any]:
 
 
 def vector(ds: Dataset, keyword: str, length: int, where: str) -> NDArray[np.float64]:
-    """Return an attribute as (`length`,) numbers.
+    """Return the values of an attribute as an array (`length`,).
 
-    Raises InputRefused, which names the place `where`, unless there are exactly so many numbers and all are finite.
+    Raises InputRefused unless the attribute has exactly `length` values and all are finite. The message begins with
+    `where`, which names the instance or frame.
     """
     try:
         found = np.array([float(v) for v in values(ds.get(keyword))])

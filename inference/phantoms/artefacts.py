@@ -22,9 +22,9 @@ def bias_field(rng: np.random.Generator, grid: Geometry, amount: float) -> Field
 
 
 def surface_coil_field(rng: np.random.Generator, grid: Geometry, amount: float) -> Field:
-    """Return the receive sensitivity of a coil on one side.
+    """Return the receive sensitivity of a coil that lies on one side of the body, at a random angle.
 
-    It falls off across the slice, and along the slice direction towards both ends.
+    Within a slice it falls off with the distance from that side, and from slice to slice towards both ends of the grid.
     """
     angle = rng.uniform(0, 2 * np.pi)
     s, r, c = (np.linspace(-1, 1, n, dtype=np.float32) for n in grid.shape)

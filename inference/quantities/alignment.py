@@ -20,10 +20,10 @@ def align(values: Array, volume: Volume, source: Volume) -> Array:
     faces of its voxels. Patient coordinates relate the grids within one frame of reference; else the images are
     registered.
 
-    Raises InputRefused where the registration is not accepted. The same happens where the images hardly tell where they
-    belong along an axis of the patient (`Registration.loose`), as along the shaft of a limb, and one reaches farther
-    along it than the other: only two fields of view with the same ends, within DISPLACED mm, were planned on the same
-    stretch.
+    Raises InputRefused if the registration is not accepted. It also raises InputRefused if the images hardly tell their
+    position along an axis of the patient (`Registration.loose`), such as the shaft of a limb, and their fields of view
+    end in different places along this axis. Only if both ends agree within DISPLACED mm were the two surely planned on
+    the same stretch.
     """
     affine = volume.geometry.affine
     if not volume.frame_of_reference_uid or volume.frame_of_reference_uid != source.frame_of_reference_uid:
@@ -49,7 +49,10 @@ def same_grid(one: Geometry, other: Geometry) -> bool:
 
 
 def _registered_affine(volume: Volume, source: Volume) -> Affine:
-    """Return the affine of `volume` in the patient coordinates of `source`."""
+    """Register `volume` to `source`, and return the affine of `volume` in the patient coordinates of `source`.
+
+    Raises InputRefused if the registration may not be used.
+    """
     found = register(volume, source)
     reason = found.reason
     affine = np.linalg.inv(found.matrix) @ volume.geometry.affine

@@ -101,7 +101,7 @@ class Panel:
     def measurements(self, mask: Mask) -> tuple[Measurement, ...]:
         """Return all statistics of the quantities asked for.
 
-        A quantity that is missing gives its mean alone, without a value and with the code of the reason.
+        Of a missing quantity only the mean is returned, without a value and with the code of the reason.
         """
         return tuple(
             one for q in self.asked for one in as_measurements(q.code, q.unit, self.statistics(q, mask))
@@ -171,7 +171,11 @@ def measure_panel(volumes: Volumes, source: Volume, asked: Sequence[PanelQuantit
 
 
 def _compute_map(quantity: PanelQuantity, way: tuple[str, ...], volumes: Volumes) -> tuple[Array, Code | None]:
-    """Return a map on the grid of the first volume of `way`, and the code of its method."""
+    """Compute the map of a quantity, and return it with the code of its method, None without one.
+
+    `way` names the inputs from which the map is computed; the map lies on the grid of the first volume of the first
+    one.
+    """
     if way == ("dwi",):
         return _adc_from_diffusion(volumes["dwi"]), MONO_EXPONENTIAL
     if way in (("dixon",), ("water", "fat")):
@@ -213,9 +217,9 @@ def _fat_from_dixon(volumes: Volumes, way: tuple[str, ...]) -> Array:
 def _plausible_values(quantity: PanelQuantity, array: Array) -> Array:
     """Return the map without the values that no tissue can have.
 
-    Raises InputRefused where the map cannot be in the unit of the quantity: too many of its values, zeros aside, are
-    outside of `plausible`, or the median of the others is outside of `limits`. The median alone does not tell: of a
-    fat fraction in per mille, only lean muscle would remain, and its median is plausible in percent.
+    Raises InputRefused if the map cannot be in the unit of the quantity: too many of its values, zeros aside, are
+    outside of `plausible`, or the median of the others is outside of `limits`. The median alone would not be enough: of
+    a fat fraction in per mille, only lean muscle would remain, and the median of lean muscle is plausible in percent.
     """
     low, high = quantity.plausible
     measured, kept = np.isfinite(array) & (array != 0), (array > low) & (array < high)

@@ -31,7 +31,7 @@ class Course:
     """The response and the sums of diameters in mm that it follows from.
 
     `baseline` is the first sum, `nadir` the smallest of all earlier ones and `current` the last. Changes are in %;
-    `from_nadir` is None where the nadir is 0.
+    `from_nadir` is None if the nadir is 0.
     """
 
     response: Response

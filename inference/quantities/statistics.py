@@ -82,7 +82,10 @@ def _moments(x: NDArray[np.float64]) -> tuple[float, float, float, float]:
 
 
 def as_measurements(quantity: Code, unit: Code, found: Statistics | Missing) -> tuple[Measurement, ...]:
-    """Return a measurement of `quantity` for each statistic, or for the mean alone with the code of the reason."""
+    """Return a measurement of `quantity` for each statistic.
+
+    If the statistics are missing, return only that of the mean, which has no value but the code of the reason.
+    """
     if isinstance(found, Missing):
         return (Measurement(quantity, None, unit, MEAN, found.code),)
     return tuple(

@@ -1,4 +1,4 @@
-"""The rows of associations that fed instances: when a peer opened them, and how they ended."""
+"""The rows of associations that brought instances: when a peer opened them, and how they ended."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from storage.tables.events import add_event
 
 @dataclass(frozen=True)
 class AssociationOpened:
-    """An association that a receiver noted. `receiver` names the process."""
+    """A receiver's note that a peer opened an association. `receiver` names the process."""
 
     association: str
     calling_ae_title: str
@@ -28,7 +28,7 @@ class AssociationOpened:
 
 @dataclass(frozen=True)
 class AssociationEnded:
-    """The end of an association, as a receiver noted it."""
+    """A receiver's note that an association ended: in which way, and when."""
 
     association: str
     end: AssociationEnd
@@ -53,7 +53,7 @@ def keep_opened(session: Session, opened: Iterable[AssociationOpened]) -> None:
 
 
 def association_ids(session: Session, associations: Iterable[str]) -> dict[str, int]:
-    """Return the ids of the rows of those associations that have one."""
+    """Return the ids of the rows of these associations; an association without a row is left out."""
     row = schema.AssociationRow
     return {
         str(key): number
@@ -94,7 +94,10 @@ def end_association(session: Session, association: int | None, end: AssociationE
 
 
 def abort_open_associations(database: Database, receiver: str, before: datetime) -> int:
-    """End as aborted the associations that a receiver opened before `before` and left open; return their number."""
+    """End as aborted the associations that a receiver opened before the time `before` and left open.
+
+    Return their number.
+    """
     with database.session(derivable=True) as session:
         stale = session.scalars(
             select(schema.AssociationRow.id).where(

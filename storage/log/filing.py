@@ -109,7 +109,7 @@ class Filing:
     # -- known versions ------------------------------------------------------------------------------------------------
 
     def _known(self, entry: IndexEntry) -> IndexEntry | None:
-        """Return the version with the content of `entry`, or else the current version; None if there is neither.
+        """Return the indexed version with the content of `entry`, or else the current one; None if there is neither.
 
         If no file is at the usual place, the index is not queried, because a study has thousands of new instances. An
         instance that is indexed under another series is found by `_index`.
@@ -129,7 +129,7 @@ class Filing:
     # -- rows ----------------------------------------------------------------------------------------------------------
 
     def _associate(self, session: Session) -> dict[str, int]:
-        """Write the associations that are new, and return the ids of all that this batch names."""
+        """Write the new associations, and return the ids of all associations that this batch names."""
         keep_opened(session, self._opened)
         arrived = (a.association for a in self._arrivals if a.association)
         return association_ids(session, [*arrived, *(ended.association for ended in self._ended)])
@@ -202,7 +202,7 @@ class Filing:
     def _keep_version(
         self, session: Session, before: IndexEntry, entry: IndexEntry, revision: int, new: list[dict[str, object]]
     ) -> None:
-        """List both versions, and make the newer one the instance."""
+        """List both versions, and make the newer one the current one."""
         if new:  # the row of this batch must be there to be changed
             session.execute(insert(schema.InstanceRow.__table__), new)  # type: ignore[arg-type]
             new.clear()
@@ -226,7 +226,7 @@ class Filing:
         )
 
     def _warn_of_conflict(self, session: Session, entry: IndexEntry) -> None:
-        """Add a warning to the timeline, once for each file in quarantine."""
+        """Warn in the timeline of the study about a file in quarantine, unless an earlier line does."""
         file = str(self._archive.quarantined(entry).relative_to(self._archive.quarantine))
         told = session.scalars(
             select(schema.EventRow.data).where(

@@ -73,7 +73,7 @@ def encode_frame(kind: FrameKind, meta: dict[str, Any], parts: Sequence[BytesLik
 
 
 def decode_head(head: bytes) -> FrameHead | None:
-    """Return the head that these bytes begin with; None where they are none."""
+    """Return the head that these bytes begin with; None if they are none."""
     if len(head) < HEAD_BYTES or _CRC.unpack_from(head, _HEAD.size)[0] != zlib.crc32(head[: _HEAD.size]):
         return None
     magic, kind, meta_bytes, body_bytes, crc = _HEAD.unpack_from(head)
@@ -84,7 +84,7 @@ def decode_head(head: bytes) -> FrameHead | None:
 
 
 def decode_content(head: FrameHead, content: bytes, end: int) -> Frame | None:
-    """Return the frame of this head and content, which ends at `end`; None where the content is damaged."""
+    """Return the frame of this head and content, which ends at `end`; None if the content is damaged."""
     if zlib.crc32(content) != head.crc:
         return None
     meta = json.loads(content[: head.meta_bytes])

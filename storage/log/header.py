@@ -1,7 +1,7 @@
 """The header of an instance: the few attributes that the node needs, read from the encoded bytes.
 
 Two readers give the same answer. The quick reader parses little endian datasets by hand, in a tenth of the time. It
-declines whatever it does not expect, and then pydicom, which accepts more, decides.
+gives up at anything that it does not expect; then pydicom, which accepts more, reads the dataset.
 """
 
 import math
@@ -71,7 +71,7 @@ NO_FACTS = Facts()
 
 
 class UnreadableDataset(Permanent):
-    """An error: the bytes are no dataset in their transfer syntax, or lack the UIDs that identify an instance."""
+    """An error for bytes that are no dataset in their transfer syntax, or lack the UIDs that identify an instance."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def _code(value: bytes | None) -> str | None:
 
 
 def _integer(value: bytes | None) -> int | None:
-    """Decode the first value of an integer string. 12.0 is accepted, because some devices write it."""
+    """Decode the first value of an integer string. A value such as 12.0 is accepted, because some devices write it."""
     if not value:
         return None
     first = value.split(b"\\", 1)[0].strip(b" \0")
@@ -191,11 +191,11 @@ _LAST = _LAST_GROUP | (REQUESTED_PROCEDURE_PRIORITY & 0xFFFF) << 16  # the great
 
 
 class _Unexpected(Exception):
-    """The signal that the quick reader declines."""
+    """An encoding that the quick reader does not expect; pydicom then reads the dataset."""
 
 
 def scan_by_hand(dataset: BytesLike, transfer_syntax_uid: str) -> dict[int, bytes] | None:
-    """Return the values of the wanted elements that are there; None if the quick reader declines."""
+    """Return the values of the wanted elements that are there; None if the quick reader gives up."""
     if transfer_syntax_uid in _BY_PYDICOM:
         return None
     try:

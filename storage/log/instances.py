@@ -66,7 +66,7 @@ class InstanceStore:
             return [self._record(row) for row in rows]
 
     def sample(self, study_instance_uid: str, count: int) -> list[Instance]:
-        """Return up to `count` instances of a study, whichever they are."""
+        """Return any instances of a study, at most `count`."""
         with self._database.reading() as session:
             rows = session.scalars(
                 select(schema.InstanceRow)
@@ -117,7 +117,7 @@ class InstanceStore:
         return self._root / (row.file or usual)
 
     def is_empty(self) -> bool:
-        """Return whether no instance is indexed."""
+        """Return True if no instance is indexed."""
         with self._database.reading() as session:
             return session.scalar(select(schema.InstanceRow.sop_instance_uid).limit(1)) is None
 
@@ -172,7 +172,7 @@ class InstanceStore:
         return {*files, *versions}
 
     def _warn_unreadable(self, path: Path, error: Exception) -> None:
-        """Warn in the log, and once in the timeline of the study."""
+        """Warn about a file that cannot be read: in the log every time, in the timeline of its study once."""
         why = str(error) if isinstance(error, NodeError) else type(error).__name__
         name = str(path.relative_to(self._root))
         log.warning("A file cannot be indexed (%s): %s", why, name, extra={"action": "file_unreadable"})
@@ -195,7 +195,7 @@ class InstanceStore:
 
 
 def _read(path: Path) -> ReceivedInstance:
-    """Read the header of a file at its place. Raises Permanent if it is another instance than its name says."""
+    """Read the header of a file at its place. Raises Permanent if the file is not the instance that its name says."""
     meta = read_file_meta_info(path)
     transfer_syntax_uid = str(meta.TransferSyntaxUID)
     with path.open("rb") as file:

@@ -20,7 +20,7 @@ class CommitmentState(StrEnum):
 class CommitmentRequest:
     """A storage commitment request as an N-ACTION makes it.
 
-    `association` is the receiver's name for the association, empty where it does not matter.
+    `association` is the receiver's name for the association, empty if it does not matter.
     """
 
     transaction_uid: str

@@ -49,7 +49,7 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Undelivered:
-    """The reason why a destination does not get an object; `replaced` means that it gets another one instead."""
+    """The reason why a destination does not get an object. `replaced` is True if it gets a stand-in for the object."""
 
     reason: str
     replaced: bool

@@ -9,7 +9,7 @@ from storage.records.procedure_steps import ProcedureStepState
 
 
 class AssociationEnd(StrEnum):
-    """The way in which an association that fed instances ended."""
+    """The way in which an association ended that had brought instances."""
 
     RELEASED = "RELEASED"
     ABORTED = "ABORTED"  # by the peer, by us, by a lost connection, or because the receiver died
@@ -17,7 +17,10 @@ class AssociationEnd(StrEnum):
 
 @dataclass(frozen=True)
 class FeedingAssociation:
-    """An association that fed a revision of a study. `end` and `ended_at` are None while it is open."""
+    """An association that brought instances of a revision of a study.
+
+    `end` and `ended_at` are None while it is open.
+    """
 
     calling_ae_title: str
     opened_at: datetime

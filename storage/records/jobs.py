@@ -34,7 +34,7 @@ class JobState(StrEnum):
 
 @dataclass(frozen=True)
 class NotCompared:
-    """An earlier study of the patient that routing did not take. `days` is None where the order is unknown."""
+    """An earlier study of the patient that routing did not take. `days` is None if the order is unknown."""
 
     study_instance_uid: str
     days: int | None  # between that study and the one of the job
@@ -65,7 +65,7 @@ class AnalysisDetail:
 
 @dataclass(frozen=True)
 class NoResultDetail:
-    """The reason why there is no result. `job` is the analysis that failed; None where routing gave the reason."""
+    """The reason why there is no result. `job` is the analysis that failed; None if routing gave the reason."""
 
     kind: ClassVar[JobKind] = JobKind.NO_RESULT
 

@@ -1,6 +1,6 @@
 """Storage commitment requests that peers make of this node (PS3.4 annex J): REQUESTED → REPORTED | RETRYING | FAILED.
 
-The receiver of the association that asked holds a request until `run_after`. When that time has passed, or the
+The receiver of the requesting association holds a request until `run_after`. When that time has passed, or the
 association is over, whoever claims the request first reports on it.
 """
 
@@ -63,7 +63,7 @@ class Commitments:
     # -- reporting -----------------------------------------------------------------------------------------------------
 
     def due(self, now: datetime, peers: Collection[str] | None = None, limit: int = 20) -> list[Commitment]:
-        """Return requests that nobody holds, oldest first; those of `peers`, or of all peers if that is None."""
+        """Return requests that nobody holds, oldest first: those of `peers`, or of all peers if `peers` is None."""
         row = schema.CommitmentRow
         statement = select(row).where(row.state.in_(_OPEN), row.run_after <= now)
         if peers is not None:
@@ -72,9 +72,10 @@ class Commitments:
             return [_record(r) for r in session.scalars(statement.order_by(row.run_after, row.id).limit(limit))]
 
     def claim(self, commitment_id: int, now: datetime, until: datetime) -> Commitment | None:
-        """Begin an attempt on a request that is due, so that nobody else does before `until`.
+        """Claim a request that is due, count an attempt, and return the request.
 
-        Return None if somebody else has claimed it.
+        Nobody else can claim it before `until`. Return None if the request is not due, for example because somebody
+        else has claimed it, or if it is closed.
         """
         row = schema.CommitmentRow
         due = and_(_is_open(commitment_id), row.run_after <= now)
@@ -82,25 +83,25 @@ class Commitments:
             return _move(session, due, attempts=row.attempts + 1, run_after=until)
 
     def hold(self, commitment_id: int, until: datetime) -> bool:
-        """Extend the time in which the receiver of the association that asked will report."""
+        """Give the receiver of the requesting association until `until` to report. Return False unless REQUESTED."""
         row = schema.CommitmentRow
         waits = and_(row.id == commitment_id, row.state == CommitmentState.REQUESTED)
         with self._database.session() as session:
             return _move(session, waits, run_after=until) is not None
 
     def hand_over(self, commitment_id: int, now: datetime) -> bool:
-        """Let others report, because the association that asked is over."""
+        """Make the request due for any reporter, because the requesting association is over."""
         with self._database.session() as session:
             return _move(session, _is_open(commitment_id), association="", run_after=now) is not None
 
     def reported(self, commitment_id: int, told: str) -> bool:
-        """Move to REPORTED: the peer answered Success. `told` says what was reported."""
+        """Move to REPORTED, because the peer answered Success. `told` is the report in words."""
         with self._database.session() as session:
             moved = _move(session, _is_open(commitment_id), state=CommitmentState.REPORTED, reason=told)
             return moved is not None
 
     def fail(self, commitment_id: int, reason: str, retry_at: datetime | None, attempts: int = 0) -> bool:
-        """Move to RETRYING at `retry_at`, or to FAILED if that is None. `attempts` are added to those made."""
+        """Move to RETRYING, due at `retry_at`, or to FAILED if that is None. Add `attempts` to the attempts made."""
         row = schema.CommitmentRow
         values: dict[str, Any] = {"reason": reason, "association": "", "attempts": row.attempts + attempts}
         if retry_at is None:
@@ -113,7 +114,7 @@ class Commitments:
     # -- for operators -------------------------------------------------------------------------------------------------
 
     def retry(self, commitment_id: int, now: datetime) -> bool:
-        """Move from FAILED to REQUESTED, with all its attempts again. Return False in other states."""
+        """Move from FAILED to REQUESTED and reset the attempts. Return False in other states."""
         row = schema.CommitmentRow
         failed = and_(row.id == commitment_id, row.state == CommitmentState.FAILED)
         with self._database.session() as session:
@@ -134,7 +135,7 @@ class Commitments:
     # -- proof of storage ----------------------------------------------------------------------------------------------
 
     def indexed(self, sop_instance_uids: Iterable[str]) -> dict[str, str]:
-        """Return the SOP classes of those instances that are indexed.
+        """Return the SOP classes of the given instances, without instances that are not indexed.
 
         A row is proof of storage, because it is written only after its bytes are durable.
         """
@@ -155,7 +156,7 @@ def _is_open(commitment_id: int) -> ColumnElement[bool]:
 
 
 def _move(session: Session, where: ColumnElement[bool], **values: Any) -> Commitment | None:
-    """Make one guarded transition. Return the request as it is now, or None if it was not in that state."""
+    """Make one guarded transition. Return the changed request, or None if it was not in the required state."""
     row = session.scalars(
         update(schema.CommitmentRow).where(where).values(**values).returning(schema.CommitmentRow),
         execution_options={"synchronize_session": False},

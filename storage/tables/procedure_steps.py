@@ -49,7 +49,7 @@ class ProcedureSteps:
         referenced: Sequence[str],
         now: datetime,
     ) -> bool:
-        """Keep a new step, IN PROGRESS. Return False and change nothing if there is one with this UID.
+        """Keep a new step, IN PROGRESS. Return False and change nothing if a step with this UID exists.
 
         Raises Retriable if the database is busy or gone, StorageFull, OSError.
         """
@@ -86,7 +86,10 @@ class ProcedureSteps:
         referenced: Sequence[str],
         now: datetime,
     ) -> bool:
-        """Move `step` to its next version. Return False and change nothing if it has changed since it was read."""
+        """Move `step` to its next version.
+
+        Return False and change nothing if the row of the step has changed since `step` was read.
+        """
         path = self._write(step.sop_instance_uid, step.version + 1, ds, step.source_ae_title)
         row = schema.ProcedureStepRow
         final = state is not ProcedureStepState.IN_PROGRESS
@@ -144,7 +147,7 @@ class ProcedureSteps:
     # -- files ---------------------------------------------------------------------------------------------------------
 
     def _write(self, sop_instance_uid: str, version: int, ds: Dataset, source_ae_title: str) -> Path:
-        """Write one file for each version and content, so that two N-SETs at once do not overwrite each other's."""
+        """Write a file whose name depends on version and content, so that two racing N-SETs write different files."""
         decode(ds)
         kept = Dataset()
         kept.update(ds)
@@ -167,7 +170,7 @@ class ProcedureSteps:
         return write_durable(self._root / f"{sop_instance_uid}-{version}-{digest}{_SUFFIX}", kept)
 
     def _remove_versions_before(self, step: ProcedureStep, version: int) -> None:
-        """Remove the files of earlier versions, and those of writers that came too late or died."""
+        """Remove the files of earlier versions, of writers that lost a race, and of writers that died."""
         for path in self._root.glob(f"{step.sop_instance_uid}-*{_SUFFIX}"):
             number = path.name.removeprefix(f"{step.sop_instance_uid}-").split("-")[0]
             if number.isdigit() and int(number) < version:
@@ -220,7 +223,7 @@ def _announce(
     referenced: Sequence[str],
     now: datetime,
 ) -> None:
-    """Add a line to the timeline of each study. The study need not be here yet."""
+    """Add a line to the timeline of each study, even if no instance of the study has come yet."""
     text = f"procedure step {state}"
     if state is not ProcedureStepState.IN_PROGRESS:
         text += f", {len(referenced)} instances referenced"

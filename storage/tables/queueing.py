@@ -52,7 +52,7 @@ def hold_jobs(session: Session, study_instance_uid: str, application: str) -> No
 def enqueue_unless_standing(session: Session, new: NewJob, now: datetime) -> int:
     """Enqueue a job unless one with the very same result stands; supersede the others of its study and application.
 
-    Return the id of the job that stands then. The jobs must be locked.
+    Return the id of the job that stands afterwards. The jobs must be locked.
     """
     standing = _standing_job(session, new)
     _supersede(session, new, standing, now)
@@ -65,7 +65,7 @@ def enqueue_unless_standing(session: Session, new: NewJob, now: datetime) -> int
 
 
 def start(session: Session, new: NewJob, now: datetime) -> int:
-    """Enqueue a job, whatever was computed before; supersede the others of its study and application."""
+    """Enqueue a job even if its result was computed before; supersede the others of its study and application."""
     _supersede(session, new, None, now)
     return enqueue(session, new, now)
 
@@ -106,7 +106,7 @@ def cancel(session: Session, jobs: ColumnElement[bool], revision: int, reason: s
 
 
 def enqueue(session: Session, new: NewJob, now: datetime) -> int:
-    """Insert the row of a job, add a line to the timeline, and return the id."""
+    """Insert a job, add a line to the timeline of its study, and return the id of the job."""
     row = schema.JobRow(
         study_instance_uid=new.study_instance_uid,
         revision=new.revision,
@@ -132,7 +132,7 @@ def enqueue(session: Session, new: NewJob, now: datetime) -> int:
 
 
 def withdrawn(study_instance_uid: SQLColumnExpression[str], job_id: SQLColumnExpression[int]) -> ColumnElement[bool]:
-    """Return a condition: the results of a job of this study were withdrawn."""
+    """Return the SQL condition that the results of this job of this study were withdrawn."""
     withdrawal = aliased(schema.JobRow)
     return (
         select(withdrawal.id)

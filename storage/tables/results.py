@@ -1,4 +1,4 @@
-"""The result objects: which there are, what a new result supersedes, and how results are withdrawn."""
+"""The result objects of jobs, what a new result supersedes, and the withdrawal of results."""
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
@@ -86,8 +86,8 @@ class Results:
         """Withdraw the results of a SUCCEEDED job, and return the WITHDRAWAL job that is enqueued for it.
 
         Deliveries that were not sent yet are ended. The WITHDRAWAL job notifies the destinations that got an object, or
-        may have got it. Return None for other jobs, and for a job whose results were withdrawn before. `reason` names
-        no patient.
+        may have got it. Return None and change nothing if the job is in another state, or if its results were withdrawn
+        before. The caller must not name the patient in `reason`.
         """
         job, delivery = schema.JobRow, schema.DeliveryRow
         with self._database.session() as session:

@@ -142,7 +142,7 @@ class DicomwebDestination:
         """Return the SOP Instance UIDs of those of `references` that the archive holds in their studies.
 
         Asks for one instance at a time: archives cut long answers off, and not all of them match lists of UIDs. Raises
-        PeerUnavailable, or PeerRefused where the archive does not say.
+        PeerUnavailable, or PeerRefused if the archive does not say.
         """
         found: set[str] = set()
         with self._client() as client:
@@ -281,7 +281,7 @@ def _tls_failure(error: BaseException) -> str:
 
 
 def valid_url(value: str) -> str:
-    """Return the address of a web service without a slash at its end. Raise ValueError where it cannot be one.
+    """Return the address of a web service without a slash at its end. Raise ValueError if it cannot be one.
 
     The address appears in logs and in reasons, so it must hold no secret.
     """

@@ -12,7 +12,7 @@ _IDENTIFIERS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 
 
 def read_instance(path: Path, header_only: bool = False) -> Dataset:
-    """Read one instance, and check that its UIDs can be part of a path. Raises Permanent where it cannot be sent."""
+    """Read one instance, and check that its UIDs can be part of a path. Raises Permanent if it cannot be sent."""
     try:
         ds = dcmread(path, stop_before_pixels=header_only, specific_tags=list(_IDENTIFIERS) if header_only else None)
         uids = [str(ds[keyword].value) for keyword in _IDENTIFIERS]

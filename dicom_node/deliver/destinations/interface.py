@@ -21,7 +21,7 @@ class Destination(Protocol):
         """
 
     def accepted(self, sop_class_uids: Collection[str]) -> frozenset[str] | None:
-        """Return which of these SOP classes it takes; None where that cannot be known before something is sent."""
+        """Return which of these SOP classes it takes; None if that cannot be known before something is sent."""
 
     def echo(self) -> EchoResult:
         """Test the connection, without sending an object."""
@@ -46,11 +46,11 @@ class ConfirmingDestination(Destination, Protocol):
     def commit(self, transaction_uid: str, references: Sequence[InstanceReference], asker: Asker) -> None:
         """Ask for storage commitment.
 
-        Raises PeerRefused where there is no such service, or where it does not take the request, and PeerUnavailable.
+        Raises PeerRefused if there is no such service, or where it does not take the request, and PeerUnavailable.
         """
 
     def stored(self, references: Collection[InstanceReference]) -> set[str]:
         """Return the SOP Instance UIDs of those of `references` that the destination holds.
 
-        Raises PeerUnavailable, or PeerRefused where it does not say.
+        Raises PeerUnavailable, or PeerRefused if it does not say.
         """

@@ -46,14 +46,14 @@ class DestinationSettings(Section):
     @property
     @abstractmethod
     def address(self) -> str:
-        """The place that results go to, as the operator reads it. It holds no secret."""
+        """The address that results go to, as text to show to the operator. It holds no secret."""
 
     @abstractmethod
     def build(self, calling_ae_title: str, timeout: float) -> ConfirmingDestination:
-        """Return the destination. `timeout` (seconds) holds for connecting and for each silence of the other side."""
+        """Return the destination. `timeout` (seconds) limits connecting, and each silence of the other side."""
 
     def local_problems(self) -> list[str]:
-        """List the things that the destination needs and this machine lacks. Asks no other machine."""
+        """List what the destination needs and this machine lacks, without asking another machine."""
         return []
 
     @classmethod

@@ -23,7 +23,7 @@ def find_orthanc() -> str | None:
 
 
 def install_orthanc(say: Say = lambda line: None) -> bool:
-    """Install Debian's package when that needs no password. The service it brings is not started, nor at boot."""
+    """Install Debian's package if that needs no password. Its service is started neither now nor at boot."""
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         return False
     say("Orthanc is not installed: installing the package `orthanc` with apt")
@@ -51,7 +51,7 @@ def install_orthanc(say: Say = lambda line: None) -> bool:
 
 @contextmanager
 def _no_services_start() -> Iterator[None]:
-    """Keep packages from starting services, by a policy-rc.d that says 101. A policy that is there is obeyed."""
+    """Keep packages from starting services, by a policy-rc.d that exits with 101, unless there is a policy already."""
     if _POLICY.exists():
         yield
         return
@@ -64,10 +64,10 @@ def _no_services_start() -> Iterator[None]:
 
 
 def choose_pacs(wanted: PacsKind | None, folder: Path, say: Say) -> tuple[list[str] | None, PacsKind]:
-    """Return the command that starts Orthanc, less its configuration file, or None for the plain SCP; and the kind.
+    """Return the command that starts Orthanc, without its configuration file, or None for the plain SCP; and the kind.
 
-    Without a kind that is `wanted`, Orthanc is installed where that is possible without asking.
-    Raises PacsUnavailable where what is wanted is not to be had.
+    If no kind is `wanted`, Orthanc is installed first if that needs no password. Raises PacsUnavailable if the `wanted`
+    kind is not available.
     """
     if wanted in (None, PacsKind.ORTHANC):
         program = find_orthanc()

@@ -22,13 +22,14 @@ def start_pacs(
     kind: PacsKind | None = None,
     say: Say = lambda line: None,
 ) -> Pacs:
-    """Start the best PACS there is, or the `kind` that is wanted, with everything it writes below `folder`.
+    """Start a PACS of `kind`, or the best one that is available, and return it. It writes only below `folder`.
 
-    Only `node` and the AE titles in `callers` may associate with it, and only from this machine. With `route_back` it
-    sends everything it stores to `node`. With `dicomweb` it answers below `http_url`/dicom-web, by Debian's plugin.
-    Without `kind`, Orthanc is installed where that is possible without asking.
-    The calling thread must live as long as the PACS: Linux ends children with the thread that started them.
-    Raises PacsUnavailable.
+    Only `node` and the AE titles in `callers` may associate with the PACS, and only from this machine. With
+    `route_back` the PACS sends everything it stores to `node`. With `dicomweb` it also answers DICOMweb requests at
+    `http_url`/dicom-web, by a plugin of Debian. Without `kind`, Orthanc is installed first if that needs no password.
+
+    The calling thread must live as long as the PACS, because Orthanc asks Linux to end it with the thread that started
+    it. Raises PacsUnavailable if the `kind` is not available here, or if the PACS does not start.
     """
     if route_back and node is None:
         raise ValueError("route_back needs a node")

@@ -58,7 +58,10 @@ class SeriesProtocol:
 
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """A volume of a series: `array` is [slice, row, column] in the unit of the quantity, if the series has one."""
+    """A volume of a series: `array` is [slice, row, column].
+
+    In a series with a `quantity` its values are in the unit of that; otherwise they are arbitrary intensities.
+    """
 
     array: NDArray[np.float32]
     affine: Affine  # (slice, row, column, 1) to LPS mm

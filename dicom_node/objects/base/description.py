@@ -107,7 +107,7 @@ def _encodes(character: str, terms: list[str]) -> bool:
 
 
 def _offset(header: Dataset) -> str | None:
-    """Return the source's TimezoneOffsetFromUTC; None where there is none that can be read."""
+    """Return the source's TimezoneOffsetFromUTC; None if there is none that can be read."""
     offset = str(header.get("TimezoneOffsetFromUTC") or "").strip()
     return offset if OFFSET.fullmatch(offset) else None
 

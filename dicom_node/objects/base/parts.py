@@ -34,9 +34,9 @@ class ResultParts:
         return self._built[kind]
 
     def requested(self, kind: ObjectKind) -> Dataset | None:
-        """Return the one object of a kind that the profile asks for; None where it does not."""
+        """Return the object of a kind of which a result has one; None if the profile does not ask for this kind."""
         return next(iter(self.build(kind)), None) if kind in self.profile.objects else None
 
     def variant(self, kind: ObjectKind) -> ObjectContext:
-        """Return a context that makes UIDs of its own for an object that is built a second time in another form."""
+        """Return a context for building an object a second time in another form, with UIDs unlike the first one's."""
         return replace(self.context, uid_seed=f"{self.context.uid_seed}/{kind}")

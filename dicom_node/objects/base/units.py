@@ -32,7 +32,7 @@ PLAIN_NUMBERS = frozenset({codes.DCM.Skewness.value, codes.DCM.Kurtosis.value})
 
 
 def check_unit(measurement: Measurement) -> None:
-    """Raise ValueError where the unit cannot be one of that quantity. A quantity that is not listed passes."""
+    """Raise ValueError if the unit cannot be one of that quantity. A quantity that is not listed passes."""
     unit, derivation = measurement.unit, measurement.derivation
     fitting = FITTING.get((measurement.name.value, measurement.name.scheme))
     if derivation is not None and derivation.value in PLAIN_NUMBERS:

@@ -25,7 +25,7 @@ def windowed(image: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def letters(direction: NDArray[np.float64]) -> str:
-    """Return a direction in LPS as in Patient Orientation (PS3.3 C.7.6.1.1.1), the main axis first: "L", "PH"."""
+    """Return a direction in LPS in the letters of Patient Orientation (PS3.3 C.7.6.1.1.1), main axis first: "PH"."""
     unit = direction / np.linalg.norm(direction)
     axes = [axis for axis in np.argsort(-np.abs(unit)) if abs(unit[axis]) > OBLIQUE]
     return "".join(LETTERS[axis][0 if unit[axis] > 0 else 1] for axis in axes)

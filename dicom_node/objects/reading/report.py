@@ -65,7 +65,7 @@ class Region:
 
 @dataclass(frozen=True)
 class Measured:
-    """A number as it was reported. `value` is None where there is none, and `missing` may say why (CID 42)."""
+    """A number as it was reported. `value` is None if there is none, and `missing` may say why (CID 42)."""
 
     name: Code
     value: float | None
@@ -127,7 +127,7 @@ class MeasurementReport:
 
 
 def read_report(source: Path | Dataset) -> MeasurementReport:
-    """Read the measurement groups of `source`, in order. Raises InputRefused where it is no measurement report."""
+    """Read the measurement groups of `source`, in order. Raises InputRefused if it is no measurement report."""
     ds = source if isinstance(source, Dataset) else _read(source)
     title = first_code(ds, "ConceptNameCodeSequence")
     if ds.get("Modality") != "SR" or ds.get("ValueType") != "CONTAINER" or title is None:

@@ -34,7 +34,7 @@ class ReadSegment:
     """A segment. `mask` is boolean, `fraction` float32 from 0 to 1; both [slice, row, column] on the same grid.
 
     The mask of a FRACTIONAL segmentation is True where the fraction is at least one half; `fraction` is None for other
-    types. `mask` is empty where a segment is described and has no voxel.
+    types. `mask` is empty if a segment is described and has no voxel.
     """
 
     number: int
@@ -121,7 +121,7 @@ def _read(path: Path) -> Dataset:
 
 @dataclass(frozen=True, eq=False)
 class _Frame:
-    """The pixels of a frame, the number of their segment (None where the pixels hold it), and their place."""
+    """The pixels of a frame, the number of their segment (None if the pixels hold it), and their place."""
 
     pixels: NDArray[np.uint16]
     number: int | None
@@ -172,7 +172,7 @@ def _pixels(ds: Dataset, count: int, name: str) -> NDArray[np.uint16]:
 
 
 def _number(ds: Dataset, frame: int, form: SegmentationForm, name: str) -> int | None:
-    """Return the segment number of a frame; None where its pixels hold it."""
+    """Return the segment number of a frame; None if its pixels hold it."""
     if form is SegmentationForm.LABELMAP:
         return None
     identification = functional(ds, frame, "SegmentIdentificationSequence")

@@ -47,7 +47,7 @@ def algorithm_identification(algorithm: Algorithm) -> Any:
 
 
 def time_point(point: TimePoint | None) -> Any:
-    """Return the time point context (TID 1502); None where there is no time point.
+    """Return the time point context (TID 1502); None if there is no time point.
 
     It has a type where the label is a term of CID 6146. Its order is told in words, because viewers show the NUM of row
     5 beside the outline, as if it were measured there.

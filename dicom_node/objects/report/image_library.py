@@ -102,7 +102,7 @@ def _time(time: str) -> Any:
 
 
 def _common(headers: Sequence[Dataset], keyword: str) -> str:
-    """Return the value that all headers have, as text; empty where they differ or have none."""
+    """Return the value that all headers have, as text; empty if they differ or have none."""
     values = {str(ds.get(keyword) or "") for ds in headers}
     return values.pop() if len(values) == 1 else ""
 
@@ -125,7 +125,7 @@ def _date_time(ds: Dataset) -> str:
 
 
 def _slice_thickness(headers: Sequence[Dataset]) -> float | None:
-    """Return the thickness in mm; None where it is unknown, or differs."""
+    """Return the thickness in mm; None if it is unknown, or differs."""
     found = set()
     for ds in headers:
         measures = functional(ds, 0, "PixelMeasuresSequence") if is_enhanced(ds) else ds

@@ -126,7 +126,7 @@ class LimbSarcomaCourse:
     def _read(self, inputs: Mapping[str, SeriesInput], point: int) -> tuple[Volumes, tuple[str, ...]]:
         """Return the volumes of a time point, and notes on series that make none.
 
-        Raises InputRefused where a series of REQUIRED is absent or makes no volume, and where the gate refuses the T1w.
+        Raises InputRefused if a series of REQUIRED is absent or makes no volume, and if the gate refuses the T1w.
         """
         required = {}
         for name in REQUIRED:
@@ -202,9 +202,9 @@ def _measured(name: str, now: Examination) -> tuple[tuple[Measurement, ...], tup
 
 
 def _over_5_cm(now: Examination) -> tuple[Evaluation, ...]:
-    """Evaluate the 5 cm criterion.
+    """Evaluate the 5 cm criterion; return no evaluation if it cannot be decided.
 
-    A smaller mass that reaches the edge of the images gives no answer, because it may be larger.
+    It cannot be decided for a mass of at most 5 cm in the images that reaches their edge, because it may go on beyond.
     """
     if now.diameters.maximum_3d > CRITERION:
         return (Evaluation(OVER_5_CM, YES),)

@@ -78,7 +78,7 @@ class Examination:
         return found.mean if isinstance(found, Statistics) else None
 
     def distance(self, structure: str) -> float | None:
-        """Return the distance in mm between the surfaces of mass and structure, None where that was not found."""
+        """Return the distance in mm between the surfaces of mass and structure, None if that was not found."""
         if structure not in self.masks:
             return None
         return shortest_distance(self.masks["mass"], self.masks[structure], self.source.geometry).distance
@@ -87,8 +87,8 @@ class Examination:
 def examine_limb(volumes: Volumes, infer: SliceInference, threshold: float) -> Examination:
     """Outline and measure one time point on the grid of "t1w".
 
-    The keys of `volumes` are the names of the application's inputs. Raises InputRefused where a series of REQUIRED
-    cannot be brought onto that grid, or covers less than COVERED of the limb.
+    The keys of `volumes` are the names of the application's inputs. Raises InputRefused if a series of REQUIRED cannot
+    be brought onto that grid, or covers less than COVERED of the limb.
     """
     (source,) = volumes["t1w"]
     quantities = measure_panel(volumes, source, (ADC, T1, T2))

@@ -52,7 +52,7 @@ class EarlierTimePoint:
 
     @property
     def of(self) -> str:
-        """The words "of" and the date, after a space; empty where the images have no date."""
+        """The words "of" and the date, after a space; empty if the images have no date."""
         return f" of {self.acquired.isoformat()}" if self.acquired else ""
 
     @property

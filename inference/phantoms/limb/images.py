@@ -100,7 +100,7 @@ class LimbImages:
         return np.asarray(1000.0 * rician(rng, clean, acquisition.noise), dtype=np.float32)
 
     def _floor(self, acquisition: Acquisition) -> float:
-        """Return the intensity below which a map is 0: no voxel of air reaches it, except one in 25 000."""
+        """Return the intensity below which a map is 0; only one voxel of air in 25 000 exceeds it."""
         return max(DARKEST_SIGNAL, 4.5 * 1000.0 * self.scanner.acquire(acquisition).noise)
 
     @cached_property
@@ -112,7 +112,7 @@ class LimbImages:
         return {}
 
     def _receive_field(self, amount: float, seed: int) -> Field:
-        """Return the receive field of an examination, whose images share one coil."""
+        """Return the receive field of an examination. All its images have the same one, because they share a coil."""
         if (amount, seed) not in self._fields:
             rng = np.random.default_rng([self.phantom.seed, self.time_point, seed])
             field = surface_coil_field if self.scanner.surface_coil else bias_field

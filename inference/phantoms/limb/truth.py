@@ -1,4 +1,4 @@
-"""The truth about a limb at one time point, measured on a fine grid, and the true RECIST 1.1 category."""
+"""The true measures of a limb at one time point, taken on a fine grid, and the true RECIST 1.1 category of a course."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

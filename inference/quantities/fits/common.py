@@ -66,9 +66,9 @@ def stack_images(
 def noise_sd(image: NDArray[Any]) -> float | None:
     """Return the SD of the noise in one channel, from the air in a corner of a magnitude image [slice, row, column].
 
-    In air the magnitude is Rayleigh distributed, and its mean square is 2 SD^2 (Gudbjartsson and Patz 1995,
-    doi 10.1002/mrm.1910340618). The corner with the least noise counts. The result is None where no corner looks like
-    air: it may hold tissue, ghosts, or a background that was set to 0.
+    In air the magnitude is Rayleigh distributed, and its mean square is 2 SD^2 (Gudbjartsson and Patz 1995, doi
+    10.1002/mrm.1910340618). The corner with the least noise counts. The result is None if no corner looks like air: it
+    may hold tissue, ghosts, or a background that was set to 0.
     """
     rows, columns = (max(2, round(CORNER * n)) for n in image.shape[1:])
     best: float | None = None

@@ -209,7 +209,7 @@ def _right(response: Mapping[str, int]) -> str:
 
 
 def _remarks(metrics: Mapping[str, Any]) -> str:
-    """Return a list of the structures that were outlined where there are none."""
+    """List the structures that were outlined in limbs that have none of them."""
     lines = [
         f"- Held-out time points without {name}: {_false(metrics['held_out'][f'false_{name}'])}."
         for name in ("necrosis", "oedema")

@@ -68,8 +68,8 @@ def measure_limb(
 ) -> dict[str, Any]:
     """Measure the errors at each time point of a limb, and check the category of its response.
 
-    An error is None where there is nothing to compare. Keys that end with "_ideal" are errors of the same measurement
-    with the true mask.
+    An error is None if there is nothing to compare. Keys that end with "_ideal" are errors of the same measurement with
+    the true mask.
     """
     points, examinations, lengths = [], [], []
     for time_point in range(TIME_POINTS):

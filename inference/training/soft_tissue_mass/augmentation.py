@@ -24,10 +24,11 @@ class ViewSettings:
 
 
 def random_view(image: Tensor, mask: Tensor, rng: np.random.Generator, how: ViewSettings) -> tuple[Tensor, Tensor]:
-    """Draw one view of `image` and `mask` ([slice, row, column] floats; air 0), each [1, *size].
+    """Return a random view of `image` and `mask`, each as [1, *size] floats.
 
-    The training images have the mass in their middle. To hide this, the sides of the crop are cut at random, and the
-    middle of the view is drawn anew.
+    `image` and `mask` are [slice, row, column] floats, and air is 0. The mass is in the middle of the training images.
+    A network must not learn its place, so the sides of the image are first cut off at random, except with probability
+    `keep_centre`, and the middle of the view is then chosen at random.
     """
     if rng.uniform() > how.keep_centre:
         image, mask = _cut(image, mask, rng)
