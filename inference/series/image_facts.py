@@ -1,6 +1,6 @@
 """The physics that headers state, one record for each image: a classic instance, or a frame of an Enhanced object.
 
-Classic and Enhanced MR say the same in different places (PS3.3 C.8.3.1 against C.8.13); `image_kind` sees `ImageFacts`
+Classic and Enhanced MR say the same in different places (PS3.3 C.8.3.1 against C.8.13); `image_rules` sees `ImageFacts`
 only.
 """
 
