@@ -40,16 +40,16 @@ def study_page(detail: StudyDetail, summary: Summary, everything: bool = False) 
             lines.append(indented(Text(f"{s.modality}  {s.instances} instances  {name}")))
             lines.append(indented(indented(uid_text(s.series_instance_uid))))
     lines.append(Text("Results", style="bold"))
-    notices = {job.id for job in detail.jobs if job.kind is JobKind.NO_RESULT}
+    without_result = {job.id for job in detail.jobs if job.kind is JobKind.NO_RESULT}
     for delivery in detail.deliveries:
-        lines += _result(delivery, delivery.job_id in notices, everything)
+        lines += _result(delivery, delivery.job_id in without_result, everything)
     if not detail.deliveries:
         lines.append(indented(Text("none")))
     return Group(*lines)
 
 
-def _result(delivery: ListedDelivery, is_notice: bool, everything: bool) -> list[RenderableType]:
-    head = f"{'no AI result, ' if is_notice else ''}{delivery.kind} → {delivery.destination}  "
+def _result(delivery: ListedDelivery, is_no_result: bool, everything: bool) -> list[RenderableType]:
+    head = f"{'no AI result, ' if is_no_result else ''}{delivery.kind} → {delivery.destination}  "
     lines = [indented(Text.assemble(head, state_text(delivery.state), resent_note(delivery)))]
     if everything:
         lines.append(indented(indented(uid_text(delivery.sop_instance_uid))))

@@ -63,7 +63,8 @@ def summarise(explanation: Explanation) -> Summary:
         below += _series_passed_over(routing, names)
         below += _earlier_passed_over(routing, names)
     below += [
-        f"{job.application}, job {job.id} {job.state}: {names.put_into(why)}" for job, why in _notices(explanation)
+        f"{job.application}, job {job.id} {job.state}: {names.put_into(why)}"
+        for job, why in _jobs_beside_analyses(explanation)
     ]
     below += map(delivery_line, (*explanation.not_delivered, *explanation.not_confirmed))
     return Summary(tuple(answer), tuple(below), names)
@@ -192,7 +193,7 @@ def _earlier(point: TimePointDecision) -> str:
     return "another study of the patient" if point.days is None else f"the study {point.days} days before"
 
 
-def _notices(explanation: Explanation) -> Iterator[tuple[Job, str]]:
+def _jobs_beside_analyses(explanation: Explanation) -> Iterator[tuple[Job, str]]:
     for job in explanation.detail.jobs:
         if why := purpose(job):
             yield job, why
