@@ -18,7 +18,7 @@ NoResultPolicy = Literal["always", "failures", "never"]
 
 @dataclass(frozen=True)
 class ApplicationEntry:
-    """An `[[applications]]` entry of the configuration. `name` is the one that jobs carry."""
+    """An `[[applications]]` entry of the configuration. `name` is the name by which jobs refer to it."""
 
     id: str
     name: str
@@ -33,8 +33,8 @@ class ApplicationEntry:
 class ConfiguredApplication:
     """An entry with its manifest. `manifest` is None if the descriptor cannot be used, and `problem` gives the reason.
 
-    An application that `starts_on_inputs` does so as soon as its own inputs are whole, while the rest of the study
-    still arrives.
+    An application that `starts_on_inputs` starts as soon as the series of its inputs are whole, even if other series of
+    the study still arrive.
     """
 
     name: str

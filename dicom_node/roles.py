@@ -1,8 +1,8 @@
-"""The pipeline on one page: every role of a node, and what it is made of.
+"""The pipeline on one page: every role of a node, and the parts that it is made of.
 
 A role is a process. Receivers append what they take in to their journals; the indexer files it; the scheduler decides
 which studies are complete and routes them; workers compute; the dispatcher delivers. They meet in the database and on
-disk alone. All but the worker are wired here: it loads torch, so that here is only how its process is started.
+disk alone. All roles but the worker are wired here. The worker loads torch, so this module only starts its process.
 """
 
 import socket
@@ -64,7 +64,7 @@ RECEIVER_NAME_LENGTH = 64  # as the database holds it
 
 
 def all_roles(settings: Settings, config: Path | None) -> Sequence[Role]:
-    """Return all roles in the order of starting: what takes work in comes last, and stops first."""
+    """Return all roles in the order of starting. The roles that take work in start last, and stop first."""
     dispatch, schedule, index = (
         Role(name, (COMMANDS, name, *_config_arguments(config))) for name in ("dispatch", "schedule", "index")
     )
@@ -101,9 +101,9 @@ def build_receiver(settings: Settings, index: int) -> Receiver:
 
 
 def receiver_name(host: str, index: int) -> str:
-    """Name a receiver among those of all machines, in its journal's folder and in the database.
+    """Return the name of a receiver, unique among those of all machines: for its journal's folder and the database.
 
-    A long host name is cut at its beginning: its end holds the index, and the numbers of machines.
+    A long name is cut at its beginning, because the index, and the number of a machine, are at the end.
     """
     return f"{host}-receive-{index}"[-RECEIVER_NAME_LENGTH:]
 
@@ -111,7 +111,8 @@ def receiver_name(host: str, index: int) -> str:
 def further_services(settings: Settings) -> list[DimseService]:
     """Return the services of a receiver beyond C-ECHO and C-STORE.
 
-    They need the database, which is opened with the first request: a receiver starts, and stores, without it.
+    They need the database, which is opened only with the first request, so that a receiver starts and stores without
+    it.
     """
     database = Database(settings.database_url)
     steps = ProcedureStepService(ProcedureSteps(database, settings.folders.procedure_steps))
@@ -130,7 +131,7 @@ def further_services(settings: Settings) -> list[DimseService]:
 
 
 def build_indexer(settings: Settings) -> Indexer:
-    """Build the indexer. The database is not asked for anything yet: it may be busy, or have no tables."""
+    """Build the indexer without a query, because the database may be busy or have no tables yet."""
     database = Database(settings.database_url)
     instances = InstanceStore(database, settings.folders.instances, feeds_inputs)
     places, database_file = settings.folders, sqlite_file(settings.database_url)

@@ -33,7 +33,8 @@ class ScheduledTask:
             for step in self.steps:
                 step()
         except Retriable as error:
-            log.warning("The task %s is put off: %s", self.name, error, extra=fields("task_postponed", task=self.name))
+            message = "The task %s is put off and will run again in %g s: %s"
+            log.warning(message, self.name, self.seconds, error, extra=fields("task_postponed", task=self.name))
 
 
 class Scheduler:
@@ -53,9 +54,9 @@ class Scheduler:
 
 
 class StalledWork:
-    """The jobs and deliveries whose worker or dispatcher fell silent.
+    """The release of jobs and deliveries whose worker or dispatcher shows no life any more.
 
-    `stalled_after` is how long the heartbeat of a job may be missing before the job is given back to the queue.
+    `stalled_after` is the time without a heartbeat after which a job is given back to the queue.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class StalledWork:
         self._now = now
 
     def release(self) -> None:
-        """Give stalled work back."""
+        """Give stalled jobs and deliveries back to their queues."""
         now = self._now()
         for job in self._jobs.release_stalled(now - self._stalled_after, self._maximum_job_attempts, now):
             extra = fields("stalled_job_released", job=job.id)

@@ -1,10 +1,9 @@
 """The decision whether a study is complete or waits: pure, over the evidence that storage has gathered.
 
-Nothing counts as quiet before the index has got there: an instance that was acknowledged and waits in a journal has no
-row yet. Everything but the maximum age is therefore decided by the time until which everything is indexed.
+An acknowledged instance that still waits in a journal has no row yet. So a study counts as quiet only for the time up
+to which everything is indexed; only the maximum age counts by the clock.
 
-An instance that comes after all opens the study's next revision, so a wrong decision costs a computation, never an
-image.
+A late instance opens the study's next revision, so a wrong decision costs a computation, never an image.
 """
 
 from dataclasses import replace
@@ -31,7 +30,7 @@ INDEX_BEHIND = timedelta(seconds=5)
 def decide_completion(
     study: StudyEvidence, inventory: Inventory, rule: CompletionRule, now: datetime, filed: datetime | None
 ) -> Completion | Waiting:
-    """Decide on a study in RECEIVING. `inventory` counts its images as of the same moment as `study`.
+    """Decide if a study in RECEIVING is complete. `inventory` counts its images as of the same moment as `study`.
 
     `filed` must have been read before both: everything acknowledged earlier than `filed` is part of them. It is None if
     that time is not known (see `filed_until`).
@@ -64,7 +63,7 @@ def decide_completion(
 
 
 def may_complete(study: StudyEvidence, rule: CompletionRule, now: datetime, filed: datetime | None) -> bool:
-    """Return False while no evidence whatever could complete the study, so that nobody needs to count its images."""
+    """Return False if no evidence could complete the study now, so that its images need not be counted."""
     settled = quiet_since(study) + timedelta(seconds=rule.settled)
     return now >= _oldest_at(study, rule) or (filed is not None and min(now, filed) >= settled)
 
@@ -82,7 +81,7 @@ def _oldest_at(study: StudyEvidence, rule: CompletionRule) -> datetime:
 
 
 def _behind(now: datetime, filed: datetime | None) -> str:
-    """Return that the index is behind, in words; empty if it is up to date."""
+    """Return the sentence that the index is behind; an empty text if it is up to date."""
     if filed is None:
         return "the index has not been through the journals yet"
     return f"the index is behind since {filed:%H:%M:%S} UTC" if now - filed > INDEX_BEHIND else ""

@@ -1,4 +1,4 @@
-"""The evidence that a study is complete, and how long it waits on each: pure decisions.
+"""The evidence that a study is complete, and the time it waits on each kind of evidence: pure decisions.
 
 DICOM has no message that says "this was all". The evidence there is, the strongest first
 (`storage.records.completion.Evidence` names each kind):
@@ -38,7 +38,7 @@ ABORTED_FACTOR = 2
 class Basis:
     """The evidence that would complete a study now, `seconds` after it became quiet.
 
-    `says` are the findings in words, and `condition` tells what the study waits for. `seconds` is None if only the
+    `says` are the findings in words, and `condition` describes what the study waits for. `seconds` is None if only the
     maximum age can complete the study.
     """
 
@@ -71,13 +71,13 @@ def strongest_evidence(study: StudyEvidence, inventory: Inventory, rule: Complet
 def event_time(study: StudyEvidence, at: datetime) -> datetime:
     """Return the time of an event, but no later than the study was noticed in its present state.
 
-    An event that is dated later has its time from a clock that was ahead. The study must not wait until then.
+    If an event is dated later, the clock that dated it was ahead, and the study must not wait until that time.
     """
     return at if study.noticed_at is None else min(at, study.noticed_at)
 
 
 def settled_at(study: StudyEvidence, rule: CompletionRule) -> datetime:
-    """Return when the last instance has settled."""
+    """Return the time from which the last instance counts as settled."""
     return event_time(study, study.last_received_at) + timedelta(seconds=rule.settled)
 
 
@@ -101,7 +101,7 @@ def _doubted(study: StudyEvidence, rule: CompletionRule, doubts: tuple[str, ...]
 
 
 def _timed(study: StudyEvidence, inventory: Inventory, rule: CompletionRule) -> Basis:
-    """Return the evidence of a study that nothing proves complete or incomplete."""
+    """Return the evidence of a study for which only the passing of time decides."""
     if study.open_associations:
         return Basis(Evidence.QUIET, (), rule.quiet, _condition(study, rule.quiet))
     if study.aborted_associations:
@@ -147,8 +147,8 @@ def _fresh_answer(study: StudyEvidence, rule: CompletionRule) -> SourceAnswer | 
 def _owes_answer(study: StudyEvidence, rule: CompletionRule) -> bool:
     """Return True if the source PACS was not asked yet since the last instance.
 
-    Its count is stronger evidence than a declared one. A study waits for it no longer than `released` seconds, and a
-    source that cannot be asked counts as having answered.
+    The count of the source is stronger evidence than a declared one. A study waits for it no longer than `released`
+    seconds, and a source that cannot be asked counts as having answered.
     """
     return rule.source is not None and _fresh_answer(study, rule) is None
 

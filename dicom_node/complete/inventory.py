@@ -1,4 +1,4 @@
-"""The inventory of a study: what its images say about how many of them there are. Pure counting over their `Facts`.
+"""The inventory of a study: its images, and what they say about their number. Pure counting over their `Facts`.
 
 Each series gets the strongest statement that can be made (`Grade`). It is made from these attributes of PS3.3: Images
 in Acquisition and Acquisition Number (C.7.6.1), Number of Temporal Positions (C.7.6.1, C.8.3.1), Image Position and
@@ -48,7 +48,7 @@ class SeriesCount:
 
     @property
     def untrue(self) -> bool:
-        """True if all that is known is that the declared count is wrong, which `text` then tells."""
+        """True if nothing is known but that the declared count is wrong; `text` then says so."""
         return self.grade is Grade.SILENT and bool(self.text)
 
 
@@ -77,7 +77,7 @@ class Inventory:
 
     @property
     def says_something(self) -> bool:
-        """True if every series says something about its number, and none that images are missing."""
+        """True if every series says something about its number of images, and no series that images are missing."""
         return bool(self.series) and all(s.grade not in (Grade.SHORT, Grade.SILENT) for s in self.series)
 
     @cached_property
@@ -177,7 +177,8 @@ def _count_multi_frame(facts: Sequence[Facts]) -> _Statement:
 def _count_single_frame(facts: Sequence[Facts]) -> _Statement:
     """Compare the images with each declared count, and with the geometry.
 
-    A count that is not reached outweighs those that are. A count that is exceeded cannot be true and says nothing.
+    A count that is not reached outweighs counts that are reached. A count that is exceeded cannot be true and is
+    ignored.
     """
     here = len(facts)
     exceeded, by_acquisition = _by_acquisition(facts)
@@ -234,9 +235,9 @@ def _by_temporal_position(facts: Sequence[Facts]) -> int | None:
 
 
 def _geometry(facts: Sequence[Facts]) -> tuple[str, int]:
-    """Return what is missing between the slices, in words, and the number of slice positions in regular stacks.
+    """Return in words which slices are missing between others, and the number of slice positions in regular stacks.
 
-    The number is 0 if the positions cannot tell.
+    The number is 0 if it cannot be told from the positions.
     """
     if any(f.position is None or f.orientation is None for f in facts):
         return "", 0

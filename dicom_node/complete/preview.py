@@ -1,4 +1,4 @@
-"""The decision that the completion sweep would take now, for whoever asks what a study waits for."""
+"""The decision that the completion sweep would take now, to show to the operator what a study waits for."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ from storage.tables.studies import Studies
 def preview(
     studies: Studies, rule: CompletionRule, journals: Path, study_instance_uid: str
 ) -> Completion | Waiting | None:
-    """Decide about one study, and change nothing. None for a study that is not RECEIVING."""
+    """Decide about one study, and change nothing. Return None for a study that is not RECEIVING."""
     filed = filed_until(journals)  # before the rows are read: it says what is among them
     found = studies.evidence(study_instance_uid)
     if not found:

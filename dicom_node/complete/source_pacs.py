@@ -22,10 +22,11 @@ SOURCE_PAUSE = Backoff(first=5, longest=300, attempts=2**31)  # for all studies,
 
 
 def ask_at(study: StudyEvidence, rule: CompletionRule) -> datetime | None:
-    """Return when to ask the source PACS (again) for its count; None if its answer could not change anything.
+    """Return the next time to ask the source PACS for its count; None if its answer could not change anything.
 
-    It is asked first once the instances have settled. While it gives other counts it is asked ever more seldom, counted
-    over the whole revision. An instance that came since the last answer brings the question forward.
+    The source is first asked when the instances have settled. If its count differs from the number of instances here,
+    it is asked again after pauses that grow over the whole revision. An instance that came since the last answer makes
+    the next question earlier.
     """
     if rule.source is None or any(state is ProcedureStepState.IN_PROGRESS for _, state in study.steps):
         return None
@@ -41,7 +42,7 @@ def ask_at(study: StudyEvidence, rule: CompletionRule) -> datetime | None:
 class SourceQuestions:
     """The questions to the source PACS about all studies in RECEIVING.
 
-    `as_noticed` completes the evidence of a study with when it was noticed (`CompletionSweep.as_noticed`).
+    `as_noticed` adds to the evidence of a study the time when it was noticed (`CompletionSweep.as_noticed`).
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class SourceQuestions:
         self._rests_until: datetime | None = None
 
     def ask(self) -> None:
-        """Ask about every study that is due. After a failure to reach it, the source rests for a while."""
+        """Ask about every study that is due. After a failure to reach the source, ask nothing for a while."""
         now = self._now()
         rests_until = self._rests_until
         # A longer rest than the longest pause comes from a clock that was set back since.
@@ -84,7 +85,7 @@ class SourceQuestions:
             reached = not isinstance(error, Retriable)
         except Exception as error:  # A foreign library fails in many ways, all of which mean the same.
             extra = fields("source_query_failed", study=uid)
-            log.error("The query of %s for its count failed: %s", name, unexpected(error), extra=extra)
+            log.error("The source %s could not be asked for its count: %s", name, unexpected(error), extra=extra)
             problem, reached = f"unexpected {type(error).__name__}", False
         else:
             reached = True
@@ -96,5 +97,5 @@ class SourceQuestions:
             self._failures += 1
             self._rests_until = SOURCE_PAUSE.retry_at(self._failures, self._now())
             extra = fields("source_query_postponed", study=uid)
-            log.warning("%s gives no count and is not asked for a while: %s", name, problem, extra=extra)
+            log.warning("The source %s gives no count and is not asked for a while: %s", name, problem, extra=extra)
         return reached

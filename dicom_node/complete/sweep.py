@@ -56,7 +56,7 @@ class CompletionSweep:
         self._seen: dict[str, _SeenStudy] = {}
 
     def sweep(self) -> None:
-        """Complete every study whose evidence is enough, and start applications early on the others."""
+        """Complete every study with enough evidence, and start applications early on the other studies."""
         filed = self._filed()  # Before the rows are read, because it tells what is among them.
         receiving = self._studies.evidence()
         now = self._now()
@@ -78,7 +78,7 @@ class CompletionSweep:
     def as_noticed(self, evidence: StudyEvidence, now: datetime) -> StudyEvidence:
         """Return the evidence with the time when it was noticed, and without answers of the source from the future.
 
-        A clock that was set back leaves such answers. They tell nothing about instances that come after them.
+        Such answers exist after the clock was set back, and say nothing about instances that come later.
         """
         seen = self._seen.get(evidence.study_instance_uid)
         return replace(
@@ -88,9 +88,10 @@ class CompletionSweep:
         )
 
     def _look(self, evidence: StudyEvidence, now: datetime) -> _SeenStudy:
-        """Note a change of the study.
+        """Return the state of a study between sweeps, with the time at which its evidence was last seen to change.
 
-        Instances are indexed some time after they came. The study is not quiet as long as new ones turn up here.
+        Instances are indexed some time after they came. A study is not quiet while new instances still appear in the
+        index.
         """
         key = (evidence.contents_key, evidence.associations)
         seen = self._seen.get(evidence.study_instance_uid)
@@ -105,7 +106,8 @@ class CompletionSweep:
     def _inventory(self, evidence: StudyEvidence, seen: _SeenStudy) -> Inventory:
         """Count the images, unless nothing changed since they were counted.
 
-        They are counted again while a procedure step misses instances, because these may come as part of another study.
+        They are also counted again while a procedure step misses instances, because these may come as part of another
+        study.
         """
         if seen.inventory is None or seen.contents_key != evidence.contents_key or seen.inventory.steps.missing:
             seen.inventory = take_inventory(self._studies.contents(evidence.study_instance_uid))

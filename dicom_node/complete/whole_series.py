@@ -10,7 +10,7 @@ from storage.records.evidence import AssociationEnd, FeedingAssociation, StudyEv
 
 
 def whole_series(study: StudyEvidence, inventory: Inventory, rule: CompletionRule, now: datetime) -> Mapping[str, str]:
-    """Return the series whose instances are all here, as far as that can be known, each with the reason.
+    """Return the series that are known to be whole, each with the reason.
 
     A declared count is enough once it has settled, and so is a completed procedure step that lists the series. Other
     series are whole when every association that could have fed them was released. Rows do not tell which association
@@ -24,7 +24,7 @@ def whole_series(study: StudyEvidence, inventory: Inventory, rule: CompletionRul
 
 
 def _why_whole(study: StudyEvidence, series: SeriesCount, rule: CompletionRule, now: datetime) -> str:
-    """Return why a series is whole; empty if that is not known."""
+    """Return the reason why a series is whole; an empty text if it is not known to be whole."""
 
     def quiet(seconds: float, since: datetime = series.last_received_at) -> bool:
         return now >= since + timedelta(seconds=seconds)

@@ -1,4 +1,4 @@
-"""The SOP classes that destinations are known to accept, so that what a PACS refuses is not even sent to it."""
+"""The SOP classes that destinations are known to accept, so that no PACS is sent an object that it refuses."""
 
 import time
 from collections.abc import Callable, Collection
@@ -18,7 +18,7 @@ class _KnownClasses:
 
 
 class Acceptance:
-    """A memory of which SOP classes in `written` each destination accepts. It asks again after a while."""
+    """A memory of the SOP classes in `written` that each destination accepts. It asks again after a while."""
 
     def __init__(self, written: frozenset[str], clock: Callable[[], float] = time.monotonic) -> None:
         self._written = written
@@ -26,7 +26,7 @@ class Acceptance:
         self._answers: dict[str, _KnownClasses] = {}
 
     def refused(self, destination: Destination, sop_class_uids: Collection[str]) -> frozenset[str]:
-        """Return those of these SOP classes that the destination does not accept; none where that cannot be known."""
+        """Return the given SOP classes that the destination does not accept; none if that cannot be known."""
         wanted = self._written.intersection(sop_class_uids)
         answer = self._answers.get(destination.name)
         if answer is not None:
@@ -41,5 +41,5 @@ class Acceptance:
         return wanted - accepted
 
     def forget(self, destination: Destination) -> None:
-        """Ask the destination again next time, because it has just answered otherwise, or not at all."""
+        """Forget what the destination accepts, so that it is asked again: its last answer differed, or did not come."""
         self._answers.pop(destination.name, None)

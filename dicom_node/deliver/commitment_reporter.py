@@ -1,7 +1,7 @@
 """The reporter of storage commitment on associations that the node opens itself (PS3.4 J.3.3).
 
-It serves peers that are configured so, and those whose own association is over. It runs in the `dispatch` role. Each
-peer has a thread of its own, so that one that is down delays nobody else.
+It serves peers that are configured to get reports on such an association, and peers whose own association is over. It
+runs in the `dispatch` role. Each peer has a thread of its own, so that a peer that is down delays no other.
 """
 
 import logging
@@ -41,7 +41,7 @@ SendReport = Callable[[Target, OutgoingReport], int]
 
 
 class ReportingSCP(Requestor):
-    """An association that the node opens as SCP of storage commitment, a role that it proposes (PS3.7 D.3.3.4)."""
+    """An association that the node opens and on which it proposes to be SCP of storage commitment (PS3.7 D.3.3.4)."""
 
     def __init__(self, calling_ae_title: str, target: Target, timeout: float) -> None:
         # There is one context, because some peers see the role of the first one only. It is in the syntax that every
@@ -65,7 +65,7 @@ def send_report(calling_ae_title: str, timeout: float, target: Target, report: O
 class CommitmentReporter:
     """The loops that send the reports that are due.
 
-    `filed` tells up to which time everything that was acknowledged is indexed.
+    `filed` returns the time up to which everything that was acknowledged is indexed.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class CommitmentReporter:
             thread.join()
 
     def report_next(self, peer_ae_title: str) -> bool:
-        """Report on one request of this peer that is due and decided. Returns False when there is none."""
+        """Report on one request of this peer that is due and decided. Return False if there is no such request."""
         for commitment in self._commitments.due(self._now(), [peer_ae_title]):
             target = self._target(commitment)
             if target is None:
@@ -121,7 +121,7 @@ class CommitmentReporter:
         return False
 
     def give_up_unreachable(self) -> bool:
-        """End the requests of peers that the node does not know how to reach. Returns False when there is none."""
+        """End the requests of peers that the node does not know how to reach. Return False if there is none."""
         ended = False
         for commitment in self._commitments.due(self._now(), limit=1000):
             if self._target(commitment) is None:
@@ -129,7 +129,9 @@ class CommitmentReporter:
                 reason = f"{before}its association ended, and no port is configured for {commitment.peer_ae_title}"
                 if self._commitments.fail(commitment.id, reason, None):
                     extra = _extra("commitment_report_abandoned", commitment)
-                    log.error("A storage commitment cannot be reported: %s", reason, extra=extra)
+                    log.error(
+                        "The peer of a storage commitment cannot be reached, which ends it: %s", reason, extra=extra
+                    )
                 ended = True
         return ended
 
@@ -141,7 +143,7 @@ class CommitmentReporter:
             status, reason = -1, str(error)
         except Exception as error:
             extra = _extra("commitment_report_interrupted", commitment)
-            log.error("A storage commitment report broke off: %s", unexpected(error), extra=extra)
+            log.error("Sending a storage commitment report failed unexpectedly: %s", unexpected(error), extra=extra)
             status, reason = -1, f"unexpected {type(error).__name__}"
         if status == DimseStatus.SUCCESS:
             self._commitments.reported(commitment.id, str(report))
@@ -152,7 +154,9 @@ class CommitmentReporter:
         self._commitments.fail(commitment.id, reason, retry_at)
         if retry_at is None:
             extra = _extra("commitment_report_failed", commitment)
-            log.error("A storage commitment report failed for good: %s", reason, extra=extra)
+            log.error(
+                "A storage commitment report failed; only `dicom-node retry` sends it again: %s", reason, extra=extra
+            )
         else:
             extra = _extra("commitment_report_retried", commitment)
             log.warning("A storage commitment report will be retried: %s", reason, extra=extra)

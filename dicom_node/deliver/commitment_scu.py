@@ -30,10 +30,10 @@ _CONTEXT = (PUSH_MODEL, str(ImplicitVRLittleEndian))  # the transfer syntax that
 
 
 class CommitmentSCU(Requestor):
-    """An association for one request, used as a context manager, with the default roles.
+    """An association for one request, used as a context manager, in which the node is SCU (the default role).
 
-    `hear` gets every report that comes on the association, even before the response to the request, and returns the
-    status to answer.
+    `hear` is called with every report that comes on the association, even before the response to the request. It
+    returns the status of the answer.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class CommitmentSCU(Requestor):
             raise PeerRefused(f"{self._target} refuses to commit: it answers 0x{status:04X}")
 
     def listen(self, waits: Callable[[], bool]) -> None:
-        """Take reports while `waits` returns True and the peer keeps the association."""
+        """Take reports as long as `waits` returns True and the peer keeps the association open."""
         assoc = self._assoc
         assert assoc is not None
         while waits():

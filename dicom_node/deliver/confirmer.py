@@ -2,9 +2,9 @@
 
 It runs in the `dispatch` role. Each destination has a thread of its own, so that one that is down delays no other.
 
-The confirmer asks for storage commitment (PS3.4 annex J) where the destination offers it. The report comes on the same
-association, or to a receiver of this node, and is acted upon here. Where commitment is not offered, or no report came
-in time, the confirmer asks the destination which objects it holds.
+The confirmer asks for storage commitment (PS3.4 annex J) if the destination offers it. The report comes on the same
+association, or to a receiver of this node, and is acted upon here. If the destination does not offer it, or if no
+report comes in time, the confirmer asks the destination which objects it holds.
 """
 
 import logging
@@ -44,10 +44,11 @@ _REASONS_IN_WORDS: dict[int, str] = {
 
 
 class Confirmer:
-    """The loops that ask destinations whether they keep what they accepted, and act on the answers.
+    """The loops that ask destinations if they keep the objects that they accepted, and that act on the answers.
 
-    `patience` is how long a destination may take to commit, or to show, an object. `pauses` says how soon a destination
-    that does not answer is asked again. `linger` (seconds) is how long the association that asked waits for the report.
+    `patience` is the time in which a destination must commit an object, or show it in a query. `pauses` are the pauses
+    before a destination that does not answer is asked again. `linger` is how many seconds the requesting association
+    stays open for the report.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class Confirmer:
             thread.join()
 
     def _give_up_unserved(self) -> None:
-        """Give up confirmations whose destination has left the configuration, or is not to be asked any more."""
+        """Give up confirmations whose destination is configured no longer, or no longer as one to be asked."""
         served = {destination.name for destination in self._destinations}
         for confirmation in self._confirmations.list(WAITING, limit=None):
             if confirmation.destination not in served:
@@ -100,7 +101,7 @@ class Confirmer:
                 )
 
     def confirm_next(self, destination: ConfirmingDestination, stop: threading.Event) -> bool:
-        """Take one step towards the next confirmation that is due. Returns False when none is."""
+        """Take one step towards the next confirmation that is due. Return False if none is due."""
         confirmation = self._next(destination)
         if confirmation is None:
             return False
@@ -118,7 +119,7 @@ class Confirmer:
             raise  # a failure of the database, which the loop reports
         except Exception as error:
             extra = _extra("confirmation_interrupted", confirmation)
-            log.error("The confirmation broke off: %s", unexpected(error), extra=extra)
+            log.error("Asking for confirmation failed unexpectedly: %s", unexpected(error), extra=extra)
             if not self._postpone(confirmation, f"unexpected {type(error).__name__}"):
                 raise
         return True
@@ -143,15 +144,15 @@ class Confirmer:
             destination.commit(confirmation.transaction_uid, references, asker)
         except PeerRefused as error:
             extra = _extra("commitment_request_refused", confirmation)
-            log.info("The destination does not commit, and is queried instead: %s", error, extra=extra)
+            log.info("The destination offers no storage commitment and is queried instead: %s", error, extra=extra)
             self._confirmations.read_back(confirmation.id, self._now())
         except PeerUnavailable as error:  # some peers break off the association instead of refusing
             extra = _extra("commitment_request_failed", confirmation)
-            log.warning("The request for storage commitment failed: %s", error, extra=extra)
+            log.warning("The destination could not be asked to commit, and is queried instead: %s", error, extra=extra)
             self._read_back(destination, confirmation, str(error))
 
     def _act(self, confirmation: Confirmation) -> None:
-        """Act on a report. An object that it does not name is not committed."""
+        """Act on a report. An object that the report does not name counts as not committed."""
         report = confirmation.report
         assert report is not None
         committed = set(report.committed)
@@ -163,7 +164,8 @@ class Confirmer:
     def _read_back(self, destination: ConfirmingDestination, confirmation: Confirmation, trouble: str = "") -> None:
         """Ask the destination which of the objects it holds.
 
-        `trouble` is why it could not be asked for storage commitment. It will be asked again until time is up.
+        `trouble` is the reason why the destination could not be asked for storage commitment. Until `patience` is over,
+        it will be asked for that again.
         """
         references = self._references(confirmation)
         was_requested = confirmation.state is ConfirmationState.REQUESTED
@@ -189,7 +191,7 @@ class Confirmer:
 
     def _give_up(self, confirmation: Confirmation, reason: str) -> None:
         extra = _extra("confirmation_abandoned", confirmation)
-        log.warning("It cannot be confirmed which objects have arrived: %s", reason, extra=extra)
+        log.warning("The objects stay unconfirmed, and the destination is not asked again: %s", reason, extra=extra)
         self._confirmations.give_up(confirmation.id, reason, self._now())
 
     def _settle(self, confirmation: Confirmation, committed: set[str], missed: Mapping[str, str], how: str) -> None:
@@ -199,19 +201,23 @@ class Confirmer:
             match alarm.state:
                 case DeliveryState.QUEUED:
                     extra = _extra("delivery_requeued", confirmation, **delivery)
-                    log.error("An object is sent once more: %s", alarm.reason, extra=extra)
+                    log.error("An object was not confirmed and is sent once more: %s", alarm.reason, extra=extra)
                 case DeliveryState.FAILED:
                     extra = _extra("delivery_failed", confirmation, **delivery)
-                    log.error("A delivery failed for good: %s", alarm.reason, extra=extra)
+                    log.error(
+                        "A delivery failed; only `dicom-node retry` sends it again: %s", alarm.reason, extra=extra
+                    )
                 case _:
                     extra = _extra("delivery_unconfirmed", confirmation, **delivery)
-                    log.warning("An object is not confirmed: %s", alarm.reason, extra=extra)
+                    log.warning(
+                        "An object was not confirmed, but is outdated and not sent again: %s", alarm.reason, extra=extra
+                    )
         if committed:
             extra = _extra("deliveries_confirmed", confirmation)
-            log.info("%d objects are confirmed: %s", len(committed), how, extra=extra)
+            log.info("The destination holds %d objects, as confirmed: %s", len(committed), how, extra=extra)
 
     def _postpone(self, confirmation: Confirmation, reason: str) -> bool:
-        """Ask again later, after a pause that grows with the time since the objects were first asked for.
+        """Postpone the next question, by a pause that grows with the time since the objects were first asked for.
 
         Returns False if the confirmation has ended meanwhile.
         """
@@ -219,7 +225,9 @@ class Confirmer:
         elapsed = (now - confirmation.requested_at).total_seconds()
         pause = min(self._pauses.longest, max(self._pauses.first, elapsed))
         extra = _extra("confirmation_postponed", confirmation)
-        log.warning("The objects are not confirmed yet: %s", reason, extra=extra)
+        log.warning(
+            "The destination has not confirmed the objects yet and will be asked again: %s", reason, extra=extra
+        )
         told = f"not confirmed yet: {reason}"
         return self._confirmations.postpone(confirmation.id, now + timedelta(seconds=pause), told)
 

@@ -29,7 +29,7 @@ _GIVEN_UP = (DeliveryState.REPLACED, DeliveryState.FAILED)
 class Dispatcher:
     """The loops that send the objects of jobs to destinations.
 
-    `beside` are further loops of the same role. Each has a thread of its own.
+    `beside` are further loops of the role `dispatch`. Each has a thread of its own.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Dispatcher:
         self._acceptance = Acceptance(WRITTEN_SOP_CLASSES)
 
     def run(self, stop: threading.Event) -> None:
-        """Deliver until `stop` is set. Deliveries that an earlier life of this dispatcher held are taken up again."""
+        """Deliver until `stop` is set, first the deliveries that an earlier process of this dispatcher held."""
         self._deliveries.release_dispatcher(self._name)
         self._warn_of_stranded()
         threads = [
@@ -67,7 +67,7 @@ class Dispatcher:
             thread.join()
 
     def _warn_of_stranded(self) -> None:
-        """Log the deliveries whose destination was taken out of the configuration, because they wait for ever."""
+        """Warn of deliveries whose destination is not configured any more, because they would wait for ever."""
         served = {destination.name for destination in self._destinations}
         waiting = self._deliveries.list(states=(DeliveryState.QUEUED, DeliveryState.SENDING, DeliveryState.RETRYING))
         for name, number in Counter(d.destination for d in waiting if d.destination not in served).items():
@@ -80,9 +80,9 @@ class Dispatcher:
             )
 
     def deliver_one(self, destination: Destination) -> bool:
-        """Claim and send the next due delivery of this destination. Returns False when there is none.
+        """Claim and send the next due delivery of this destination. Return False if there is none.
 
-        Where the destination refuses the object, choose what is sent in its place.
+        If the destination refuses the object, choose what is sent in its place.
         """
         delivery = self._deliveries.claim(destination.name, self._name, datetime.now(UTC))
         if delivery is None:
@@ -103,7 +103,8 @@ class Dispatcher:
             return True
         self._deliveries.fail(delivery.id, self._name, result.reason, retry_at, now)
         if retry_at is None:
-            log.error("The delivery failed for good: %s", result.reason, extra=fields("delivery_failed", **identifiers))
+            message = "The delivery failed; only `dicom-node retry` sends it again: %s"
+            log.error(message, result.reason, extra=fields("delivery_failed", **identifiers))
         else:
             log.warning(
                 "The delivery will be retried: %s", result.reason, extra=fields("delivery_retried", **identifiers)
@@ -111,7 +112,7 @@ class Dispatcher:
         return True
 
     def _choose_again(self, destination: Destination, delivery: Delivery, result: SendResult, now: datetime) -> None:
-        """Queue what takes the place of an object that the destination refuses, and replace what refers to it.
+        """Queue the stand-ins of an object that the destination refuses, and replace the objects that refer to it.
 
         Objects that were given up before are not tried again. An object that was refused at every attempt, but never
         for good, is FAILED nevertheless: the cause may be a full disk, and the operator can have it sent again later.
@@ -135,14 +136,16 @@ class Dispatcher:
             identifiers = {"delivery": ended.id, "destination": destination.name, "kind": ended.object.kind}
             if ended.state is DeliveryState.REPLACED:
                 extra = fields("delivery_replaced", **identifiers)
-                log.warning("The object is not delivered, another takes its place: %s", ended.reason, extra=extra)
+                log.warning("Another object is delivered in place of this one: %s", ended.reason, extra=extra)
             else:
                 log.error(
-                    "The object is not delivered: %s", ended.reason, extra=fields("delivery_failed", **identifiers)
+                    "The object is not delivered and counts as failed: %s",
+                    ended.reason,
+                    extra=fields("delivery_failed", **identifiers),
                 )
 
     def _send(self, destination: Destination, delivery: Delivery) -> SendResult:
-        """Send the object. An unforeseen failure is that of this delivery alone: it is logged and retried."""
+        """Send the object. An unexpected failure is logged and ends only this attempt, which will be retried."""
         sop_class_uid, sop_instance_uid = delivery.object.sop_class_uid, delivery.object.sop_instance_uid
         try:
             if self._acceptance.refused(destination, {sop_class_uid}):
@@ -154,7 +157,7 @@ class Dispatcher:
             return result
         except Exception as error:
             extra = fields("sending_interrupted", delivery=delivery.id)
-            log.error("The sending of an object broke off: %s", unexpected(error), extra=extra)
+            log.error("Sending an object failed unexpectedly: %s", unexpected(error), extra=extra)
             return SendResult(sop_instance_uid, ok=False, retriable=True, reason=f"unexpected {type(error).__name__}")
 
 

@@ -1,4 +1,4 @@
-"""The choice of what a destination gets that refuses some objects of a job. Pure: it decides, and sends nothing."""
+"""The choice of the objects that are sent to a destination that refuses some objects of a job. Pure decisions."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,11 +27,11 @@ class DeliveryChoice:
 
 
 def choose(offers: Sequence[Offer], refusals: Mapping[int, str]) -> DeliveryChoice:
-    """Choose what a destination gets that does not take the objects in `refusals`, which gives the reason for each.
+    """Choose the objects for a destination that refuses those in `refusals`, which gives the reason for each.
 
-    `offers` come in the order of delivery. Each one that stands for nothing is sent, or else the first of its stand-ins
-    that the destination takes. A report that refers to a SEG is sent only together with that SEG, and a Key Object
-    Selection only together with all that it names. Reports without a SEG are sent only where the SEG is not.
+    `offers` come in the order of delivery. For each object that is no stand-in, choose the object itself, or else its
+    first stand-in that the destination takes. A report that refers to a SEG is sent only together with that SEG, and a
+    Key Object Selection only together with all that it names. Reports without a SEG are sent only where the SEG is not.
     """
     primaries = [offer for offer in offers if not offer.stands_for]
     chosen: dict[int, Offer | None] = {}
@@ -63,7 +63,10 @@ def _why_unfit(kind: ObjectKind, lacking: Collection[ObjectKind]) -> str:
 
 
 def _unsent(why: str, instead: Mapping[ObjectKind, Offer | None]) -> Undelivered:
-    """Say why an object is not sent. `instead` has the kinds that it was to serve, each with what is sent now."""
+    """Return the reason why an object is not sent.
+
+    `instead` maps the kinds that the object would have served to the object that is sent for this kind now.
+    """
     substitutes = dict.fromkeys(offer.kind for kind, offer in instead.items() if offer and offer.kind is not kind)
     bare = [kind for kind, offer in instead.items() if offer is None]
     if bare:

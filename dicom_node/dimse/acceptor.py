@@ -1,4 +1,4 @@
-"""Listening: accepted connections become associations, each with a thread of its own."""
+"""The listener for connections, each of which becomes an association with a thread of its own."""
 
 import logging
 import socket
@@ -68,7 +68,7 @@ class Acceptor:
             return list(self._connections)
 
     def close(self) -> None:
-        """Stop listening; associations go on."""
+        """Stop listening. Open associations go on."""
         self._closed = True
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)  # wakes `accept`
@@ -97,7 +97,9 @@ class Acceptor:
             except OSError as error:
                 if not self._closed:
                     log.error(
-                        "A connection could not be accepted: %s", error.strerror, extra=fields("connection_failed")
+                        "The system could not accept a connection; the node goes on listening: %s",
+                        error.strerror,
+                        extra=fields("connection_failed"),
                     )
                     time.sleep(0.1)  # most likely there are no more file descriptors
                 continue
@@ -164,7 +166,7 @@ class Acceptor:
 
 
 class _Accepted(AcceptedAssociation):
-    """An association that its acceptor forgets at its end."""
+    """An association that removes itself from its acceptor when it ends."""
 
     def __init__(self, acceptor: Acceptor, *args: Any) -> None:
         super().__init__(*args)

@@ -2,7 +2,7 @@
 
 pynetdicom negotiates associations and serves every DIMSE service but one: C-STORE runs through `messages`. One thread
 owns an association from the first byte to the last. pynetdicom's own second thread, its state machine and its queues
-are never started: whoever sends a message writes it at once, and whoever waits for one reads it.
+are never started: the thread that sends a message writes it at once, and the thread that waits for a message reads it.
 """
 
 import logging
@@ -70,7 +70,7 @@ class _Provider(DULServiceProvider):
 
 
 class _Messages(DIMSEServiceProvider):
-    """A DIMSE provider in which a service that asked the peer something reads the answer itself."""
+    """A DIMSE provider in which the service that sent a request reads the peer's answer itself."""
 
     def get_msg(self, block: bool = False) -> Any:
         return cast(AcceptedAssociation, self.assoc).response() if block else (None, None)
@@ -118,7 +118,7 @@ class AcceptedAssociation(QuietAssociation):
     def post(self, task: Callable[["AcceptedAssociation"], object]) -> None:
         """Have the association's thread run `task` between two messages, to send an N-EVENT-REPORT for example.
 
-        The task is dropped if the association ends before.
+        The task is dropped if the association ends before it could run.
         """
         self._posted.append(task)
         self.connection.wake()
@@ -159,7 +159,7 @@ class AcceptedAssociation(QuietAssociation):
             self._reader = MessageReader(self.connection, ())  # its buffer must not wait for the garbage collector
 
     def _live(self) -> str:
-        """Serve the association to its end; return the reason, which is empty when the peer released it."""
+        """Serve the association to its end, and return the reason of the end; an empty text if the peer released it."""
         try:
             self._negotiate()
             while self.is_established:
@@ -218,7 +218,7 @@ class AcceptedAssociation(QuietAssociation):
         self._reader = MessageReader(self.connection, self._accepted_cx)
 
     def _request(self) -> A_ASSOCIATE:
-        """Read the A-ASSOCIATE-RQ, all of which must arrive within the ACSE time-out."""
+        """Read the A-ASSOCIATE-RQ, which must arrive completely within the ACSE time-out."""
         deadline = time.monotonic() + self.acse_timeout
         self.connection.take_until(self._opening, PDU.size, deadline)
         kind, length = PDU.unpack(self._opening)
@@ -313,7 +313,7 @@ class AcceptedAssociation(QuietAssociation):
     def response(self) -> tuple[Any, Any]:
         """Read the peer's answer to a request of ours, and return its presentation context ID and its primitive.
 
-        Requests that arrive before it are served. Returns (None, None) when the association ends instead.
+        Requests that arrive before it are served. Returns (None, None) if the association ends before the answer.
         """
         try:
             while self.is_established:

@@ -1,8 +1,8 @@
-"""The words of storage commitment (PS3.4 annex J) that its SCP, its SCU and its reporter share.
+"""Values and messages of storage commitment (PS3.4 annex J) that its SCP, its SCU and its reporter share.
 
 An instance is committed once it is indexed: rows follow bytes that are durable, so a row is proof. Instances that were
-acknowledged a moment ago may wait for the index; the indexer leaves a mark that says how far it has got. Only behind
-that mark does a missing row mean a missing instance.
+acknowledged a moment ago may wait for the index, so the indexer sets a mark (`filed_until`). Only for instances
+acknowledged before the mark does a missing row mean a missing instance.
 """
 
 import logging
@@ -52,8 +52,8 @@ class FailureReason(IntEnum):
 class Addressee:
     """A peer as a storage commitment SCU.
 
-    Without `port` it gets reports only on its own associations. Without `host` it is reached at the address from which
-    it asked.
+    Without `port` the peer gets reports only on its own associations. Without `host` the peer is reached at the address
+    from which it made the request.
     """
 
     ae_title: str
@@ -63,7 +63,7 @@ class Addressee:
 
 
 def addressee_of(ae_title: str, host: str, addressees: Sequence[Addressee]) -> Addressee:
-    """Return how a peer that asked from `host` is configured; several entries may share its AE title."""
+    """Return the configured entry of a peer that made a request from `host`; several entries may share its AE title."""
     named = [a for a in addressees if a.ae_title == ae_title]
     here = [a for a in named if a.host in (None, host)]
     return next(iter(here or named), Addressee(ae_title))
@@ -114,7 +114,7 @@ class OutgoingReport:
 def decide_report(
     commitment: Commitment, indexed: Mapping[str, str], filed_until: datetime | None, now: datetime
 ) -> OutgoingReport | None:
-    """Decide what to report on a request; return None while an instance may still be on its way into the index.
+    """Decide the content of the report on a request; None while an instance may still wait for the index.
 
     `indexed` maps SOP instances to their SOP classes. The caller must have read `filed_until` before `indexed`.
     """
@@ -184,7 +184,7 @@ class IncomingReport:
 def read_incoming_report(event_type: int | None, sop_instance_uid: str, ds: Dataset) -> IncomingReport | DimseResponse:
     """Return the content of an N-EVENT-REPORT (PS3.4 table J.3-2), or the response that refuses it.
 
-    An instance that it lists as failed is not committed, even where it lists the same one as committed.
+    An instance that the report lists both as failed and as committed counts as failed.
     """
     if event_type not in (ALL_COMMITTED, FAILURES_EXIST):
         return DimseResponse(DimseStatus.NO_SUCH_EVENT_TYPE, "The Event Type IDs are 1 and 2")
@@ -211,18 +211,20 @@ def keep_incoming_report(confirmations: Confirmations, report: IncomingReport, p
     try:
         if not confirmations.report(report.transaction_uid, kept):
             log.warning(
-                "A storage commitment report names a transaction UID that is not ours",
+                "A destination's storage commitment report is refused, because its transaction UID is not ours",
                 extra=fields("commitment_report_refused", **extra),
             )
             return DimseResponse(DimseStatus.INVALID_ARGUMENT_VALUE, "TransactionUID is of no request of this node")
     except Retriable as error:
         log.warning(
-            "A storage commitment report was not kept: %s", error, extra=fields("commitment_report_postponed", **extra)
+            "A destination's storage commitment report was not kept; it is told to report again: %s",
+            error,
+            extra=fields("commitment_report_postponed", **extra),
         )
         return DimseResponse(DimseStatus.RESOURCE_LIMITATION, "Cannot be kept now, report it again later")
     except Exception as error:
         log.error(
-            "A storage commitment report could not be kept: %s",
+            "A destination's storage commitment report could not be kept and is answered with a failure: %s",
             unexpected(error),
             extra=fields("commitment_report_failed", **extra),
         )

@@ -1,6 +1,6 @@
 """The way of a message from the socket: PDUs (PS3.8 9.3) and their fragments (PS3.8 annex E).
 
-The one thread that owns the association reads all of it. Nothing here polls, queues, or knows pynetdicom, and memory is
+Only the thread that owns the association reads. Nothing here polls, queues, or depends on pynetdicom, and memory is
 bounded whatever lengths a peer claims.
 """
 
@@ -67,13 +67,13 @@ class Connection:
         self._received = 0  # bytes of commands and datasets in that time; headers alone are no progress
 
     def begin(self) -> None:
-        """Begin another message: reset the count of how long the peer let us wait."""
+        """Begin another message: reset the time for which the peer has let us wait."""
         self._waited, self._received = 0.0, 0
 
     def between_messages(self, quiet: Callable[[], object]) -> bool:
-        """Wait for the next message and return True, or False after `wake`. Raise Lost when none comes in time.
+        """Wait for the next message. Return True if it begins, or False after `wake`; raise Lost if none comes in time.
 
-        `quiet` is called when the peer has been silent for a moment, so that the caller frees memory.
+        `quiet` is called after a moment of silence, so that the caller can free memory.
         """
         if self._start < self._end:
             return True
@@ -88,7 +88,7 @@ class Connection:
         return ready
 
     def take(self, structure: struct.Struct) -> tuple[int, ...]:
-        """Read a structure and return its unpacked values."""
+        """Read the bytes of a structure, and return its unpacked values."""
         size = structure.size
         while self._end - self._start < size:
             self._fill()
@@ -116,7 +116,7 @@ class Connection:
         self.take_into(memoryview(bytearray(size)))
 
     def take_until(self, target: bytearray, size: int, deadline: float) -> None:
-        """Append bytes to `target` until it has `size`. It keeps the bytes read so far when Lost is raised."""
+        """Append bytes to `target` until it has `size` bytes. If Lost is raised, it keeps the bytes read so far."""
         while len(target) < size:
             if self._start == self._end:
                 if not self._look(max(0.0, deadline - time.monotonic())):
@@ -209,7 +209,7 @@ class Connection:
     def _wait(self) -> None:
         """Wait until there is something to read, or raise TimedOut.
 
-        A peer has the time-out, and more time for every byte of a message that it has delivered. So a peer that
+        For each message a peer has the time-out, and some more time for every byte that it delivers. So a peer that
         trickles bytes, or sends PDUs without content, cannot hold its place for ever.
         """
         while True:
@@ -273,7 +273,7 @@ class MessageReader:
     def dataset(self, context_id: int) -> tuple[memoryview, bool]:
         """Read the dataset of the message, or its beginning; return it and True if it is complete.
 
-        `rest` reads on. The dataset is valid until the next call of any method.
+        `rest` reads the remaining bytes. The returned bytes are valid until the next call of any method.
         """
         complete = self._collect(context_id, LARGE_BYTES)
         return self._collected(), complete
@@ -286,7 +286,7 @@ class MessageReader:
             yield self._collected()
 
     def _collect(self, context_id: int, limit: int) -> bool:
-        """Gather fragments up to the last one, or until there are `limit` bytes; return True after the last one."""
+        """Gather fragments up to the last one, or up to `limit` bytes; return True if the last one was read."""
         if self._body is None:
             self._body = mmap.mmap(-1, LARGE_BYTES + LARGEST_PDU_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         body = memoryview(self._body)

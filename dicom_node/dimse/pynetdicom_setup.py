@@ -1,4 +1,4 @@
-"""The pinned version of pynetdicom, whose internals this package uses, and the parts of it that are kept quiet."""
+"""The pinned version of pynetdicom, whose internals this package uses, and the silencing of its logs."""
 
 import logging
 
@@ -11,7 +11,7 @@ PINNED_VERSION = "3.0.4"  # the same as in pyproject.toml
 
 
 def ensure_pinned_version() -> None:
-    """Raise ConfigurationError unless the installed pynetdicom is the one whose internals the node knows.
+    """Raise ConfigurationError unless the installed pynetdicom has the version whose internals the node uses.
 
     Every role that opens associations calls this once when it is built.
     """

@@ -23,9 +23,9 @@ class SourcePacs(Protocol):
     name: str
 
     def count_instances(self, study_instance_uid: str) -> int:
-        """Return how many instances of the study it holds; 0 for a study it does not know.
+        """Return the number of instances of the study that the PACS holds; 0 for an unknown study.
 
-        Raise PeerUnavailable, or PeerRefused when it does not say.
+        Raise PeerUnavailable, or PeerRefused if the PACS gives no number.
         """
 
 
@@ -85,7 +85,7 @@ def find_instances(
     """Return the SOP Instance UIDs of the references that the peer holds.
 
     Asks for whole series, because not every PACS matches lists of UIDs, and results have series of their own. Raises
-    PeerUnavailable, or PeerRefused if the peer does not say.
+    PeerUnavailable, or PeerRefused if the peer refuses the query.
     """
     model = str(StudyRootQueryRetrieveInformationModelFind)
     found: set[str] = set()

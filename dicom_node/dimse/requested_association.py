@@ -15,10 +15,10 @@ POLL_SECONDS = 0.001  # between looks at pynetdicom's queue of what to send, as 
 
 
 class RequestedAssociation(QuietAssociation):
-    """An association whose reactor thread is never started: whoever sends a request reads its response.
+    """An association whose reactor thread is never started: the thread that sends a request reads the response.
 
-    A request of the peer waits among its responses for the one thread that reads them. pynetdicom would answer an
-    N-EVENT-REPORT in a thread of its own.
+    A request of the peer stays in the same queue as its responses, until that thread reads it. pynetdicom would answer
+    an N-EVENT-REPORT in a thread of its own.
     """
 
     def _serve_request(self, msg: Any, context_id: int) -> None:
@@ -26,7 +26,7 @@ class RequestedAssociation(QuietAssociation):
 
 
 class DeadlineSocket(AssociationSocket):
-    """A socket that reads and writes whole PDUs or fails within `timeout` seconds, however slow the peer is."""
+    """A socket that reads or writes a whole PDU within `timeout` seconds, or fails, however slow the peer is."""
 
     _is_connected: bool
 
@@ -63,7 +63,7 @@ class DeadlineSocket(AssociationSocket):
             self._configure(self.socket)
 
     def recv(self, nr_bytes: int) -> bytearray:
-        """Read `nr_bytes`, or fewer when the peer closes. An OSError ends the association, as in the base class."""
+        """Read `nr_bytes`, or fewer if the peer closes. An OSError ends the association, as in the base class."""
         if nr_bytes > LARGEST_PDU_BYTES:
             raise OSError(f"a PDU of {nr_bytes} bytes is refused")
         connection = cast(socket.socket, self.socket)

@@ -30,8 +30,9 @@ _REFUSALS = (
 class SendResult:
     """The outcome of sending one instance.
 
-    `reason` is a note where `ok`; otherwise it says what went wrong. `refused` means that the destination answered and
-    does not take this object: for good, or only for now where `retriable`. It may take something else in its place.
+    If the result is `ok`, `reason` is a note; otherwise it says what went wrong. `refused` means that the destination
+    answered and does not take this object: only for now if the result is `retriable`, else for ever. The destination
+    may take another object in its place.
     """
 
     sop_instance_uid: str  # empty where the file could not be read

@@ -1,7 +1,7 @@
 """The node as a storage SCU (PS3.4 annex B): it sends files to another application entity, one answer for each.
 
-pynetdicom's client runs a second thread that can take the response away from `send_c_store`. Here that thread is
-never started: whoever sends a request reads its response.
+pynetdicom's client runs a second thread that can take the response away from `send_c_store`. Here that thread is never
+started: the thread that sends a request reads the response.
 """
 
 import time
@@ -83,7 +83,7 @@ class OutgoingInstance:
         return [own]
 
     def encoded(self, transfer_syntax_uid: str) -> bytes:
-        """Return the dataset: the file's own bytes, or re-encoded where only the default syntax was accepted."""
+        """Return the encoded dataset: the file's own bytes, or re-encoded if only the default syntax was accepted."""
         if transfer_syntax_uid == self.transfer_syntax_uid:
             with self.path.open("rb") as file:
                 file.seek(self.offset)
@@ -176,7 +176,7 @@ class Requestor:
     def _exchange(self, request: Any, context_id: int) -> Any:
         """Send a request and return its response (PS3.7 9.1, 10.1).
 
-        Raise PeerUnavailable when no response with a status comes; the association is over then.
+        Raise PeerUnavailable if no response with a status comes; the association is then over.
         """
         assoc = self._assoc
         assert assoc is not None
@@ -290,9 +290,9 @@ def send_files(
 def accepted_sop_classes(
     calling_ae_title: str, target: Target, sop_class_uids: Collection[str], timeout: float = 30.0
 ) -> frozenset[str] | None:
-    """Return the SOP classes that the peer accepts in a syntax in which every result can be sent.
+    """Return the SOP classes that the peer accepts with a transfer syntax in which every result can be sent.
 
-    Returns None when no association comes about, because that says nothing about SOP classes.
+    Returns None if there is no association, because that says nothing about SOP classes.
     """
     syntaxes = (str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian))
     contexts = [(sop_class_uid, syntax) for sop_class_uid in sorted(sop_class_uids) for syntax in syntaxes]
@@ -335,7 +335,7 @@ def _contexts(instances: Iterable[OutgoingInstance]) -> list[Context]:
 
 
 def _batches(instances: Sequence[tuple[int, OutgoingInstance]]) -> Iterator[list[tuple[int, OutgoingInstance]]]:
-    """Split the instances where one association would need more presentation contexts than there are."""
+    """Split the instances into batches that need no more presentation contexts than one association can have."""
     batch: list[tuple[int, OutgoingInstance]] = []
     contexts: set[Context] = set()
     for item in instances:

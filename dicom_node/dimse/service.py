@@ -1,4 +1,4 @@
-"""The interface between the network and the services of the node: what an acceptor asks, and the answers."""
+"""The interface between the network and the services of the node: the questions of an acceptor, and the answers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,15 +53,15 @@ class LargeInstance(Protocol):
 
 
 class AssociationService(Protocol):
-    """The node, as far as an acceptor needs it. All methods are called in the association's own thread."""
+    """The methods of the node that an acceptor calls, always in the thread of the association."""
 
     def admit(self, proposal: Proposal) -> Admission | Rejection: ...
 
     def store(self, session: Any, request: StoreRequest, dataset: memoryview) -> DimseResponse:
-        """Answer one C-STORE. `dataset` is valid until this returns. Does not raise."""
+        """Answer one C-STORE. `dataset` is valid until the method returns. Does not raise."""
 
     def begin_large(self, session: Any, request: StoreRequest, beginning: memoryview) -> LargeInstance:
-        """Begin a C-STORE whose dataset is too large to be gathered. Does not raise."""
+        """Begin a C-STORE whose dataset is too large to be kept in memory. Does not raise."""
 
     def ended(self, session: Any, end: AssociationEnd, reason: str) -> None:
         """Note the end of an admitted association. Called once for each; does not raise."""

@@ -14,7 +14,7 @@ from storage.records.instances import Instance
 
 
 def take_census(data_dir: Path, instances: InstanceStore, journals: Path) -> Census:
-    """Read every file once and return what is wrong.
+    """Read every file once, and return the counts and every problem.
 
     Safe while the node runs, because instances that a journal still holds count as waiting, not as missing.
     """
@@ -59,7 +59,7 @@ def _fault(instance: Instance) -> Fault | None:
 
 
 def _segment(path: Path) -> tuple[list[str], bool]:
-    """Return the SOP Instance UIDs that it holds, and whether it is damaged before its end."""
+    """Return the SOP Instance UIDs in a segment, and True if the segment is damaged before its end."""
     uids: list[str] = []
     end, damaged = 0, False
     try:

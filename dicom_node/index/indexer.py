@@ -1,7 +1,7 @@
 """The `index` role: it files the instances that receivers have written into their journals, and gives them rows.
 
-It may be killed at any moment; then it reads the journals again from their beginning. That is safe because filing is
-idempotent. A segment is removed once everything in it is filed, indexed and flushed.
+The process may be killed at any moment. Its next start reads the journals from their beginning, which is safe because
+filing is idempotent. A segment is removed once everything in it is filed, indexed and flushed.
 """
 
 import errno
@@ -40,7 +40,7 @@ TROUBLE_OF_THE_DEVICE = (
 
 @dataclass
 class _Place:
-    """The place up to which a journal is filed and indexed."""
+    """The place in a journal up to which everything is filed and indexed."""
 
     folder: Path
     segment: int = 0
@@ -71,7 +71,7 @@ class Indexer:
         self._places: dict[Path, _Place] = {}
 
     def run(self, stop: threading.Event) -> None:
-        """File until `stop` is set. No failure of the database or the disk and no damaged frame ends it."""
+        """File until `stop` is set. Neither failures of the database or the disk nor damaged frames end the loop."""
         pause = LOOK_SECONDS
         prepared = False
         while not self._wait(stop, pause):
@@ -83,12 +83,14 @@ class Indexer:
                 pause = LOOK_SECONDS
             except IndexLost:
                 extra = fields("index_lost")
-                log.error("The database lost its tables; the index is rebuilt from the files", extra=extra)
+                log.error("The database has lost its tables; the index will be rebuilt from the files", extra=extra)
                 prepared = False
             except (Retriable, OSError) as error:
                 pause = min(LONGEST_PAUSE_SECONDS, pause * 2)
                 extra = fields("filing_postponed")
-                log.warning("Filing is put off for %.1f s: %s", pause, _reason(error), extra=extra)
+                log.warning(
+                    "Filing of received instances is put off for %.1f s: %s", pause, _reason(error), extra=extra
+                )
 
     def prepare(self) -> None:
         """Bring the database's schema to this version, and rebuild the index from the files if it is empty."""
@@ -115,10 +117,10 @@ class Indexer:
         self._instances.reindex()
 
     def advance(self, stop: threading.Event | None = None) -> int:
-        """File everything, a segment of each journal in turn; return the number of instances.
+        """File everything in the journals, one segment of each journal in turn; return the number of instances.
 
-        Trouble with one journal does not hold up the others. Raises Retriable or OSError at the end of a round; the
-        next call goes on from there.
+        A failure in one journal does not stop the others; it is raised at the end of the round, as Retriable or
+        OSError. The next call continues at the same place.
         """
         filed = 0
         while stop is None or not stop.is_set():
@@ -224,7 +226,9 @@ class Indexer:
         conflicts = sum(outcome is Stored.CONFLICT for outcome in outcomes)
         if conflicts:
             extra = fields("instance_quarantined")
-            log.warning("%d instances contradict others and are in quarantine", conflicts, extra=extra)
+            log.warning(
+                "%d instances contradict filed ones with the same UID and are in quarantine", conflicts, extra=extra
+            )
         return len(outcomes)
 
     def _apply(self, frame: Frame, filing: Filing, place: _Place, large: list[Path]) -> None:
@@ -250,7 +254,7 @@ class Indexer:
                 content = self._content(frame, place.folder)
                 if content is None:
                     extra = fields("instance_skipped", sop_instance=meta["sop_instance_uid"])
-                    log.warning("A large instance in a journal has no file and is skipped", extra=extra)
+                    log.warning("A large instance that was never acknowledged has no file and is skipped", extra=extra)
                     return
                 self._file_instance(frame, content, filing, place)
                 if isinstance(content, Path):
@@ -283,7 +287,7 @@ class Indexer:
             self._keep_unfiled(frame, place, _reason(error))
 
     def _keep_unfiled(self, frame: Frame, place: _Place, reason: str) -> None:
-        """Keep an instance that cannot be filed, because it was acknowledged."""
+        """Keep the bytes of an instance that cannot be filed, because the instance was acknowledged."""
         folder = self._journals.parent / UNFILED
         folder.mkdir(exist_ok=True)
         content = self._content(frame, place.folder) if frame.meta.get("sop_instance_uid") else None
@@ -297,7 +301,7 @@ class Indexer:
     # -- the end of a segment ------------------------------------------------------------------------------------------
 
     def _keep_damaged(self, reader: SegmentReader, place: _Place, end: int) -> None:
-        """Keep a copy of bytes that are no frame although whole frames follow. The frames behind them are filed."""
+        """Keep a copy of damaged bytes between whole frames. The frames that follow are still filed."""
         kept = reader.path.with_name(f"{reader.path.stem}-{place.offset}.damaged")
         if not kept.exists():
             kept.write_bytes(reader.rest(place.offset)[: end - place.offset])

@@ -154,13 +154,13 @@ class AssociationReports:
                 retry_at = self._retry.retry_at(1, self._now())
                 self._commitments.fail(commitment.id, f"answered 0x{status:04X}", retry_at, attempts=1)
                 log.warning(
-                    "A storage commitment report was answered with 0x%04X",
+                    "A storage commitment report was answered with 0x%04X and will be sent again",
                     status,
                     extra=fields("commitment_report_rejected", **extra),
                 )
         except Retriable as error:  # the row is taken up again once its lease ends
             log.warning(
-                "The outcome of a storage commitment report could not be noted: %s",
+                "The outcome of a storage commitment report could not be noted, so it may be sent again: %s",
                 error,
                 extra=fields("commitment_outcome_lost", **extra),
             )
@@ -182,11 +182,13 @@ class AssociationReports:
                 seconds = LOOK_SECONDS
             except Retriable as error:
                 seconds = min(2 * seconds, LONGEST_PAUSE_SECONDS)
-                log.warning("Storage commitment reports are put off: %s", error, extra=fields("work_postponed"))
+                message = "Storage commitment reports to peers are put off for %.1f s: %s"
+                log.warning(message, seconds, error, extra=fields("work_postponed"))
             except Exception as error:
                 seconds = min(2 * seconds, LONGEST_PAUSE_SECONDS)
                 log.error(
-                    "Reporting on storage commitments broke off: %s",
+                    "Reporting on storage commitments broke off and will be tried again in %.1f s: %s",
+                    seconds,
                     unexpected(error),
                     extra=fields("work_interrupted"),
                 )

@@ -293,7 +293,7 @@ class StorageService:
     def failed(self, host: str, opening: bytes) -> None:
         reason = describe_opening(opening)
         extra = fields("connection_failed", host=host)
-        log.warning("A connection ended without an association: %s", reason, extra=extra)
+        log.warning("A connection ended without an association, because %s", reason, extra=extra)
 
     def ended(self, session: Any, end: AssociationEnd, reason: str) -> None:
         with self._lock:
@@ -315,6 +315,9 @@ class StorageService:
         try:
             self._journal.ended(session.association, end)
         except Retriable as error:
-            log.warning("The end of an association could not be noted: %s", error, extra=extra)
+            log.warning(
+                "The end of an association could not be noted and will count as an abort: %s", error, extra=extra
+            )
         except Exception as error:
-            log.error("The end of an association could not be noted: %s", unexpected(error), extra=extra)
+            message = "The end of an association could not be noted and will count as an abort: %s"
+            log.error(message, unexpected(error), extra=extra)

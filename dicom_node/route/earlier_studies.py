@@ -1,4 +1,4 @@
-"""Earlier studies of the same patient: which there are, and which later studies they concern.
+"""Earlier studies of the same patient, and the later studies that they concern.
 
 Two studies are of one patient if Patient ID and Issuer of Patient ID are the same, and birth date and sex do not differ
 where both studies give them. They are ordered by Study Date and Study Time (PS3.3 C.7.2.1).
@@ -36,7 +36,7 @@ class EarlierStudy:
 
 
 class EarlierStudies:
-    """The search for studies of one patient that come before, or after, a given study."""
+    """The search for studies of the same patient that were made before, or after, a given study."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class EarlierStudies:
         self._recogniser = recogniser
 
     def before(self, study_instance_uid: str) -> list[EarlierStudy]:
-        """Return the earlier complete studies of the patient, the oldest first, and after them those that may be."""
+        """Return the earlier complete studies of the patient, the oldest first, and then those that may be earlier."""
         self._identify_all()
         visit = self._visit(study_instance_uid)
         if visit is None:
@@ -99,7 +99,7 @@ class EarlierStudies:
         return {uid: visit for uid, visit in found if visit is not None}
 
     def _visit(self, study_instance_uid: str) -> Visit | None:
-        """Return None if no header can be read."""
+        """Return the visit of a study, or None if no header can be read."""
         return read_visit([instance.path for instance in self._instances.sample(study_instance_uid, SAMPLES)])
 
 

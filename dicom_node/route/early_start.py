@@ -42,7 +42,7 @@ class EarlyStarter:
     def start(self, evidence: StudyEvidence, whole: Mapping[str, str], now: datetime) -> None:
         """Enqueue a job for every application whose inputs are fed by `whole` series, which give the reason for each.
 
-        An unexpected failure is logged, and the study is routed when it is complete.
+        An unexpected failure is logged; the study will be routed when it is complete.
         """
         try:
             early = self._route(evidence, whole)
@@ -58,7 +58,7 @@ class EarlyStarter:
             self._start(job, early, whole, now)
 
     def _route(self, evidence: StudyEvidence, whole: Mapping[str, str]) -> Route | None:
-        """Route the whole series alone. Return None if the study is not there any more."""
+        """Route the study with its whole series only. Return None if the study does not exist any more."""
         uid = evidence.study_instance_uid
         series = [s for s in self._instances.series(uid) if s.series_instance_uid in whole]
         recognised = [self._recogniser.describe(s) for s in series]

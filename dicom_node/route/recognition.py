@@ -16,7 +16,7 @@ DESCRIPTIONS = 256  # series that are remembered
 
 
 class ReceivedSeries:
-    """The series that other nodes sent. Results of this node that came back say nothing new."""
+    """The series that other nodes sent. Results of this node that came back are left out."""
 
     def __init__(self, instances: InstanceStore, results: Results) -> None:
         self._instances = instances

@@ -136,7 +136,7 @@ def unroutable(study: RoutableStudy, applications: Sequence[ConfiguredApplicatio
 
 
 def fingerprint(manifest: Manifest, inputs: Mapping[str, Series], not_taken: Sequence[NotCompared] = ()) -> str:
-    """Return the name of the exact instances, their content, and the model of a job.
+    """Return a text that identifies the exact instances of a job, their content, and its model.
 
     The same fingerprint means the same result. An instance under a corrected name changes it, because the report names
     the patient. The earlier studies that were `not_taken` change it too, because the report mentions them.
@@ -186,9 +186,9 @@ def _route_application(study: RoutableStudy, application: ConfiguredApplication)
 
 
 def _is_reported(study: RoutableStudy, application: ConfiguredApplication, failed: bool) -> bool:
-    """Return whether the destinations are told that there is no result.
+    """Return True if the destinations are told that there is no result.
 
-    Nothing is reported on a study without images, or with results of this node alone.
+    Nothing is reported for a study that holds no images, or nothing but results of this node.
     """
     chosen = application.no_result
     return bool(study.images) and (chosen == "always" or (chosen == "failures" and failed))

@@ -47,7 +47,7 @@ class RoutingSweep:
     def _reroute_later(self, study: Study) -> None:
         """Route later studies of the patient again, because this one may be an earlier time point of theirs.
 
-        This happens once for each revision of the study: a study that is itself routed again has no new images.
+        This happens once for each revision of the study, because a study that is itself routed again has no new images.
         """
         uid = study.study_instance_uid
         if self._earlier is None or self._studies.routing(uid, study.revision) is not None:
@@ -82,7 +82,8 @@ class RoutingSweep:
         except Retriable:
             raise
         except Exception as error:
-            log.error("A study cannot be routed: %s", unexpected(error), extra=fields("routing_failed", study=uid))
+            extra = fields("routing_failed", study=uid)
+            log.error("The study cannot be routed and is not analysed: %s", unexpected(error), extra=extra)
             reason = f"routing failed ({type(error).__name__}), see the log; then `dicom-node retry --study`"
             return unroutable(RoutableStudy(uid, revision, series, own=own), self._applications, reason)
 
@@ -93,7 +94,7 @@ class RoutingSweep:
             jobs = (*found.jobs, *found.reports)
             if self._studies.route(uid, revision, found.reason, jobs, found.decision, now, found.warnings):
                 extra = fields("study_routed", study=uid, revision=revision)
-                log.info("The study is routed: %s", found.reason, extra=extra)
+                log.info("The study is routed, and its jobs are enqueued: %s", found.reason, extra=extra)
         elif self._studies.ignore(uid, revision, found.reason, found.decision, now, found.warnings, found.reports):
             extra = fields("study_ignored", study=uid, revision=revision)
-            log.info("The study is ignored: %s", found.reason, extra=extra)
+            log.info("The study is ignored, and no analysis is enqueued: %s", found.reason, extra=extra)

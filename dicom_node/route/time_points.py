@@ -1,4 +1,4 @@
-"""Earlier studies of the patient as time points of an application: which are taken, and why others are not.
+"""Earlier studies of the patient as time points of an application, with the reasons why some are not taken.
 
 Pure decisions.
 """
@@ -46,7 +46,7 @@ class RoutingTimePoint:
         return NotCompared(self.study.study_instance_uid, self.study.days, reason)
 
     def may_be_missed(self, manifest: Manifest) -> bool:
-        """Return False for other examinations of the patient, which feed none of the required inputs.
+        """Return False if the study feeds none of the required inputs, because it is another kind of examination.
 
         The report mentions only studies that its reader may miss.
         """
@@ -126,7 +126,7 @@ def _joined(words: Collection[str]) -> str:
 
 
 def _chosen(rule: EarlierRule, fitting: Sequence[EarlierStudy]) -> list[EarlierStudy]:
-    """Choose the first study, against which a course is measured, and the latest ones."""
+    """Choose the first study, because a course is measured against it, and then the latest ones."""
     if len(fitting) <= rule.maximum:
         return list(fitting)
     if rule.maximum == 1:

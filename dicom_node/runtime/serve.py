@@ -32,12 +32,14 @@ def serve(
         try:
             worked = work()
         except Retriable as error:
-            log.warning("%s is put off: %s", name, error, extra=fields("work_postponed", **more))
+            message = "%s is put off and will be tried again in %g s: %s"
+            log.warning(message, name, idle_seconds, error, extra=fields("work_postponed", **more))
             worked = False
         except Exception as error:
             if trouble_seconds is None:
                 raise
-            log.error("%s broke off: %s", name, unexpected(error), extra=fields("work_interrupted", **more))
+            message = "%s failed unexpectedly and will be tried again in %g s: %s"
+            log.error(message, name, trouble_seconds, unexpected(error), extra=fields("work_interrupted", **more))
             stop.wait(trouble_seconds)
             continue
         if not worked:

@@ -58,7 +58,9 @@ class Worker:
         try:
             job = self._jobs.claim(self._name, datetime.now(UTC))
         except NodeError as error:
-            log.warning("No job can be claimed: %s", error, extra=fields("claim_postponed"))
+            log.warning(
+                "No job can be claimed now; the worker will try again: %s", error, extra=fields("claim_postponed")
+            )
             return False
         if job is None:
             return False
@@ -112,18 +114,23 @@ class Worker:
             while not done.wait(self._heartbeat_seconds):
                 if time.monotonic() > deadline:
                     log.error(
-                        "The job exceeds its time limit, so this worker ends", extra=fields("job_timed_out", job=job.id)
+                        "The job exceeds its time limit, so the worker process ends and is started again",
+                        extra=fields("job_timed_out", job=job.id),
                     )
                     self._end_process(job, f"took longer than {self._job_timeout_seconds:g} s")
                 try:
                     wanted = self._jobs.heartbeat(job.id, self._name, datetime.now(UTC))
                 except NodeError as error:
-                    log.warning("The heartbeat is late: %s", error, extra=fields("heartbeat_delayed", job=job.id))
+                    log.warning(
+                        "The heartbeat of the job could not be written and will be tried again: %s",
+                        error,
+                        extra=fields("heartbeat_delayed", job=job.id),
+                    )
                     continue
                 # A job that has just ended is not wanted either. Wait once more, so that one can end that is about to.
                 if not wanted and not done.wait(self._heartbeat_seconds):
                     log.warning(
-                        "The job's result is not wanted any more, so this worker ends",
+                        "The job is superseded or lost, so this worker process ends and is started again",
                         extra=fields("job_abandoned", job=job.id),
                     )
                     self._end_process(job, "its worker was late")

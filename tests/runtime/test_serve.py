@@ -56,7 +56,10 @@ def test_a_retriable_error_is_logged_and_costs_one_idle_pause(caplog: pytest.Log
     serve("Delivery", work, stop, {"destination": "pacs"}, idle_seconds=0.25)
     assert stop.pauses == [0.25]
     (record,) = caplog.records
-    assert (record.levelno, record.getMessage()) == (logging.WARNING, "Delivery is put off: the database is busy")
+    assert (record.levelno, record.getMessage()) == (
+        logging.WARNING,
+        "Delivery is put off and will be tried again in 0.25 s: the database is busy",
+    )
     assert (record.__dict__["action"], record.__dict__["destination"]) == ("work_postponed", "pacs")
 
 
@@ -69,7 +72,9 @@ def test_any_other_error_is_logged_without_its_text_and_costs_a_long_pause(
     assert stop.pauses == [3.0]
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
-    assert record.getMessage().startswith(f"Delivery broke off: {type(error).__name__}")
+    assert record.getMessage().startswith(
+        f"Delivery failed unexpectedly and will be tried again in 3 s: {type(error).__name__}"
+    )
     assert str(error) not in record.getMessage()
     assert record.__dict__["action"] == "work_interrupted"
 

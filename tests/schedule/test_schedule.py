@@ -21,7 +21,7 @@ def test_a_step_that_is_to_be_retried_ends_the_run_of_its_task(caplog: pytest.Lo
     with caplog.at_level(logging.WARNING):
         task.run()
     assert done == ["first"]
-    assert "The task sweep is put off: the database is busy" in caplog.text
+    assert "The task sweep is put off and will run again in 1 s: the database is busy" in caplog.text
     task.run()
     assert done == ["first", "first", "second"]
 

@@ -1,7 +1,7 @@
 """An archive that takes objects by STOW-RS (PS3.18 10.5) and says by QIDO-RS (PS3.18 10.6) which ones it holds.
 
-URLs hold no identifiers but UIDs. Texts of the other side and of a library's errors are never repeated, because they
-may quote the patient or a secret.
+URLs hold no identifiers but UIDs. Texts from the other side, and texts of a library's errors, are never logged or kept,
+because they may quote the patient or a secret.
 """
 
 import os
@@ -77,7 +77,7 @@ class BearerAuth(AuthBase):
 def read_secret(key: str, path: Path) -> str:
     """Return the one line of the file that `key` of the configuration names.
 
-    Raises Retriable, without telling the content.
+    Raises Retriable if the file cannot be used; the message does not quote it.
     """
     try:
         secret = path.read_text(encoding="utf-8").strip()
@@ -94,8 +94,8 @@ def read_secret(key: str, path: Path) -> str:
 class DicomwebDestination:
     """A DICOMweb service. All files of one call of `send` go in one request.
 
-    `timeout` (seconds) holds for connecting and for each silence. `ca_file` names the authorities that may have signed
-    the certificate of the service; None stands for those that this system trusts.
+    `timeout` (seconds) limits connecting and each silence. `ca_file` names the authorities that may have signed the
+    certificate of the service; None stands for those that this system trusts.
     """
 
     name: str
@@ -121,11 +121,11 @@ class DicomwebDestination:
         return [results[path] for path in paths]
 
     def accepted(self, sop_class_uids: Collection[str]) -> frozenset[str] | None:
-        """Return None: no service says beforehand what it takes."""
+        """Return None, because no service says beforehand which SOP classes it takes."""
         return None
 
     def echo(self) -> EchoResult:
-        """Ask for a study that nobody has: an answer is proof enough, and tells nothing of a patient."""
+        """Test the connection by asking for a study that nobody has, so that no answer can hold patient data."""
         start = time.monotonic()
         reason = ""
         try:
@@ -142,7 +142,7 @@ class DicomwebDestination:
         """Return the SOP Instance UIDs of those of `references` that the archive holds in their studies.
 
         Asks for one instance at a time: archives cut long answers off, and not all of them match lists of UIDs. Raises
-        PeerUnavailable, or PeerRefused if the archive does not say.
+        PeerUnavailable, or PeerRefused if the archive refuses to answer.
         """
         found: set[str] = set()
         with self._client() as client:
@@ -226,7 +226,7 @@ class DicomwebDestination:
 
 
 class _Adapter(HTTPAdapter):
-    """An adapter that mends two faults of how the library sends."""
+    """An adapter that corrects two faults in the library's way of sending."""
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
         request.headers.pop("Host", None)  # the library's own leaves out the port

@@ -20,7 +20,7 @@ from dicom_node.runtime.configuration import AETitle, Port
 class DimseDestination:
     """A PACS that is reached over one association for each call.
 
-    `timeout` (seconds) holds for connecting and for each answer.
+    `timeout` (seconds) limits connecting and the wait for each answer.
     """
 
     name: str

@@ -45,8 +45,8 @@ class FolderDestination:
     def stored(self, references: Collection[InstanceReference]) -> set[str]:
         """Return the SOP Instance UIDs of `references`, if all of them are there.
 
-        Raises PeerUnavailable if the folder is not there, and PeerRefused if one of the files is not: the reader of an
-        inbox takes away what was written there.
+        Raises PeerUnavailable if the folder is absent. Raises PeerRefused if a file is absent, because the reader of an
+        inbox may have taken it away; nothing can be told from its absence.
         """
         if trouble := self._trouble():
             raise PeerUnavailable(trouble)
@@ -76,7 +76,7 @@ class FolderDestination:
         return SendResult(uid, ok=not reason, retriable=bool(reason), reason=reason)
 
     def _trouble(self) -> str:
-        """Return what keeps us from writing there; empty if nothing does."""
+        """Return the reason why the node cannot write there; an empty text if it can."""
         if not self.path.is_dir():
             return f"the folder {self.path} is not there: make it, or mount the share that it is on"
         if not os.access(self.path, os.W_OK | os.X_OK):

@@ -1,4 +1,4 @@
-"""Files of objects, as every destination reads them that needs more than their bytes."""
+"""Reading the files of objects, for destinations that need more than their bytes."""
 
 from pathlib import Path
 

@@ -18,7 +18,7 @@ DESTINATION_KINDS: dict[str, type[DestinationSettings]] = {
 
 
 def destination_kind(entry: Any) -> str:
-    """Return the `kind` of an entry, as the file or a settings object says it; "dimse" where it says none."""
+    """Return the `kind` of an entry, which is a table of the file or a settings object; "dimse" if it names none."""
     if isinstance(entry, dict):
         return str(entry.get("kind", "dimse"))
     return str(getattr(entry, "kind", "dimse"))
