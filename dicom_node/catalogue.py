@@ -51,7 +51,7 @@ def configured_applications(entries: Sequence[ApplicationEntry]) -> tuple[Config
 
 
 def load_applications(entries: Sequence[ApplicationEntry]) -> tuple[ConfiguredApplication, ...]:
-    """Load the manifest of every entry for a role that routes or works, and log which ones cannot be used."""
+    """Load the manifest of every entry, and log the applications that cannot be used."""
     found = configured_applications(entries)
     for application in found:
         if application.manifest is None:

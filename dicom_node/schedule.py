@@ -22,7 +22,7 @@ DELIVERY_STALLED_AFTER = timedelta(minutes=15)  # a claimed delivery sends no he
 
 @dataclass(frozen=True)
 class ScheduledTask:
-    """The steps that run one after another every `seconds`. A Retriable ends the run; the next one starts anew."""
+    """Steps that run in order, every `seconds`. A Retriable ends the run; the next run begins at the first step."""
 
     name: str
     seconds: float

@@ -163,7 +163,7 @@ class Connection:
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def drain(self, seconds: float) -> None:
-        """Wait until the peer has closed. Closing on unread data would reset, and the peer would miss our last PDU."""
+        """Wait until the peer has closed. With unread data a close would reset, and our last PDU would be lost."""
         deadline = time.monotonic() + seconds
         try:
             self._socket.shutdown(socket.SHUT_WR)

@@ -42,7 +42,7 @@ class Admission:
 
 
 class LargeInstance(Protocol):
-    """An instance that goes to disk while it arrives. Its methods do not raise; the response tells what went wrong."""
+    """An instance that is written to disk while it arrives. Its methods do not raise: failures are responses."""
 
     def write(self, part: memoryview) -> None: ...
 

@@ -1,6 +1,6 @@
-"""Findings to result objects, in the order of delivery: a report follows what it refers to.
+"""The building of result objects from findings, in the order of delivery: a report follows the objects that it names.
 
-Beside the objects that a destination is to get stand those that take their place where the destination refuses them;
+Besides the objects that a destination asks for, stand-ins are built, to be sent if the destination refuses the former;
 `dicom_node.deliver.stand_ins` chooses among them at delivery.
 """
 
@@ -36,11 +36,12 @@ def build_objects(
     context: ObjectContext,
     profile: ObjectProfile = ObjectProfile(),  # noqa: B008 - frozen
 ) -> list[BuiltObject]:
-    """Build what destinations of this profile get, and what may take its place, in the order of delivery.
+    """Build the objects that the profile asks for, and their stand-ins, in the order of delivery.
 
-    Findings without segments have neither SEG nor RTSTRUCT nor KO. A destination that would get nothing gets a report:
-    silence reads as normal. The UIDs differ between profiles and between the forms of the report. Where an RT Structure
-    Set is asked for and the images have no frame of reference, there is none, and the report says so.
+    Findings without segments have neither SEG nor RTSTRUCT nor KO. A destination that would get nothing gets a report,
+    because no object at all would read as a normal result. The UIDs differ between profiles and between the forms of
+    the report. If an RT Structure Set is asked for but the images have no frame of reference, none is built, and the
+    report says so.
     """
     if ObjectKind.RTSTRUCT in profile.objects and findings.segments and not findings.source.frame_of_reference_uid:
         log.warning(NO_STRUCTURES, extra=fields("rtstruct_omitted", series=findings.source.series_instance_uid))

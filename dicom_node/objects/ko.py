@@ -1,4 +1,4 @@
-"""Key Object Selection documents (PS3.3 A.35.4, PS3.16 TID 2010): objects to look at, and objects to use no more."""
+"""Key Object Selection documents (PS3.3 A.35.4, PS3.16 TID 2010): objects of interest, and rejected objects."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ NOT_IMAGES = ("1.2.840.10008.5.1.4.1.1.88.", RTStructureSetStorage)  # SR and KO
 
 @dataclass(frozen=True)
 class _Reference:
-    """An object of the study, and the frame that is meant if it has several, counted from 1."""
+    """A reference to an object of the study, or to one of its frames, counted from 1."""
 
     sop_class_uid: str
     sop_instance_uid: str
@@ -73,8 +73,8 @@ def build_ko(findings: Findings, context: ObjectContext, objects: Sequence[Datas
 def build_rejection(source: Path, objects: Sequence[ResultReference], context: ObjectContext) -> Dataset:
     """Build the rejection note (IHE RAD IOCM, title 113001) that withdraws `objects`, results of one study.
 
-    `source` is any stored instance of the study. The evidence names the withdrawn objects alone, because an archive
-    takes away all that it names. Raises ValueError if `objects` is empty.
+    `source` is any stored instance of the study. The evidence names only the withdrawn objects, because an archive
+    hides every object that the evidence names. Raises ValueError if `objects` is empty.
     """
     ko = _document(
         source_header(source),
@@ -148,7 +148,7 @@ def _item(reference: _Reference) -> sr.ContentItem:
 
 
 def _stub(reference: _Reference, study_instance_uid: str) -> Dataset:
-    """Return the attributes that highdicom needs of an object that is referred to."""
+    """Return the attributes of a referenced object that highdicom needs."""
     stub = Dataset()
     stub.SOPClassUID = reference.sop_class_uid
     stub.SOPInstanceUID = reference.sop_instance_uid

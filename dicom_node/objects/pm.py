@@ -33,13 +33,13 @@ def create(kind: ObjectKind, parts: ResultParts) -> list[Dataset]:
 
 
 def build_pm(findings: Findings, one: ParametricMap, context: ObjectContext) -> Dataset:
-    """Build the Parametric Map of `one`, which is among `findings.maps`.
+    """Build the Parametric Map of `one`, a member of `findings.maps`.
 
     Stored values are the quantity itself: the Real World Value Mapping has slope 1 and intercept 0, and names the
     quantity, the method where there is one, and the unit. Voxels without a value are NaN, which PS3.5 8.1.2 allows. Any
-    number in its place, declared as padding or not, would be taken for a measured one by some reader. The mapped range
-    and the window are those of the other voxels. Frame positions are those of the source slices, never computed; each
-    frame names its source frame.
+    number in place of NaN, even one declared as padding, would be taken for a measured value by some reader. The mapped
+    range and the window are those of the voxels with a value. Frame positions are those of the source slices, never
+    computed; each frame names its source frame.
     """
     number = findings.maps.index(one)
     role = f"PM {number}"
@@ -97,7 +97,7 @@ def _sources(findings: Findings) -> list[Dataset]:
 def _anatomy(source: Dataset) -> Dataset:
     """Return the item of Frame Anatomy Sequence (PS3.3 C.7.6.16.2.8), as the source has it.
 
-    dcmqi 1.5.7, and so 3D Slicer, crashes on a map without it. Where the source names no region, the item says "body
+    dcmqi 1.5.7, and so 3D Slicer, crashes on a map without it. If the source names no region, the item says "body
     structure", which has no side.
     """
     found = functional(source, 0, "FrameAnatomySequence") if is_enhanced(source) else source
@@ -139,15 +139,16 @@ def _window(finite: Values) -> hd.VOILUTTransformation:
 
 
 def _finite(values: Values) -> Values:
-    """Return the values that are finite; a single 0 where none is."""
+    """Return the finite values; a single 0 if there are none."""
     finite = values[np.isfinite(values)]
     return finite if finite.size else np.zeros(1, np.float32)
 
 
 def _order_frames(ds: Dataset, source: Volume, values: Values) -> None:
-    """Order the frames as the slices, up the normal.
+    """Order the frames along the normal, as the slices are.
 
-    highdicom 0.28.2 orders them down, and dcmqi 1.5.7, and so 3D Slicer, then shows the map upside down.
+    highdicom 0.28.2 orders frames against the normal; dcmqi 1.5.7, and so 3D Slicer, would then show the map upside
+    down.
     """
     step = source.geometry.affine[:3, 0]
     ds.PerFrameFunctionalGroupsSequence = sorted(
@@ -171,7 +172,7 @@ def _name_true_frames(ds: Dataset, source: Volume) -> None:
 def _name_tiled_images(ds: Dataset) -> None:
     """Make references name each image once, because the map was built from one header for each tile.
 
-    A tile does not lie where the image lies, so SpatialLocationsPreserved is NO.
+    A tile and the whole image are not in the same place, so SpatialLocationsPreserved is NO.
     """
     for series in ds.ReferencedSeriesSequence:
         once = {item.ReferencedSOPInstanceUID: item for item in series.ReferencedInstanceSequence}

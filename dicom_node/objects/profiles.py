@@ -1,4 +1,4 @@
-"""The profile of a destination: the kinds of result objects it gets, and in which form."""
+"""The profile of a destination: the kinds and forms of the result objects that it gets."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -29,7 +29,7 @@ class ObjectProfile:
 
     @property
     def key(self) -> str:
-        """A text that tells profiles apart in UIDs; empty for the default one."""
+        """A text that distinguishes profiles in UIDs; empty for the default profile."""
         if self == ObjectProfile():
             return ""
         return f"{self.segmentation} {self.omits_empty_frames} {sorted(self.objects)} {self.withdraws_superseded}"

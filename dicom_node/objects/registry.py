@@ -27,12 +27,12 @@ LABEL_MAP_SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"  # pydicom 3.0.1
 class ObjectType:
     """A kind of result object.
 
-    `module` of this folder has `create(kind, parts)`, which returns the objects of the kind; it is None for what is not
-    made of findings. `sop_classes` are those that an object of the kind may have. A destination can ask for the kind by
-    name if it is `requestable`; otherwise the kind exists to stand in for another. If it `needs_segments`, findings
-    without segments have no such object. `stand_ins` are the kinds that may be sent in its place, the best first. An
-    object is sent only together with all that it `refers_to`; if it is `useful_without` another kind, only where that
-    kind is not sent.
+    `module` is a module of this folder with `create(kind, parts)`, which returns the objects of the kind; it is None
+    for a kind that is not made of findings. `sop_classes` are those that an object of the kind may have. A destination
+    can ask for the kind by name if it is `requestable`; otherwise the kind exists to stand in for another. If it
+    `needs_segments`, findings without segments have no such object. `stand_ins` are the kinds that may be sent in its
+    place, the best first. An object is sent only together with all kinds that it `refers_to`. If it is `useful_without`
+    another kind, it is sent only if that kind is not.
     """
 
     module: str | None

@@ -40,7 +40,7 @@ GROSS_TUMOUR = frozenset(
 
 
 def create(kind: ObjectKind, parts: ResultParts) -> list[Dataset]:
-    """Return the RT Structure Set, where there can be one."""
+    """Return the RT Structure Set, or nothing if the source has no frame of reference."""
     structures = build_rtstruct(parts.findings, parts.context)
     return [] if structures is None else [structures]
 
@@ -52,9 +52,9 @@ def build_rtstruct(findings: Findings, context: ObjectContext) -> Dataset | None
     goes on without this object.
 
     An ROI has one CLOSED_PLANAR contour for each component of its mask on each slice, along the edges of the pixels, so
-    that it encloses exactly the mask. Holes are cut out by the keyhole technique (PS3.3 C.8.8.6.3), the only one that
-    all readers understand alike: some take inner contours as holes, and others fill them. An island in a hole is a
-    contour of its own. Contours lie in the planes of the source images.
+    that it encloses exactly the mask. Holes are cut out by the keyhole technique (PS3.3 C.8.8.6.3), because all readers
+    understand it in the same way, while some take inner contours for holes and others fill them. An island in a hole
+    has its own contour. Contours lie in the planes of the source images.
     """
     source = findings.source
     if not source.frame_of_reference_uid:
@@ -98,7 +98,7 @@ def _names(segments: Sequence[Segment]) -> list[str]:
 
 
 def _planes(source: Volume, headers: Sequence[Dataset]) -> list[Plane]:
-    """Return the plane of each slice, as its header gives it."""
+    """Return the plane of each slice as the header of the slice gives it."""
     if source.frames[0].tile is not None:
         return [plane for header in slice_headers(source) for plane in planes_of(header, Path())]
     paths = dict.fromkeys(frame.path for frame in source.frames)
@@ -182,7 +182,7 @@ def _contour(frame: FrameReference, plane: Plane, number: int, polygon: Polygon)
 
 
 def _decimals(points: NDArray[np.float64]) -> RawDataElement:
-    """Encode Contour Data, to 0.1 um, as the bytes that are written.
+    """Encode Contour Data as bytes, with a precision of 0.1 um.
 
     pydicom takes ten times as long for hundreds of thousands of decimal strings.
     """

@@ -1,7 +1,7 @@
 """Secondary Capture, multi-frame True Color (PS3.3 A.8.5): key images with outlines and numbers, and a report as text.
 
-It is for viewers that show neither SEG nor SR. It is one multi-frame object, not one instance for each picture, so that
-it is sent, refused and committed as a whole and keeps its order. A viewer that ignores frames shows the first picture.
+It is for viewers that show neither SEG nor SR. All pictures are frames of a single object, so that they are sent,
+refused and committed together and keep their order. A viewer that ignores frames shows the first picture.
 """
 
 import math
@@ -64,12 +64,13 @@ def build_sc(findings: Findings, context: ObjectContext) -> Dataset:
     """Build the pictures of `findings`, as RGB frames of SIDE x SIDE, uncompressed.
 
     First come the key images: for each segment the slice where it is largest, at most MAXIMUM_KEY_IMAGES, with the
-    outlines of everything on that slice. Where nothing was found, it is the middle slice. Then comes the whole report
-    as text.
+    outlines of everything on that slice. If nothing was found, the only key image is the middle slice. Then comes the
+    whole report as text.
 
-    BurnedInAnnotation (PS3.3 C.7.6.1) asks whether the pixels tell who the patient is and when the image was taken. It
-    is NO, unless it is YES in the source; no attribute of the patient or the study is drawn. RecognizableVisualFeatures
-    is as in the source, and absent where the source has none: a sagittal slice of a head may show a face.
+    BurnedInAnnotation (PS3.3 C.7.6.1) says if the pixels identify the patient and the date of the image. It is NO
+    unless it is YES in the source, because no attribute of the patient or the study is drawn.
+    RecognizableVisualFeatures is as in the source, and absent where the source has none: a sagittal slice of a head may
+    show a face.
     """
     source = findings.source
     labels = _key_slices(findings)
@@ -105,7 +106,7 @@ def build_sc(findings: Findings, context: ObjectContext) -> Dataset:
 
 
 def _key_slices(findings: Findings) -> dict[int, str]:
-    """Return slices, in the order of the segments, each with the label of the first segment that is largest there."""
+    """Return the key slices in the order of the segments, each with the label of its first segment."""
     if not findings.segments:
         return {len(findings.source.frames) // 2: "No finding"}
     labels: dict[int, str] = {}
@@ -115,7 +116,7 @@ def _key_slices(findings: Findings) -> dict[int, str]:
 
 
 def _name(frame: FrameReference, headers: Sequence[Dataset]) -> str:
-    """Return the numbers by which a reader finds a slice: of its series, and of the image or frame."""
+    """Return the numbers by which a reader finds a slice: those of the series, and of the image or frame."""
     header = next(header for header in headers if header.SOPInstanceUID == frame.sop_instance_uid)
     image = header.get("InstanceNumber") if frame.frame_number is None else frame.frame_number
     return f"series {header.get('SeriesNumber') or '?'}, image {image or '?'}"
@@ -215,7 +216,7 @@ def _digits(value: float) -> str:
 
 
 def _text_pages(findings: Findings, unshown: int) -> Iterator[Image.Image]:
-    """Write every result and note in words, as in the SR, for readers who do not see that."""
+    """Write every result and note in words, as in the SR, for readers who do not see the SR."""
     head = [*_notice(findings), Line(f"{findings.title}: report")]
     lines = [wrapped for line in _text(findings, unshown) for wrapped in _wrapped(line)]
     fitting = SIDE // LINE - len(head) - 1
@@ -241,7 +242,7 @@ def _text(findings: Findings, unshown: int) -> list[Line]:
 
 
 def _wrapped(line: Line) -> list[Line]:
-    """Break a line between words where it is too long. Only its first part keeps the swatch."""
+    """Break a line that is too long between words. Only its first part keeps the swatch."""
     parts = [""]
     for word in line.text.split():
         longer = f"{parts[-1]} {word}".strip()

@@ -1,8 +1,8 @@
 """Segmentation (PS3.3 A.51; Label Map Segmentation, A.51.8) on the grid of the source volume.
 
 highdicom makes the object for one slice: patient, study, equipment, segments, and the functional groups of a frame. The
-frames are encoded here. As pydicom datasets, thousands of functional groups take seconds to make and to write; as bytes
-that are joined from one piece for each slice and one for each segment, they take no time.
+frames are encoded here. Thousands of functional groups take seconds to make and write as pydicom datasets. They take no
+time as bytes that are joined from a piece for each slice and a piece for each segment.
 """
 
 import logging
@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Frame:
-    """The source slice and the segment of a frame, both from 0. No segment means all of them, as in a label map."""
+    """The source slice and the segment of a frame, both from 0. The segment is None in a label map, which holds all."""
 
     slice: int
     segment: int | None
@@ -73,9 +73,10 @@ def build_seg(
 ) -> Dataset:
     """Build the SEG of `findings`, which must hold at least one segment, in the form that the profile asks for.
 
-    Segments that overlap cannot be a label map. They become BINARY then, and SegmentationType and SegmentsOverlap say
-    so. Frames are ordered by segment, then down the slices. Their positions are those of the source slices; only those
-    of tiles are computed. Each frame names its source instance, and the frame number if the source is Enhanced.
+    Segments that overlap cannot be a label map. The SEG is then BINARY, and SegmentationType and SegmentsOverlap say
+    so. Frames are ordered by segment, then down the slices. The positions of frames are those of the source slices;
+    only the positions of tiles are computed. Each frame names its source instance, and the frame number if the source
+    is Enhanced.
     """
     segments, source = findings.segments, findings.source
     overlap = _overlap(segments)
@@ -248,7 +249,7 @@ def _even(pixels: BytesIO) -> bytes:
 
 
 def _positions(volume: Volume) -> list[Position]:
-    """Return ImagePositionPatient of every slice, as its header has it. That of a tile is computed."""
+    """Return ImagePositionPatient of every slice from its header; that of a tile is computed."""
     if volume.frames[0].tile is not None:
         return [slice_position(volume, k) for k in range(len(volume.frames))]
     tags = ["ImagePositionPatient", "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"]

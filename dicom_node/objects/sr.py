@@ -37,7 +37,7 @@ MOST_REGIONS = 1000  # in a report that draws its segments on the images, shared
 def create(kind: ObjectKind, parts: ResultParts) -> list[Dataset]:
     """Return the report in the form of `kind`. The forms that draw regions exist only beside one that refers to a SEG.
 
-    A form in another SOP class is a copy of the report that it is a form of.
+    A form in another SOP class is a copy of the original report.
     """
     seg = parts.requested(ObjectKind.SEG)
     if kind is ObjectKind.SR:
@@ -197,7 +197,7 @@ def _volumetric(findings: Findings, segment: Segment, **where: Any) -> Any:
 
 
 def _regions(findings: Findings, segment: Segment) -> tuple[list[Any], int]:
-    """Return the parts of the segment in all slices, and how many small ones were left out for MOST_REGIONS.
+    """Return the parts of the segment in all slices, and the number of small parts left out because of MOST_REGIONS.
 
     The largest part of the key slice comes first, because some viewers draw no other.
     """
@@ -241,7 +241,7 @@ def _region(findings: Findings, k: int, polygon: NDArray[np.float64]) -> Any:
 
 
 def _whole_study(findings: Findings, context: ObjectContext) -> Any:
-    """Return a TID 1501 group: results that belong to no region, or the statement that nothing was found.
+    """Return a TID 1501 group with the results that belong to no region, or the statement that nothing was found.
 
     If there are segments, its region (row 10c) is the whole image that shows the largest one. OHIF 3.13.2 draws nothing
     of a report in which a group has no region, and PixelMed takes such a group for a TID 1411 that lacks one.

@@ -1,4 +1,4 @@
-"""Storage commitment reports on the association that asked (PS3.4 J.3.3)."""
+"""Storage commitment reports on the requesting association (PS3.4 J.3.3)."""
 
 import itertools
 import logging
@@ -29,7 +29,7 @@ SETTLING = timedelta(seconds=0.2)  # at least, from a request to its report, so 
 
 
 class AssociationLink:
-    """An accepted association, as far as a report needs it."""
+    """The part of an accepted association that a report needs."""
 
     def __init__(self, assoc: Any) -> None:
         self._assoc = assoc
@@ -41,8 +41,8 @@ class AssociationLink:
     def deliver(self, report: OutgoingReport, message_id: int, done: Callable[[int | None], None]) -> None:
         """Have the association send the report between two messages, in its own thread.
 
-        `done` is then called there with the status of the peer's answer, or None without one. If the association ends
-        before, `done` may never be called. Does not wait.
+        `done` is then called in that thread with the status of the peer's answer, or with None if there is no answer.
+        If the association ends before the report is sent, `done` may never be called. This method does not wait.
         """
 
         def task(assoc: Any) -> None:
@@ -73,8 +73,8 @@ class _Watch:
 class AssociationReports:
     """The requests of associations that are still open, each waiting for its report.
 
-    A thread runs while there are any. A request whose association ends is handed over to the dispatch role; after the
-    death of this process, the dispatch role takes its requests over once their leases have ended.
+    A thread runs as long as there are requests. If an association ends, its request is handed over to the dispatch
+    role. If this process dies, the dispatch role takes over its requests when their leases have ended.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class AssociationReports:
         self._thread: threading.Thread | None = None
 
     def watch(self, commitment: Commitment, link: AssociationLink) -> None:
-        """Report on `commitment` through `link` once that is decided. Its row must be held for LEASE from now."""
+        """Report on `commitment` through `link` when the report is decided. Its row must be held for LEASE from now."""
         now = self._now()
         with self._lock:
             self._watches[commitment.id] = _Watch(commitment, link, now + LEASE, now + SETTLING)

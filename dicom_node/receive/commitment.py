@@ -1,8 +1,8 @@
 """The node as a Storage Commitment Push Model SCP (PS3.4 annex J): the service that takes requests.
 
-The report goes out on the association that asked, as long as that is open (`AssociationReports`); afterwards, or where
-a peer is configured so, on an association of our own (`dicom_node.deliver.commitment_reporter`). Both work on the same
-row, and whoever holds it reports.
+The report is sent on the requesting association while it is open (`AssociationReports`). Afterwards, or if the peer is
+configured so, it is sent on an association of our own (`dicom_node.deliver.commitment_reporter`). Both use the same
+row, and only the holder of the row reports.
 """
 
 import logging
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RequestedInstances:
-    """The instances that an N-ACTION asks for, in its order, each once."""
+    """The instances for which an N-ACTION requests commitment, in its order, without duplicates."""
 
     transaction_uid: str
     items: tuple[Item, ...]
@@ -80,7 +80,7 @@ class CommitmentService:
         association: str,
         link: AssociationLink,
     ) -> DimseResponse:
-        """Answer an N-ACTION (PS3.4 J.3.2). Success means that the request is kept and will be reported on."""
+        """Answer an N-ACTION (PS3.4 J.3.2). Success means that the request is kept and that a report will follow."""
         wanted = read_request(action_type, sop_instance_uid, ds)
         if isinstance(wanted, DimseResponse):
             log.warning(

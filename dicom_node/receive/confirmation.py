@@ -1,7 +1,7 @@
-"""The service that takes reports on the storage commitment that this node asked for (PS3.4 J.3.3).
+"""The service that takes reports on storage commitment that this node requested (PS3.4 J.3.3).
 
-A report is kept and answered with Success whatever it says; the dispatcher acts upon it later
-(`dicom_node.deliver.confirmer`). A transaction UID that is not ours is answered as an invalid argument.
+A report is kept and answered with Success whatever its content; the confirmer (`dicom_node.deliver.confirmer`) acts on
+it later. A transaction UID that is not ours is answered as an invalid argument.
 """
 
 from collections.abc import Callable

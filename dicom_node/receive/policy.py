@@ -1,4 +1,4 @@
-"""The policy of receiving: the peers that are admitted, from where, to which services, and how many at once."""
+"""The policy of receiving: the admitted peers, their hosts and services, and the limit of associations."""
 
 import ipaddress
 import socket
@@ -58,7 +58,7 @@ class ReceivePolicy:
 def find_peer(
     policy: ReceivePolicy, calling: str, called: str, host: str, addresses: Callable[[str], Iterable[str]]
 ) -> Peer | Rejection:
-    """Return the peer as which an application entity is admitted, or a rejection. `addresses` resolves a host name."""
+    """Return the configured peer that an application entity is, or a rejection. `addresses` resolves a host name."""
     if not policy.peers:
         return Peer(calling)
     if called != policy.ae_title:
@@ -82,7 +82,7 @@ def find_peer(
 
 
 def reject_beyond_limit(policy: ReceivePolicy, peer: Peer, associations: int, of_peer: int) -> Rejection | None:
-    """Return a rejection if there are too many associations for one more. It is transient: the peer may retry."""
+    """Return a rejection if the limit of associations is reached. It is transient, so that the peer may retry."""
     if associations >= policy.maximum_associations:
         return Rejection(RejectReason.LOCAL_LIMIT_EXCEEDED, f"there are {associations} associations already")
     if peer.maximum_associations is not None and of_peer >= peer.maximum_associations:
@@ -104,7 +104,7 @@ def _canonical(address: str) -> str:
 
 
 def resolve(host: str) -> list[str]:
-    """Return the addresses of a host name; none when the name is unknown."""
+    """Return the addresses of a host name, which are none if the name is unknown."""
     try:
         return [str(entry[4][0]) for entry in socket.getaddrinfo(host, None)]
     except OSError:

@@ -1,6 +1,6 @@
 """Presentation contexts that the node accepts: SOP classes, transfer syntaxes, roles (PS3.8 9.3.2.2, PS3.7 D.3.3.4).
 
-Instances are stored as they come, so every transfer syntax of a storage SOP class is accepted.
+Instances are stored byte for byte, so every transfer syntax of a storage SOP class is accepted.
 """
 
 from collections.abc import Iterable, Sequence
@@ -32,7 +32,7 @@ class SopClass:
 
 @lru_cache(maxsize=256)
 def is_storage(sop_class_uid: str) -> bool:
-    """Return True for an abstract syntax that is stored: standard, retired, private, or newer than our dictionary."""
+    """Return True for a storage SOP class, be it standard, retired, private, or newer than our dictionary."""
     service = uid_to_service_class(sop_class_uid)
     if service is StorageServiceClass:
         return True

@@ -3,8 +3,8 @@
 A step is created IN PROGRESS and ends COMPLETED or DISCONTINUED; after that it may no longer be updated. Decisions are
 pure functions of datasets; `ProcedureStepService` applies them, and stores a step durably before it answers.
 
-Only those attributes are checked that the node itself uses, and those of type 1 in PS3.4 table F.7.2-1. Being stricter
-would help nobody: a modality whose step is refused reports nothing more, and its images come anyway.
+The node checks only attributes that it uses, and attributes of type 1 in PS3.4 table F.7.2-1. Stricter checks would
+help nobody: a modality whose step is refused reports nothing more, but sends its images nevertheless.
 """
 
 import logging
@@ -50,7 +50,7 @@ FINAL = DimseResponse(
 
 @dataclass(frozen=True)
 class StepContent:
-    """The content of a step's dataset, as far as the node uses it."""
+    """The part of a step's dataset that the node uses."""
 
     state: ProcedureStepState
     study_instance_uids: tuple[str, ...]
@@ -148,7 +148,7 @@ class ProcedureStepService:
         self._now = now
 
     def create(self, sop_instance_uid: str | None, ds: Dataset, calling: str) -> tuple[DimseResponse, str]:
-        """Answer an N-CREATE (PS3.4 F.7.2.1); return the SOP Instance UID too, made here if none is given."""
+        """Answer an N-CREATE (PS3.4 F.7.2.1), and return the SOP Instance UID too, a new one if none is given."""
         uid = sop_instance_uid or str(generate_uid(prefix=None))
         return self._guarded("create", uid, calling, lambda: self._create(uid, ds, calling)), uid
 

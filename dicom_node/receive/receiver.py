@@ -29,7 +29,7 @@ ABORT_SECONDS = 1.0  # given to a peer to read the A-ABORT
 
 
 def ensure_port_is_free(host: str, port: int) -> None:
-    """Raise Permanent when something listens there. Receivers share a port, so binding alone would not fail."""
+    """Raise Permanent if something listens on the port. Receivers share a port, so binding it would not fail."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of an earlier life may linger
         try:
@@ -53,7 +53,7 @@ class DimseService:
 
 
 class Receiver:
-    """A receiving process: `start` listens, `run` waits, `stop` closes. `name` is unique among receivers."""
+    """A receiving process: `start` opens the port, `run` waits, `stop` closes. `name` is unique among receivers."""
 
     def __init__(
         self, policy: ReceivePolicy, journal: Journal, name: str, services: Sequence[DimseService] = ()
@@ -66,7 +66,7 @@ class Receiver:
 
     @property
     def port(self) -> int:
-        """The port that is bound: the policy's, or any free one where that is 0."""
+        """The port that is bound: the policy's port, or any free port if that is 0."""
         return self._listener.port if self._listener is not None else self._policy.port
 
     def start(self) -> None:
@@ -85,7 +85,7 @@ class Receiver:
         )
 
     def run(self, stop: threading.Event) -> None:
-        """Receive until `stop` is set, then let associations finish for a moment."""
+        """Receive until `stop` is set, then give associations a moment to finish."""
         if self._listener is None:
             self.start()
         while not stop.wait(1.0):

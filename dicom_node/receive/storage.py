@@ -34,7 +34,7 @@ ASSOCIATION_NAME_LENGTH = 64
 
 
 def describe_opening(opening: bytes) -> str:
-    """Tell from a connection's first bytes why no association followed (a PDU begins with its type, PS3.8 9.3)."""
+    """Return the reason why no association followed, by the connection's first bytes (a PDU's type, PS3.8 9.3)."""
     if not opening:
         return "it sent nothing"
     if opening[0] != ASSOCIATE_REQUEST:
@@ -46,7 +46,7 @@ def describe_opening(opening: bytes) -> str:
 class Session:
     """An admitted association. Its name in `association` is never used again.
 
-    The journal hears of the association with its first instance (`noted`), so that echoes leave nothing there.
+    The association is written into the journal with its first instance (`noted`), so that echoes leave nothing there.
     """
 
     association: str
@@ -167,7 +167,7 @@ class Ingest:
 
 
 def ensure_acceptable(header: InstanceHeader, request: StoreRequest) -> None:
-    """Raise Permanent for an instance that the indexer could not file; such an instance must not be acknowledged."""
+    """Raise Permanent for an instance that the indexer could not file, because it must not be acknowledged."""
     if request.sop_class_uid != request.abstract_syntax_uid or not is_storage(request.sop_class_uid):
         raise NotNegotiated("The presentation context is not for storing this SOP class")
     if header.sop_instance_uid != request.sop_instance_uid:

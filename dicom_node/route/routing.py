@@ -229,7 +229,7 @@ def _explain_binding(binding: Binding) -> InputDecisions:
 
 
 def _explain_time_point(point: RoutingTimePoint) -> TimePointDecision:
-    """Leave the date out: the number of days between tells as much, and less about the patient."""
+    """Return the decision without the date: the days between the studies tell enough, and less about the patient."""
     return TimePointDecision(
         point.study.study_instance_uid,
         point.study.days,

@@ -64,7 +64,7 @@ class RoutingSweep:
             log.error("The search for later studies of the patient failed: %s", unexpected(error), extra=extra)
 
     def _decide(self, study: Study) -> Route:
-        """Route one study. An unexpected failure becomes the stated end of this study, and delays no other study."""
+        """Route one study. After an unexpected failure, return that the study cannot be routed, and why."""
         uid, revision = study.study_instance_uid, study.revision
         own = self._received.own_results(uid)
         series = self._received.of_study(uid)

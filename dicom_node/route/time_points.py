@@ -40,7 +40,7 @@ class RoutingTimePoint:
 
     @property
     def not_compared(self) -> NotCompared:
-        """The study as the report mentions it. The reason is for the reader of the report and names no series."""
+        """The record of a study that is not compared. Its reason is for readers of the report and names no series."""
         lacking = self.binding.lacking if self.binding is not None else ()
         reason = "; ".join(map(unfilled, lacking)) or self.reason
         return NotCompared(self.study.study_instance_uid, self.study.days, reason)

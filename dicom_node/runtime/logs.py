@@ -41,7 +41,7 @@ def configure(role: str, level: str = "INFO") -> None:
 
 
 def unexpected(error: BaseException) -> str:
-    """Return the type of an unexpected error and the last line of ours it came through: `TypeError at x/y.py:81`.
+    """Return the type of an unexpected error and our last line in its traceback: `TypeError at x/y.py:81`.
 
     The error's text is left out, because a library's text may quote patient attributes.
     """
@@ -52,7 +52,7 @@ def unexpected(error: BaseException) -> str:
 
 
 def printable(text: str) -> str:
-    """Make a peer's text fit for a log line, without control characters and padding."""
+    """Return a peer's text without control characters and padding, so that it fits a log line."""
     return "".join(c if c.isprintable() else "?" for c in text.strip())
 
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 
 def notify(*states: str) -> bool:
-    """Send `states`, such as "READY=1", to $NOTIFY_SOCKET. Return False if nobody listens."""
+    """Send `states`, such as "READY=1", to $NOTIFY_SOCKET. Return False if no supervisor listens."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return False
@@ -21,7 +21,7 @@ def notify(*states: str) -> bool:
 
 
 def watchdog_interval() -> float | None:
-    """Return the seconds within which "WATCHDOG=1" must be sent, or None if this process is not watched."""
+    """Return the seconds within which "WATCHDOG=1" must be sent, or None if no watchdog watches this process."""
     watched = os.environ.get("WATCHDOG_PID")
     if watched not in (None, "", str(os.getpid())):
         return None

@@ -26,12 +26,12 @@ _LOCKS: list[IO[str]] = []  # open as long as the process lives; the kernel free
 
 
 def keep_files_private() -> None:
-    """Close the files of this process and its children to others under any umask, because images are patients' data."""
+    """Deny other users the files of this process and its children, whatever the umask: images are patients' data."""
     os.umask(os.umask(0o077) | 0o027)
 
 
 def die_with_parent() -> None:
-    """Ask Linux for SIGTERM when the supervisor ends, even by SIGKILL; no orphan may hold the port or a job."""
+    """Ask Linux for SIGTERM when the supervisor ends, even by SIGKILL, because no orphan may hold the port or a job."""
     supervisor = os.environ.get(SUPERVISOR_VARIABLE)
     if supervisor is None or not sys.platform.startswith("linux"):
         return
@@ -41,15 +41,15 @@ def die_with_parent() -> None:
 
 
 def role_name(role: str) -> str:
-    """Name a role of this machine for what it holds in the database, which several machines may share."""
+    """Return the name under which a role of this machine holds rows of a database that machines may share."""
     return f"{socket.gethostname()}/{role}"
 
 
 def claim_role(data_dir: Path, role: str, of: str | None = None) -> None:
-    """Make sure that this is the only `role` of this machine on `data_dir`, as long as the process lives.
+    """Make this process the only one of its `role` on `data_dir` on this machine, as long as it lives.
 
-    A second one would take the first one's jobs for those of its own earlier life. `of` replaces the machine's name
-    where a role must be unique among several machines. Raises Permanent.
+    Otherwise a second process would take the jobs of the first for jobs of its own earlier process. `of` replaces the
+    machine's name if a role must be unique among several machines. Raises Permanent if the role is claimed already.
     """
     folder = data_dir / "locks"
     try:
@@ -67,7 +67,7 @@ def claim_role(data_dir: Path, role: str, of: str | None = None) -> None:
 
 
 def share_memory_between_threads() -> None:
-    """Have glibc keep one pool for all threads; one for each would waste memory after many short-lived threads."""
+    """Make glibc keep one memory pool for all threads, because a pool for each would waste memory."""
     with suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
@@ -81,9 +81,9 @@ def stop_on_signals() -> threading.Event:
 
 
 def run_role(work: Callable[[threading.Event], None], prepare: Callable[[], None] | None = None) -> int:
-    """Run `work(stop)` in a thread until a signal comes. Return the exit status: 1 when `work` ended by itself.
+    """Run `work(stop)` in a thread until a signal comes. Return the exit status, 1 if `work` ended by itself.
 
-    `prepare` runs first; then readiness is announced. The watchdog is fed only while `work` is alive.
+    `prepare` runs before, and then readiness is announced. The watchdog is fed only while `work` is alive.
     """
     die_with_parent()
     stop = stop_on_signals()
@@ -103,7 +103,7 @@ def run_role(work: Callable[[threading.Event], None], prepare: Callable[[], None
 
 
 def hold(stop: threading.Event, alive: Callable[[], bool]) -> None:
-    """Wait for `stop` and feed the watchdog; return early if `alive` returns False."""
+    """Wait until `stop` is set, or until `alive` returns False; meanwhile feed the watchdog."""
     interval = watchdog_interval()
     pause = min(1.0, interval / 2) if interval else 1.0
     while alive() and not stop.wait(pause):

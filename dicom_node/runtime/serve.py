@@ -23,9 +23,10 @@ def serve(
 ) -> None:
     """Call `work` until `stop` is set; pause for `idle_seconds` whenever it returns False.
 
-    `work` does one unit of work and returns whether there was any. A Retriable is logged as a postponement and followed
-    by the idle pause. Any other exception is logged and followed by a pause of `trouble_seconds`; if that is None, the
-    exception ends the loop. `name` begins the log lines ("Delivery is put off"), and `identifiers` are added to them.
+    `work` does one unit of work and returns whether there was any. A Retriable is logged as a postponement, and the
+    idle pause follows. Any other exception is logged, and a pause of `trouble_seconds` follows; if `trouble_seconds` is
+    None, the exception ends the loop. Log lines begin with `name` ("Delivery is put off"), and `identifiers` are added
+    to them.
     """
     more = dict(identifiers or {})
     while not stop.is_set():

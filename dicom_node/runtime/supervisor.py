@@ -1,7 +1,7 @@
-"""The supervisor keeps the roles of one machine alive, each in a process of its own.
+"""The supervisor, which keeps the roles of one machine alive, each in a process of its own.
 
-It starts them in order and stops them in reverse. A role that dies is started again, after a pause that grows while it
-keeps dying. Children announce readiness as they would to systemd (sd_notify), on a socket of the supervisor.
+It starts the roles in order and stops them in reverse. A role that dies is started again, after a pause that grows
+while it keeps dying. Children announce readiness as they would to systemd (sd_notify), on a socket of the supervisor.
 """
 
 import logging
@@ -42,7 +42,7 @@ class Supervisor:
         self._roles = roles
 
     def run(self) -> int:
-        """Run until SIGTERM or SIGINT. Return 1 when a role could not be started at all."""
+        """Run until SIGTERM or SIGINT. Return the exit status, 1 if a role did not start at all."""
         die_with_parent()
         stop = stop_on_signals()
         with tempfile.TemporaryDirectory(prefix="dicom-node-") as folder:
@@ -111,7 +111,7 @@ class _Child:
         return False
 
     def revive(self) -> None:
-        """Start the process again when it has died and its pause is over."""
+        """Start the process again if it has died and the pause is over."""
         self._drain()
         now = time.monotonic()
         if self._revive_at is not None:

@@ -41,7 +41,7 @@ class AnalysisTask:
     def perform(self, job: Job, detail: AnalysisDetail) -> JobResult:
         """Run the application, and write the objects of its findings for each group of destinations.
 
-        Rejection notes for the results that these supersede come last.
+        Rejection notes for superseded results come last.
         """
         application = self._applications.load(job.application)
         inputs = self._inputs(job, detail)
@@ -67,7 +67,7 @@ class AnalysisTask:
         )
 
     def _inputs(self, job: Job, detail: AnalysisDetail) -> dict[str, SeriesInput]:
-        """Return the series that the job names, by input. The earlier studies are the time points from 1."""
+        """Return the series that the job names, by input. Time points from 1 are earlier studies."""
         studies = [job.study_instance_uid, *detail.earlier]
         series = [{s.series_instance_uid: s for s in self._instances.series(uid)} for uid in studies]
         inputs = {}
@@ -80,7 +80,7 @@ class AnalysisTask:
     def _not_compared(self, detail: AnalysisDetail) -> Iterator[str]:
         """Yield a sentence for each earlier study of the patient that routing did not take.
 
-        The application does not know of them, and its report must not be read as if there were none.
+        The application does not know these studies, and the reader of the report must not think that there are none.
         """
         for study in detail.not_taken:
             sample = self._instances.sample(study.study_instance_uid, SAMPLES)

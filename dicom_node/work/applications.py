@@ -19,14 +19,14 @@ class WarmApplications:
         self._warm: dict[str, Application] = {}
 
     def configured(self, name: str) -> ConfiguredApplication:
-        """Return the entry of the configuration. Raises ModelRefused if there is none any more."""
+        """Return the configured application of this name. Raises ModelRefused if it is not configured any more."""
         configured = self._configured.get(name)
         if configured is None:
             raise ModelRefused(f"application {name!r} is not configured any more; add it again or cancel the job")
         return configured
 
     def load(self, name: str) -> Application:
-        """Return the application, ready to run. Raises ModelRefused if it cannot be used, and says why."""
+        """Return the application, ready to run. Raises ModelRefused, with the reason, if it cannot be used."""
         configured = self.configured(name)
         if configured.manifest is None:
             raise ModelRefused(configured.problem)

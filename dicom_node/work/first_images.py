@@ -1,4 +1,4 @@
-"""The first images of the series of a study: enough to say which images a report or a rejection note is about."""
+"""The first images of the series of a study, from which a report or a rejection note takes patient and study."""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ class FirstImages:
     def find(self, job: Job) -> Sequence[Path]:
         """Return the first readable image of each series that feeds the job.
 
-        Takes every series of the study where the job names none, or none that can be read. Raises InputRefused if no
+        If the job names no series, or none that can be read, take every series of the study. Raises InputRefused if no
         image of the study can be read.
         """
         series = self._instances.series(job.study_instance_uid)

@@ -30,7 +30,7 @@ class NoResultTask:
     def perform(self, job: Job, detail: NoResultDetail) -> JobResult:
         """Write the report for every destination of the application, whatever kinds of objects it is to get.
 
-        The model is not needed for it, so that a model that cannot be used is no obstacle.
+        The report needs no model, so it is written even if the model cannot be used.
         """
         result = self._no_result(job, detail)
         images, output = self._first_images.find(job), self._outputs.begin(job)

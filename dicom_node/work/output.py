@@ -25,7 +25,7 @@ class JobResult:
 
 @dataclass(frozen=True)
 class DestinationGroup:
-    """Destinations with the same profile. They get the very same objects."""
+    """Destinations with the same profile, which get the same objects."""
 
     profile: ObjectProfile
     names: tuple[str, ...]
@@ -57,7 +57,7 @@ class Outputs:
     def groups(self, job: Job) -> list[DestinationGroup]:
         """Group the destinations of the job's application by profile.
 
-        An application without any destination has one group without names: its results are kept all the same.
+        An application without any destination has one group without names, because its results are kept as well.
         """
         by_profile: dict[ObjectProfile, list[str]] = {}
         for name in self._applications.configured(job.application).destinations:
@@ -92,7 +92,7 @@ class JobOutput:
     def context(self, destinations: Sequence[str], seed: str = "") -> ObjectContext:
         """Return the context in which objects for `destinations` are built. Another `seed` makes other UIDs.
 
-        The reports that an object supersedes are those that these destinations got.
+        The predecessors in the context are the earlier reports that these destinations got.
         """
         return self.outputs.context(self.job, destinations, seed)
 

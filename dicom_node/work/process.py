@@ -1,7 +1,7 @@
 """The process of one worker: it owns a device, keeps models warm, and wires the worker.
 
-It is started by module path, `python -m dicom_node.work.process --device cuda:0`. No other process of the node loads
-torch.
+The process is started by module path, `python -m dicom_node.work.process --device cuda:0`. No other process of the node
+loads torch.
 """
 
 import os

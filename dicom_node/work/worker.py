@@ -1,6 +1,6 @@
 """A worker: it claims one job at a time, sends its heartbeat, and ends the attempt.
 
-Its process may be killed at any moment. The heartbeat then stops, the job is released and runs again. Results are
+Its process may be killed at any moment. The heartbeat then stops, and the job is released and runs again. Results are
 enqueued in the one transaction that ends the job, so that nothing is sent twice.
 """
 
@@ -29,7 +29,7 @@ EXIT_AGAIN = 75  # EX_TEMPFAIL: the supervisor starts a fresh process
 class Worker:
     """The loop that claims jobs and has `perform` do each of them.
 
-    A heartbeat says every `heartbeat_seconds` that the job is alive. An attempt that takes longer than
+    A heartbeat every `heartbeat_seconds` shows that the worker is alive. An attempt that takes longer than
     `job_timeout_seconds` ends the process.
     """
 
@@ -50,11 +50,11 @@ class Worker:
         self._job_timeout_seconds = job_timeout_seconds
 
     def run(self, stop: threading.Event) -> None:
-        """Work until `stop` is set. An error that no attempt accounts for ends the worker."""
+        """Work until `stop` is set. An unexpected error outside of an attempt ends the worker."""
         serve("The worker", self.work_one, stop, trouble_seconds=None)
 
     def work_one(self) -> bool:
-        """Claim and run the next job. Returns False when there is none."""
+        """Claim and run the next job. Return False if there is none."""
         try:
             job = self._jobs.claim(self._name, datetime.now(UTC))
         except NodeError as error:
@@ -103,9 +103,9 @@ class Worker:
 
     @contextmanager
     def _heartbeat(self, job: Job) -> Iterator[None]:
-        """Send the heartbeat of the job while the block runs; end this process when the job is lost or takes too long.
+        """Send the heartbeat of the job while the block runs; end this process if the job is lost or takes too long.
 
-        Nothing else can stop a job that hangs: what runs in torch hears no signal.
+        Nothing else can stop a job that hangs, because code that runs in torch handles no signal.
         """
         done = threading.Event()
 
@@ -152,12 +152,12 @@ class Worker:
 
 
 def _reason(error: Exception) -> str:
-    """Return what the operator and the timeline are told. Foreign exceptions may quote attributes of the patient."""
+    """Return the reason for the operator and the timeline, without foreign texts, which may quote patient data."""
     if isinstance(error, NodeError):
         return str(error)
     return f"unexpected {type(error).__name__}; see the worker's log"
 
 
 def _why(error: Exception) -> WhyNoResult:
-    """Return what a report of this failure gives as the reason."""
+    """Return the kind of reason that the report of this failure gives."""
     return error.why if isinstance(error, InputRefused) else WhyNoResult.FAILURE

@@ -1,7 +1,8 @@
 """Coded concepts of the result objects.
 
-A concept that a public dictionary has is taken from it by name. No such number is written here by hand, because one
-that only looks like SNOMED would be a defect. `PRIVATE` is the table of all other concepts, published in docs/codes.md.
+A concept that a public dictionary has is taken from the dictionary by name. No public code is written here by hand,
+because a wrong number would look as valid as a right one. `PRIVATE` is the table of all other concepts, published in
+docs/codes.md.
 """
 
 from pydicom.sr.codedict import codes
@@ -60,7 +61,7 @@ LATERALITIES = {"L": codes.SCT.Left, "R": codes.SCT.Right}
 
 
 def sr_code(code: Code) -> SRCode:
-    """Return a finding's code as pydicom and highdicom want it.
+    """Return a code of the findings as the class that pydicom and highdicom use.
 
     Raises ValueError for a code of the node's own scheme that is not published.
     """

@@ -1,4 +1,4 @@
-"""The context of a result: who writes its objects, the UIDs they get, and the reports they supersede."""
+"""The context of a result: the equipment that writes its objects, their UIDs, and the reports they supersede."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -50,14 +50,14 @@ def derived_uid(*parts: str) -> str:
 
 
 def device_uid(algorithm: Algorithm) -> str:
-    """Return the UID of an algorithm as a device. Other weights are another device."""
+    """Return the device UID of an algorithm. It is another one for other weights."""
     return derived_uid("device", algorithm.name, algorithm.version, algorithm.weights_sha256)
 
 
 def equipment(algorithm: Algorithm | None, context: ObjectContext) -> dict[str, Any]:
     """Return the equipment that made an object, as arguments of highdicom (PS3.3 C.7.5.1, C.7.5.2).
 
-    Without an algorithm it is the node itself.
+    Without an algorithm the equipment is the node itself.
     """
     if algorithm is None:
         return {

@@ -25,7 +25,7 @@ TEXT_VRS = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})  # PS3.5 6.1.2.
 def series_description(result: Findings | NoResult, kind: str) -> str:
     """Return a description of at most 64 characters.
 
-    The notice comes first, so that no list cuts it off, and the kind is never cut.
+    The notice comes first, because viewers cut long descriptions at their end, and the kind is never cut.
     """
     notice = f"{RESEARCH_NOTICE}: " if result.research else ""
     title = result.title[: LO_LENGTH - len(notice) - len(kind) - 1]
@@ -67,9 +67,9 @@ def describe_origin(
 
 
 def _set_character_set(ds: Dataset, declared: Any) -> None:
-    """Declare the source's character set if it has every character of `ds`, none if ASCII is enough, UTF-8 otherwise.
+    """Declare the source's character set if it has every character of `ds`, else none for ASCII, else UTF-8.
 
-    A PACS that reads the images of a study can then read its results too. Some do not know UTF-8.
+    A PACS that reads the images of a study can then read its results too. Some PACS do not know UTF-8.
     """
     texts = {text for text in _texts(ds) if not text.isascii()}
     terms = [declared] if isinstance(declared, str) else list(declared or [])
@@ -94,7 +94,10 @@ def _texts(ds: Dataset) -> Iterator[str]:
 
 
 def _encodes(character: str, terms: list[str]) -> bool:
-    """Return whether one of these character sets has it. The default one is ASCII; pydicom takes it for Latin 1."""
+    """Return True if one of these character sets has the character.
+
+    The default character set is ASCII, but pydicom takes it for Latin 1.
+    """
     for term, encoding in zip(terms, convert_encodings(terms), strict=True):
         encoded = character.encode(encoding, "ignore")
         if term in ("", "ISO_IR 6", "ISO 2022 IR 6"):
@@ -116,8 +119,8 @@ def _set_dates(ds: Dataset, at: datetime, offset: str | None) -> None:
     """Set the dates and times of the result, in the time zone of its source.
 
     TimezoneOffsetFromUTC (PS3.3 C.12.1.1.8) holds for every date and time of an object, also for the copied StudyDate
-    and StudyTime. So the source's offset is kept, and our times are written in it. Where the source has no offset, the
-    result has none, and our times are the node's local time, as those of the source are the scanner's.
+    and StudyTime. So the source's offset is kept, and our times are written in it. If the source has no offset, the
+    result has none either; our times are then in the node's local time, as the source's times are in the scanner's.
     """
     local = at.astimezone(datetime.strptime(offset, "%z").tzinfo if offset else None)
     for keyword in ("Content", "Series", "InstanceCreation"):

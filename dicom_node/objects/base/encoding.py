@@ -46,9 +46,9 @@ def encoded(one: DataElement) -> bytes:
 def add_sequence(ds: Dataset, keyword: str, items: Iterable[bytes]) -> None:
     """Give `ds` a sequence of encoded items, which pydicom decodes on demand and otherwise writes unchanged.
 
-    pydicom does so only in a dataset that was read in the encoding in which it is written, so this function declares
-    that `ds` was. Hence no other element of `ds` may have an ambiguous VR, like US or SS, and its character set must be
-    final.
+    pydicom writes items unchanged only in a dataset that was read in the same encoding, so this function declares that
+    `ds` was read so. Hence no other element of `ds` may have an ambiguous VR, like US or SS, and its character set must
+    be final.
     """
     tag = tag_of(keyword)
     value = b"".join(items)

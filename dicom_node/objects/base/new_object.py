@@ -1,4 +1,4 @@
-"""Objects that highdicom 0.28.2 has no class for."""
+"""New objects of kinds for which highdicom 0.28.2 has no class."""
 
 import highdicom as hd
 from pydicom.dataset import Dataset

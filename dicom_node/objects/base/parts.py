@@ -28,13 +28,13 @@ class ResultParts:
         self._built: dict[ObjectKind, list[Dataset]] = {}
 
     def build(self, kind: ObjectKind) -> list[Dataset]:
-        """Return the objects of a kind. Each is built once, when it is first asked for."""
+        """Return the objects of a kind, which are built when they are first asked for."""
         if kind not in self._built:
             self._built[kind] = self._create(kind, self)
         return self._built[kind]
 
     def requested(self, kind: ObjectKind) -> Dataset | None:
-        """Return the object of a kind of which a result has one; None if the profile does not ask for this kind."""
+        """Return the object of this kind; None if the profile does not ask for the kind, or if there is no object."""
         return next(iter(self.build(kind)), None) if kind in self.profile.objects else None
 
     def variant(self, kind: ObjectKind) -> ObjectContext:

@@ -61,10 +61,10 @@ def source_header(path: Path) -> Dataset:
     """Read the header of a stored instance, fit for highdicom 0.28.2 to copy patient and study from.
 
     Texts are decoded and the character set is UTF-8, because highdicom does not know all character sets; `describe`
-    gives the object the one of its source again. Private elements, elements that cannot be read, and attributes of the
+    sets the character set of the source again. Private elements, elements that cannot be read, and attributes of the
     patient whose value is not of their VR are left out. Absent or invalid type 2 attributes of patient and study become
-    empty. Texts that are longer than their VR allows are cut, but never an identifier. An image without a frame of
-    reference gets one that its series shares.
+    empty. Texts that are longer than their VR allows are cut, but never an identifier. Images without a frame of
+    reference get one, which is the same for all images of the series.
     """
     ds = dcmread(path, stop_before_pixels=True)
     _drop_unusable(ds)
@@ -93,9 +93,10 @@ def source_header(path: Path) -> Dataset:
 
 
 def _drop_unusable(ds: Dataset) -> None:
-    """Remove private elements and those that cannot be read, in sequences too. All other elements are then decoded.
+    """Remove private elements and elements that cannot be read, in sequences too; decode all others.
 
-    `Dataset.decode` would decode a second time, and lose the characters of a name that its declared set does not have.
+    `Dataset.decode` must not be used: it would decode a second time, and lose characters of a name that the declared
+    character set does not have.
     """
     for tag in list(ds.keys()):
         try:
@@ -110,7 +111,7 @@ def _drop_unusable(ds: Dataset) -> None:
 
 
 def _is_valid(element: DataElement) -> bool:
-    """Return whether every value is one of the element's VR (PS3.5 6.2)."""
+    """Return True if every value is valid for the element's VR (PS3.5 6.2)."""
     values = element.value if isinstance(element.value, MultiValue) else [element.value]
     return all(
         value is None or is_one(partial(validate_value, element.VR, validation_mode=RAISE), value) for value in values
@@ -118,7 +119,7 @@ def _is_valid(element: DataElement) -> bool:
 
 
 def is_one(kind: Callable[[Any], Any], value: Any) -> bool:
-    """Return whether `kind`, a constructor or a check, takes `value`."""
+    """Return True if `kind`, a constructor or a check, accepts `value` without TypeError or ValueError."""
     try:
         kind(value)
     except (TypeError, ValueError):
@@ -127,13 +128,13 @@ def is_one(kind: Callable[[Any], Any], value: Any) -> bool:
 
 
 def _close(one: Dataset, other: Dataset) -> bool:
-    """Return whether two direction cosines agree to the geometry's tolerance, 1e-4."""
+    """Return True if two direction cosines agree within the tolerance of the geometry, 1e-4."""
     pairs = zip(one.ImageOrientationPatient, other.ImageOrientationPatient, strict=True)
     return all(abs(float(a) - float(b)) < 1e-4 for a, b in pairs)
 
 
 def sharing(ds: Dataset) -> Dataset:
-    """Return a dataset that shares the elements of `ds`. They may be replaced or deleted in it, but not changed."""
+    """Return a new dataset with the elements of `ds`. Elements may be replaced or deleted in it, but not modified."""
     copy = Dataset(dict(ds.items()))
     copy.file_meta = ds.file_meta
     return copy
@@ -142,8 +143,8 @@ def sharing(ds: Dataset) -> Dataset:
 def slice_headers(volume: Volume) -> list[Dataset]:
     """Return the headers of the slices of `volume` as highdicom 0.28.2 wants them.
 
-    That is one header for each slice, in slice order, or the one of an Enhanced object, reduced to these slices. A
-    slice that is a tile of an image gets the header that it would have as an image of its own.
+    There is one header for each slice, in slice order. An Enhanced object has a single header, reduced to these slices.
+    A slice that is a tile of an image gets the header that it would have as a separate image.
     """
     headers = source_headers(volume)
     if is_enhanced(headers[0]):
@@ -166,7 +167,7 @@ def _untiled(header: Dataset, volume: Volume, k: int) -> Dataset:
 
 
 def slice_position(volume: Volume, k: int) -> list[Any]:
-    """Return ImagePositionPatient (three DS) of slice `k` by the geometry of the volume, because no header has it."""
+    """Compute ImagePositionPatient (three DS) of slice `k` from the geometry, because no header has it."""
     (position,) = volume.geometry.to_lps(np.array([[k, 0, 0]], float))
     return [DS(float(value), auto_format=True) for value in position]
 

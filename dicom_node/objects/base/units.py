@@ -1,4 +1,4 @@
-"""The units that fit a quantity. No validator of DICOM objects notices a volume in mm."""
+"""The units that fit each quantity, because no validator of DICOM objects notices a volume in mm."""
 
 from pydicom.sr.codedict import Collection, codes
 
@@ -32,7 +32,7 @@ PLAIN_NUMBERS = frozenset({codes.DCM.Skewness.value, codes.DCM.Kurtosis.value})
 
 
 def check_unit(measurement: Measurement) -> None:
-    """Raise ValueError if the unit cannot be one of that quantity. A quantity that is not listed passes."""
+    """Raise ValueError if the unit does not fit the quantity. A quantity that is not listed fits any unit."""
     unit, derivation = measurement.unit, measurement.derivation
     fitting = FITTING.get((measurement.name.value, measurement.name.scheme))
     if derivation is not None and derivation.value in PLAIN_NUMBERS:

@@ -17,7 +17,7 @@ Polygon = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """A 4-connected component of a 2D mask: its bounding box, the top left corner of that, and its pixels."""
+    """A 4-connected component of a 2D mask: its bounding box, the top left corner of the box, and its pixels."""
 
     mask: NDArray[np.bool_]
     row: int
@@ -72,10 +72,10 @@ def key_slice(mask: NDArray[np.bool_]) -> int:
 
 
 def _loops(part: Part) -> list[list[Point]]:
-    """Return the edges of a part as loops of corners of pixels, one pixel apart, the first corner not repeated.
+    """Return the edges of a part as loops of pixel corners, one pixel apart, the first corner not repeated.
 
-    The outer loop comes first, then those round its holes from the top down. Each starts in its topmost row, at the
-    left.
+    The outer loop comes first, then the loops round the holes from the top down. Each loop starts in its topmost row,
+    at the left.
     """
     after = _edges(np.pad(part.mask, 1))
     left, top = part.column - 1, part.row - 1
@@ -110,7 +110,7 @@ def _edges(region: NDArray[np.bool_]) -> dict[Point, list[Point]]:
 
 
 def _next(ends: list[Point], point: Point, direction: Point) -> Point:
-    """Take the next step out of `ends`. Where two pixels touch at a corner, turn right to stay on the same one."""
+    """Remove the next step from `ends` and return it. If two pixels touch at the corner, stay on the same pixel."""
     steps = [(end[0] - point[0], end[1] - point[1]) for end in ends]
     right = (-direction[1], direction[0])
     step = right if right in steps else steps[0]

@@ -37,7 +37,7 @@ def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def drawable(text: str) -> str:
-    """Return the text in ASCII, which is all that Pillow's own font has.
+    """Return the text in ASCII, because Pillow's own font has no other characters.
 
     Letters lose their accents, and other characters become a question mark.
     """
@@ -46,7 +46,7 @@ def drawable(text: str) -> str:
 
 
 def draw_marks(draw: ImageDraw.ImageDraw, box: PixelBox, marks: Marks, size: int) -> None:
-    """Write at each edge of the picture in `box` which direction it faces.
+    """Write at each edge of the picture in `box` the letters of the direction that it faces.
 
     The letters are white with a black rim, so that no image hides them.
     """

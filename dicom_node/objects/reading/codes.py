@@ -20,7 +20,7 @@ def first_code(ds: Dataset, keyword: str) -> Code | None:
 
 
 def same(one: Code | None, other: SRCode) -> bool:
-    """Return whether two codes are the same concept.
+    """Return True if two codes mean the same concept.
 
     Their texts may differ, and SNOMED's older identifiers (SRT) equal the newer ones (SCT).
     """

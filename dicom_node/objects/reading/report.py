@@ -33,7 +33,7 @@ NOT_EVALUATIONS = (
 
 @dataclass(frozen=True)
 class ImageReference:
-    """A reference to an image. `frame_numbers` count from 1; none means all frames, or the only one."""
+    """A reference to an image. `frame_numbers` count from 1; if it is empty, all frames are meant, or the only one."""
 
     sop_class_uid: str
     sop_instance_uid: str
@@ -79,8 +79,8 @@ class Measured:
 class MeasurementGroup:
     """A measurement group: a finding, its place, and its values.
 
-    The same finding may have several groups, which then have the same tracking UID. `images` are all images that the
-    group refers to, also those on which its regions are drawn.
+    One finding may have several groups, which then have the same tracking UID. `images` are all images to which the
+    group refers, including the images on which its regions are drawn.
     """
 
     tracking_uid: str
@@ -96,7 +96,7 @@ class MeasurementGroup:
     images: tuple[ImageReference, ...]
 
     def measured(self, name: SRCode, derivation: SRCode | None = None) -> tuple[Measured, ...]:
-        """Return the values of one quantity; of any derivation if `derivation` is None.
+        """Return the values of one quantity with this `derivation`, or with any if that is None.
 
         A quantity that is coded with SNOMED's older identifiers is found too.
         """
@@ -220,7 +220,7 @@ def _measured(item: Dataset, where: str) -> Measured:
 
 
 def _value(measured: Dataset) -> float | None:
-    """Return the float where there is one, because a DS is cut to 16 characters (PS3.3 C.18.1)."""
+    """Return Floating Point Value if present, else Numeric Value, which is cut to 16 characters (PS3.3 C.18.1)."""
     number = measured.get("FloatingPointValue")
     if number is None:
         number = measured.get("NumericValue")

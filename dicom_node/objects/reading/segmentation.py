@@ -34,7 +34,7 @@ class ReadSegment:
     """A segment. `mask` is boolean, `fraction` float32 from 0 to 1; both [slice, row, column] on the same grid.
 
     The mask of a FRACTIONAL segmentation is True where the fraction is at least one half; `fraction` is None for other
-    types. `mask` is empty if a segment is described and has no voxel.
+    types. `mask` has no voxel if the segment is described but no frame shows it.
     """
 
     number: int
@@ -201,7 +201,7 @@ def _own_grid(ds: Dataset, planes: Sequence[Plane], name: str) -> Geometry:
 
 
 def _declared_step(ds: Dataset) -> float:
-    """Return the distance of slices in mm that is declared, for frames that all lie in one plane."""
+    """Return the declared distance between slices in mm, which is needed if all frames lie in one plane."""
     measures = functional(ds, 0, "PixelMeasuresSequence")
     assert measures is not None  # planes_of has read it
     return float(measures.get("SpacingBetweenSlices") or measures.get("SliceThickness") or 1.0)
@@ -227,7 +227,7 @@ def _offset(plane: Plane, grid: Geometry, where: str) -> tuple[int, int, int]:
 
 
 def _sources(ds: Dataset, count: int) -> tuple[tuple[str, str], ...]:
-    """Return the sources from the derivation of the frames (PS3.3 C.7.6.16.2.6), else from the referenced series."""
+    """Return the source images by the derivation of the frames (PS3.3 C.7.6.16.2.6), else by referenced series."""
     derivations = [functional(ds, k, "DerivationImageSequence") for k in range(count)]
     items = [i for d in derivations if d is not None for i in d.get("SourceImageSequence") or []]
     if not items:

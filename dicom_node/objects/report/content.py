@@ -49,8 +49,8 @@ def algorithm_identification(algorithm: Algorithm) -> Any:
 def time_point(point: TimePoint | None) -> Any:
     """Return the time point context (TID 1502); None if there is no time point.
 
-    It has a type where the label is a term of CID 6146. Its order is told in words, because viewers show the NUM of row
-    5 beside the outline, as if it were measured there.
+    The context has a type if the label is a term of CID 6146. The order of the time point is told in words, because
+    viewers would show the NUM of row 5 beside the outline, as if it were a measurement.
     """
     if point is None:
         return None
@@ -83,7 +83,7 @@ def _measurement(one: Measurement) -> Any:
 
 
 def without_missing_values(item: Dataset) -> None:
-    """Remove the number of each NUM below `item` that has a reason why there is none (PS3.3 C.18.1, CID 42).
+    """Remove the number from each NUM below `item` that says why its value is missing (PS3.3 C.18.1, CID 42).
 
     Call this for the finished document, because highdicom 0.28.2 cannot read a NUM without a measured value.
     """
@@ -94,7 +94,7 @@ def without_missing_values(item: Dataset) -> None:
 
 
 def _decimal(value: float) -> float:
-    """Round to six significant digits, which fit a DS (16 characters) and carry no noise of floats."""
+    """Round to six significant digits, which fit a DS (16 characters) and hide the rounding of floats."""
     if not math.isfinite(value):
         raise ValueError("a measurement is not a finite number; give None and why it is missing")
     return float(f"{value:.6g}")
@@ -111,7 +111,7 @@ def text_items(pairs: Iterable[tuple[SRCode, str]]) -> list[Any]:
 
 
 def references(study_instance_uid: str, objects: Sequence[ResultReference]) -> list[Dataset]:
-    """Return objects of one study by series: Hierarchical SOP Instance Reference Macro (PS3.3 C.17.2.1)."""
+    """Return references to objects of one study, by series (Hierarchical SOP Instance Reference, PS3.3 C.17.2.1)."""
     series: dict[str, list[Dataset]] = {}
     for one in objects:
         reference = Dataset()

@@ -26,11 +26,11 @@ ORIENTATION = (
 
 
 def image_library(volumes: Sequence[tuple[Volume, Sequence[Dataset]]]) -> Any:
-    """Build an image library with one group for each volume. The headers are one for each instance, in slice order.
+    """Build an image library with one group for each volume, whose headers are one for each instance, in slice order.
 
-    A group states once what its images have in common (TID 1602, 1604, 1606). An image states its acquisition time
-    where the images of its group differ in it. Positions are left out, because three numbers for each of 300 slices
-    are more than all other content of a report.
+    A group states once what its images have in common (TID 1602, 1604, 1606). An image states its acquisition time if
+    the images of its group differ in it. Positions are left out, because three numbers for each of 300 slices would be
+    more than the rest of the report.
     """
     library = sr.ContainerContentItem(codes.DCM.ImageLibrary, relationship_type=_CONTAINS, template_id="1600")
     library.ContentSequence = sr.ContentSequence([_group(volume, headers) for volume, headers in volumes])
