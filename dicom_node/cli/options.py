@@ -32,7 +32,7 @@ Calling = Annotated[str | None, typer.Option(help="The AE title of this side of 
 
 
 def read_config(config: Path | None) -> tuple[Settings, Path | None]:
-    """Return the settings, and the file they come from: the one that `--config` names, or the first one found."""
+    """Return the settings and their file, which is the one that `--config` names, or the first one found."""
     path = config or find_config()
     return load_settings(path), path
 

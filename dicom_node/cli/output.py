@@ -24,13 +24,13 @@ def print_json(value: Any) -> None:
 
 
 def print_lines(lines: Sequence[str]) -> None:
-    """Print sentences that hold names from outside, as they are."""
+    """Print sentences literally, because they hold names from outside that may look like markup."""
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file. Raises Permanent if that is not possible."""
+    """Write a JSON file. Raises Permanent if it cannot be written."""
     try:
         path.write_text(json.dumps(value, indent=2) + "\n")
     except OSError as error:
@@ -38,7 +38,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def report_failures(failures: Sequence[tuple[str, str]]) -> None:
-    """Print what failed, and why, and end the command with status 1 where anything did."""
+    """Print each failure with its reason, and end the command with status 1 if there is any."""
     for name, reason in failures[:MOST_FAILURES]:
         error_console.print(f"  {escape(name)}: {escape(reason)}", highlight=False)
     if len(failures) > MOST_FAILURES:

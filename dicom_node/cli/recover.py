@@ -1,4 +1,4 @@
-"""Commands that put right what went wrong: dead letters, wrong results, files and rows that differ."""
+"""Commands that repair: dead letters, wrong results, files and rows that differ."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -60,7 +60,7 @@ def retry_command(
 
 
 def _queue_again(stores: Stores, chosen: Mapping[str, Sequence[int]]) -> list[str]:
-    """Queue dead letters again, and say so of each. Raises NodeError, before anything is changed, if one is none."""
+    """Queue dead letters again, and print a line for each. Raises NodeError, at first, if one is no dead letter."""
     jobs = {j.id: j for j in stores.jobs.list()}
     deliveries = {d.id: d for d in stores.deliveries.list()}
     reports = {c.id: c for c in stores.commitments.list(limit=None)}

@@ -1,6 +1,6 @@
 """Commands to try the node out: the demo, a simulated scanner, sending, asking, recognising.
 
-Each imports what it needs when it runs, so that the node's own commands stay light.
+Each command imports its modules when it runs, so that the node's own commands stay light.
 """
 
 from enum import StrEnum

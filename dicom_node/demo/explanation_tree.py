@@ -12,7 +12,7 @@ from storage.records.routing import InputDecision, InputDecisions, RecognisedSer
 
 
 def explanation_tree(explanation: Explanation) -> Tree:
-    """Return why the study is complete or waits, what each series is, and which series fed which input or why not."""
+    """Return the tree: why the study is complete or waits, the kind of each series, and each input's decisions."""
     study = explanation.detail.study
     tree = Tree(f"[bold]Study[/] {study.study_instance_uid}  revision {study.revision}")
     tree.add(Text.assemble(("State: ", "bold"), state_text(study.state), f"  {study.reason}"))
@@ -96,7 +96,7 @@ def _add_series(tree: Tree, s: RecognisedSeries) -> None:
 
 
 def _add_decisions(node: Tree, bound: InputDecisions, wanted: dict[str, str]) -> None:
-    """Add for each input what it takes, what feeds it, and why nothing else does."""
+    """Add for each input the series that it accepts, the series that feeds it, and the reasons against all others."""
     by_input: dict[str, list[InputDecision]] = {}
     for decision in bound.decisions:
         by_input.setdefault(decision.input, []).append(decision)

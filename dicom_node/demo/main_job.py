@@ -59,11 +59,12 @@ class Pushed:
 def run_demo(
     parent: Path, study: Path | None, bundle: Path | None, console: Console, settings: Settings | None = None
 ) -> bool:
-    """Run the demo in a new folder below `parent`. True when a report reached the PACS.
+    """Run the demo in a new folder below `parent`. Return True if a report reached the PACS.
 
     `study` is a folder of the user's own DICOM; without it a limb phantom is pushed. `bundle` is a folder with the
     user's own model; without it the applications of `settings` run, or `soft_tissue_mass`. [work] and [dispatch] of
-    `settings` hold as well. What the user names is looked at first. Raises NodeError, naming the step that fails.
+    `settings` hold as well. The study and the model of the user are checked before anything starts. Raises NodeError,
+    naming the step that fails.
     """
     applications = choose_applications(bundle, settings)
     own = None if study is None else _own_study(study)
@@ -96,7 +97,7 @@ def _phantom(folder: Path) -> Pushed:
 
 
 def _own_study(study: Path) -> Pushed:
-    """Find the one study in the user's folder. Raises Permanent if there is none, or where there are several."""
+    """Find the study in the user's folder. Raises Permanent if there is none, or more than one."""
     if not study.exists():
         raise Permanent(f"--study {study}: there is no such folder")
     files = load_study(study)
@@ -121,9 +122,9 @@ def _push(pushed: Pushed, node: Target, console: Console) -> None:
 
 
 def _wait(stores: Stores, study_instance_uid: str, console: Console) -> StudyDetail:
-    """Wait until the study has ended, with every delivery done or failed for good, or with nothing to deliver.
+    """Wait until the study has ended and none of its deliveries is still on its way.
 
-    Then wait a moment longer for the PACS to confirm what it got, which not every PACS does.
+    Then wait a moment longer for the PACS to confirm the objects, because not every PACS does so.
     """
     deadline = time.monotonic() + RESULT_SECONDS
     ended = 0.0
@@ -166,7 +167,7 @@ def _confirmed(detail: StudyDetail) -> bool:
 
 
 def _show(explanation: Explanation, pacs: Pacs, pushed: Pushed, folder: Path, console: Console) -> bool:
-    """Print the answer, the timeline and what the PACS holds. True when the report of an analysis is among it."""
+    """Print the answer, the timeline and the objects in the PACS. Return True if an analysis report is among them."""
     detail = explanation.detail
     console.print()
     console.print(summary_lines(detail, summarise(explanation)))

@@ -31,7 +31,7 @@ Picture = NDArray[np.float64]
 class ViewingPlane:
     """A plane across an upright array (see `upright`), as radiologists look at it.
 
-    They see the patient from the feet, or from the front, so that the patient's right is on the left.
+    Radiologists see the patient from the feet, or from the front, so that the patient's right is on the left.
     """
 
     axis: int  # the axis along which one looks
@@ -49,8 +49,9 @@ VIEWING_PLANES = (
 def write_overlay(path: Path, seg: Dataset, source_files: Sequence[Path]) -> Path:
     """Write a PNG with an axial, a coronal and a sagittal plane through the largest segment.
 
-    They are plain in the upper row and coloured in the lower one, upright and in right proportions, with the names of
-    the segments below. An oblique image is not interpolated: its own planes nearest to the patient's are shown.
+    The planes are plain in the upper row and coloured in the lower row, upright and in right proportions, with the
+    names of the segments below. An oblique image is not interpolated: its own planes are shown, as the nearest ones to
+    axial, coronal and sagittal.
     """
     volume = read_volume(source_files)
     turn = upright(volume.geometry.affine)

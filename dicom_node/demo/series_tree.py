@@ -1,4 +1,4 @@
-"""Recognised series as a tree: what each is taken for, and why."""
+"""Recognised series as a tree: the kind of each series, and the reasons."""
 
 from collections.abc import Sequence
 

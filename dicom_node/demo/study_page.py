@@ -24,7 +24,7 @@ def summary_lines(detail: StudyDetail, summary: Summary) -> RenderableType:
 
 
 def study_page(detail: StudyDetail, summary: Summary, everything: bool = False) -> RenderableType:
-    """Return the page of a study. UIDs, and the series one by one, are shown only where `everything` is."""
+    """Return the page of a study. UIDs, and each single series, are shown only with `everything`."""
     names = summary.names
     timeline = detail.timeline
     if not everything:

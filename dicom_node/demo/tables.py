@@ -32,7 +32,7 @@ def state_text(state: str) -> Text:
 
 
 def uid_text(uid: str, style: str = "") -> Text:
-    """Return a UID that is folded, never cut, where the terminal is narrower than it."""
+    """Return a UID as text that a narrow terminal folds and never cuts."""
     return Text(uid, style=style, overflow="fold")
 
 
@@ -41,7 +41,7 @@ def indented(line: RenderableType) -> RenderableType:
 
 
 def reason_lines(text: str) -> list[RenderableType]:
-    """Return the line of a reason, and none for an empty one."""
+    """Return the line of a reason; nothing for an empty reason."""
     return [indented(Text(text, style="dim", overflow="fold"))] if text else []
 
 
@@ -124,7 +124,7 @@ def confirmations_table(confirmations: Sequence[Confirmation]) -> Table:
 
 
 def timeline_table(timeline: Sequence[Event]) -> Table:
-    """Return each step of a study with the time since the one before."""
+    """Return the steps of a study, each with the time since the step before."""
     what = Column("What", overflow="fold")
     table = Table("Time (UTC)", "+ s", "Rev", "Step", what, header_style="bold", title="Timeline")
     previous: datetime | None = None
@@ -138,7 +138,7 @@ def timeline_table(timeline: Sequence[Event]) -> Table:
 
 
 def census_lines(census: Census) -> RenderableType:
-    """Return what `fsck` found."""
+    """Return the lines that show the census of `fsck`."""
     lines: list[RenderableType] = [
         Text(
             f"{census.instances} instances, {census.waiting} in journals, {census.quarantined} in quarantine; "

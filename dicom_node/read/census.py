@@ -5,7 +5,7 @@ from enum import StrEnum
 
 
 class Fault(StrEnum):
-    """A kind of fault, with what repairs it."""
+    """A kind of fault, and the way to repair it."""
 
     NOT_INDEXED = "file without a row"  # --repair gives it one
     MISSING = "row without its file"  # --repair, where a journal still has it; else the sender must send it again

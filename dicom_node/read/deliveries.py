@@ -9,7 +9,7 @@ from storage.records.deliveries import Delivery, DeliveryState
 
 @dataclass(frozen=True)
 class ListedDelivery:
-    """A delivery, with what it delivers. Its reason also tells that no destination of that name is configured."""
+    """A delivery with its object. The reason also says if the destination is not configured."""
 
     id: int
     destination: str
@@ -27,7 +27,7 @@ class ListedDelivery:
 
 
 def list_delivery(delivery: Delivery, destinations: Collection[str] | None = None) -> ListedDelivery:
-    """Return the row of a delivery. `destinations` are the configured ones; None if nobody knows them."""
+    """Return the row of a delivery. `destinations` are the configured ones; None if the caller does not know them."""
     reason = delivery.reason
     if destinations is not None and is_stranded(delivery, destinations):
         stranded = f"no destination {delivery.destination!r} is configured any more; add it again to have this sent"

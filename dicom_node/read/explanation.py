@@ -18,7 +18,7 @@ from storage.records.studies import Event, Stage
 class Explanation:
     """The decisions about a study.
 
-    `routing` is None before the study is routed; `waiting` is what a study in RECEIVING waits for.
+    `routing` is None before the study is routed; `waiting` describes the evidence for which a study in RECEIVING waits.
     """
 
     detail: StudyDetail
@@ -46,7 +46,7 @@ class Explanation:
 
     @property
     def not_confirmed(self) -> tuple[ListedDelivery, ...]:
-        """The deliveries that a destination took and has not confirmed yet, or that are sent again for that."""
+        """The deliveries that a destination took but has not confirmed, also if they are sent again therefore."""
         ended = (DeliveryState.COMMITTED, DeliveryState.FAILED)
         return tuple(
             d

@@ -8,13 +8,13 @@ from storage.errors import Permanent
 
 @dataclass(frozen=True)
 class NodeFolders:
-    """The place of everything that a node keeps. Each role makes its own folders below the `data_dir`."""
+    """The folders of everything that a node keeps. Each role makes its own folders below the `data_dir`."""
 
     data_dir: Path
 
     @property
     def journals(self) -> Path:
-        """The journals: a folder for each receiver, with what the indexer has still to file."""
+        """The journals: a folder for each receiver, with the instances that the indexer has not filed yet."""
         return self.data_dir / "journal"
 
     @property
@@ -23,7 +23,7 @@ class NodeFolders:
 
     @property
     def quarantine(self) -> Path:
-        """The instances whose UID belongs to another one with other pixels already."""
+        """The quarantine: instances whose UID belongs to a filed instance with other pixels."""
         return self.data_dir / "quarantine"
 
     @property

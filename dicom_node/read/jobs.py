@@ -36,7 +36,7 @@ def list_jobs(jobs: Sequence[Job], deliveries: Sequence[Delivery], destinations:
 
 
 def purpose(job: Job) -> str:
-    """Return what a job that is no analysis is for, and an empty text for an analysis."""
+    """Return the purpose of a job in words; an empty text for an analysis."""
     match job.detail:
         case NoResultDetail(why=why, explanation=explanation):
             return f"no AI result ({why}): {explanation}"
@@ -52,7 +52,7 @@ def is_dead(record: Job | Delivery | Commitment) -> bool:
 
 
 def why_not_withdrawn(job: Job) -> str:
-    """Return why `Results.withdraw` left this job as it is."""
+    """Return the reason why `Results.withdraw` did nothing for this job."""
     if job.kind is JobKind.WITHDRAWAL:
         return f"The job {job.id} is a withdrawal itself, which cannot be withdrawn"
     if job.state is not JobState.SUCCEEDED:

@@ -1,4 +1,4 @@
-"""Names by which the operator knows a series on the scanner: its number and its description, in place of its UID."""
+"""Names by which the operator knows a series at the scanner: its number and description instead of its UID."""
 
 import re
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ class SeriesNames:
         return ", ".join(filter(None, [self.of(series.series_instance_uid), series.plane, slices]))
 
     def put_into(self, text: str) -> str:
-        """Put the names in the place of the UIDs of series and studies that a reason mentions."""
+        """Replace the UIDs of series and studies in a reason by their names."""
 
         def name(reference: re.Match[str]) -> str:
             known = self.names.get(reference[2])
@@ -40,7 +40,7 @@ class SeriesNames:
 
 
 def name_series(detail: StudyDetail, routing: RoutingDecision | None) -> SeriesNames:
-    """Name the series of a study as routing kept them, or else as the header of one of their instances says."""
+    """Name the series of a study from the decision of routing, or else from the header of one of their instances."""
     recognised = {} if routing is None else {s.series_instance_uid: s for s in routing.series}
     names = {}
     for instance in detail.instances:
@@ -60,7 +60,7 @@ def name_series(detail: StudyDetail, routing: RoutingDecision | None) -> SeriesN
 
 
 def _name(number: int | None, description: str) -> str:
-    """Return the name without what a terminal could take for a command: the description is free text."""
+    """Return the name without control characters, because the description is free text and goes to a terminal."""
     shown = "".join(c for c in description if c.isprintable())
     quoted = f'"{shown}"' if shown else ""
     return " ".join(filter(None, ["" if number is None else str(number), quoted])) or UNNAMED

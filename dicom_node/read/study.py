@@ -1,4 +1,4 @@
-"""A study with everything that is known of it, as the operator sees it."""
+"""A study with everything that the node knows of it, as the operator sees it."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class ListedSeries:
 class StudyDetail:
     """A study with its instances, series, jobs, objects, deliveries, procedure steps and its timeline.
 
-    Objects that stand for others are left out where no destination needed them.
+    Stand-ins are left out if no destination needed them.
     """
 
     study: Study
@@ -61,7 +61,7 @@ def _object(result: ResultObject) -> dict[str, Any]:
 
 
 def read_study(stores: Stores, study: Study, destinations: Collection[str] | None = None) -> StudyDetail:
-    """Read everything that is known of a study. `destinations` are the configured ones; None if nobody knows."""
+    """Read everything known of a study. `destinations` are the configured ones, None if they are unknown."""
     uid = study.study_instance_uid
     series = stores.instances.series(uid)
     jobs = stores.jobs.list(study=uid)  # before its deliveries: those of a job that has succeeded are there then

@@ -1,6 +1,6 @@
 """The answer to "what became of this study?" in a few lines, and below it one line for each thing passed over.
 
-No line holds a UID: series have the names that the scanner shows, and earlier studies are told by their distance.
+No line holds a UID: series have the names that the scanner shows, and earlier studies are named by the days between.
 """
 
 import re
@@ -22,7 +22,7 @@ MOST_LINES = 5  # of an answer
 class Summary:
     """The `answer` in at most MOST_LINES lines, and what was `passed_over`, one line each.
 
-    `names` are the names of the series, for whoever shows more of the study.
+    `names` are the names of the series, for pages that show more of the study.
     """
 
     answer: tuple[str, ...]
@@ -44,7 +44,7 @@ class _Verdict:
 
 
 def summarise(explanation: Explanation) -> Summary:
-    """Answer for one study. Looks into the headers of series whose names routing did not keep."""
+    """Return the summary of one study. Names of series that routing did not keep are read from headers."""
     names = name_series(explanation.detail, explanation.routing)
     answer = [_completion(explanation, names)]
     below: list[str] = []
@@ -71,13 +71,13 @@ def summarise(explanation: Explanation) -> Summary:
 
 
 def delivery_line(delivery: ListedDelivery) -> str:
-    """Say what became of a delivery that did not arrive, or is not confirmed."""
+    """Return a line on a delivery that did not arrive or is not confirmed."""
     head = f"{delivery.kind} of job {delivery.job_id} → {delivery.destination}: {delivery.state}"
     return f"{head}{resent_note(delivery)}  {delivery.reason}".rstrip()
 
 
 def resent_note(delivery: ListedDelivery) -> str:
-    """Say that a delivery is sent again; an empty text for one that is not."""
+    """Return a note that a delivery is sent again; an empty text if it is not."""
     return "  sent again: it was accepted and not committed" if delivery.resends else ""
 
 
@@ -125,7 +125,7 @@ def _compared(decision: ApplicationDecision) -> str:
 
 
 def _outcome(application: str, jobs: Sequence[Job]) -> str:
-    """Say what became of the last analysis, of which the latest is the one that stands."""
+    """Return the outcome of the latest analysis, which is the one that stands."""
     own = [job for job in jobs if job.application == application and job.kind is JobKind.ANALYSIS]
     if not own:
         return ""
@@ -135,7 +135,7 @@ def _outcome(application: str, jobs: Sequence[Job]) -> str:
 
 
 def _started_early(explanation: Explanation) -> str:
-    """Say which applications did not wait for the rest of the study; empty if all do."""
+    """Return a line with the applications that did not wait for the rest of the study; an empty text if all did."""
     study = explanation.detail.study
     jobs = [job for job in explanation.detail.jobs if job.revision == study.revision and job.kind is JobKind.ANALYSIS]
     started = "; ".join(f"{name}{_outcome(name, jobs)}" for name in dict.fromkeys(job.application for job in jobs))
@@ -143,7 +143,7 @@ def _started_early(explanation: Explanation) -> str:
 
 
 def _fitted(verdicts: Sequence[_Verdict], most: int) -> tuple[list[str], list[str]]:
-    """Fit the verdicts into `most` lines: a line for each input where there is room, and the rest of them below."""
+    """Fit the verdicts into `most` lines, with a line for each input if there is room."""
     if sum(1 + len(verdict.inputs) for verdict in verdicts) <= most:
         return [line for verdict in verdicts for line in (verdict.text, *(f"  {fed}" for fed in verdict.inputs))], []
     if len(verdicts) <= most:
@@ -157,7 +157,7 @@ def _fitted(verdicts: Sequence[_Verdict], most: int) -> tuple[list[str], list[st
 
 
 def _series_passed_over(routing: RoutingDecision, names: SeriesNames) -> Iterator[str]:
-    """Say of each series that feeds no input what it is, or what keeps it from the input that lacks one."""
+    """Return a line for each series that feeds no input: its kind, or the reason why a lacking input refused it."""
     used = {uid for a in routing.applications if a.applies and a.bound for uid in a.bound.inputs.values()}
     for series in routing.series:
         if series.series_instance_uid not in used:

@@ -1,4 +1,4 @@
-"""Visits: whose a study is and when it was acquired, read from the headers of its images."""
+"""Visits: the patient of a study and the time of its acquisition, read from the headers of its images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class Visit:
         return any(one and two and one != two for one, two in pairs)
 
     def is_before(self, other: "Visit") -> bool | None:
-        """Return None if the dates and times of both give no order."""
+        """Return True if this visit was before the other; None if the dates and times of both give no order."""
         if self.day is None or other.day is None:
             return None
         if self.day != other.day:

@@ -310,7 +310,7 @@ class StorageService:
             log.info("An association was released: %s", counts, extra=extra)
 
     def _note_end(self, session: Session, end: AssociationEnd) -> None:
-        """Write the end into the journal. One that is lost counts as an abort once this receiver starts again."""
+        """Write the end of an association into the journal. A lost end counts as an abort after the next start."""
         extra = fields("association_end_lost", **session.identifiers())
         try:
             self._journal.ended(session.association, end)

@@ -16,7 +16,7 @@ _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime
 
 class _Formatter(logging.Formatter):
     def formatException(self, ei: Any) -> str:  # noqa: N802 - the name logging calls
-        """Format frames and type, and the message of our own errors alone; a library's may quote patient attributes."""
+        """Format frames and type, and the message only of our own errors: others may quote patient attributes."""
         kind, error, trace = ei
         message = str(error) if isinstance(error, NodeError) else "(message withheld)"
         return "".join(traceback.format_tb(trace)) + f"{kind.__name__}: {message}"

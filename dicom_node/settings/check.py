@@ -1,4 +1,4 @@
-"""The check of a configuration on this machine: whether what it names can be used."""
+"""The check of a configuration on this machine: everything that it names must be usable."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ ALWAYS_HERE = ("auto", "cpu")  # settings of work.devices that need no look
 
 
 def find_mistakes(inspection: Inspection) -> list[str]:
-    """List every mistake in a configuration: what is written wrongly, and what it names and cannot be used."""
+    """List every mistake in a configuration: values that are wrong, and named things that cannot be used."""
     found = list(inspection.mistakes)
     if inspection.data_dir is not None:
         found += _unusable_folder(inspection.data_dir)
@@ -34,9 +34,9 @@ def find_mistakes(inspection: Inspection) -> list[str]:
 
 
 def list_devices(setting: str) -> list[str]:
-    """List the devices that `work.devices` means. Asks a process of its own, since the answer takes torch.
+    """List the devices that `work.devices` means, in a process of its own, because this needs torch.
 
-    Raises ConfigurationError if one of them is not there.
+    Raises ConfigurationError if a device does not exist.
     """
     listing = subprocess.run(
         [sys.executable, "-m", WORKER_PROCESS, "--list-devices", setting],
@@ -50,7 +50,7 @@ def list_devices(setting: str) -> list[str]:
 
 
 def _unusable_folder(data_dir: Path) -> list[str]:
-    """Find out whether the folder can be made and written, without making it."""
+    """List the reasons why the folder cannot be made or written, without making it."""
     nearest = next(folder for folder in (data_dir, *data_dir.parents) if folder.exists())
     key = f"node.data_dir = '{data_dir}'"
     if not nearest.is_dir():

@@ -97,7 +97,7 @@ class ApplicationSettings(Section):
 
     @property
     def label(self) -> str:
-        """The name that jobs carry: `name`, or `id` where none is given."""
+        """The name by which jobs refer to the application: `name`, or `id` if there is no name."""
         return self.name or self.id
 
     @property
@@ -114,7 +114,7 @@ class ApplicationSettings(Section):
 
 
 class SeriesSettings(Section):
-    """The site's word on the series that match all of the patterns. PATTERNS names the keys that hold one."""
+    """The site's statement on the series that match all patterns. PATTERNS names the keys that hold a pattern."""
 
     PATTERNS: ClassVar = ("station_name", "series_description", "protocol_name")
 
@@ -131,7 +131,7 @@ class SeriesSettings(Section):
 
 
 class Settings(BaseSettings):
-    """Everything the node can be told. `config/node.toml` is the reference."""
+    """The whole configuration of the node. `config/node.toml` is the reference."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True

@@ -7,9 +7,9 @@ from dicom_node.settings.model import Settings
 
 
 def receive_policy(settings: Settings) -> ReceivePolicy:
-    """Return whom receivers admit, and what they listen on.
+    """Return the policy of the receivers: the peers that they admit, and the address on which they listen.
 
-    Where only peers are admitted, destinations may still report on what they are asked to confirm.
+    If only peers are admitted, destinations are admitted too, to report on storage commitment.
     """
     named = {p.ae_title for p in settings.peers}
     reporting = [
@@ -38,5 +38,5 @@ def receive_policy(settings: Settings) -> ReceivePolicy:
 
 
 def addressees(settings: Settings) -> list[Addressee]:
-    """Return the peers as those that ask for storage commitment and are reported to."""
+    """Return the peers as requestors of storage commitment, to which the node reports."""
     return [Addressee(p.ae_title, p.host, p.port, p.commitment == "same") for p in settings.peers]

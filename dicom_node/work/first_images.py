@@ -1,4 +1,4 @@
-"""The first images of the series of a study, from which a report or a rejection note takes patient and study."""
+"""The first images of the series of a study, which stand for the series in a report or a rejection note."""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path

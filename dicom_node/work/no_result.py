@@ -28,7 +28,7 @@ class NoResultTask:
         self._first_images = first_images
 
     def perform(self, job: Job, detail: NoResultDetail) -> JobResult:
-        """Write the report for every destination of the application, whatever kinds of objects it is to get.
+        """Write the report for every destination of the application, whatever kinds of objects its profile names.
 
         The report needs no model, so it is written even if the model cannot be used.
         """

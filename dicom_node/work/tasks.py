@@ -26,7 +26,7 @@ class Tasks:
     withdrawal: WithdrawalTask
 
     def perform(self, job: Job) -> JobResult:
-        """Do the job. Raises whatever keeps it from being done; nothing of a failed attempt is sent."""
+        """Do the job, and return its result. Any failure is raised, and nothing of a failed attempt is sent."""
         match job.detail:
             case AnalysisDetail() as detail:
                 return self.analysis.perform(job, detail)

@@ -1,6 +1,7 @@
 """The interface of the PACS of the demo and the tests.
 
-It listens for peers on this machine only, keeps everything below one folder, and ends with the process that started it.
+The PACS accepts peers on this machine only, keeps everything below one folder, and ends with the process that started
+it.
 """
 
 from abc import ABC, abstractmethod
@@ -20,7 +21,7 @@ LOOPBACK = "127.0.0.1"
 
 
 class PacsKind(StrEnum):
-    """The program that plays the PACS."""
+    """The program that serves as the PACS."""
 
     ORTHANC = "orthanc"  # the program on this machine, as Debian packages it
     CONTAINER = "container"  # Orthanc in a container, through docker or podman
@@ -28,7 +29,7 @@ class PacsKind(StrEnum):
 
 
 class PacsUnavailable(NodeError):
-    """The PACS could not be started."""
+    """An error for a PACS that could not be started."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class PacsConfig:
 
 
 class Pacs(ABC):
-    """A running PACS. `stop` and `start` keep the ports and everything that is stored."""
+    """A PACS. After `stop` and another `start` it has the same ports and still holds everything that was stored."""
 
     kind: PacsKind
     description: str
@@ -77,18 +78,18 @@ class Pacs(ABC):
 
     @abstractmethod
     def start(self) -> None:
-        """Start the PACS, and return when it answers. Raises PacsUnavailable."""
+        """Start the PACS, and return when it answers. Raises PacsUnavailable if it does not."""
 
     @abstractmethod
     def stop(self) -> None: ...
 
     @abstractmethod
     def instances(self, study_instance_uid: str) -> list[StoredInstance]:
-        """List what it holds of the study, in no particular order."""
+        """List the instances of the study that the PACS holds, in no particular order."""
 
     @abstractmethod
     def dataset(self, sop_instance_uid: str) -> Dataset:
-        """Read one instance back whole. Raises LookupError when it is not there."""
+        """Read one instance from the PACS. Raises LookupError if the PACS does not hold it."""
 
     def __enter__(self) -> Self:
         return self

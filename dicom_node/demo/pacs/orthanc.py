@@ -41,7 +41,7 @@ end
 
 
 class Orthanc(Pacs):
-    """Orthanc as a process. `command` starts it, less its configuration file."""
+    """Orthanc as a process, started by `command` with the configuration file as a further argument."""
 
     def __init__(self, config: PacsConfig, kind: PacsKind, command: Sequence[str]) -> None:
         super().__init__(config)
@@ -115,7 +115,7 @@ class Orthanc(Pacs):
         return found
 
     def _request(self, path: str, body: bytes | None = None) -> bytes:
-        """GET, or POST where there is a body. What names a patient's study goes into the body, never into the URL."""
+        """Send a GET, or a POST if there is a body. UIDs of a patient's study go into the body, never into the URL."""
         with self._opener.open(f"{self.http_url}{path}", body, timeout=30) as response:
             content: bytes = response.read()
             return content
@@ -184,6 +184,6 @@ _libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
 
 
 def _end_with_parent() -> None:
-    """Ask Linux to end this child with its parent. It runs in the child, so the library is loaded beforehand."""
+    """Ask Linux to end this child with its parent. This runs in the child, so the library is loaded beforehand."""
     assert _libc is not None
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

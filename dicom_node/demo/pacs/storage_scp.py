@@ -24,7 +24,7 @@ _TAGS = ["SOPInstanceUID", "SOPClassUID", "Modality", "SeriesInstanceUID", "Stud
 
 
 class StorageScp(Pacs):
-    """A storage SCP in this process: it stores, and answers no query."""
+    """A storage SCP in this process, which answers no queries."""
 
     kind = PacsKind.PLAIN
 
@@ -99,7 +99,7 @@ class StorageScp(Pacs):
         return self._instances / f"{uid}.dcm"
 
     def _store(self, event: evt.Event) -> int:
-        """Answers Success when the file is complete under its name; what is there already stays, as in Orthanc."""
+        """Answer Success when the file is complete under its name. An existing file stays, as in Orthanc."""
         try:
             path = self._path(str(event.request.AffectedSOPInstanceUID))
             if path.exists():

@@ -25,9 +25,9 @@ ORDER = ("t1w", "t2w_fs", "dwi", "adc", "t1_map", "t2_map", "water", "fat", "t1w
 
 
 def write_limb_patient(folder: Path, seed: int, time_points: int) -> Iterator[tuple[PhantomStudy, dict[str, Any]]]:
-    """Write the studies of one patient, earliest first, each with its truth as plain values.
+    """Write the studies of one patient, earliest first, and return each with its truth as plain values.
 
-    `response` in it is the RECIST 1.1 category with respect to the time points before, None at the baseline.
+    The value `response` of the truth is the RECIST 1.1 category since the earlier time points, None at the baseline.
     """
     long_axes: list[float] = []
     for time_point in range(time_points):
@@ -72,7 +72,7 @@ def _protocol(
     description: str, acquisition: Acquisition, sequence: str, echo_train: int, *image_type: str,
     quantity: Quantity | None = None, bright: float = WHITE, **attributes: Any,
 ) -> SeriesProtocol:  # fmt: skip
-    """Describe an acquisition by a header that takes all of its physics from it."""
+    """Return the header values of a series, whose physics is that of `acquisition`."""
     gradient_echo = acquisition.flip_angle is not None
     return SeriesProtocol(
         description,

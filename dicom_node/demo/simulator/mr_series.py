@@ -36,9 +36,9 @@ T2 = Quantity("T2", codes.DCM.T2, codes.UCUM.Millisecond)
 class SeriesProtocol:
     """The acquisition of a series. Times in ms, the flip angle in degrees. `attributes` may add or replace any other.
 
-    A `quantity` makes it a map, whose stored values are in the quantity's unit; otherwise intensities are arbitrary.
-    `bright` is the value that is shown white, and that is stored as a quarter of the largest stored value. Without it,
-    the maximum of the images takes its place.
+    With a `quantity` the series is a map, whose values are in the quantity's unit; otherwise intensities are arbitrary.
+    `bright` is the value that is displayed as white; it is stored as a quarter of the largest possible number. Without
+    `bright`, the maximum of the images is used.
     """
 
     description: str
@@ -60,7 +60,7 @@ class SeriesProtocol:
 class Stack:
     """A volume of a series: `array` is [slice, row, column].
 
-    In a series with a `quantity` its values are in the unit of that; otherwise they are arbitrary intensities.
+    If the series has a `quantity`, the values are in its unit; otherwise they are arbitrary intensities.
     """
 
     array: NDArray[np.float32]
@@ -193,7 +193,7 @@ def _describe_pixels(ds: Dataset, stored: NDArray[np.float32], white: float | No
 
 
 def _describe_quantity(ds: Dataset, quantity: Quantity) -> None:
-    """Say that stored values are in the unit: once as a rescale, and once as a real-world value mapping."""
+    """State the unit of the stored values, once as a rescale and once as a real-world value mapping."""
     ds.RescaleSlope, ds.RescaleIntercept, ds.RescaleType = 1, 0, quantity.unit.value
     mapping = Dataset()
     mapping.RealWorldValueFirstValueMapped, mapping.RealWorldValueLastValueMapped = 0, 65535

@@ -71,8 +71,8 @@ def write_phantom_study(
     """Write `folder`/<series>/<number>.dcm for every image of `limb`.
 
     `seed` names the patient; a later time point is a study of its own, weeks after the one before. `oblique` turns the
-    whole examination by OBLIQUE_DEGREES. Without `fresh_uids` the same seed gives the same UIDs, and so the same study
-    to whoever receives it twice.
+    whole examination by OBLIQUE_DEGREES. Without `fresh_uids` the same seed gives the same UIDs, so that a receiver
+    sees the same study again.
     """
     run = str(generate_uid()) if fresh_uids else ""
     later = [f"time point {limb.time_point}"] if limb.time_point else []

@@ -15,7 +15,7 @@ from dicom_node.errors import PeerRefused, PeerUnavailable
 
 
 class Associations(StrEnum):
-    """The division of what the scanner sends: an association for each of these."""
+    """The unit of sending: the scanner opens one association for each of these."""
 
     SERIES = "series"
     INSTANCE = "instance"
@@ -26,8 +26,9 @@ class Associations(StrEnum):
 class PushOptions:
     """The way in which a scanner pushes.
 
-    `shuffle` is a seed that mixes the images within an association, and the associations. `rate` limits images per
-    second in sum; `concurrency` is how many associations are open at once. `timeout` (seconds) holds for each answer.
+    `shuffle` is a seed that mixes the images within an association, and the associations. `rate` is the limit of images
+    per second over all associations; `concurrency` is the number of associations that are open at once. `timeout`
+    (seconds) limits the wait for each answer.
     """
 
     associations: Associations = Associations.SERIES
@@ -118,7 +119,7 @@ def _push_group(
     pace: _Pace,
     progress: Callable[[SendResult], None],
 ) -> list[tuple[Path, SendResult]]:
-    """Send these files over one association. Whatever it could not send is a failure, never an exception."""
+    """Send these files over one association. A file that could not be sent is reported as a failure, never raised."""
     instances = [OutgoingInstance.from_file(path) for path in paths]
     outcomes: list[tuple[Path, SendResult]] = []
 
