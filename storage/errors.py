@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class WhyNoResult(StrEnum):
-    """The reason why nothing was computed; each is a concept of the published table 99DCMNODE."""
+    """The reason why nothing was computed. Each member is a concept of the published table 99DCMNODE."""
 
     INPUT_MISSING = "input-missing"  # no series of the study fits
     POOR_QUALITY = "poor-quality"  # the quality gate refused the images
@@ -34,7 +34,7 @@ class IndexLost(Retriable):
 
 
 class Permanent(NodeError):
-    """An error after which trying the same work again changes nothing."""
+    """An error after which a retry of the same work would fail again."""
 
 
 class Unfileable(Permanent):
@@ -44,7 +44,7 @@ class Unfileable(Permanent):
 class InputRefused(Permanent):
     """Images that cannot be used: broken geometry, several volumes in one series, no pixels.
 
-    `why` is the kind of reason that the report gives; a quality gate, for example, gives POOR_QUALITY.
+    `why` is the kind of reason for the report; a quality gate, for example, gives POOR_QUALITY.
     """
 
     def __init__(self, message: str, why: WhyNoResult = WhyNoResult.UNUSABLE_IMAGES) -> None:

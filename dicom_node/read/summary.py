@@ -143,7 +143,7 @@ def _started_early(explanation: Explanation) -> str:
 
 
 def _fitted(verdicts: Sequence[_Verdict], most: int) -> tuple[list[str], list[str]]:
-    """Fit the verdicts into `most` lines, with a line for each input if there is room."""
+    """Return at most `most` lines on the verdicts, with inputs if there is room, and the lines that did not fit."""
     if sum(1 + len(verdict.inputs) for verdict in verdicts) <= most:
         return [line for verdict in verdicts for line in (verdict.text, *(f"  {fed}" for fed in verdict.inputs))], []
     if len(verdicts) <= most:

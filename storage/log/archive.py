@@ -1,6 +1,6 @@
-"""The archive: a file for each instance, at a place that its UIDs give. Files are never replaced.
+"""The archive: a file for each instance, at a place that follows from its UIDs. Files are never replaced.
 
-Every step is idempotent, so that it can be repeated after a crash. Only one process may write below one folder.
+Every step is idempotent, so that it can be repeated after a crash. Only one process may write below a folder.
 """
 
 import hashlib
@@ -50,8 +50,8 @@ class IndexEntry:
 class Archive:
     """The instances below `root`, as `<study>/<series>/<SOP instance>.dcm`, and the quarantine beside it.
 
-    The quarantine holds instances that contradict an archived one. The archive decides by content, and never replaces
-    or removes a file that may be of value.
+    The quarantine holds instances that contradict an archived one. The archive compares contents, and never replaces or
+    removes a file that may be of value.
     """
 
     def __init__(self, root: Path) -> None:
@@ -69,7 +69,7 @@ class Archive:
     def place(self, entry: IndexEntry, content: bytes | Path, known: IndexEntry | None) -> tuple[IndexEntry, Stored]:
         """Put one instance at its place. `known` is the current version that is indexed, or about to be.
 
-        The returned entry may name another file: that of a further version beside the first one.
+        The returned entry may name another file than the usual one: that of a further version beside the first one.
         """
         if known is None:
             self._put(self._tree, entry, self.root / entry.usual_file, content)
@@ -116,7 +116,7 @@ class Archive:
         return entry
 
     def _put(self, tree: Tree, entry: IndexEntry, path: Path, content: bytes | Path) -> None:
-        """Write the file. One that is there already is the same instance, a torn part of it, or not indexed at all."""
+        """Write the file. A file that is there already is the same instance, a torn part of it, or is not indexed."""
         if tree.put(path, content) or self._holds(path, entry.sha256):
             return
         if _is_torn(path, content):
@@ -157,7 +157,7 @@ class Archive:
 
 
 def index_entry(received: ReceivedInstance, content: bytes | Path) -> IndexEntry:
-    """Return the entry that the index will have. Raises Unfileable for a UID that cannot be the name of a file."""
+    """Return the index entry of an instance. Raises Unfileable for a UID that cannot be the name of a file."""
     for uid in (
         received.study_instance_uid,
         received.series_instance_uid,
@@ -187,17 +187,17 @@ def index_entry(received: ReceivedInstance, content: bytes | Path) -> IndexEntry
 
 
 def sop_instance_uid_of(path: Path) -> str:
-    """Return the SOP Instance UID from the name of a filed instance, whichever version it is."""
+    """Return the SOP Instance UID from the file name of an instance in any version."""
     return path.name.removesuffix(INSTANCE_SUFFIX).split(VERSION_MARK)[0]
 
 
 def _code_string(modality: str) -> str:
-    """Return a code string (PS3.5 6.2: CS) that every database accepts, whatever a peer sent."""
+    """Return the code string (PS3.5 6.2: CS) of a peer, made fit for every database."""
     return "".join(c for c in modality if c.isprintable())[:16]
 
 
 def _version(entry: IndexEntry) -> IndexEntry:
-    """Return the entry of the same instance as a version beside the first one."""
+    """Return the entry of an instance that is filed as a further version beside the first one."""
     name = f"{entry.sop_instance_uid}{VERSION_MARK}{entry.sha256[:16]}{INSTANCE_SUFFIX}"
     return replace(entry, file=f"{entry.study_instance_uid}/{entry.series_instance_uid}/{name}")
 
@@ -207,9 +207,9 @@ def _extra(action: str, entry: IndexEntry) -> dict[str, object]:
 
 
 def _is_torn(path: Path, content: bytes | Path) -> bool:
-    """Return whether a file is `content`, written in part.
+    """Return True if a file holds only a part of `content`.
 
-    This is so if every block of it equals that of `content`, or was never written and reads as zeros.
+    Every block of such a file equals that of `content`, or was never written and reads as zeros.
     """
     wanted: BinaryIO = content.open("rb") if isinstance(content, Path) else BytesIO(content)
     with path.open("rb") as found, wanted:

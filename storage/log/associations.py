@@ -63,7 +63,7 @@ def association_ids(session: Session, associations: Iterable[str]) -> dict[str, 
 
 
 def end_association(session: Session, association: int | None, end: AssociationEnd, at: datetime) -> None:
-    """Note the end, once, on the timelines of the studies that the association fed. None is one that fed nothing."""
+    """Note the end of an association once, and in the timelines of its studies. None means that it has no row."""
     if association is None:
         return
     ended = changed(

@@ -40,7 +40,7 @@ class Difference(StrEnum):
 
 
 def compare(known: Path, newcomer: bytes | Path) -> Difference:
-    """Compare two Part 10 files. If one cannot be read or decoded, return IMAGE, so that both are kept."""
+    """Compare two Part 10 files. If a file cannot be read or decoded, return IMAGE, so that both are kept."""
     try:
         one, other = dcmread(known), dcmread(BytesIO(newcomer) if isinstance(newcomer, bytes) else newcomer)
         changed = _changed(one, other)
@@ -52,7 +52,7 @@ def compare(known: Path, newcomer: bytes | Path) -> Difference:
 
 
 def _changed(one: Dataset, other: Dataset) -> set[BaseTag]:
-    """Return the top-level attributes whose values differ. Padding and character set make no difference."""
+    """Return the top-level attributes whose values differ, apart from padding and character set."""
     tags = (set(one.keys()) | set(other.keys())) - PIXEL_TAGS - ENCODING
     tags = {tag for tag in tags if tag.element != 0}  # group lengths (retired) describe the encoding
     return {tag for tag in tags if _value(one, tag) != _value(other, tag)}

@@ -1,4 +1,4 @@
-"""Durable files: written under a temporary name, flushed, renamed, and the folder flushed too."""
+"""Durable files, which are written under a temporary name, flushed and renamed, before their folder is flushed."""
 
 import ctypes
 import errno
@@ -31,9 +31,9 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def write_durable(path: Path, ds: Dataset) -> Path:
-    """Write `ds` as a Part 10 file (PS3.10 7.1) at `path`, which is replaced. It is durable on return.
+    """Write `ds` as a Part 10 file (PS3.10 7.1) to `path`, which is replaced. The file is durable on return.
 
-    Raises StorageFull, and leaves nothing behind then.
+    Raises StorageFull, and then leaves no file behind.
     """
     with _space():
         make_folder(path.parent)
@@ -46,10 +46,10 @@ def write_durable(path: Path, ds: Dataset) -> Path:
 
 
 def copy_durable(source: Path, path: Path) -> None:
-    """Copy a file to `path`, which is replaced. It is durable on return, and readable as the umask says.
+    """Copy a file to `path`, which is replaced. The copy is durable on return, and readable as the umask says.
 
-    Raises StorageFull and OSError, and leaves nothing behind then. A crash leaves a file whose name begins with a dot,
-    which the next try overwrites.
+    Raises StorageFull and OSError, and then leaves no file behind. A crash may leave a file whose name begins with a
+    dot; the next attempt overwrites it.
     """
     temporary = path.with_name(f".{path.name}.part")
     with _space():
@@ -77,7 +77,7 @@ class Tree:
     def put(self, path: Path, content: bytes | Path) -> bool:
         """Create a file atomically at `path`: from bytes, or as another link to a file.
 
-        Return False and change nothing if there is a file already. Raises StorageFull and OSError.
+        Return False and change nothing if the file exists. Raises StorageFull and OSError.
         """
         with _space():
             if isinstance(content, Path):
@@ -130,7 +130,7 @@ class FileSystem:
     """The file system that holds `folder`, which is flushed as a whole: one flush for any number of files.
 
     It must be opened before the first write, because Linux reports a failed write-back only to descriptors that were
-    open by then.
+    open before.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -142,7 +142,7 @@ class FileSystem:
         return os.fstat(self._descriptor).st_dev
 
     def flush(self) -> None:
-        """Make everything on it durable (syncfs). Raises OSError if something could not be written."""
+        """Make everything on the file system durable (syncfs). Raises OSError if something could not be written."""
         if _LIBC.syncfs(self._descriptor) != 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
@@ -152,7 +152,7 @@ class FileSystem:
 
 
 def make_folder(folder: Path) -> None:
-    """Create a folder and its parents. Those that are new are durable on return."""
+    """Create a folder and its parents. New folders are durable on return."""
     if folder.is_dir():
         return
     make_folder(folder.parent)
@@ -172,8 +172,8 @@ def sync_folder(folder: Path) -> None:
 class FileMeta:
     """The start of Part 10 files (PS3.10 7.1): preamble, prefix and file meta information.
 
-    It is encoded once for all instances of one SOP class, transfer syntax and source; only the SOP Instance UID is
-    filled in.
+    This start is encoded once for all instances of the same SOP class, transfer syntax and source; only the SOP
+    Instance UID is filled in for each instance.
     """
 
     def __init__(self, sop_class_uid: str, transfer_syntax_uid: str, source_ae_title: str) -> None:
@@ -198,7 +198,7 @@ class FileMeta:
 
 
 def dataset_offset(start: bytes) -> int:
-    """Return where the dataset begins in a Part 10 file that begins with `start`.
+    """Return the offset of the dataset in a Part 10 file that begins with `start`.
 
     Raises Permanent for a file that this node has not written.
     """

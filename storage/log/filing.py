@@ -1,7 +1,7 @@
-"""The filing of what journals hold: each instance becomes a file of the archive, then a batch is indexed at once.
+"""The filing of journals: each instance becomes a file of the archive, and then a whole batch is indexed at once.
 
-Filing is idempotent: after a crash it may start again from any point of a journal with the same outcome. Files are
-told apart by their content, rows by their keys, and times are those of the receiver.
+Filing is idempotent: after a crash it may start again from any point of a journal with the same outcome. For this
+purpose files are distinguished by their content and rows by their keys, and all times are those of the receiver.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ FeedsInputs = Callable[[str, str], bool]
 
 @dataclass(frozen=True)
 class Arrival:
-    """An instance whose file is at its place, or in quarantine, on its way into the index."""
+    """An instance that waits to be indexed. Its file is at its place, or in quarantine."""
 
     entry: IndexEntry
     outcome: Stored
@@ -42,7 +42,7 @@ class Filing:
     """A batch of instances and associations. `instance`, `opened` and `ended` collect; `commit` writes the rows.
 
     `feeds_inputs(sop_class_uid, modality)` says whether an instance can be an application's input. A late instance
-    opens a new revision of its study only if it can.
+    opens a new revision of its study only if this function returns True.
     """
 
     def __init__(self, database: Database, archive: Archive, feeds_inputs: FeedsInputs) -> None:
@@ -59,7 +59,7 @@ class Filing:
         return len(self._arrivals) + len(self._opened) + len(self._ended)
 
     def instance(self, received: ReceivedInstance, content: bytes | Path) -> Stored:
-        """File one instance, whose Part 10 file is `content`. An outcome NEW may change in `commit`.
+        """File one instance, whose Part 10 file is `content`. The outcome NEW is provisional: `commit` may change it.
 
         Raises Unfileable for a UID that cannot be the name of a file, StorageFull, OSError.
         """
@@ -137,7 +137,7 @@ class Filing:
     def _index(self, session: Session, keys: dict[str, int]) -> tuple[list[Stored], list[IndexEntry]]:
         """Write the rows of the instances.
 
-        Return the outcomes, and the entries whose UIDs are taken by instances of other series.
+        Return the outcomes, and the entries whose UIDs belong to instances of other series already.
         """
         uids = sorted({a.entry.sop_instance_uid for a in self._arrivals})
         known = {
@@ -191,9 +191,9 @@ class Filing:
         return studies[entry.study_instance_uid]
 
     def _can_feed(self, session: Session, study: StudyUpdate, entry: IndexEntry) -> bool:
-        """Return whether an instance may reopen its study.
+        """Return True if an instance may reopen its study.
 
-        Results of this node may not: a PACS that routes them back would start an endless circle.
+        Results of this node may not, because a PACS that routes them back would start an endless circle.
         """
         if study.state == StudyState.RECEIVING:
             return False  # there is nothing to reopen

@@ -5,8 +5,8 @@ A frame is
     magic "DNJ1", kind (u8), 3 bytes of zero, length of the meta (u32), length of the body (u64), CRC-32 of meta and
     body (u32), CRC-32 of all of this (u32), little endian; then the meta, JSON in UTF-8; then the body.
 
-The body of an instance is its Part 10 file as it will be filed. An instance that is too large for a frame lies beside
-the segment as a file of its own, which its frame names.
+The body of an instance is its Part 10 file as it will be filed. An instance that is too large for a frame has a file of
+its own beside the segment (the file of frames); its frame names this file.
 """
 
 import json
@@ -50,7 +50,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class FrameHead:
-    """The head of a frame, whose own checksum was right."""
+    """The head of a frame, after its checksum was found to be right."""
 
     kind: FrameKind
     meta_bytes: int
@@ -73,7 +73,7 @@ def encode_frame(kind: FrameKind, meta: dict[str, Any], parts: Sequence[BytesLik
 
 
 def decode_head(head: bytes) -> FrameHead | None:
-    """Return the head that these bytes begin with; None if they are none."""
+    """Return the head at the beginning of these bytes; None if they begin with none."""
     if len(head) < HEAD_BYTES or _CRC.unpack_from(head, _HEAD.size)[0] != zlib.crc32(head[: _HEAD.size]):
         return None
     magic, kind, meta_bytes, body_bytes, crc = _HEAD.unpack_from(head)
@@ -101,7 +101,7 @@ def instance_of(meta: dict[str, Any]) -> ReceivedInstance:
 
 
 def meta_of(instance: ReceivedInstance) -> dict[str, Any]:
-    """Return the meta of the frame of an instance, from which `instance_of` returns it again."""
+    """Return the meta of an instance's frame, from which `instance_of` restores the instance."""
     return {key: getattr(instance, key) for key in _PLAIN_FIELDS} | {
         "received_at": instance.received_at.isoformat(),
         "facts": instance.facts.to_json(),

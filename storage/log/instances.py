@@ -1,4 +1,4 @@
-"""The store of received instances: a view of the index, and the means to rebuild it from the files."""
+"""The store of received instances: it reads the index, and can rebuild it from the files."""
 
 import logging
 from collections.abc import Iterator
@@ -31,8 +31,8 @@ class InstanceStore:
     """The instances below `root`, as `<study>/<series>/<SOP instance>.dcm`, and their rows.
 
     `feeds_inputs(sop_class_uid, modality)` says whether an instance can be an application's input. A late instance
-    opens a new revision of its study only if it can. An instance that contradicts an archived one is kept in the
-    folder `quarantine` beside `root`. One process files below one root; any number may read.
+    opens a new revision of its study only if this function returns True. An instance that contradicts an archived one
+    is kept in the folder `quarantine` beside `root`. One process files below one root; any number may read.
     """
 
     def __init__(self, database: Database, root: Path, feeds_inputs: FeedsInputs) -> None:
@@ -46,7 +46,7 @@ class InstanceStore:
         return Filing(self._database, self._archive, self._feeds_inputs)
 
     def abort_open_associations(self, receiver: str, before: datetime) -> int:
-        """End as aborted what an earlier process of a receiver left open; return the number of associations."""
+        """End as aborted the associations that an earlier process of a receiver left open; return their number."""
         return abort_open_associations(self._database, receiver, before)
 
     # -- reading -------------------------------------------------------------------------------------------------------
@@ -126,8 +126,8 @@ class InstanceStore:
     def reindex(self) -> int:
         """Insert the rows that files lack, and return their number. Also remove temporary files of dead writers.
 
-        A file that has a row is not read. An added instance counts as received now, so that its study waits for the
-        rest of what was interrupted. A file that cannot be read causes a warning and stays where it is.
+        A file that has a row is not read. An added instance counts as received now, so that its study waits for further
+        instances of an interrupted transfer. A file that cannot be read causes a warning and stays where it is.
         """
         self._archive.remove_stale()
         added = 0

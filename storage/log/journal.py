@@ -2,7 +2,7 @@
 
 A journal is a folder of segments (`storage.log.segments`), and a segment is a sequence of frames
 (`storage.log.frames`). `dicom_node/index` files the instances that a journal holds and removes segments that are filed.
-Whatever it has not filed yet is still here after a crash, and is filed then.
+Instances that are not filed yet are still in the journal after a crash, and are filed then.
 """
 
 import fcntl
@@ -37,10 +37,10 @@ WRITER = "writer.lock"  # locked by the receiver while it has the journal open; 
 
 
 class Journal:
-    """The writing side of a journal; one for each receiver process. Several threads may call its methods at once.
+    """The writing side of a journal. Each receiver process has one, and its threads may call the methods at once.
 
-    `minimum_free_bytes` is what the device must keep free: below it `ensure_space` raises StorageFull, so that there
-    is room to file what has been acknowledged.
+    `minimum_free_bytes` is the space that the device must keep free. With less, `ensure_space` raises StorageFull, so
+    that acknowledged instances can still be filed.
     """
 
     def __init__(self, folder: Path, minimum_free_bytes: int = 0) -> None:
@@ -105,7 +105,7 @@ class Journal:
     def ended(self, association: str, end: AssociationEnd) -> None:
         """Note the end of an association, without a flush.
 
-        If a crash takes the note away, the association counts as aborted, which makes its studies wait longer.
+        If a crash destroys the note, the association counts as aborted, and its studies wait longer.
         """
         with self._lock:
             self._write(FrameKind.ASSOCIATION_ENDED, {"association": association, "end": end.value, "at": _now()}, ())
@@ -113,7 +113,7 @@ class Journal:
     def store(self, instance: ReceivedInstance, *parts: BytesLike) -> None:
         """Keep an instance whose Part 10 file is the concatenation of `parts`; durable on return.
 
-        Raises StorageFull or Retriable. The instance is then not kept, or kept without having been acknowledged.
+        Raises StorageFull or Retriable. The instance must then not be acknowledged, although it may have been kept.
         """
         meta = meta_of(instance)
         with self._lock:
@@ -177,7 +177,7 @@ class Journal:
 
 
 def is_written(folder: Path) -> bool:
-    """Return whether a receiver has this journal open."""
+    """Return True if a receiver has this journal open."""
     with (folder / WRITER).open("ab") as lock:
         return not _locked(lock)
 
@@ -192,10 +192,9 @@ def note_filed(journals: Path, until: datetime) -> None:
 
 
 def filed_until(journals: Path) -> datetime | None:
-    """Return the time of the mark, by the indexer's clock; None if no indexer has run yet.
+    """Return the time of the mark that `note_filed` writes, by the indexer's clock; None if no indexer has run yet.
 
-    Everything acknowledged before that time is indexed. An instance without a row was not acknowledged by then, or was
-    set aside.
+    Every instance acknowledged before this time is indexed, unless it was set aside.
     """
     try:
         seconds, nanoseconds = divmod((journals / FILED).stat().st_mtime_ns, 10**9)

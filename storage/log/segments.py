@@ -1,7 +1,8 @@
 """The segments of a journal: files of frames that follow one another, and the files of large instances beside them.
 
-A frame that a crash cut off is short, or has a wrong checksum, and ends its segment. It was never acknowledged, unless
-the device has lost what it said it had written. Therefore whatever is not plainly short is kept.
+A frame that a crash cut off is short, or has a wrong checksum, and ends its segment. Such a frame was never
+acknowledged, unless the device lost bytes that it had reported as written. Therefore damaged bytes are kept, unless
+they are plainly the beginning of a frame.
 """
 
 import errno
@@ -35,15 +36,15 @@ def segment_path(folder: Path, number: int) -> Path:
 
 
 def large_file_path(folder: Path, segment: int, number: int) -> Path:
-    """Return the path of a large file; its name says that all segments before `segment` are older than the file."""
+    """Return the path for a large file. Its name tells that the file is newer than all segments before `segment`."""
     return folder / f"{segment:08}-{number}{LARGE_SUFFIX}"
 
 
 def remove_stray_files(folder: Path, retired: int, following: int | None) -> None:
     """Remove the files of large instances that no frame can name any more.
 
-    Everything up to the segment `retired` is filed and gone. The segment `following`, if there is one, must be the
-    first one of a receiver that was started again; otherwise nothing is removed.
+    All segments up to `retired` are filed and removed. The segment `following`, if there is one, must be the first one
+    of a receiver that was started again; otherwise nothing is removed.
     """
     if following is not None:
         with SegmentReader(segment_path(folder, following)) as reader:
@@ -59,7 +60,7 @@ class SegmentWriter:
     """The segment that a journal appends to.
 
     Frames are appended under the journal's lock. Up to FLUSHES threads flush at once, and further threads share the
-    next flush: a thread never waits for a flush that began before it appended, and then for another one.
+    next flush. So a thread never waits for two flushes, one that began before it appended and another one.
 
     Each flush uses a file descriptor of its own, opened before the first write. Linux reports a failed write-back once
     to each descriptor, and the report must not go to a thread that waits for other frames.
@@ -76,7 +77,7 @@ class SegmentWriter:
         self._idle = [os.open(path, os.O_WRONLY | os.O_CLOEXEC) for _ in range(FLUSHES)]
 
     def append(self, parts: Sequence[BytesLike]) -> int:
-        """Append a frame and return where it ends. If that fails, cut off what was written of it."""
+        """Append a frame, and return the offset of its end. If this fails, cut off the part that was written."""
         try:
             with DiskErrors():
                 _write_all(self._descriptor, parts)
@@ -112,8 +113,8 @@ class SegmentWriter:
     def close(self) -> None:
         """Flush for the threads that still wait, and close.
 
-        After a failed flush nothing is flushed any more: the kernel reports what it dropped only once, and a second
-        flush would succeed without it.
+        After a failed flush nothing is flushed any more: the kernel reports dropped bytes only once, so a second flush
+        would succeed without them.
         """
         for _ in range(FLUSHES):  # wait until no flush runs any more
             self._flushing.acquire()
@@ -136,8 +137,8 @@ class SegmentWriter:
 class SegmentReader:
     """A reader of the frames of a segment that may still grow. `path` must exist.
 
-    Only the bytes that were there at the start are read: a reader that followed the writer would find one frame at a
-    time.
+    Only the bytes that were there at the start are read, because a reader that follows the writer would get one frame
+    at a time.
     """
 
     def __init__(self, path: Path) -> None:
@@ -165,10 +166,10 @@ class SegmentReader:
             start = frame.end
 
     def next_frame(self, start: int) -> int | None:
-        """Return where the next whole frame begins: at `start` or after damaged bytes. None if there is none.
+        """Return the offset of the next whole frame, at `start` or after damaged bytes; None if there is none.
 
-        Frames are appended one after another. Therefore bytes with a whole frame behind them are damage, and not a
-        frame that is still being written.
+        Frames are appended one after another. Therefore bytes before a whole frame are damaged, and not a frame that is
+        still being written.
         """
         if self._frame(start) is not None:
             return start
@@ -183,9 +184,9 @@ class SegmentReader:
         return None
 
     def is_cut_off(self, start: int) -> bool:
-        """Return whether what is left from `start` on was certainly never flushed.
+        """Return True if the bytes from `start` on were certainly never flushed.
 
-        This is the beginning of a frame without its end, or a length that was reserved and not written.
+        They are then the beginning of a frame without its end, or space that was reserved and not written.
         """
         left = _read(self.descriptor, start, min(self.size - start, HEAD_BYTES))
         head = decode_head(left)

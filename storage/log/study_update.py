@@ -1,4 +1,4 @@
-"""The row of a study while a batch of instances is filed: its revision, its counts, and what reopens it."""
+"""The row of a study while a batch of instances is filed: its revision, its counts, and its reopening."""
 
 from datetime import datetime
 
@@ -58,7 +58,7 @@ class StudyUpdate:
         return self._row.revision
 
     def arrived(self, session: Session, entry: IndexEntry, association: int | None, reopens: bool) -> int:
-        """Count a new instance, which may be late, and return the revision that it belongs to."""
+        """Count a new instance, which may be late, and return the revision to which it belongs."""
         if self._is_new:
             self._announce(session, entry, association, "first instance")
             self._is_new = False
@@ -80,7 +80,7 @@ class StudyUpdate:
         self._note(entry.received_at, association)
 
     def repeated(self, at: datetime, association: int | None) -> None:
-        """Take note of a duplicate. A sender that repeats what it sent before an abort still works on the study."""
+        """Note a duplicate: a sender that repeats instances after an abort is still sending the study."""
         if self._row.state == StudyState.RECEIVING:
             self._note(at, association)
 
@@ -119,6 +119,6 @@ class StudyUpdate:
 
 
 def is_own(session: Session, sop_instance_uid: str) -> bool:
-    """Return whether the instance is a result of this node."""
+    """Return True if the instance is a result of this node."""
     statement = select(schema.ResultObjectRow.id).where(schema.ResultObjectRow.sop_instance_uid == sop_instance_uid)
     return session.scalar(statement) is not None
