@@ -150,7 +150,7 @@ class InstanceStore:
         return added
 
     def files_without_row(self) -> Iterator[Path]:
-        """Yield the files without a row: first versions before later ones, and these by their time of creation."""
+        """Yield the files without a row, first versions before later versions, and the latter by time of creation."""
         for study in sorted(self._root.glob("[0-9]*")):
             known = self._known_files(study.name)
             files = study.glob(f"[0-9]*/[0-9]*{INSTANCE_SUFFIX}")

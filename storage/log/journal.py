@@ -91,7 +91,7 @@ class Journal:
     # -- for receivers -------------------------------------------------------------------------------------------------
 
     def opened(self, association: str, calling_ae_title: str, called_ae_title: str, peer_host: str) -> None:
-        """Note that a peer opened an association. The note is durable at the latest with its first instance."""
+        """Note that a peer opened an association. The note is durable at the latest when its first instance is."""
         meta = {
             "association": association,
             "calling_ae_title": calling_ae_title,
@@ -183,7 +183,7 @@ def is_written(folder: Path) -> bool:
 
 
 def note_filed(journals: Path, until: datetime) -> None:
-    """Set the mark: everything acknowledged before `until`, in all journals of this folder, is filed and indexed."""
+    """Write the mark that all instances acknowledged before `until`, in all journals here, are filed and indexed."""
     mark = journals / FILED
     journals.mkdir(parents=True, exist_ok=True)
     mark.touch()

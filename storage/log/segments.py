@@ -92,7 +92,7 @@ class SegmentWriter:
         return self.size
 
     def flush(self, end: int) -> None:
-        """Make everything up to `end` durable. Raises OSError; the kernel may then have dropped what was written."""
+        """Make everything up to `end` durable. Raises OSError; the kernel may then have dropped written bytes."""
         with self._flushing:
             if self._flushed >= end:
                 return
@@ -153,7 +153,7 @@ class SegmentReader:
         os.close(self.descriptor)
 
     def sync(self) -> None:
-        """Make what was read durable: a row must never refer to bytes that a loss of power takes away."""
+        """Make the bytes that were read durable: a row must never refer to bytes that a loss of power destroys."""
         os.fdatasync(self.descriptor)
 
     def frames(self, start: int) -> Iterator[Frame]:

@@ -8,7 +8,7 @@ Item = tuple[str, str]  # SOP Class UID and SOP Instance UID
 
 
 class CommitmentState(StrEnum):
-    """State of a storage commitment request that a peer made of us."""
+    """State of a storage commitment request that a peer made of this node."""
 
     REQUESTED = "REQUESTED"  # accepted; the report is still to be sent, first on the association that asked
     RETRYING = "RETRYING"  # a report could not be delivered; due again once run_after has passed
@@ -20,7 +20,7 @@ class CommitmentState(StrEnum):
 class CommitmentRequest:
     """A storage commitment request as an N-ACTION makes it.
 
-    `association` is the receiver's name for the association, empty if it does not matter.
+    `association` is the receiver's name for the requesting association; empty if no receiver will report on it.
     """
 
     transaction_uid: str
@@ -32,10 +32,10 @@ class CommitmentRequest:
 
 @dataclass(frozen=True)
 class Commitment:
-    """A storage commitment request of a peer (PS3.4 annex J), as it is kept.
+    """A stored storage commitment request of a peer (PS3.4 annex J).
 
-    `duplicates` are the items of another request that the peer made under the same transaction UID before it had its
-    report.
+    `duplicates` are the items of a second request that the peer made under the same transaction UID before it had the
+    report on the first.
     """
 
     id: int

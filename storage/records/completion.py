@@ -20,7 +20,7 @@ class Evidence(StrEnum):
 
 
 class Grade(StrEnum):
-    """The strength of what the images of one series say about how many of them there are."""
+    """The strength of the statement of a series' images about their number."""
 
     SHORT = "incomplete"  # a declared count is not reached, or slices are missing between others
     SILENT = "silent"  # the images say nothing about their number
@@ -40,9 +40,9 @@ class AssociationNumbers:
 
 @dataclass(frozen=True)
 class SeriesNumbers:
-    """The images of one series, and what they say in words.
+    """The number of images of one series, and what they say about it in words.
 
-    `declared` is None if nothing was declared, or if what was declared cannot be true.
+    `declared` is None if no count was declared, or if the declared count cannot be true.
     """
 
     series_instance_uid: str
@@ -56,7 +56,7 @@ class SeriesNumbers:
 class StepNumbers:
     """The procedure steps of a study.
 
-    `referenced` counts the instances that ended steps list, and `missing` those of them that are not here. Instances
+    `referenced` counts the instances that ended steps list, and `missing` those among them that are not here. Instances
     that are here as part of another study are not counted.
     """
 
@@ -151,7 +151,7 @@ class Completion:
 
 @dataclass(frozen=True)
 class Waiting:
-    """The decision that a study waits. `evidence` is what will end the waiting if nothing else comes."""
+    """The decision that a study waits. `evidence` will end the waiting if nothing else comes."""
 
     until: datetime  # the earliest time at which the decision can change without new evidence
     evidence: Evidence

@@ -22,7 +22,7 @@ class DeliveryState(StrEnum):
 
 
 class ConfirmationState(StrEnum):
-    """The state of the question whether a destination has committed the objects that it accepted."""
+    """State of the request to a destination to confirm the objects that it accepted."""
 
     ASKING = "ASKING"  # the request is on its way; at the deadline it is made anew
     REQUESTED = "REQUESTED"  # the destination took it; at the deadline its report is overdue
@@ -74,8 +74,8 @@ class ConfirmationReport:
 class Confirmation:
     """A storage commitment request that this node makes of a destination (PS3.4 annex J).
 
-    `items` are (SOP class, SOP instance). `report` is None until the destination has reported. `requested_at` is when
-    these objects were first asked for.
+    `items` are (SOP class, SOP instance). `report` is None until the destination has reported. `requested_at` is the
+    time of the first request for these objects.
     """
 
     id: int

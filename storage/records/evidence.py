@@ -32,8 +32,8 @@ class FeedingAssociation:
 class SourceAnswer:
     """The answer of the source PACS to the question how many instances a study has.
 
-    `own` of them are results of this node that the PACS is known to hold. `count` is None if the PACS gave none, and
-    `problem` then says why.
+    `count` is None if the PACS gave no number, and `problem` then says why. `own` is the number of results of this node
+    that the PACS is known to hold.
     """
 
     at: datetime
@@ -48,7 +48,7 @@ class StudyEvidence:
     """The evidence about a study in RECEIVING, on which its completion is decided. It is cheap to read.
 
     `steps` are the procedure steps that the study is part of. `associations` and `answers` are those of this revision,
-    oldest first. `noticed_at` is when the completion sweep first saw this state, because instances may be indexed long
+    oldest first. `noticed_at` is the time when the completion sweep first saw this state: instances may be indexed long
     after they came.
     """
 
@@ -103,9 +103,9 @@ class StepEvidence:
 
 @dataclass(frozen=True)
 class StudyContents:
-    """The evidence of every instance of a study, and of its procedure steps: as large as the study is.
+    """The evidence of every instance of a study, and of its procedure steps. It may be large.
 
-    `elsewhere` are the instances that the steps list and that are here as part of another study. A procedure step may
+    `elsewhere` are instances that the steps list and that the node holds as part of another study. A procedure step may
     be for several studies (PS3.3 C.4.13, the group case).
     """
 

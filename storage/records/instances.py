@@ -22,7 +22,7 @@ class Stored(StrEnum):
 
 @dataclass(frozen=True)
 class Facts:
-    """The statements of an instance's header about the acquisition it is part of; None if the header has none.
+    """The statements of an instance's header about its acquisition; each is None if the header has none.
 
     `position` and `orientation` are in LPS mm (PS3.3 C.7.6.2), `spacing` is Spacing Between Slices in mm.
     """
@@ -40,7 +40,7 @@ class Facts:
     priority: str | None = None  # Requested Procedure Priority: STAT, HIGH, ROUTINE, MEDIUM, LOW
 
     def to_json(self) -> dict[str, Any]:
-        """Return the facts that are known."""
+        """Return the facts that are not None."""
         return {key: value for key, value in vars(self).items() if value is not None}
 
     @classmethod

@@ -1,7 +1,7 @@
 """Records of jobs: one run of an application over one revision of a study.
 
-The classes that end in Detail say what a job of each kind needs to know; `to_json` and `detail_from_json` convert them
-to and from the JSON that the database keeps.
+The classes that end in Detail hold the data of a job of each kind; `to_json` and `detail_from_json` convert them to and
+from the JSON in the database.
 """
 
 from collections.abc import Mapping
@@ -65,7 +65,7 @@ class AnalysisDetail:
 
 @dataclass(frozen=True)
 class NoResultDetail:
-    """The reason why there is no result. `job` is the analysis that failed; None if routing gave the reason."""
+    """The reason why there is no result. `job` is the failed analysis; None if routing gave the reason."""
 
     kind: ClassVar[JobKind] = JobKind.NO_RESULT
 
@@ -80,7 +80,7 @@ class NoResultDetail:
 
 @dataclass(frozen=True)
 class WithdrawalDetail:
-    """The job whose results are withdrawn, and the ids of those objects that each destination got, or may have got."""
+    """The job whose results are withdrawn, and the ids of its objects that each destination got, or may have got."""
 
     kind: ClassVar[JobKind] = JobKind.WITHDRAWAL
 

@@ -105,9 +105,9 @@ class TimePointDecision:
 class ApplicationDecision:
     """The decision on one application.
 
-    `bound` is None if the application could not be asked. `wanted` describes what each input takes. `lacking` are the
-    required inputs that no series feeds; rows of earlier versions do not name them. `reported` is the reason that is
-    reported to the destinations if there is no result; None if nothing is reported.
+    `bound` is None if the application could not be used. `wanted` describes the series that each input accepts.
+    `lacking` are the required inputs that no series feeds; rows of earlier versions do not name them. `reported` is the
+    reason that the destinations get in a report of no result; None if nothing is reported.
     """
 
     application: str
@@ -173,7 +173,7 @@ class RoutingDecision:
 
 @dataclass(frozen=True)
 class EarlyStart:
-    """The reasons why an application starts before its study is complete.
+    """The reasons for starting an application before its study is complete.
 
     `evidence` explains for each input why its series is whole, `inputs` names these series, and `routing` is the
     decision on this application alone.

@@ -31,7 +31,7 @@ class Study:
 
 
 class Stage(StrEnum):
-    """The step of a study's way that a line of its timeline tells about. A value has at most 16 characters."""
+    """The step in the life of a study that a line of its timeline is about. A value has at most 16 characters."""
 
     RECEIVED = "received"  # an association opened or ended, a revision began, a procedure step was told
     ASKED = "asked"  # the source PACS was asked for the number of instances; the data holds its answer

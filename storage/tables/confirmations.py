@@ -1,9 +1,9 @@
-"""The confirmation of deliveries: SENT → COMMITTED, or QUEUED once more, or FAILED.
+"""The confirmation of deliveries: SENT → COMMITTED, or once more QUEUED, or FAILED.
 
 The deliveries of a job to a destination are confirmed together, once none of them is still on its way. A confirmation
 moves ASKING → REQUESTED → REPORTED → CLOSED, or ASKING → READING → CLOSED if the destination takes no requests for
-storage commitment (PS3.4 annex J). A report may come to any receiver at any time. It is kept whatever the state, and
-the dispatcher acts upon it.
+storage commitment (PS3.4 annex J). A report may come to any receiver at any time. The report is kept in any state, and
+the `dispatch` role acts on it.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -29,7 +29,7 @@ _UNSENT = (DeliveryState.QUEUED, DeliveryState.RETRYING)
 
 
 class Confirmations:
-    """The storage commitment requests that this node makes of destinations, and what follows from the reports."""
+    """The storage commitment requests that this node makes of destinations, and the transitions by their reports."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -39,10 +39,10 @@ class Confirmations:
     def begin(
         self, destination: str, transaction_uid: str, now: datetime, deadline: datetime, since: datetime
     ) -> Confirmation | None:
-        """Insert a confirmation in ASKING for the objects of a job that were SENT and that nobody asked for yet.
+        """Insert a confirmation in ASKING for the SENT objects of a job that have none yet.
 
-        Only objects that were sent to `destination` after `since` are asked for. Return None while further objects of
-        every such job are on their way there.
+        Only objects that were sent to `destination` after `since` count. Return None while further objects of every
+        such job are on their way there.
         """
         sent, other, before = schema.DeliveryRow, aliased(schema.DeliveryRow), aliased(schema.DeliveryRow)
         unasked = and_(
@@ -84,7 +84,7 @@ class Confirmations:
             return _record(row)
 
     def due(self, destination: str, now: datetime) -> Confirmation | None:
-        """Return the next confirmation that needs an action, one with a report first."""
+        """Return the next confirmation that needs an action; confirmations with a report come first."""
         row = schema.ConfirmationRow
         is_reported = row.state == ConfirmationState.REPORTED
         statement = (
@@ -119,7 +119,7 @@ class Confirmations:
             return _record(new)
 
     def taken(self, confirmation_id: int, deadline: datetime) -> bool:
-        """Move from ASKING to REQUESTED. Return False in other states: the report may have come before."""
+        """Move from ASKING to REQUESTED. Return False in other states, because the report may have come before."""
         with self._database.session() as session:
             return _move(
                 session,
@@ -137,7 +137,7 @@ class Confirmations:
             )
 
     def postpone(self, confirmation_id: int, deadline: datetime, reason: str) -> bool:
-        """Set a new deadline and note the reason on the deliveries. Return False if nothing is awaited any more."""
+        """Set a new deadline, and note the reason on the deliveries. Return False if the confirmation is closed."""
         with self._database.session() as session:
             if not _move(session, confirmation_id, WAITING, deadline=deadline):
                 return False
@@ -145,14 +145,14 @@ class Confirmations:
             return True
 
     def is_awaited(self, confirmation_id: int) -> bool:
-        """Return whether the report is still to come."""
+        """Return True if the report is still to come."""
         row = schema.ConfirmationRow
         statement = select(row.id).where(row.id == confirmation_id, row.state == ConfirmationState.REQUESTED)
         with self._database.reading() as session:
             return session.scalar(statement) is not None
 
     def objects(self, confirmation_id: int) -> Sequence[ResultObject]:
-        """Return the objects that are asked for, without those that were committed otherwise meanwhile."""
+        """Return the objects of a confirmation that are not committed yet."""
         target, delivery = schema.ResultObjectRow, schema.DeliveryRow
         statement = select(target).join(delivery, delivery.object_id == target.id).where(_sent_under(confirmation_id))
         with self._database.reading() as session:
@@ -161,7 +161,7 @@ class Confirmations:
     # -- reports and their effect --------------------------------------------------------------------------------------
 
     def report(self, transaction_uid: str, report: ConfirmationReport) -> bool:
-        """Keep the report and move to REPORTED, from any state: an object that was given up may be committed late.
+        """Keep the report and move to REPORTED, even from CLOSED, because a destination may commit an object late.
 
         A second report under the same transaction UID changes nothing. Return False for a transaction UID that is not
         ours.
@@ -278,7 +278,7 @@ def _sent_under(confirmation_id: int) -> ColumnElement[bool]:
 
 
 def _is_outdated() -> ColumnElement[bool]:
-    """Return a condition on deliveries: withdrawn, or superseded by a result that ended later.
+    """Return the SQL condition that a delivery's result was withdrawn, or superseded by a result that ended later.
 
     The destination may have been told to reject such an object.
     """
@@ -302,7 +302,7 @@ def _is_outdated() -> ColumnElement[bool]:
 
 
 def _is_note() -> ColumnElement[bool]:
-    """Return a condition on deliveries: those of rejection notes, which are sent whatever comes later."""
+    """Return the SQL condition for deliveries of rejection notes, which are sent whatever comes later."""
     target = schema.ResultObjectRow
     return schema.DeliveryRow.object_id.in_(select(target.id).where(target.kind == ObjectKind.REJECTION))
 

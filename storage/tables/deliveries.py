@@ -37,9 +37,9 @@ class Deliveries:
     # -- for dispatchers -----------------------------------------------------------------------------------------------
 
     def claim(self, destination: str, dispatcher: str, now: datetime) -> Delivery | None:
-        """Claim a delivery to `destination` that is due and whose predecessors were sent; None without one.
+        """Claim a due delivery to `destination` whose predecessors were sent; None if there is no such delivery.
 
-        A delivery of the most urgent job is claimed first, and of these the oldest.
+        Deliveries of the most urgent job come first, and among these the oldest.
         """
         delivery, earlier = schema.DeliveryRow, aliased(schema.DeliveryRow)
         waits = (
@@ -100,7 +100,7 @@ class Deliveries:
     def fail(
         self, delivery_id: int, dispatcher: str, reason: str, retry_at: datetime | None, now: datetime
     ) -> DeliveryState:
-        """Move from SENDING to RETRYING at `retry_at`, or to FAILED if that is None. Return the state.
+        """Move from SENDING to RETRYING, due at `retry_at`, or to FAILED if that is None. Return the new state.
 
         Nothing changes if this dispatcher no longer holds the delivery. Raises Permanent if there is no such delivery.
         """
@@ -127,7 +127,7 @@ class Deliveries:
     def offered(self, job_id: int, destination: str) -> list[tuple[ResultObject, Delivery | None]]:
         """Return the objects of a job that were made for a destination, in their order, stand-ins included.
 
-        Each comes with its delivery there, or None.
+        Each object comes with its delivery to the destination, or with None.
         """
         target, delivery = schema.ResultObjectRow, schema.DeliveryRow
         statement = (
@@ -151,7 +151,7 @@ class Deliveries:
         unsent: Mapping[int, Undelivered],
         now: datetime,
     ) -> Sequence[Delivery]:
-        """End a delivery that its destination does not take, with all that follows from it, in one transaction.
+        """End a delivery that its destination does not take, and apply the choice of other objects, in one transaction.
 
         `sent` and `unsent` name all objects of the job for that destination. Deliveries of `unsent` objects that are
         not sent yet become REPLACED or FAILED, and the `sent` objects are queued if they were not yet. Return the
@@ -188,13 +188,13 @@ class Deliveries:
     # -- deliveries whose dispatcher is gone ---------------------------------------------------------------------------
 
     def release_stalled(self, older_than: datetime, now: datetime) -> list[Delivery]:
-        """Make deliveries claimed before `older_than` due again. A peer recognises an instance that it gets twice."""
+        """Make deliveries claimed before `older_than` due again. An instance that is sent twice does no harm."""
         delivery = schema.DeliveryRow
         held = and_(delivery.state == DeliveryState.SENDING, delivery.claimed_at < older_than)
         return self._release(held, "its dispatcher fell silent", now)
 
     def release_dispatcher(self, dispatcher: str) -> list[Delivery]:
-        """Make due again what an earlier process of this dispatcher held."""
+        """Make the deliveries due again that an earlier process of this dispatcher held."""
         delivery = schema.DeliveryRow
         held = and_(delivery.state == DeliveryState.SENDING, delivery.dispatcher == dispatcher)
         return self._release(held, "its dispatcher was restarted", datetime.now(UTC))
@@ -211,7 +211,7 @@ class Deliveries:
     # -- for operators -------------------------------------------------------------------------------------------------
 
     def retry(self, delivery_id: int) -> bool:
-        """Move from FAILED to QUEUED, with all its attempts again. Return False in other states."""
+        """Move from FAILED to QUEUED and reset the attempts. Return False in other states."""
         delivery = schema.DeliveryRow
         now = datetime.now(UTC)
         with self._database.session() as session:
@@ -254,7 +254,7 @@ def _held(delivery_id: int, dispatcher: str) -> ColumnElement[bool]:
 
 
 def move(session: Session, where: ColumnElement[bool], **values: Any) -> list[Delivery]:
-    """Make one guarded transition, and return the deliveries that made it, as they are now."""
+    """Make one guarded transition, and return the changed deliveries."""
     rows = session.scalars(
         update(schema.DeliveryRow).where(where).values(**values).returning(schema.DeliveryRow),
         execution_options={"synchronize_session": False},

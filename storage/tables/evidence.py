@@ -1,4 +1,4 @@
-"""The evidence on which the completion of a study is decided: queries that only read."""
+"""Queries for the evidence on which the completion of a study is decided. They only read."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from storage.tables.database.connection import chunks
 
 
 def study_evidence(session: Session, study_instance_uid: str | None) -> list[StudyEvidence]:
-    """Return the evidence of all studies in RECEIVING, the oldest first, or of that one."""
+    """Return the evidence of all studies in RECEIVING, the oldest first, or of one of them."""
     study = schema.StudyRow
     here = study.state == StudyState.RECEIVING
     if study_instance_uid is not None:
@@ -90,7 +90,7 @@ def count_own_results(session: Session, study_instance_uid: str, destination: st
 
 
 def _known(session: Session, sop_instance_uids: Sequence[str]) -> frozenset[str]:
-    """Return those of the instances that are indexed."""
+    """Return the given instances that are indexed."""
     uid = schema.InstanceRow.sop_instance_uid
     found = (session.scalars(select(uid).where(uid.in_(chunk))) for chunk in chunks(sop_instance_uids))
     return frozenset(indexed for uids in found for indexed in uids)

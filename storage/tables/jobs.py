@@ -40,7 +40,7 @@ class Jobs:
     # -- for workers ---------------------------------------------------------------------------------------------------
 
     def claim(self, worker: str, now: datetime) -> Job | None:
-        """Claim the most urgent job that is due, and of these the oldest, for `worker` alone. None without one."""
+        """Claim the most urgent due job for `worker`, the oldest if there are several. Return None if none is due."""
         job = schema.JobRow
         due = (
             select(job.id)
@@ -98,8 +98,8 @@ class Jobs:
     ) -> bool:
         """Move the job from RUNNING to SUCCEEDED, with its result objects and their deliveries, in one transaction.
 
-        `objects` are in the order of delivery. Objects that stand for others are kept without a delivery, for a
-        destination that refuses the others. Return False and enqueue nothing if this worker no longer holds the job; a
+        `objects` are in the order of delivery. Stand-ins are kept without a delivery, for a destination that refuses
+        the objects for which they stand. Return False and enqueue nothing if this worker no longer holds the job; a
         superseded job is then CANCELLED. Raises Permanent if another job has an object's UID.
         """
         job = schema.JobRow
@@ -152,7 +152,7 @@ class Jobs:
     # -- jobs whose worker is gone -------------------------------------------------------------------------------------
 
     def release_stalled(self, older_than: datetime, max_attempts: int, now: datetime) -> list[Job]:
-        """Make running jobs without a heartbeat since `older_than` due again, or FAILED after `max_attempts`."""
+        """Make running jobs whose last heartbeat is before `older_than` due again, or FAILED after `max_attempts`."""
         job = schema.JobRow
         held = and_(job.state == JobState.RUNNING, job.heartbeat_at < older_than)
         with self._database.reading() as session:
@@ -164,8 +164,8 @@ class Jobs:
     def release_worker(self, worker: str, reason: str, max_attempts: int, counts: bool = True) -> list[Job]:
         """Make the jobs that a worker held due again, or FAILED after `max_attempts`.
 
-        With `counts` False the interrupted attempt is not counted: the worker was stopped on purpose. An attempt that
-        ended its worker's process does count, because otherwise a job that crashes its worker would run for ever.
+        With `counts` False the interrupted attempt is not counted, because the worker was stopped on purpose. An
+        attempt that killed its worker's process must count, because otherwise such a job would run for ever.
         """
         job = schema.JobRow
         held = and_(job.state == JobState.RUNNING, job.worker == worker)
@@ -194,7 +194,7 @@ class Jobs:
         counts: bool = True,
         why: WhyNoResult = WhyNoResult.FAILURE,
     ) -> Sequence[schema.JobRow]:
-        """Move jobs that are not superseded from RUNNING to RETRYING or FAILED. A failure is reported."""
+        """Move jobs that are not superseded from RUNNING to RETRYING or FAILED, and report each failure."""
         job = schema.JobRow
         values: dict[str, Any] = {"reason": reason, "worker": None}
         if not counts:
@@ -220,7 +220,7 @@ class Jobs:
     # -- for operators -------------------------------------------------------------------------------------------------
 
     def retry(self, job_id: int) -> bool:
-        """Move the job from FAILED to QUEUED, with all its attempts again.
+        """Move the job from FAILED to QUEUED, and reset its attempts.
 
         Return False in other states, or if a newer job replaced it. A report of the failure that is not written yet is
         cancelled; one that is written will be superseded by the next result.
@@ -287,8 +287,8 @@ def _held(job_id: int, worker: str) -> ColumnElement[bool]:
 def _cancel_superseded(session: Session, held: ColumnElement[bool], now: datetime) -> Sequence[schema.JobRow]:
     """Move running jobs that routing marked as superseded to CANCELLED.
 
-    Call this after the attempt to end the jobs otherwise. That attempt waits for a routing that is about to mark them,
-    so that the mark is visible here.
+    Call this after the statement that ends the jobs in another way. That statement waits for a routing that is about to
+    mark them, so that the mark is visible here.
     """
     job = schema.JobRow
     rows = session.scalars(

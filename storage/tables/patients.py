@@ -1,7 +1,7 @@
 """The identification of patients across studies, without storing who they are.
 
 The database holds a keyed hash of Patient ID and its issuer. The key is a file beside the images, which name the
-patients anyway. Without the key, the database alone does not allow anybody to try out patient IDs.
+patients anyway. With the database but without the key, nobody can test patient IDs against the hashes.
 """
 
 import hashlib

@@ -2,7 +2,7 @@
 
 IN PROGRESS → COMPLETED | DISCONTINUED. A row is written once the file it names is durable, and both are there before
 the modality gets its answer. Each N-SET writes a new file and moves the row to it. If two N-SETs race, only the one
-that read the current row succeeds.
+that had read the current row succeeds.
 """
 
 import hashlib

@@ -1,6 +1,7 @@
 """The enqueueing of jobs, and what a new job supersedes: parts of the transactions of `Studies` and `Jobs`.
 
-The jobs of a study and application are locked (`hold_jobs`) before it is decided which stand and which are superseded.
+The jobs of a study and application must be locked (`hold_jobs`) before the decision which of them stand and which are
+superseded.
 """
 
 import hashlib
@@ -37,7 +38,7 @@ def no_result_fingerprint(of: str, why: WhyNoResult, explanation: str) -> str:
 def hold_jobs(session: Session, study_instance_uid: str, application: str) -> None:
     """Lock the jobs of a study and application until the end of the transaction.
 
-    Without the lock, a job that a worker claims or gives back meanwhile would be seen neither as waiting nor as
+    Without the lock, a job that a worker claims or gives back in the meantime could be missed both as waiting and as
     running.
     """
     job = schema.JobRow
@@ -73,7 +74,7 @@ def start(session: Session, new: NewJob, now: datetime) -> int:
 def supersede_early(
     session: Session, study_instance_uid: str, revision: int, applies: Iterable[str], now: datetime
 ) -> None:
-    """Supersede the analyses of this revision whose application turns out not to apply.
+    """Supersede analyses of this revision that started early, if their application turns out not to apply.
 
     Before routing, a revision has only analyses that started early.
     """
@@ -90,7 +91,7 @@ def supersede_early(
 
 
 def cancel(session: Session, jobs: ColumnElement[bool], revision: int, reason: str, now: datetime) -> None:
-    """Cancel waiting jobs, and mark running ones to be cancelled when they end."""
+    """Cancel waiting jobs, and mark running jobs, which are cancelled when they end."""
     job = schema.JobRow
     changed(session, update(job).where(jobs, job.state == JobState.RUNNING).values(superseded=True))
     cancelled = session.execute(
@@ -156,7 +157,7 @@ def _purpose(new: NewJob) -> str:
 
 
 def _standing_job(session: Session, new: NewJob) -> int | None:
-    """Return the id of the job that gives, or has given, the very same result; None without one.
+    """Return the id of the job that gives, or has given, the same result; None if there is no such job.
 
     A job no longer stands if the opposite was reported after it: a result after a report of no result, or the reverse.
     """

@@ -40,8 +40,8 @@ class Results:
         report that each destination takes. That job is of an earlier revision, or of the same one if other weights
         computed it again or a failure was reported. Without destinations, they are the reports that were sent nowhere.
 
-        Results that were withdrawn are passed over, and those that were not sent to a destination yet: they never will
-        be.
+        Withdrawn results are passed over, and so are results that were not sent to a destination yet, because they
+        never will be.
         """
         job_row, target = schema.JobRow, schema.ResultObjectRow
         is_report = and_(target.kind.in_(_REPORTS), _reached(destinations))
@@ -135,9 +135,9 @@ class Results:
 
 
 def rejectable() -> ColumnElement[bool]:
-    """Return a condition on deliveries joined with their objects: those that a rejection note may name.
+    """Return the SQL condition, on deliveries joined with their objects, that a rejection note may name the object.
 
-    Rejection notes themselves are excluded, and objects that their destination does not take.
+    It excludes rejection notes themselves, and objects that their destination does not take.
     """
     return and_(schema.DeliveryRow.state != DeliveryState.REPLACED, schema.ResultObjectRow.kind != ObjectKind.REJECTION)
 
@@ -149,7 +149,7 @@ def _is_withdrawn(session: Session, row: schema.JobRow) -> bool:
 
 
 def _others(study_instance_uid: str, application: str, other_than: int) -> ColumnElement[bool]:
-    """Return a condition on jobs: those whose results stand, or were superseded."""
+    """Return the SQL condition for jobs whose results stand, or were superseded."""
     job = schema.JobRow
     return and_(
         job.study_instance_uid == study_instance_uid,
@@ -162,7 +162,7 @@ def _others(study_instance_uid: str, application: str, other_than: int) -> Colum
 
 
 def _reached(destinations: Collection[str]) -> ColumnElement[bool]:
-    """Return a condition on objects: those that one of the destinations got, or may have got.
+    """Return the SQL condition for objects that one of the destinations got, or may have got.
 
     A delivery without an answer counts, because the answer that was lost may have been Success.
     """

@@ -26,7 +26,7 @@ _AE = String(16)
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A time with a time zone, returned in UTC. SQLite has no time zones, and keeps the digits in UTC."""
+    """A time with a time zone, returned in UTC. SQLite has no time zones and stores the time in UTC."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -100,7 +100,7 @@ class StudyRow(Base):
 
 
 class AssociationRow(Base):
-    """An association that fed instances. `key` is the receiver's name for it; `ended` is null while it is open."""
+    """An association that brought instances. `key` is the receiver's name for it; `ended` is null while it is open."""
 
     __tablename__ = "association"
     __table_args__ = (
@@ -120,7 +120,7 @@ class AssociationRow(Base):
 
 
 class FeedRow(Base):
-    """A link: the association fed this revision of this study."""
+    """A link: the association brought instances of this revision of this study."""
 
     __tablename__ = "feed"
 
@@ -132,7 +132,7 @@ class FeedRow(Base):
 class InstanceRow(Base):
     """An instance in its current version. The series are derived from these rows.
 
-    `file` is relative to the folder of instances; null is the place that the UIDs give.
+    `file` is relative to the folder of instances; null stands for the usual place, which follows from the UIDs.
     """
 
     __tablename__ = "instance"
@@ -230,7 +230,7 @@ class ResultObjectRow(Base):
 
 
 class DeliveryRow(Base):
-    """A delivery. `job_id` and `sequence` repeat those of the object, because each claim orders by them."""
+    """A delivery. `job_id` and `sequence` are copies of the object's, because each claim orders by them."""
 
     __tablename__ = "delivery"
     __table_args__ = (
@@ -259,7 +259,7 @@ class DeliveryRow(Base):
 
 
 class ConfirmationRow(Base):
-    """A storage commitment request of this node. A delivery names the one that is to confirm it."""
+    """A storage commitment request of this node. A delivery refers to the request that will confirm it."""
 
     __tablename__ = "confirmation"
     __table_args__ = (
@@ -319,7 +319,7 @@ class ProcedureStepStudyRow(Base):
 
 
 class CommitmentRow(Base):
-    """A storage commitment request of a peer. `association` is the receiver's name for the one that asked."""
+    """A storage commitment request of a peer. `association` is the receiver's name for the requesting association."""
 
     __tablename__ = "commitment"
     __table_args__ = (

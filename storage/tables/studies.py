@@ -1,6 +1,6 @@
 """The states of a study's current revision: RECEIVING → COMPLETE → ROUTED or IGNORED.
 
-Every transition names the state and the revision it starts from, so that only one of two processes can make it.
+Every transition requires the state and the revision from which it starts, so only one of two processes can make it.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ class Studies:
     # -- completion ----------------------------------------------------------------------------------------------------
 
     def evidence(self, study_instance_uid: str | None = None) -> list[StudyEvidence]:
-        """Return what is known about every study in RECEIVING, or about that one, without reading its instances."""
+        """Return the evidence of every study in RECEIVING, or of one of them, without reading instances."""
         with self._database.reading() as session:
             return study_evidence(session, study_instance_uid)
 
@@ -42,9 +42,9 @@ class Studies:
             return study_contents(session, study_instance_uid)
 
     def own_at(self, study_instance_uid: str, destination: str) -> int:
-        """Return how many results of this node a PACS is known to hold of a study.
+        """Return the number of results of this node that a PACS is known to hold of a study.
 
-        These are the results that were delivered there, and those that came back.
+        These are the results that were delivered to the PACS, and results that came back.
         """
         with self._database.reading() as session:
             return count_own_results(session, study_instance_uid, destination)
@@ -67,7 +67,7 @@ class Studies:
     def complete(self, evidence: StudyEvidence, completion: Completion, now: datetime) -> bool:
         """Move the study from RECEIVING to COMPLETE.
 
-        Return False if the study has changed since `evidence` was read: the decision must then be made again.
+        Return False if the study has changed since `evidence` was read; the decision must then be made again.
         """
         reason = completion.reason
         uid, revision = evidence.study_instance_uid, evidence.revision
@@ -117,8 +117,8 @@ class Studies:
     def start_early(self, job: NewJob, early: EarlyStart, now: datetime) -> bool:
         """Enqueue a job whose inputs are complete while its study still arrives. The study stays RECEIVING.
 
-        Return False if the study is no longer RECEIVING at the job's revision, if this application was started before
-        in this revision, or if it was given the very same instances before, whatever became of that job. `route`
+        Return False if the study is no longer RECEIVING at the job's revision, if this application was started early in
+        this revision before, or if there was a job with the same instances before, whatever its outcome. `route`
         decides again when the study is complete.
         """
         known = schema.JobRow
@@ -150,7 +150,7 @@ class Studies:
         warnings: Sequence[str] = (),
         reports: Sequence[NewJob] = (),
     ) -> bool:
-        """Move the study from COMPLETE to IGNORED: nothing applies. Return False if it is no longer COMPLETE.
+        """Move the study from COMPLETE to IGNORED, because no application applies. Return False if it is not COMPLETE.
 
         `reports` are jobs that report this to the destinations; they are enqueued as in `route`.
         """
@@ -196,8 +196,8 @@ class Studies:
     def reroute(self, study_instance_uid: str, reason: str = "to be routed again, as asked by the operator") -> bool:
         """Move the study from ROUTED or IGNORED back to COMPLETE, to be routed again.
 
-        This is needed after an application was added or repaired, or after an earlier study of the patient came. Jobs
-        that stand are not made twice (see `route`). Return False in other states.
+        This is needed after an application was added or repaired, or after an earlier study of the patient came. No
+        second job is made for a result that stands (see `route`). Return False in other states.
         """
         with self._database.session() as session:
             revision = session.scalar(
@@ -248,7 +248,7 @@ class Studies:
 
 
 def _held(session: Session, study_instance_uid: str, revision: int) -> bool:
-    """Lock the study until the end of the transaction. Return whether it is RECEIVING at this revision."""
+    """Lock the study until the end of the transaction. Return True if it is RECEIVING at this revision."""
     study = schema.StudyRow
     statement = select(study.study_instance_uid).where(
         study.study_instance_uid == study_instance_uid,
@@ -288,7 +288,7 @@ def _warn(session: Session, study_instance_uid: str, revision: int, warnings: Se
 def _keep_decision(
     session: Session, study_instance_uid: str, revision: int, decision: RoutingDecision, now: datetime
 ) -> None:
-    """Keep the decision; one of an earlier routing of the same revision is replaced."""
+    """Keep the decision. It replaces that of an earlier routing of the same revision."""
     routing = schema.RoutingRow
     changed(
         session,

@@ -81,7 +81,7 @@ class Database:
             yield session
 
     def upgrade(self) -> None:
-        """Upgrade the schema to this version. If several processes do so at once, one works and the others wait.
+        """Upgrade the schema to this version. If several processes do this at once, one upgrades and the others wait.
 
         Raises Permanent if the schema is newer than this version.
         """
@@ -105,7 +105,7 @@ class Database:
             command.upgrade(config, "head")
 
     def check_current(self) -> None:
-        """Raise Permanent if the schema is not this version's; the message says what to do."""
+        """Raise Permanent if the schema is not that of this version; the message says what to do."""
         with _translated(), self._reading.connect() as connection:
             found = _revision(connection)
         if found == REVISION:
@@ -119,7 +119,7 @@ class Database:
 
 
 def chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Split the values of an IN clause, whose number SQLite limits."""
+    """Split the values of an IN clause into chunks, because SQLite limits their number."""
     return (values[i : i + _IN_VALUES] for i in range(0, len(values), _IN_VALUES))
 
 
@@ -133,7 +133,7 @@ def insert_if_absent(session: Session, model: type[Base], values: Mapping[str, A
 def changed(session: Session, statement: Any) -> int:
     """Execute an UPDATE or DELETE and return the number of rows it changed.
 
-    The process that gets 1 won a transition.
+    Of racing processes, the one that gets 1 has made the transition.
     """
     result = session.execute(statement, execution_options={"synchronize_session": False})
     return int(result.rowcount)  # type: ignore[attr-defined]
@@ -171,7 +171,7 @@ def _prepare_sqlite(connection: Any, record: object) -> None:
 def _watch_file(engine: Engine, path: Path) -> None:
     """Reconnect when the database file was removed or replaced.
 
-    Otherwise a process that has the old file open would go on writing to it, and lose what it writes.
+    Otherwise a process that has the old file open would go on writing to it, and its writes would be lost.
     """
 
     def identity() -> tuple[int, int] | None:
@@ -195,8 +195,8 @@ def _watch_file(engine: Engine, path: Path) -> None:
 def _write_ahead(engine: Engine) -> None:
     """Set write-ahead mode, in which readers and the writer do not wait for each other. The file keeps the mode.
 
-    Two processes that do this at once do not queue as they would for a transaction: SQLite reports an error to one of
-    them, which therefore tries again.
+    If two processes do this at once, SQLite does not make one wait but reports an error to it; that process tries
+    again.
     """
     deadline = time.monotonic() + BUSY_MILLISECONDS / 1000
     with engine.execution_options(node_begin=None).connect() as connection:
@@ -213,7 +213,7 @@ def _write_ahead(engine: Engine) -> None:
 def _begin_sqlite(connection: Connection) -> None:
     """Begin a transaction, as a writer unless the options say otherwise.
 
-    A transaction that reads first and writes later would fail, not wait, if another one writes in between.
+    A transaction that first reads and later writes would fail instead of waiting if another one writes in between.
     """
     options = connection.get_execution_options()
     begin = options.get("node_begin", "IMMEDIATE")
@@ -235,7 +235,7 @@ def _refuse_newer(found: str | None) -> None:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Translate errors of the driver. Their texts are dropped, because they may quote the URL or values."""
+    """Translate errors of the driver into ours. Their texts are dropped, because they may quote the URL or values."""
     try:
         yield
     except IntegrityError:
@@ -250,7 +250,7 @@ def _translated() -> Iterator[None]:
 
 
 def _translate(error: DBAPIError) -> NodeError | None:
-    """Return the error of ours; None for one that only a mistake in our statements can cause."""
+    """Return our error for one of the driver; None for an error that only a mistake in our statements can cause."""
     name = getattr(error.orig, "sqlite_errorname", None)
     if name is not None:
         if name == "SQLITE_ERROR" and str(error.orig).startswith("no such table"):
