@@ -17,7 +17,7 @@ class Engine(Protocol):
     """A device and the networks that are loaded on it, as applications use them.
 
     Networks (`torch.nn.Module`) and images (`torch.Tensor`) are typed loosely here, so that the contract loads no
-    torch. `inference.engine.models.TorchEngine` is the real one.
+    torch. `inference.engine.models.TorchEngine` implements it.
     """
 
     def load_torchscript(self, path: Path, sha256: str) -> Any:
@@ -38,7 +38,7 @@ class Engine(Protocol):
 
 
 class Application(Protocol):
-    """An application that runs a configured model. Making it does not load the model."""
+    """An application that runs a configured model. The constructor does not load the model."""
 
     manifest: Manifest
     algorithm: Algorithm
@@ -48,8 +48,8 @@ class Application(Protocol):
         """Compute the findings of one study revision.
 
         `inputs` has the keys that `input_key` makes: the input's name, followed by "@" and the time point if the series
-        is of an earlier study. Raises InputRefused if the images cannot be used, ModelRefused if the model cannot; both
-        say why.
+        is of an earlier study. Raises InputRefused if the images cannot be used, and ModelRefused if the model cannot
+        be used, with the reason.
         """
         ...
 

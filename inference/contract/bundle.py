@@ -1,6 +1,6 @@
 """The keys of `bundle.toml`, which describes a site's own model. `config/bundle.toml` is the reference.
 
-Loads no torch.
+This module loads no torch.
 """
 
 from collections.abc import Mapping
@@ -55,7 +55,7 @@ class Normalization(_Part):
 
 
 class Preprocessing(_Part):
-    """The grid that the network sees.
+    """The grid of the images that the network gets.
 
     `orientation` names where each array axis points: "RAS" is right, anterior, superior. `spacing` is mm along these
     axes. `shape` pads or crops round the centre of the volume.
@@ -79,8 +79,8 @@ class Preprocessing(_Part):
 class Postprocessing(_Part):
     """The cleaning of masks.
 
-    `keep_largest_component`: "all" keeps the largest connected part of all structures together, "each" that of every
-    structure by itself.
+    `keep_largest_component`: "all" keeps the largest connected part of all structures together, "each" keeps the
+    largest part of each structure.
     """
 
     keep_largest_component: Literal["none", "all", "each"] = "none"
@@ -129,7 +129,7 @@ class BundleFile(Bundle):
 
 
 def read_bundle(options: Mapping[str, Any]) -> Bundle:
-    """Return the model that the options of a bundle's manifest describe. Raises ModelRefused with every mistake."""
+    """Return the model that the options of a bundle's manifest describe. Raises ModelRefused, naming every mistake."""
     bundle, mistakes = validated(Bundle, options)
     if bundle is None:
         raise ModelRefused("; ".join(mistakes))

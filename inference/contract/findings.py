@@ -33,7 +33,7 @@ OUT_OF_RANGE = Code("114009", "DCM", "Value out of range")
 class Measurement:
     """A number with its unit (UCUM). `derivation` says which statistic it is, if it is one.
 
-    `value` is None if it could not be had, and `missing` (CID 42) then says why.
+    `value` is None if it could not be determined, and `missing` (CID 42) then is the reason.
     """
 
     name: Code
@@ -119,9 +119,9 @@ class Algorithm:
 class Findings:
     """The result of one application over its inputs.
 
-    `inputs` are all volumes that were used. `source` is the one of them on whose grid the masks lie. `notes` are
-    sentences that the reader of the report must see: limits, and what could not be computed. No segments means that
-    nothing was found, which is a result and is reported.
+    `inputs` are all volumes that were used. `source` is the volume among them on whose grid the masks lie. `notes` are
+    sentences that the reader of the report must see: limits, and what could not be computed. If there are no segments,
+    nothing was found; this is a result too, and is reported.
     """
 
     source: Volume

@@ -1,6 +1,7 @@
 """The rules for the inputs of an application.
 
-A rule says what a series must be to feed an input, which of several is preferred, and which volume of it is meant.
+A rule names the properties that a series needs to feed an input, the order of preference among several series, and the
+volume that is used of a series with several.
 """
 
 from collections.abc import Mapping, Sequence
@@ -71,8 +72,9 @@ class BValues:
 class SeriesRule:
     """The properties that a series must have. None and empty mean: anything.
 
-    Of several series that fit, one that is surely as `fat_suppressed` and `contrast` ask is taken, then one of the kind
-    that is named first, then the one that satisfies the first of `prefer`, and so on.
+    If several series fit, the order of preference is: a series that surely has the requested `fat_suppressed` and
+    `contrast`; then the kind that is named first; then a series that satisfies the first of `prefer`, then the second,
+    and so on.
     """
 
     modality: Modality = "MR"
@@ -105,7 +107,8 @@ class InputRule(SeriesRule):
 class EarlierRule:
     """The wish of an application for earlier studies of the same patient, whose series fill the same inputs.
 
-    If there are more than `maximum`, it gets the first and the latest ones; if `maximum` is 1, the latest.
+    If there are more than `maximum`, the application gets the first study and the latest ones; if `maximum` is 1, only
+    the latest.
     """
 
     maximum: Annotated[int, Field(ge=1)] = 1

@@ -1,4 +1,4 @@
-"""The manifest: what an application declares about itself in `application.toml` or `bundle.toml`. Loads no torch."""
+"""The manifest: the declaration of an application in `application.toml` or `bundle.toml`. It loads no torch."""
 
 import hashlib
 import tomllib
@@ -35,7 +35,7 @@ class NamedFile:
 
 
 class _ApplicationFile(BaseModel):
-    """The keys that every `application.toml` has; the rest of it is the application's own."""
+    """The keys that every `application.toml` has; all other keys are the application's own."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -87,7 +87,7 @@ def known_applications() -> list[str]:
 
 
 def takes_bundle(application_id: str) -> bool:
-    """Return whether the application runs a site's own model, because it has none itself."""
+    """Return True if the application has no model itself and runs a site's own model."""
     path = APPLICATIONS / application_id / DESCRIPTOR
     return "model" not in _parse(path, _read(path))
 
@@ -98,8 +98,8 @@ def load_manifest(
     """Load the manifest of one configured application.
 
     With `bundle`, its `bundle.toml` declares title, version, the input and the model, instead of the application's own
-    descriptor. `options` are what the site switches; the descriptor must know them. Raises ModelRefused naming the
-    file, every mistake in it, and the way out.
+    descriptor. `options` are the switches that the site sets; the descriptor must know them. Raises ModelRefused,
+    naming the file, every mistake in it, and what to do.
     """
     path = APPLICATIONS / application_id / DESCRIPTOR if bundle is None else bundle / BUNDLE_DESCRIPTOR
     if bundle is not None and not bundle.is_dir():

@@ -16,7 +16,7 @@ class SeriesInput:
     """The series bound to one input of the application: its files, in no particular order.
 
     `time_point` is 0 for the study that is analysed, and counts earlier studies of the same patient from 1, the oldest
-    first. `acquired` is None if the images do not say it.
+    first. `acquired` is None if the images do not state it.
     """
 
     name: str

@@ -6,7 +6,7 @@ from storage.errors import Permanent
 
 
 def resolve_devices(setting: str) -> list[str]:
-    """Return the devices that `work.devices` means: "auto", or names divided by commas.
+    """Return the devices that `work.devices` means: "auto", or names separated by commas.
 
     Raises Permanent on a wrong name.
     """

@@ -1,8 +1,9 @@
 """The networks that are loaded on one device, and how they run.
 
-They run whole or by sliding window, in mixed precision on CUDA, and with less memory when it runs out. Models load
-without executing anything that a file brings: TorchScript is interpreted, state dictionaries are read with
-`weights_only=True`. The hash of every file is compared with the one that its manifest recorded.
+Networks run on the whole image or by sliding window, in mixed precision on CUDA, and in slower ways that need less
+memory if memory runs out. Models load without executing anything that a file brings: TorchScript is interpreted, state
+dictionaries are read with `weights_only=True`. The hash of every file is compared with the one that its manifest
+recorded.
 """
 
 import logging
@@ -88,7 +89,7 @@ class TorchEngine:
         return self._run(model, image, (slide(self.device), slide(torch.device("cpu"))))
 
     def _run(self, model: nn.Module, image: Tensor, ways: Sequence[Callable[[Forward, Tensor], Tensor]]) -> Tensor:
-        """Try `ways` from the fastest to the leanest, and the last of them on the CPU if none fits the device."""
+        """Try `ways` in order, the fastest first, and the last one on the CPU if none fits the memory of the device."""
         with torch.inference_mode():
             for way in ways:
                 try:
@@ -113,6 +114,6 @@ class TorchEngine:
 
 
 def _logits(output: Any) -> Tensor:
-    """Return the full resolution, which is the first member of what networks with deep supervision give."""
+    """Return the output in full resolution: the first output of a network with deep supervision."""
     tensor: Tensor = output[0] if isinstance(output, list | tuple) else output
     return tensor.float()

@@ -17,7 +17,7 @@ class FoldedUNet(nn.Module):
     """A 3D U-Net over blocks of FOLD³ voxels: (batch, 1, slice, row, column) to logits of the same shape.
 
     The blocks go in and come out as channels (Shi et al. 2016, doi 10.1109/CVPR.2016.207), so that no convolution runs
-    on every voxel. On a processor, the network then learns from three times as many samples in an hour.
+    on every voxel. On a CPU, the network then learns from three times as many samples in an hour.
     """
 
     def __init__(self, filters: tuple[int, ...] = FILTERS) -> None:

@@ -2,8 +2,8 @@
 
 Every large tensor is held as int8 with one scale for each index of its first axis (the output channel of a
 convolution), symmetric about 0 (Jacob et al. 2018, doi 10.1109/CVPR.2018.00286, without zero points). The small tensors
-are held in half precision: they are few, and their error would change the answer most. Nothing computes with integers:
-the weights are float32 again once they are loaded.
+are held in half precision: they are few, and their error would change the answer most. No computation uses integers,
+because the weights are converted to float32 when they are loaded.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ def quantise(state: Mapping[str, Tensor]) -> dict[str, Tensor | Quantised]:
 
 
 def dequantise(state: Mapping[str, Tensor | Quantised]) -> dict[str, Tensor]:
-    """Return the state dictionary in floats. One that was never quantised comes back as it is."""
+    """Return the state dictionary in floats. A dictionary that was never quantised is returned unchanged."""
     return {
         name: held["values"].float() * held["scale"] if isinstance(held, dict) else held for name, held in state.items()
     }

@@ -1,6 +1,6 @@
 """A table of what the gate measures: `python -m inference.gate REFERENCE FOLDER...`.
 
-It has a row for each volume in the series of each folder: the measurements, their limits and the verdict.
+The table has a row for each volume in the series of each folder: the measurements, their limits and the verdict.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The assessment of a volume before any model: whether it is good enough, and like what the model learned from.
+"""The assessment of a volume before any model runs: its quality, and its likeness to the training images.
 
 Loads no torch.
 """
@@ -18,7 +18,7 @@ from storage.errors import InputRefused, WhyNoResult
 
 @dataclass(frozen=True)
 class GateRefusal:
-    """A reason not to give a volume to the model."""
+    """A reason why a volume must not be given to the model."""
 
     why: WhyNoResult
     explanation: str  # a clause for the reader of the report
@@ -36,7 +36,7 @@ class Assessment:
 def check_volume(volume: Volume, reference: TrainingReference) -> Assessment:
     """Assess a volume, and raise InputRefused with every reason in its message unless it may be analysed.
 
-    Poor quality comes before likeness: nothing else can be said of an image that is mostly noise.
+    Poor quality is reported before unlikeness, because nothing else can be said of an image that is mostly noise.
     """
     quality = assess(volume, reference)
     if quality.refusals:

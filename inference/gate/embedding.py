@@ -4,7 +4,7 @@ The numbers are of brightness, texture and shape. Nothing is learned, so the vec
 application. The volume is brought to canonical axes and GRID mm, its intensities to 0 in air and 1 in the brightest
 hundredth of the body. The edges of the field of view do not count as surface of the body, so that a crop and the whole
 examination from which it was cut give similar vectors. An image and its mirror image, left to right or front to back,
-give the same. Arrays are [slice, row, column], slices towards the head.
+give the same vector. Arrays are [slice, row, column], slices towards the head.
 """
 
 from dataclasses import dataclass
@@ -56,12 +56,12 @@ class Coarse:
 
 
 def kinds() -> NDArray[np.int_]:
-    """Return for each number of a vector the index of its kind in FEATURES."""
+    """Return for each number of a vector the index in FEATURES of the kind of feature to which it belongs."""
     return np.repeat(np.arange(len(FEATURES)), list(FEATURES.values()))
 
 
 def embed(volume: Volume) -> Embedding:
-    """Return the vector, in the order of FEATURES; all NaN if there is no body to speak of."""
+    """Return the vector, in the order of FEATURES; all NaN if the volume shows hardly any body."""
     seen = coarse(volume)
     if np.count_nonzero(seen.body) < FEWEST:
         return np.full(len(kinds()), np.nan)
@@ -116,7 +116,7 @@ def _shells(seen: Coarse) -> list[Mask]:
 
 
 def _without_profile(seen: Coarse) -> Array:
-    """Return the part of the image that its depth below the surface does not explain; 0 outside the body."""
+    """Return the image minus the mean of the voxels at the same depth below the surface; 0 outside the body."""
     rest = np.zeros_like(seen.image)
     for shell in _shells(seen):
         if shell.any():
@@ -148,7 +148,7 @@ def _texture(seen: Coarse, unevenness: float) -> list[float]:
 def _likeness_along(rest: Array, inside: Mask, distance: int) -> float:
     """Return the correlation between slices `distance` mm apart.
 
-    It is high where the body is built alike along its axis.
+    The correlation is high if the body has the same structure along its axis.
     """
     step = round(distance / GRID)
     if rest.shape[0] <= step + 2:
@@ -181,14 +181,14 @@ def _correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
 
 
 def _angle(correlation: float) -> float:
-    """Apply Fisher's transform, so that correlations vary alike near 0 and near 1."""
+    """Apply Fisher's transform, so that correlations near 0 and near 1 have a similar variance."""
     return float(np.arctanh(np.clip(correlation, -0.98, 0.98)))
 
 
 def _shape(body: Mask) -> tuple[float, float, float]:
     """Return three numbers of the outline.
 
-    They are how far the surface faces the head or the feet, the area of a slice, and the length of its outline.
+    They are the extent to which the surface faces the head or feet, the area of a slice, and the length of its outline.
     """
     smooth = ndimage.gaussian_filter(body.astype(np.float32), 1.0, mode="nearest")
     slopes = np.gradient(smooth)

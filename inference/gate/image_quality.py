@@ -1,7 +1,7 @@
 """The quality of a volume, measured without knowing what it shows: noise, ghosts, coverage, resolution, values.
 
-Everything is measured on the voxels as they were acquired. A measurement that an image does not allow, such as noise in
-air if there is no air, is NaN. Arrays are [slice, row, column].
+Everything is measured on the voxels as they were acquired. A measurement that is impossible in an image, such as noise
+in air if there is no air, is NaN. Arrays are [slice, row, column].
 """
 
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class BadSide(Enum):
 
 @dataclass(frozen=True)
 class Metric:
-    """A measurement, and when it is bad.
+    """A measurement, and the limit beyond which it is bad.
 
     The limit comes from the training images: `tolerance` times their extreme, but never stricter than `lenient`.
     """
@@ -47,7 +47,7 @@ class Metric:
     lenient: float | None = None
 
     def limit(self, values: NDArray[np.float64]) -> float | None:
-        """Return the limit from values of training images; None if none could be measured, or any value will do."""
+        """Return the limit from values of training images; None if there are none, or if any value is acceptable."""
         known = values[np.isfinite(values)]
         if not known.size:
             return None
@@ -129,7 +129,8 @@ def _blocks(array: NDArray[Any]) -> NDArray[Any]:
 def _noise_in_air(array: Array, body: Mask) -> float:
     """Measure the noise of one channel in squares of air (Rayleigh).
 
-    Squares that the scanner set to one value say nothing. The lower quartile is not misled by ghosts.
+    Squares that the scanner set to a single value are left out. The lower quartile is taken, because ghosts do not
+    change it.
     """
     tiles = _blocks(array)
     air = ~_blocks(body).any(axis=1) & (np.mean(tiles == array.min(), axis=1) < 0.05)

@@ -1,7 +1,7 @@
-"""The reference of the gate: numbers that say what the images of training are like, in a file beside the weights.
+"""The reference of the gate: numbers that describe the training images, in a file beside the weights.
 
-The limits are not chosen: they follow from the images that the model was trained on. The file holds numbers only, in no
-order that tells which image they came from. Loads no torch.
+The limits are not chosen: they follow from the images that the model was trained on. The file holds only numbers, and
+their order does not tell from which image they came. Loads no torch.
 """
 
 import json
@@ -48,7 +48,7 @@ def reference_of(manifest: Manifest, name: str) -> TrainingReference:
 
 
 def fit_reference(groups: Mapping[str, Iterable[Volume]]) -> TrainingReference:
-    """Make the reference of a training set, in groups that are each alike: patients, phantoms.
+    """Make the reference of a training set, in groups of similar images: patients, phantoms.
 
     The limit of the distance accepts 95 % of the most varied group, by a log-normal distribution of the distances of
     each image to the others of its group (median and MAD, so that one odd image does not widen it).
@@ -88,7 +88,7 @@ def save_reference(reference: TrainingReference, path: Path) -> None:
 
 
 def load_reference(path: Path) -> TrainingReference:
-    """Read a reference. Raises ModelRefused, with the way out, if the file is missing, broken or outdated."""
+    """Read a reference. Raises ModelRefused, which says what to do, if the file is missing, broken or outdated."""
     way_out = "make it again: python -m inference.training.gate, see docs/gate.md"
     try:
         raw = json.loads(path.read_text())
@@ -117,7 +117,7 @@ def load_reference(path: Path) -> TrainingReference:
 
 
 def distance_to_groups(vector: Embedding, groups: Iterable[Vectors], scale: Embedding) -> float:
-    """Return the mean distance to the nearest NEIGHBOURS of the nearest group, in spreads.
+    """Return the mean distance to the nearest NEIGHBOURS vectors of the nearest group, in units of the spreads.
 
     It is infinite if the vector is not finite.
     """

@@ -165,7 +165,7 @@ class LimbSarcomaCourse:
         )
 
     def _segment(self, name: str, now: Examination, first: str) -> Segment:
-        """Describe one structure, whose tracking UID is that of the first study in the comparison."""
+        """Describe one structure. Its tracking UID comes from the first study in the comparison."""
         label, (kind, category, color) = LABELS[name], SEGMENTS[name]
         measurements, evaluations = _measured(name, now)
         return Segment(

@@ -36,7 +36,7 @@ def recist_course(examinations: Sequence[Examination]) -> Course | Missing:
 
 
 def change_measurements(examinations: Sequence[Examination]) -> tuple[Measurement, ...]:
-    """Measure the changes of the last time point in % of the first one, or of the smallest one for NADIR_CHANGE."""
+    """Measure the changes at the last time point in % of the first value, or of the smallest for NADIR_CHANGE."""
     last, first = examinations[-1], examinations[0]
     whole = len(examinations) > 1 and not any(one.cut_off for one in examinations)
     comparable = whole and _same_plane(examinations)

@@ -1,6 +1,6 @@
 """The examination of a limb at one time point: structures and quantities on the grid of its T1w series.
 
-Training measures with exactly this code, so that the model card tells the performance of the application.
+Training measures with this same code, so that the model card states the performance of the application.
 """
 
 from collections.abc import Callable, Mapping
@@ -36,7 +36,7 @@ class Examination:
     """The result of one examination, on the grid of `source`.
 
     `masks` are the structures that were found and `seen` the contrasts that the network had. `searched` is the region
-    where it had all of REQUIRED; nothing is outlined elsewhere.
+    in which the network had all of REQUIRED; nothing is outlined outside of it.
     """
 
     source: Volume
@@ -78,7 +78,7 @@ class Examination:
         return found.mean if isinstance(found, Statistics) else None
 
     def distance(self, structure: str) -> float | None:
-        """Return the distance in mm between the surfaces of mass and structure, None if that was not found."""
+        """Return the distance in mm between the surfaces of mass and structure, None if the structure was not found."""
         if structure not in self.masks:
             return None
         return shortest_distance(self.masks["mass"], self.masks[structure], self.source.geometry).distance
@@ -133,5 +133,5 @@ def _covered(brought: Array, t1w: Array) -> Mask:
 
 
 def _share(where: Mask, t1w: Array) -> float:
-    """Return the part of the limb in T1w that a mask covers; the limb is all that is no air."""
+    """Return the fraction of the limb in T1w that a mask covers; every voxel that is not air is limb."""
     return float(where[t1w > t1w.mean()].mean())

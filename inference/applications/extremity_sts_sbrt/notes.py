@@ -1,4 +1,4 @@
-"""Sentences that the reader of a report needs besides its numbers."""
+"""Sentences that the reader of a report needs in addition to its numbers."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ class EarlierTimePoint:
 
     @property
     def left_out(self) -> str:
-        """The reason why it cannot be compared; empty if it can."""
+        """The reason why this time point cannot be compared; empty if it can."""
         if self.examination is None:
             return self.refused
         return "" if self.comparable else "no mass was found in it"
@@ -82,7 +82,7 @@ def report_notes(now: Examination, earlier: Sequence[EarlierTimePoint]) -> tuple
 
 
 def _compared(now: Examination, usable: Sequence[tuple[str, Examination]]) -> Iterator[str]:
-    """Yield notes on the comparison: its studies, its limits, and the reason for a missing response."""
+    """Yield notes on the comparison: its studies, its limits, and the reason if there is no response."""
     if not usable:
         yield NOT_COMPARED
         return

@@ -61,7 +61,7 @@ def restore_structures(
 ) -> NDArray[np.float32]:
     """Interpolate probabilities [structure, slice, row, column] linearly to the grid of the images.
 
-    Outside of the network's grid the nearest value counts.
+    Outside of the network's grid the nearest value is taken.
     """
     into = np.linalg.inv(prepared.geometry.affine) @ geometry.affine
     return np.stack(
@@ -77,8 +77,8 @@ def restore_structures(
 def find_structures(probability: NDArray[np.float32], geometry: Geometry, threshold: float) -> dict[str, Mask]:
     """Return the masks of the structures that were found, from probabilities [structure, slice, row, column].
 
-    Of mass, bundle and bone the largest connected part is kept. Necrosis lies inside of the mass, oedema outside; both
-    need a mass. A mass or an oedema below SMALLEST_STRUCTURE is dropped.
+    Only the largest connected part is kept of mass, bundle and bone. Necrosis lies inside of the mass, oedema outside;
+    both need a mass. A mass or an oedema below SMALLEST_STRUCTURE is dropped.
     """
     found: dict[str, Mask] = {name: one >= threshold for name, one in zip(STRUCTURES, probability, strict=True)}
     mass = _large(largest_component(found["mass"]), geometry)
@@ -101,7 +101,7 @@ def _large(mask: Mask, geometry: Geometry) -> Mask:
 
 
 def _relative(array: Array) -> Array:
-    """Scale air to 0 and the brightest hundredth of the body to 1."""
+    """Scale intensities so that air is 0 and the brightest hundredth of the body is 1."""
     low, high = np.percentile(array, [0.5, 99.9])
     shifted = array - low
     body = shifted[shifted > 0.08 * (high - low)]

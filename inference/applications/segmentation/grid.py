@@ -1,4 +1,4 @@
-"""The grid of a site's network: from the source volume to it, and back for the masks."""
+"""The grid of a site's network: the way from the source volume to this grid, and the way back for masks."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -43,7 +43,7 @@ def model_grid(source: Geometry, preprocessing: Preprocessing) -> Geometry:
 
 
 def normalize(image: NDArray[np.float32], how: Normalization) -> NDArray[np.float32]:
-    """Scale intensities as those that the network was trained on."""
+    """Scale intensities in the way of the images on which the network was trained."""
     values = image[image > 0] if how.nonzero else image
     if how.method == "none" or values.size == 0:
         return image
@@ -56,7 +56,7 @@ def normalize(image: NDArray[np.float32], how: Normalization) -> NDArray[np.floa
 
 
 def foreground_box(image: NDArray[np.float32], threshold: float, margin: int) -> tuple[slice, slice, slice]:
-    """Return the box around everything above `threshold`, with `margin` more voxels on each side."""
+    """Return the box around all voxels above `threshold`, with a margin of `margin` voxels on each side."""
     box = []
     for axis in range(3):
         others = tuple(a for a in range(3) if a != axis)
@@ -71,10 +71,10 @@ def foreground_box(image: NDArray[np.float32], threshold: float, margin: int) ->
 def masks_to_source(masks: Sequence[Mask], grid: Geometry, source: Geometry) -> list[Mask]:
     """Bring masks on `grid` to the grid of the source.
 
-    Each is interpolated, and a voxel goes to the structure with the largest share, if that exceeds the share of the
-    background. Thick slices are interpolated linearly, because the nearest voxel would cost small structures a tenth of
-    their volume. Thin slices take the nearest voxel, which does not favour large structures over small ones beside
-    them. Structures that overlap on `grid` take every voxel in which their own share is more than half.
+    Each mask is interpolated, and a voxel is given to the structure with the largest share, if this share exceeds that
+    of the background. Thick slices are interpolated linearly, because the nearest voxel would cost small structures a
+    tenth of their volume. Thin slices take the nearest voxel, which does not favour large structures over small ones
+    beside them. Structures that overlap on `grid` take every voxel in which their own share is more than half.
     """
     order = 1 if max(source.spacing) > THICK * max(grid.spacing) else 0
     overlapping = sum(int(mask.sum()) for mask in masks) > int(np.logical_or.reduce(masks).sum())

@@ -125,7 +125,7 @@ class SoftTissueMass:
     def _measured(
         self, mask: Mask, volume: Volume, quantities: Panel, uncertain: bool
     ) -> tuple[tuple[Segment], tuple[str, ...]]:
-        """Return the mass with its measurements, and notes for the reader of these."""
+        """Return the mass with its measurements, and notes for the reader of the report."""
         measurements = (
             *size_measurements(mask, volume.geometry),
             Measurement(FASCIA_DEPTH, None, MM, missing=NOT_ATTEMPTED),
@@ -160,6 +160,6 @@ def _classifier_path(manifest: Manifest) -> Path:
 
 
 def _with_classifier(manifest: Manifest) -> str:
-    """Return a hash over both models: another classifier makes another device."""
+    """Return a hash over both models, because another classifier makes another device."""
     both = weights_sha256(manifest) + file_sha256(_classifier_path(manifest))
     return hashlib.sha256(both.encode()).hexdigest()

@@ -1,6 +1,6 @@
 """A classifier for malignancy and grade: logistic regressions on the mean ADC, T1 and T2 of a mass.
 
-The one that ships with the node was fitted to simulated masses, whose classes are a choice of the simulation.
+The classifier that ships with the node was fitted to simulated masses, whose classes the simulation chose.
 """
 
 import json
@@ -30,7 +30,7 @@ class Classifier:
     """The weights of two regressions on FEATURES, which `centre` and `scale` standardise.
 
     `malignant` is (4,) and `grades` is (3, 4); the last weight of each is the intercept, and the largest logit stands
-    for the likeliest grade. `note` tells the data that it was fitted to.
+    for the likeliest grade. `note` names the data to which the classifier was fitted.
     """
 
     centre: NDArray[np.float64]
@@ -42,7 +42,7 @@ class Classifier:
     def probabilities(self, means: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the probabilities of malignancy (n,) and of each grade if malignant (n, 3).
 
-        `means` are those of FEATURES, (n, 3).
+        `means` are the mean values of FEATURES, (n, 3).
         """
         x = np.column_stack([(means - self.centre) / self.scale, np.ones(len(means))])
         logits = x @ self.grades.T
@@ -67,7 +67,7 @@ def read_classifier(path: Path) -> Classifier:
 def classify(
     classifier: Classifier, panel: Panel, mask: Mask
 ) -> tuple[tuple[Measurement, ...], tuple[Evaluation, ...], str]:
-    """Return the probabilities, the class, and a sentence that must be read with them."""
+    """Return the probabilities, the class, and a sentence of caution for the reader."""
     found = [panel.statistics(quantity, mask) for quantity in FEATURES]
     means = [one.mean for one in found if isinstance(one, Statistics)]
     names = (PROBABILITY, *GRADES)

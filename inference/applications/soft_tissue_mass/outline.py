@@ -1,6 +1,6 @@
 """The outline of the mass in a T1w image, and the agreement of the networks of the ensemble on it.
 
-Training measures with exactly this code, so that the model card tells the performance of the application.
+Training measures with this same code, so that the model card states the performance of the application.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ for each network."""
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """The probability of being mass.
+    """The probability that a voxel is mass, as the ensemble estimates it.
 
     `probability` is the mean over the networks on the grid `geometry` of the image; `members` is [network, slice, row,
     column] on the networks' own grid `coarse`.
@@ -43,8 +43,9 @@ class Estimate:
     def agreement(self, threshold: float) -> float:
         """Return the mean Dice coefficient, 0..1, between the masks that any two networks would outline alone.
 
-        Networks that were trained apart disagree where the training images did not decide (Lakshminarayanan et al.
-        2017, arXiv 1612.01474). The agreement is 1 where no network outlines anything, and for a single network.
+        Networks that were trained separately disagree about images of which the training images tell too little
+        (Lakshminarayanan et al. 2017, arXiv 1612.01474). The agreement is 1 where no network outlines anything, and for
+        a single network.
         """
         masses = [preprocessing.largest_mass(member, self.coarse, threshold) for member in self.members]
         pairs = [_dice(one, other) for one, other in combinations(masses, 2)]
@@ -61,7 +62,7 @@ def estimate_mass(array: Array, geometry: Geometry, infer: WindowedInference) ->
 
 
 def window(shape: Sequence[int]) -> tuple[int, ...]:
-    """Return the size of the windows for an image of this shape: one window, up to the size of LARGEST_WINDOW."""
+    """Return the size of the windows for an image of this shape: that of the image, but at most LARGEST_WINDOW."""
     return tuple(
         min(max(STEP * -(-n // STEP), least), most)
         for n, least, most in zip(shape, TRAINING_VIEW, LARGEST_WINDOW, strict=True)

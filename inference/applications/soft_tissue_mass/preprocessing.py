@@ -55,7 +55,7 @@ def scale_to_fat(array: NDArray[np.float32]) -> Array:
 def restore_probability(probability: Array, prepared: PreparedImage, geometry: Geometry) -> Array:
     """Interpolate the probability linearly to the grid of the image.
 
-    Outside of its own grid the nearest value counts.
+    Outside of its own grid the nearest value is taken.
     """
     into = np.linalg.inv(prepared.affine) @ geometry.affine
     result = ndimage.affine_transform(
