@@ -15,10 +15,10 @@ SIGNATURE = b"SV10"
 
 
 def read_csa(block: bytes, names: Collection[str]) -> dict[str, list[str]]:
-    """Return the values of the tags called `names`. Tags that the block does not hold are left out.
+    """Return the values of the tags with these `names`. Tags that the block does not hold are left out.
 
-    The block comes from outside. Every length is compared with what is left of the block, so it is read in one pass or
-    refused. Raises ValueError for a block that does not hold what it announces.
+    The block comes from outside the node, so every length is compared with the bytes that remain: the block is read in
+    one pass or refused. Raises ValueError for a block that is shorter than its lengths say.
     """
     if not block.startswith(SIGNATURE):
         raise ValueError("no CSA header begins so")

@@ -1,6 +1,6 @@
 """Diffusion weighting from classic headers: the attributes of the standard, then private ones of each vendor.
 
-Also tells which of the b-values found in a series are different ones.
+`shells` separates b-values that differ from those that only scatter.
 """
 
 import re
@@ -46,15 +46,15 @@ LARGEST_B_VALUE = 1e5  # s/mm2, far above what any scanner can do; larger number
 
 
 def b_value(ds: Dataset) -> float | None:
-    """Return the b-value in s/mm2, or None if the header tells of no diffusion weighting."""
+    """Return the b-value in s/mm2, or None if the header states no diffusion weighting."""
     return weighting(ds).b_value
 
 
 def weighting(ds: Dataset) -> DiffusionWeighting:
-    """Return the diffusion weighting that the header tells of.
+    """Return the diffusion weighting that the header states.
 
-    The direction is as the vendor writes it, which for GE means in axes of the image. It tells images apart, but it is
-    not a direction in the patient.
+    The direction is as the vendor writes it; GE, for example, uses the axes of the image. It distinguishes images, but
+    must not be used as a direction in the patient.
     """
     standard = _numbers(ds.get("DiffusionBValue"))
     orientation = _numbers(ds.get("DiffusionGradientOrientation"))
@@ -70,7 +70,7 @@ def weighting(ds: Dataset) -> DiffusionWeighting:
 def shells(b_values: Iterable[float]) -> tuple[float, ...]:
     """Return the different b-values (s/mm2), ascending.
 
-    Of several that scatter around one, as 995, 1000 and 1005, only the lowest is returned.
+    If several b-values scatter around one value, such as 995, 1000 and 1005, only the lowest is returned.
     """
     found: list[float] = []
     for b in sorted(b_values):
@@ -82,7 +82,7 @@ def shells(b_values: Iterable[float]) -> tuple[float, ...]:
 def direction(numbers: Any) -> Direction | None:
     """Return three numbers as a direction; None if there are not three, or all are zero.
 
-    They are rounded, so that the scanner's own rounding tells no two images apart.
+    They are rounded, because the scanner's own rounding must not make two images differ.
     """
     found = [round(v, 3) + 0.0 for v in _numbers(numbers)]
     return (found[0], found[1], found[2]) if len(found) == 3 and any(found) else None

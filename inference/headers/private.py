@@ -57,8 +57,8 @@ class PrivateElements:
     def numbers(self, group: int, creator: str, element: int, vr: str, vendor: str = "") -> list[float]:
         """Return the numbers of an element, none if it holds none.
 
-        Their bytes are undecoded if the VR is not sent (implicit VR) or was lost on the way (UN); `vr` then says how to
-        read.
+        If the VR was not sent (implicit VR) or was lost (UN), the bytes are not decoded yet, and `vr` tells how to
+        decode them.
         """
         value = self.value(group, creator, element, vendor)
         if isinstance(value, bytes):

@@ -42,8 +42,8 @@ def rician(rng: np.random.Generator, clean: NDArray[Any], noise: float) -> Field
 def moved_between_lines(image: Field, shifts: NDArray[np.float64]) -> NDArray[np.complex64]:
     """Return the complex image [slice, row, column] of an object that moved while `image` was acquired.
 
-    Rows are phase-encoded, one line of k-space after the other from one edge to the other. `shifts` is (rows, 2): the
-    position of the object at each line, in voxels along (row, column). Periodic shifts make ghosts.
+    Rows are phase-encoded, and the lines of k-space are acquired in order from one edge to the other. `shifts` is
+    (rows, 2): the position of the object at each line, in voxels along (row, column). Periodic shifts make ghosts.
     """
     rows, columns = image.shape[1:]
     along, across = np.fft.fftshift(np.fft.fftfreq(rows)), np.fft.fftfreq(columns)
@@ -54,6 +54,6 @@ def moved_between_lines(image: Field, shifts: NDArray[np.float64]) -> NDArray[np
 
 
 def periodic_shifts(rng: np.random.Generator, rows: int, amplitude: float) -> NDArray[np.float64]:
-    """Return shifts for `moved_between_lines`: some cycles along the rows with an amplitude of `amplitude` voxels."""
+    """Return shifts for `moved_between_lines`: some periods along the rows, with an amplitude of `amplitude` voxels."""
     phase = rng.uniform(0, 2 * np.pi) + 2 * np.pi * rng.uniform(5.0, 20.0) * np.arange(rows) / rows
     return np.stack([amplitude * np.sin(phase), np.zeros(rows)], axis=1)

@@ -1,7 +1,7 @@
 """ADC, T2 and T1 maps as scanners compute them.
 
-They do not use `inference.quantities` on purpose: its fits are tested against these. T1 from two flip angles follows
-Deoni et al. 2003, doi 10.1002/mrm.10407. Images and maps are [slice, row, column].
+They do not use `inference.quantities`, because the fits of that package are tested against these maps. T1 from two flip
+angles follows Deoni et al. 2003, doi 10.1002/mrm.10407. Images and maps are [slice, row, column].
 """
 
 from collections.abc import Sequence

@@ -51,7 +51,7 @@ def _painted(under: Field, cover: Field, value: float | Field) -> Field:
 class Mixture:
     """A scene as the parts that tissues take of each voxel: `parts` is [tissue, slice, row, column].
 
-    It gives many images of one scene faster than `paint` does.
+    It makes many images of one scene faster than `paint` does.
     """
 
     tissues: tuple[Tissue, ...]
@@ -108,7 +108,7 @@ def cover(distance: Field, voxel: float) -> Field:
 
 
 def lobes_distance(points: Field, lobes: tuple[Lobe, ...]) -> Field:
-    """Return the signed distance in mm to the union of the lobes. It is approximate, but good near their surface."""
+    """Return the signed distance in mm to the union of the lobes. It is approximate, but accurate near the surface."""
     result: Field | None = None
     for lobe in lobes:
         p = points - np.array(lobe.centre, dtype=np.float32)
@@ -132,7 +132,7 @@ def smooth_minimum(a: Field, b: Field, width: float) -> Field:
 def ripple(points: Field, size: float, seed: int) -> Field:
     """Return a smooth random field of zero mean and unit range with structures of about `size` mm.
 
-    It depends on `seed` and the points alone, so that it is the same on any grid.
+    The field depends only on `seed` and the points, so that it is the same on any grid.
     """
     rng = np.random.default_rng(seed % 2**32)
     total = np.zeros(points.shape[:-1], np.float32)

@@ -1,4 +1,4 @@
-"""The MR signal of tissues: what tissues are, how an image is acquired, and the signal equations.
+"""The MR signal of tissues: properties of tissues, parameters of acquisitions, and the signal equations.
 
 Sources: spin and spoiled gradient echo (Haacke et al., Magnetic Resonance Imaging, 1999); the relaxivity of gadobutrol
 at 3 T (Rohrer et al. 2005, doi 10.1097/01.rli.0000184756.66360.d3).
@@ -58,7 +58,7 @@ class Acquisition:
 class Scanner:
     """The difference between one scanner and the usual one, for any contrast.
 
-    `noise`, `echo_time` and `bias` are factors to those of the acquisition.
+    `noise`, `echo_time` and `bias` are factors to the values of the acquisition.
     """
 
     noise: float = 1.0

@@ -1,4 +1,4 @@
-"""Bring the values of one series onto the grid of another."""
+"""The alignment of one series with the grid of another."""
 
 import numpy as np
 from numpy.typing import NDArray

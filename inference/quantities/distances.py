@@ -26,9 +26,9 @@ class Gap:
 def shortest_distance(first: Mask, second: Mask, geometry: Geometry) -> Gap:
     """Measure the gap between the surfaces of two masks [slice, row, column] on `geometry`.
 
-    It is 0 where the masks overlap or touch: a voxel of one is a voxel of the other, or one of its 26 neighbours. Else
-    it is measured between the centres of surface faces, where a surface at half height lies and where diameters are
-    measured. Between curved surfaces it is too short by less than a voxel.
+    It is 0 where the masks overlap or touch: a voxel of one is a voxel of the other, or one of its 26 neighbours.
+    Otherwise it is measured between the centres of surface faces, as diameters are: an interpolated mask has the value
+    one half there. Between curved surfaces the distance is too short by less than a voxel.
 
     Raises InputRefused for an empty mask and for a mask of another shape than that of `geometry`.
     """

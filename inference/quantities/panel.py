@@ -1,7 +1,7 @@
 """The quantitative panel: ADC, T1, T2 and fat fraction on the grid of the source, and their statistics in a mask.
 
-Applications name their optional inputs as NAMES does. A note names each series that cannot be used; the others are
-still measured.
+The optional inputs of applications have the names in NAMES. A note names each series that cannot be used; the others
+are still measured.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,8 +37,8 @@ class PanelQuantity:
     """A quantity of the panel with its code, its unit and its ranges.
 
     A voxel outside of `plausible` has no value. The median of a whole map and the mean of a region lie within `limits`;
-    in another unit they lie far outside. `beyond` is the largest share of a map in the right unit that may lie outside
-    of `plausible`: fits to noise in air do, a fraction does not.
+    in a wrong unit they would lie far outside. `beyond` is the largest share of voxels outside of `plausible` in a map
+    of the right unit: it is large for fits, which give any value in noise, and small for fractions.
     """
 
     name: str

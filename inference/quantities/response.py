@@ -45,8 +45,8 @@ class Course:
 def recist(sums: Sequence[float]) -> Course | Missing:
     """Apply RECIST 1.1 to the sums of the target lesions' longest diameters in mm, one per time point, oldest first.
 
-    Progression outweighs response. Complete response is a sum of 0: lymph nodes, which are complete once their short
-    axis is below 10 mm, are no target lesions here. New lesions are not looked for. The result is Missing for fewer
+    Progression outweighs response. Complete response is a sum of 0, because target lesions here are never lymph nodes
+    (for which a short axis below 10 mm would be enough). New lesions are not searched. The result is Missing for fewer
     than two time points, and where the disease was not measurable (under 10 mm) at baseline.
     """
     if sums and sums[0] < MEASURABLE:

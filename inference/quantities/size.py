@@ -10,9 +10,9 @@ from inference.volumes.measurements import diameters, volume_ml
 
 
 def is_cut_off(mask: Mask, searched: Mask | None = None) -> bool:
-    """Tell if `mask` reaches the edge of the images, or of the part of them that was `searched`.
+    """Return True if `mask` reaches the edge of the images, or of the part of them that was `searched`.
 
-    The mass may go on beyond, so that every size is a lower bound. Both masks are [slice, row, column].
+    The mass may go on beyond the edge, so every size is then a lower bound. Both masks are [slice, row, column].
     """
     seen = np.ones(mask.shape, bool) if searched is None else searched
     inner = ndimage.binary_erosion(seen, np.ones((3, 3, 3)))

@@ -2,7 +2,8 @@
 
 Moments are those of the voxels themselves (division by n), as the IBSI defines them, and not estimates for a larger
 population (Zwanenburg et al. 2020, doi 10.1148/radiol.2020191145): skewness is KE2A, kurtosis the excess kurtosis IPH6,
-which is 0 for a normal distribution. DCM 126051 and 126052 leave the definition open. Percentiles interpolate linearly.
+which is 0 for a normal distribution. DCM 126051 and 126052 do not fix these definitions. Percentiles interpolate
+linearly.
 """
 
 from dataclasses import dataclass

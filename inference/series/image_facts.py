@@ -51,7 +51,7 @@ class AgentEvidence(Enum):
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """The facts that one image's header states; None or empty if it is silent.
+    """The facts that the header of one image states; a fact is None or empty if the header does not state it.
 
     Times are in ms, the angle in degrees, the field in T.
     """
@@ -102,7 +102,7 @@ def facts_of(ds: Dataset) -> Iterator[ImageFacts]:
 
 
 class _Classic:
-    """A classic instance, and where it keeps what Enhanced objects keep in functional groups."""
+    """A classic instance, with the places of the attributes that Enhanced objects keep in functional groups."""
 
     def __init__(self, ds: Dataset, private: PrivateElements) -> None:
         self.ds = ds
@@ -140,9 +140,9 @@ class _Classic:
         return b_value(self.ds)
 
     def suppression(self, named: bool) -> bool | None:
-        """Return whether fat is suppressed, as the header states it.
+        """Return True if fat is suppressed, by the header.
 
-        `named` tells whether the name of the series says so, which decides if the header does not.
+        `named` is True if the name of the series says so; it decides if the header does not.
         """
         options = self.ds.get("ScanOptions")
         if {"FS", "WE", "FAT_SAT"} & set(code_strings(options)):
@@ -301,12 +301,12 @@ def _facts(common: ImageFacts, ds: Dataset, where: _Classic | _Enhanced) -> Imag
 
 
 def is_stir(inversion_time: float | None) -> bool:
-    """Return whether fat is at its zero: T1 of fat times ln 2, from 0.5 to 3 T (ms)."""
+    """Return True if the inversion time nulls fat: T1 of fat times ln 2, from 0.5 to 3 T (ms)."""
     return inversion_time is not None and 80 <= inversion_time <= 300
 
 
 def agent_evidence(facts: Sequence[ImageFacts]) -> AgentEvidence:
-    """Return what tells that a series had contrast agent."""
+    """Return the evidence that a series had contrast agent."""
     if any(f.agent for f in facts):
         return AgentEvidence.HEADER
     name = facts[0].description
@@ -317,7 +317,7 @@ def agent_evidence(facts: Sequence[ImageFacts]) -> AgentEvidence:
 def seconds_after_injection(ds: Dataset) -> float | None:
     """Return the time from ContrastBolusStartTime to the acquisition of this image.
 
-    It is None if the header does not tell both.
+    It is None unless the header states both times.
     """
     moments = [_time(ds.get(keyword)) for keyword in ("ContrastBolusStartTime", "AcquisitionTime")]
     if moments[0] is None or moments[1] is None:
@@ -326,7 +326,7 @@ def seconds_after_injection(ds: Dataset) -> float | None:
 
 
 def _time(value: Any) -> datetime | None:
-    """Parse a PS3.5 TM, on any day."""
+    """Parse a PS3.5 TM, and return it on an arbitrary day."""
     digits = str(value or "").strip().split(".")[0].replace(":", "")
     try:
         return datetime.strptime(digits.ljust(6, "0"), "%H%M%S") if digits else None
@@ -344,7 +344,7 @@ def _agent(ds: Dataset) -> bool:
 
 
 def _quantities(where: _Classic | _Enhanced) -> frozenset[str]:
-    """Return what the pixels measure, if real world values or derivation (CID 7203) say so in codes."""
+    """Return the quantities that the pixels measure, by the codes of real world values or derivation (CID 7203)."""
     mapping = where.group("RealWorldValueMappingSequence")
     codes = [
         concept

@@ -1,6 +1,6 @@
-"""The kind of one image, judged from the physics of its acquisition: from the most to the least trustworthy sign.
+"""Rules for the kind of one image, by the physics of its acquisition, the most trustworthy sign first.
 
-A name is the last resort: it decides only where the physics is silent, and with low confidence.
+A name is the last resort: it decides only if the physics does not, and with low confidence.
 """
 
 import re
@@ -80,7 +80,7 @@ class Verdict:
 
 
 def kind_of_image(facts: ImageFacts) -> Verdict:
-    """Judge what one MR image shows."""
+    """Return the verdict on the kind of one MR image."""
     return (
         _map(facts)
         or _no_signal(facts)
@@ -124,7 +124,7 @@ def _labelled(f: ImageFacts) -> Verdict | None:
 
 
 def _computed(f: ImageFacts) -> Verdict | None:
-    """Judge derived images, which keep the timing of their sources: it must not be taken for their own."""
+    """Judge derived images: their timing is that of their sources, and must not decide their kind."""
     if not f.derived or f.flavours & TRACES or (f.b_value and "DIFFUSION" in f.flavours):
         return None
     named = _named(f.title)  # The protocol may be that of the images from which the map was computed.
@@ -183,7 +183,7 @@ def _echo_planar(f: ImageFacts) -> Verdict | None:
 def _steady_state(f: ImageFacts) -> Verdict | None:
     """Judge steady states: balanced, or made of echoes that several excitations form.
 
-    Neither T1 nor T2 alone is their contrast.
+    Their contrast is neither that of T1 alone nor that of T2 alone.
     """
     if STEADY_STATES.search(f.sequence_name):
         return Verdict(Kind.OTHER, 0.8, f"of the steady state sequence {f.sequence_name}")

@@ -1,9 +1,8 @@
-"""The recogniser: tells from headers what a series is. No pixels are read.
+"""The recogniser, which finds the kind of a series from its headers. No pixels are read.
 
-Every image is judged by itself, and the series takes the kind that most of them have. Then what only the whole series
-tells is looked at: repeats of a place, several echoes, phases of the heart. The attribute SeriesDescription differs at
-every site, so it decides only where the physics is silent, and with low confidence. The table of the site itself stands
-above everything else.
+Every image is judged by itself, and the series takes the kind that most of them have. Then come the signs that only a
+whole series shows: repeats of a place, several echoes, phases of the heart. SeriesDescription differs at every site, so
+it decides only if the physics does not, and with low confidence. The site's own table overrules everything else.
 """
 
 import re
@@ -75,8 +74,8 @@ def read_headers(paths: Iterable[Path]) -> list[Dataset]:
 def recognise_headers(headers: Sequence[Dataset], site: SiteTable = ()) -> Recognition:
     """Describe the series that has these headers.
 
-    `headers` must not be empty; objects among them that are no images are passed over. The first rule of `site` that
-    names the series decides its kind.
+    `headers` must not be empty; objects that are no images are passed over. The first rule of `site` that names the
+    series decides its kind.
     """
     images = [ds for ds in headers if holds_image(ds)]
     if not images:
@@ -140,7 +139,7 @@ def recognise_headers(headers: Sequence[Dataset], site: SiteTable = ()) -> Recog
 
 
 def _nothing(ds: Dataset, kind: Kind, confidence: float, reason: str, problem: str) -> Recognition:
-    """Describe a series in which there is nothing to look at."""
+    """Return the recognition of a series without any usable image."""
     return Recognition(
         series_instance_uid=str(ds.get("SeriesInstanceUID", "")),
         modality=str(ds.get("Modality", "")),
@@ -174,7 +173,7 @@ def _description(ds: Dataset) -> str:
 
 
 def _readable(ds: Dataset) -> list[ImageFacts]:
-    """Return the facts of an instance, none if its header is malformed.
+    """Return the facts of an instance; no facts if its header is malformed.
 
     pydicom reads values late, and then raises errors of many kinds.
     """
@@ -199,7 +198,7 @@ def _laterality(facts: Sequence[ImageFacts]) -> str:
 def _contrast_phase(modality: str, contrast: bool, phases: int, images: Sequence[Dataset], description: str) -> str:
     """Return the phase of a series that is one phase of a contrast study.
 
-    The time since the injection tells it, or else the name.
+    The phase follows from the time since the injection, or else from the name.
     """
     if modality not in ("CT", "MR") or phases > 1:
         return ""

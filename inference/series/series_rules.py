@@ -1,6 +1,6 @@
 """The kind of a whole series: the kind of most of its images, unless the series tells more than each of them.
 
-Only the series knows of repeats of a place, several echoes or inversion times, and phases of the heart.
+Only a whole series shows repeats of a place, several echoes or inversion times, and phases of the heart.
 """
 
 from collections import Counter, defaultdict
@@ -26,7 +26,7 @@ REPEATABLE = frozenset({Kind.T1W, Kind.PDW, Kind.T2_STAR, Kind.OTHER, Kind.PERFU
 
 
 def kind_of_series(modality: str, facts: Sequence[ImageFacts], planes: Sequence[Plane]) -> Verdict:
-    """Judge what the series is that these images make.
+    """Return the verdict on the kind of the series that these images make.
 
     `facts` must not be empty; `planes` may be empty, if they are unknown.
     """
@@ -60,7 +60,7 @@ def _ct(facts: Sequence[ImageFacts]) -> Verdict:
 
 
 def _vote(verdicts: Sequence[Verdict]) -> Verdict:
-    """Return the verdict of most images. Phase images beside others say nothing of the contrast."""
+    """Return the verdict of most images. Phase images beside others do not count, because they show no contrast."""
     heard = [v for v in verdicts if v.kind is not Kind.PHASE] or verdicts
     kind, votes = Counter(v.kind for v in heard).most_common(1)[0]
     chosen = next(v for v in heard if v.kind is kind)
@@ -68,7 +68,7 @@ def _vote(verdicts: Sequence[Verdict]) -> Verdict:
 
 
 def _of_diffusion(facts: Sequence[ImageFacts], verdicts: Sequence[Verdict]) -> Verdict | None:
-    """Recognise diffusion weighting. Images without it belong to the weighted ones beside them; maps do not."""
+    """Recognise diffusion weighting. Unweighted images beside weighted ones belong to them; maps do not."""
     weighted = [v for v in verdicts if v.kind is Kind.DWI]
     maps = sum(v.kind in DIFFUSION_KINDS - {Kind.DWI} for v in verdicts)
     if not weighted or maps >= len(verdicts) / 2:
@@ -147,7 +147,7 @@ def _repeated(facts: Sequence[ImageFacts], verdicts: Sequence[Verdict]) -> Verdi
 
 
 def _echoes(facts: Sequence[ImageFacts], verdicts: Sequence[Verdict]) -> Verdict | None:
-    """Recognise many echoes of one place, where their decay counts and not the contrast of each."""
+    """Recognise many echoes of one place, which are acquired for their decay and not for the contrast of each."""
     if any(v.kind not in {Kind.T1W, Kind.T2W, Kind.PDW, Kind.T2_STAR, Kind.OTHER, Kind.PHASE} for v in verdicts):
         return None
     echoes = max((different(f.echo_time for f in place) for place in _by_place(facts)), key=len)
@@ -169,7 +169,7 @@ def _by_place(facts: Sequence[ImageFacts]) -> list[list[ImageFacts]]:
 
 
 def phases_of(facts: Sequence[ImageFacts]) -> int:
-    """Count the images of one place that nothing but time tells apart."""
+    """Count the images of one place that differ in nothing but time."""
     groups: defaultdict[tuple[object, ...], list[ImageFacts]] = defaultdict(list)
     for f in facts:
         groups[f.position, f.echo_time, f.inversion_time, f.flip_angle, f.b_value, f.flavours].append(f)

@@ -1,4 +1,4 @@
-"""The table in which a site says what its own series are. A site knows them better than their headers do."""
+"""The table in which a site states the kinds of its own series, because it knows them better than headers do."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from inference.series.kinds import Kind
 class SiteRule:
     """The kind of the series that match every pattern ("*t1*tra*": `*` and `?` as in a shell, case ignored).
 
-    An empty pattern matches anything. Where a value is None, the header decides.
+    An empty pattern matches anything. If a value is None, the header decides.
     """
 
     kind: Kind

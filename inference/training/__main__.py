@@ -1,6 +1,6 @@
 """The command `python -m inference.training APPLICATION --data FOLDER --out FOLDER`, which trains an application anew.
 
-It logs its progress. Started again with the same --out, it goes on where it was interrupted.
+The command logs its progress. If it is started again with the same --out, it continues where it was interrupted.
 """
 
 import argparse

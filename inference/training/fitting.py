@@ -94,10 +94,10 @@ class FitState:
 def fit_network(
     network: nn.Module, draw: DrawView, schedule: Schedule, device: torch.device, folder: Path, data: str
 ) -> Fitted:
-    """Fit `network` to the views of `draw`; `data` identifies everything that they depend on.
+    """Fit `network` to the views of `draw`; `data` identifies everything on which these views depend.
 
     The fit writes log.jsonl and checkpoint.pt into `folder`, and goes on from the checkpoint if there is one. Raises
-    ValueError if that is of another schedule or other `data`.
+    ValueError if the checkpoint belongs to another schedule or other `data`.
     """
     plan = hashlib.sha256(json.dumps([asdict(schedule), data]).encode()).hexdigest()
     network = network.to(device)
@@ -145,8 +145,9 @@ def _step(state: FitState, draw: DrawView, schedule: Schedule, device: torch.dev
 def loss(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     """Return soft Dice loss plus cross-entropy, and the soft Dice, of [batch, channel, slice, row, column].
 
-    The cross-entropy of a view is relative to the size of its mass. So an outline three times too large costs as much
-    for a small mass as for a large one; averaged over all voxels it would cost next to nothing for the small one.
+    The cross-entropy of a view is relative to the size of its mass. So an outline three times too large costs the same
+    for a small mass as for a large one. If it were averaged over all voxels, it would cost next to nothing for a small
+    mass.
     """
     probability = torch.sigmoid(logits)
     axes = (2, 3, 4)

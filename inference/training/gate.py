@@ -1,6 +1,6 @@
 """The command `python -m inference.training.gate APP --data FOLDER --out FILE`.
 
-It makes the reference of the quality gate anew from the images that the network is trained on. It needs no network, and
+It makes the reference of the quality gate from the images on which the network is trained. It needs no network, and
 loads no torch.
 """
 

@@ -23,7 +23,7 @@ def patients(folder: Path) -> list[str]:
 
 
 def ranked(names: list[str]) -> list[str]:
-    """Sort the patients by the SHA-256 of their names, an order that nobody chose."""
+    """Sort the patients by the SHA-256 of their names, so that nobody chooses the order."""
     return sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
 
 

@@ -10,7 +10,7 @@ from inference.volumes.geometry import Affine
 
 
 def canonical(array: NDArray[np.float32], affine: Affine) -> tuple[NDArray[np.float32], Affine]:
-    """Permute and flip axes so that they point most nearly to the head, the back and the left. Nothing is interpolated.
+    """Permute and flip axes so that they point as nearly as possible to head, back and left. Nothing is interpolated.
 
     Returns the array and its affine. An oblique image keeps its obliquity.
     """

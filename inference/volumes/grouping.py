@@ -1,4 +1,4 @@
-"""Groups of planes that belong to one volume: by geometry, by what tells them apart, and by their order."""
+"""Groups of planes that belong to one volume: by geometry, by distinguishing attributes, and by their order."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,26 +19,26 @@ REPETITION = "repetition"  # counted from 1, if only the order of acquisition te
 
 @dataclass(frozen=True, eq=False)
 class PlaneGroup:
-    """The planes of one volume, in any order. `told_apart` holds what all of them say alike, without None."""
+    """The planes of one volume, in any order. `told_apart` holds the attributes that they share, without None."""
 
     planes: Sequence[Plane]
     told_apart: Mapping[str, Any]
 
 
 def groups_of(planes: Sequence[Plane]) -> list[PlaneGroup]:
-    """Group planes that lie on one grid and that nothing tells apart, so that a group has one plane at each place.
+    """Group planes that lie on one grid and that no attribute distinguishes, so a group has one plane at each place.
 
-    A value that belongs to one slice tells no volumes apart, unless it is one of CONTRAST: some scanners write a
-    trigger time of its own into every slice. Where several images of a group lie at each place, their numbers must run
-    through the places time and again, or stay at each place for all repetitions.
+    An attribute that differs from slice to slice does not distinguish volumes, unless it is one of CONTRAST: some
+    scanners write another trigger time into every slice. If several images of a group lie at each place, their numbers
+    must run through all places for each repetition, or through all repetitions at each place.
 
-    Raises InputRefused: two images in one place, or a volume without a slice where one that it overlaps has one.
+    Raises InputRefused if two images lie in one place, or if a volume lacks a slice that an overlapping volume has.
     """
     return [group for grid in _grids(planes) for group in _groups(grid)]
 
 
 def may_stack(one: Plane, other: Plane) -> bool:
-    """Return whether two planes are parallel and alike, so that they may be slices of one volume."""
+    """Return True if two planes are parallel and of the same form, so that they may be slices of one volume."""
     return (
         (one.rows, one.columns) == (other.rows, other.columns)
         and one.frame_of_reference_uid == other.frame_of_reference_uid
@@ -85,7 +85,7 @@ def _places(grid: Sequence[Plane]) -> dict[Plane, int]:
 
 
 def _belongs_to_the_slice(key: str, grid: Sequence[Plane], places: Mapping[Plane, int]) -> bool:
-    """Return whether most values of `key` are found at one place only.
+    """Return True if most values of `key` are found at one place only.
 
     Trigger times also belong to the slice if no place has two images: in a stack gated by the heart, some slices agree.
     """
@@ -98,7 +98,7 @@ def _belongs_to_the_slice(key: str, grid: Sequence[Plane], places: Mapping[Plane
 
 
 def _repetitions(part: Sequence[Plane], places: Mapping[Plane, int]) -> list[PlaneGroup]:
-    """Split images that nothing but their order tells apart."""
+    """Split images that differ in nothing but their order."""
     told = {
         key: value
         for key, value in part[0].told_apart.items()

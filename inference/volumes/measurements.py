@@ -35,7 +35,7 @@ def volume_ml(mask: Mask, geometry: Geometry) -> float:
 
 
 def diameters(mask: Mask, geometry: Geometry) -> Diameters:
-    """Measure the diameters between the centres of surface faces, where a surface at half height lies.
+    """Measure the diameters between the centres of surface faces, where an interpolated mask would be one half.
 
     `mask` must not be empty.
     """

@@ -1,7 +1,7 @@
 """Image planes from DICOM headers: one per single-frame instance, per frame of an Enhanced object, or per tile.
 
 No pixels are read. Classic and Enhanced MR keep the same facts in different places (PS3.3 C.7.6.2 against the
-functional groups of C.7.6.16); everything after this module sees `Plane` only.
+functional groups of C.7.6.16); later modules get only `Plane`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -45,11 +45,11 @@ class Plane:
     """An image plane in patient space (LPS, mm).
 
     `row_direction` points along a row (increasing column), `column_direction` down a column (increasing row). `spacing`
-    is (between rows, between columns). `told_apart` holds what makes one image of a place differ from another: times
-    (ms), flip angle (degrees), b-value (s/mm2), number of the time point and the like; a value is None if the header is
-    silent. `order` is the order of acquisition, as far as numbers tell it. `label` helps a reader to find the plane.
-    `tile` is the row and column, counted from 0, of its first pixel in an image that several slices are tiled into; it
-    is None for an image that is one slice.
+    is (between rows, between columns). `told_apart` holds the attributes by which images of the same place differ:
+    times (ms), flip angle (degrees), b-value (s/mm2), number of the time point and the like; a value is None if the
+    header does not state it. `order` is the order of acquisition, as far as numbers tell it. `label` helps a reader to
+    find the plane. `tile` is the row and column, counted from 0, of its first pixel in an image that several slices are
+    tiled into; it is None for an image that is one slice.
     """
 
     path: Path
@@ -144,7 +144,7 @@ def _enhanced_plane(ds: Dataset, path: Path, frame: int, name: str, dimensions: 
 
 
 def _other_dimensions(ds: Dataset) -> list[int]:
-    """Return the indices of the dimensions (PS3.3 C.7.6.17) that say something else than where a frame lies."""
+    """Return the indices of the dimensions (PS3.3 C.7.6.17) that are not the position of a frame."""
     pointers = [item.get("DimensionIndexPointer") for item in ds.get("DimensionIndexSequence") or []]
     return [d for d, pointer in enumerate(pointers) if pointer not in SPATIAL]
 
@@ -226,7 +226,7 @@ def _component(image_type: Any) -> str | None:
 def ge_component(private: PrivateElements) -> str:
     """Return the letter of a magnitude, phase, real or imaginary image of GE; "" if there is none.
 
-    GE may write one and the same ImageType into all of these.
+    GE may write the same ImageType into all of these images.
     """
     found = private.numbers(0x0043, "GEMS_PARM_01", 0x2F, "SS", "GE")
     return GE_COMPONENTS.get(found[0], "") if found else ""

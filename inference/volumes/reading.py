@@ -32,9 +32,9 @@ VolumeChoice = Callable[[Sequence[Mapping[str, Any]]], int]
 
 
 def read_volume(paths: Iterable[Path], choose: VolumeChoice | None = None) -> Volume:
-    """Read the one volume of a series, or the one of several that `choose` returns.
+    """Read the only volume of a series, or the volume among several that `choose` returns.
 
-    Raises InputRefused, naming what is wrong, if the series makes no volume, or several and `choose` is None.
+    Raises InputRefused, with the reason, if the series makes no volume, or several volumes and `choose` is None.
     """
     headers, stacks = _stacks_in(paths)
     if len(stacks) > 1:
@@ -59,7 +59,7 @@ def _stacks_in(paths: Iterable[Path]) -> tuple[dict[Path, _Header], list[SliceSt
 
 
 def _load(stacks: Sequence[SliceStack], headers: dict[Path, _Header]) -> tuple[Volume, ...]:
-    """Read the pixels, file by file, and take each header out of `headers`, so that none is kept with its pixels."""
+    """Read the pixels, file by file, and remove each header from `headers`, so that its pixels are freed after use."""
     any_header = next(iter(headers.values())).ds
     study_instance_uid, series_instance_uid = str(any_header.StudyInstanceUID), str(any_header.SeriesInstanceUID)
     modality = str(any_header.get("Modality", ""))

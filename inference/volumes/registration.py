@@ -1,8 +1,8 @@
 """Rigid registration, which brings one volume onto the grid of another.
 
 Mutual information (Mattes et al. 2003, doi 10.1109/TMI.2003.809072) is raised from coarse to fine, on one thread and
-with fixed samples, so that the same images give the same result. The result is checked afterwards by what the optimiser
-does not see, because a registration of two things that do not belong together also ends somewhere.
+with fixed samples, so that the same images give the same result. The result is then checked by measures that the
+optimiser does not use, because a registration of unrelated images gives some result too.
 """
 
 from collections.abc import Iterator
@@ -58,7 +58,7 @@ class Registration:
 
     @property
     def loose(self) -> tuple[bool, bool, bool]:
-        """Axes of the patient along which the images hardly say where they belong, as along the shaft of a limb."""
+        """The axes of the patient along which the images hardly tell their position, such as the shaft of a limb."""
         x, y, z = (LEAST_PEAK * one > self.information for one in self.displaced)
         return x, y, z
 
@@ -66,9 +66,9 @@ class Registration:
 def register(moving: Volume, fixed: Volume) -> Registration:
     """Find and check the rigid transform that brings `moving` onto `fixed`.
 
-    With a common frame of reference the search begins with the patient coordinates, and ends with them if nothing found
-    is clearly better. Otherwise it begins with the patient coordinates, with the middles of the images or with those of
-    the bodies, whichever fits best.
+    With a common frame of reference the search begins with the patient coordinates, which remain the result unless
+    another transform is clearly better. Otherwise it begins with the patient coordinates, with the middles of the
+    images or with those of the bodies, whichever fits best.
     """
     still, mobile = _prepared(fixed), _prepared(moving)
     shared = bool(fixed.frame_of_reference_uid) and fixed.frame_of_reference_uid == moving.frame_of_reference_uid
@@ -154,9 +154,9 @@ def _shift(by: NDArray[np.float64]) -> Affine:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Run SimpleITK on one thread: several threads would add up in whatever order they end.
+    """Run SimpleITK on one thread, because several threads would add their sums in a random order.
 
-    The metric follows only the setting of the whole process.
+    The setting is that of the whole process, because the metric follows no other.
     """
     before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
@@ -222,8 +222,8 @@ def _checked(moving: _Image, fixed: _Image, start: Affine, found: Affine, shared
 def _similarity(moving: _Image, fixed: _Image, matrix: Affine) -> float:
     """Return the mutual information (nat) inside both bodies, on the coarse grid of `fixed`; 0 if they hardly overlap.
 
-    Outlines alone are no evidence, because any two limbs are round. The information that chance gives is subtracted
-    (Miller 1955).
+    Outlines alone are no evidence, because any two limbs are round. The information that is expected by chance is
+    subtracted (Miller 1955).
     """
     grid = fixed.coarse_grid
     still = fixed.coarse
@@ -248,7 +248,7 @@ def _ranks(values: Array) -> NDArray[np.int64]:
 
 
 def _common(moving: _Image, fixed: _Image, matrix: Affine) -> float:
-    """Return which part of the smaller body lies in the other one."""
+    """Return the fraction of the smaller body that lies in the other one."""
     grid = fixed.coarse_grid
     moved = _sampled(moving.coarse_body, moving.coarse_grid.affine, matrix, grid, 1, 0.0) > 0.5
     here = fixed.coarse_body > 0.5

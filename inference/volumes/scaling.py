@@ -2,9 +2,9 @@
 
 These numbers are the output of the modality LUT (PS3.3 C.11.1): what every viewer shows, in the unit of a map if it has
 one. Philips chooses the slope of every image type and every series for display, so these numbers need not be comparable
-between two series, or between two volumes of one. Its private Scale Slope leads back to what was measured:
-stored value / Scale Slope = (stored value x Rescale Slope + Rescale Intercept) / (Rescale Slope x Scale Slope)
-if the intercept is 0 (Chenevert et al., Transl Oncol 2014;7:65, PMC3998685).
+between two series, or between two volumes of one. Its private Scale Slope leads back to the measured value: stored
+value / Scale Slope = (stored value x Rescale Slope + Rescale Intercept) / (Rescale Slope x Scale Slope) if the
+intercept is 0 (Chenevert et al., Transl Oncol 2014;7:65, PMC3998685).
 """
 
 from pydicom.dataset import Dataset
@@ -18,7 +18,7 @@ SCALE_SLOPE = (0x2005, "Philips MR Imaging DD 001", 0x0E, "FL", "PHILIPS")
 
 
 def rescale(ds: Dataset, frame_number: int | None) -> tuple[float, float]:
-    """Return slope and intercept of the modality LUT (PS3.3 C.11.1, C.7.6.16.2.9); 1 and 0 if there is none."""
+    """Return slope and intercept of the modality LUT (PS3.3 C.11.1, C.7.6.16.2.9); 1 and 0 if there is no LUT."""
     source: Dataset | None = ds
     if frame_number is not None and is_enhanced(ds):
         source = functional(ds, frame_number - 1, "PixelValueTransformationSequence")

@@ -1,6 +1,7 @@
-"""Stacks of slices: the planes of a series, proven to lie on regular grids, or a reason why they do not.
+"""Stacks of slices: the planes of a series, proven to lie on regular grids, or the reason why they do not.
 
-Nothing is stacked silently: images are grouped by what tells them apart, and each group must lie on a regular grid.
+No images are stacked silently: they are grouped by the attributes that distinguish them, and each group must lie on a
+regular grid.
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,7 +47,7 @@ def stacks_of(planes: Sequence[Plane]) -> list[SliceStack]:
 
 
 def differences(stacks: Sequence[SliceStack]) -> str:
-    """Describe what tells several volumes of a series apart."""
+    """Describe the attributes that distinguish several volumes of a series."""
     told = [stack.told_apart for stack in stacks]
     found = []
     for key in dict.fromkeys(key for d in told for key in d):

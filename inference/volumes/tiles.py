@@ -1,6 +1,6 @@
 """Images into which several slices are tiled: Siemens MOSAIC and UIH VFRAME.
 
-Tiles go along rows, from the upper left. Only private attributes say how many there are and where they lie.
+Tiles go along rows, from the upper left. Only private attributes state the number of tiles and their positions.
 """
 
 from collections.abc import Sequence

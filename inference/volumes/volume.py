@@ -27,10 +27,10 @@ class Volume:
     """A 3D image with its exact geometry.
 
     `array` is float32 [slice, row, column], after the modality LUT (rescale slope and intercept). `frames[k]` is the
-    origin of slice k. `told_apart` is what its headers say that tells it from other volumes of its series: the keys of
-    `Plane.told_apart`, and REPETITION, without those that are None or differ between its slices. `array / signal_scale`
-    can be compared between the series and volumes of a Philips scanner, whose modality LUT is made for display (see
-    `scaling`); elsewhere it is 1.
+    origin of slice k. `told_apart` holds the attributes that distinguish the volume from others of its series: the keys
+    of `Plane.told_apart`, and REPETITION, without keys that are None or differ between its slices. `array /
+    signal_scale` can be compared between the series and volumes of a Philips scanner, whose modality LUT is made for
+    display (see `scaling`); elsewhere it is 1.
     """
 
     array: Array

@@ -113,14 +113,14 @@ class LimbPhantom:
         return LimbOnGrid(self, grid)
 
     def mask(self, grid: Geometry) -> Mask:
-        """Return the mass on `grid`: the voxels of which it takes at least half."""
+        """Return the mass on `grid`: the voxels of which the mass covers at least half."""
         return self.on(grid).mass
 
     def render(self, acquisition: Acquisition, grid: Geometry, seed: int = 0, noise_seed: int | None = None) -> Array:
         """Return the magnitude image [slice, row, column] in arbitrary units, 1000 near the brightest tissue.
 
-        The same `seed` gives the same noise and the same bias field. A `noise_seed` changes the noise and keeps that
-        field. The scale does not depend on the b-value.
+        The same `seed` gives the same noise and the same bias field. A `noise_seed` changes the noise and keeps the
+        bias field. The scale does not depend on the b-value.
         """
         rng = np.random.default_rng([self.seed, seed])
         clean = paint(self.on(grid).layers, lambda tissue: signal(tissue, acquisition))
@@ -157,7 +157,7 @@ class LimbOnGrid:
 
     @cached_property
     def mass_points(self) -> Field:
-        """LPS mm of each voxel in the mass before it grew."""
+        """Position of each voxel in LPS mm, moved back to where it was before the mass grew."""
         growth = self.phantom.growth
         if growth == 1.0:
             return self.points
@@ -222,7 +222,7 @@ class LimbOnGrid:
 
     @property
     def mass(self) -> Mask:
-        """The voxels of which the mass with its necrosis takes at least half."""
+        """The voxels of which the mass with its necrosis covers at least half."""
         if not self.phantom.lobes:
             return np.zeros(self.grid.shape, np.bool_)
         return np.asarray((self.surface <= 0) & ~self.bone & ~self.bundle)

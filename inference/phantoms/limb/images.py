@@ -75,9 +75,9 @@ class LimbImages:
     def render(self, name: str, seed: int = 0) -> Array:
         """Return the image or map `name` of CONTRASTS, [slice, row, column].
 
-        Intensities are arbitrary, 1000 near the brightest of the tissues that every limb has; maps are in um2/s and
-        ms, 0 in air. `seed` stands for the examination: the same seed gives the same receive field and the same noise,
-        so that the ADC map is that of the diffusion images of the same seed.
+        Intensities of images are arbitrary, 1000 near the brightest of the tissues that every limb has. Maps are in
+        um2/s and ms, and 0 in air. `seed` stands for the examination: the same seed gives the same receive field and
+        the same noise, so that the ADC map belongs to the diffusion images of the same seed.
         """
         if name == "adc":
             weighted = [self.render(f"dwi_b{b:g}", seed) for b in DWI_B_VALUES]

@@ -1,7 +1,7 @@
-"""A limb with a sarcoma in a trial: several time points and the truth about each.
+"""A limb with a sarcoma in a trial, at several time points, and the truth about each of them.
 
-T1, T2 and ADC inside the mass alone tell benign from malignant, and the grade. Everything else about a limb is drawn
-independently of these, and intensities are scaled by tissues that every limb has.
+Only T1, T2 and ADC inside the mass depend on malignancy and grade. Everything else about a limb is drawn independently
+of them, and intensities are scaled by tissues that every limb has.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -57,7 +57,7 @@ class LimbStudy:
 
     @cached_property
     def truth(self) -> Truth:
-        """The truth about this time point; the limb must have its mass."""
+        """The truth about this time point. The limb must have a mass."""
         return measure_truth(self.phantom, self.malignant, self.grade)
 
 
@@ -113,7 +113,7 @@ def study_grid(
 
 
 def _labelled_tissue(rng: np.random.Generator) -> tuple[bool, int, Tissue]:
-    """Draw malignancy, grade and the tissue of the mass. Tissue depends on the other two in this place alone."""
+    """Draw malignancy, grade and the tissue of the mass. Nothing but this tissue depends on malignancy and grade."""
     malignant = bool(rng.uniform() < 0.5)
     grade = int(rng.integers(1, 4)) if malignant else 0
     t1, t2, adc = ((1750.0, 125.0, 1900.0), (1600.0, 105.0, 1550.0), (1500.0, 97.0, 1300.0), (1420.0, 90.0, 1100.0))[

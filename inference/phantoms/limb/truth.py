@@ -18,7 +18,7 @@ from inference.volumes.measurements import diameters, volume_ml
 class RecistCategory(StrEnum):
     """The RECIST 1.1 categories of one target lesion (Eisenhauer et al. 2009, doi 10.1016/j.ejca.2008.10.026).
 
-    They are independent of `inference.quantities`, which is tested against them.
+    These categories do not use `inference.quantities`, because that package is tested against them.
     """
 
     PARTIAL = "PR"
@@ -54,7 +54,7 @@ class Truth:
 
 
 def measure_truth(limb: LimbPhantom, malignant: bool, grade: int) -> Truth:
-    """Measure a limb with a mass and a bundle on a fine grid, whose influence is far below a voxel of any scanner."""
+    """Measure a limb with a mass and a bundle, on a grid much finer than the voxels of any scanner."""
     grid = _fine_grid(limb)
     fine = limb.on(grid)
     mass = fine.mass

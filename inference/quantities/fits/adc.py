@@ -16,10 +16,11 @@ def adc_map(images: Sequence[Array], b_values: Sequence[float], noise: float | N
     """Fit the ADC in um2/s of the mono-exponential model S = S0 exp(-b ADC), with b in s/mm2.
 
     The fit takes b >= 50 if such b-values span at least 200 s/mm2, else all of them. Images may repeat a b-value
-    (directions, averages), and their headers may scatter around it: `shells` tells which differ. `noise` is the SD of
-    the noise in one channel; None measures it in the air around the body. Signals at the noise floor do not count, and
-    a voxel with fewer than two above it is NaN. So is a voxel with an ADC <= 0, which noise makes of tissue that hardly
-    diffuses. It counts as `implausible`, and the mean over fat or bone is that of the other voxels.
+    (directions, averages), and their headers may scatter around it: `shells` tells which b-values differ. `noise` is
+    the SD of the noise in one channel; None measures it in the air around the body. Signals at the noise floor do not
+    count, and a voxel with fewer than two above it is NaN. A voxel with an ADC <= 0 is NaN too; noise causes such
+    values in tissue with hardly any diffusion. Such a voxel counts as `implausible`, so a mean over fat or bone is the
+    mean of the other voxels.
 
     Raises InputRefused for fewer than two different b-values and for images of different shapes.
     """

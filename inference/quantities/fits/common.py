@@ -1,8 +1,8 @@
 """Shared parts of the fits of signal equations: stacking images, measuring noise, the exponential decay, the result.
 
 Signals are float64 [image, slice, row, column]. Every fit works on all voxels at once, and a voxel without a fit is
-NaN. So is a voxel whose fit no tissue can have (a negative diffusivity, for example). Such voxels are counted and not
-clipped, because values piled up at a limit would pass for measurements.
+NaN. A voxel is NaN too if no tissue can have the fitted value (a negative diffusivity, for example). Such voxels are
+counted and not clipped, because clipped values would look like measurements.
 """
 
 from collections.abc import Sequence
@@ -26,9 +26,9 @@ NOISE_FLOOR = 3.0  # times the SD of the noise: below, the Rician mean departs f
 class FittedMap:
     """A fitted quantity: `values` float32 [slice, row, column], NaN where there is no fit.
 
-    `used` are the b-values (s/mm2) or echo times (ms) of the fitted images, ascending. `implausible` counts the voxels
-    that have signal but no fit that tissue can have; they are NaN. `noise` is the SD of the noise in one channel, None
-    where there was no air to measure it in.
+    `used` are the b-values (s/mm2) or echo times (ms) of the fitted images, ascending. `implausible` is the number of
+    voxels with signal whose fitted value no tissue can have; they are NaN. `noise` is the SD of the noise in one
+    channel, None where there was no air to measure it in.
     """
 
     values: Array
@@ -89,8 +89,8 @@ def fit_decay(signals: Signals, x: Signals, floor: float) -> Decay:
 
     log S has variance (noise / S)^2, so signals weigh with S^2. The first fit takes the measured signals as weights,
     the second those that the first one predicts. This removes most of the bias of weights that share their noise with
-    the data (Veraart et al. 2013, doi 10.1016/j.neuroimage.2013.05.028). Signals predicted at or below `floor` are
-    noise and do not count.
+    the data (Veraart et al. 2013, doi 10.1016/j.neuroimage.2013.05.028). Signals that are predicted at or below `floor`
+    are noise and are left out.
     """
     logs = np.log(np.maximum(signals, np.finfo(np.float64).tiny))
     first = _fit_line(logs, np.where(signals > 0, signals, 0.0) ** 2, x)

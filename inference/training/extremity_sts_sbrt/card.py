@@ -136,7 +136,7 @@ def _range(limits: tuple[float, float]) -> str:
 
 
 def _because(metrics: Mapping[str, Any]) -> str:
-    """Return the result of an experiment without T2w, if the metrics hold one: it is not repeated in every run."""
+    """Return the result of an experiment without T2w if the metrics hold one; not every run repeats it."""
     largest = metrics.get("experiments", {}).get("largest_false_mass_ml_if_trained_without_t2w")
     if largest is None:
         return ""

@@ -43,7 +43,7 @@ class LimbCase:
 
 
 def limb_pool(folder: Path, count: int, seed: int) -> list[LimbCase]:
-    """Return `count` limbs. Each is rendered once into `folder`, and read from there afterwards."""
+    """Return `count` limbs. Each limb is rendered into `folder` once, and read from there afterwards."""
     folder.mkdir(parents=True, exist_ok=True)
     return list(_pool(folder, range(FIRST_TRAINING_SEED + seed, FIRST_TRAINING_SEED + seed + count)))
 
@@ -152,7 +152,7 @@ def _recoloured(image: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def _dropped(image: Tensor, rng: np.random.Generator) -> Tensor:
-    """Remove each contrast now and then, and now and then all of them, except T1w and T2w."""
+    """Remove single contrasts at random, and sometimes all of them, but never T1w and T2w."""
     missing = rng.uniform(size=len(CONTRASTS)) < (1.0 if rng.uniform() < 0.12 else MISSING)
     missing[[CONTRASTS.index(name) for name in REQUIRED]] = False
     return image * torch.from_numpy(~missing).float()[:, None, None, None]

@@ -46,7 +46,7 @@ def volumes_of(
 ) -> tuple[Volumes, dict[str, Mask], Geometry]:
     """Render the `series` of a study. Return them with the true masks on the grid of "t1w", and that grid.
 
-    `healthy` leaves the mass out.
+    With `healthy`, the limb has no mass.
     """
     volumes: dict[str, tuple[Volume, ...]] = {}
     shown = study.without_mass() if healthy else study

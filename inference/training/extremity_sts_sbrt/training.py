@@ -31,7 +31,7 @@ BATCH = 4  # slabs
 
 @dataclass(frozen=True)
 class LimbSet:
-    """A set of limbs that is measured: their seeds and scanner, their series, and the part of the set that is used."""
+    """A set of limbs for measuring: their seeds and scanner, their series, and the part of the set that is used."""
 
     name: str
     seeds: range
@@ -65,8 +65,8 @@ def run(
 ) -> None:
     """Train and measure the network, and write weights.pt, metrics.json and MODEL_CARD.md to `out`.
 
-    All data are phantoms, and `data` is not read. `only` ends the run after training. An interrupted run goes on where
-    it was. Outlines of the held-out limbs are drawn into `drawings`.
+    All data are phantoms, and `data` is not read. `only` ends the run after training. An interrupted run continues
+    where it stopped. Outlines of the held-out limbs are drawn into `drawings`.
     """
     cases = limb_pool(out / "pool", settings.phantoms, settings.seed)
     fitted = train(cases, out, settings)

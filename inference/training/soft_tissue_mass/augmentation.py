@@ -1,4 +1,4 @@
-"""Random views of a case: another crop, another pose, another contrast.
+"""Random views of a case, each with another crop, pose and contrast.
 
 Everything runs on the device of the case.
 """
@@ -65,7 +65,7 @@ def recolour(picture: Tensor, truth: Tensor, rng: np.random.Generator, often: fl
 
 
 def _cut(image: Tensor, mask: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Cut a random part of the image between each side and the mass; now and then cut into the mass."""
+    """Cut a random part of the image off each side, up to the mass, and sometimes a part of the mass too."""
     slices = []
     for axis in range(3):
         others = [a for a in range(3) if a != axis]
@@ -119,7 +119,7 @@ def _turn(angles: list[float]) -> np.ndarray[tuple[int, ...], np.dtype[np.float6
 def _mass_brightness(picture: Tensor, truth: Tensor, rng: np.random.Generator) -> Tensor:
     """Bring the mass to another level between muscle and fat, since masses can be bright on T1w and inhomogeneous.
 
-    Its texture is kept. Half of the time broad light and dark parts (fat, blood, necrosis) are added to it.
+    Its texture is kept. In half of the views broad bright and dark parts (fat, blood, necrosis) are added to the mass.
     """
     inside = truth > 0.5
     if int(inside.sum()) < 20:

@@ -151,7 +151,7 @@ def soft_tissue_mass_card(metrics: Mapping[str, Any]) -> str:
 
 
 def _history(history: Mapping[str, Any] | None) -> str:
-    """Tell earlier versions and attempts that were measured with the held-out patients, if the metrics hold any."""
+    """List earlier versions and attempts that were measured with the held-out patients, if the metrics hold any."""
     if not history:
         return ""
     versions, attempts = history["versions"], history["attempts"]
@@ -220,7 +220,7 @@ def _patient(row: Mapping[str, Any]) -> str:
 
 
 def _agreement(agreement: Mapping[str, Any]) -> str:
-    """Compare marked outlines with the others, to show if disagreement tells the poor ones."""
+    """Compare outlines marked as uncertain with the others, to show if disagreement finds the poor ones."""
     return "\n".join(
         f"Of the masses found in {name} not trained on (both rows of the table), the {one['marked']} marked have "
         f"a mean Dice of\n{one['marked_dice_mean']:.2f}, the {one['others']} others {one['others_dice_mean']:.2f}."

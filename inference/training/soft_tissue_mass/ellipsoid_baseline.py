@@ -1,4 +1,4 @@
-"""A baseline that looks at no image: an ellipsoid in the middle of the crop.
+"""A baseline that does not use the image: an ellipsoid in the middle of the crop.
 
 The crops of the sarcoma collection are centred on the tumour, so a network is useful only if it beats this baseline.
 """

@@ -71,7 +71,7 @@ def measure_ensemble(
     """Choose the thresholds from the training patients, and score held-out patients and phantoms with them.
 
     "off_centre" are the same held-out patients with the crop cut so that the mass is no longer in the middle. The
-    ellipsoid, which looks at nothing, is scored beside the ensemble.
+    ellipsoid, which does not use the image, is scored beside the ensemble.
     """
     known = [(case, predict(case)) for case in train_cases]
     chosen = choose_thresholds(known)
@@ -126,7 +126,7 @@ def choose_thresholds(known: Sequence[tuple[Case, Estimate]]) -> ChosenThreshold
 
 
 def off_centre(case: Case) -> Case:
-    """Cut three quarters of the image before the mass off a case, along every axis."""
+    """Cut off three quarters of the image between its beginning and the mass, along every axis."""
     start = [int(0.75 * np.flatnonzero(case.mask.any(axis=tuple({0, 1, 2} - {axis})))[0]) for axis in range(3)]
     a, b, c = (slice(n, None) for n in start)
     affine = case.geometry.affine.copy()

@@ -33,7 +33,7 @@ from inference.training.soft_tissue_mass.scoring import (
 class Settings:
     """The settings of a run.
 
-    `start` is a file of earlier weights that every member goes on from, each with its own seed.
+    `start` is a file of earlier weights from which every member is trained further, each with its own seed.
     """
 
     members: int = 2
@@ -54,9 +54,9 @@ def run(
     """Train and measure the ensemble, and write weights.pt, metrics.json and MODEL_CARD.md to `out`.
 
     With a GPU each of five folds is trained and measured, and weights.pt is the ensemble of the first fold. Without a
-    GPU one ensemble is trained on all patients but the held-out ones. Without `data` there are phantoms alone. `only`
-    trains one member and stops, so that several processes can share the work. Members that are trained already are
-    used, and an interrupted one goes on where it was. Outlines of the held-out patients are drawn into `drawings`.
+    GPU one ensemble is trained on all patients but the held-out ones. Without `data` only phantoms are used. `only`
+    trains one member and stops, so that several processes can share the work. Trained members are used again, and the
+    training of an interrupted member continues. Outlines of the held-out patients are drawn into `drawings`.
     """
     out.mkdir(parents=True, exist_ok=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
