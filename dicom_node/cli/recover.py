@@ -1,4 +1,4 @@
-"""Commands that repair: dead letters, wrong results, files and rows that differ."""
+"""Commands that repair: they deal with dead letters, wrong results, and files and rows that differ."""
 
 import os
 from collections.abc import Mapping, Sequence

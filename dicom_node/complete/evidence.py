@@ -154,7 +154,7 @@ def _owes_answer(study: StudyEvidence, rule: CompletionRule) -> bool:
 
 
 def _expected(answer: SourceAnswer) -> int | None:
-    """Return how many instances the PACS holds that can have come here; None if it gave no count.
+    """Return the number of instances in the PACS that can have come here; None if the PACS gave no count.
 
     A PACS that is also a destination holds results of this node. They are left out, because nothing says when they come
     back, or whether they do.

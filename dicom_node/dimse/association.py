@@ -124,7 +124,7 @@ class AcceptedAssociation(QuietAssociation):
         self.connection.wake()
 
     def cut(self) -> None:
-        """End the connection, whatever the association is doing. Its thread ends soon after."""
+        """End the connection at once. The thread of the association ends soon after."""
         self.connection.cut()
 
     def send(self, data: bytes) -> None:

@@ -173,7 +173,7 @@ def uid_of(ds: Dataset, keyword: str) -> str | None:
 class IncomingReport:
     """The content of an N-EVENT-REPORT that a destination sends (PS3.4 table J.3-2).
 
-    `committed` holds SOP Instance UIDs; `failed` maps those that failed to their Failure Reason (0008,1197).
+    `committed` holds SOP Instance UIDs; `failed` maps the UIDs of failed instances to their Failure Reason (0008,1197).
     """
 
     transaction_uid: str

@@ -113,7 +113,7 @@ def _placed(point: RoutingTimePoint, chosen: Sequence[EarlierStudy]) -> RoutingT
 
 
 def _elsewhere(before: ShownAnatomy, now: ShownAnatomy) -> str:
-    """Return why an earlier study shows another region; empty unless both studies declare what they show."""
+    """Return the reason if an earlier study shows another region; empty unless both declare their regions."""
     if before.body_parts and now.body_parts and before.body_parts.isdisjoint(now.body_parts):
         return f"shows {_joined(before.body_parts)}, and the study {_joined(now.body_parts)}"
     if before.sides and now.sides and before.sides.isdisjoint(now.sides):

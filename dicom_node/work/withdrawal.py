@@ -61,7 +61,7 @@ class WithdrawalTask:
 
 
 def group_by_objects(held: Mapping[str, Sequence[ResultObject]]) -> list[Withdrawn]:
-    """Group destinations by the set of objects they hold; omit those that hold none."""
+    """Group destinations by the set of objects that they hold, without destinations that hold none."""
     groups: dict[tuple[ResultReference, ...], list[str]] = {}
     for name, objects in held.items():
         references = tuple(ResultReference(o.sop_class_uid, o.sop_instance_uid, o.series_instance_uid) for o in objects)

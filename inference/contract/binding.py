@@ -33,8 +33,8 @@ class BindingDecision:
 class Binding:
     """The series of each input. It is `accepted` if every required input has one; else `reason` says what is missing.
 
-    `lacking` are the required inputs without a series. `unusable` is true if what is missing was acquired, but makes no
-    volume.
+    `lacking` are the required inputs without a series. `unusable` is True if a missing series was acquired, but makes
+    no volume.
     """
 
     inputs: Mapping[str, str]  # input name to SeriesInstanceUID

@@ -48,7 +48,7 @@ class _ApplicationFile(BaseModel):
     @field_validator("inputs")
     @classmethod
     def _names(cls, rules: tuple[InputRule, ...]) -> tuple[InputRule, ...]:
-        """Check the names. An input is bound before those that are compared with it."""
+        """Check the names. An input that another one names in `prefer` must come before it."""
         names: list[str] = []
         for rule in rules:
             if rule.name in names:

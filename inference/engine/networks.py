@@ -50,7 +50,7 @@ class Standardised(nn.Module):
 
 
 class Ensemble(nn.Module):
-    """Networks that were trained apart, side by side: (1, 1, slice, row, column) to one channel of logits for each.
+    """Separately trained networks, side by side: (1, 1, slice, row, column) to one channel of logits for each.
 
     The output of each is averaged over the image and its mirror images, left-right and front-back.
     """

@@ -1,6 +1,6 @@
 """Diffusion weighting from classic headers: the attributes of the standard, then private ones of each vendor.
 
-`shells` separates b-values that differ from those that only scatter.
+`shells` removes b-values that only scatter around another one.
 """
 
 import re

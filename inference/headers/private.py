@@ -20,7 +20,7 @@ class PrivateElements:
     """
 
     def __init__(self, ds: Dataset, manufacturer: str = "") -> None:
-        """Keep `ds`. Pass `manufacturer` for an item of a sequence, which does not hold it itself."""
+        """Keep `ds`. For an item of a sequence, `manufacturer` must be passed, because the item does not hold it."""
         self._ds = ds
         self._manufacturer = manufacturer
 

@@ -108,7 +108,7 @@ class Panel:
         )  # fmt: skip
 
     def notes(self, mask: Mask) -> tuple[str, ...]:
-        """Return sentences on the region of the statistics, on unused series, and on missing quantities by reason."""
+        """Return sentences on the region of the statistics, unused series, and the reasons for missing quantities."""
         measured: list[str] = []
         reasons: dict[str, list[str]] = {}
         for quantity in self.asked:

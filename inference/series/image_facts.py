@@ -1,7 +1,7 @@
 """The physics that headers state, one record for each image: a classic instance, or a frame of an Enhanced object.
 
-Classic and Enhanced MR say the same in different places (PS3.3 C.8.3.1 against C.8.13); `image_rules` sees `ImageFacts`
-only.
+Classic and Enhanced MR have the same facts in different places (PS3.3 C.8.3.1 and C.8.13); `image_rules` gets only
+`ImageFacts`.
 """
 
 import re

@@ -1,6 +1,6 @@
 """The kinds of series.
 
-To add one, name it here and let `image_rules` (by one image) or `series_rules` (by all of them) recognise it.
+To add a kind, name it here and let `image_rules` (by one image) or `series_rules` (by all images) recognise it.
 """
 
 from enum import StrEnum

@@ -1,4 +1,4 @@
-"""The command `python -m inference.training APPLICATION --data FOLDER --out FOLDER`, which trains an application anew.
+"""The command `python -m inference.training APPLICATION --data FOLDER --out FOLDER`, which trains networks.
 
 The command logs its progress. If it is started again with the same --out, it continues where it was interrupted.
 """

@@ -318,7 +318,7 @@ def _skip_explicit(dataset: BytesLike, position: int, length: int) -> tuple[int,
 
 
 def scan_with_pydicom(dataset: BytesLike, transfer_syntax_uid: str) -> dict[int, bytes]:
-    """Return what `scan_by_hand` does, for every transfer syntax and for datasets that violate the standard.
+    """Return the same values as `scan_by_hand`, for any transfer syntax and for datasets that violate the standard.
 
     Raises UnreadableDataset.
     """

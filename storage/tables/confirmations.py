@@ -178,10 +178,10 @@ class Confirmations:
     ) -> list[Delivery]:
         """Close the confirmation, and return the deliveries of the missed objects.
 
-        `committed` are the SOP Instance UIDs that the destination holds, as `how` tells. `missed` are those that it
-        accepted and does not hold, with the reason: they are sent once more, and are FAILED the second time. A missed
-        object whose job was superseded or withdrawn meanwhile stays SENT, because the destination may have been told to
-        reject it. Return nothing if another process has settled the confirmation.
+        `committed` are the SOP Instance UIDs that the destination holds, as `how` tells. `missed` are the objects that
+        it accepted but does not hold, with the reason: they are sent once more, and are FAILED the second time. A
+        missed object whose job was superseded or withdrawn meanwhile stays SENT, because the destination may have been
+        told to reject it. Return nothing if another process has settled the confirmation.
         """
         row, delivery = schema.ConfirmationRow, schema.DeliveryRow
         with self._database.session() as session:

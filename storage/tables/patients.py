@@ -35,7 +35,7 @@ class Patients:
         self._key_file = key_file
 
     def identify(self, study_instance_uid: str, patient_id: str, issuer: str) -> None:
-        """Keep the identity of the study's patient. Without a patient ID, no other study is of the same patient."""
+        """Keep the identity of the study's patient. Without a patient ID, it matches that of no other study."""
         identity = self._identity(patient_id, issuer)
         study = schema.StudyRow
         with self._database.session() as session:

@@ -34,10 +34,10 @@ class Results:
     def previous_sr(
         self, study_instance_uid: str, application: str, job: int, destinations: Collection[str]
     ) -> Sequence[ResultObject]:
-        """Return the reports that those of `job` supersede at these destinations.
+        """Return the earlier reports that the reports of `job` supersede at these destinations.
 
-        They are those of the application's latest other job that reported to one of the destinations, in the form of
-        report that each destination takes. That job is of an earlier revision, or of the same one if other weights
+        They are the reports of the application's latest other job that reported to one of the destinations, in the form
+        of report that each destination takes. That job is of an earlier revision, or of the same one if other weights
         computed it again or a failure was reported. Without destinations, they are the reports that were sent nowhere.
 
         Withdrawn results are passed over, and so are results that were not sent to a destination yet, because they
@@ -62,8 +62,8 @@ class Results:
     ) -> Sequence[ResultObject]:
         """Return the objects that a rejection note for `job` names at a destination.
 
-        These are the objects of superseded results that the destination got, or was to get. Omitted are those that were
-        withdrawn, or rejected when another result superseded them.
+        These are the objects of superseded results that the destination got, or was to get. Objects are omitted if they
+        were withdrawn, or rejected when another result superseded them.
         """
         job_row, delivery, target = schema.JobRow, schema.DeliveryRow, schema.ResultObjectRow
         others = _others(study_instance_uid, application, job)

@@ -153,7 +153,7 @@ class InstanceRow(Base):
 
 
 class InstanceVersionRow(Base):
-    """A version of an instance whose sender changed attributes of patient or study; the current one is listed too."""
+    """A version of an instance that has several, because patient or study attributes changed; the current one too."""
 
     __tablename__ = "instance_version"
 

@@ -216,7 +216,7 @@ class Studies:
             return True
 
     def routing(self, study_instance_uid: str, revision: int | None = None) -> RoutingDecision | None:
-        """Return the decision on one revision, by default the current one; None if it is not routed yet."""
+        """Return the routing decision on one revision, by default the current one; None before its routing."""
         with self._database.reading() as session:
             if revision is None:
                 study = session.get(schema.StudyRow, study_instance_uid)

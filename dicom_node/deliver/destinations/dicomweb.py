@@ -139,7 +139,7 @@ class DicomwebDestination:
         raise PeerRefused(f"{self.url} takes no requests for storage commitment")
 
     def stored(self, references: Collection[InstanceReference]) -> set[str]:
-        """Return the SOP Instance UIDs of those of `references` that the archive holds in their studies.
+        """Return the SOP Instance UIDs of all `references` that the archive holds in the right study.
 
         Asks for one instance at a time: archives cut long answers off, and not all of them match lists of UIDs. Raises
         PeerUnavailable, or PeerRefused if the archive refuses to answer.

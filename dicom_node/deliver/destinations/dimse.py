@@ -50,7 +50,7 @@ class DimseDestination:
             commitment.listen(asker.waits)
 
     def stored(self, references: Collection[InstanceReference]) -> set[str]:
-        """Return the SOP Instance UIDs of those of `references` that a C-FIND finds (PS3.4 annex C)."""
+        """Return the SOP Instance UIDs of all `references` that a C-FIND finds (PS3.4 annex C)."""
         return find_instances(self.calling_ae_title, self._target, references, self.timeout)
 
     @property

@@ -50,7 +50,7 @@ class ConfirmingDestination(Destination, Protocol):
         """
 
     def stored(self, references: Collection[InstanceReference]) -> set[str]:
-        """Return the SOP Instance UIDs of those of `references` that the destination holds.
+        """Return the SOP Instance UIDs of all `references` that the destination holds.
 
         Raises PeerUnavailable, or PeerRefused if the destination refuses to answer.
         """

@@ -125,7 +125,7 @@ def examine_limb(volumes: Volumes, infer: SliceInference, threshold: float) -> E
 
 
 def _covered(brought: Array, t1w: Array) -> Mask:
-    """Return the voxels of T1w where a series has values. Raises InputRefused if it shows too little of the limb."""
+    """Return the voxels of T1w for which a series has values. Raises InputRefused if they cover too little."""
     known = np.isfinite(brought)
     if (share := _share(known, t1w)) < COVERED:
         raise InputRefused(f"it shows {share:.0%} of what T1w shows of the limb, and {COVERED:.0%} are needed")

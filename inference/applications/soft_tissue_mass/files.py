@@ -1,3 +1,3 @@
-"""Files that this application reads beside those of its model. They are part of the hash that its results carry."""
+"""Files that this application reads in addition to its model's. They count in the hash that its results carry."""
 
 FILES = (("classification", "weights"), ("gate", "t1w"))

@@ -112,7 +112,7 @@ CC BY 3.0, as the images it learned from; attribute the collection above.
 
 
 def soft_tissue_mass_card(metrics: Mapping[str, Any]) -> str:
-    """Return the model card, as Markdown, of the run that wrote `metrics`. Of several rounds it tells the first."""
+    """Return the model card, as Markdown, of the run that wrote `metrics`. It describes the first round."""
     settings, first = metrics["settings"], metrics["rounds"][0]
     patients = first.get("patients", {"each": [], "dice_standard_error": 0.0})
     along, across = first.get("ellipsoid_fractions", (0.0, 0.0))
@@ -192,7 +192,7 @@ def _members_trained(metrics: Mapping[str, Any]) -> str:
 
 
 def _start(start: Mapping[str, Any]) -> str:
-    """Tell the earlier weights that every network went on from, and the results of their run if they are known."""
+    """Describe the earlier weights from which the training began, with the results of their run, if known."""
     name = f"version {start['version']} of this application" if "version" in start else f"SHA-256 {start['sha256']}"
     lines = [f"Each went on from the weights of {name}."]
     if "iterations" in start:

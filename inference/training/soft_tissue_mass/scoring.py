@@ -32,7 +32,7 @@ Predict = Callable[[Case], Estimate]
 
 @dataclass(frozen=True)
 class ChosenThresholds:
-    """The thresholds that are chosen from the training patients alone. They go into application.toml; see Estimate."""
+    """The thresholds that are chosen from the training patients alone, to be copied into application.toml."""
 
     threshold: float
     uncertain_below: float

@@ -124,7 +124,7 @@ def chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 def insert_if_absent(session: Session, model: type[Base], values: Mapping[str, Any]) -> bool:
-    """Insert a row unless one with the same key exists. Return whether it was inserted."""
+    """Insert a row unless a row with the same key exists. Return True if it was inserted."""
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
     statement = dialect.insert(model.__table__).values(values).on_conflict_do_nothing().returning(literal(1))
     return session.execute(statement).first() is not None
