@@ -247,7 +247,7 @@ class AcceptedAssociation(QuietAssociation):
         if command.field == C_STORE_RQ:
             self._store(command)
         elif command.field & RESPONSE or command.field == C_CANCEL_RQ:
-            self._message(command)  # it is dropped, because nobody waits for it any more
+            self._message(command)  # an answer that comes too late is dropped here
         else:
             self._serve_request(self._message(command), command.context_id)
             self._is_paused = True  # serving a request has reset it

@@ -35,7 +35,7 @@ class SendResult:
     may take another object in its place.
     """
 
-    sop_instance_uid: str  # empty where the file could not be read
+    sop_instance_uid: str  # empty if the file could not be read
     ok: bool
     retriable: bool = False
     reason: str = ""

@@ -50,7 +50,7 @@ class Registration:
     matrix: Affine
     accepted: bool
     reason: str
-    shift: float  # mm by which the middle of the body moved from where the search began
+    shift: float  # mm by which the search moved the middle of the body from its first place
     rotation: float  # degrees
     common: float  # part of the smaller body that lies in the other one, 0..1
     information: float  # nat, mutual information inside both bodies, without their outlines

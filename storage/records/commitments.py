@@ -20,7 +20,7 @@ class CommitmentState(StrEnum):
 class CommitmentRequest:
     """A storage commitment request as an N-ACTION makes it.
 
-    `association` is the receiver's name for the requesting association; empty if no receiver will report on it.
+    `association` is the receiver's name for the requesting association; empty if there is none.
     """
 
     transaction_uid: str

@@ -61,7 +61,7 @@ class InputDecisions:
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> "InputDecisions | None":
-        """Return the decisions, or None if the application, or the earlier study, was refused before that."""
+        """Return the decisions; None if the application or study was refused before its inputs were examined."""
         if "inputs" not in plain:
             return None
         return cls(plain["inputs"], tuple(InputDecision(**decision) for decision in plain["decisions"]))

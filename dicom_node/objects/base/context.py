@@ -7,7 +7,7 @@ from typing import Any
 
 from inference.contract.findings import Algorithm
 
-NODE_NAME = "dicom-node"  # manufacturer and model where no algorithm made the object
+NODE_NAME = "dicom-node"  # manufacturer and model if no algorithm made the object
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ class Truth:
     """
 
     malignant: bool
-    grade: int  # 1 to 3 where malignant, else 0
+    grade: int  # 1 to 3 if malignant, else 0
     volume_ml: float
     long_axis: float
     short_axis: float
