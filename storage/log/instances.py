@@ -175,7 +175,9 @@ class InstanceStore:
         """Warn about a file that cannot be read: in the log every time, in the timeline of its study once."""
         why = str(error) if isinstance(error, NodeError) else type(error).__name__
         name = str(path.relative_to(self._root))
-        log.warning("A file cannot be indexed (%s): %s", why, name, extra={"action": "file_unreadable"})
+        log.warning(
+            "The file %s cannot be indexed and stays where it is: %s", name, why, extra={"action": "file_unreadable"}
+        )
         study_instance_uid = path.parent.parent.name[:64]
         with self._database.session() as session:
             told = session.scalars(
