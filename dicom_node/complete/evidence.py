@@ -148,7 +148,7 @@ def _owes_answer(study: StudyEvidence, rule: CompletionRule) -> bool:
     """Return True if the source PACS was not asked yet since the last instance.
 
     The count of the source is stronger evidence than a declared one. A study waits for it no longer than `released`
-    seconds, and a source that cannot be asked counts as having answered.
+    seconds. A source that could not be reached counts as having answered.
     """
     return rule.source is not None and _fresh_answer(study, rule) is None
 

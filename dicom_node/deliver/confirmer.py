@@ -96,7 +96,7 @@ class Confirmer:
             if confirmation.destination not in served:
                 self._confirmations.give_up(confirmation.id, "the destination is not to be asked any more", self._now())
                 log.warning(
-                    "The destination is not asked for confirmation any more",
+                    "The objects stay unconfirmed, because the destination is not configured to be asked any more",
                     extra=_extra("confirmation_abandoned", confirmation),
                 )
 

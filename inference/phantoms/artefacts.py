@@ -54,6 +54,6 @@ def moved_between_lines(image: Field, shifts: NDArray[np.float64]) -> NDArray[np
 
 
 def periodic_shifts(rng: np.random.Generator, rows: int, amplitude: float) -> NDArray[np.float64]:
-    """Return shifts for `moved_between_lines`: some periods along the rows, with an amplitude of `amplitude` voxels."""
+    """Return one shift for each row, for `moved_between_lines`: a wave of some periods and `amplitude` voxels."""
     phase = rng.uniform(0, 2 * np.pi) + 2 * np.pi * rng.uniform(5.0, 20.0) * np.arange(rows) / rows
     return np.stack([amplitude * np.sin(phase), np.zeros(rows)], axis=1)

@@ -69,7 +69,7 @@ class InputDecisions:
 
 @dataclass(frozen=True)
 class TimePointDecision:
-    """The decision on an earlier study of the patient, made `days` before; None if the order is not known.
+    """The decision on an earlier study of the patient, acquired `days` before this one (None if the order is unknown).
 
     `time_point` counts from 1, the oldest study that is taken; it is None for a study that is not taken. `bound` is
     None if the study could not be used at all.

@@ -120,5 +120,7 @@ class StorageScp(Pacs):
             for result in send_files([path], self.ae_title, node):
                 if not result.ok:
                     log.warning(
-                        "An instance cannot be routed back: %s", result.reason, extra=fields("demo_route_back_failed")
+                        "An instance cannot be sent back to the node: %s",
+                        result.reason,
+                        extra=fields("demo_route_back_failed"),
                     )
