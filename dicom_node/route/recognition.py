@@ -1,6 +1,7 @@
 """The received series of a study, and what each of them is recognised as."""
 
 import logging
+from collections.abc import Collection
 
 from dicom_node.runtime.logs import fields, unexpected
 from inference.series.kinds import Kind
@@ -28,7 +29,10 @@ class ReceivedSeries:
 
     def of_study(self, study_instance_uid: str) -> list[Series]:
         """Return the series that hold anything but results of this node."""
-        own = self.own_results(study_instance_uid)
+        return self.besides(study_instance_uid, self.own_results(study_instance_uid))
+
+    def besides(self, study_instance_uid: str, own: Collection[str]) -> list[Series]:
+        """Return the series that hold anything but the instances of `own`."""
         series = self._instances.series(study_instance_uid)
         return [s for s in series if any(i.sop_instance_uid not in own for i in s.instances)]
 

@@ -67,7 +67,7 @@ class RoutingSweep:
         """Route one study. After an unexpected failure, return that the study cannot be routed, and why."""
         uid, revision = study.study_instance_uid, study.revision
         own = self._received.own_results(uid)
-        series = self._received.of_study(uid)
+        series = self._received.besides(uid, own)
         try:
             routable = RoutableStudy(
                 study_instance_uid=uid,
