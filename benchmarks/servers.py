@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import psutil
 from benchmarks.association import echo
 from benchmarks.network import LOOPBACK, Place
 from benchmarks.report import Failed
+from dicom_node.demo.pacs.ports import free_port
 
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
@@ -40,13 +40,6 @@ def environment(nodelay: bool) -> dict[str, str]:
     """dcmtk, and Orthanc which is built on it, leave Nagle's algorithm on unless this variable turns it off."""
     rest = {k: v for k, v in os.environ.items() if k != "TCP_NODELAY"}
     return {**rest, "TCP_NODELAY": "1"} if nodelay else rest
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Server(ABC):
