@@ -44,7 +44,7 @@ def at(seconds: float) -> datetime:
 
 @dataclass
 class Node:
-    """What storage would hold. A late instance opens the next revision, as `storage.log.filing` has it."""
+    """The rows that storage would hold. A late instance opens the next revision, as `storage.log.filing` has it."""
 
     rule: CompletionRule = RULE
     now: float = 0.0
