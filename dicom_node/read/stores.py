@@ -13,6 +13,7 @@ from storage.tables.database.connection import Database, sqlite_file
 from storage.tables.deliveries import Deliveries
 from storage.tables.jobs import Jobs
 from storage.tables.patients import Patients
+from storage.tables.problems import Problems
 from storage.tables.procedure_steps import ProcedureSteps
 from storage.tables.results import Results
 from storage.tables.studies import Studies
@@ -41,6 +42,7 @@ class Stores:
     commitments: Commitments
     confirmations: Confirmations
     patients: Patients
+    problems: Problems
 
 
 def open_stores(config: StoresConfig, upgrade: bool = False) -> Stores:
@@ -86,4 +88,5 @@ def _stores(database: Database, config: StoresConfig) -> Stores:
         commitments=Commitments(database),
         confirmations=Confirmations(database),
         patients=Patients(database, config.folders.patients_key),
+        problems=Problems(database),
     )

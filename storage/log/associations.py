@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from storage.records.evidence import AssociationEnd
 from storage.records.studies import Event, Stage
-from storage.tables import schema
+from storage.tables.database import schema
 from storage.tables.database.connection import Database, changed, chunks, insert_if_absent
 from storage.tables.events import add_event
 

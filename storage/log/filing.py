@@ -19,7 +19,7 @@ from storage.log.associations import AssociationEnded, AssociationOpened, associ
 from storage.log.study_update import StudyUpdate, is_own
 from storage.records.instances import Facts, ReceivedInstance, Stored
 from storage.records.studies import Event, Stage, StudyState
-from storage.tables import schema
+from storage.tables.database import schema
 from storage.tables.database.connection import Database, changed, chunks, insert_if_absent
 from storage.tables.events import add_event
 

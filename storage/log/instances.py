@@ -17,7 +17,7 @@ from storage.log.filing import FeedsInputs, Filing
 from storage.log.header import scan_header
 from storage.records.instances import Facts, Instance, ReceivedInstance, Series, Stored
 from storage.records.studies import Event, Stage
-from storage.tables import schema
+from storage.tables.database import schema
 from storage.tables.database.connection import Database
 from storage.tables.events import add_event
 

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from storage.log.archive import IndexEntry
 from storage.records.studies import Event, Stage, StudyState
-from storage.tables import schema
+from storage.tables.database import schema
 from storage.tables.database.connection import insert_if_absent
 from storage.tables.events import add_event
 

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, and_, select, update
 from sqlalchemy.orm import Session
 
 from storage.records.commitments import Commitment, CommitmentRequest, CommitmentState
-from storage.tables import schema
+from storage.tables.database import schema
 from storage.tables.database.connection import Database, changed, chunks, insert_if_absent
 
 _OPEN = (CommitmentState.REQUESTED, CommitmentState.RETRYING)

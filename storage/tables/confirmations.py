@@ -17,7 +17,7 @@ from storage.records.deliveries import Confirmation, ConfirmationReport, Confirm
 from storage.records.jobs import JobKind, JobState
 from storage.records.results import ObjectKind, ResultObject
 from storage.records.studies import Event, Stage
-from storage.tables import schema
+from storage.tables.database import schema
 from storage.tables.database.connection import Database, changed
 from storage.tables.deliveries import move, tell
 from storage.tables.events import add_event

@@ -19,7 +19,7 @@ from storage.errors import Permanent
 from storage.records.deliveries import Delivery, DeliveryState, Undelivered
 from storage.records.results import ResultObject
 from storage.records.studies import Event, Stage
-from storage.tables import schema
+from storage.tables.database import schema
 from storage.tables.database.connection import Database
 from storage.tables.events import add_event
 from storage.tables.results import enqueue_deliveries, object_record

@@ -4,7 +4,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from storage.records.studies import Event
-from storage.tables import schema
+from storage.tables.database import schema
 
 
 def add_event(session: Session, event: Event) -> None:

@@ -18,7 +18,7 @@ from storage.records.evidence import (
 from storage.records.instances import Facts
 from storage.records.procedure_steps import ProcedureStepState
 from storage.records.studies import Stage, StudyState
-from storage.tables import schema
+from storage.tables.database import schema
 from storage.tables.database.connection import chunks
 
 

@@ -15,7 +15,7 @@ from storage.errors import Permanent, WhyNoResult
 from storage.records.jobs import Job, JobKind, JobState, NewJob, NoResultDetail
 from storage.records.results import NewObject
 from storage.records.studies import Event, Stage, StudyState
-from storage.tables import schema
+from storage.tables.database import schema
 from storage.tables.database.connection import Database, changed
 from storage.tables.events import add_event
 from storage.tables.queueing import (

@@ -15,7 +15,7 @@ from sqlalchemy import or_, select, update
 
 from storage.log.files import sync_folder
 from storage.records.studies import StudyState
-from storage.tables import schema
+from storage.tables.database import schema
 from storage.tables.database.connection import Database, changed
 
 _KEY_BYTES = 32

@@ -23,7 +23,7 @@ from storage.errors import Permanent
 from storage.log.files import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, write_durable
 from storage.records.procedure_steps import ProcedureStep, ProcedureStepState
 from storage.records.studies import Event, Stage
-from storage.tables import schema
+from storage.tables.database import schema
 from storage.tables.database.connection import Database, changed, insert_if_absent
 from storage.tables.events import add_event
 

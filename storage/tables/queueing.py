@@ -23,7 +23,7 @@ from storage.records.jobs import (
     detail_from_json,
 )
 from storage.records.studies import Event, Stage
-from storage.tables import schema
+from storage.tables.database import schema
 from storage.tables.database.connection import changed
 from storage.tables.events import add_event
 

@@ -12,7 +12,7 @@ from storage.records.deliveries import DeliveryState
 from storage.records.jobs import Job, JobKind, JobState, NewJob, WithdrawalDetail
 from storage.records.results import NewObject, ObjectKind, ResultObject
 from storage.records.studies import Event, Stage
-from storage.tables import schema
+from storage.tables.database import schema
 from storage.tables.database.connection import Database, changed
 from storage.tables.events import add_event
 from storage.tables.queueing import enqueue, job_record, withdrawn

@@ -18,7 +18,7 @@ from storage.records.evidence import (
 from storage.records.jobs import JobKind, NewJob
 from storage.records.routing import EarlyStart, RoutingDecision
 from storage.records.studies import Event, Stage, Study, StudyState
-from storage.tables import schema
+from storage.tables.database import schema
 from storage.tables.database.connection import Database, changed
 from storage.tables.events import add_event, events
 from storage.tables.evidence import count_own_results, study_contents, study_evidence

@@ -16,7 +16,7 @@ from dicom_node.objects.profiles import ObjectProfile
 from dicom_node.work.worker import EXIT_AGAIN
 from storage.records.jobs import JobState
 from storage.records.results import ObjectKind
-from storage.tables import schema
+from storage.tables.database import schema
 from storage.tables.database.connection import Database
 from tests.objects.sources import findings, read, write_oblique
 from tests.storage.node import Node, received

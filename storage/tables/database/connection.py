@@ -15,7 +15,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
 from storage.errors import IndexLost, NodeError, Permanent, Retriable, StorageFull
-from storage.tables.schema import REVISION, Base
+from storage.tables.database.columns import Base
+from storage.tables.database.schema import REVISION
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 

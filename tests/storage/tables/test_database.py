@@ -16,8 +16,8 @@ from sqlalchemy import select, text
 
 from storage.errors import Permanent, Retriable, StorageFull
 from storage.records.studies import Event, Stage
-from storage.tables import schema
 from storage.tables.database import connection as module
+from storage.tables.database import schema
 from storage.tables.database.connection import MIGRATIONS, Database
 from storage.tables.events import add_event
 from storage.tables.studies import Studies

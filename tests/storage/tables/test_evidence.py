@@ -22,7 +22,7 @@ from storage.records.instances import Facts
 from storage.records.jobs import JobState, NewJob
 from storage.records.procedure_steps import ProcedureStepState
 from storage.records.studies import StudyState
-from storage.tables import schema
+from storage.tables.database import schema
 from tests.storage.node import NOW, STUDY, UNDECIDED, Node, Sent, after, early_start, objects, received
 
 

@@ -22,7 +22,7 @@ from storage.records.jobs import (
     WithdrawalDetail,
 )
 from storage.records.results import NewObject
-from storage.tables import schema
+from storage.tables.database import schema
 from storage.tables.database.connection import Database
 from storage.tables.jobs import Jobs
 from tests.storage.node import NOW, STUDY, UNDECIDED, Node, after, objects, received

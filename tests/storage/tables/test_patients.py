@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from storage.tables import schema
+from storage.tables.database import schema
 from storage.tables.patients import Patients
 from tests.storage.node import SECRET, Node, received
 

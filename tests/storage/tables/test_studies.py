@@ -10,7 +10,7 @@ from sqlalchemy import Update, update
 
 from storage.records.jobs import JobState, NewJob
 from storage.records.studies import Event, Stage, StudyState
-from storage.tables import schema
+from storage.tables.database import schema
 from storage.tables.database.connection import Database
 from storage.tables.events import add_event
 from tests.storage.node import NOW, STUDY, UNDECIDED, Node, after, completion, decision_on, received

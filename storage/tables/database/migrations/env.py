@@ -2,8 +2,8 @@
 
 from alembic import context
 
-from storage.tables.schema import Base
+from storage.tables.database import schema
 
-context.configure(connection=context.config.attributes["connection"], target_metadata=Base.metadata)
+context.configure(connection=context.config.attributes["connection"], target_metadata=schema.StudyRow.metadata)
 with context.begin_transaction():
     context.run_migrations()

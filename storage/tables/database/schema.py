@@ -3,78 +3,26 @@
 `REVISION` is the migration that these classes correspond to, so that a role can compare it without loading Alembic.
 """
 
-from datetime import UTC, datetime
-from enum import StrEnum
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Enum, ForeignKey, Index, String, UniqueConstraint
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy import BigInteger, ForeignKey, Index, String, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
 
 from storage.records.commitments import CommitmentState
 from storage.records.deliveries import ConfirmationState, DeliveryState
 from storage.records.evidence import AssociationEnd
 from storage.records.jobs import JobKind, JobState
+from storage.records.problems import ProblemKind
 from storage.records.procedure_steps import ProcedureStepState
 from storage.records.results import ObjectKind
 from storage.records.studies import Stage, StudyState
+from storage.tables.database.columns import Base
 
-REVISION = "0004"
+REVISION = "0005"
 
 _UID = String(64)  # PS3.5 table 6.2-1
 _AE = String(16)
-
-
-class UtcDateTime(TypeDecorator[datetime]):
-    """A time with a time zone, returned in UTC. SQLite has no time zones and stores the time in UTC."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError("a time without time zone cannot be stored")
-        utc = value.astimezone(UTC)
-        return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-def _text(enumeration: type[StrEnum]) -> Enum:
-    """Keep the names of the members as text, so that a new member needs no change of type on PostgreSQL."""
-    return Enum(enumeration, native_enum=False, length=16)
-
-
-def _values(enumeration: type[StrEnum]) -> Enum:
-    """Keep the values of the members as text, where these are not their names."""
-    return Enum(
-        enumeration, native_enum=False, length=16, values_callable=lambda members: [member.value for member in members]
-    )
-
-
-class Base(DeclarativeBase):
-    type_annotation_map = {  # noqa: RUF012 - declared so by SQLAlchemy
-        datetime: UtcDateTime(),
-        dict[str, Any]: JSON(),
-        dict[str, str]: JSON(),
-        list[str]: JSON(),
-        list[list[str]]: JSON(),
-        StudyState: _text(StudyState),
-        JobState: _text(JobState),
-        DeliveryState: _text(DeliveryState),
-        AssociationEnd: _text(AssociationEnd),
-        ProcedureStepState: _text(ProcedureStepState),
-        CommitmentState: _text(CommitmentState),
-        ConfirmationState: _text(ConfirmationState),
-        JobKind: _text(JobKind),
-        ObjectKind: _values(ObjectKind),
-        Stage: _values(Stage),
-    }
 
 
 class StudyRow(Base):
@@ -338,3 +286,32 @@ class CommitmentRow(Base):
     requested_at: Mapped[datetime]
     run_after: Mapped[datetime]
     association: Mapped[str] = mapped_column(String(64))
+
+
+class ProblemRow(Base):
+    """A condition that a person should know of, as long as it lasts. `key` names its subject within the kind.
+
+    Rows that are problems by their state, such as a failed job, have no row here.
+    """
+
+    __tablename__ = "problem"
+    __table_args__ = (Index("ix_problem_study", "study_instance_uid"),)
+
+    kind: Mapped[ProblemKind] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(String(200), primary_key=True)
+    study_instance_uid: Mapped[str] = mapped_column(_UID)
+    text: Mapped[str]
+    since: Mapped[datetime]
+    last_at: Mapped[datetime]
+    times: Mapped[int]
+
+
+class AcknowledgementRow(Base):
+    """A problem that a person has seen, with a note. It does not cover what happens after `at`."""
+
+    __tablename__ = "acknowledgement"
+
+    kind: Mapped[ProblemKind] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(String(200), primary_key=True)
+    at: Mapped[datetime]
+    note: Mapped[str]
