@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pydicom import dcmread
 
 from dicom_node.read.study import StudyDetail
+from inference.series.naming import series_label
 from storage.records.instances import Instance
 from storage.records.routing import RecognisedSeries, RoutingDecision
 
@@ -25,7 +26,7 @@ class SeriesNames:
         return self.names.get(series_instance_uid, UNNAMED)
 
     def described(self, series: RecognisedSeries) -> str:
-        """Return the name with plane and slices, as in `3 "T1 TSE tra", axial, 36 slices`."""
+        """Return the name with plane and slices, as in `3 'T1 TSE tra', axial, 36 slices`."""
         slices = f"{series.slices} slice{'' if series.slices == 1 else 's'}" if series.slices else ""
         return ", ".join(filter(None, [self.of(series.series_instance_uid), series.plane, slices]))
 
@@ -49,21 +50,14 @@ def name_series(detail: StudyDetail, routing: RoutingDecision | None) -> SeriesN
             continue
         kept = recognised.get(uid)
         if kept is not None and (kept.number is not None or kept.description):
-            names[uid] = _name(kept.number, kept.description)
+            names[uid] = series_label(kept.number, kept.description) or UNNAMED
         else:
-            names[uid] = _name(*_header(instance))
+            names[uid] = series_label(*_header(instance)) or UNNAMED
     for application in () if routing is None else routing.applications:
         for study in application.earlier:
             when = "of the patient" if study.days is None else f"{study.days} days before"
             names[study.study_instance_uid] = when
     return SeriesNames(names)
-
-
-def _name(number: int | None, description: str) -> str:
-    """Return the name without control characters, because the description is free text and goes to a terminal."""
-    shown = "".join(c for c in description if c.isprintable())
-    quoted = f'"{shown}"' if shown else ""
-    return " ".join(filter(None, ["" if number is None else str(number), quoted])) or UNNAMED
 
 
 def _header(instance: Instance) -> tuple[int | None, str]:

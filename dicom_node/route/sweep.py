@@ -96,5 +96,6 @@ class RoutingSweep:
                 extra = fields("study_routed", study=uid, revision=revision)
                 log.info("The study is routed, and its jobs are enqueued: %s", found.reason, extra=extra)
         elif self._studies.ignore(uid, revision, found.reason, found.decision, now, found.warnings, found.reports):
+            # the reason holds descriptions of series, which no log may hold
             extra = fields("study_ignored", study=uid, revision=revision)
-            log.info("The study is ignored, and no analysis is enqueued: %s", found.reason, extra=extra)
+            log.info("The study is ignored, and no analysis is enqueued; `dicom-node explain` says why", extra=extra)

@@ -1,4 +1,7 @@
-"""The binding of series to the inputs of an application, with reasons. Its decisions are pure."""
+"""The binding of series to the inputs of an application, with reasons. Its decisions are pure.
+
+Reasons name series by number and description, which no log may hold.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +11,7 @@ from pydicom.uid import UID
 from inference.contract.inputs import SAME_PLANE_AS, BValues, InputRule
 from inference.headers.diffusion import shells
 from inference.series.kinds import Kind
+from inference.series.naming import series_name
 from inference.series.recogniser import Recognition
 
 IMAGE_MODALITIES = frozenset({"MR", "CT", "PT"})
@@ -64,7 +68,7 @@ def bind(rules: Sequence[InputRule], series: Sequence[Recognition]) -> Binding:
                 reason = f"{_words(s)}: {'; '.join(s.reasons)}"
             elif not reason and best is not None:
                 why = _better(ranks[best.series_instance_uid], ranks[s.series_instance_uid])
-                reason = f"fits, but series {best.series_instance_uid} fits better ({_words(best)}): {why}"
+                reason = f"fits, but {_name(best)} fits better ({_words(best)}): {why}"
             decisions.append(BindingDecision(rule.name, s.series_instance_uid, s is best, reason))
         if best is not None:
             bound[rule.name] = best
@@ -75,7 +79,7 @@ def bind(rules: Sequence[InputRule], series: Sequence[Recognition]) -> Binding:
         unusable = all(any(not _unfit(rule, s) and _unusable(rule, s) for s in series) for rule in lacking)
         return Binding({}, False, tuple(decisions), "; ".join(missing), lacking, unusable)
     inputs = {name: s.series_instance_uid for name, s in bound.items()}
-    chosen = ", ".join(f"{name} is series {uid}" for name, uid in inputs.items())
+    chosen = ", ".join(f"{name} is {_name(s)}" for name, s in bound.items())
     return Binding(inputs, True, tuple(decisions), chosen)
 
 
@@ -86,8 +90,8 @@ def feeds_inputs(sop_class_uid: str, modality: str) -> bool:
 
 
 def unfilled(rule: InputRule) -> str:
-    """Return the sentence that no series feeds an input."""
-    return f"no series fits input {rule.name!r} ({wanted(rule)})"
+    """Return the sentence that no series feeds an input, for readers who do not know the names of inputs."""
+    return f"no series fits ({wanted(rule)})"
 
 
 def wanted(rule: InputRule) -> str:
@@ -252,11 +256,15 @@ def _better(best: Rank, other: Rank) -> str:
     return next(decisive, "nothing tells them apart")
 
 
+def _name(s: Recognition) -> str:
+    return series_name(s.number, s.description)
+
+
 def _words(s: Recognition) -> str:
     return f"{s.kind}, {s.dimension or '2D or 3D'}, {s.plane or 'no plane'}, {s.slices} slices"
 
 
 def _missing(rule: InputRule, series: Sequence[Recognition], refusals: Mapping[str, str]) -> str:
     lacking = unfilled(rule)
-    told = [f"series {s.series_instance_uid} {refusals[s.series_instance_uid]}" for s in series]
+    told = [f"{_name(s)} {refusals[s.series_instance_uid]}" for s in series]
     return f"{lacking}: {'; '.join(told)}" if told else f"{lacking}: the study holds no image"

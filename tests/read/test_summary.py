@@ -98,12 +98,12 @@ def test_each_input_has_a_line_where_there_is_room() -> None:
     routing = RoutingDecision(SERIES, (applies("sarcoma", t1w=T1W, dwi=DWI),))
     summary = answer(Explanation(detail(jobs=[job(1, "sarcoma", JobState.SUCCEEDED)]), routing))
     assert summary.answer == (
-        'Complete because: 3 instances; 2 of 2 declared images in series 3 "T1 TSE tra"',
+        "Complete because: 3 instances; 2 of 2 declared images in series 3 'T1 TSE tra'",
         "sarcoma applies, job 1 SUCCEEDED",
-        '  t1w: 3 "T1 TSE tra", axial, 36 slices',
-        '  dwi: 5 "DWI", axial, 36 slices',
+        "  t1w: 3 'T1 TSE tra', axial, 36 slices",
+        "  dwi: 5 'DWI', axial, 36 slices",
     )
-    assert summary.passed_over == ('passed over: 4 "T2 TSE tra", axial, 36 slices: T2w (spin echo)',)
+    assert summary.passed_over == ("passed over: 4 'T2 TSE tra', axial, 36 slices: T2w (spin echo)",)
 
 
 def test_the_evidence_is_named_also_after_an_order_to_route_again() -> None:
@@ -119,7 +119,7 @@ def test_two_applications_share_the_lines() -> None:
     routing = RoutingDecision(SERIES, (applies("sarcoma", t1w=T1W, dwi=DWI), applies("brain", t1w=T1W, dwi=DWI)))
     failed = job(2, "brain", JobState.FAILED, "one slice is missing")
     summary = answer(Explanation(detail(jobs=[job(1, "sarcoma", JobState.RUNNING), failed]), routing))
-    fed = 't1w: 3 "T1 TSE tra", axial, 36 slices; dwi: 5 "DWI", axial, 36 slices'
+    fed = "t1w: 3 'T1 TSE tra', axial, 36 slices; dwi: 5 'DWI', axial, 36 slices"
     assert summary.answer[1:] == (
         f"sarcoma applies, job 1 RUNNING; {fed}",
         f"brain applies, job 2 FAILED (one slice is missing); {fed}",
@@ -136,10 +136,10 @@ def test_the_ignored_study_says_what_lacks_and_why_no_series_is_taken() -> None:
         "knee was not run because it is broken",
     )
     assert summary.passed_over == (
-        'passed over: 3 "T1 TSE tra", axial, 36 slices: is T1w, not ADC',
-        'passed over: 4 "T2 TSE tra", axial, 36 slices: is T2w, not ADC',
+        "passed over: 3 'T1 TSE tra', axial, 36 slices: is T1w, not ADC",
+        "passed over: 4 'T2 TSE tra', axial, 36 slices: is T2w, not ADC",
         "sarcoma, job 1 QUEUED: no AI result (input-missing): no series fits input 'adc': "
-        'series 3 "T1 TSE tra" is T1w, not ADC',
+        "series 3 'T1 TSE tra' is T1w, not ADC",
     )
 
 
@@ -151,7 +151,7 @@ def test_a_better_series_is_named_to_the_one_passed_over() -> None:
     bound = replace(decision.bound, decisions=(*decision.bound.decisions, why))
     summary = answer(Explanation(detail(), RoutingDecision((*SERIES, second), (replace(decision, bound=bound),))))
     assert summary.passed_over[-1] == (
-        f'passed over: {UNNAMED}, axial, 36 slices: fits, but series 3 "T1 TSE tra" fits better (T1w): '
+        f"passed over: {UNNAMED}, axial, 36 slices: fits, but series 3 'T1 TSE tra' fits better (T1w): "
         "it has more slices"
     )  # no instance of it is here any more
 
@@ -221,7 +221,7 @@ def test_names_that_routing_did_not_keep_come_from_the_headers(tmp_path: Path) -
     held = replace(detail(), instances=(instance(T1W, path),))
     unnamed = (recognised(T1W, None, "", "T1w"),)
     for routing in (None, RoutingDecision(unnamed, (applies("sarcoma", t1w=T1W),))):
-        assert '1 "T1 TSE axial"' in answer(Explanation(held, routing)).answer[0]
+        assert "1 'T1 TSE axial'" in answer(Explanation(held, routing)).answer[0]
     ds = dcmread(path)
     del ds.SeriesNumber, ds.SeriesDescription
     ds.save_as(path)
@@ -232,7 +232,7 @@ def test_a_description_cannot_command_the_terminal() -> None:
     hostile = recognised(T1W, 3, 'a "b" [bold red]c[/]\x1b[31md\x1b]0;e\x07', "T1w")
     explanation = Explanation(detail(), RoutingDecision((hostile,), (applies("sarcoma", t1w=T1W),)))
     summary = answer(explanation)
-    assert summary.answer[2] == '  t1w: 3 "a "b" [bold red]c[/][31md]0;e", axial, 36 slices'
+    assert summary.answer[2] == """  t1w: 3 'a "b" [bold red]c[/]\\x1b[31md\\x1b]0;e\\x07', axial, 36 slices"""
     output = StringIO()
     Console(width=300, file=output).print(summary_lines(explanation.detail, summary))
     assert "[bold red]c[/]" in output.getvalue()

@@ -158,7 +158,7 @@ def test_a_corrected_patient_id_takes_the_study_away(node: Node, tmp_path: Path)
     [
         ({"StudyDate": "20260101", "PatientBirthDate": "19000101"}, "another birth date or sex"),
         ({"StudyDate": "20260301"}, "do not say which one is earlier"),
-        ({"StudyDate": "20260101", "Modality": "CT"}, "no series fits input 't1w'"),
+        ({"StudyDate": "20260101", "Modality": "CT"}, "no series fits (MR, T1w"),
         ({"StudyDate": "20260101", "BodyPartExamined": "KNEE"}, "shows KNEE, and the study THIGH"),
         ({"StudyDate": "20260101", "ImageLaterality": "L"}, "shows the left side, and the study the right"),
         ({"StudyDate": "20260401"}, "none is here"),

@@ -91,7 +91,7 @@ def test_every_application_that_applies_gets_a_job() -> None:
 def test_nothing_applies_says_why_for_each_application() -> None:
     found = routed("1.9", 1, [series("1.1")], [described("1.1", Kind.T2W)], [application("a"), BROKEN])
     assert found.jobs == ()
-    assert "a: no series fits input 't1w'" in found.reason
+    assert "a: no series fits (MR, T1w" in found.reason
     assert "broken: model.ts: there is no such file" in found.reason
     assert routed("1.9", 1, [], [], []).reason == "nothing applies: no application is configured"
 
@@ -197,7 +197,7 @@ def test_an_earlier_study_that_lacks_a_part_is_told_of_and_other_examinations_ar
     (job,) = routed("1.9", 1, held, now, [configured], earlier=(part, other)).jobs
     (told,) = job.detail.not_taken
     assert told.study_instance_uid == "1.7"
-    assert told.reason.startswith("no series fits input 't2w'")
+    assert told.reason.startswith("no series fits (MR, T2w")
 
 
 def test_a_decision_comes_back_from_its_json() -> None:

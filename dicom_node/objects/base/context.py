@@ -24,13 +24,15 @@ class ObjectContext:
     """The node and the revision of the study that objects are built for.
 
     Every new UID derives from `uid_seed`, so that a job that was killed and runs again gives the same SOP Instance
-    UIDs. `predecessors` are the reports of an earlier result that this one supersedes.
+    UIDs. `predecessors` are the reports of an earlier result that this one supersedes. `side` is the side of the body
+    that the job analyses, "L" or "R"; empty if its images name none, or both.
     """
 
     device_name: str
     uid_seed: str
     revision: int = 1
     predecessors: tuple[ResultReference, ...] = ()
+    side: str = ""
     software_version: str = field(default_factory=lambda: version("dicom-node"))
 
     def uid(self, role: str) -> str:

@@ -16,7 +16,7 @@ from storage.errors import InputRefused
 def series(uid: str, kind: Kind = Kind.T1W, **change: object) -> Recognition:
     plain = Recognition(
         uid, "MR", kind, "axial", "2D", 30, contrast=False, fat_suppressed=False, b_values=(), confidence=0.9,
-        reasons=("spin echo",), volumes=1,
+        reasons=("spin echo",), volumes=1, number=int(uid),
     )  # fmt: skip
     return replace(plain, **change)  # type: ignore[arg-type]
 
@@ -143,7 +143,7 @@ def test_keys_of_inputs_name_the_time_point() -> None:
 def description(uid: str, **change: object) -> Recognition:
     plain = Recognition(
         uid, "MR", Kind.T1W, "axial", "2D", 30, contrast=False, fat_suppressed=False, b_values=(), confidence=0.9,
-        reasons=("spin echo",), volumes=1,
+        reasons=("spin echo",), volumes=1, number=int(uid.replace(".", "")), description="SE",
     )  # fmt: skip
     return replace(plain, **change)  # type: ignore[arg-type]
 
@@ -160,7 +160,7 @@ def test_the_best_series_is_taken_and_every_other_one_told_why_not() -> None:
     binding = bind([InputRule("t1w", kind="T1w", minimum_slices=10)], series)
     assert binding.inputs == {"t1w": "1.3"}
     reasons = {d.series_instance_uid: d.reason for d in binding.decisions}
-    assert reasons["1.1"].startswith("fits, but series 1.3 fits better")
+    assert reasons["1.1"].startswith("fits, but series 13 'SE' fits better")
     assert reasons["1.4"] == "is T2w, not T1w (spin echo)"
     assert reasons["1.5"] == "cannot be used: 1 slice(s) missing"
     assert reasons["1.6"] == "modality is CT, not MR"
@@ -177,9 +177,7 @@ def test_a_limb_model_takes_no_head(body_part: str, accepted: bool) -> None:
 def test_a_missing_input_says_what_is_missing() -> None:
     binding = bind([InputRule("t2w", kind="T2w")], [description("1.1")])
     assert not binding.accepted
-    assert binding.reason == (
-        "no series fits input 't2w' (MR, T2w, at least 3 slices): series 1.1 is T1w, not T2w (spin echo)"
-    )
+    assert binding.reason == ("no series fits (MR, T2w, at least 3 slices): series 11 'SE' is T1w, not T2w (spin echo)")
 
 
 def test_an_optional_input_may_be_missing() -> None:
