@@ -52,6 +52,7 @@ from storage.log.journal import Journal, filed_until
 from storage.tables.commitments import Commitments
 from storage.tables.confirmations import Confirmations
 from storage.tables.database.connection import Database, sqlite_file
+from storage.tables.database.installation import claim_installation
 from storage.tables.procedure_steps import ProcedureSteps
 
 COMMANDS = "dicom_node.cli.main"  # a module path: the process of a role is a command of its own
@@ -139,7 +140,8 @@ def build_indexer(settings: Settings) -> Indexer:
     folders += [] if database_file is None else [database_file.resolve().parent]
     # One flush for each file system, whichever of these folders are mounts of their own.
     by_device = {file_system.device: file_system for file_system in map(FileSystem, folders)}
-    return Indexer(settings.folders.journals, instances, database, list(by_device.values()))
+    claim = partial(claim_installation, database, settings.folders.installation)
+    return Indexer(settings.folders.journals, instances, database, list(by_device.values()), claim)
 
 
 def build_source(settings: Settings) -> SourcePacs | None:

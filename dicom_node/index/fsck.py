@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dicom_node.read.census import Census, Fault, Problem
+from dicom_node.read.census import Census, Fault, FoundFault
 from storage.errors import Permanent
 from storage.log import segments
 from storage.log.archive import sop_instance_uid_of
@@ -18,17 +18,17 @@ def take_census(data_dir: Path, instances: InstanceStore, journals: Path) -> Cen
 
     Safe while the node runs, because instances that a journal still holds count as waiting, not as missing.
     """
-    problems: list[Problem] = []
+    problems: list[FoundFault] = []
     waiting: list[str] = []
     for folder in sorted(p for p in journals.glob("*") if p.is_dir()):
         for segment in segments.list_segments(folder):
             found, damaged = _segment(segment)
             waiting += found
             if damaged:
-                problems.append(Problem(Fault.JOURNAL, str(segment.relative_to(data_dir))))
-        problems += [Problem(Fault.JOURNAL, str(p.relative_to(data_dir))) for p in sorted(folder.glob("*.damaged"))]
+                problems.append(FoundFault(Fault.JOURNAL, str(segment.relative_to(data_dir))))
+        problems += [FoundFault(Fault.JOURNAL, str(p.relative_to(data_dir))) for p in sorted(folder.glob("*.damaged"))]
     problems += [
-        Problem(Fault.UNFILED, str(p.relative_to(data_dir))) for p in sorted((data_dir / "unfiled").glob("*.dcm"))
+        FoundFault(Fault.UNFILED, str(p.relative_to(data_dir))) for p in sorted((data_dir / "unfiled").glob("*.dcm"))
     ]
     in_journals = frozenset(waiting)
     counted = 0
@@ -37,9 +37,9 @@ def take_census(data_dir: Path, instances: InstanceStore, journals: Path) -> Cen
         fault = _fault(instance)
         if fault is not None:
             name = str(instance.path.relative_to(data_dir))
-            problems.append(Problem(fault, name, instance.study_instance_uid, instance.sop_instance_uid))
+            problems.append(FoundFault(fault, name, instance.study_instance_uid, instance.sop_instance_uid))
     problems += [
-        Problem(Fault.NOT_INDEXED, str(path.relative_to(data_dir)), path.parent.parent.name)
+        FoundFault(Fault.NOT_INDEXED, str(path.relative_to(data_dir)), path.parent.parent.name)
         for path in instances.files_without_row()
         if sop_instance_uid_of(path) not in in_journals
     ]

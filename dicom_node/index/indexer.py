@@ -53,7 +53,10 @@ class _Place:
 
 
 class Indexer:
-    """The filing of all journals below `journals`. Only one may run for a data directory."""
+    """The filing of all journals below `journals`. Only one may run for a data directory.
+
+    `claim` makes sure that the database belongs to the data directory, and raises Permanent if it does not.
+    """
 
     def __init__(
         self,
@@ -61,12 +64,14 @@ class Indexer:
         instances: InstanceStore,
         database: Database,
         file_systems: Sequence[FileSystem],
+        claim: Callable[[], object] = lambda: None,
         wait: Callable[[threading.Event, float], bool] = lambda stop, seconds: stop.wait(seconds),
     ) -> None:
         self._journals = journals
         self._instances = instances
         self._database = database
         self._file_systems = file_systems
+        self._claim = claim
         self._wait = wait
         self._places: dict[Path, _Place] = {}
 
@@ -93,8 +98,12 @@ class Indexer:
                 )
 
     def prepare(self) -> None:
-        """Bring the database's schema to this version, and rebuild the index from the files if it is empty."""
+        """Bring the database's schema to this version, and rebuild the index from the files if it is empty.
+
+        Raises Permanent if the database belongs to another data directory.
+        """
         self._database.upgrade()
+        self._claim()
         if self._instances.is_empty():
             self.rebuild()
 

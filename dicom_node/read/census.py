@@ -15,7 +15,7 @@ class Fault(StrEnum):
 
 
 @dataclass(frozen=True)
-class Problem:
+class FoundFault:
     """A fault that was found. `path` is relative to the data directory and holds no attribute of a patient."""
 
     fault: Fault
@@ -31,4 +31,4 @@ class Census:
     instances: int
     waiting: int  # instances in journals, filed or still to be filed
     quarantined: int
-    problems: tuple[Problem, ...]
+    problems: tuple[FoundFault, ...]

@@ -45,6 +45,11 @@ class NodeFolders:
         """The file with the key under which patients are hashed."""
         return self.data_dir / "patients.key"
 
+    @property
+    def installation(self) -> Path:
+        """The file with the identity of the installation."""
+        return self.data_dir / "installation"
+
     def make(self) -> None:
         """Make the `data_dir`. Raises Permanent, naming the key, if that is not possible."""
         try:

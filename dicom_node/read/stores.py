@@ -10,6 +10,7 @@ from storage.log.instances import InstanceStore
 from storage.tables.commitments import Commitments
 from storage.tables.confirmations import Confirmations
 from storage.tables.database.connection import Database, sqlite_file
+from storage.tables.database.installation import check_installation, claim_installation
 from storage.tables.deliveries import Deliveries
 from storage.tables.jobs import Jobs
 from storage.tables.patients import Patients
@@ -30,7 +31,9 @@ class StoresConfig:
 
 @dataclass(frozen=True)
 class Stores:
-    """The tables and folders that the roles share."""
+    """The tables and folders that the roles share, and the identity of the installation that they belong to."""
+
+    installation: str
 
     database: Database
     instances: InstanceStore
@@ -48,8 +51,8 @@ class Stores:
 def open_stores(config: StoresConfig, upgrade: bool = False) -> Stores:
     """Open the database and the folder of instances, create them if they are absent, and return the stores.
 
-    Raises Permanent if the folder cannot be created, or if the schema is not that of this version. With `upgrade`, an
-    older schema is upgraded instead.
+    Raises Permanent if the folder cannot be created, if the schema is not that of this version, or if the database
+    belongs to another data directory. With `upgrade`, an older schema is upgraded instead.
     """
     config.folders.make()
     database = Database(config.database_url)
@@ -57,7 +60,7 @@ def open_stores(config: StoresConfig, upgrade: bool = False) -> Stores:
         database.upgrade()
     else:
         database.check_current()
-    return _stores(database, config)
+    return _stores(database, config, claim_installation(database, config.folders.installation))
 
 
 def open_existing(config: StoresConfig, config_file: Path | None) -> Stores:
@@ -73,11 +76,12 @@ def open_existing(config: StoresConfig, config_file: Path | None) -> Stores:
         )
     database = Database(config.database_url)
     database.check_current()
-    return _stores(database, config)
+    return _stores(database, config, check_installation(database, config.folders.installation))
 
 
-def _stores(database: Database, config: StoresConfig) -> Stores:
+def _stores(database: Database, config: StoresConfig, installation: str) -> Stores:
     return Stores(
+        installation=installation,
         database=database,
         instances=InstanceStore(database, config.folders.instances, feeds_inputs),
         studies=Studies(database),

@@ -1,8 +1,10 @@
 """The output of a job: its folder, the destinations it is for, and the objects that are written for them."""
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from dicom_node.objects.base.context import ObjectContext, ResultReference
@@ -11,7 +13,7 @@ from dicom_node.objects.profiles import ObjectProfile
 from dicom_node.work.applications import WarmApplications
 from storage.log.files import write_durable
 from storage.records.jobs import Job
-from storage.records.results import NewObject
+from storage.records.results import NewObject, ResultObject
 from storage.tables.results import Results
 
 
@@ -41,12 +43,14 @@ class Outputs:
         profiles: Mapping[str, ObjectProfile],
         objects_dir: Path,
         ae_title: str,
+        installation: str,
     ) -> None:
         self._results = results
         self._applications = applications
         self._profiles = profiles
         self._objects_dir = objects_dir
         self._ae_title = ae_title
+        self._installation = installation
 
     def begin(self, job: Job) -> "JobOutput":
         """Return the output of a job, in a folder without the files of an attempt that was killed."""
@@ -69,12 +73,32 @@ class Outputs:
         predecessors = self._results.previous_sr(job.study_instance_uid, job.application, job.id, destinations)
         return ObjectContext(
             device_name=self._ae_title,
-            uid_seed=f"{job.id}/{job.fingerprint}{seed}",
+            uid_seed=self._uid_seed(job, predecessors) + seed,
+            installation=self._installation,
             revision=job.revision,
             predecessors=tuple(
                 ResultReference(p.sop_class_uid, p.sop_instance_uid, p.series_instance_uid) for p in predecessors
             ),
         )
+
+    def _uid_seed(self, job: Job, predecessors: Sequence[ResultObject]) -> str:
+        """Return the text that the UIDs of a result derive from.
+
+        It holds no number of a row, so that the same result has the same UIDs after the loss of the database, and all
+        that makes the content another one, so that no other content ever has them.
+        """
+        said = (
+            self._installation,
+            job.study_instance_uid,
+            job.application,
+            job.kind,
+            job.revision,
+            job.fingerprint,
+            self._results.repetition(job),
+            version("dicom-node"),
+            [p.sop_instance_uid for p in predecessors],
+        )
+        return json.dumps(said)
 
 
 @dataclass(frozen=True)

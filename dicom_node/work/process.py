@@ -59,6 +59,7 @@ def main(
             results=stores.results,
             objects_dir=settings.folders.objects,
             ae_title=settings.node.ae_title,
+            installation=stores.installation,
         ).perform,
         backoff=Backoff(RETRY_SECONDS, RETRY_SECONDS * 8, settings.work.maximum_attempts),
         heartbeat_seconds=settings.work.heartbeat_seconds,

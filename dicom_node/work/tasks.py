@@ -44,9 +44,13 @@ def build_tasks(
     results: Results,
     objects_dir: Path,
     ae_title: str,
+    installation: str,
 ) -> Tasks:
-    """Wire the collaborators of one worker. `profiles` has the profile of every destination."""
-    outputs = Outputs(results, applications, profiles, objects_dir, ae_title)
+    """Wire the collaborators of one worker.
+
+    `profiles` has the profile of every destination. `installation` is the identity of the node's installation.
+    """
+    outputs = Outputs(results, applications, profiles, objects_dir, ae_title, installation)
     first_images = FirstImages(instances, results)
     withdrawal = WithdrawalTask(results, outputs, first_images)
     return Tasks(

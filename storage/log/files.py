@@ -64,6 +64,25 @@ def copy_durable(source: Path, path: Path) -> None:
         sync_folder(path.parent)
 
 
+def create_once(path: Path, content: bytes) -> None:
+    """Create a file that its owner alone can read, unless it exists. It is durable on return.
+
+    If two processes do so at once, the file of the first one stays.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    try:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(content)
+            _flush(file)
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
 class Tree:
     """The files below `root`. No file is ever replaced; several threads and processes may write at once.
 

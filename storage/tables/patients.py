@@ -6,14 +6,13 @@ patients anyway. With the database but without the key, nobody can test patient 
 
 import hashlib
 import hmac
-import os
 import secrets
 from functools import cached_property
 from pathlib import Path
 
 from sqlalchemy import or_, select, update
 
-from storage.log.files import sync_folder
+from storage.log.files import create_once
 from storage.records.studies import StudyState
 from storage.tables.database import schema
 from storage.tables.database.connection import Database, changed
@@ -89,21 +88,5 @@ class Patients:
     @cached_property
     def _key(self) -> bytes:
         if not self._key_file.exists():
-            self._make_key()
+            create_once(self._key_file, secrets.token_bytes(_KEY_BYTES))
         return self._key_file.read_bytes()
-
-    def _make_key(self) -> None:
-        """Create the key. If two processes do so at once, the key of the first one stays."""
-        temporary = self._key_file.with_name(f".{self._key_file.name}.{os.getpid()}")
-        temporary.unlink(missing_ok=True)
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(secrets.token_bytes(_KEY_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(temporary, self._key_file)
-        except FileExistsError:
-            pass
-        finally:
-            temporary.unlink()
-        sync_folder(self._key_file.parent)

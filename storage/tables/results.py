@@ -1,5 +1,6 @@
 """The result objects of jobs, what a new result supersedes, and the withdrawal of results."""
 
+import hashlib
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -30,6 +31,20 @@ class Results:
         """Return the result objects of a study, by job, in the order of delivery."""
         target = schema.ResultObjectRow
         return self._objects(select(target).where(target.study_instance_uid == study_instance_uid))
+
+    def repetition(self, job: Job) -> int:
+        """Return how many earlier jobs were to give the same result as this one."""
+        row = schema.JobRow
+        same = select(func.count()).where(
+            row.study_instance_uid == job.study_instance_uid,
+            row.application == job.application,
+            row.kind == job.kind,
+            row.revision == job.revision,
+            row.fingerprint == job.fingerprint,
+            row.id < job.id,
+        )
+        with self._database.reading() as session:
+            return session.scalar(same) or 0
 
     def previous_sr(
         self, study_instance_uid: str, application: str, job: int, destinations: Collection[str]
@@ -122,7 +137,7 @@ class Results:
                 revision=row.revision,
                 application=row.application,
                 inputs=row.inputs,
-                fingerprint=f"withdrawal of job {job_id}",
+                fingerprint=_withdrawal_fingerprint(session, job_id),
                 priority=row.priority,
                 detail=WithdrawalDetail(job_id, {name: tuple(ids) for name, ids in objects.items()}, reason),
             )
@@ -132,6 +147,12 @@ class Results:
         ordered = statement.order_by(schema.ResultObjectRow.job_id, schema.ResultObjectRow.sequence)
         with self._database.reading() as session:
             return [object_record(row) for row in session.scalars(ordered)]
+
+
+def _withdrawal_fingerprint(session: Session, job_id: int) -> str:
+    target = schema.ResultObjectRow
+    uids = session.scalars(select(target.sop_instance_uid).where(target.job_id == job_id)).all()
+    return hashlib.sha256("\n".join(["withdrawal", *sorted(uids)]).encode()).hexdigest()
 
 
 def rejectable() -> ColumnElement[bool]:

@@ -87,3 +87,32 @@ def test_a_stopped_node_gives_its_job_back_uncounted(place: tuple[Node, Pacs], p
     detail = node.wait(uid, delivered())
     assert detail["jobs"][0]["attempts"] == 1
     assert kinds(pacs, uid) == ["SEG", "SR"]
+
+
+def test_after_the_loss_of_the_database_the_same_result_has_the_same_uids(
+    place: tuple[Node, Pacs], push: Push, tmp_path: Path
+) -> None:
+    node, pacs = place
+    uid = write_ball_study(tmp_path).study_instance_uid
+    push(node, tmp_path)
+    before = {o["sop_instance_uid"] for o in node.wait(uid, delivered())["objects"]}
+    node.stop()
+    for file in node.data_dir.glob("node.sqlite*"):
+        file.unlink()
+    node.start()
+    after = node.wait(uid, delivered())
+    assert {o["sop_instance_uid"] for o in after["objects"]} == before
+    assert kinds(pacs, uid) == ["SEG", "SR"]
+
+
+def test_a_second_data_directory_on_the_same_database_is_refused(place: tuple[Node, Pacs], tmp_path: Path) -> None:
+    node, _ = place
+    other = Node(tmp_path, node.target.port + 1)
+    text = other.config.read_text()
+    other.config.write_text(
+        text.replace("[node]", f'[node]\ndatabase_url = "sqlite:///{node.data_dir / "node.sqlite"}"')
+    )
+    refused = other.run("run")
+    assert refused.returncode == 1
+    assert "belongs to another data directory" in refused.stderr
+    assert "Traceback" not in refused.stderr

@@ -33,7 +33,7 @@ def open_stores(database: Database, folder: Path) -> SimpleNamespace:
     return SimpleNamespace(jobs=Jobs(database), results=Results(database), instances=instances)
 
 
-def build_worker(
+def build_worker(  # noqa: PLR0913 - a test names the few that it changes
     stores: Any,
     configured: ConfiguredApplication,
     application: Any,
@@ -42,6 +42,7 @@ def build_worker(
     backoff: Backoff = Backoff(5, 40, 3),  # noqa: B008 - frozen
     heartbeat_seconds: float = 60,
     job_timeout_seconds: float = 60,
+    installation: str = "an installation",
 ) -> Worker:
     tasks = build_tasks(
         SimpleNamespace(device="cpu"),  # type: ignore[arg-type]
@@ -51,5 +52,6 @@ def build_worker(
         stores.results,
         objects_dir,
         "NODE",
+        installation,
     )
     return Worker("w", stores.jobs, tasks.perform, backoff, heartbeat_seconds, job_timeout_seconds)

@@ -66,6 +66,11 @@ def node(tmp_path: Path) -> Iterator[Node]:
 def study(node: Node, tmp_path: Path) -> PhantomStudy:
     """Received and indexed."""
     study = write_ball_study(tmp_path / "study")
+    receive(node, study)
+    return study
+
+
+def receive(node: Node, study: PhantomStudy) -> None:
     filing = node.instances.filing()
     for path in study.paths:
         ds = dcmread(path, stop_before_pixels=True)
@@ -76,15 +81,23 @@ def study(node: Node, tmp_path: Path) -> PhantomStudy:
         filing.instance(instance, path.read_bytes())
     filing.commit()
     node.complete(study.study_instance_uid)
-    return study
 
 
-def worker(node: Node, application: Application | None, **profiles: ObjectProfile) -> Worker:
+def worker(
+    node: Node, application: Application | None, installation: str = "here", **profiles: ObjectProfile
+) -> Worker:
     """With no application, it is one that cannot be used."""
     manifest = MANIFEST if application is not None else None
     configured = ConfiguredApplication("mass", tuple(profiles), manifest, "there is no such file")
     return build_worker(
-        node, configured, application, profiles, node.root.parent / "objects", Backoff(0, 0, 2), heartbeat_seconds=5
+        node,
+        configured,
+        application,
+        profiles,
+        node.root.parent / "objects",
+        Backoff(0, 0, 2),
+        heartbeat_seconds=5,
+        installation=installation,
     )
 
 
@@ -221,3 +234,28 @@ def test_what_stood_before_a_report_of_no_result_is_withdrawn_too(node: Node, st
     first, second = (referenced(dcmread(o.path)) for o in sent if o.kind == "REJECTION")
     assert first == {o.sop_instance_uid for o in sent if o.job_id in (1, 2)}
     assert second == {o.sop_instance_uid for o in sent if o.job_id == 3 and o.kind != "REJECTION"}
+
+
+def test_uids_depend_on_the_installation_and_on_no_number_of_a_row(
+    node: Node, study: PhantomStudy, tmp_path: Path
+) -> None:
+    """A node whose database was lost numbers its jobs anew, and another installation may receive the same images."""
+    (tmp_path / "lost").mkdir()
+    database = Database(default_url(tmp_path / "lost"))
+    database.upgrade()
+    again = Node(database, tmp_path / "lost" / "instances")
+    receive(again, study)
+    again_first = NewJob(study.study_instance_uid, 1, "another", {}, "f")
+    assert again.studies.route(study.study_instance_uid, 1, "applies", [again_first], UNDECIDED, NOW)
+    assert again.jobs.claim("w", NOW) is not None
+    uids = {}
+    for place, installation, fingerprint in (
+        (node, "here", "f"), (again, "here", "f"), (node, "there", "g"), (again, "here", "g"),
+    ):  # fmt: skip
+        route(place, analysis(study, fingerprint))
+        assert worker(place, Application(study.mask), installation, pacs=ObjectProfile()).work_one()
+        made = [o for o in place.results.objects(study.study_instance_uid) if o.kind == "SEG"]
+        uids[len(uids)] = made[-1].sop_instance_uid
+    assert uids[0] == uids[1]
+    assert len({*uids.values()}) == 3
+    database.close()

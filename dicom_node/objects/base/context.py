@@ -25,7 +25,8 @@ class ObjectContext:
 
     Every new UID derives from `uid_seed`, so that a job that was killed and runs again gives the same SOP Instance
     UIDs. `predecessors` are the reports of an earlier result that this one supersedes. `side` is the side of the body
-    that the job analyses, "L" or "R"; empty if its images name none, or both.
+    that the job analyses, "L" or "R"; empty if its images name none, or both. `installation` is the identity of the
+    node's installation.
     """
 
     device_name: str
@@ -33,6 +34,7 @@ class ObjectContext:
     revision: int = 1
     predecessors: tuple[ResultReference, ...] = ()
     side: str = ""
+    installation: str = ""
     software_version: str = field(default_factory=lambda: version("dicom-node"))
 
     def uid(self, role: str) -> str:
@@ -42,7 +44,7 @@ class ObjectContext:
     @property
     def node_uid(self) -> str:
         """The device UID of the node itself, where no algorithm made the object."""
-        return derived_uid("device", NODE_NAME, self.device_name)
+        return derived_uid("device", NODE_NAME, self.installation, self.device_name)
 
 
 def derived_uid(*parts: str) -> str:

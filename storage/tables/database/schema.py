@@ -129,7 +129,9 @@ class JobRow(Base):
     __table_args__ = (
         Index("ix_job_state_run_after", "state", "run_after"),
         Index("ix_job_study_application", "study_instance_uid", "application"),
-        {"sqlite_autoincrement": True},  # an id must never be used twice, because the UIDs of results derive from it
+        {
+            "sqlite_autoincrement": True
+        },  # an id must never be used twice, because folders of results and deliveries refer to it
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -286,6 +288,15 @@ class CommitmentRow(Base):
     requested_at: Mapped[datetime]
     run_after: Mapped[datetime]
     association: Mapped[str] = mapped_column(String(64))
+
+
+class InstallationRow(Base):
+    """The identity of the installation that the database belongs to. There is one row, whose number is 1."""
+
+    __tablename__ = "installation"
+
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    identity: Mapped[str] = mapped_column(String(32))
 
 
 class ProblemRow(Base):

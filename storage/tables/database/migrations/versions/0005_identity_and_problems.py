@@ -1,4 +1,4 @@
-"""Problems, and what a person has acknowledged of them."""
+"""The identity of the installation; problems, and what a person has acknowledged of them."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,6 +8,12 @@ down_revision = "0004"
 
 
 def upgrade() -> None:
+    op.create_table(
+        "installation",
+        sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("identity", sa.String(length=32), nullable=False),
+        sa.PrimaryKeyConstraint("number"),
+    )
     op.create_table(
         "problem",
         sa.Column("kind", sa.String(length=32), nullable=False),
