@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from inference.headers.image_content import COMPONENT, FRAME_TYPE, MAGNITUDE, is_map
 from inference.series.kinds import Kind
-from inference.volumes.planes import COMPONENT
 from storage.errors import InputRefused
 
 Modality = Literal["MR", "CT", "PT"]
@@ -139,8 +139,10 @@ def selected(told_apart: Sequence[Mapping[str, Any]], select: Selection) -> int:
         key, extreme = _EXTREMES[select]
         known = [apart[key] for apart in told_apart if apart.get(key) is not None]
         found = [n for n, apart in enumerate(told_apart) if known and apart.get(key) == extreme(known)]
+    elif select == MAGNITUDE:
+        found = [n for n, apart in enumerate(told_apart) if apart.get(COMPONENT) == select and not is_map(apart)]
     else:
-        found = [n for n, apart in enumerate(told_apart) if apart.get(COMPONENT) == select]
+        found = [n for n, apart in enumerate(told_apart) if apart.get(FRAME_TYPE) == select]
     if len(found) != 1:
         raise InputRefused(
             f"{len(found) or 'none'} of the {len(told_apart)} volumes of the series can be the one asked for "

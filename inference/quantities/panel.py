@@ -13,6 +13,7 @@ from inference.contract.concepts import PERCENT
 from inference.contract.findings import NOT_ATTEMPTED, Code, Measurement, ParametricMap
 from inference.contract.inputs import InputRule, input_key
 from inference.contract.series_input import SeriesInput, read_input
+from inference.headers.image_content import COMPONENT, FRAME_TYPE, MAGNITUDE, is_signal
 from inference.quantities.alignment import align, same_grid
 from inference.quantities.fits.adc import PLAUSIBLE as ADC_PLAUSIBLE
 from inference.quantities.fits.adc import adc_map
@@ -21,7 +22,7 @@ from inference.quantities.missing import Missing
 from inference.quantities.statistics import Statistics, as_measurements, interior, region_statistics
 from inference.volumes.geometry import Array, Mask
 from inference.volumes.grouping import SAME_PLACE
-from inference.volumes.planes import B_VALUE, COMPONENT
+from inference.volumes.planes import B_VALUE
 from inference.volumes.volume import Volume
 from storage.errors import InputRefused
 
@@ -190,16 +191,20 @@ def _compute_map(quantity: PanelQuantity, way: tuple[str, ...], volumes: Volumes
 
 def _adc_from_diffusion(weighted: Sequence[Volume]) -> Array:
     b_values = [volume.told_apart.get(B_VALUE) for volume in weighted]
-    known = [(v, float(b)) for v, b in zip(weighted, b_values, strict=True) if b is not None]
+    known = [(v, float(b)) for v, b in zip(weighted, b_values, strict=True) if b is not None and _is_magnitude(v)]
     if any(not np.allclose(v.geometry.affine, known[0][0].geometry.affine, atol=SAME_PLACE) for v, _ in known):
         raise InputRefused("the volumes of different b-values lie in different places; send the whole series again")
     return adc_map([v.array / v.signal_scale for v, _ in known], [b for _, b in known]).values
 
 
+def _is_magnitude(volume: Volume) -> bool:
+    return is_signal(volume.told_apart) and volume.told_apart.get(COMPONENT, MAGNITUDE) == MAGNITUDE
+
+
 def _fat_from_dixon(volumes: Volumes, way: tuple[str, ...]) -> Array:
     """Compute the fat fraction from one series that holds water and fat among others, or from one series of each."""
     if way == ("dixon",):
-        found = {str(v.told_apart.get(COMPONENT)): v for v in volumes["dixon"]}
+        found = {str(v.told_apart.get(FRAME_TYPE)): v for v in volumes["dixon"] if is_signal(v.told_apart)}
     else:
         found = {name: volumes[name][0] for name in way}
     if "water" not in found or "fat" not in found:

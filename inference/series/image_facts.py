@@ -16,8 +16,9 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
 from inference.headers.diffusion import b_value
+from inference.headers.image_content import code_strings, ge_component
 from inference.headers.private import PrivateElements
-from inference.volumes.planes import ge_component, is_enhanced, number
+from inference.volumes.planes import is_enhanced, number
 
 NO_AGENT = frozenset({"", "NO", "NONE", "N", "0", "NIL", "NA", "N/A", "NO CONTRAST", "WITHOUT"})
 FAT_BY_NAME = re.compile(
@@ -372,9 +373,3 @@ def _laterality(ds: Dataset, where: _Classic | _Enhanced) -> str:
 
 def _first(value: Any) -> Any:
     return value[0] if isinstance(value, Sequence) and not isinstance(value, str) and value else value
-
-
-def code_strings(value: Any) -> list[str]:
-    """Return the values of a CS in one spelling: "T1 MAP" and "T2* MAP" become "T1_MAP" and "T2_STAR_MAP"."""
-    values = [value] if isinstance(value, str) else list(value or [])
-    return [re.sub(r"[\s*-]+", "_", str(v).strip().upper().replace("*", "_STAR")) for v in values]

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from inference.volumes.planes import B_VALUE, COMPONENT, ECHO_TIME, TIME, TRIGGER_TIME, Plane
+from inference.headers.image_content import COMPONENT, FRAME_TYPE
+from inference.volumes.planes import B_VALUE, ECHO_TIME, TIME, TRIGGER_TIME, Plane
 from storage.errors import InputRefused
 
 DIRECTION_TOLERANCE = 1e-3  # of a direction cosine: scanners round differently within one series
 SPACING_TOLERANCE = 1e-3  # mm, pixel spacing
 SAME_PLACE = 0.05  # mm along the normal, between images of several volumes: scanners round
-CONTRAST = frozenset({COMPONENT, ECHO_TIME, B_VALUE})  # slices that differ in these are never one volume
+CONTRAST = frozenset({COMPONENT, FRAME_TYPE, ECHO_TIME, B_VALUE})  # slices that differ in these are never one volume
 REPETITION = "repetition"  # counted from 1, if only the order of acquisition tells volumes apart
 
 

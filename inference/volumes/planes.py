@@ -16,28 +16,20 @@ from pydicom.tag import Tag
 
 from inference.headers.attributes import values, vector
 from inference.headers.diffusion import direction, weighting
+from inference.headers.image_content import COMPONENT, FRAME_TYPE, ONE_DIRECTION, TRACE, content_of
 from inference.headers.private import PrivateElements
 from inference.volumes.tiles import TileFormat, tiled_as, tiling_of
 from storage.errors import InputRefused
 
 LpsVector = NDArray[np.float64]
-COMPONENT = "image component"
 ECHO_TIME = "EchoTime"
 B_VALUE = "b-value"
 DIRECTION = "gradient direction"  # (x, y, z), as the vendor writes it
 POSITION = "ImagePositionPatient"
 TIME = "TemporalPositionIdentifier"
 TRIGGER_TIME = "TriggerTime"
+NOT_COMPLEX = frozenset({"CT", "PT"})  # modalities whose images are no part of a complex signal
 SPATIAL = frozenset(Tag(k) for k in ("StackID", "InStackPositionNumber", POSITION, "PlanePositionSequence"))
-COMPONENTS = {
-    "M": "magnitude", "P": "phase", "R": "real", "I": "imaginary",
-    "MAGNITUDE": "magnitude", "PHASE": "phase", "REAL": "real", "IMAGINARY": "imaginary",
-    "W": "water", "F": "fat", "IP": "in phase", "OP": "opposed phase",
-    "WATER": "water", "FAT": "fat", "IN_PHASE": "in phase", "OPP_PHASE": "opposed phase",
-    "FF": "fat fraction", "FIELD_MAP": "field map", "ADC": "ADC", "FA": "FA", "T1 MAP": "T1 map", "T2 MAP": "T2 map",
-}  # fmt: skip
-
-GE_COMPONENTS: Mapping[float, str] = {0: "M", 1: "P", 2: "R", 3: "I"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,10 +179,12 @@ def _plane(
 
 def _classic_differences(ds: Dataset) -> dict[str, Any]:
     diffusion = weighting(ds)
+    content = content_of(ds.get("ImageType"), ds.get("ComplexImageComponent"), PrivateElements(ds))
     return {
         ECHO_TIME: number(ds.get(ECHO_TIME)),
         "InversionTime": number(ds.get("InversionTime")) or None,
-        COMPONENT: _component(ds.get("ImageType")) or COMPONENTS.get(ge_component(PrivateElements(ds))),
+        COMPONENT: None if ds.get("Modality") in NOT_COMPLEX else content.component,
+        FRAME_TYPE: content.frame_type or _directions(ds, diffusion.b_value),
         B_VALUE: number(diffusion.b_value),
         DIRECTION: diffusion.direction,
         TIME: number(ds.get(TIME)),
@@ -205,11 +199,17 @@ def _enhanced_differences(ds: Dataset, frame: int) -> dict[str, Any]:
         return None if item is None else item.get(keyword)
 
     gradient = found("MRDiffusionSequence", "DiffusionGradientDirectionSequence")
+    b_value = number(found("MRDiffusionSequence", "DiffusionBValue"))
+    content = content_of(
+        found("MRImageFrameTypeSequence", "FrameType") or ds.get("ImageType"),
+        found("MRImageFrameTypeSequence", "ComplexImageComponent") or ds.get("ComplexImageComponent"),
+    )
     return {
         ECHO_TIME: number(found("MREchoSequence", "EffectiveEchoTime")),
         "InversionTime": number(next(iter(values(found("MRModifierSequence", "InversionTimes"))), None)) or None,
-        COMPONENT: _component(found("MRImageFrameTypeSequence", "FrameType") or ds.get("ImageType")),
-        B_VALUE: number(found("MRDiffusionSequence", "DiffusionBValue")),
+        COMPONENT: None if ds.get("Modality") in NOT_COMPLEX else content.component,
+        FRAME_TYPE: content.frame_type or _directions(functional(ds, frame, "MRDiffusionSequence"), b_value),
+        B_VALUE: b_value,
         DIRECTION: direction(gradient[0].get("DiffusionGradientOrientation")) if gradient else None,
         TIME: number(found("FrameContentSequence", "TemporalPositionIndex")),
         TRIGGER_TIME: number(found("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime")) or None,
@@ -217,19 +217,10 @@ def _enhanced_differences(ds: Dataset, frame: int) -> dict[str, Any]:
     }
 
 
-def _component(image_type: Any) -> str | None:
-    """Read magnitude, phase, water ... from value 3 onwards of ImageType or FrameType (PS3.3 C.8.13.3.1.1)."""
-    found = [COMPONENTS[v] for v in (str(value).upper() for value in values(image_type)[2:]) if v in COMPONENTS]
-    return found[0] if found else None
-
-
-def ge_component(private: PrivateElements) -> str:
-    """Return the letter of a magnitude, phase, real or imaginary image of GE; "" if there is none.
-
-    GE may write the same ImageType into all of these images.
-    """
-    found = private.numbers(0x0043, "GEMS_PARM_01", 0x2F, "SS", "GE")
-    return GE_COMPONENTS.get(found[0], "") if found else ""
+def _directions(source: Dataset | None, b_value: float | None) -> str | None:
+    """Return the frame type that DiffusionDirectionality of a diffusion weighted image tells; None if it tells none."""
+    told = source.get("DiffusionDirectionality") if source is not None and b_value else None
+    return {"ISOTROPIC": TRACE, "DIRECTIONAL": ONE_DIRECTION}.get(str(told))
 
 
 def number(value: Any) -> float | None:

@@ -7,9 +7,9 @@ import pytest
 
 from inference.contract.binding import bind, feeds_inputs
 from inference.contract.inputs import BValues, InputRule, input_key, selected, split_key
+from inference.headers.image_content import COMPONENT
 from inference.series.kinds import Kind
 from inference.series.recogniser import Recognition, read_headers, recognise_headers
-from inference.volumes.planes import COMPONENT
 from storage.errors import InputRefused
 
 
