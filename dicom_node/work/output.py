@@ -70,7 +70,9 @@ class Outputs:
         return groups or [DestinationGroup(ObjectProfile(), ())]
 
     def context(self, job: Job, destinations: Sequence[str], seed: str) -> ObjectContext:
-        predecessors = self._results.previous_sr(job.study_instance_uid, job.application, job.id, destinations)
+        predecessors = self._results.previous_sr(
+            job.study_instance_uid, job.application, job.id, destinations, job.beside
+        )
         return ObjectContext(
             device_name=self._ae_title,
             uid_seed=self._uid_seed(job, predecessors) + seed,
@@ -79,6 +81,7 @@ class Outputs:
             predecessors=tuple(
                 ResultReference(p.sop_class_uid, p.sop_instance_uid, p.series_instance_uid) for p in predecessors
             ),
+            side=job.side,
         )
 
     def _uid_seed(self, job: Job, predecessors: Sequence[ResultObject]) -> str:
@@ -91,6 +94,7 @@ class Outputs:
             self._installation,
             job.study_instance_uid,
             job.application,
+            job.side,
             job.kind,
             job.revision,
             job.fingerprint,

@@ -43,7 +43,8 @@ class WithdrawalTask:
         job = output.job
         asking = [name for group in output.groups if group.profile.withdraws_superseded for name in group.names]
         held = {
-            name: self._results.superseded(job.study_instance_uid, job.application, job.id, name) for name in asking
+            name: self._results.superseded(job.study_instance_uid, job.application, job.id, name, job.beside)
+            for name in asking
         }
         return self._rejections(output, held)
 

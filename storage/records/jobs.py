@@ -21,6 +21,14 @@ class JobKind(StrEnum):
     WITHDRAWAL = "WITHDRAWAL"  # write the rejection notes for the results of another job
 
 
+SIDE_NAMES = {"L": "left", "R": "right"}
+
+
+def of_side(name: str, side: str) -> str:
+    """Add to a name the side of the body in words, as in `knee (left)`; nothing if no side is known."""
+    return f"{name} ({SIDE_NAMES[side]})" if side else name
+
+
 class JobState(StrEnum):
     """State of one application's run over one study revision."""
 
@@ -115,7 +123,9 @@ class NewJob:
 
     `inputs` maps each input of the application to the series that feeds it: "t1w@1" is the input t1w of the first of
     the earlier studies that the detail lists. `fingerprint` names the exact instances and the application's version:
-    the same fingerprint means the same result.
+    the same fingerprint means the same result. `side` is the side of the body that the inputs show, "L" or "R"; empty
+    if they name none, or both. `beside` is the other side if another job of the application analyses it at the same
+    time; these two jobs do not supersede each other.
     """
 
     study_instance_uid: str
@@ -125,6 +135,8 @@ class NewJob:
     fingerprint: str
     priority: int = 0  # the higher one is claimed first
     detail: JobDetail = AnalysisDetail()
+    side: str = ""
+    beside: str = ""
 
     @property
     def kind(self) -> JobKind:
@@ -133,7 +145,7 @@ class NewJob:
 
 @dataclass(frozen=True)
 class Job:
-    """A job as it is in the queue."""
+    """A job as it is in the queue. `side` and `beside` are as in `NewJob`."""
 
     id: int
     study_instance_uid: str
@@ -152,3 +164,10 @@ class Job:
     priority: int = 0
     kind: JobKind = JobKind.ANALYSIS
     detail: JobDetail = AnalysisDetail()
+    side: str = ""
+    beside: str = ""
+
+    @property
+    def title(self) -> str:
+        """The application, with the side that is analysed."""
+        return of_side(self.application, self.side)

@@ -21,7 +21,7 @@ from storage.tables.database import schema
 from storage.tables.database.connection import Database, changed
 from storage.tables.deliveries import move, tell
 from storage.tables.events import add_event
-from storage.tables.queueing import withdrawn
+from storage.tables.queueing import not_beside, withdrawn
 from storage.tables.results import object_record
 
 WAITING = (ConfirmationState.ASKING, ConfirmationState.REQUESTED, ConfirmationState.READING)
@@ -294,6 +294,7 @@ def _is_outdated() -> ColumnElement[bool]:
             later.kind == JobKind.ANALYSIS,
             later.state == JobState.SUCCEEDED,
             ended_later,
+            not_beside(job.side, later.beside),
         )
         .exists()
     )

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from storage.errors import Permanent, WhyNoResult
-from storage.records.jobs import Job, JobKind, JobState, NewJob, NoResultDetail
+from storage.records.jobs import Job, JobKind, JobState, NewJob, NoResultDetail, of_side
 from storage.records.results import NewObject
 from storage.records.studies import Event, Stage, StudyState
 from storage.tables.database import schema
@@ -24,6 +24,7 @@ from storage.tables.queueing import (
     hold_jobs,
     job_record,
     no_result_fingerprint,
+    not_beside,
 )
 from storage.tables.results import end_superseded_deliveries, enqueue_deliveries, keep_object
 
@@ -75,7 +76,7 @@ class Jobs:
                     row.study_instance_uid,
                     row.revision,
                     Stage.RUNNING,
-                    f"{row.application}: attempt {row.attempts} on {worker}",
+                    f"{of_side(row.application, row.side)}: attempt {row.attempts} on {worker}",
                     row.id,
                 ),
             )
@@ -120,7 +121,7 @@ class Jobs:
                     enqueue_deliveries(session, kept, new.destinations, now)
             kinds = ", ".join(dict.fromkeys(new.kind for new in objects if not new.stands_for)) or "no object"
             destinations = dict.fromkeys(name for new in objects for name in new.destinations)
-            text = f"{row.application}: {kinds}, for {', '.join(destinations) or 'no destination'}"
+            text = f"{of_side(row.application, row.side)}: {kinds}, for {', '.join(destinations) or 'no destination'}"
             add_event(session, Event(now, row.study_instance_uid, row.revision, Stage.ENCODED, text, job_id, data))
             if row.kind is JobKind.ANALYSIS:
                 end_superseded_deliveries(session, row, list(destinations), now)
@@ -211,7 +212,7 @@ class Jobs:
         ).all()
         for row in rows:
             what = "failed for good" if retry_at is None else "will run again"
-            text = f"{row.application}: job {row.id} {what}: {reason}"
+            text = f"{of_side(row.application, row.side)}: job {row.id} {what}: {reason}"
             add_event(session, Event(now, row.study_instance_uid, row.revision, Stage.WARNING, text, row.id))
             if retry_at is None and row.kind is JobKind.ANALYSIS and row.application not in self._silent:
                 _report_failure(session, row, why, now)
@@ -233,6 +234,7 @@ class Jobs:
                 newer.study_instance_uid == job.study_instance_uid,
                 newer.application == job.application,
                 newer.id > job.id,
+                not_beside(job.side, newer.beside),
                 job.kind != JobKind.WITHDRAWAL,
                 or_(
                     newer.kind == JobKind.ANALYSIS,
@@ -251,7 +253,7 @@ class Jobs:
             ).one_or_none()
             if row is None:
                 return False
-            text = f"{row.application}: job {job_id} queued again, as asked by the operator"
+            text = f"{of_side(row.application, row.side)}: job {job_id} queued again, as asked by the operator"
             add_event(session, Event(now, row.study_instance_uid, row.revision, Stage.QUEUED, text, job_id))
             reports = and_(
                 job.study_instance_uid == row.study_instance_uid,
@@ -299,7 +301,7 @@ def _cancel_superseded(session: Session, held: ColumnElement[bool], now: datetim
         execution_options=_WITHOUT_SYNC,
     ).all()
     for row in rows:
-        text = f"{row.application}: job {row.id} cancelled, {row.reason}; its result is not sent"
+        text = f"{of_side(row.application, row.side)}: job {row.id} cancelled, {row.reason}; its result is not sent"
         add_event(session, Event(now, row.study_instance_uid, row.revision, Stage.RUNNING, text, row.id))
     return rows
 
@@ -320,5 +322,7 @@ def _report_failure(session: Session, failed: schema.JobRow, why: WhyNoResult, n
         fingerprint=no_result_fingerprint(failed.fingerprint, why, failed.reason),
         priority=failed.priority,
         detail=NoResultDetail(why, failed.reason, failed.id),
+        side=failed.side,
+        beside=failed.beside,
     )
     enqueue_unless_standing(session, report, now)

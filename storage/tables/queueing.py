@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Iterable
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, SQLColumnExpression, and_, select, update
+from sqlalchemy import ColumnElement, SQLColumnExpression, and_, literal, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from storage.errors import WhyNoResult
@@ -21,6 +21,7 @@ from storage.records.jobs import (
     NoResultDetail,
     WithdrawalDetail,
     detail_from_json,
+    of_side,
 )
 from storage.records.studies import Event, Stage
 from storage.tables.database import schema
@@ -60,7 +61,7 @@ def enqueue_unless_standing(session: Session, new: NewJob, now: datetime) -> int
     if standing is None:
         return enqueue(session, new, now)
     _raise_priority(session, standing, new.priority)
-    text = f"{new.application}: the same instances as before, job {standing} stands"
+    text = f"{of_side(new.application, new.side)}: the same instances as before, job {standing} stands"
     add_event(session, Event(now, new.study_instance_uid, new.revision, Stage.QUEUED, text, standing))
     return standing
 
@@ -69,6 +70,14 @@ def start(session: Session, new: NewJob, now: datetime) -> int:
     """Enqueue a job even if its result was computed before; supersede the others of its study and application."""
     _supersede(session, new, None, now)
     return enqueue(session, new, now)
+
+
+def not_beside(side: SQLColumnExpression[str], beside: SQLColumnExpression[str] | str) -> ColumnElement[bool]:
+    """Return the SQL condition that a job of this `side` may be superseded by one that has the other side `beside` it.
+
+    The jobs of an application for the two sides of a study do not concern each other.
+    """
+    return or_(side != beside, literal("") == beside)
 
 
 def supersede_early(
@@ -123,11 +132,13 @@ def enqueue(session: Session, new: NewJob, now: datetime) -> int:
         priority=new.priority,
         kind=new.kind,
         detail=new.detail.to_json(),
+        side=new.side,
+        beside=new.beside,
     )
     session.add(row)
     session.flush()
     urgent = f" with priority {new.priority}" if new.priority else ""
-    text = f"{new.application}: job {row.id} queued{urgent}{_purpose(new)}"
+    text = f"{of_side(new.application, new.side)}: job {row.id} queued{urgent}{_purpose(new)}"
     add_event(session, Event(now, new.study_instance_uid, new.revision, Stage.QUEUED, text, row.id))
     return row.id
 
@@ -167,6 +178,7 @@ def _standing_job(session: Session, new: NewJob) -> int | None:
         .where(
             other.study_instance_uid == job.study_instance_uid,
             other.application == job.application,
+            not_beside(job.side, other.beside),
             other.kind.not_in((new.kind, JobKind.WITHDRAWAL)),
             other.state == JobState.SUCCEEDED,
             other.finished_at > job.finished_at,
@@ -181,6 +193,8 @@ def _standing_job(session: Session, new: NewJob) -> int | None:
             job.application == new.application,
             job.kind == new.kind,
             job.fingerprint == new.fingerprint,
+            job.side == new.side,
+            job.beside == new.beside,
             job.state.in_((JobState.QUEUED, JobState.RUNNING, JobState.RETRYING, JobState.SUCCEEDED)),
             job.superseded.is_(False),
             ~contradicted,
@@ -191,12 +205,13 @@ def _standing_job(session: Session, new: NewJob) -> int | None:
 
 
 def _supersede(session: Session, new: NewJob, standing: int | None, now: datetime) -> None:
-    """Supersede the other jobs of the study and application, except withdrawals."""
+    """Supersede the other jobs of the study and application, except withdrawals and jobs of the side beside it."""
     job = schema.JobRow
     older = and_(
         job.study_instance_uid == new.study_instance_uid,
         job.application == new.application,
         job.kind != JobKind.WITHDRAWAL,
+        not_beside(job.side, new.beside),
     )
     if standing is not None:
         older = and_(older, job.id != standing)
@@ -227,4 +242,6 @@ def job_record(row: schema.JobRow) -> Job:
         priority=row.priority,
         kind=row.kind,
         detail=detail_from_json(row.kind, row.detail),
+        side=row.side,
+        beside=row.beside,
     )

@@ -10,13 +10,13 @@ from sqlalchemy.orm import Session
 
 from storage.errors import Permanent
 from storage.records.deliveries import DeliveryState
-from storage.records.jobs import Job, JobKind, JobState, NewJob, WithdrawalDetail
+from storage.records.jobs import Job, JobKind, JobState, NewJob, WithdrawalDetail, of_side
 from storage.records.results import NewObject, ObjectKind, ResultObject
 from storage.records.studies import Event, Stage
 from storage.tables.database import schema
 from storage.tables.database.connection import Database, changed
 from storage.tables.events import add_event
-from storage.tables.queueing import enqueue, job_record, withdrawn
+from storage.tables.queueing import enqueue, job_record, not_beside, withdrawn
 
 _REPORTS = tuple(kind for kind in ObjectKind if kind.is_report)
 _ENDED = (DeliveryState.SENT, DeliveryState.COMMITTED, DeliveryState.REPLACED)
@@ -47,13 +47,14 @@ class Results:
             return session.scalar(same) or 0
 
     def previous_sr(
-        self, study_instance_uid: str, application: str, job: int, destinations: Collection[str]
+        self, study_instance_uid: str, application: str, job: int, destinations: Collection[str], beside: str = ""
     ) -> Sequence[ResultObject]:
         """Return the earlier reports that the reports of `job` supersede at these destinations.
 
         They are the reports of the application's latest other job that reported to one of the destinations, in the form
         of report that each destination takes. That job is of an earlier revision, or of the same one if other weights
         computed it again or a failure was reported. Without destinations, they are the reports that were sent nowhere.
+        Reports of the side that is analysed `beside` this job are passed over.
 
         Withdrawn results are passed over, and so are results that were not sent to a destination yet, because they
         never will be.
@@ -63,7 +64,7 @@ class Results:
         latest = (
             select(job_row.id)
             .join(target, target.job_id == job_row.id)
-            .where(_others(study_instance_uid, application, job), is_report)
+            .where(_others(study_instance_uid, application, job, beside), is_report)
             .order_by(
                 job_row.finished_at.desc(), job_row.id.desc()
             )  # a job that was queued again ends after newer ones
@@ -73,15 +74,15 @@ class Results:
         return self._objects(select(target).where(target.job_id == latest, is_report))
 
     def superseded(
-        self, study_instance_uid: str, application: str, job: int, destination: str
+        self, study_instance_uid: str, application: str, job: int, destination: str, beside: str = ""
     ) -> Sequence[ResultObject]:
         """Return the objects that a rejection note for `job` names at a destination.
 
         These are the objects of superseded results that the destination got, or was to get. Objects are omitted if they
-        were withdrawn, or rejected when another result superseded them.
+        were withdrawn, or rejected when another result superseded them, or if they are of the side `beside` the job's.
         """
         job_row, delivery, target = schema.JobRow, schema.DeliveryRow, schema.ResultObjectRow
-        others = _others(study_instance_uid, application, job)
+        others = _others(study_instance_uid, application, job, beside)
         here = delivery.destination == destination
         rejected_until = (
             select(func.max(job_row.finished_at))
@@ -128,7 +129,7 @@ class Results:
                 if sent.state not in _ENDED:
                     sent.state, sent.reason, sent.dispatcher = DeliveryState.REPLACED, "withdrawn", None
                     ended += 1
-            text = f"{row.application}: the results of job {job_id} are withdrawn"
+            text = f"{of_side(row.application, row.side)}: the results of job {job_id} are withdrawn"
             text += f": {reason}" if reason else ""
             text += f"; {ended} not sent yet will not be" if ended else ""
             add_event(session, Event(now, row.study_instance_uid, row.revision, Stage.WITHDRAWN, text, job_id))
@@ -140,6 +141,8 @@ class Results:
                 fingerprint=_withdrawal_fingerprint(session, job_id),
                 priority=row.priority,
                 detail=WithdrawalDetail(job_id, {name: tuple(ids) for name, ids in objects.items()}, reason),
+                side=row.side,
+                beside=row.beside,
             )
             return job_record(session.get_one(job, enqueue(session, withdrawal, now)))
 
@@ -169,13 +172,14 @@ def _is_withdrawn(session: Session, row: schema.JobRow) -> bool:
     return session.scalar(found) is not None
 
 
-def _others(study_instance_uid: str, application: str, other_than: int) -> ColumnElement[bool]:
+def _others(study_instance_uid: str, application: str, other_than: int, beside: str) -> ColumnElement[bool]:
     """Return the SQL condition for jobs whose results stand, or were superseded."""
     job = schema.JobRow
     return and_(
         job.study_instance_uid == study_instance_uid,
         job.application == application,
         job.id != other_than,
+        not_beside(job.side, beside),
         job.kind != JobKind.WITHDRAWAL,
         job.state == JobState.SUCCEEDED,
         ~withdrawn(job.study_instance_uid, job.id),
@@ -271,6 +275,7 @@ def end_superseded_deliveries(session: Session, by: schema.JobRow, destinations:
         job.application == by.application,
         job.kind != JobKind.WITHDRAWAL,
         job.id != by.id,
+        not_beside(job.side, by.beside),
     )
     ended = changed(
         session,
@@ -284,5 +289,5 @@ def end_superseded_deliveries(session: Session, by: schema.JobRow, destinations:
         .values(state=DeliveryState.REPLACED, reason=f"superseded by the result of job {by.id}"),
     )
     if ended:
-        text = f"{by.application}: {ended} objects of earlier results were not sent, and will not be"
+        text = f"{of_side(by.application, by.side)}: {ended} objects of earlier results were not sent, and will not be"
         add_event(session, Event(now, by.study_instance_uid, by.revision, Stage.ENCODED, text, by.id))

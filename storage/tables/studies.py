@@ -15,7 +15,7 @@ from storage.records.evidence import (
     StudyContents,
     StudyEvidence,
 )
-from storage.records.jobs import JobKind, NewJob
+from storage.records.jobs import JobKind, NewJob, of_side
 from storage.records.routing import EarlyStart, RoutingDecision
 from storage.records.studies import Event, Stage, Study, StudyState
 from storage.tables.database import schema
@@ -107,9 +107,9 @@ class Studies:
         jobs may be reports that an application gives no result.
 
         A job is not enqueued if one with the same application and fingerprint has succeeded or is in the queue. Other
-        jobs of the same study and application are superseded: a waiting job is CANCELLED, and a running job is
-        cancelled when it ends, without a delivery. A job that started early in this revision is superseded likewise if
-        its application turns out not to apply.
+        jobs of the same study and application, except those of the side beside it, are superseded: a waiting job is
+        CANCELLED, and a running job is cancelled when it ends, without a delivery. A job that started early in this
+        revision is superseded likewise if its application turns out not to apply.
         """
         end = StudyState.ROUTED
         return self._settle(study_instance_uid, revision, end, reason, jobs, decision, now, warnings)
@@ -117,9 +117,9 @@ class Studies:
     def start_early(self, job: NewJob, early: EarlyStart, now: datetime) -> bool:
         """Enqueue a job whose inputs are complete while its study still arrives. The study stays RECEIVING.
 
-        Return False if the study is no longer RECEIVING at the job's revision, if this application was started early in
-        this revision before, or if there was a job with the same instances before, whatever its outcome. `route`
-        decides again when the study is complete.
+        Return False if the study is no longer RECEIVING at the job's revision, if this application was started early on
+        this side in this revision before, or if there was a job with the same instances before, whatever its outcome.
+        `route` decides again when the study is complete.
         """
         known = schema.JobRow
         with self._database.session() as session:
@@ -129,11 +129,13 @@ class Studies:
             tried = select(known.id).where(
                 known.study_instance_uid == job.study_instance_uid,
                 known.application == job.application,
+                known.side == job.side,
                 or_(known.revision == job.revision, known.fingerprint == job.fingerprint),
             )
             if session.scalar(tried.limit(1)) is not None:
                 return False
-            text = f"{job.application}: starts before the study is complete, its inputs are: {early.evidence}"
+            name = of_side(job.application, job.side)
+            text = f"{name}: starts before the study is complete, its inputs are: {early.evidence}"
             add_event(
                 session, Event(now, job.study_instance_uid, job.revision, Stage.EARLY, text, data=early.to_json())
             )

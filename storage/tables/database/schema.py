@@ -153,6 +153,8 @@ class JobRow(Base):
     priority: Mapped[int] = mapped_column(default=0, server_default="0")
     kind: Mapped[JobKind] = mapped_column(default=JobKind.ANALYSIS, server_default="ANALYSIS")
     detail: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
+    side: Mapped[str] = mapped_column(String(1), default="", server_default="")
+    beside: Mapped[str] = mapped_column(String(1), default="", server_default="")
 
 
 class ResultObjectRow(Base):

@@ -1,4 +1,4 @@
-"""The identity of the installation; problems, and what a person has acknowledged of them."""
+"""The identity of the installation; problems, what a person has acknowledged of them; the side of a job."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -34,3 +34,5 @@ def upgrade() -> None:
         sa.Column("note", sa.String(), nullable=False),
         sa.PrimaryKeyConstraint("kind", "key"),
     )
+    op.add_column("job", sa.Column("side", sa.String(length=1), server_default="", nullable=False))
+    op.add_column("job", sa.Column("beside", sa.String(length=1), server_default="", nullable=False))
