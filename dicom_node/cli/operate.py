@@ -1,5 +1,7 @@
 """Commands that show what the node does. They change nothing."""
 
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -7,22 +9,28 @@ from rich.console import Group
 from rich.markup import escape
 
 from dicom_node.cli.options import AsJson, Config, StudyUID, find_study, open_node
-from dicom_node.cli.output import console, print_json
+from dicom_node.cli.output import console, print_json, print_lines
 from dicom_node.complete.preview import preview
 from dicom_node.demo.explanation_tree import explanation_tree
 from dicom_node.demo.study_page import study_page, summary_lines
-from dicom_node.demo.tables import commitments_table, confirmations_table, jobs_list, studies_list
+from dicom_node.demo.tables import commitments_table, confirmations_table, jobs_list, problems_list, studies_list
 from dicom_node.errors import ConfigurationError
 from dicom_node.read.explanation import Explanation
 from dicom_node.read.jobs import list_jobs
+from dicom_node.read.problems import find_problem, list_problems
+from dicom_node.read.stores import Stores
 from dicom_node.read.study import read_study
 from dicom_node.read.summary import summarise
 from dicom_node.settings.check import find_mistakes
 from dicom_node.settings.loading import find_config, inspect_config
+from dicom_node.settings.model import Settings
 from storage.records.commitments import CommitmentState
 from storage.records.completion import Waiting
+from storage.records.problems import Problem
 from storage.records.studies import StudyState
 from storage.tables.confirmations import WAITING
+
+PROBLEMS_EXIST = 3  # 1 is an error, and 2 a mistake in the call or in the configuration
 
 OnlyFailed = Annotated[bool, typer.Option("--failed", help="Only what needs an operator: dead letters.")]
 AllOfStudy = Annotated[bool, typer.Option("--all", help="Show UIDs and the series one by one as well.")]
@@ -115,6 +123,41 @@ def jobs_command(
         print_json(shown)
     else:
         console.print(jobs_list(shown))
+
+
+def problems_command(
+    config: Config = None,
+    as_json: AsJson = False,
+    everything: Annotated[bool, typer.Option("--all", help="Show what was acknowledged as well.")] = False,
+) -> None:
+    """List what a person should look at. Exit status 3 if anything is not acknowledged, 0 if nothing is."""
+    settings, stores = open_node(config)
+    found = _problems(settings, stores)
+    unseen = [problem for problem in found if problem.acknowledged_at is None]
+    shown = found if everything else unseen
+    if as_json:
+        print_json(shown)
+    else:
+        console.print(problems_list(shown, len(found) - len(shown)))
+    raise typer.Exit(PROBLEMS_EXIST if unseen else 0)
+
+
+def acknowledge_command(
+    problem: Annotated[str, typer.Argument(help="Its name, as `dicom-node problems` shows it: KIND/KEY.")],
+    config: Config = None,
+    note: Annotated[str, typer.Option(help="What was found or done. Name no patient.")] = "",
+) -> None:
+    """Note that a problem was seen. It is listed again once it changes or returns."""
+    settings, stores = open_node(config)
+    found = find_problem(_problems(settings, stores), problem)
+    stores.problems.acknowledge(found, note)
+    print_lines([f"{found.name}: acknowledged"])
+
+
+def _problems(settings: Settings, stores: Stores) -> Sequence[Problem]:
+    now = datetime.now(UTC)
+    peers = {peer.ae_title for peer in settings.peers}
+    return list_problems(stores, settings.problem_limits(now), peers, now)
 
 
 def commitments_command(

@@ -14,9 +14,12 @@ from rich.text import Text
 
 from dicom_node.read.census import Census
 from dicom_node.read.jobs import ListedJob, purpose
+from dicom_node.read.problems import ADVICE
 from dicom_node.read.summary import resent_note
+from dicom_node.runtime.logs import printable
 from storage.records.commitments import Commitment
 from storage.records.deliveries import Confirmation
+from storage.records.problems import Problem
 from storage.records.studies import Event, Stage, Study
 
 _COLORS = {
@@ -84,6 +87,30 @@ def _job_block(row: ListedJob) -> RenderableType:
         lines.append(indented(Text.assemble(head, state_text(delivery.state), attempts)))
         lines += [indented(line) for line in reason_lines(delivery.reason)]
     return Group(*lines)
+
+
+def problems_list(problems: Sequence[Problem], acknowledged: int) -> RenderableType:
+    """Return a block for each problem, and the number of those that are left out because they are acknowledged."""
+    left_out = f"{acknowledged} acknowledged; `dicom-node problems --all` shows them" if acknowledged else ""
+    blocks = [_problem_block(problem) for problem in problems]
+    if not blocks:
+        return Text(f"No problem. {left_out}".rstrip())
+    return Group(*blocks, *([Text(left_out, style="dim")] if left_out else []))
+
+
+def _problem_block(problem: Problem) -> RenderableType:
+    times = "" if problem.times == 1 else f"  {problem.times} times, last {problem.last_at:%Y-%m-%d %H:%M:%S}"
+    seen = "" if problem.acknowledged_at is None else f"  acknowledged {problem.acknowledged_at:%Y-%m-%d %H:%M:%S} UTC"
+    head = Text.assemble(
+        (problem.name, "bold"), f"  since {problem.since:%Y-%m-%d %H:%M:%S} UTC{times}", (seen, "green")
+    )
+    lines = [Text(printable(problem.text), overflow="fold")]
+    if problem.study_instance_uid and problem.study_instance_uid != problem.key:
+        lines.append(uid_text(problem.study_instance_uid))
+    lines += [
+        Text(text, style="dim", overflow="fold") for text in (ADVICE[problem.kind], printable(problem.note)) if text
+    ]
+    return Group(head, *map(indented, lines))
 
 
 def commitments_table(commitments: Sequence[Commitment]) -> Table:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from dicom_node.runtime.logs import fields, unexpected
 from storage.errors import IndexLost, Retriable, Unfileable
@@ -25,7 +26,9 @@ from storage.log.instances import InstanceStore
 from storage.log.segments import SegmentReader
 from storage.records.evidence import AssociationEnd
 from storage.records.instances import Stored
+from storage.records.problems import ProblemKind
 from storage.tables.database.connection import Database
+from storage.tables.problems import Problems
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +73,7 @@ class Indexer:
         self._journals = journals
         self._instances = instances
         self._database = database
+        self._problems = Problems(database)
         self._file_systems = file_systems
         self._claim = claim
         self._wait = wait
@@ -259,6 +263,8 @@ class Indexer:
             case FrameKind.ASSOCIATION_ENDED:
                 end = AssociationEnd(meta["end"])
                 filing.ended(AssociationEnded(meta["association"], end, datetime.fromisoformat(meta["at"])))
+            case FrameKind.REFUSED:
+                self._tell_refused(meta)
             case FrameKind.INSTANCE | FrameKind.LARGE_INSTANCE:
                 content = self._content(frame, place.folder)
                 if content is None:
@@ -270,6 +276,12 @@ class Indexer:
                     large.append(content)
             case FrameKind.UNKNOWN:
                 self._keep_unfiled(frame, place, "it was written by another version")
+
+    def _tell_refused(self, meta: dict[str, Any]) -> None:
+        peer = meta["calling_ae_title"]
+        for reason in meta["counts"]:
+            text = f"instances from {peer} were refused: {reason}"
+            self._problems.open(ProblemKind.REFUSED, f"{peer}: {reason}", text)
 
     def _content(self, frame: Frame, folder: Path) -> bytes | Path | None:
         """Return the Part 10 file of an instance, or None for other frames and for a large instance without its file.

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -56,7 +56,7 @@ class Session:
     peer: Peer
     noted: bool = False
     stored: int = 0
-    refused: int = 0
+    refused: Counter[str] = field(default_factory=Counter)  # by the reason
 
     def identifiers(self) -> dict[str, object]:
         return {"peer": self.calling, "host": self.host, "association": self.association if self.noted else None}
@@ -131,8 +131,8 @@ class Ingest:
         return _SUCCESS
 
     def refuse(self, session: Session, request: StoreRequest, error: Exception) -> DimseResponse:
-        session.refused += 1
         response = response_to(error)
+        session.refused[f"0x{response.status:04X} {response.comment}"] += 1
         identifiers = {"sop_instance": printable(request.sop_instance_uid), **session.identifiers()}
         if response.status == DimseStatus.PROCESSING_FAILURE:
             log.error(
@@ -299,9 +299,9 @@ class StorageService:
         with self._lock:
             self._established[session.peer] -= 1
             self._established += Counter()  # drops peers without associations
-        if session.noted:
+        if session.noted or session.refused:
             self._note_end(session, end)
-        counts = f"{session.stored} stored, {session.refused} refused"
+        counts = f"{session.stored} stored, {session.refused.total()} refused"
         if end is AssociationEnd.ABORTED:
             extra = fields("association_aborted", **session.identifiers())
             log.warning("An association was aborted: %s; %s", counts, reason, extra=extra)
@@ -313,7 +313,10 @@ class StorageService:
         """Write the end of an association into the journal. A lost end counts as an abort after the next start."""
         extra = fields("association_end_lost", **session.identifiers())
         try:
-            self._journal.ended(session.association, end)
+            if session.noted:
+                self._journal.ended(session.association, end)
+            if session.refused:
+                self._journal.refused(session.calling, session.host, session.refused)
         except Retriable as error:
             log.warning(
                 "The end of an association could not be noted and will count as an abort: %s", error, extra=extra

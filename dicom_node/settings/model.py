@@ -1,5 +1,6 @@
 """The model of the configuration, and the plain values that the stages get from it."""
 
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -15,9 +16,12 @@ from dicom_node.runtime.backoff import Backoff
 from dicom_node.runtime.configuration import AETitle, Port, Seconds, Section
 from inference.series.kinds import Kind as SeriesKind
 from inference.series.site_table import SiteRule
+from storage.records.problems import ProblemLimits
 from storage.tables.database.connection import default_url
 
 ENVIRONMENT_PREFIX = "DICOM_NODE__"
+UNFINISHED_AFTER = 2  # maximum ages of a study
+UNCONFIRMED_AFTER = 6  # patiences with a destination
 RELEASED_SHARE = 1 / 3  # of the quiet period, where `released_seconds` is not configured
 
 
@@ -171,6 +175,14 @@ class Settings(BaseSettings):
     def stores(self) -> StoresConfig:
         silent = frozenset(a.label for a in self.applications if a.no_result == "never")
         return StoresConfig(self.folders, self.database_url, silent)
+
+    def problem_limits(self, now: datetime) -> ProblemLimits:
+        """Return from when rows are problems by their state: well after the node itself should have acted."""
+        return ProblemLimits(
+            unfinished_before=now - timedelta(seconds=UNFINISHED_AFTER * self.completion.maximum_age_seconds),
+            unconfirmed_before=now - timedelta(seconds=UNCONFIRMED_AFTER * self.dispatch.commitment_timeout_seconds),
+            confirming=frozenset(d.name for d in self.destinations if d.confirm == "auto"),
+        )
 
     @property
     def database_url(self) -> str:

@@ -36,6 +36,7 @@ class FrameKind(IntEnum):
     INSTANCE = 3  # the body is the Part 10 file
     LARGE_INSTANCE = 4  # the meta names the file that is the Part 10 file
     ASSOCIATION_ENDED = 5  # an association was released or aborted
+    REFUSED = 6  # instances of an association were refused: how many, by status
 
 
 @dataclass(frozen=True)

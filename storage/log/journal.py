@@ -9,7 +9,7 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -109,6 +109,12 @@ class Journal:
         """
         with self._lock:
             self._write(FrameKind.ASSOCIATION_ENDED, {"association": association, "end": end.value, "at": _now()}, ())
+
+    def refused(self, calling_ae_title: str, peer_host: str, counts: Mapping[str, int]) -> None:
+        """Note, without a flush, how many instances of an ended association were refused, by the reason."""
+        meta = {"calling_ae_title": calling_ae_title, "peer_host": peer_host, "counts": dict(counts), "at": _now()}
+        with self._lock:
+            self._write(FrameKind.REFUSED, meta, ())
 
     def store(self, instance: ReceivedInstance, *parts: BytesLike) -> None:
         """Keep an instance whose Part 10 file is the concatenation of `parts`; durable on return.

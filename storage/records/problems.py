@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 
 class ProblemKind(StrEnum):
@@ -12,6 +13,7 @@ class ProblemKind(StrEnum):
     JOB_FAILED = "job_failed"
     DELIVERY_FAILED = "delivery_failed"
     NOT_COMMITTED = "not_committed"
+    REPORT_FAILED = "report_failed"
     NEVER_COMPLETED = "never_completed"
     PEER_SILENT = "peer_silent"
 
@@ -47,3 +49,43 @@ class Problem:
     times: int = 1
     acknowledged_at: datetime | None = None
     note: str = ""
+
+    @property
+    def name(self) -> str:
+        """The name by which a person acknowledges the problem."""
+        return f"{self.kind}/{self.key}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "kind": str(self.kind),
+            "text": self.text,
+            "study_instance_uid": self.study_instance_uid,
+            "since": self.since.isoformat(),
+            "last_at": self.last_at.isoformat(),
+            "times": self.times,
+            "acknowledged_at": self.acknowledged_at and self.acknowledged_at.isoformat(),
+            "note": self.note,
+        }
+
+
+@dataclass(frozen=True)
+class ProblemLimits:
+    """The times from which rows are problems by their state.
+
+    A study is one if its revision began before `unfinished_before` and is not routed. An object is one if it was sent
+    before `unconfirmed_before` to one of the `confirming` destinations, and is not committed.
+    """
+
+    unfinished_before: datetime
+    unconfirmed_before: datetime
+    confirming: frozenset[str]
+
+
+@dataclass(frozen=True)
+class SendingDay:
+    """A day (UTC) on which a peer opened associations that brought instances: the first and the last of them."""
+
+    calling_ae_title: str
+    first_at: datetime
+    last_at: datetime

@@ -1,11 +1,17 @@
 """The problems that are told as they happen, and what a person has acknowledged."""
 
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
-from sqlalchemy import delete, update
+from sqlalchemy import and_, delete, func, select, update
 from sqlalchemy.orm import Session
 
-from storage.records.problems import ProblemKind
+from storage.records.commitments import CommitmentState
+from storage.records.deliveries import DeliveryState
+from storage.records.jobs import JobState
+from storage.records.problems import Problem, ProblemKind, ProblemLimits, SendingDay
+from storage.records.studies import StudyState
 from storage.tables.database import schema
 from storage.tables.database.connection import Database, changed, insert_if_absent
 
@@ -13,8 +19,9 @@ from storage.tables.database.connection import Database, changed, insert_if_abse
 def open_problem(session: Session, kind: ProblemKind, key: str, text: str, study_instance_uid: str = "") -> bool:
     """Open a problem in the transaction of what it is about. Return True if it was not open already.
 
-    The same kind and key is the same problem: it is counted once more. An acknowledgement holds until the text changes,
-    so a text that repeats should say the same words, without counters and times. It holds no attribute of a patient.
+    The same kind and key is the same problem: it is counted once more. An acknowledgement covers it until its text
+    changes, so a text should say the same words each time, without counters and times. It holds no attribute of a
+    patient.
     """
     now = datetime.now(UTC)
     values = {
@@ -27,26 +34,17 @@ def open_problem(session: Session, kind: ProblemKind, key: str, text: str, study
         "times": 1,
     }
     if insert_if_absent(session, schema.ProblemRow, values):
-        _forget_acknowledgement(session, kind, key)
         return True
     row = schema.ProblemRow
-    same = update(row).where(row.kind == kind, row.key == key)
-    if changed(session, same.where(row.text != text).values(text=text)):
-        _forget_acknowledgement(session, kind, key)
-    changed(session, same.values(last_at=now, times=row.times + 1))
+    again = update(row).where(row.kind == kind, row.key == key)
+    changed(session, again.values(text=text, last_at=now, times=row.times + 1))
     return False
 
 
 def close_problem(session: Session, kind: ProblemKind, key: str) -> bool:
     """End a problem, because its condition is over. Return True if it was open."""
     row = schema.ProblemRow
-    _forget_acknowledgement(session, kind, key)
     return bool(changed(session, delete(row).where(row.kind == kind, row.key == key)))
-
-
-def _forget_acknowledgement(session: Session, kind: ProblemKind, key: str) -> None:
-    row = schema.AcknowledgementRow
-    changed(session, delete(row).where(row.kind == kind, row.key == key))
 
 
 class Problems:
@@ -64,3 +62,102 @@ class Problems:
         """End a problem, as `close_problem` does."""
         with self._database.session() as session:
             return close_problem(session, kind, key)
+
+    def list(self, limits: ProblemLimits) -> Sequence[Problem]:
+        """Return the problems that have a row, and the rows that are problems by their state; the oldest first."""
+        with self._database.reading() as session:
+            found = [
+                *_told(session),
+                *_failed_jobs(session),
+                *_failed_deliveries(session),
+                *_failed_reports(session),
+                *_not_committed(session, limits),
+                *_never_completed(session, limits),
+            ]
+        return sorted(found, key=lambda problem: (problem.since, problem.kind, problem.key))
+
+    def with_acknowledgements(self, problems: Sequence[Problem]) -> Sequence[Problem]:
+        """Return the problems with the acknowledgements that cover them."""
+        row = schema.AcknowledgementRow
+        with self._database.reading() as session:
+            known = {(found.kind, found.key): found for found in session.scalars(select(row))}
+            marked = []
+            for problem in problems:
+                found = known.get((problem.kind, problem.key))
+                if found is not None and found.text == problem.text and found.at >= problem.since:
+                    problem = replace(problem, acknowledged_at=found.at, note=found.note)
+                marked.append(problem)
+        return marked
+
+    def acknowledge(self, problem: Problem, note: str) -> None:
+        """Note that a person has seen the problem, until it is over or changes."""
+        row = schema.AcknowledgementRow
+        with self._database.session() as session:
+            session.merge(row(kind=problem.kind, key=problem.key, at=datetime.now(UTC), text=problem.text, note=note))
+
+    def sending_days(self, since: datetime) -> Sequence[SendingDay]:
+        """Return the days since then on which each peer sent instances, in order."""
+        row = schema.AssociationRow
+        day = func.date(row.opened_at)
+        statement = (
+            select(row.calling_ae_title, func.min(row.opened_at), func.max(row.opened_at))
+            .where(row.opened_at >= since)
+            .group_by(row.calling_ae_title, day)
+            .order_by(row.calling_ae_title, day)
+        )
+        with self._database.reading() as session:
+            return [SendingDay(*found) for found in session.execute(statement)]
+
+
+def _told(session: Session) -> Iterator[Problem]:
+    for row in session.scalars(select(schema.ProblemRow)):
+        yield Problem(row.kind, row.key, row.text, row.since, row.last_at, row.study_instance_uid, row.times)
+
+
+def _failed_jobs(session: Session) -> Iterator[Problem]:
+    for job in session.scalars(select(schema.JobRow).where(schema.JobRow.state == JobState.FAILED)):
+        at = job.finished_at or job.created_at
+        text = f"job {job.id} ({job.application}) failed for good: {job.reason}"
+        yield Problem(ProblemKind.JOB_FAILED, str(job.id), text, at, at, job.study_instance_uid, job.attempts)
+
+
+def _failed_deliveries(session: Session) -> Iterator[Problem]:
+    delivery, target = schema.DeliveryRow, schema.ResultObjectRow
+    statement = select(delivery, target).join(target, target.id == delivery.object_id)
+    for row, sent in session.execute(statement.where(delivery.state == DeliveryState.FAILED)):
+        at = row.claimed_at or row.created_at
+        text = f"delivery {row.id} ({sent.kind} → {row.destination}) failed for good: {row.reason}"
+        yield Problem(ProblemKind.DELIVERY_FAILED, str(row.id), text, at, at, sent.study_instance_uid, row.attempts)
+
+
+def _failed_reports(session: Session) -> Iterator[Problem]:
+    row = schema.CommitmentRow
+    for report in session.scalars(select(row).where(row.state == CommitmentState.FAILED)):
+        text = f"{report.peer_ae_title} could not be told whether its images are committed: {report.reason}"
+        at = report.requested_at
+        yield Problem(ProblemKind.REPORT_FAILED, str(report.id), text, at, at, times=report.attempts)
+
+
+def _not_committed(session: Session, limits: ProblemLimits) -> Iterator[Problem]:
+    """Yield a problem for each destination, because what one does not confirm it usually never does."""
+    row = schema.DeliveryRow
+    late = and_(
+        row.state == DeliveryState.SENT,
+        row.sent_at < limits.unconfirmed_before,
+        row.destination.in_(limits.confirming),
+    )
+    statement = select(row.destination, func.count(), func.min(row.sent_at), func.max(row.sent_at))
+    for name, count, first, last in session.execute(statement.where(late).group_by(row.destination)):
+        assert first is not None
+        assert last is not None
+        text = f"{count} objects that {name} accepted are not confirmed to be kept there"
+        yield Problem(ProblemKind.NOT_COMMITTED, name, text, first, last, times=count)
+
+
+def _never_completed(session: Session, limits: ProblemLimits) -> Iterator[Problem]:
+    row = schema.StudyRow
+    unfinished = row.state.in_((StudyState.RECEIVING, StudyState.COMPLETE))
+    for study in session.scalars(select(row).where(unfinished, row.revision_started_at < limits.unfinished_before)):
+        uid, since = study.study_instance_uid, study.revision_started_at
+        text = f"the study is still {study.state} in revision {study.revision}"
+        yield Problem(ProblemKind.NEVER_COMPLETED, uid, text, since, study.last_received_at, uid)

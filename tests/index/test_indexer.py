@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from dicom_node.index.indexer import Indexer
 from storage.errors import Retriable
@@ -18,7 +18,9 @@ from storage.log.files import FileSystem
 from storage.log.frames import FrameKind
 from storage.log.journal import Journal
 from storage.records.evidence import AssociationEnd
+from storage.records.problems import ProblemKind
 from storage.records.studies import StudyState
+from storage.tables.database import schema
 from storage.tables.database.connection import Database, default_url
 from tests.storage.node import STUDY, Node, Sent, received
 
@@ -457,3 +459,14 @@ def test_times_are_those_of_the_receiver(node: Node, receiver: Journal) -> None:
     receiver.store(replace(sent.instance, received_at=at), sent.file)
     indexer(node).advance()
     assert node.study().first_received_at == node.study().last_received_at == at
+
+
+def test_refused_instances_are_told(node: Node, receiver: Journal) -> None:
+    reason = "0xC000 Study Instance UID is missing"
+    for count in (3, 1):
+        receiver.refused("MR1", "host", {reason: count})
+    indexer(node).advance()
+    with node.database.reading() as session:
+        (problem,) = session.scalars(select(schema.ProblemRow))
+        assert (problem.kind, problem.key, problem.times) == (ProblemKind.REFUSED, f"MR1: {reason}", 2)
+        assert problem.text == f"instances from MR1 were refused: {reason}"

@@ -320,11 +320,12 @@ class ProblemRow(Base):
 
 
 class AcknowledgementRow(Base):
-    """A problem that a person has seen, with a note. It does not cover what happens after `at`."""
+    """A problem that a person has seen, with a note. It covers the problem as long as its text stays the same."""
 
     __tablename__ = "acknowledgement"
 
     kind: Mapped[ProblemKind] = mapped_column(primary_key=True)
     key: Mapped[str] = mapped_column(String(200), primary_key=True)
     at: Mapped[datetime]
+    text: Mapped[str]
     note: Mapped[str]

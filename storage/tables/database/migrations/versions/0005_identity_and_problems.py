@@ -31,6 +31,7 @@ def upgrade() -> None:
         sa.Column("kind", sa.String(length=32), nullable=False),
         sa.Column("key", sa.String(length=200), nullable=False),
         sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("text", sa.String(), nullable=False),
         sa.Column("note", sa.String(), nullable=False),
         sa.PrimaryKeyConstraint("kind", "key"),
     )
