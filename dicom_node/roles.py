@@ -141,7 +141,7 @@ def build_indexer(settings: Settings) -> Indexer:
     # One flush for each file system, whichever of these folders are mounts of their own.
     by_device = {file_system.device: file_system for file_system in map(FileSystem, folders)}
     claim = partial(claim_installation, database, settings.folders.installation)
-    return Indexer(settings.folders.journals, instances, database, list(by_device.values()), claim)
+    return Indexer(settings.folders.journals, instances, database, list(by_device.values()), claim=claim)
 
 
 def build_source(settings: Settings) -> SourcePacs | None:

@@ -67,8 +67,8 @@ class Indexer:
         instances: InstanceStore,
         database: Database,
         file_systems: Sequence[FileSystem],
-        claim: Callable[[], object] = lambda: None,
         wait: Callable[[threading.Event, float], bool] = lambda stop, seconds: stop.wait(seconds),
+        claim: Callable[[], object] = lambda: None,
     ) -> None:
         self._journals = journals
         self._instances = instances
