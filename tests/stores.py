@@ -4,12 +4,14 @@ from dicom_node.read.stores import Stores
 from storage.tables.commitments import Commitments
 from storage.tables.confirmations import Confirmations
 from storage.tables.patients import Patients
+from storage.tables.problems import Problems
 from storage.tables.procedure_steps import ProcedureSteps
 from tests.storage.node import Node
 
 
 def stores_of(node: Node) -> Stores:
     return Stores(
+        installation="",
         database=node.database,
         instances=node.instances,
         studies=node.studies,
@@ -20,4 +22,5 @@ def stores_of(node: Node) -> Stores:
         commitments=Commitments(node.database),
         confirmations=Confirmations(node.database),
         patients=Patients(node.database, node.root.parent / "patients.key"),
+        problems=Problems(node.database),
     )
