@@ -41,7 +41,7 @@ from dicom_node.route.sweep import RoutingSweep
 from dicom_node.route.urgency import Urgency
 from dicom_node.runtime.process import role_name
 from dicom_node.runtime.supervisor import Role
-from dicom_node.schedule import RELEASE_SECONDS, SWEEP_SECONDS, ScheduledTask, Scheduler, StalledWork
+from dicom_node.schedule import RELEASE_SECONDS, SWEEP_SECONDS, DailyTask, ScheduledTask, Scheduler, StalledWork
 from dicom_node.settings.check import WORKER_PROCESS, list_devices
 from dicom_node.settings.model import Settings
 from dicom_node.settings.peers import addressees, receive_policy
@@ -57,6 +57,7 @@ from storage.tables.procedure_steps import ProcedureSteps
 
 COMMANDS = "dicom_node.cli.main"  # a module path: the process of a role is a command of its own
 MISSED_HEARTBEATS = 6
+CLEAN_UP_HOUR = 3  # local time
 SOURCE_TIMEOUT_SECONDS = 5.0
 RECEIVER_NAME_LENGTH = 64  # as the database holds it
 
@@ -175,7 +176,7 @@ def build_scheduler(settings: Settings, stores: Stores) -> Scheduler:
     stalled = StalledWork(
         jobs=stores.jobs,
         deliveries=stores.deliveries,
-        stalled_after=timedelta(seconds=settings.work.heartbeat_seconds * MISSED_HEARTBEATS),
+        stalled_seconds=settings.work.heartbeat_seconds * MISSED_HEARTBEATS,
         maximum_job_attempts=settings.work.maximum_attempts,
     )
     tasks = [
@@ -185,7 +186,7 @@ def build_scheduler(settings: Settings, stores: Stores) -> Scheduler:
     if (source := build_source(settings)) is not None:
         questions = SourceQuestions(stores.studies, source, settings.completion.rule, completion.as_noticed)
         tasks.append(ScheduledTask("questions to the source", SWEEP_SECONDS, (questions.ask,)))
-    return Scheduler(tasks)
+    return Scheduler(tasks, [DailyTask("removal of stale files", CLEAN_UP_HOUR, stores.instances.remove_stale)])
 
 
 def build_dispatcher(settings: Settings, stores: Stores) -> Dispatcher:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from dicom_node.runtime.clock import StepWatch
 from dicom_node.runtime.logs import fields
 from dicom_node.runtime.notify import notify, watchdog_interval
 from storage.errors import Permanent
@@ -103,9 +104,11 @@ def run_role(work: Callable[[threading.Event], None], prepare: Callable[[], None
 
 
 def hold(stop: threading.Event, alive: Callable[[], bool]) -> None:
-    """Wait until `stop` is set, or until `alive` returns False; meanwhile feed the watchdog."""
+    """Wait until `stop` is set, or until `alive` returns False; meanwhile feed the watchdog, and watch the clock."""
     interval = watchdog_interval()
     pause = min(1.0, interval / 2) if interval else 1.0
+    steps = StepWatch()
     while alive() and not stop.wait(pause):
+        steps.tell()
         if interval:
             notify("WATCHDOG=1")

@@ -121,6 +121,10 @@ class InstanceStore:
         with self._database.reading() as session:
             return session.scalar(select(schema.InstanceRow.sop_instance_uid).limit(1)) is None
 
+    def remove_stale(self) -> None:
+        """Remove the temporary files of writers that died."""
+        self._archive.remove_stale()
+
     # -- rebuilding the index ------------------------------------------------------------------------------------------
 
     def reindex(self) -> int:
@@ -129,7 +133,7 @@ class InstanceStore:
         A file that has a row is not read. An added instance counts as received now, so that its study waits for further
         instances of an interrupted transfer. A file that cannot be read causes a warning and stays where it is.
         """
-        self._archive.remove_stale()
+        self.remove_stale()
         added = 0
         filing = self.filing()
         for path in self.files_without_row():

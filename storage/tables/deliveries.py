@@ -187,11 +187,20 @@ class Deliveries:
 
     # -- deliveries whose dispatcher is gone ---------------------------------------------------------------------------
 
-    def release_stalled(self, older_than: datetime, now: datetime) -> list[Delivery]:
-        """Make deliveries claimed before `older_than` due again. An instance that is sent twice does no harm."""
+    def claims(self) -> dict[int, datetime]:
+        """Return when each delivery in SENDING was claimed."""
         delivery = schema.DeliveryRow
-        held = and_(delivery.state == DeliveryState.SENDING, delivery.claimed_at < older_than)
-        return self._release(held, "its dispatcher fell silent", now)
+        statement = select(delivery.id, delivery.claimed_at).where(delivery.state == DeliveryState.SENDING)
+        with self._database.reading() as session:
+            return {delivery_id: at for delivery_id, at in session.execute(statement) if at is not None}
+
+    def release_silent(self, claims: Mapping[int, datetime], now: datetime) -> list[Delivery]:
+        """Make deliveries due again that are still claimed as of then. An instance that is sent twice does no harm."""
+        delivery = schema.DeliveryRow
+        if not claims:
+            return []
+        same = or_(*(and_(delivery.id == delivery_id, delivery.claimed_at == at) for delivery_id, at in claims.items()))
+        return self._release(and_(delivery.state == DeliveryState.SENDING, same), "its dispatcher fell silent", now)
 
     def release_dispatcher(self, dispatcher: str) -> list[Delivery]:
         """Make the deliveries due again that an earlier process of this dispatcher held."""

@@ -152,14 +152,21 @@ class Jobs:
 
     # -- jobs whose worker is gone -------------------------------------------------------------------------------------
 
-    def release_stalled(self, older_than: datetime, max_attempts: int, now: datetime) -> list[Job]:
-        """Make running jobs whose last heartbeat is before `older_than` due again, or FAILED after `max_attempts`."""
+    def heartbeats(self) -> dict[int, datetime]:
+        """Return the last heartbeat of each running job. It is the heartbeat of a living worker while it changes."""
         job = schema.JobRow
-        held = and_(job.state == JobState.RUNNING, job.heartbeat_at < older_than)
+        running = select(job.id, job.heartbeat_at).where(job.state == JobState.RUNNING, job.heartbeat_at.is_not(None))
         with self._database.reading() as session:
-            if session.scalar(select(job.id).where(held).limit(1)) is None:
-                return []
+            return {job_id: at for job_id, at in session.execute(running) if at is not None}
+
+    def release_silent(self, heartbeats: Mapping[int, datetime], max_attempts: int, now: datetime) -> list[Job]:
+        """Make running jobs that still have this last heartbeat due again, or FAILED after `max_attempts`."""
+        job = schema.JobRow
+        if not heartbeats:
+            return []
+        same = or_(*(and_(job.id == job_id, job.heartbeat_at == at) for job_id, at in heartbeats.items()))
         with self._database.session() as session:
+            held = and_(job.state == JobState.RUNNING, same)
             return self._release(session, held, "its worker fell silent", max_attempts, True, now)
 
     def release_worker(self, worker: str, reason: str, max_attempts: int, counts: bool = True) -> list[Job]:

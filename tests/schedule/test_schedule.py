@@ -2,10 +2,11 @@
 
 import logging
 import threading
+from datetime import datetime
 
 import pytest
 
-from dicom_node.schedule import ScheduledTask, Scheduler
+from dicom_node.schedule import DailyTask, ScheduledTask, Scheduler
 from storage.errors import Retriable
 
 
@@ -32,6 +33,17 @@ def test_tasks_run_until_they_are_stopped() -> None:
     thread = threading.Thread(target=scheduler.run, args=(stop,))
     thread.start()
     assert ran.wait(10)
+    stop.set()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_a_daily_task_waits_for_its_hour() -> None:
+    stop, ran = threading.Event(), threading.Event()
+    scheduler = Scheduler([], [DailyTask("clean-up", (datetime.now().hour + 12) % 24, ran.set)])
+    thread = threading.Thread(target=scheduler.run, args=(stop,))
+    thread.start()
+    assert not ran.wait(0.3)
     stop.set()
     thread.join(10)
     assert not thread.is_alive()

@@ -162,6 +162,10 @@ class Node:
         assert job is not None
         return job
 
+    def heartbeats_before(self, moment: datetime) -> dict[int, datetime]:
+        """The running jobs whose last heartbeat is older."""
+        return {job: at for job, at in self.jobs.heartbeats().items() if at < moment}
+
     def succeed(self, job: Job, *destinations: str, worker: str = "worker") -> bool:
         return self.jobs.succeed(job.id, worker, objects(job, *destinations), {"device": "cpu"}, NOW)
 

@@ -329,3 +329,13 @@ class AcknowledgementRow(Base):
     at: Mapped[datetime]
     text: Mapped[str]
     note: Mapped[str]
+
+
+class MachineClockRow(Base):
+    """The clock of a machine: the wall clock minus the monotonic clock, which is comparable within one `boot`."""
+
+    __tablename__ = "machine_clock"
+
+    host: Mapped[str] = mapped_column(String(255), primary_key=True)
+    boot: Mapped[str] = mapped_column(String(64))
+    offset_seconds: Mapped[float]

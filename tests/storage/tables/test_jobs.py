@@ -170,7 +170,7 @@ def test_an_attempt_that_was_released_counts_for_nothing(node: Node) -> None:
     """The first worker was only slow; the second one has the job now, and the objects have the same UIDs."""
     node.queue("liver")
     job = node.claim("slow")
-    node.jobs.release_stalled(after(30), 3, after(31))
+    node.jobs.release_silent(node.heartbeats_before(after(30)), 3, after(31))
     again = node.claim("quick", after(31))
     assert again.id == job.id
     assert not node.jobs.heartbeat(job.id, "slow", after(32))
@@ -198,10 +198,10 @@ def test_the_uid_of_another_jobs_object_is_refused(node: Node) -> None:
 def test_a_heartbeat_keeps_the_job(node: Node) -> None:
     node.queue("liver")
     job = node.claim()
-    assert node.jobs.release_stalled(NOW, 3, after(1)) == []
+    assert node.jobs.release_silent(node.heartbeats_before(NOW), 3, after(1)) == []
     assert node.jobs.heartbeat(job.id, "worker", after(20))
-    assert node.jobs.release_stalled(after(15), 3, after(30)) == []
-    (released,) = node.jobs.release_stalled(after(21), 3, after(50))
+    assert node.jobs.release_silent(node.heartbeats_before(after(15)), 3, after(30)) == []
+    (released,) = node.jobs.release_silent(node.heartbeats_before(after(21)), 3, after(50))
     assert (released.id, released.state, released.attempts) == (job.id, JobState.RETRYING, 1)
     assert not node.jobs.heartbeat(job.id, "worker", after(51))
 
@@ -210,7 +210,7 @@ def test_the_last_attempt_that_stalls_is_a_dead_letter(node: Node) -> None:
     node.queue("liver")
     for second in (0, 100):
         node.claim(now=after(second))
-        (released,) = node.jobs.release_stalled(after(second + 50), 2, after(second + 60))
+        (released,) = node.jobs.release_silent(node.heartbeats_before(after(second + 50)), 2, after(second + 60))
     assert released.state is JobState.FAILED
     assert "at the last of 2 attempts" in released.reason
 

@@ -70,7 +70,7 @@ def test_an_attempt_that_is_repeated_is_not_reported(node: Node) -> None:
 def test_a_worker_that_is_silent_for_the_last_time_is_reported(node: Node) -> None:
     node.queue("liver")
     node.claim()
-    node.jobs.release_stalled(after(50), 1, after(60))
+    node.jobs.release_silent(node.heartbeats_before(after(50)), 1, after(60))
     made = node.claim()
     told = "its worker fell silent, at the last of 1 attempts"
     assert (made.kind, made.detail) == (NO_RESULT, NoResultDetail(WhyNoResult.FAILURE, told, 1))

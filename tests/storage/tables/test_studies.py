@@ -188,7 +188,7 @@ def test_a_superseded_job_whose_worker_died_is_over(node: Node) -> None:
     node.queue("liver")
     node.claim()
     revise(node, "liver")
-    (released,) = node.jobs.release_stalled(after(60), 3, after(61))
+    (released,) = node.jobs.release_silent(node.heartbeats_before(after(60)), 3, after(61))
     assert released.state is JobState.CANCELLED
 
 

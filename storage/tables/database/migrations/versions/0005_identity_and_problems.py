@@ -9,6 +9,13 @@ down_revision = "0004"
 
 def upgrade() -> None:
     op.create_table(
+        "machine_clock",
+        sa.Column("host", sa.String(length=255), nullable=False),
+        sa.Column("boot", sa.String(length=64), nullable=False),
+        sa.Column("offset_seconds", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("host"),
+    )
+    op.create_table(
         "installation",
         sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("identity", sa.String(length=32), nullable=False),
