@@ -15,6 +15,7 @@ Affine = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 GAP = 1.5  # a larger multiple of the usual distance of neighbours is a gap
+NARROW = 1.2  # times the smallest distance: alike, but for the rounding of scanners
 OFF_MULTIPLE = 0.15  # of the usual distance: how far a gap of whole slices may be from a multiple of it
 CHANGED_RUN = 3  # neighbouring distances that are equally wide: the spacing changed, no slices are missing
 
@@ -58,14 +59,13 @@ def spacing_varies(steps: Sequence[float], numbers_have_holes: bool = False) -> 
     the wider distances are no such multiple, or several of them follow one another to the end of the stack. The second
     sign does not count if the numbers of the images have holes, because then slices are missing.
     """
-    usual = sorted(steps)[(len(steps) - 1) // 2]  # the lower median: a gap must not pass as the rule
+    narrow = sorted(step for step in steps if step < NARROW * min(steps))
+    usual = narrow[len(narrow) // 2]
     wide = [n for n, step in enumerate(steps) if step > GAP * usual]
     if any(abs(steps[n] / usual - round(steps[n] / usual)) > OFF_MULTIPLE for n in wide):
         return True
-    run = (
-        len(wide) >= CHANGED_RUN
-        and wide[-1] - wide[0] == len(wide) - 1
-        and (wide[0] == 0 or wide[-1] == len(steps) - 1)
-    )
-    alike = bool(wide) and max(steps[n] for n in wide) - min(steps[n] for n in wide) < OFF_MULTIPLE * usual
-    return run and alike and not numbers_have_holes
+    if len(wide) < CHANGED_RUN or numbers_have_holes:
+        return False
+    one_run = wide[-1] - wide[0] == len(wide) - 1 and (wide[0] == 0 or wide[-1] == len(steps) - 1)
+    widths = [steps[n] for n in wide]
+    return one_run and max(widths) - min(widths) < OFF_MULTIPLE * usual
