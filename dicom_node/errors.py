@@ -5,10 +5,13 @@ NodeError                    any failure that the project raises on purpose
 │   ├── StorageFull          no space is left on the data directory's device
 │   ├── IndexLost            the database has no tables any more; the index role makes them again
 │   └── PeerUnavailable      another application entity does not answer, or broke off
+│       ├── AnswerLost       it was sent something, and no answer came: it may have acted upon that
+│       └── AnswerUnreadable it answered with what cannot be read: it may have acted upon what it was sent
 ├── Permanent                retrying changes nothing: bad input, refused geometry, wrong configuration
 │   ├── ConfigurationError   the configuration, the environment or an installed version is wrong; lists every mistake
 │   ├── PeerRefused          another application entity refuses, and will refuse again
 │   │   └── ObjectRefused    it refuses this object, and may take another one
+│   │       └── ObjectConflict   it refuses this object, perhaps because it has one of the same UID
 │   ├── UnreadableDataset    bytes are no dataset, or one without the UIDs of an instance
 │   ├── InstanceMismatch     a C-STORE command and its dataset name different instances or SOP classes
 │   ├── NotNegotiated        a C-STORE uses a presentation context that is not for storing its SOP class
@@ -40,5 +43,17 @@ class ObjectRefused(PeerRefused):
     """A peer takes objects from us, but not this one."""
 
 
+class ObjectConflict(ObjectRefused):
+    """A peer refuses this object because of a conflict: it may have one of the same UID."""
+
+
 class PeerUnavailable(Retriable):
     """A peer cannot be reached, or the association broke off."""
+
+
+class AnswerLost(PeerUnavailable):
+    """A peer was sent a request, and no answer to it came."""
+
+
+class AnswerUnreadable(PeerUnavailable):
+    """A peer was sent a request, and its answer cannot be read."""

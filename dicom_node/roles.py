@@ -45,7 +45,7 @@ from dicom_node.schedule import RELEASE_SECONDS, SWEEP_SECONDS, DailyTask, Sched
 from dicom_node.settings.check import WORKER_PROCESS, list_devices
 from dicom_node.settings.model import Settings
 from dicom_node.settings.peers import addressees, receive_policy
-from inference.headers.images import feeds_inputs
+from inference.contract.binding import feeds_inputs
 from storage.log.files import FileSystem
 from storage.log.instances import InstanceStore
 from storage.log.journal import Journal, filed_until
@@ -197,6 +197,7 @@ def build_dispatcher(settings: Settings, stores: Stores) -> Dispatcher:
         backoff=settings.dispatch.backoff,
         name=role_name("dispatch"),
         beside=[build_commitment_reporter(settings, stores).run, build_confirmer(settings, stores).run],
+        give_up_after=timedelta(days=settings.dispatch.give_up_after_days),
     )
 
 

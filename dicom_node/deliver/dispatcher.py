@@ -4,20 +4,23 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from pydicom.uid import UID
 
 from dicom_node.deliver.accepted_classes import Acceptance
-from dicom_node.deliver.destinations.interface import Destination
+from dicom_node.deliver.destinations.interface import ConfirmingDestination as Destination
+from dicom_node.deliver.reachability import Reachability
 from dicom_node.deliver.stand_ins import Offer, choose
-from dicom_node.dimse.results import SendResult
+from dicom_node.deliver.verdict import DeliveryVerdict, judge, may_be_there
+from dicom_node.dimse.results import InstanceReference, SendOutcome, SendResult
+from dicom_node.errors import AnswerUnreadable, PeerRefused, PeerUnavailable
 from dicom_node.objects.registry import WRITTEN_SOP_CLASSES
 from dicom_node.runtime.backoff import Backoff
 from dicom_node.runtime.logs import fields, unexpected
 from dicom_node.runtime.serve import serve
-from storage.records.deliveries import Delivery, DeliveryState, Undelivered
+from storage.records.deliveries import Delivery, DeliveryState, Silence, Undelivered
 from storage.tables.deliveries import Deliveries
 
 log = logging.getLogger(__name__)
@@ -29,7 +32,8 @@ _GIVEN_UP = (DeliveryState.REPLACED, DeliveryState.FAILED)
 class Dispatcher:
     """The loops that send the objects of jobs to destinations.
 
-    `beside` are further loops of the role `dispatch`. Each has a thread of its own.
+    `beside` are further loops of the role `dispatch`. Each has a thread of its own. `backoff` limits the attempts that
+    a destination answers. What it does not answer is tried until `give_up_after` has passed.
     """
 
     def __init__(
@@ -39,18 +43,24 @@ class Dispatcher:
         backoff: Backoff,
         name: str,
         beside: Sequence[Callable[[threading.Event], None]] = (),
+        give_up_after: timedelta = timedelta(days=14),
     ) -> None:
         self._deliveries = deliveries
         self._destinations = destinations
         self._backoff = backoff
         self._name = name
         self._beside = beside
+        self._give_up_after = give_up_after
         self._acceptance = Acceptance(WRITTEN_SOP_CLASSES)
+        self._reachability = Reachability(backoff.first, backoff.longest)
 
     def run(self, stop: threading.Event) -> None:
         """Deliver until `stop` is set, first the deliveries that an earlier process of this dispatcher held."""
         self._deliveries.release_dispatcher(self._name)
         self._warn_of_stranded()
+        for destination in self._destinations:
+            if self._deliveries.is_missed(destination.name):  # an earlier process has told so
+                self._reachability.miss(destination.name)
         threads = [
             threading.Thread(
                 target=serve,
@@ -80,42 +90,160 @@ class Dispatcher:
             )
 
     def deliver_one(self, destination: Destination) -> bool:
-        """Claim and send the next due delivery of this destination. Return False if there is none.
+        """Claim and send the next due delivery of this destination.
 
+        Return False if there is none, or if the destination gives no answer, so that it is left in peace for a while.
         If the destination refuses the object, choose what is sent in its place.
         """
+        if self._reachability.is_paused(destination.name):
+            return False
         delivery = self._deliveries.claim(destination.name, self._name, datetime.now(UTC))
         if delivery is None:
+            if self._reachability.is_away(destination.name):  # nothing waits for it any more, so nothing else tells
+                self._look_again(destination)
             return False
-        result = self._send(destination, delivery)
+        result, held = self._try(destination, delivery)
         now = datetime.now(UTC)
+        retry_at = self._backoff.retry_at(delivery.attempts, now)
+        sent_before = delivery.may_have_arrived or delivery.sent_at is not None
+        verdict = judge(result, sent_before, held, is_last=retry_at is None)
+        if result.outcome is not SendOutcome.AWAY:
+            self._answered(destination.name)
         identifiers = {"delivery": delivery.id, "destination": destination.name, "kind": delivery.object.kind}
-        if result.ok:
-            self._deliveries.sent(delivery.id, self._name, now)
-            log.info(
-                "The object was delivered",
-                extra=fields("delivery_sent", study=delivery.object.study_instance_uid, **identifiers),
-            )
-            return True
-        retry_at = self._backoff.retry_at(delivery.attempts, now) if result.retriable else None
-        if result.refused and retry_at is None:
-            self._choose_again(destination, delivery, result, now)
-            return True
-        self._deliveries.fail(delivery.id, self._name, result.reason, retry_at, now)
-        if retry_at is None:
+        match verdict:
+            case DeliveryVerdict.ARRIVED:
+                self._arrived(delivery, result, held)
+            case DeliveryVerdict.WAIT:
+                self._wait(destination, delivery, result)
+            case DeliveryVerdict.RETRY:
+                self._deliveries.fail(delivery.id, self._name, result.reason, retry_at, now)
+                extra = fields("delivery_retried", **identifiers)
+                log.warning("The delivery will be retried: %s", result.reason, extra=extra)
+            case DeliveryVerdict.GIVE_UP if result.outcome is SendOutcome.DENIED:
+                self._deliveries.fail(delivery.id, self._name, result.reason, None, now)
+                message = "The delivery failed; only `dicom-node retry` sends it again: %s"
+                log.error(message, result.reason, extra=fields("delivery_failed", **identifiers))
+            case DeliveryVerdict.CONFLICT:
+                self._report_conflict(delivery, result)
+                self._choose_again(destination, delivery, result, replaced=False)
+            case _:
+                self._choose_again(destination, delivery, result, replaced=verdict is DeliveryVerdict.REPLACE)
+        return verdict is not DeliveryVerdict.WAIT
+
+    def _try(self, destination: Destination, delivery: Delivery) -> tuple[SendResult, bool | None]:
+        """Send the object, unless the destination is found to hold it. Return the result, and what it holds.
+
+        An unexpected failure is logged and ends only this attempt, which will be retried.
+        """
+        target = delivery.object
+        try:
+            if delivery.may_have_arrived and self._holds(destination, delivery):
+                reason = "no clear answer came to an earlier try"
+                return SendResult(target.sop_instance_uid, SendOutcome.UNCLEAR, reason), True
+            if self._acceptance.refused(destination, {target.sop_class_uid}):
+                reason = _not_accepted(destination, target.sop_class_uid)
+                return SendResult(target.sop_instance_uid, SendOutcome.REFUSED, reason), None
+            (result,) = destination.send([target.path])
+            if not result.ok:
+                self._acceptance.forget(destination)  # its earlier answer may not hold any more
+            if result.outcome in (SendOutcome.LOST, SendOutcome.UNCLEAR):
+                self._deliveries.may_have_arrived(delivery.id, self._name)
+        except PeerUnavailable as error:
+            return SendResult(target.sop_instance_uid, SendOutcome.AWAY, str(error)), None
+        except Exception as error:
+            extra = fields("sending_interrupted", delivery=delivery.id)
+            log.error("Sending an object failed unexpectedly: %s", unexpected(error), extra=extra)
+            reason = f"unexpected {type(error).__name__}"
+            return SendResult(target.sop_instance_uid, SendOutcome.FAILED, reason), None
+        if not may_be_there(result):
+            return result, None
+        try:
+            return result, self._holds(destination, delivery)
+        except PeerUnavailable as error:
+            if result.outcome is SendOutcome.LOST and not destination.echo().ok:
+                reason = f"{result.reason}; then {error}"
+                return SendResult(target.sop_instance_uid, SendOutcome.AWAY, reason), None
+            return result, None
+
+    def _holds(self, destination: Destination, delivery: Delivery) -> bool | None:
+        """Ask the destination if it holds the object; None if it does not say. Raises PeerUnavailable."""
+        target = delivery.object
+        reference = InstanceReference(
+            target.study_instance_uid, target.series_instance_uid, target.sop_class_uid, target.sop_instance_uid
+        )
+        try:
+            return target.sop_instance_uid in destination.stored([reference])
+        except (PeerRefused, AnswerUnreadable):
+            return None
+
+    def _arrived(self, delivery: Delivery, result: SendResult, held: bool | None) -> None:
+        how = "arrived"
+        if result.outcome is not SendOutcome.STORED:
+            found = "found there by a query" if held else "it is there already"
+            how = f"arrived: {found}, although the last try ended so: {result.reason}"
+        if not self._deliveries.sent(delivery.id, self._name, datetime.now(UTC), result.remark, how):
+            return
+        study = delivery.object.study_instance_uid
+        identifiers = {
+            "delivery": delivery.id, "destination": delivery.destination, "kind": delivery.object.kind, "study": study,
+        }  # fmt: skip
+        log.info("The object was delivered", extra=fields("delivery_sent", **identifiers))
+        if result.remark.discarded:
+            message = "The destination stored the object and discarded a part of it: %s"
+            log.error(message, result.remark, extra=fields("elements_discarded", **identifiers))
+        elif result.remark.coerced:
+            message = "The destination stored the object and changed it: %s"
+            log.error(message, result.remark, extra=fields("object_coerced", **identifiers))
+        elif str(result.remark):
+            message = "The destination stored the object with a warning: %s"
+            log.warning(message, result.remark, extra=fields("warning_received", **identifiers))
+
+    def _wait(self, destination: Destination, delivery: Delivery, result: SendResult) -> None:
+        """Let the delivery wait for an answer, and all others too if the destination was not reached."""
+        was_sent = result.outcome is SendOutcome.LOST
+        pause = (
+            self._reachability.pause(delivery.waited_seconds)
+            if was_sent
+            else self._reachability.missed(destination.name)
+        )
+        silence = Silence(result.reason, was_sent, pause, self._give_up_after.total_seconds())
+        waited = self._deliveries.wait(delivery.id, self._name, silence, datetime.now(UTC))
+        extra = fields("delivery_postponed", delivery=delivery.id, destination=destination.name)
+        log.warning("The delivery waits for an answer of its destination: %s", result.reason, extra=extra)
+        if waited.alarm:
+            extra = fields("destination_unreachable", delivery=delivery.id, destination=destination.name)
+            log.error("Results wait for a destination: %s", waited.alarm, extra=extra)
+        for ended in waited.given_up:
+            extra = fields("delivery_failed", delivery=ended.id, destination=destination.name, kind=ended.object.kind)
             message = "The delivery failed; only `dicom-node retry` sends it again: %s"
-            log.error(message, result.reason, extra=fields("delivery_failed", **identifiers))
+            log.error(message, ended.reason, extra=extra)
+
+    def _answered(self, destination: str) -> None:
+        """End the problem that a destination is away, if there is one, with its first answer."""
+        if self._reachability.answered(destination) and self._deliveries.reached(destination):
+            log.info("The destination is reached again", extra=fields("destination_reached", destination=destination))
+
+    def _look_again(self, destination: Destination) -> None:
+        if destination.echo().ok:
+            self._answered(destination.name)
         else:
-            log.warning(
-                "The delivery will be retried: %s", result.reason, extra=fields("delivery_retried", **identifiers)
-            )
-        return True
+            self._reachability.missed(destination.name)
 
-    def _choose_again(self, destination: Destination, delivery: Delivery, result: SendResult, now: datetime) -> None:
-        """Queue the stand-ins of an object that the destination refuses, and replace the objects that refer to it.
+    def _report_conflict(self, delivery: Delivery, result: SendResult) -> None:
+        identifiers = {"delivery": delivery.id, "destination": delivery.destination, "kind": delivery.object.kind}
+        self._deliveries.conflict(delivery)
+        log.error(
+            "The destination has an object of this UID that this node has not sent: %s",
+            result.reason,
+            extra=fields("duplicate_found", study=delivery.object.study_instance_uid, **identifiers),
+        )
 
-        Objects that were given up before are not tried again. An object that was refused at every attempt, but never
-        for good, is FAILED nevertheless: the cause may be a full disk, and the operator can have it sent again later.
+    def _choose_again(self, destination: Destination, delivery: Delivery, result: SendResult, replaced: bool) -> None:
+        """Queue the stand-ins of an object that is not delivered, and replace the objects that refer to it.
+
+        If `replaced` is False, nothing is sent in place of this object itself. Objects that were given up before are
+        not tried again. An object that was refused at every attempt, but never for good, is FAILED nevertheless: the
+        cause may be a full disk, and the operator can have it sent again later.
         """
         offered = self._deliveries.offered(delivery.object.job_id, destination.name)
         arrived = {target.id for target, sent in offered if sent is not None and sent.state in _ARRIVED}
@@ -128,10 +256,11 @@ class Dispatcher:
         refusals |= {target.id: sent.reason for target, sent in offered if sent is not None and sent.state in _GIVEN_UP}
         refusals[delivery.object.id] = result.reason
         offers = [Offer(target.id, target.kind, target.stands_for, target.id in arrived) for target, _ in offered]
-        choice = choose(offers, refusals)
+        choice = choose(offers, refusals, alone=() if replaced else (delivery.object.id,))
         unsent = dict(choice.unsent)
-        if result.retriable:
+        if result.retriable or not replaced:
             unsent[delivery.object.id] = Undelivered(unsent[delivery.object.id].reason, replaced=False)
+        now = datetime.now(UTC)
         for ended in self._deliveries.choose_again(delivery.id, self._name, choice.sent, unsent, now):
             identifiers = {"delivery": ended.id, "destination": destination.name, "kind": ended.object.kind}
             if ended.state is DeliveryState.REPLACED:
@@ -143,22 +272,6 @@ class Dispatcher:
                     ended.reason,
                     extra=fields("delivery_failed", **identifiers),
                 )
-
-    def _send(self, destination: Destination, delivery: Delivery) -> SendResult:
-        """Send the object. An unexpected failure is logged and ends only this attempt, which will be retried."""
-        sop_class_uid, sop_instance_uid = delivery.object.sop_class_uid, delivery.object.sop_instance_uid
-        try:
-            if self._acceptance.refused(destination, {sop_class_uid}):
-                reason = _not_accepted(destination, sop_class_uid)
-                return SendResult(sop_instance_uid, ok=False, reason=reason, refused=True)
-            (result,) = destination.send([delivery.object.path])
-            if not result.ok:
-                self._acceptance.forget(destination)  # its earlier answer may not hold any more
-            return result
-        except Exception as error:
-            extra = fields("sending_interrupted", delivery=delivery.id)
-            log.error("Sending an object failed unexpectedly: %s", unexpected(error), extra=extra)
-            return SendResult(sop_instance_uid, ok=False, retriable=True, reason=f"unexpected {type(error).__name__}")
 
 
 def _not_accepted(destination: Destination, sop_class_uid: str) -> str:

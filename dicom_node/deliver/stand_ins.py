@@ -26,8 +26,10 @@ class DeliveryChoice:
     unsent: Mapping[int, Undelivered]
 
 
-def choose(offers: Sequence[Offer], refusals: Mapping[int, str]) -> DeliveryChoice:
+def choose(offers: Sequence[Offer], refusals: Mapping[int, str], alone: Collection[int] = ()) -> DeliveryChoice:
     """Choose the objects for a destination that refuses those in `refusals`, which gives the reason for each.
+
+    Nothing is sent in place of the refused objects in `alone`, because the destination may have them.
 
     `offers` come in the order of delivery. For each object that is no stand-in, choose the object itself, or else its
     first stand-in that the destination takes. A report that refers to a SEG is sent only together with that SEG, and a
@@ -38,7 +40,8 @@ def choose(offers: Sequence[Offer], refusals: Mapping[int, str]) -> DeliveryChoi
     lacking: set[ObjectKind] = set()  # kinds that were to be sent and are not
     for primary in primaries:
         stand_ins = [o for kind in OBJECT_TYPES[primary.kind].stand_ins for o in offers if o.kind is kind]
-        taken = (o for o in (primary, *stand_ins) if o.arrived or (o.id not in refusals and _fits(o.kind, lacking)))
+        possible = (primary,) if primary.id in alone else (primary, *stand_ins)
+        taken = (o for o in possible if o.arrived or (o.id not in refusals and _fits(o.kind, lacking)))
         chosen[primary.id] = next(taken, None)
         if chosen[primary.id] is not primary:
             lacking.add(primary.kind)

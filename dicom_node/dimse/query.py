@@ -15,6 +15,9 @@ from dicom_node.dimse.results import InstanceReference
 from dicom_node.dimse.scu import StorageSCU, Target
 from dicom_node.dimse.status import DimseStatus
 from dicom_node.errors import PeerRefused, PeerUnavailable
+from storage.records.deliveries import StoredAs
+
+MOST_MOVED = 10  # answers to a question that has at most one right answer
 
 
 class SourcePacs(Protocol):
@@ -32,8 +35,11 @@ class SourcePacs(Protocol):
 class QuerySCU(StorageSCU):
     """An association for C-FIND, as a context manager. Entering raises PeerUnavailable or PeerRefused."""
 
-    def find(self, query: Dataset, model: str) -> list[Dataset]:
-        """Return the identifiers that match (PS3.4 C.4.1). Raise PeerRefused when the query is not accepted."""
+    def find(self, query: Dataset, model: str, most: int | None = None) -> list[Dataset]:
+        """Return the identifiers that match (PS3.4 C.4.1).
+
+        Raise PeerRefused when the query is not accepted, and when more than `most` match.
+        """
         assert self._assoc is not None
         if not self._accepted:
             raise PeerRefused(f"{self._target} does not accept queries")
@@ -45,6 +51,8 @@ class QuerySCU(StorageSCU):
                 if identifier is None:
                     raise PeerRefused(f"{self._target} answers the query with what cannot be read")
                 found.append(identifier)
+                if most is not None and len(found) > most:  # the association is aborted, as after any error
+                    raise PeerRefused(f"{self._target} answers a query for one instance with many")
             elif status.Status == DimseStatus.OUT_OF_RESOURCES:
                 raise PeerUnavailable(f"{self._target} is out of resources for the query")
             elif status.Status != DimseStatus.SUCCESS:
@@ -98,3 +106,38 @@ def find_instances(
             query.SOPInstanceUID = None
             found.update(str(ds.get("SOPInstanceUID", "")) for ds in scu.find(query, model))
     return found.intersection(r.sop_instance_uid for r in references)
+
+
+def find_moved(
+    calling_ae_title: str, target: Target, references: Collection[InstanceReference], timeout: float
+) -> dict[str, StoredAs]:
+    """Return where the peer keeps `references` that it does not hold under their own UIDs.
+
+    An instance is known by its SOP Instance UID in whatever study, or as the only one of its series. Raises
+    PeerUnavailable. A peer that refuses such a query, which is beyond the baseline (PS3.4 C.4.1.2.1), finds nothing.
+    """
+    model = str(StudyRootQueryRetrieveInformationModelFind)
+    found: dict[str, StoredAs] = {}
+    for reference in references:
+        anywhere = {"SOPInstanceUID": reference.sop_instance_uid}
+        within = {"StudyInstanceUID": reference.study_instance_uid, "SeriesInstanceUID": reference.series_instance_uid}
+        for keys in (anywhere, within):
+            query = Dataset()
+            query.QueryRetrieveLevel = "IMAGE"
+            for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+                setattr(query, keyword, keys.get(keyword))
+            try:
+                with QuerySCU(calling_ae_title, target, [(model, str(ImplicitVRLittleEndian))], timeout) as scu:
+                    answers = scu.find(query, model, MOST_MOVED)
+            except PeerRefused:
+                continue
+            matching = [ds for ds in answers if all(str(ds.get(k, v)) == v for k, v in keys.items())]
+            if len(matching) == 1 and (kept := _place(matching[0])).sop_instance_uid:
+                found[reference.sop_instance_uid] = kept
+                break
+    return found
+
+
+def _place(answer: Dataset) -> StoredAs:
+    keywords = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
+    return StoredAs(*(str(answer.get(keyword) or "") for keyword in keywords))

@@ -1,6 +1,7 @@
 """Results of sending and of asking: values that DIMSE, DICOMweb and folders share."""
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import Self
 
 from dicom_node.dimse.status import (
@@ -10,6 +11,7 @@ from dicom_node.dimse.status import (
     WARNING_STATUSES,
     DimseStatus,
 )
+from storage.records.deliveries import NO_REMARK, Remark, StoredAs
 
 _WARNINGS = (
     DimseStatus.OPTIONAL_ATTRIBUTES_NOT_SUPPORTED,
@@ -26,37 +28,67 @@ _REFUSALS = (
 )
 
 
+class SendOutcome(Enum):
+    """The outcome of a try to send an instance."""
+
+    STORED = "stored"  # the destination says so
+    EXISTS = "exists"  # it says that it already has an instance of this UID
+    REFUSED = "refused"  # it does not take this object and never will; it may take another one in its place
+    FAILED = "failed"  # it answers with a failure that may pass
+    UNCLEAR = "unclear"  # it answers, but not whether the instance was stored
+    LOST = "lost"  # the instance was sent, and no answer to it came
+    AWAY = "away"  # the destination was not reached, so that the instance cannot be there
+    DENIED = "denied"  # it takes nothing from this node
+    UNSENDABLE = "unsendable"  # the file cannot be sent
+
+
 @dataclass(frozen=True)
 class SendResult:
-    """The outcome of sending one instance.
+    """The result of sending one instance.
 
-    If the result is `ok`, `reason` is a note; otherwise it says what went wrong. `refused` means that the destination
-    answered and does not take this object: only for now if the result is `retriable`, else for ever. The destination
-    may take another object in its place.
+    `reason` says what went wrong. If `may_exist`, the failure can also mean that the destination already has an
+    instance of this UID. `remark` is what the destination said of an instance that it stored.
     """
 
     sop_instance_uid: str  # empty if the file could not be read
-    ok: bool
-    retriable: bool = False
+    outcome: SendOutcome
     reason: str = ""
-    refused: bool = False
+    may_exist: bool = False
+    remark: Remark = NO_REMARK
+
+    @property
+    def ok(self) -> bool:
+        """True where the destination says that it has an instance of this UID."""
+        return self.outcome in (SendOutcome.STORED, SendOutcome.EXISTS)
+
+    @property
+    def retriable(self) -> bool:
+        """True where the same instance may be stored later."""
+        return self.outcome in (SendOutcome.FAILED, SendOutcome.UNCLEAR, SendOutcome.LOST, SendOutcome.AWAY)
+
+    @property
+    def refused(self) -> bool:
+        """True where the destination answered that it does not take this object, for now or for ever."""
+        return self.outcome in (SendOutcome.REFUSED, SendOutcome.FAILED)
 
     @classmethod
-    def from_status(cls, sop_instance_uid: str, status: int) -> Self:
+    def from_status(
+        cls, sop_instance_uid: str, status: int, attributes: tuple[str, ...] = (), stored_as: StoredAs | None = None
+    ) -> Self:
         """Return the result that a C-STORE response status means (PS3.4 B.2.3, PS3.7 annex C).
 
-        The peer's error comment is left out, because it may quote the patient.
+        `attributes` and `stored_as` are what the response tells of a stored instance, as in `Remark`. The peer's error
+        comment is left out, because it may quote the patient.
         """
         code = f"0x{status:04X}"
-        if status == DimseStatus.SUCCESS:
-            return cls(sop_instance_uid, ok=True)
-        if status in WARNING_STATUSES or status in _WARNINGS:
-            return cls(sop_instance_uid, ok=True, reason=f"stored with warning {code}")
+        if status == DimseStatus.SUCCESS or status in WARNING_STATUSES or status in _WARNINGS:
+            remark = Remark(status, attributes, stored_as)
+            return cls(sop_instance_uid, SendOutcome.STORED, str(remark), remark=remark)
         if status == DimseStatus.DUPLICATE_SOP_INSTANCE:
-            return cls(sop_instance_uid, ok=True, reason=f"was there already ({code})")
-        retriable = False
+            return cls(sop_instance_uid, SendOutcome.EXISTS, f"an instance of this UID exists there ({code})")
+        outcome = SendOutcome.REFUSED
         if status in OUT_OF_RESOURCES_STATUSES or status == DimseStatus.RESOURCE_LIMITATION:
-            retriable, reason = True, f"out of resources ({code})"
+            outcome, reason = SendOutcome.FAILED, f"out of resources ({code})"
         elif status in MISMATCH_STATUSES:
             reason = f"dataset does not match its SOP class ({code})"
         elif status in CANNOT_UNDERSTAND_STATUSES:
@@ -64,8 +96,8 @@ class SendResult:
         elif status in _REFUSALS:
             reason = f"refused ({code})"
         else:
-            retriable, reason = True, f"failed ({code})"
-        return cls(sop_instance_uid, ok=False, retriable=retriable, reason=reason, refused=True)
+            outcome, reason = SendOutcome.FAILED, f"failed ({code})"
+        return cls(sop_instance_uid, outcome, reason)
 
 
 @dataclass(frozen=True)

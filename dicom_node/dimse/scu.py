@@ -13,7 +13,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from pydicom import dcmread, dcmwrite
+from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, build_context, build_role
 from pynetdicom._globals import MODE_REQUESTOR
@@ -25,11 +27,12 @@ from pynetdicom.transport import AddressInformation
 from dicom_node.dimse.pdu import MAXIMUM_PDU_BYTES
 from dicom_node.dimse.pynetdicom_setup import silence_pynetdicom
 from dicom_node.dimse.requested_association import DeadlineSocket, RequestedAssociation
-from dicom_node.dimse.results import EchoResult, SendResult
+from dicom_node.dimse.results import EchoResult, SendOutcome, SendResult
 from dicom_node.dimse.status import LARGEST_MESSAGE_ID, DimseStatus, RejectResult
 from dicom_node.errors import PeerRefused, PeerUnavailable
 from storage.errors import NodeError, Permanent
 from storage.log.header import UnreadableDataset, scan_header
+from storage.records.deliveries import StoredAs
 
 MAXIMUM_CONTEXTS = 128  # presentation context IDs are the odd numbers of one byte (PS3.8 9.3.2.2)
 _CONVERTIBLE = frozenset({ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian})  # words of pixel data stay unchanged
@@ -207,12 +210,15 @@ class StorageSCU(Requestor):
         uid = instance.sop_instance_uid
         context = next((c for c in instance.contexts() if c in self._accepted), None)
         if context is None:
-            return SendResult(uid, ok=False, reason=self._not_accepted(instance), refused=True)
+            return SendResult(uid, SendOutcome.REFUSED, self._not_accepted(instance))
         try:
             dataset = instance.encoded(context[1])
         except Exception as error:
-            return SendResult(uid, ok=False, reason=f"the file cannot be read ({type(error).__name__})")
-        return SendResult.from_status(uid, self._send(instance, self._accepted[context], dataset))
+            return SendResult(uid, SendOutcome.UNSENDABLE, f"the file cannot be read ({type(error).__name__})")
+        response = self._send(instance, self._accepted[context], dataset)
+        named = str(response.AffectedSOPInstanceUID or uid)
+        stored_as = None if named == uid else StoredAs(named)
+        return SendResult.from_status(uid, int(response.Status), _keywords(response.OffendingElement), stored_as)
 
     def accepted(self) -> frozenset[str]:
         """Return the SOP classes that the peer accepted."""
@@ -236,14 +242,14 @@ class StorageSCU(Requestor):
             return f"{self._target.ae_title} does not accept {name} in {syntax}"
         return f"{self._target.ae_title} does not accept {name}"
 
-    def _send(self, instance: OutgoingInstance, context_id: int, dataset: bytes) -> int:
-        """Send a C-STORE request and return its response's status (PS3.7 9.3.1)."""
+    def _send(self, instance: OutgoingInstance, context_id: int, dataset: bytes) -> C_STORE:
+        """Send a C-STORE request and return its response (PS3.7 9.3.1)."""
         request = C_STORE()
         request.Priority = 0x0002  # low
         request.AffectedSOPClassUID = instance.sop_class_uid
         request.AffectedSOPInstanceUID = instance.sop_instance_uid
         request.DataSet = BytesIO(dataset)
-        return int(self._exchange(request, context_id).Status)
+        return self._exchange(request, context_id)
 
 
 def send_files(
@@ -268,9 +274,10 @@ def send_files(
         try:
             outgoing.append((index, OutgoingInstance.from_file(path)))
         except Permanent as error:
-            note(index, SendResult("", ok=False, reason=str(error)))
+            note(index, SendResult("", SendOutcome.UNSENDABLE, str(error)))
         except OSError as error:
-            note(index, SendResult("", ok=False, reason=f"{path.name} cannot be read: {error.strerror}"))
+            reason = f"{path.name} cannot be read: {error.strerror}"
+            note(index, SendResult("", SendOutcome.UNSENDABLE, reason))
     for batch in _batches(outgoing):
         pending = iter(batch)
         current: tuple[int, OutgoingInstance] | None = None
@@ -280,10 +287,11 @@ def send_files(
                     note(current[0], scu.store(current[1]))
                     current = None
         except (PeerUnavailable, PeerRefused) as error:
-            unsent = [current] if current is not None else []
-            for index, instance in [*unsent, *pending]:
-                retriable = isinstance(error, PeerUnavailable)
-                note(index, SendResult(instance.sop_instance_uid, ok=False, retriable=retriable, reason=str(error)))
+            if current is not None:  # the association broke off after it was sent, at least in part
+                note(current[0], SendResult(current[1].sop_instance_uid, SendOutcome.LOST, str(error)))
+            outcome = SendOutcome.AWAY if isinstance(error, PeerUnavailable) else SendOutcome.DENIED
+            for index, instance in pending:
+                note(index, SendResult(instance.sop_instance_uid, outcome, str(error)))
     return [result for result in results if result is not None]
 
 
@@ -328,6 +336,11 @@ def find_files(paths: Iterable[Path]) -> list[Path]:
         else:
             raise Permanent(f"{path} does not exist")
     return found
+
+
+def _keywords(tags: Any) -> tuple[str, ...]:
+    """Return the names of the attributes in Offending Element (0000,0901), which holds tags."""
+    return tuple(keyword_for_tag(tag) or str(Tag(tag)) for tag in tags or ())
 
 
 def _contexts(instances: Iterable[OutgoingInstance]) -> list[Context]:

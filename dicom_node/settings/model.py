@@ -68,6 +68,7 @@ class WorkSettings(Section):
 
 class DispatchSettings(Section):
     maximum_attempts: int = Field(12, ge=1, le=1000)
+    give_up_after_days: float = Field(14, gt=0, le=31, allow_inf_nan=False)
     first_retry_seconds: Seconds = 5
     longest_retry_seconds: Seconds = 900
     timeout_seconds: Seconds = 30

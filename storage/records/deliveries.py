@@ -1,6 +1,6 @@
 """Records of deliveries of result objects and of their confirmation by a destination."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -31,9 +31,89 @@ class ConfirmationState(StrEnum):
     CLOSED = "CLOSED"  # acted upon, or too late
 
 
+_COERCED = 0xB000
+_DISCARDED = 0xB006
+_WARNINGS_IN_WORDS = {
+    _COERCED: "coercion of data elements",
+    _DISCARDED: "elements discarded",
+    0xB007: "the dataset does not match its SOP class",
+}
+
+
+@dataclass(frozen=True)
+class StoredAs:
+    """The UIDs under which a destination keeps an object, if these are not its own; empty ones are not known."""
+
+    sop_instance_uid: str
+    series_instance_uid: str = ""
+    study_instance_uid: str = ""
+
+    def __str__(self) -> str:
+        named = zip(("instance", "series", "study"), vars(self).values(), strict=True)
+        return ", ".join(f"{name} {uid}" for name, uid in named if uid)
+
+
+@dataclass(frozen=True)
+class Remark:
+    """The remark of a destination on an object that it stored: a warning, and what it changed of the object.
+
+    `warning` is a status of PS3.4 table B.2-1 or a warning reason of PS3.18; 0 stands for none. `attributes` are the
+    keywords of those that it names as changed or left out, without values.
+    """
+
+    warning: int = 0
+    attributes: tuple[str, ...] = ()
+    stored_as: StoredAs | None = None
+
+    @property
+    def coerced(self) -> bool:
+        """True where the destination changed what it stored."""
+        named = bool(self.attributes) and not self.warning
+        return self.warning == _COERCED or named or self.stored_as is not None
+
+    @property
+    def discarded(self) -> bool:
+        """True where the destination left out elements of what it stored."""
+        return self.warning == _DISCARDED
+
+    def __str__(self) -> str:
+        texts = []
+        if self.warning:
+            words = _WARNINGS_IN_WORDS.get(self.warning)
+            texts.append(f"warning 0x{self.warning:04X}" + (f", {words}" if words else ""))
+        if self.attributes:
+            texts.append(f"{'it names' if self.warning else 'it changed'} {', '.join(self.attributes)}")
+        if self.stored_as is not None:
+            texts.append(f"kept there as {self.stored_as}")
+        return "; ".join(texts)
+
+
+NO_REMARK = Remark()
+
+
+@dataclass(frozen=True)
+class Silence:
+    """A try of a delivery that ended without an answer to it.
+
+    `sent` is True if the object was sent, so that it may have arrived; it is False if the destination was not reached,
+    so that everything that waits for the destination waits longer. The next try is due after `pause` seconds. What has
+    waited for `limit` seconds in all is given up.
+    """
+
+    reason: str
+    sent: bool
+    pause: float
+    limit: float
+
+
 @dataclass(frozen=True)
 class Delivery:
-    """A result object on its way to one destination."""
+    """A result object on its way to one destination.
+
+    `attempts` counts tries that the destination answered with a failure, and the one under way. `waited_seconds` is how
+    long the destination gave no answer while the delivery waited. `warning` is what the destination said of the object
+    when it stored it.
+    """
 
     id: int
     object: ResultObject
@@ -45,6 +125,18 @@ class Delivery:
     run_after: datetime
     sent_at: datetime | None
     resends: int = 0  # after the destination accepted it and did not commit it
+    may_have_arrived: bool = False  # a try ended without a clear answer
+    waited_seconds: float = 0.0
+    warning: str = ""
+    stored_as: StoredAs | None = None
+
+
+@dataclass(frozen=True)
+class Waited:
+    """The outcome of waiting for a destination: deliveries that are given up, and the text of a problem that is new."""
+
+    given_up: Sequence[Delivery] = ()
+    alarm: str = ""
 
 
 @dataclass(frozen=True)

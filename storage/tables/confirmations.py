@@ -19,10 +19,9 @@ from storage.records.results import ObjectKind, ResultObject
 from storage.records.studies import Event, Stage
 from storage.tables.database import schema
 from storage.tables.database.connection import Database, changed
-from storage.tables.deliveries import move, tell
 from storage.tables.events import add_event
 from storage.tables.queueing import not_beside, withdrawn
-from storage.tables.results import object_record
+from storage.tables.results import move, object_record, tell
 
 WAITING = (ConfirmationState.ASKING, ConfirmationState.REQUESTED, ConfirmationState.READING)
 _UNSENT = (DeliveryState.QUEUED, DeliveryState.RETRYING)

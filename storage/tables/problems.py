@@ -47,6 +47,12 @@ def close_problem(session: Session, kind: ProblemKind, key: str) -> bool:
     return bool(changed(session, delete(row).where(row.kind == kind, row.key == key)))
 
 
+def is_problem(session: Session, kind: ProblemKind, key: str) -> bool:
+    """Return True if the problem is open."""
+    row = schema.ProblemRow
+    return session.scalar(select(row.kind).where(row.kind == kind, row.key == key)) is not None
+
+
 class Problems:
     """The problems of the node, in transactions of their own."""
 

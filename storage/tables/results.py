@@ -4,12 +4,13 @@ import hashlib
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from storage.errors import Permanent
-from storage.records.deliveries import DeliveryState
+from storage.records.deliveries import Delivery, DeliveryState, StoredAs
 from storage.records.jobs import Job, JobKind, JobState, NewJob, WithdrawalDetail, of_side
 from storage.records.results import NewObject, ObjectKind, ResultObject
 from storage.records.studies import Event, Stage
@@ -262,6 +263,43 @@ def object_record(row: schema.ResultObjectRow) -> ResultObject:
         destinations=tuple(row.destinations),
         stands_for=tuple(map(ObjectKind, row.stands_for.split())),
     )
+
+
+def delivery_record(row: schema.DeliveryRow, target: schema.ResultObjectRow) -> Delivery:
+    return Delivery(
+        id=row.id,
+        object=object_record(target),
+        destination=row.destination,
+        state=row.state,
+        attempts=row.attempts,
+        reason=row.reason,
+        created_at=row.created_at,
+        run_after=row.run_after,
+        sent_at=row.sent_at,
+        resends=row.resends,
+        may_have_arrived=row.may_have_arrived,
+        waited_seconds=row.waited_seconds,
+        warning=row.warning,
+        stored_as=None if row.stored_as is None else StoredAs(*row.stored_as),
+    )
+
+
+def move(session: Session, where: ColumnElement[bool], **values: Any) -> list[Delivery]:
+    """Make one guarded transition, and return the changed deliveries."""
+    rows = session.scalars(
+        update(schema.DeliveryRow).where(where).values(**values).returning(schema.DeliveryRow),
+        execution_options={"synchronize_session": False},
+    ).all()
+    return [delivery_record(row, session.get_one(schema.ResultObjectRow, row.object_id)) for row in rows]
+
+
+def tell(session: Session, deliveries: Collection[Delivery], now: datetime, stage: Stage, what: str) -> None:
+    """Add one line for each delivery to the timeline of its study."""
+    for delivery in deliveries:
+        target = delivery.object
+        revision = session.get_one(schema.JobRow, target.job_id).revision
+        text = f"{target.kind} → {delivery.destination}: {what}"
+        add_event(session, Event(now, target.study_instance_uid, revision, stage, text, target.job_id))
 
 
 def end_superseded_deliveries(session: Session, by: schema.JobRow, destinations: Sequence[str], now: datetime) -> None:

@@ -13,7 +13,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from dicom_node.deliver.destinations.dicomweb import BasicAuth, BearerAuth, DicomwebDestination, read_secret
-from dicom_node.dimse.results import InstanceReference, SendResult
+from dicom_node.dimse.results import InstanceReference, SendOutcome, SendResult
 from storage.errors import Permanent, Retriable
 from tests.deliver.web import Answer, Asked, Authority, OrthancWeb, Scripted, orthanc_web, tls_in_front_of
 from tests.instances import MakeFile, reference
@@ -199,7 +199,7 @@ def test_a_refusal_of_all_says_why_for_each(
     body = as_json if "json" in media_type else XML.format(uid=uid(path), reason=0x0122).encode()
     destination, _ = service(Answer(status, body, media_type))
     (result,) = destination.send([path])
-    assert result == SendResult(uid(path), ok=False, reason="refused (0x0122)", refused=True)
+    assert result == SendResult(uid(path), SendOutcome.REFUSED, "refused (0x0122)")
 
 
 @pytest.mark.parametrize(

@@ -232,7 +232,9 @@ def test_a_pacs_that_cannot_be_reached_has_refused_nothing(delivering: Deliverin
     assert pacs.accepted(WRITTEN_SOP_CLASSES) is None
     delivering.job()
     delivering.run(pacs)
-    assert delivering.kinds("FAILED") == ["SEG"]
+    delivering.run(pacs)
+    delivering.run(pacs)
+    assert delivering.kinds("RETRYING") == ["SEG"]
     assert delivering.kinds("QUEUED") == ["PM", "SR"]
 
 

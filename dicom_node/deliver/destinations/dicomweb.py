@@ -23,29 +23,44 @@ from pydantic import AfterValidator, Field
 from pydicom.dataset import Dataset
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase, HTTPBasicAuth
+from urllib3.exceptions import MaxRetryError, NewConnectionError
 
 from dicom_node.deliver.destinations.instance_files import read_instance
 from dicom_node.deliver.destinations.interface import Asker
 from dicom_node.deliver.destinations.settings import DestinationSettings
-from dicom_node.dimse.results import EchoResult, InstanceReference, SendResult
-from dicom_node.dimse.status import DimseStatus
-from dicom_node.errors import ObjectRefused, PeerRefused, PeerUnavailable
+from dicom_node.deliver.destinations.stow_answer import DICOM_JSON, make_readable, read_answer
+from dicom_node.dimse.results import EchoResult, InstanceReference, SendOutcome, SendResult
+from dicom_node.errors import (
+    AnswerLost,
+    AnswerUnreadable,
+    ObjectConflict,
+    ObjectRefused,
+    PeerRefused,
+    PeerUnavailable,
+)
 from storage.errors import NodeError, Permanent, Retriable
 from storage.log.files import IMPLEMENTATION_CLASS_UID
+from storage.records.deliveries import StoredAs
 
-DICOM_JSON = "application/dicom+json"
-SOP_INSTANCE_UID = "00080018"
+SOP_INSTANCE_UID, SERIES_INSTANCE_UID, STUDY_INSTANCE_UID = "00080018", "0020000E", "0020000D"
 _PERHAPS_LATER = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
-# No instance was stored, and the answer may give the reason for each (PS3.18 table 10.5.3-1).
-_NOTHING_STORED = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.CONFLICT})
-_OBJECT_REFUSED = frozenset({400, 409, 413, 415})  # another object may be taken
+_OBJECT_REFUSED = frozenset({400, 413, 415})  # another object may be taken
+MOST_MOVED = 10  # answers to a question that has at most one right answer
+_OUTCOMES: Mapping[type[NodeError], SendOutcome] = {
+    AnswerLost: SendOutcome.LOST,
+    AnswerUnreadable: SendOutcome.UNCLEAR,
+    Retriable: SendOutcome.AWAY,
+    ObjectRefused: SendOutcome.REFUSED,
+    Permanent: SendOutcome.DENIED,
+}
 _REMEDIES: Mapping[int, str] = {
     400: "it does not understand the request",
     401: "it does not know this node: check `username` and what is in `password_file`, or in `token_file`",
     403: "this node may not do that there: give its user, or its token, the right to store and to query",
     404: "there is no such service: check `url`",
     405: "there is no such service: check `url`",
-    409: "it refuses the object",
+    501: "there is no such service: check `url`",
+    409: "it refuses the object, or has one of the same UID",
     413: "the object is larger than it allows: raise the limit there",
     415: "it does not take such objects",
 }
@@ -113,11 +128,10 @@ class DicomwebDestination:
             try:
                 instances[path] = read_instance(path)
             except Permanent as error:
-                results[path] = SendResult("", ok=False, reason=str(error))
-        uids = {path: str(ds.SOPInstanceUID) for path, ds in instances.items()}
+                results[path] = SendResult("", SendOutcome.UNSENDABLE, str(error))
         if instances:
-            answered = self._store(list(instances.values()), list(uids.values()))
-            results |= {path: answered[uid] for path, uid in uids.items()}
+            answered = self._store(list(instances.values()))
+            results |= {path: answered[str(ds.SOPInstanceUID)] for path, ds in instances.items()}
         return [results[path] for path in paths]
 
     def accepted(self, sop_class_uids: Collection[str]) -> frozenset[str] | None:
@@ -153,14 +167,41 @@ class DicomwebDestination:
                 found.update(answer[SOP_INSTANCE_UID]["Value"][0] for answer in answers)
         return found.intersection(reference.sop_instance_uid for reference in references)
 
-    def _store(self, instances: Sequence[Dataset], uids: Sequence[str]) -> dict[str, SendResult]:
+    def moved(self, references: Collection[InstanceReference]) -> dict[str, StoredAs]:
+        """Return where the archive keeps `references` that it does not hold under their own UIDs.
+
+        An instance is known by its SOP Instance UID in whatever study, or as the only one of its series.
+        """
+        found: dict[str, StoredAs] = {}
+        with self._client() as client:
+            for reference in references:
+                uid, study = reference.sop_instance_uid, reference.study_instance_uid
+                anywhere = client.search_for_instances(limit=MOST_MOVED, search_filters={"SOPInstanceUID": uid})
+                same = [place for place in map(_place, anywhere) if place.sop_instance_uid == uid]
+                if not same:
+                    series = {"SeriesInstanceUID": reference.series_instance_uid}
+                    within = client.search_for_instances(study, limit=MOST_MOVED, search_filters=series)
+                    same = [p for p in map(_place, within) if p.series_instance_uid == reference.series_instance_uid]
+                if len(same) == 1:
+                    found[uid] = same[0]
+        return found
+
+    def _store(self, instances: Sequence[Dataset]) -> dict[str, SendResult]:
+        sent = [
+            InstanceReference(
+                str(ds.StudyInstanceUID), str(ds.SeriesInstanceUID), str(ds.get("SOPClassUID")), str(ds.SOPInstanceUID)
+            )
+            for ds in instances
+        ]
         try:
             with self._client() as client:
-                return read_answer(client.store_instances(instances), uids)
+                return read_answer(client.store_instances(instances), sent)
         except NodeError as error:
-            retriable, refused = isinstance(error, Retriable), isinstance(error, ObjectRefused)
+            outcome = next(outcome for kind, outcome in _OUTCOMES.items() if isinstance(error, kind))
+            conflict = isinstance(error, ObjectConflict)
             return {
-                uid: SendResult(uid, ok=False, retriable=retriable, reason=str(error), refused=refused) for uid in uids
+                r.sop_instance_uid: SendResult(r.sop_instance_uid, outcome, str(error), may_exist=conflict)
+                for r in sent
             }
 
     @contextmanager
@@ -171,7 +212,7 @@ class DicomwebDestination:
                 client = DICOMwebClient(
                     self.url,
                     session,
-                    callback=_make_readable,
+                    callback=make_readable,
                     chunk_size=sys.maxsize,  # some services do not take chunked transfer encoding
                     permissive_uid=True,  # UIDs of studies come from scanners
                     timeout=self.timeout,
@@ -180,24 +221,14 @@ class DicomwebDestination:
                 yield client
         except NodeError:
             raise
-        except requests.HTTPError as error:
-            raise self._refusal(error) from None
-        except requests.TooManyRedirects:
-            raise PeerRefused(f"{self.url} sends us to another address: set `url` to that one") from None
-        except requests.exceptions.SSLError as error:
-            raise PeerUnavailable(f"{self.url}: {_tls_failure(error)}") from None
-        except requests.Timeout:
-            raise PeerUnavailable(f"{self.url} did not answer within {self.timeout:g} s") from None
-        except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
-            raise PeerUnavailable(f"{self.url} cannot be reached, or broke off") from None
+        except requests.RequestException as error:
+            raise self._failure(error) from None
         except OSError as error:
-            if isinstance(error, requests.RequestException):
-                raise PeerUnavailable(f"{self.url}: the request failed ({type(error).__name__})") from None
             raise PeerUnavailable(
                 f"{self.url}: `ca_file`, `client_certificate` or `client_key` cannot be used ({type(error).__name__})"
             ) from None
         except Exception as error:  # parsers fail in many ways
-            raise PeerUnavailable(f"{self.url} gives an answer that cannot be read ({type(error).__name__})") from None
+            raise AnswerUnreadable(f"{self.url} gives an answer that cannot be read ({type(error).__name__})") from None
 
     def _session(self) -> requests.Session:
         session = requests.Session()
@@ -215,13 +246,37 @@ class DicomwebDestination:
             session.mount(scheme, _Adapter())
         return session
 
+    def _failure(self, error: requests.RequestException) -> NodeError:
+        """Return the meaning of a failed request. The request was sent, unless the connection could not be opened."""
+        match error:
+            case requests.HTTPError():
+                return self._refusal(error)
+            case requests.TooManyRedirects():
+                return PeerRefused(f"{self.url} sends us to another address: set `url` to that one")
+            case requests.exceptions.SSLError():
+                return PeerUnavailable(f"{self.url}: {_tls_failure(error)}")
+            case requests.ConnectTimeout():
+                return PeerUnavailable(f"{self.url} cannot be reached within {self.timeout:g} s")
+            case requests.Timeout():
+                return AnswerLost(f"{self.url} did not answer within {self.timeout:g} s")
+            case requests.ConnectionError(args=(MaxRetryError(reason=NewConnectionError()), *_)):
+                return PeerUnavailable(f"{self.url} cannot be reached")
+            case requests.ConnectionError() | requests.exceptions.ChunkedEncodingError():
+                return AnswerLost(f"{self.url} broke off")
+            case requests.exceptions.InvalidJSONError() | requests.exceptions.ContentDecodingError():
+                return AnswerUnreadable(f"{self.url} gives an answer that cannot be read ({type(error).__name__})")
+            case _:
+                return PeerUnavailable(f"{self.url}: the request failed ({type(error).__name__})")
+
     def _refusal(self, error: requests.HTTPError) -> NodeError:
         assert error.response is not None
         status = error.response.status_code
         remedy = f": {_REMEDIES[status]}" if status in _REMEDIES else ""
         message = f"{self.url} answers HTTP {status}{remedy}"
-        if status >= 500 or status in _PERHAPS_LATER:
-            return PeerUnavailable(message)
+        if (status >= 500 and status != HTTPStatus.NOT_IMPLEMENTED) or status in _PERHAPS_LATER:
+            return AnswerLost(message)
+        if status == HTTPStatus.CONFLICT:
+            return ObjectConflict(message)
         return ObjectRefused(message) if status in _OBJECT_REFUSED else PeerRefused(message)
 
 
@@ -235,38 +290,10 @@ class _Adapter(HTTPAdapter):
         return super().send(request, *args, **kwargs)
 
 
-def _make_readable(response: requests.Response, *args: Any, **kwargs: Any) -> None:
-    """Change a response so that the library reads the outcome of each instance from it.
-
-    The library does so only for a media type without parameters, and only where some instances were stored.
-    """
-    media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    response.headers["Content-Type"] = media_type
-    if response.status_code in _NOTHING_STORED and media_type in (DICOM_JSON, "application/dicom+xml"):
-        response.status_code = HTTPStatus.ACCEPTED
-
-
-def read_answer(answer: Dataset, uids: Collection[str]) -> dict[str, SendResult]:
-    """Return the outcome of each instance, as a Store Instances Response tells it (PS3.18 table I.2-1).
-
-    An instance is stored only if Referenced SOP Sequence names it.
-    """
-    results = {
-        uid: SendResult(uid, ok=False, retriable=True, reason="the answer does not say whether it was stored")
-        for uid in uids
-    }
-    for item in answer.get("ReferencedSOPSequence") or ():
-        uid = str(item.ReferencedSOPInstanceUID)
-        warning = int(item.get("WarningReason") or 0)
-        results[uid] = SendResult(uid, ok=True, reason=f"stored with warning 0x{warning:04X}" if warning else "")
-    for item in answer.get("FailedSOPSequence") or ():
-        uid = str(item.ReferencedSOPInstanceUID)
-        status = int(item.get("FailureReason") or DimseStatus.PROCESSING_FAILURE)
-        result = SendResult.from_status(uid, status)
-        if result.ok and status != DimseStatus.DUPLICATE_SOP_INSTANCE:
-            result = SendResult(uid, ok=False, retriable=True, reason=f"failed (0x{status:04X})", refused=True)
-        results[uid] = result
-    return results
+def _place(answer: Mapping[str, Any]) -> StoredAs:
+    """Return the UIDs of an instance in an answer to QIDO-RS; those that it leaves out are empty."""
+    tags = (SOP_INSTANCE_UID, SERIES_INSTANCE_UID, STUDY_INSTANCE_UID)
+    return StoredAs(*(str((answer.get(tag, {}).get("Value") or [""])[0]) for tag in tags))
 
 
 def _tls_failure(error: BaseException) -> str:

@@ -11,9 +11,10 @@ from dicom_node.deliver.commitment_scu import CommitmentSCU
 from dicom_node.deliver.destinations.interface import Asker
 from dicom_node.deliver.destinations.settings import DestinationSettings
 from dicom_node.dimse import scu
-from dicom_node.dimse.query import find_instances
+from dicom_node.dimse.query import find_instances, find_moved
 from dicom_node.dimse.results import EchoResult, InstanceReference, SendResult
 from dicom_node.runtime.configuration import AETitle, Port
+from storage.records.deliveries import StoredAs
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,10 @@ class DimseDestination:
     def stored(self, references: Collection[InstanceReference]) -> set[str]:
         """Return the SOP Instance UIDs of all `references` that a C-FIND finds (PS3.4 annex C)."""
         return find_instances(self.calling_ae_title, self._target, references, self.timeout)
+
+    def moved(self, references: Collection[InstanceReference]) -> dict[str, StoredAs]:
+        """Return where the PACS keeps `references` under other UIDs, as far as a C-FIND tells."""
+        return find_moved(self.calling_ae_title, self._target, references, self.timeout)
 
     @property
     def _target(self) -> scu.Target:

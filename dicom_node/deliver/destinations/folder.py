@@ -1,6 +1,7 @@
 """A folder that others read: a share of the hospital, or the inbox of another program."""
 
 import errno
+import filecmp
 import os
 import time
 from collections.abc import Collection, Sequence
@@ -11,10 +12,11 @@ from typing import Literal
 from dicom_node.deliver.destinations.instance_files import read_instance
 from dicom_node.deliver.destinations.interface import Asker
 from dicom_node.deliver.destinations.settings import DestinationSettings
-from dicom_node.dimse.results import EchoResult, InstanceReference, SendResult
+from dicom_node.dimse.results import EchoResult, InstanceReference, SendOutcome, SendResult
 from dicom_node.errors import PeerRefused, PeerUnavailable
 from storage.errors import Permanent, StorageFull
 from storage.log.files import copy_durable
+from storage.records.deliveries import StoredAs
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,9 @@ class FolderDestination:
             raise PeerRefused(f"files that were written to the folder {self.path} are not there any more")
         return {r.sop_instance_uid for r in references}
 
+    def moved(self, references: Collection[InstanceReference]) -> dict[str, StoredAs]:
+        return {}
+
     def _file(self, study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str) -> Path:
         return self.path / study_instance_uid / series_instance_uid / f"{sop_instance_uid}.dcm"
 
@@ -63,17 +68,20 @@ class FolderDestination:
         try:
             ds = read_instance(source, header_only=True)
         except Permanent as error:
-            return SendResult("", ok=False, reason=str(error))
+            return SendResult("", SendOutcome.UNSENDABLE, str(error))
         uid = str(ds.SOPInstanceUID)
-        reason = self._trouble()
-        if not reason:
-            try:
-                copy_durable(source, self._file(ds.StudyInstanceUID, ds.SeriesInstanceUID, uid))
-            except StorageFull:
-                reason = f"the folder {self.path} is full: make room there"
-            except OSError as error:
-                reason = self._told(error)
-        return SendResult(uid, ok=not reason, retriable=bool(reason), reason=reason)
+        if reason := self._trouble():
+            return SendResult(uid, SendOutcome.AWAY, reason)
+        target = self._file(ds.StudyInstanceUID, ds.SeriesInstanceUID, uid)
+        try:
+            if target.exists() and not filecmp.cmp(source, target, shallow=False):
+                return SendResult(uid, SendOutcome.EXISTS, "another file of this SOP Instance UID is there")
+            copy_durable(source, target)
+        except StorageFull:
+            return SendResult(uid, SendOutcome.AWAY, f"the folder {self.path} is full: make room there")
+        except OSError as error:
+            return SendResult(uid, SendOutcome.AWAY, self._told(error))
+        return SendResult(uid, SendOutcome.STORED)
 
     def _trouble(self) -> str:
         """Return the reason why the node cannot write there; an empty text if it can."""

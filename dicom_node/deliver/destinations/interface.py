@@ -6,6 +6,7 @@ from typing import Protocol
 
 from dicom_node.dimse.commitment import IncomingReport
 from dicom_node.dimse.results import EchoResult, InstanceReference, SendResult
+from storage.records.deliveries import StoredAs
 
 
 class Destination(Protocol):
@@ -53,4 +54,10 @@ class ConfirmingDestination(Destination, Protocol):
         """Return the SOP Instance UIDs of all `references` that the destination holds.
 
         Raises PeerUnavailable, or PeerRefused if the destination refuses to answer.
+        """
+
+    def moved(self, references: Collection[InstanceReference]) -> dict[str, StoredAs]:
+        """Return, by SOP Instance UID, where the destination keeps `references` that `stored` does not find.
+
+        Some destinations change UIDs. Raises as `stored` does.
         """

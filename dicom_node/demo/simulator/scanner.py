@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from dicom_node.dimse.results import SendResult
+from dicom_node.dimse.results import SendOutcome, SendResult
 from dicom_node.dimse.scu import OutgoingInstance, StorageSCU, Target
 from dicom_node.errors import PeerRefused, PeerUnavailable
 
@@ -135,6 +135,6 @@ def _push_group(
                 note(instance, scu.store(instance))
     except (PeerUnavailable, PeerRefused) as error:
         for instance in instances[len(outcomes) :]:
-            retriable = isinstance(error, PeerUnavailable)
-            note(instance, SendResult(instance.sop_instance_uid, ok=False, retriable=retriable, reason=str(error)))
+            outcome = SendOutcome.LOST if isinstance(error, PeerUnavailable) else SendOutcome.DENIED
+            note(instance, SendResult(instance.sop_instance_uid, outcome, str(error)))
     return outcomes

@@ -6,7 +6,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Index, String, UniqueConstraint
+from sqlalchemy import BigInteger, ForeignKey, Index, String, UniqueConstraint, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from storage.records.commitments import CommitmentState
@@ -208,6 +208,11 @@ class DeliveryRow(Base):
     dispatcher: Mapped[str | None]
     confirmation_id: Mapped[int | None] = mapped_column(ForeignKey("confirmation.id", name="fk_delivery_confirmation"))
     resends: Mapped[int] = mapped_column(default=0, server_default="0")
+    may_have_arrived: Mapped[bool] = mapped_column(default=False, server_default=false())
+    waited_seconds: Mapped[float] = mapped_column(default=0.0, server_default="0")
+    warning: Mapped[str] = mapped_column(default="", server_default="")
+    coerced: Mapped[bool] = mapped_column(default=False, server_default=false())
+    stored_as: Mapped[list[str] | None]
 
 
 class ConfirmationRow(Base):

@@ -65,9 +65,10 @@ def test_a_job_waits_for_no_other(node: Node) -> None:
     first = node.next()
     assert first is not None
     node.deliveries.fail(first.id, "dispatch", "refused", None, NOW)
-    second = node.next()
-    assert second is not None
-    assert (second.object.kind, second.object.job_id) == ("SEG", 2)
+    for expected in (("SR", 1), ("SEG", 2)):
+        delivery = node.next()
+        assert delivery is not None
+        assert (delivery.object.kind, delivery.object.job_id) == expected
 
 
 def test_a_failed_delivery_waits_for_its_time(node: Node) -> None:
@@ -82,23 +83,25 @@ def test_a_failed_delivery_waits_for_its_time(node: Node) -> None:
     assert (again.id, again.attempts, again.reason) == (seg.id, 2, "no answer")
 
 
-def test_a_report_waits_until_the_failed_segmentation_is_queued_again(node: Node) -> None:
+def test_a_report_does_not_wait_for_a_failed_segmentation_until_it_is_queued_again(node: Node) -> None:
     node.deliver("PACS")
     seg = node.next()
     assert seg is not None
     assert not node.deliveries.retry(seg.id)
     assert node.deliveries.fail(seg.id, "dispatch", "refused", None, NOW) is DeliveryState.FAILED
-    assert node.next(now=after(99)) is None
     assert [d.state for d in node.deliveries.list()] == [DeliveryState.FAILED, DeliveryState.QUEUED]
     assert node.deliveries.retry(seg.id)
     assert not node.deliveries.retry(seg.id)
     again = node.next()
     assert again is not None
     assert (again.id, again.attempts) == (seg.id, 1)
-    node.deliveries.sent(again.id, "dispatch", NOW)
+    assert node.next() is None
+    assert node.deliveries.fail(seg.id, "dispatch", "refused", None, NOW) is DeliveryState.FAILED
     sr = node.next()
     assert sr is not None
     assert sr.object.kind == "SR"
+    node.deliveries.sent(sr.id, "dispatch", NOW)
+    assert node.texts()[-1] == "delivered: SR → PACS: arrived, without SEG (FAILED)"
 
 
 def test_only_the_holder_ends_a_delivery(node: Node) -> None:
@@ -126,7 +129,7 @@ def test_a_restarted_dispatcher_takes_up_what_it_held(node: Node) -> None:
     assert not node.deliveries.sent(mine.id, "dispatch", NOW)
     again = node.next("PACS", now=released.run_after)
     assert again is not None
-    assert (again.id, again.attempts) == (mine.id, 2)
+    assert (again.id, again.attempts, again.may_have_arrived) == (mine.id, 1, True)  # it answered with no failure
 
 
 def test_a_delivery_that_stalls_is_given_back(node: Node) -> None:
