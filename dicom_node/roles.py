@@ -45,7 +45,7 @@ from dicom_node.schedule import RELEASE_SECONDS, SWEEP_SECONDS, DailyTask, Sched
 from dicom_node.settings.check import WORKER_PROCESS, list_devices
 from dicom_node.settings.model import Settings
 from dicom_node.settings.peers import addressees, receive_policy
-from inference.contract.binding import feeds_inputs
+from inference.headers.images import feeds_inputs
 from storage.log.files import FileSystem
 from storage.log.instances import InstanceStore
 from storage.log.journal import Journal, filed_until

@@ -9,11 +9,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import pairwise
 
-from pydicom.uid import UID
-
+from inference.headers.images import ImageClass, counts_as_image, image_class
+from inference.volumes.geometry import GAP, spacing_varies
 from storage.records.completion import Grade, StepNumbers
 from storage.records.evidence import InstanceEvidence, StepEvidence, StudyContents
 from storage.records.instances import Facts
@@ -22,7 +22,6 @@ from storage.records.procedure_steps import ProcedureStepState
 MINIMUM_SLICES = 3  # two slices have one distance, which cannot be compared with another
 SAME_POSITION = 0.05  # mm along the normal: scanners round, and repeat a place within one series
 SAME_DIRECTION = 1e-3  # largest difference of a direction cosine
-GAP = 1.5  # a larger multiple of the median distance of neighbours is a gap
 
 _Vector = tuple[float, float, float]
 _Orientation = tuple[float, float, float, float, float, float]  # direction cosines of the rows, then of the columns
@@ -111,22 +110,21 @@ def take_inventory(contents: StudyContents) -> Inventory:
     listed = _listed_completely(steps, here)
     series: dict[str, list[InstanceEvidence]] = defaultdict(list)
     for instance in contents.instances:
-        if not instance.own and holds_images(instance.sop_class_uid):
+        if not instance.own and counts_as_image(instance.sop_class_uid):
             series[instance.series_instance_uid].append(instance)
     return Inventory(
         images=len(contents.instances) - own,
         own=own,
-        series=tuple(_count(uid, instances, listed) for uid, instances in sorted(series.items())),
+        series=tuple(_count(uid, _without_captures(found), listed) for uid, found in sorted(series.items())),
         steps=_count_steps(steps, here),
         steps_ended_at=max((s.ended_at for s in steps if s.ended_at is not None), default=None),
     )
 
 
-@lru_cache(maxsize=256)
-def holds_images(sop_class_uid: str) -> bool:
-    """Return True for a storage class of images (PS3.4 B.5), and for an unknown class."""
-    name = UID(sop_class_uid).name
-    return "Image Storage" in name or name == sop_class_uid
+def _without_captures(instances: Sequence[InstanceEvidence]) -> list[InstanceEvidence]:
+    """Return the instances of the best storage class: captures in a series of images are none of its images."""
+    best = max(min(image_class(i.sop_class_uid), ImageClass.UNKNOWN) for i in instances)
+    return [i for i in instances if image_class(i.sop_class_uid) >= best]
 
 
 def _count_steps(steps: Iterable[StepEvidence], here: frozenset[str]) -> StepNumbers:
@@ -247,6 +245,8 @@ def _geometry(facts: Sequence[Facts]) -> tuple[str, int]:
             return "", 0
         at = [place for place, _ in places]
         steps = [b - a for a, b in pairwise(at)]
+        if spacing_varies(steps, _numbers_have_holes(facts)):
+            return "", 0
         step = sorted(steps)[(len(steps) - 1) // 2]  # the lower median: a gap must not pass as the rule
         missing = sum(round(s / step) - 1 for s in steps if s > GAP * step)
         if missing:
@@ -258,6 +258,11 @@ def _geometry(facts: Sequence[Facts]) -> tuple[str, int]:
             return f"{plural(short, 'image')} fewer at some of {len(places)} slices than at the others", 0
         total += len(places)
     return "", total
+
+
+def _numbers_have_holes(facts: Sequence[Facts]) -> bool:
+    numbers = sorted(f.instance_number for f in facts if f.instance_number is not None)
+    return len({b - a for a, b in pairwise(numbers)}) > 1
 
 
 def _stacks(facts: Sequence[Facts]) -> list[list[tuple[float, int]]]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dicom_node.read.folders import NodeFolders
-from inference.contract.binding import feeds_inputs
+from inference.headers.images import feeds_inputs
 from storage.errors import NodeError
 from storage.log.instances import InstanceStore
 from storage.tables.commitments import Commitments

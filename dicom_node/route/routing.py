@@ -14,8 +14,9 @@ from dicom_node.catalogue import ConfiguredApplication
 from dicom_node.route.earlier_studies import EarlierStudy
 from dicom_node.route.time_points import RoutingTimePoint, anatomy_of_required, decide_time_points, why_none_taken
 from dicom_node.runtime.logs import fields, unexpected
-from inference.contract.binding import Binding, bind, feeds_inputs, wanted
+from inference.contract.binding import Binding, bind, wanted
 from inference.contract.manifest import Manifest
+from inference.headers.images import feeds_inputs
 from inference.series.recogniser import Recognition
 from storage.errors import WhyNoResult
 from storage.records.instances import Instance, Series

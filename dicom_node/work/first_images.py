@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydicom import dcmread
 
-from inference.contract.binding import feeds_inputs
+from inference.headers.images import feeds_inputs
 from storage.errors import InputRefused
 from storage.log.instances import InstanceStore
 from storage.records.instances import Instance, Series

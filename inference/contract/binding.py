@@ -6,15 +6,12 @@ Reasons name series by number and description, which no log may hold.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pydicom.uid import UID
-
 from inference.contract.inputs import SAME_PLANE_AS, BValues, InputRule
 from inference.headers.diffusion import shells
 from inference.series.kinds import Kind
 from inference.series.naming import series_name
 from inference.series.recogniser import Recognition
 
-IMAGE_MODALITIES = frozenset({"MR", "CT", "PT"})
 MINIMUM_CONFIDENCE = 0.3
 SURE = 0.5  # above the confidence in a kind that only a name tells, which no preference outweighs
 MANY_NAMES = 4
@@ -81,12 +78,6 @@ def bind(rules: Sequence[InputRule], series: Sequence[Recognition]) -> Binding:
     inputs = {name: s.series_instance_uid for name, s in bound.items()}
     chosen = ", ".join(f"{name} is {_name(s)}" for name, s in bound.items())
     return Binding(inputs, True, tuple(decisions), chosen)
-
-
-def feeds_inputs(sop_class_uid: str, modality: str) -> bool:
-    """Return True if a late instance of this kind could change a result: images can, reports cannot."""
-    name = UID(sop_class_uid).name
-    return modality in IMAGE_MODALITIES and "Image Storage" in name
 
 
 def unfilled(rule: InputRule) -> str:

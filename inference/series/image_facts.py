@@ -18,7 +18,7 @@ from pydicom.tag import Tag
 from inference.headers.diffusion import b_value
 from inference.headers.image_content import code_strings, ge_component
 from inference.headers.private import PrivateElements
-from inference.volumes.planes import is_enhanced, number
+from inference.volumes.planes import is_enhanced, number, shared_groups
 
 NO_AGENT = frozenset({"", "NO", "NONE", "N", "0", "NIL", "NA", "N/A", "NO CONTRAST", "WITHOUT"})
 FAT_BY_NAME = re.compile(
@@ -99,7 +99,7 @@ def facts_of(ds: Dataset) -> Iterator[ImageFacts]:
         yield _facts(common, ds, _Classic(ds, private))
         return
     for own in ds.PerFrameFunctionalGroupsSequence:
-        yield _facts(common, ds, _Enhanced(ds, own, ds.SharedFunctionalGroupsSequence[0]))
+        yield _facts(common, ds, _Enhanced(ds, own, shared_groups(ds)))
 
 
 class _Classic:

@@ -15,11 +15,12 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from inference.headers.attributes import vector
+from inference.headers.images import images_among
 from inference.series.image_facts import AgentEvidence, ImageFacts, agent_evidence, facts_of, seconds_after_injection
 from inference.series.kinds import Kind as Kind
 from inference.series.series_rules import DIFFUSION_KINDS, different, kind_of_series, nearest_plane, phases_of
 from inference.series.site_table import SiteTable, rule_for
-from inference.volumes.planes import Plane, functional, holds_image, is_enhanced, planes_of
+from inference.volumes.planes import Plane, functional, is_enhanced, planes_of
 from inference.volumes.stacks import SliceStack, differences, stacks_of
 from storage.errors import InputRefused
 
@@ -74,19 +75,14 @@ def read_headers(paths: Iterable[Path]) -> list[Dataset]:
 def recognise_headers(headers: Sequence[Dataset], site: SiteTable = ()) -> Recognition:
     """Describe the series that has these headers.
 
-    `headers` must not be empty; objects that are no images are passed over. The first rule of `site` that names the
-    series decides its kind.
+    `headers` must not be empty; objects that are no images are left out, and the reasons name them. The first rule of
+    `site` that names the series decides its kind.
     """
-    images = [ds for ds in headers if holds_image(ds)]
+    chosen, odd = images_among(headers)
+    images = [headers[n] for n in chosen]
     if not images:
-        what = getattr(headers[0].get("SOPClassUID", ""), "name", "") or "an unknown object"
-        return _nothing(
-            headers[0],
-            Kind.NON_IMAGE,
-            1.0,
-            f"holds no image: {what}, without Rows and Columns",
-            "the series holds no image",
-        )
+        reason = f"holds no image: its first object {odd[0].reason}"
+        return _nothing(headers[0], Kind.NON_IMAGE, 1.0, reason, "the series holds no image")
     first = images[0]
     modality = str(first.get("Modality", ""))
     facts = [f for ds in images for f in _readable(ds)]
@@ -111,6 +107,7 @@ def recognise_headers(headers: Sequence[Dataset], site: SiteTable = ()) -> Recog
         reasons=(
             verdict.reason,
             *(["its description alone tells of a contrast agent"] if agent is AgentEvidence.NAME else []),
+            *map(str, odd),
         ),
         body_part=str(first.get("BodyPartExamined") or "").strip().upper(),
         laterality=_laterality(facts),
@@ -131,7 +128,7 @@ def recognise_headers(headers: Sequence[Dataset], site: SiteTable = ()) -> Recog
         found,
         kind=rule.kind,
         confidence=1.0,
-        reasons=(f"the site's table names it ({rule})",),
+        reasons=(f"the site's table names it ({rule})", *map(str, odd)),
         fat_suppressed=found.fat_suppressed if rule.fat_suppressed is None else rule.fat_suppressed,
         contrast=found.contrast if rule.contrast is None else rule.contrast,
         b_values=different(f.b_value for f in facts) if rule.kind in DIFFUSION_KINDS else (),

@@ -17,6 +17,7 @@ from pydicom.tag import Tag
 from inference.headers.attributes import values, vector
 from inference.headers.diffusion import direction, weighting
 from inference.headers.image_content import COMPONENT, FRAME_TYPE, ONE_DIRECTION, TRACE, content_of
+from inference.headers.pepolar import stored_upside_down
 from inference.headers.private import PrivateElements
 from inference.volumes.tiles import TileFormat, tiled_as, tiling_of
 from storage.errors import InputRefused
@@ -69,26 +70,32 @@ class Plane:
 
 def functional(ds: Dataset, frame: int, group: str) -> Dataset | None:
     """Return the functional group macro `group` of frame `frame` (from 0): its own, or else the shared one."""
-    for groups in (ds.PerFrameFunctionalGroupsSequence[frame], ds.SharedFunctionalGroupsSequence[0]):
+    for groups in (ds.PerFrameFunctionalGroupsSequence[frame], shared_groups(ds)):
         if groups.get(group):
             item: Dataset = groups[group][0]
             return item
     return None
 
 
-def holds_image(ds: Dataset) -> bool:
-    return "Rows" in ds and "Columns" in ds
+def shared_groups(ds: Dataset) -> Dataset:
+    """Return the functional groups that all frames share; an empty dataset if every group is per frame."""
+    items = ds.get("SharedFunctionalGroupsSequence")
+    return items[0] if items else Dataset()
 
 
 def is_enhanced(ds: Dataset) -> bool:
-    return bool(ds.get("PerFrameFunctionalGroupsSequence")) and bool(ds.get("SharedFunctionalGroupsSequence"))
+    return bool(ds.get("PerFrameFunctionalGroupsSequence"))
 
 
 def planes_of(ds: Dataset, path: Path) -> Iterator[Plane]:
     """Yield the planes of one instance, in frame order. Raises InputRefused, which names what the header lacks."""
     name = f"instance {ds.get('SOPInstanceUID', 'without SOPInstanceUID')}"
-    if not holds_image(ds):
+    if not ("Rows" in ds and "Columns" in ds):
         raise InputRefused(f"{name} is not an image: it has no Rows and Columns")
+    if not ds.get("SOPClassUID"):
+        raise InputRefused(f"{name} has no SOPClassUID, so no result could refer to it")
+    if reason := stored_upside_down(ds):
+        raise InputRefused(f"{name} {reason}")
     if int(ds.get("SamplesPerPixel", 1)) != 1:
         raise InputRefused(f"{name} is a colour image, which is no measured signal")
     if is_enhanced(ds):

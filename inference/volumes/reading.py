@@ -12,7 +12,8 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 
-from inference.volumes.planes import holds_image, planes_of
+from inference.headers.images import images_among
+from inference.volumes.planes import planes_of
 from inference.volumes.scaling import rescale, signal_scale
 from inference.volumes.stacks import SliceStack, differences, stacks_of
 from inference.volumes.volume import FrameReference, Volume
@@ -52,9 +53,10 @@ def read_volumes(paths: Iterable[Path]) -> tuple[Volume, ...]:
 
 def _stacks_in(paths: Iterable[Path]) -> tuple[dict[Path, _Header], list[SliceStack]]:
     everything = {path: _read_header(path) for path in paths}
-    # Philips puts raw data into the series of its images: it is passed over. If no object is an image, all are kept, so
-    # that the refusal can name the first one.
-    headers = {path: header for path, header in everything.items() if holds_image(header.ds)} or everything
+    chosen, odd = images_among([header.ds for header in everything.values()])
+    if not chosen and odd:
+        raise InputRefused(f"the series holds no image: its first object {odd[0].reason}")
+    headers = {path: header for n, (path, header) in enumerate(everything.items()) if n in set(chosen)}
     return headers, stacks_of([plane for path, header in headers.items() for plane in planes_of(header.ds, path)])
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from inference.volumes.geometry import Geometry
+from inference.volumes.geometry import GAP, Geometry, spacing_varies
 from inference.volumes.grouping import PlaneGroup, groups_of, may_stack, text_of
 from inference.volumes.planes import DIRECTION, Plane
 from storage.errors import InputRefused
@@ -76,8 +76,13 @@ def _stack(group: PlaneGroup) -> SliceStack:
             f"{n} images lie where another one lies, and nothing in their headers tells them apart; "
             "send each volume as a series of its own"
         )
+    if spacing_varies(steps.tolist(), _numbers_have_holes(ordered)):
+        raise InputRefused(
+            f"the spacing varies: its slices lie {steps.min():.2f} to {steps.max():.2f} mm apart, and none is missing; "
+            "such a series makes no volume"
+        )
     step = float(np.median(steps))
-    if np.any(wide := steps > 1.5 * step):
+    if np.any(wide := steps > GAP * step):
         missing = int(np.sum(np.round(steps[wide] / step) - 1))
         k = int(np.argmax(wide))
         raise InputRefused(
@@ -98,3 +103,8 @@ def _stack(group: PlaneGroup) -> SliceStack:
             "off; send the whole series again"
         )
     return SliceStack(tuple(ordered), Geometry((len(ordered), first.rows, first.columns), affine), group.told_apart)
+
+
+def _numbers_have_holes(ordered: Sequence[Plane]) -> bool:
+    """Return True if the numbers of the images do not rise evenly, because some are missing."""
+    return len(set(np.diff(np.sort([plane.order[-1] for plane in ordered])))) > 1

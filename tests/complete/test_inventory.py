@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from dicom_node.complete.inventory import holds_images, take_inventory
+from dicom_node.complete.inventory import take_inventory
+from inference.headers.images import counts_as_image
 from storage.records.completion import Grade
 from storage.records.evidence import InstanceEvidence, StudyContents
 from storage.records.instances import Facts
@@ -117,10 +118,10 @@ def test_the_order_of_arrival_does_not_matter() -> None:
 
 
 def test_what_is_no_image_declares_nothing() -> None:
-    assert holds_images(MR)
-    assert holds_images("1.3.12.2.1107.5.9.1")  # private
-    assert not holds_images("1.2.840.10008.5.1.4.1.1.88.33")
-    assert not holds_images(SEGMENTATION)
+    assert counts_as_image(MR)
+    assert counts_as_image("1.3.12.2.1107.5.9.1")  # private
+    assert not counts_as_image("1.2.840.10008.5.1.4.1.1.88.33")
+    assert not counts_as_image(SEGMENTATION)
     inventory = take_inventory(contents([Facts()], SEGMENTATION))
     assert (inventory.images, inventory.series) == (1, ())
     assert not inventory.says_declared

@@ -17,7 +17,7 @@ from pydicom.valuerep import DA, DS, TM, validate_value
 
 from dicom_node.objects.base.context import derived_uid
 from dicom_node.objects.base.value_lengths import LO_LENGTH, SH_LENGTH
-from inference.volumes.planes import is_enhanced
+from inference.volumes.planes import is_enhanced, shared_groups
 from inference.volumes.tiles import TileFormat
 from inference.volumes.volume import Volume
 
@@ -180,11 +180,11 @@ def reduced_enhanced(source: Dataset, volume: Volume) -> Dataset:
     """
     copy = sharing(source)
     for keyword in OF_FRAMES:
-        del copy[keyword]
+        copy.pop(keyword, None)
     frames = [
         deepcopy(source.PerFrameFunctionalGroupsSequence[(frame.frame_number or 1) - 1]) for frame in volume.frames
     ]
-    shared = deepcopy(source.SharedFunctionalGroupsSequence[0])
+    shared = deepcopy(shared_groups(source))
     for keyword in ("PixelMeasuresSequence", "PlaneOrientationSequence"):
         if all(keyword in frame and frame[keyword].value == frames[0][keyword].value for frame in frames):
             shared[keyword] = deepcopy(frames[0][keyword])

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from inference.contract.binding import bind, feeds_inputs
+from inference.contract.binding import bind
 from inference.contract.inputs import BValues, InputRule, input_key, selected, split_key
 from inference.headers.image_content import COMPONENT
+from inference.headers.images import feeds_inputs
 from inference.series.kinds import Kind
 from inference.series.recogniser import Recognition, read_headers, recognise_headers
 from storage.errors import InputRefused

@@ -43,7 +43,6 @@ def test_what_is_known_to_be_wrong_is_still_wrong(table: list[Row]) -> None:
         "ge_b0_map_hz": ("kind",),
         "philips_enhanced_fe_epi": ("kind",),
         "philips_pcasl_3d": ("kind",),
-        "siemens_enhanced_no_shared_groups": ("plane",),
         "small/ir_gre_no_sop_class": ("kind",),
     }
 

@@ -1,0 +1,197 @@
+"""Objects that are no images of their series, and series whose slices cannot make a volume: named, never silent."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import (
+    EnhancedMRImageStorage,
+    ExplicitVRLittleEndian,
+    GrayscaleSoftcopyPresentationStateStorage,
+    MRImageStorage,
+    RawDataStorage,
+    SecondaryCaptureImageStorage,
+)
+
+from dicom_node.complete.inventory import take_inventory
+from inference.headers.images import feeds_inputs
+from inference.series.kinds import Kind
+from inference.series.recogniser import read_headers, recognise_headers
+from inference.volumes.reading import read_volume
+from storage.errors import InputRefused
+from storage.records.completion import Grade
+from storage.records.evidence import InstanceEvidence, StudyContents
+from storage.records.instances import Facts
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+SLICES = 6
+
+
+def image(number: int, **changes: Any) -> Dataset:
+    """Make an axial T1w slice, 4 mm above the one before; an attribute that is None is left out."""
+    ds = Dataset()
+    ds.SOPClassUID, ds.SOPInstanceUID = MRImageStorage, f"1.2.3.{number}"
+    ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.Modality = "1.2.1", "1.2.2", "MR"
+    ds.ImageType = ["ORIGINAL", "PRIMARY", "M", "ND"]
+    ds.ScanningSequence, ds.SequenceVariant = "SE", "SK"
+    ds.RepetitionTime, ds.EchoTime, ds.InstanceNumber = 550, 12, number
+    ds.Rows, ds.Columns, ds.SamplesPerPixel, ds.PhotometricInterpretation = 4, 4, 1, "MONOCHROME2"
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 12, 11, 0
+    ds.PixelSpacing, ds.ImageOrientationPatient = [1, 1], [1, 0, 0, 0, 1, 0]
+    ds.ImagePositionPatient = [0, 0, 4 * number]
+    ds.PixelData = np.full((4, 4), number, np.uint16).tobytes()
+    for keyword, value in changes.items():
+        setattr(ds, keyword, value)
+        if value is None:
+            delattr(ds, keyword)
+    return ds
+
+
+def write(folder: Path, *series: Dataset) -> list[Path]:
+    paths = []
+    for n, ds in enumerate(series):
+        ds.file_meta = FileMetaDataset()
+        ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        ds.file_meta.MediaStorageSOPClassUID = ds.get("SOPClassUID", MRImageStorage)
+        ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+        paths.append(folder / f"{n:03}")
+        ds.save_as(paths[-1], enforce_file_format=True)
+    return paths
+
+
+ODD: dict[str, tuple[dict[str, Any], str]] = {
+    "raw data with rows": ({"SOPClassUID": RawDataStorage}, "Raw Data"),
+    "a screenshot": ({"SOPClassUID": SecondaryCaptureImageStorage, "ImagePositionPatient": None}, "capture"),
+    "a screenshot as MR": ({"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"], "Rows": 8, "Columns": 2}, "capture"),
+    "no storage class": ({"SOPClassUID": None}, "no SOPClassUID"),
+    "a presentation state": (
+        {"SOPClassUID": GrayscaleSoftcopyPresentationStateStorage, "Rows": None, "PixelData": None},
+        "Presentation State",
+    ),
+    "a picture without a place": (
+        {"ImageType": ["DERIVED", "SECONDARY", "OTHER"], "ImagePositionPatient": None},
+        "without a place",
+    ),
+    "a colour image": ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "colour"),
+    "a private object": ({"SOPClassUID": "1.3.46.670589.11.0.0.12.2"}, "1.3.46.670589.11.0.0.12.2"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_an_odd_object_is_left_out_and_named(name: str, tmp_path: Path) -> None:
+    changes, reason = ODD[name]
+    series = [image(number) for number in range(SLICES)]
+    paths = write(tmp_path, image(99, **changes), *series)
+    volume = read_volume(paths)
+    assert volume.array[:, 0, 0].tolist() == [*range(SLICES)]
+    found = recognise_headers(read_headers(paths))
+    assert (found.kind, found.confidence, found.slices, found.volumes, found.problem) == (Kind.T1W, 0.9, SLICES, 1, "")
+    (told,) = [text for text in found.reasons if "1.2.3.99" in text]
+    assert reason in told
+
+
+@pytest.mark.parametrize("name", ["no storage class", "a screenshot", "raw data with rows"])
+def test_a_series_of_odd_objects_alone_is_refused_with_a_sentence(name: str, tmp_path: Path) -> None:
+    paths = write(tmp_path, *(image(number, **ODD[name][0]) for number in range(SLICES)))
+    with pytest.raises(InputRefused, match=r"no SOPClassUID|ImagePositionPatient is missing|Raw Data"):
+        read_volume(paths)
+    assert recognise_headers(read_headers(paths)).problem
+
+
+def test_completeness_does_not_count_what_volumes_leave_out() -> None:
+    def evidence(number: int, sop_class_uid: str, facts: Facts) -> InstanceEvidence:
+        return InstanceEvidence(f"1.2.{number}", sop_class_uid, "1.2.2", NOW, facts)
+
+    placed = [
+        Facts(position=(0.0, 0.0, 4.0 * z), orientation=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0), images_in_acquisition=5)
+        for z in range(5)
+    ]
+    instances = [evidence(n, MRImageStorage, facts) for n, facts in enumerate(placed)]
+    instances.append(evidence(5, SecondaryCaptureImageStorage, Facts()))
+    instances.append(evidence(6, RawDataStorage, Facts()))
+    (series,) = take_inventory(StudyContents(tuple(instances))).series
+    assert (series.grade, series.declared) == (Grade.DECLARED, 5)
+    assert not feeds_inputs(SecondaryCaptureImageStorage, "MR")  # nor makes a late one a new revision
+    (alone,) = take_inventory(StudyContents((instances[5],))).series
+    assert alone.here == 1
+
+
+def at(*places: float, numbers: Callable[[int], int] = int) -> list[Dataset]:
+    return [image(numbers(n), ImagePositionPatient=[0, 0, z]) for n, z in enumerate(places)]
+
+
+VARYING = (*range(0, 40, 4), *range(43, 113, 7))
+DOUBLED = (*range(0, 50, 5), *range(55, 155, 10))
+
+
+@pytest.mark.parametrize(
+    ("series", "reason"),
+    [
+        (at(*VARYING), "the spacing varies.*none is missing"),
+        (at(*DOUBLED), "the spacing varies.*none is missing"),
+        (at(*DOUBLED[::-1]), "the spacing varies.*none is missing"),
+        (at(0, 4, 8, 16, 20, 24), "1 slice.s. missing.*send the missing slices again"),
+        (at(*range(0, 20, 2), *range(20, 41, 4), numbers=lambda n: n if n < 10 else 2 * n), "slice.s. missing"),
+    ],
+)
+def test_varying_spacing_is_told_from_missing_slices(series: list[Dataset], reason: str, tmp_path: Path) -> None:
+    with pytest.raises(InputRefused, match=reason):
+        read_volume(write(tmp_path, *series))
+    instances = [
+        InstanceEvidence(
+            str(ds.SOPInstanceUID),
+            MRImageStorage,
+            "1.2.2",
+            NOW,
+            Facts(
+                instance_number=int(ds.InstanceNumber),
+                position=tuple(map(float, ds.ImagePositionPatient)),  # type: ignore[arg-type]
+                orientation=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
+            ),
+        )
+        for ds in series
+    ]
+    inventory = take_inventory(StudyContents(tuple(instances)))
+    assert bool(inventory.short) is ("missing" in reason and "none" not in reason)
+
+
+def test_volumes_of_reversed_polarity_are_refused(tmp_path: Path) -> None:
+    """GE epi_pepolar stores them upside down: user data 12 is 0 if it does not."""
+
+    def pepolar(number: int, scheme: str | None) -> Dataset:
+        ds = image(number, Manufacturer="GE MEDICAL SYSTEMS")
+        block = ds.private_block(0x0019, "GEMS_ACQU_01", create=True)
+        block.add_new(0x9C, "LO", "research/ABCD/epi_pepolar")
+        if scheme is not None:
+            block.add_new(0xB3, "DS", scheme)
+        return ds
+
+    for scheme in ("1", "2", "3", None):
+        paths = write(tmp_path, *(pepolar(number, scheme) for number in range(SLICES)))
+        with pytest.raises(InputRefused, match="upside down"):
+            read_volume(paths)
+        assert "upside down" in recognise_headers(read_headers(paths)).problem
+    assert read_volume(write(tmp_path, *(pepolar(number, "0") for number in range(SLICES)))).array.shape[0] == SLICES
+
+
+def test_groups_that_are_all_per_frame_make_one_volume(tmp_path: Path) -> None:
+    ds = image(0, SOPClassUID=EnhancedMRImageStorage, NumberOfFrames=SLICES)
+    for keyword in ("PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient"):
+        delattr(ds, keyword)
+    ds.PixelData = np.repeat(np.arange(SLICES, dtype=np.uint16), 16).tobytes()
+    ds.PerFrameFunctionalGroupsSequence = []
+    for k in range(SLICES):
+        frame = Dataset()
+        for name in ("PlanePosition", "PlaneOrientation", "PixelMeasures"):
+            setattr(frame, f"{name}Sequence", [Dataset()])
+        frame.PlanePositionSequence[0].ImagePositionPatient = [0, 0, 4 * (SLICES - k)]
+        frame.PlaneOrientationSequence[0].ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+        frame.PixelMeasuresSequence[0].PixelSpacing = [1, 1]
+        ds.PerFrameFunctionalGroupsSequence.append(frame)
+    volume = read_volume(write(tmp_path, ds))
+    assert volume.array[:, 0, 0].tolist() == [*range(SLICES)][::-1]
+    assert volume.geometry.spacing == (4.0, 1.0, 1.0)
