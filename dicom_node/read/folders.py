@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from storage.errors import Permanent
+from storage.tables.patients import PATIENT_KEY
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class NodeFolders:
     @property
     def patients_key(self) -> Path:
         """The file with the key under which patients are hashed."""
-        return self.data_dir / "patients.key"
+        return self.data_dir / PATIENT_KEY
 
     @property
     def installation(self) -> Path:

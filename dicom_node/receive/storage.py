@@ -159,6 +159,7 @@ class Ingest:
             association=session.association,
             received_at=datetime.now(UTC),
             facts=header.facts,
+            patient=header.patient,
         )
 
     def _part10_header(self, session: Session, request: StoreRequest) -> bytes:

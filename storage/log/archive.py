@@ -5,17 +5,18 @@ Every step is idempotent, so that it can be repeated after a crash. Only one pro
 
 import hashlib
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from io import BytesIO
 from itertools import count
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from storage.errors import Permanent, Unfileable
-from storage.log.comparison import Difference, compare
+from storage.log.comparison import Difference, compare, has_same_pixels
 from storage.log.files import Tree, dataset_offset, dataset_sha256
 from storage.records.instances import UID, Facts, ReceivedInstance, Stored
+from storage.records.patients import NOBODY, PatientIdentity
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +25,14 @@ VERSION_MARK = "-"  # between SOP Instance UID and content of a later version; n
 QUARANTINE = "quarantine"
 ASIDE = "aside"  # a folder of the quarantine, for files that were in the way and are not indexed
 _BLOCK = 4096  # bytes that a file system writes at once
+
+
+class InstancePlace(NamedTuple):
+    """The place where an instance is filed, in the order of the key of its row. A SOP instance may have several."""
+
+    sop_instance_uid: str
+    series_instance_uid: str
+    study_instance_uid: str
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,12 @@ class IndexEntry:
     received_at: datetime
     facts: Facts
     file: str | None = None
+    patient: PatientIdentity = field(default=NOBODY, repr=False)  # of an instance that arrives
+    subject_id: int | None = None  # of an instance that has a row
+
+    @property
+    def place(self) -> InstancePlace:
+        return InstancePlace(self.sop_instance_uid, self.series_instance_uid, self.study_instance_uid)
 
     @property
     def usual_file(self) -> str:
@@ -58,6 +73,7 @@ class Archive:
         self.root = root
         self._tree = Tree(root)
         self._quarantine = Tree(root.parent / QUARANTINE)
+        self.moved: list[Path] = []  # files that were in the way and are in quarantine now, until `forget_moved`
 
     @property
     def quarantine(self) -> Path:
@@ -67,18 +83,13 @@ class Archive:
         return self.root / (entry.file or entry.usual_file)
 
     def place(self, entry: IndexEntry, content: bytes | Path, known: IndexEntry | None) -> tuple[IndexEntry, Stored]:
-        """Put one instance at its place. `known` is the current version that is indexed, or about to be.
+        """Put one instance at its place. `known` is the current version there that is indexed, or about to be.
 
         The returned entry may name another file than the usual one: that of a further version beside the first one.
         """
         if known is None:
             self._put(self._tree, entry, self.root / entry.usual_file, content)
             return entry, Stored.NEW
-        if (known.study_instance_uid, known.series_instance_uid) != (
-            entry.study_instance_uid,
-            entry.series_instance_uid,
-        ):
-            return self._keep_beside(entry, content), Stored.CONFLICT
         if known.sha256 == entry.sha256:
             self._restore(known, content)
             return known, Stored.DUPLICATE
@@ -97,11 +108,18 @@ class Archive:
             if path.is_file() and not self._holds(path, entry.sha256) and _is_torn(path, content):
                 self._set_aside(path)
 
+    def is_copy(self, entry: IndexEntry, other: IndexEntry) -> bool:
+        """Return True if the file of an instance has the same pixels as that of another place with the same UID."""
+        return has_same_pixels(self.path(other), self.path(entry))
+
     def displace(self, entry: IndexEntry) -> None:
         """Move a file whose UID belongs to another instance into quarantine."""
         path = self.path(entry)
         self._keep_beside(entry, path)
         path.unlink(missing_ok=True)
+
+    def forget_moved(self) -> None:
+        self.moved.clear()
 
     def remove_stale(self) -> None:
         self._tree.remove_stale()
@@ -119,14 +137,16 @@ class Archive:
         """Write the file. A file that is there already is the same instance, a torn part of it, or is not indexed."""
         if tree.put(path, content) or self._holds(path, entry.sha256):
             return
-        if _is_torn(path, content):
+        is_torn = _is_torn(path, content)
+        aside = self._set_aside(path)
+        if is_torn:
             log.info("A file that a crash had cut off is rewritten", extra=_extra("file_rewritten", entry))
         else:
+            self.moved.append(aside)
             log.warning(
                 "A file that is not indexed was in the way and is set aside",
                 extra=_extra("unknown_file_set_aside", entry),
             )
-        self._set_aside(path)
         tree.put(path, content)
 
     def _holds(self, path: Path, sha256: str) -> bool:
@@ -145,12 +165,13 @@ class Archive:
         log.warning("A damaged or missing file is restored", extra=_extra("file_restored", known))
         self._tree.put(path, content)
 
-    def _set_aside(self, path: Path) -> None:
-        """Move a file into quarantine, under a name that no instance has, because it might still be wanted."""
+    def _set_aside(self, path: Path) -> Path:
+        """Move a file into quarantine, because it might still be wanted; return its name, which no instance has."""
         number = next(n for n in count(1) if not self._aside(path, n).exists())
         aside = self._aside(path, number)
         aside.parent.mkdir(parents=True, exist_ok=True)
         path.rename(aside)
+        return aside
 
     def _aside(self, path: Path, number: int) -> Path:
         return self._quarantine.root / ASIDE / f"{path.name}.{number}"
@@ -183,6 +204,7 @@ def index_entry(received: ReceivedInstance, content: bytes | Path) -> IndexEntry
         sha256=sha256,
         received_at=received.received_at,
         facts=received.facts,
+        patient=received.patient,
     )
 
 

@@ -30,6 +30,14 @@ GEOMETRY = frozenset(
     )
 )  # fmt: skip
 
+# These say how the bytes of the pixels are read.
+PIXEL_FORM = frozenset(
+    Tag(keyword)
+    for keyword in (
+        "Rows", "Columns", "NumberOfFrames", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel",
+    )
+)  # fmt: skip
+
 
 class Difference(StrEnum):
     """The difference between an instance and the archived one with the same UID."""
@@ -49,6 +57,19 @@ def compare(known: Path, newcomer: bytes | Path) -> Difference:
     except Exception:  # damaged objects make a parser fail in many ways
         return Difference.IMAGE
     return Difference.ATTRIBUTES if changed else Difference.NONE
+
+
+def has_same_pixels(known: Path, newcomer: Path) -> bool:
+    """Return True if two Part 10 files of different series have the same pixels, so that one is a copy of the other.
+
+    Objects without pixels are compared as `compare` does. If a file cannot be read or decoded, return False.
+    """
+    try:
+        one, other = dcmread(known), dcmread(newcomer)
+        decisive = PIXEL_FORM if PIXEL_TAGS & one.keys() else GEOMETRY
+        return not _changed(one, other) & decisive and _same_pixels(one, other)
+    except Exception:  # damaged objects make a parser fail in many ways
+        return False
 
 
 def _changed(one: Dataset, other: Dataset) -> set[BaseTag]:

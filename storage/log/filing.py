@@ -4,26 +4,33 @@ Filing is idempotent: after a crash it may start again from any point of a journ
 purpose files are distinguished by their content and rows by their keys, and all times are those of the receiver.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import count
 from pathlib import Path
+from typing import TypeVar
 
 from sqlalchemy import insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from storage.log.archive import Archive, IndexEntry, index_entry
+from storage.log.archive import QUARANTINE, Archive, IndexEntry, InstancePlace, index_entry
 from storage.log.associations import AssociationEnded, AssociationOpened, association_ids, end_association, keep_opened
-from storage.log.study_update import StudyUpdate, is_own
+from storage.log.study_update import StudyUpdate, is_own, tell_copies
 from storage.records.instances import Facts, ReceivedInstance, Stored
+from storage.records.patients import NOBODY, PatientIdentity
+from storage.records.problems import ProblemKind
 from storage.records.studies import Event, Stage, StudyState
+from storage.tables.commitments import note_filed, set_aside
 from storage.tables.database import schema
 from storage.tables.database.connection import Database, changed, chunks, insert_if_absent
 from storage.tables.events import add_event
+from storage.tables.patients import PatientKey, keep_subject
+from storage.tables.problems import open_problem
 
 COMMIT_ATTEMPTS = 3
+_FILED = (Stored.NEW, Stored.COPY, Stored.VERSION)
 
 FeedsInputs = Callable[[str, str], bool]
 
@@ -38,6 +45,16 @@ class Arrival:
     association: str | None = None
 
 
+@dataclass(frozen=True)
+class _Decided:
+    """The decision on an arrival. `before` is what its place held; `elsewhere` are other places of the SOP instance."""
+
+    arrival: Arrival
+    outcome: Stored
+    before: IndexEntry | None
+    elsewhere: tuple[IndexEntry, ...]
+
+
 class Filing:
     """A batch of instances and associations. `instance`, `opened` and `ended` collect; `commit` writes the rows.
 
@@ -45,15 +62,16 @@ class Filing:
     opens a new revision of its study only if this function returns True.
     """
 
-    def __init__(self, database: Database, archive: Archive, feeds_inputs: FeedsInputs) -> None:
+    def __init__(self, database: Database, archive: Archive, key: PatientKey, feeds_inputs: FeedsInputs) -> None:
         self._database = database
         self._archive = archive
+        self._key = key
         self._feeds_inputs = feeds_inputs
         self._arrivals: list[Arrival] = []
         self._opened: list[AssociationOpened] = []
         self._ended: list[AssociationEnded] = []
-        self._current: dict[str, IndexEntry] = {}  # in this batch, by SOP Instance UID
-        self._versions: dict[tuple[str, str], IndexEntry] = {}  # in this batch, by SOP Instance UID and content
+        self._current: dict[InstancePlace, IndexEntry] = {}  # in this batch
+        self._versions: dict[tuple[InstancePlace, str], IndexEntry] = {}  # in this batch, by place and content
 
     def __len__(self) -> int:
         return len(self._arrivals) + len(self._opened) + len(self._ended)
@@ -66,8 +84,8 @@ class Filing:
         entry = index_entry(received, content)
         placed, outcome = self._archive.place(entry, content, self._known(entry))
         if outcome in (Stored.NEW, Stored.VERSION):
-            self._current[entry.sop_instance_uid] = placed
-            self._versions[entry.sop_instance_uid, entry.sha256] = placed
+            self._current[entry.place] = placed
+            self._versions[entry.place, entry.sha256] = placed
         self._arrivals.append(Arrival(placed, outcome, entry.received_at, received.association or None))
         return outcome
 
@@ -88,17 +106,21 @@ class Filing:
         """
         for attempt in count(1):
             try:
+                decided = self._decide()
                 with self._database.session(derivable=True) as session:
                     keys = self._associate(session)
-                    outcomes, displaced = self._index(session, keys)
+                    outcomes = self._index(session, decided, keys)
+                    self._tell_moved(session)
                     for ended in self._ended:
                         end_association(session, keys.get(ended.association), ended.end, ended.at)
                 break
             except IntegrityError:  # PostgreSQL: another process wrote the same row meanwhile; now it is visible
                 if attempt == COMMIT_ATTEMPTS:
                     raise
-        for entry in displaced:
-            self._archive.displace(entry)
+        for one in decided:
+            if one.outcome is Stored.CONFLICT and one.arrival.outcome is Stored.NEW:
+                self._archive.displace(one.arrival.entry)
+        self._archive.forget_moved()
         self._arrivals.clear()
         self._opened.clear()
         self._ended.clear()
@@ -109,22 +131,59 @@ class Filing:
     # -- known versions ------------------------------------------------------------------------------------------------
 
     def _known(self, entry: IndexEntry) -> IndexEntry | None:
-        """Return the indexed version with the content of `entry`, or else the current one; None if there is neither.
+        """Return the version with the content of `entry` at its place, or else the current one; None if there is none.
 
         If no file is at the usual place, the index is not queried, because a study has thousands of new instances. An
-        instance that is indexed under another series is found by `_index`.
+        instance that is indexed in another place is found by `_decide`.
         """
-        known = self._versions.get((entry.sop_instance_uid, entry.sha256)) or self._current.get(entry.sop_instance_uid)
+        known = self._versions.get((entry.place, entry.sha256)) or self._current.get(entry.place)
         if known is not None or not self._archive.path(entry).exists():
             return known
         with self._database.reading() as session:
-            found = session.get(schema.InstanceRow, entry.sop_instance_uid)
+            found = session.get(schema.InstanceRow, entry.place)
             if found is None:
                 return None
-            version = session.get(schema.InstanceVersionRow, (entry.sop_instance_uid, entry.sha256))
+            version = session.get(schema.InstanceVersionRow, (*entry.place, entry.sha256))
             if version is None:
                 return _entry(found)
             return replace(_entry(found), sha256=version.sha256, file=version.file, size=entry.size)
+
+    def _decide(self) -> list[_Decided]:
+        """Decide what becomes of each instance, in the order of arrival, before the database is locked for writing.
+
+        Files are compared here if a SOP instance is known in another place. A new file becomes a conflict if its UID
+        belongs to another image.
+        """
+        places = self._places(sorted({a.entry.sop_instance_uid for a in self._arrivals}))
+        decided = []
+        for arrival in self._arrivals:
+            entry, outcome = arrival.entry, arrival.outcome
+            known = places[entry.sop_instance_uid]
+            before = known.get(entry.place)
+            elsewhere = tuple(other for place, other in known.items() if place != entry.place)
+            if outcome is Stored.NEW:
+                if before is not None:
+                    outcome = Stored.DUPLICATE if before.sha256 == entry.sha256 else Stored.CONFLICT
+                elif elsewhere:
+                    is_copy = any(self._archive.is_copy(entry, other) for other in elsewhere)
+                    outcome = Stored.COPY if is_copy else Stored.CONFLICT
+            if outcome in _FILED:
+                known[entry.place] = entry
+            decided.append(_Decided(arrival, outcome, before, elsewhere))
+        return decided
+
+    def _places(self, sop_instance_uids: Sequence[str]) -> dict[str, dict[InstancePlace, IndexEntry]]:
+        """Return the current versions of SOP instances in all their places, the first place first."""
+        places: dict[str, dict[InstancePlace, IndexEntry]] = {uid: {} for uid in sop_instance_uids}
+        row = schema.InstanceRow
+        with self._database.reading() as session:
+            for chunk in chunks(sop_instance_uids):
+                for found in session.scalars(
+                    select(row).where(row.sop_instance_uid.in_(chunk)).order_by(row.received_at)
+                ):
+                    entry = _entry(found)
+                    places[entry.sop_instance_uid][entry.place] = entry
+        return places
 
     # -- rows ----------------------------------------------------------------------------------------------------------
 
@@ -134,56 +193,45 @@ class Filing:
         arrived = (a.association for a in self._arrivals if a.association)
         return association_ids(session, [*arrived, *(ended.association for ended in self._ended)])
 
-    def _index(self, session: Session, keys: dict[str, int]) -> tuple[list[Stored], list[IndexEntry]]:
-        """Write the rows of the instances.
-
-        Return the outcomes, and the entries whose UIDs belong to instances of other series already.
-        """
-        uids = sorted({a.entry.sop_instance_uid for a in self._arrivals})
-        known = {
-            row.sop_instance_uid: _entry(row)
-            for chunk in chunks(uids)
-            for row in session.scalars(select(schema.InstanceRow).where(schema.InstanceRow.sop_instance_uid.in_(chunk)))
+    def _index(self, session: Session, decided: Sequence[_Decided], keys: dict[str, int]) -> list[Stored]:
+        """Write the rows of the instances, and return the outcomes."""
+        subjects = {
+            patient: keep_subject(session, self._key, patient)
+            for patient in {one.arrival.entry.patient for one in decided if one.outcome in _FILED} - {NOBODY}
         }
         outcomes: list[Stored] = []
-        displaced: list[IndexEntry] = []
         studies: dict[str, StudyUpdate] = {}
         new: list[dict[str, object]] = []
-        for arrival in self._arrivals:
-            entry, outcome = arrival.entry, arrival.outcome
-            before = known.get(entry.sop_instance_uid)
+        filed: dict[str, datetime] = {}
+        copies: list[tuple[InstancePlace, IndexEntry]] = []
+        for one in decided:
+            arrival, outcome = one.arrival, one.outcome
+            entry, before = _with_subject(arrival.entry, subjects), _with_subject(one.before, subjects)
             association = keys.get(arrival.association or "")
-            if outcome is Stored.NEW and before is not None:
-                same = (before.study_instance_uid, before.series_instance_uid, before.sha256)
-                if same == (entry.study_instance_uid, entry.series_instance_uid, entry.sha256):
-                    outcome = Stored.DUPLICATE
-                else:
-                    outcome = Stored.CONFLICT
-                    displaced.append(entry)
             if outcome is Stored.CONFLICT:
-                self._warn_of_conflict(session, entry)
-            elif outcome is Stored.NEW:
-                study = self._study(session, studies, entry)
+                self._keep_conflict(session, entry, one.elsewhere if before is None else ())
+                outcomes.append(outcome)
+                continue
+            filed[entry.sop_instance_uid] = max(arrival.at, filed.get(entry.sop_instance_uid, arrival.at))
+            study = self._study(session, studies, entry)
+            if outcome in (Stored.NEW, Stored.COPY):
                 revision = study.arrived(session, entry, association, self._can_feed(session, study, entry))
                 new.append(_columns(entry, revision))
-                known[entry.sop_instance_uid] = entry
-            elif outcome is Stored.VERSION:
-                study = self._study(session, studies, entry)
-                if before is not None and before.sha256 != entry.sha256 and not _is_version(session, entry):
-                    study.versioned(session, entry, association, self._can_feed(session, study, entry))
-                    self._keep_version(session, before, entry, study.revision, new)
-                    known[entry.sop_instance_uid] = entry
-                else:
-                    outcome = Stored.DUPLICATE
+                copies += [(one.elsewhere[0].place, entry)] if one.elsewhere else []
+            elif outcome is Stored.VERSION and before is not None and _is_newer(session, before, entry):
+                study.versioned(session, entry, association, self._reopens(session, study, before, entry))
+                self._keep_version(session, before, entry, study.revision, new)
             else:
-                study = self._study(session, studies, entry)
+                outcome = Stored.DUPLICATE
                 study.repeated(arrival.at, association)
             outcomes.append(outcome)
         if new:
             session.execute(insert(schema.InstanceRow.__table__), new)  # type: ignore[arg-type]
         for study in studies.values():
             study.write(session)
-        return outcomes, displaced
+        tell_copies(session, copies)
+        note_filed(session, filed)
+        return outcomes
 
     def _study(self, session: Session, studies: dict[str, StudyUpdate], entry: IndexEntry) -> StudyUpdate:
         if entry.study_instance_uid not in studies:
@@ -199,6 +247,13 @@ class Filing:
             return False  # there is nothing to reopen
         return self._feeds_inputs(entry.sop_class_uid, entry.modality) and not is_own(session, entry.sop_instance_uid)
 
+    def _reopens(self, session: Session, study: StudyUpdate, before: IndexEntry, entry: IndexEntry) -> bool:
+        """Return True if a changed version reopens its study: it can feed an input, or is of a corrected patient."""
+        if self._can_feed(session, study, entry):
+            return True
+        is_corrected = before.subject_id != entry.subject_id and study.state != StudyState.RECEIVING
+        return is_corrected and not is_own(session, entry.sop_instance_uid)
+
     def _keep_version(
         self, session: Session, before: IndexEntry, entry: IndexEntry, revision: int, new: list[dict[str, object]]
     ) -> None:
@@ -211,46 +266,53 @@ class Filing:
                 session,
                 schema.InstanceVersionRow,
                 {
-                    "sop_instance_uid": version.sop_instance_uid,
+                    **version.place._asdict(),
                     "sha256": version.sha256,
                     "file": version.file,
                     "received_at": version.received_at,
+                    "subject_id": version.subject_id,
                 },
             )
-        columns = _columns(entry, revision)
-        changed(
-            session,
-            update(schema.InstanceRow)
-            .where(schema.InstanceRow.sop_instance_uid == columns.pop("sop_instance_uid"))
-            .values(columns),
-        )
+        row = schema.InstanceRow
+        here = [getattr(row, column) == value for column, value in entry.place._asdict().items()]
+        changed(session, update(row).where(*here).values(_columns(entry, revision)))
 
-    def _warn_of_conflict(self, session: Session, entry: IndexEntry) -> None:
-        """Warn in the timeline of the study about a file in quarantine, unless an earlier line does."""
-        file = str(self._archive.quarantined(entry).relative_to(self._archive.quarantine))
-        told = session.scalars(
-            select(schema.EventRow.data).where(
-                schema.EventRow.study_instance_uid == entry.study_instance_uid, schema.EventRow.stage == Stage.WARNING
+    def _keep_conflict(self, session: Session, entry: IndexEntry, elsewhere: Sequence[IndexEntry]) -> None:
+        """Note a file in quarantine: a problem, a warning in the timeline of its study, and what it means to peers.
+
+        `elsewhere` are the places of the image that has the UID; empty if that is the place of `entry` too.
+        """
+        path = self._archive.quarantined(entry)
+        file = str(path.relative_to(self._archive.quarantine))
+        what = "an instance came again with another image; the first one stands, the other is in quarantine"
+        if elsewhere:
+            other = elsewhere[0]
+            what = (
+                "an instance came under the UID of another image, which is in series "
+                f"{other.series_instance_uid} of study {other.study_instance_uid}; the new one is in quarantine"
             )
-        ).all()
-        if any(data.get("file") == file for data in told):
+        set_aside(session, f"{QUARANTINE}/{file}", entry.sop_instance_uid, entry.received_at)
+        text = f"{what[0].upper()}{what[1:]}, as {path.name}. It is part of no study"
+        if not open_problem(session, ProblemKind.QUARANTINED, path.name, text, entry.study_instance_uid):
             return
         study = session.get(schema.StudyRow, entry.study_instance_uid)
-        add_event(
-            session,
-            Event(
-                entry.received_at,
-                entry.study_instance_uid,
-                1 if study is None else study.revision,
-                Stage.WARNING,
-                "an instance came again with another image; the first one stands, the other is in quarantine",
-                data={"sop_instance_uid": entry.sop_instance_uid, "file": file},
-            ),
-        )
+        revision = 1 if study is None else study.revision
+        data = {"sop_instance_uid": entry.sop_instance_uid, "file": file}
+        event = Event(entry.received_at, entry.study_instance_uid, revision, Stage.WARNING, what, data=data)
+        add_event(session, event)
+
+    def _tell_moved(self, session: Session) -> None:
+        for path in self._archive.moved:
+            text = (
+                f"A file that was not indexed was in the way of an instance, and is kept in quarantine as {path.name}"
+            )
+            open_problem(session, ProblemKind.QUARANTINED, path.name, text)
 
 
-def _is_version(session: Session, entry: IndexEntry) -> bool:
-    return session.get(schema.InstanceVersionRow, (entry.sop_instance_uid, entry.sha256)) is not None
+def _is_newer(session: Session, before: IndexEntry, entry: IndexEntry) -> bool:
+    if before.sha256 == entry.sha256:
+        return False
+    return session.get(schema.InstanceVersionRow, (*entry.place, entry.sha256)) is None
 
 
 def _entry(row: schema.InstanceRow) -> IndexEntry:
@@ -266,8 +328,21 @@ def _entry(row: schema.InstanceRow) -> IndexEntry:
         received_at=row.received_at,
         facts=Facts.from_json(row.facts),
         file=row.file,
+        subject_id=row.subject_id,
     )
 
 
 def _columns(entry: IndexEntry, revision: int) -> dict[str, object]:
-    return {**vars(entry), "facts": entry.facts.to_json(), "revision": revision}
+    columns = {**vars(entry), "facts": entry.facts.to_json(), "revision": revision}
+    del columns["patient"]  # a row has the hashes only
+    return columns
+
+
+_Entry = TypeVar("_Entry", IndexEntry, IndexEntry | None)
+
+
+def _with_subject(entry: _Entry, subjects: Mapping[PatientIdentity, int]) -> _Entry:
+    """Return the entry with the row of its patient. An entry that was read from the index has it already."""
+    if entry is None or entry.subject_id is not None:
+        return entry
+    return replace(entry, subject_id=subjects.get(entry.patient))

@@ -20,6 +20,7 @@ from typing import Any
 
 from storage.log.files import BytesLike
 from storage.records.instances import Facts, ReceivedInstance
+from storage.records.patients import PatientIdentity
 
 MAGIC = b"DNJ1"
 _HEAD = struct.Struct("<4sB3xIQI")
@@ -98,6 +99,7 @@ def instance_of(meta: dict[str, Any]) -> ReceivedInstance:
         **{key: meta[key] for key in _PLAIN_FIELDS},
         received_at=datetime.fromisoformat(meta["received_at"]),
         facts=Facts.from_json(meta["facts"]),
+        patient=PatientIdentity.from_json(meta.get("patient", {})),  # journals of earlier versions have none
     )
 
 
@@ -106,7 +108,8 @@ def meta_of(instance: ReceivedInstance) -> dict[str, Any]:
     return {key: getattr(instance, key) for key in _PLAIN_FIELDS} | {
         "received_at": instance.received_at.isoformat(),
         "facts": instance.facts.to_json(),
+        "patient": instance.patient.to_json(),
     }
 
 
-_PLAIN_FIELDS = tuple(set(ReceivedInstance.__dataclass_fields__) - {"received_at", "facts"})
+_PLAIN_FIELDS = tuple(set(ReceivedInstance.__dataclass_fields__) - {"received_at", "facts", "patient"})

@@ -8,7 +8,7 @@ import math
 import struct
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 
 from pydicom.dataset import Dataset
@@ -18,7 +18,15 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, Imp
 
 from storage.errors import Permanent
 from storage.log.files import BytesLike
+from storage.log.patient_header import (
+    OTHER_PATIENT_IDS_SEQUENCE,
+    PATIENT_ELEMENTS,
+    identity_of,
+    listed_ids,
+    raw_values,
+)
 from storage.records.instances import Facts
+from storage.records.patients import NOBODY, PatientIdentity
 
 SOP_CLASS_UID = 0x00080016
 SOP_INSTANCE_UID = 0x00080018
@@ -38,6 +46,7 @@ NUMBER_OF_FRAMES = 0x00280008
 REQUESTED_PROCEDURE_PRIORITY = 0x00401003
 
 _WANTED = (
+    *PATIENT_ELEMENTS,
     SOP_CLASS_UID,
     SOP_INSTANCE_UID,
     MODALITY,
@@ -84,6 +93,7 @@ class InstanceHeader:
     series_instance_uid: str
     modality: str
     facts: Facts = NO_FACTS
+    patient: PatientIdentity = field(default=NOBODY, repr=False)
 
 
 def scan_header(dataset: BytesLike, transfer_syntax_uid: str) -> InstanceHeader:
@@ -123,6 +133,7 @@ def _header(values: Mapping[int, bytes]) -> InstanceHeader:
             _decimal(get(SPACING_BETWEEN_SLICES)),
             _code(get(REQUESTED_PROCEDURE_PRIORITY)),
         ),
+        patient=identity_of(values),
     )
 
 
@@ -184,6 +195,7 @@ _SHORT_VRS = frozenset(
 )
 _LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())  # two bytes reserved, a length of 32 bits
 _WANTED_AS_ENCODED = {tag >> 16 | (tag & 0xFFFF) << 16: tag for tag in _WANTED}
+_OTHER_IDS = OTHER_PATIENT_IDS_SEQUENCE >> 16 | (OTHER_PATIENT_IDS_SEQUENCE & 0xFFFF) << 16
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xE000, 0xE00D, 0xE0DD
 _LAST_GROUP = REQUESTED_PROCEDURE_PRIORITY >> 16
@@ -211,6 +223,7 @@ def _scan_explicit(dataset: BytesLike) -> dict[int, bytes]:
     unpack, short_vrs, wanted = _EXPLICIT.unpack_from, _SHORT_VRS, _WANTED_AS_ENCODED
     position, size = 0, len(dataset)
     while position < size:
+        start = position
         tag, vr, length = unpack(dataset, position)
         if tag & 0xFFFF >= _LAST_GROUP and (tag & 0xFFFF > _LAST_GROUP or tag > _LAST):
             break
@@ -223,13 +236,17 @@ def _scan_explicit(dataset: BytesLike) -> dict[int, bytes]:
                 if vr != b"SQ":
                     raise _Unexpected
                 position = _skip_sequence(dataset, position, explicit=True)
+                if tag == _OTHER_IDS:
+                    _keep_other_ids(values, dataset[start:position], is_implicit=False)
                 continue
         else:
             raise _Unexpected
         end = position + length
         if length & 1 or end > size:
             raise _Unexpected
-        if tag in wanted and length:
+        if tag == _OTHER_IDS:
+            _keep_other_ids(values, dataset[start:end], is_implicit=False)
+        elif tag in wanted and length:
             values[wanted[tag]] = bytes(dataset[position:end])
         position = end
     return values
@@ -242,20 +259,30 @@ def _scan_implicit(dataset: BytesLike) -> dict[int, bytes]:
     if bytes(dataset[4:6]).isalpha():  # it looks explicit
         raise _Unexpected
     while position < size:
+        start = position
         tag, length = unpack(dataset, position)
         if tag & 0xFFFF >= _LAST_GROUP and (tag & 0xFFFF > _LAST_GROUP or tag > _LAST):
             break
         position += 8
         if length == _UNDEFINED:
             position = _skip_sequence(dataset, position, explicit=False)
+            if tag == _OTHER_IDS:
+                _keep_other_ids(values, dataset[start:position], is_implicit=True)
             continue
         end = position + length
         if length & 1 or end > size:
             raise _Unexpected
-        if tag in wanted and length:
+        if tag == _OTHER_IDS:
+            _keep_other_ids(values, dataset[start:end], is_implicit=True)
+        elif tag in wanted and length:
             values[wanted[tag]] = bytes(dataset[position:end])
         position = end
     return values
+
+
+def _keep_other_ids(values: dict[int, bytes], element: BytesLike, is_implicit: bool) -> None:
+    if ids := listed_ids(bytes(element), is_implicit):
+        values[OTHER_PATIENT_IDS_SEQUENCE] = ids
 
 
 def _skip_sequence(dataset: BytesLike, position: int, explicit: bool) -> int:
@@ -328,11 +355,10 @@ def scan_with_pydicom(dataset: BytesLike, transfer_syntax_uid: str) -> dict[int,
             ds = _read(encoded, transfer_syntax_uid, REQUESTED_PROCEDURE_PRIORITY)
         except Exception:  # the attributes after the UIDs are optional
             ds = _read(encoded, transfer_syntax_uid, SERIES_INSTANCE_UID)
-        # Iterating over the dataset itself would decode all values.
-        found = {int(tag): getattr(ds.get_item(tag), "value", None) for tag in ds.keys()}  # noqa: SIM118
+        found = raw_values(ds)
     except Exception as error:  # damaged bytes make a parser fail in many ways
         raise UnreadableDataset(f"The dataset cannot be read ({type(error).__name__})") from None
-    return {tag: value for tag, value in found.items() if tag in _WANTED and value and isinstance(value, bytes)}
+    return {tag: value for tag, value in found.items() if tag in _WANTED}
 
 
 def _read(encoded: bytes, transfer_syntax_uid: str, last: int) -> Dataset:

@@ -20,6 +20,7 @@ from storage.records.studies import Event, Stage
 from storage.tables.database import schema
 from storage.tables.database.connection import Database
 from storage.tables.events import add_event
+from storage.tables.patients import PATIENT_KEY, PatientKey
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +41,11 @@ class InstanceStore:
         self._root = root
         self._archive = Archive(root)
         self._feeds_inputs = feeds_inputs
+        self._key = PatientKey(root.parent / PATIENT_KEY)
 
     def filing(self) -> Filing:
         """Return an empty batch of instances and associations to be filed and indexed."""
-        return Filing(self._database, self._archive, self._feeds_inputs)
+        return Filing(self._database, self._archive, self._key, self._feeds_inputs)
 
     def abort_open_associations(self, receiver: str, before: datetime) -> int:
         """End as aborted the associations that an earlier process of a receiver left open; return their number."""
@@ -170,7 +172,12 @@ class InstanceStore:
             files = session.scalars(select(func.coalesce(instance.file, usual)).where(here)).all()
             versions = session.scalars(
                 select(func.coalesce(version.file, usual))
-                .join(instance, instance.sop_instance_uid == version.sop_instance_uid)
+                .join(
+                    instance,
+                    (instance.sop_instance_uid == version.sop_instance_uid)
+                    & (instance.series_instance_uid == version.series_instance_uid)
+                    & (instance.study_instance_uid == version.study_instance_uid),
+                )
                 .where(here)
             ).all()
         return {*files, *versions}
@@ -221,4 +228,5 @@ def _read(path: Path) -> ReceivedInstance:
         association="",
         received_at=datetime.now(UTC),
         facts=header.facts,
+        patient=header.patient,
     )

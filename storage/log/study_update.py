@@ -1,11 +1,12 @@
 """The row of a study while a batch of instances is filed: its revision, its counts, and its reopening."""
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from storage.log.archive import IndexEntry
+from storage.log.archive import IndexEntry, InstancePlace
 from storage.records.studies import Event, Stage, StudyState
 from storage.tables.database import schema
 from storage.tables.database.connection import insert_if_absent
@@ -122,3 +123,35 @@ def is_own(session: Session, sop_instance_uid: str) -> bool:
     """Return True if the instance is a result of this node."""
     statement = select(schema.ResultObjectRow.id).where(schema.ResultObjectRow.sop_instance_uid == sop_instance_uid)
     return session.scalar(statement) is not None
+
+
+def tell_copies(session: Session, copies: Iterable[tuple[InstancePlace, IndexEntry]]) -> None:
+    """Say in the timelines of both studies that instances of one series are filed in another series too.
+
+    Each copy is the first place of an instance, and the new one. The same pair of series is told once.
+    """
+    pairs = {
+        (before.study_instance_uid, before.series_instance_uid, entry.study_instance_uid, entry.series_instance_uid): (
+            entry.received_at
+        )
+        for before, entry in copies
+    }
+    for (from_study, from_series, to_study, to_series), at in pairs.items():
+        data = {"copied": [from_study, from_series, to_study, to_series]}
+        whole = f"series {from_series} of study {from_study}"
+        texts = {
+            from_study: f"instances of series {from_series} came again with the same pixels, as series {to_series} "
+            f"of study {to_study}, and are filed there too",
+            to_study: f"instances of {whole} came with the same pixels as series {to_series}, and are filed here too",
+        }
+        for uid, text in texts.items():
+            if not _is_told(session, uid, data):
+                study = session.get(schema.StudyRow, uid)
+                revision = 1 if study is None else study.revision
+                add_event(session, Event(at, uid, revision, Stage.RECEIVED, text, data=data))
+
+
+def _is_told(session: Session, study_instance_uid: str, data: dict[str, list[str]]) -> bool:
+    event = schema.EventRow
+    here = event.study_instance_uid == study_instance_uid
+    return data in session.scalars(select(event.data).where(here, event.stage == Stage.RECEIVED)).all()

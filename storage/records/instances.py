@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+
+from storage.records.patients import NOBODY, PatientIdentity
 
 UID = re.compile(r"[0-9][0-9.]{0,63}")  # wider than PS3.5 9.1, but safe as a file name
 
@@ -17,6 +19,7 @@ class Stored(StrEnum):
     NEW = "NEW"  # filed and indexed
     DUPLICATE = "DUPLICATE"  # the same SOP Instance UID with the same content is already here; nothing stored twice
     VERSION = "VERSION"  # the same pixels under changed attributes of patient or study: both kept, the newer used
+    COPY = "COPY"  # the same pixels under another Study or Series Instance UID: filed there too
     CONFLICT = "CONFLICT"  # the same SOP Instance UID with other pixels: kept beside, in quarantine, never instead
 
 
@@ -88,6 +91,7 @@ class ReceivedInstance:
     association: str
     received_at: datetime
     facts: Facts = Facts()
+    patient: PatientIdentity = field(default=NOBODY, repr=False)
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ The receiver of the requesting association holds a request until `run_after`. Wh
 association is over, whoever claims the request first reports on it.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, select, update
+from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlalchemy.orm import Session
 
 from storage.records.commitments import Commitment, CommitmentRequest, CommitmentState
@@ -137,7 +137,8 @@ class Commitments:
     def indexed(self, sop_instance_uids: Iterable[str]) -> dict[str, str]:
         """Return the SOP classes of the given instances, without instances that are not indexed.
 
-        A row is proof of storage, because it is written only after its bytes are durable.
+        A row is proof of storage, because it is written only after its bytes are durable. An instance that is kept
+        aside (`aside`) may be indexed with content that was acknowledged earlier.
         """
         uids = sorted(set(sop_instance_uids))
         row = schema.InstanceRow
@@ -149,6 +150,42 @@ class Commitments:
                     select(row.sop_instance_uid, row.sop_class_uid).where(row.sop_instance_uid.in_(chunk))
                 )
             }
+
+    def aside(self, sop_instance_uids: Iterable[str]) -> frozenset[str]:
+        """Return those of the given instances whose content that was acknowledged last is part of no study."""
+        row = schema.AsideRow
+        stands = or_(row.filed_at.is_(None), row.filed_at < row.received_at)
+        with self._database.reading() as session:
+            return frozenset(
+                uid
+                for chunk in chunks(sorted(set(sop_instance_uids)))
+                for uid in session.scalars(select(row.sop_instance_uid).where(row.sop_instance_uid.in_(chunk), stands))
+            )
+
+
+# -- content that is kept aside ----------------------------------------------------------------------------------------
+
+
+def set_aside(session: Session, file: str, sop_instance_uid: str, received_at: datetime) -> None:
+    """Note that content of an acknowledged instance is kept aside, as `file` below the data directory."""
+    row = schema.AsideRow
+    values = {"file": file, "sop_instance_uid": sop_instance_uid, "received_at": received_at}
+    if not insert_if_absent(session, row, values):
+        changed(
+            session,
+            update(row).where(row.file == file, row.received_at < received_at).values(received_at=received_at),
+        )
+
+
+def note_filed(session: Session, filed: Mapping[str, datetime]) -> None:
+    """Note when content of these SOP instances was acknowledged that is part of a study, if other is kept aside."""
+    row = schema.AsideRow
+    if session.scalar(select(row.file).limit(1)) is None:
+        return
+    for chunk in chunks(sorted(filed)):
+        for found in session.scalars(select(row).where(row.sop_instance_uid.in_(chunk))):
+            at = filed[found.sop_instance_uid]
+            found.filed_at = at if found.filed_at is None else max(at, found.filed_at)
 
 
 def _is_open(commitment_id: int) -> ColumnElement[bool]:

@@ -153,16 +153,18 @@ def test_the_same_image_in_another_transfer_syntax_is_a_duplicate(node: Node, sy
     assert len(files(node.root.parent)) == 1
 
 
-def test_a_uid_of_another_series_is_a_conflict(node: Node) -> None:
+def test_other_pixels_under_the_uid_of_another_series_are_a_conflict(node: Node) -> None:
     node.store(received(sop="1.2.99"))
-    other = received(series=2, sop="1.2.99")
+    other = received(series=2, sop="1.2.99", pixels=b"\4\3\2\1")
     assert node.store(other) is Stored.CONFLICT
     assert len(files(node.root)) == 1
     (kept,) = (node.root.parent / "quarantine").rglob("*.dcm")
     assert dataset_bytes(kept) == other.dataset
-    elsewhere = received(study="1.2.4", sop="1.2.99")
+    elsewhere = received(study="1.2.4", sop="1.2.99", pixels=b"\4\3\2\1")
     assert node.store(elsewhere) is Stored.CONFLICT
     assert node.studies.get("1.2.4") is None
+    (warning,) = node.texts("1.2.4")
+    assert f"in series {STUDY}.1 of study {STUDY}; the new one is in quarantine" in warning
 
 
 @pytest.mark.parametrize("uid", ["", "..", ".", "1/2", "../1.2", "1.2\n", "1.2\0", "a.b", "1." * 33, "١.٢"])
@@ -526,7 +528,7 @@ def test_files_that_cannot_be_read_are_told_of_once(node: Node) -> None:
 
 def test_a_conflict_that_a_crash_left_goes_to_quarantine(node: Node) -> None:
     node.store(received(sop="1.2.99"))
-    other = received(series=2, sop="1.2.99")
+    other = received(series=2, sop="1.2.99", pixels=b"\4\3\2\1")
     path = node.root / STUDY / f"{STUDY}.2" / "1.2.99.dcm"
     path.parent.mkdir()
     path.write_bytes(other.file)

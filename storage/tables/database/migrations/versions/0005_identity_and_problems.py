@@ -1,4 +1,4 @@
-"""The identity of the installation; problems, what a person has acknowledged of them; the side of a job."""
+"""The installation; problems and acknowledgements; the side of a job; patients and places of instances."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,6 +8,8 @@ down_revision = "0004"
 
 
 def upgrade() -> None:
+    _add_subjects()
+    _place_instances()
     op.create_table(
         "machine_clock",
         sa.Column("host", sa.String(length=255), nullable=False),
@@ -49,3 +51,77 @@ def upgrade() -> None:
     op.add_column("delivery", sa.Column("warning", sa.String(), nullable=False, server_default=""))
     op.add_column("delivery", sa.Column("coerced", sa.Boolean(), nullable=False, server_default=sa.false()))
     op.add_column("delivery", sa.Column("stored_as", sa.JSON(), nullable=True))
+
+
+def _add_subjects() -> None:
+    op.create_table(
+        "subject",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("digest", sa.String(length=64), nullable=False),
+        sa.Column("hashes", sa.JSON(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("digest", name="uq_subject_digest"),
+    )
+    op.create_table(
+        "aside",
+        sa.Column("file", sa.String(length=255), nullable=False),
+        sa.Column("sop_instance_uid", sa.String(length=64), nullable=False),
+        sa.Column("received_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("filed_at", sa.DateTime(timezone=True), nullable=True),
+        sa.PrimaryKeyConstraint("file"),
+    )
+    op.create_index("ix_aside_sop_instance", "aside", ["sop_instance_uid"], unique=False)
+
+
+def _place_instances() -> None:
+    """Make the place of an instance its key. SQLite cannot change a key, so the tables are written anew."""
+    key = ("sop_instance_uid", "series_instance_uid", "study_instance_uid")
+    op.create_table(
+        "placed",
+        sa.Column("sop_instance_uid", sa.String(length=64), nullable=False),
+        sa.Column("series_instance_uid", sa.String(length=64), nullable=False),
+        sa.Column("study_instance_uid", sa.String(length=64), nullable=False),
+        sa.Column("sop_class_uid", sa.String(length=64), nullable=False),
+        sa.Column("transfer_syntax_uid", sa.String(length=64), nullable=False),
+        sa.Column("modality", sa.String(length=16), nullable=False),
+        sa.Column("size", sa.BigInteger(), nullable=False),
+        sa.Column("sha256", sa.String(length=64), nullable=False),
+        sa.Column("received_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("revision", sa.Integer(), nullable=False),
+        sa.Column("facts", sa.JSON(), nullable=False, server_default="{}"),
+        sa.Column("file", sa.String(), nullable=True),
+        sa.Column("subject_id", sa.Integer(), nullable=True),
+        sa.ForeignKeyConstraint(["study_instance_uid"], ["study.study_instance_uid"]),
+        sa.ForeignKeyConstraint(["subject_id"], ["subject.id"]),
+        sa.PrimaryKeyConstraint(*key),
+    )
+    op.execute(
+        "INSERT INTO placed (sop_instance_uid, series_instance_uid, study_instance_uid, sop_class_uid, "
+        "transfer_syntax_uid, modality, size, sha256, received_at, revision, facts, file) "
+        "SELECT sop_instance_uid, series_instance_uid, study_instance_uid, sop_class_uid, "
+        "transfer_syntax_uid, modality, size, sha256, received_at, revision, facts, file FROM instance"
+    )
+    op.create_table(
+        "placed_version",
+        sa.Column("sop_instance_uid", sa.String(length=64), nullable=False),
+        sa.Column("series_instance_uid", sa.String(length=64), nullable=False),
+        sa.Column("study_instance_uid", sa.String(length=64), nullable=False),
+        sa.Column("sha256", sa.String(length=64), nullable=False),
+        sa.Column("file", sa.String(), nullable=True),
+        sa.Column("received_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("subject_id", sa.Integer(), nullable=True),
+        sa.ForeignKeyConstraint(key, [f"placed.{column}" for column in key]),
+        sa.ForeignKeyConstraint(["subject_id"], ["subject.id"]),
+        sa.PrimaryKeyConstraint(*key, "sha256"),
+    )
+    op.execute(
+        "INSERT INTO placed_version "
+        "(sop_instance_uid, series_instance_uid, study_instance_uid, sha256, file, received_at) "
+        "SELECT v.sop_instance_uid, i.series_instance_uid, i.study_instance_uid, v.sha256, v.file, v.received_at "
+        "FROM instance_version v JOIN instance i ON i.sop_instance_uid = v.sop_instance_uid"
+    )
+    op.drop_table("instance_version")
+    op.drop_table("instance")
+    op.rename_table("placed", "instance")
+    op.rename_table("placed_version", "instance_version")
+    op.create_index("ix_instance_study_series", "instance", ["study_instance_uid", "series_instance_uid"], unique=False)

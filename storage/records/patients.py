@@ -1,0 +1,141 @@
+"""Records of the patient that an instance states, and the decision if the instances of a study state one patient."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from itertools import combinations
+from typing import Any
+
+MOST_IDENTITIES = 64  # of one study; a study with more is of several patients without comparing each pair
+
+
+@dataclass(frozen=True)
+class PatientIdentity:
+    """The statements of an instance about its patient (PS3.3 C.7.1.1). A value that states nothing is empty.
+
+    Values are only ever compared. They are in clear in the header of an instance, and keyed hashes in the database.
+    `others` are the further Patient IDs, each with its issuer, by which the instance says the patient is known.
+    """
+
+    patient_id: str = ""
+    issuer: str = ""
+    birth_date: str = ""
+    sex: str = ""
+    others: tuple[tuple[str, str], ...] = ()
+
+    def contradicts(self, other: "PatientIdentity") -> bool:
+        """Return True if both cannot be one patient. An empty value contradicts nothing.
+
+        The patient's name is not compared, because its spelling varies.
+        """
+        return bool(differences((self, other)))
+
+    def names(self, other: "PatientIdentity") -> bool:
+        """Return True if the Patient ID of `other` is among the other Patient IDs of this one."""
+        return bool(other.patient_id) and any(
+            one == other.patient_id and not (issuer and other.issuer and issuer != other.issuer)
+            for one, issuer in self.others
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the values that are not empty."""
+        return {field.name: value for field in fields(self) if (value := getattr(self, field.name))}
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> "PatientIdentity":
+        others = tuple((one, issuer) for one, issuer in plain.get("others", ()))
+        return cls(**{**{k: v for k, v in plain.items() if k in cls.__dataclass_fields__}, "others": others})
+
+
+NOBODY = PatientIdentity()
+
+
+def differences(identities: Sequence[PatientIdentity]) -> list[str]:
+    """Return the attributes by which the identities contradict one another, as DICOM names them."""
+    found = []
+    if _distinct(i.patient_id for i in identities) > 1:
+        found.append("Patient ID")
+    numbers = {i.patient_id for i in identities if i.patient_id}
+    if any(_distinct(i.issuer for i in identities if i.patient_id == number) > 1 for number in numbers):
+        found.append("Issuer of Patient ID")
+    if _distinct(i.birth_date for i in identities) > 1:
+        found.append("Patient's Birth Date")
+    if _distinct(i.sex for i in identities) > 1:
+        found.append("Patient's Sex")
+    return found
+
+
+def _distinct(values: Iterable[str]) -> int:
+    return len({value for value in values if value})
+
+
+@dataclass(frozen=True)
+class IdentityGroup:
+    """The instances of a study that state the same about their patient."""
+
+    identity: PatientIdentity
+    instances: int
+    last_received_at: datetime
+
+
+@dataclass(frozen=True)
+class IdentityConflict:
+    """The contradiction between identities in one study. `text` names attributes and numbers, and never a value.
+
+    `is_correction` is True if the identities are of one patient whose data are being corrected.
+    """
+
+    is_correction: bool
+    text: str
+
+
+@dataclass(frozen=True)
+class StudyIdentities:
+    """The patients that the instances of a study state, without results of this node.
+
+    `corrected` holds pairs of indices into `groups`: an instance of the study was seen under both identities.
+    """
+
+    groups: tuple[IdentityGroup, ...] = ()
+    corrected: frozenset[tuple[int, int]] = frozenset()
+
+    def conflict(self) -> IdentityConflict | None:
+        """Return the contradiction in this study; None if all instances can be of one patient.
+
+        It is a correction if one instance was seen under both identities, or if one identity lists the ID of the other
+        among its Other Patient IDs. Otherwise images of several patients were mixed up.
+        """
+        differing = differences([group.identity for group in self.groups])
+        if not differing:
+            return None
+        attributes = _listed(differing)
+        total = sum(group.instances for group in self.groups)
+        if self._is_one_patient():
+            newest = max(self.groups, key=lambda group: group.last_received_at)
+            text = f"a correction of the patient ({attributes}) has reached {newest.instances} of {total} instances"
+            return IdentityConflict(True, text)
+        return IdentityConflict(
+            False, f"its {total} instances state different patients: they contradict one another in {attributes}"
+        )
+
+    def _is_one_patient(self) -> bool:
+        """Return True if every contradiction is explained by corrections, directly or through further identities."""
+        if len(self.groups) > MOST_IDENTITIES:
+            return False
+        identities = [group.identity for group in self.groups]
+        group_of = list(range(len(identities)))
+        involved = set()
+        for a, b in combinations(range(len(identities)), 2):
+            one, other = identities[a], identities[b]
+            is_contradiction = one.contradicts(other)
+            if is_contradiction:
+                involved |= {a, b}
+            same = bool(one.patient_id) and one.patient_id == other.patient_id and not is_contradiction
+            if same or {(a, b), (b, a)} & self.corrected or one.names(other) or other.names(one):
+                joined = group_of[b]
+                group_of = [group_of[a] if group == joined else group for group in group_of]
+        return len({group_of[n] for n in involved}) == 1
+
+
+def _listed(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
