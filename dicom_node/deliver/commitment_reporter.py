@@ -108,8 +108,9 @@ class CommitmentReporter:
             if target is None:
                 continue
             filed_until = self._filed()
-            indexed = self._commitments.indexed(instance for _, instance in commitment.items)
-            report = decide_report(commitment, indexed, filed_until, self._now())
+            uids = [instance for _, instance in commitment.items]
+            indexed, aside = self._commitments.indexed(uids), self._commitments.aside(uids)
+            report = decide_report(commitment, indexed, aside, filed_until, self._now())
             if report is None:
                 continue
             now = self._now()

@@ -1,12 +1,12 @@
 """Values and messages of storage commitment (PS3.4 annex J) that its SCP, its SCU and its reporter share.
 
-An instance is committed once it is indexed: rows follow bytes that are durable, so a row is proof. Instances that were
-acknowledged a moment ago may wait for the index, so the indexer sets a mark (`filed_until`). Only for instances
-acknowledged before the mark does a missing row mean a missing instance.
+An instance is committed once it is indexed: rows follow bytes that are durable, so a row is proof. The report stands
+for the content that was acknowledged last under a SOP Instance UID. That may wait for the index, so the indexer sets a
+mark (`filed_until`), and a request is decided once the mark has passed it.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import IntEnum
@@ -112,27 +112,31 @@ class OutgoingReport:
 
 
 def decide_report(
-    commitment: Commitment, indexed: Mapping[str, str], filed_until: datetime | None, now: datetime
+    commitment: Commitment,
+    indexed: Mapping[str, str],
+    aside: Collection[str],
+    filed_until: datetime | None,
+    now: datetime,
 ) -> OutgoingReport | None:
     """Decide the content of the report on a request; None while an instance may still wait for the index.
 
-    `indexed` maps SOP instances to their SOP classes. The caller must have read `filed_until` before `indexed`.
+    `indexed` maps SOP instances to their SOP classes. `aside` are those whose content that was acknowledged last is
+    part of no study. The caller must have read `filed_until` before both.
     """
     is_filed = filed_until is not None and filed_until >= commitment.requested_at
+    if not is_filed and now - commitment.requested_at <= LONGEST_WAIT:
+        return None
     committed: list[Item] = []
     failed: list[FailedInstance] = []
     for sop_class, instance in commitment.items:
         found = indexed.get(instance)
-        if found == sop_class:
-            committed.append((sop_class, instance))
-        elif found is not None:
-            failed.append(FailedInstance(sop_class, instance, FailureReason.CLASS_INSTANCE_CONFLICT))
-        elif is_filed:
-            failed.append(FailedInstance(sop_class, instance, FailureReason.NO_SUCH_INSTANCE))
-        elif now - commitment.requested_at > LONGEST_WAIT:
+        if not is_filed or instance in aside:
             failed.append(FailedInstance(sop_class, instance, FailureReason.PROCESSING_FAILURE))
+        elif found == sop_class:
+            committed.append((sop_class, instance))
         else:
-            return None
+            reason = FailureReason.NO_SUCH_INSTANCE if found is None else FailureReason.CLASS_INSTANCE_CONFLICT
+            failed.append(FailedInstance(sop_class, instance, reason))
     failed += [FailedInstance(*item, FailureReason.DUPLICATE_TRANSACTION) for item in commitment.duplicates]
     return OutgoingReport(commitment.transaction_uid, tuple(committed), tuple(failed))
 

@@ -25,7 +25,7 @@ from storage.log.frames import Frame, FrameKind, instance_of
 from storage.log.instances import InstanceStore
 from storage.log.segments import SegmentReader
 from storage.records.evidence import AssociationEnd
-from storage.records.instances import Stored
+from storage.records.instances import UID, Stored
 from storage.records.problems import ProblemKind
 from storage.tables.database.connection import Database
 from storage.tables.problems import Problems
@@ -128,6 +128,7 @@ class Indexer:
                             with suppress(Unfileable):
                                 filing.mend(instance_of(frame.meta), content)
         self._instances.reindex()
+        self._instances.note_all_aside(self._journals.parent / UNFILED)
 
     def advance(self, stop: threading.Event | None = None) -> int:
         """File everything in the journals, one segment of each journal in turn; return the number of instances.
@@ -136,8 +137,10 @@ class Indexer:
         OSError. The next call continues at the same place.
         """
         filed = 0
+        mark: tuple[datetime, dict[Path, int]] | None = None  # a time, and the last segments that it can concern
         while stop is None or not stop.is_set():
             began = datetime.now(UTC)
+            mark = mark or (began, {folder: _last_segment(folder) for folder in self._folders()})
             more, trouble = False, None
             for folder in self._folders():
                 try:
@@ -151,6 +154,9 @@ class Indexer:
             if not more:
                 journal.note_filed(self._journals, began)
                 break
+            if all(self._places[folder].segment > last for folder, last in mark[1].items()):
+                journal.note_filed(self._journals, mark[0])  # the mark moves even under a load that never ends
+                mark = None
         return filed
 
     def _folders(self) -> list[Path]:
@@ -316,6 +322,13 @@ class Indexer:
         path = folder / f"{place.receiver}-{place.segment}-{hashlib.sha256(body).hexdigest()[:16]}.dcm"
         if not path.exists():
             path.write_bytes(body)
+        meta = frame.meta
+        if meta.get("sop_instance_uid"):
+            at = datetime.fromisoformat(meta["received_at"]) if "received_at" in meta else datetime.now(UTC)
+            self._instances.note_aside(path, str(meta["sop_instance_uid"]), at)
+        study = str(meta.get("study_instance_uid", ""))
+        text = f"An acknowledged frame of a journal cannot be filed ({reason}); it is kept as {path.name}"
+        self._problems.open(ProblemKind.UNFILED, path.name, text, study if UID.fullmatch(study) else "")
         extra = fields("instance_unfiled")
         log.error("A frame of a journal cannot be filed (%s); it is kept as %s", reason, path.name, extra=extra)
 
@@ -326,6 +339,8 @@ class Indexer:
         kept = reader.path.with_name(f"{reader.path.stem}-{place.offset}.damaged")
         if not kept.exists():
             kept.write_bytes(reader.rest(place.offset)[: end - place.offset])
+        text = f"A journal of {place.receiver} is damaged; the bytes that are no frame are kept as {kept.name}"
+        self._problems.open(ProblemKind.UNFILED, f"{place.receiver}/{kept.name}", text)
         log.error(
             "A journal is damaged: %d bytes of %s are no frame; they are kept as %s",
             end - place.offset,
@@ -361,6 +376,10 @@ class Indexer:
         segments.segment_path(place.folder, place.segment).unlink()
         segments.remove_stray_files(place.folder, place.segment, following)
         place.segment, place.offset, place.large = place.segment + 1, 0, []
+
+
+def _last_segment(folder: Path) -> int:
+    return max(map(segments.segment_number, segments.list_segments(folder)), default=-1)
 
 
 def _reason(error: Exception) -> str:

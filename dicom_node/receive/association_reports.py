@@ -131,7 +131,9 @@ class AssociationReports:
             if now - commitment.requested_at < IMPATIENCE:
                 return
             watch.next_look = now + IMPATIENCE
-        report = decide_report(commitment, self._commitments.indexed(i for _, i in commitment.items), filed_until, now)
+        uids = [instance for _, instance in commitment.items]
+        indexed, aside = self._commitments.indexed(uids), self._commitments.aside(uids)
+        report = decide_report(commitment, indexed, aside, filed_until, now)
         if report is None:
             return
         watch.is_sent = True

@@ -8,23 +8,28 @@ from pathlib import Path
 
 from pydicom.filereader import read_file_meta_info
 from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
 from storage.errors import NodeError, Permanent, Retriable
-from storage.log.archive import INSTANCE_SUFFIX, VERSION_MARK, Archive, sop_instance_uid_of
+from storage.log.archive import ASIDE, INSTANCE_SUFFIX, VERSION_MARK, Archive, sop_instance_uid_of
 from storage.log.associations import abort_open_associations
 from storage.log.files import dataset_offset
 from storage.log.filing import FeedsInputs, Filing
 from storage.log.header import scan_header
-from storage.records.instances import Facts, Instance, ReceivedInstance, Series, Stored
+from storage.records.instances import UID, Facts, Instance, ReceivedInstance, Series, Stored
+from storage.records.problems import ProblemKind
 from storage.records.studies import Event, Stage
+from storage.tables.commitments import set_aside
 from storage.tables.database import schema
 from storage.tables.database.connection import Database
 from storage.tables.events import add_event
 from storage.tables.patients import PATIENT_KEY, PatientKey
+from storage.tables.problems import open_problem
 
 log = logging.getLogger(__name__)
 
 _REINDEX_BATCH = 200
+_LONGEST_KEY = 200  # of a problem
 _LONGEST_HEADER = 8 * 2**20  # bytes of a dataset that are read for its header
 
 
@@ -182,6 +187,36 @@ class InstanceStore:
             ).all()
         return {*files, *versions}
 
+    # -- what is kept aside --------------------------------------------------------------------------------------------
+
+    def note_aside(self, path: Path, sop_instance_uid: str, received_at: datetime) -> None:
+        """Note that content of an acknowledged instance is kept aside as this file, and so is part of no study."""
+        with self._database.session(derivable=True) as session:
+            self._note_aside(session, path, sop_instance_uid, received_at)
+
+    def note_all_aside(self, unfiled: Path) -> None:
+        """Open the problems of files in quarantine and in `unfiled` that have none, because the database was lost.
+
+        Nothing tells whether other content of their instances was acknowledged later, so they count as the last.
+        """
+        quarantine, now = self._archive.quarantine, datetime.now(UTC)
+        with self._database.session(derivable=True) as session:
+            for path in sorted(p for p in quarantine.rglob(f"[0-9]*{INSTANCE_SUFFIX}*") if p.is_file()):
+                folder = path.relative_to(quarantine).parts[0]
+                study = "" if folder == ASIDE else folder
+                text = f"A file with the UID of another image is part of no study, and is kept as {path.name}"
+                if _is_new(session, ProblemKind.QUARANTINED, path.name, text, study) and study:
+                    uid = path.name.removesuffix(INSTANCE_SUFFIX).rpartition(".")[0]
+                    self._note_aside(session, path, uid, now)
+            for path in sorted(unfiled.glob(f"*{INSTANCE_SUFFIX}")):
+                text = f"An acknowledged frame of a journal could not be filed; it is kept as {path.name}"
+                _is_new(session, ProblemKind.UNFILED, path.name, text)
+
+    def _note_aside(self, session: Session, path: Path, sop_instance_uid: str, received_at: datetime) -> None:
+        file = str(path.relative_to(self._root.parent))
+        if UID.fullmatch(sop_instance_uid):  # of another one, no peer can ask for a commitment
+            set_aside(session, file, sop_instance_uid, received_at)
+
     def _warn_unreadable(self, path: Path, error: Exception) -> None:
         """Warn about a file that cannot be read: in the log every time, in the timeline of its study once."""
         why = str(error) if isinstance(error, NodeError) else type(error).__name__
@@ -191,20 +226,29 @@ class InstanceStore:
         )
         study_instance_uid = path.parent.parent.name[:64]
         with self._database.session() as session:
-            told = session.scalars(
+            known = session.scalars(
                 select(schema.EventRow.data).where(
                     schema.EventRow.study_instance_uid == study_instance_uid, schema.EventRow.stage == Stage.WARNING
                 )
             ).all()
-            if any(data.get("file") == name for data in told):
+            if any(data.get("file") == name for data in known):
                 return
             study = session.get(schema.StudyRow, study_instance_uid)
             revision = 1 if study is None else study.revision
             text = f"a stored file cannot be read ({why}) and is left out"
+            told = f"A stored file cannot be read ({why}) and is part of no study: {name}"
+            open_problem(session, ProblemKind.UNFILED, name[-_LONGEST_KEY:], told, study_instance_uid)
             add_event(
                 session,
                 Event(datetime.now(UTC), study_instance_uid, revision, Stage.WARNING, text, data={"file": name}),
             )
+
+
+def _is_new(session: Session, kind: ProblemKind, key: str, text: str, study_instance_uid: str = "") -> bool:
+    """Open a problem unless it is open already; return True if it was not."""
+    if session.get(schema.ProblemRow, (kind, key)) is not None:
+        return False
+    return open_problem(session, kind, key, text, study_instance_uid)
 
 
 def _read(path: Path) -> ReceivedInstance:

@@ -19,6 +19,7 @@ from storage.records.deliveries import Delivery
 from storage.records.evidence import AssociationEnd
 from storage.records.instances import Instance, ReceivedInstance, Stored
 from storage.records.jobs import Job, NewJob
+from storage.records.patients import NOBODY, PatientIdentity
 from storage.records.results import NewObject, ObjectKind
 from storage.records.routing import ApplicationDecision, EarlyStart, RoutingDecision
 from storage.records.studies import Study
@@ -53,6 +54,7 @@ def received(  # noqa: PLR0913 - a test names the few that it changes
     sop: str | None = None,
     pixels: bytes = b"\1\2\3\4",
     size: int = 2,
+    patient: PatientIdentity = NOBODY,
 ) -> "Sent":
     """An instance with a patient's name in its dataset; other `pixels` make another image, another `name` or
     `comment` another version of the same."""
@@ -61,7 +63,7 @@ def received(  # noqa: PLR0913 - a test names the few that it changes
     ds.SOPInstanceUID = sop or f"{study}.{series}.{number}"
     ds.Modality = modality
     ds.PatientName = name
-    ds.PatientID = SECRET
+    ds.PatientID = patient.patient_id or SECRET
     ds.StudyInstanceUID = study
     ds.SeriesInstanceUID = f"{study}.{series}"
     ds.ImageComments = comment
@@ -82,6 +84,7 @@ def received(  # noqa: PLR0913 - a test names the few that it changes
         source_ae_title="MR1",
         association=association,
         received_at=datetime.now(UTC),
+        patient=patient,
     )
     return Sent(instance, buffer.getvalue())
 

@@ -74,8 +74,12 @@ def test_what_is_no_request(action: int | None, instance: str, ds: Dataset, stat
     assert len(answer.comment) <= 64
 
 
-def test_indexed_instances_are_committed_whatever_the_mark_says() -> None:
-    report = decide_report(ASKED, dict([ONE[::-1], TWO[::-1]]), None, NOW)
+def test_indexed_instances_are_committed_once_the_mark_has_passed() -> None:
+    """Before, other content of the same instance may wait in a journal that was acknowledged later."""
+    indexed = dict([ONE[::-1], TWO[::-1]])
+    assert decide_report(ASKED, indexed, (), NOW - timedelta(microseconds=1), NOW) is None
+    report = decide_report(ASKED, indexed, (), NOW, NOW)
+    assert report is not None
     assert report == OutgoingReport("1.9.1", (ONE, TWO), ())
     assert report.event_type == ALL_COMMITTED
     ds = report.dataset()
@@ -87,10 +91,10 @@ def test_indexed_instances_are_committed_whatever_the_mark_says() -> None:
 def test_a_missing_row_is_a_missing_instance_only_once_the_index_has_passed() -> None:
     indexed = {ONE[1]: MR}
     before, passed = NOW - timedelta(microseconds=1), NOW
-    assert decide_report(ASKED, indexed, None, NOW) is None
-    assert decide_report(ASKED, indexed, before, NOW) is None
-    assert decide_report(ASKED, indexed, before, NOW + LONGEST_WAIT) is None
-    report = decide_report(ASKED, indexed, passed, NOW)
+    assert decide_report(ASKED, indexed, (), None, NOW) is None
+    assert decide_report(ASKED, indexed, (), before, NOW) is None
+    assert decide_report(ASKED, indexed, (), before, NOW + LONGEST_WAIT) is None
+    report = decide_report(ASKED, indexed, (), passed, NOW)
     assert report is not None
     assert report.event_type == FAILURES_EXIST
     assert [(f.sop_instance_uid, f.reason) for f in report.failed] == [(TWO[1], 0x0112)]
@@ -101,15 +105,22 @@ def test_a_missing_row_is_a_missing_instance_only_once_the_index_has_passed() ->
 
 
 def test_an_index_that_never_gets_there_is_a_processing_failure() -> None:
-    report = decide_report(ASKED, {}, None, NOW + LONGEST_WAIT + timedelta(seconds=1))
+    report = decide_report(ASKED, {ONE[1]: MR}, (), None, NOW + LONGEST_WAIT + timedelta(seconds=1))
     assert report is not None
     assert {f.reason for f in report.failed} == {0x0110}
     assert "ReferencedSOPSequence" not in report.dataset()
 
 
+def test_content_that_is_kept_aside_is_a_processing_failure() -> None:
+    report = decide_report(ASKED, dict([ONE[::-1], TWO[::-1]]), {TWO[1]}, NOW, NOW)
+    assert report is not None
+    assert report.committed == (ONE,)
+    assert [(f.sop_instance_uid, f.reason) for f in report.failed] == [(TWO[1], 0x0110)]
+
+
 def test_another_class_and_another_request() -> None:
     asked = replace(ASKED, duplicates=((SR, "1.2.3.2.1"),))
-    report = decide_report(asked, {ONE[1]: SR, TWO[1]: MR, "1.2.3.2.1": SR}, NOW, NOW)
+    report = decide_report(asked, {ONE[1]: SR, TWO[1]: MR, "1.2.3.2.1": SR}, (), NOW, NOW)
     assert report is not None
     assert report.committed == (TWO,)
     assert [(f.sop_instance_uid, f.reason) for f in report.failed] == [(ONE[1], 0x0119), ("1.2.3.2.1", 0x0131)]
@@ -240,7 +251,8 @@ def test_the_report_waits_for_what_is_not_indexed_yet(services: Services, scu: S
         scu.ask(assoc, commitment("1.9.1", ONE, TWO))
         time.sleep(0.5)
         assert scu.heard == []
-        services.node.store(received(2))  # the mark stays behind, as under a load that never ends
+        services.node.store(received(2))
+        services.filed = lambda: datetime.now(UTC)
         assert [kind for kind, _ in scu.wait()] == [ALL_COMMITTED]
     services.wait(lambda c: c.state is CommitmentState.REPORTED)
 

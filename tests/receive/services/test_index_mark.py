@@ -1,6 +1,8 @@
 """The mark of the indexer, which storage commitment takes as proof that an instance without a row is not there."""
 
+import threading
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import pytest
 
 from dicom_node.index.indexer import Indexer
 from storage.errors import Retriable
+from storage.log import journal as journal_module
 from storage.log.journal import Journal, filed_until
 from storage.tables.database.connection import Database, default_url
 from tests.storage.node import Node, received
@@ -68,3 +71,31 @@ def test_it_says_nothing_of_what_came_while_it_was_filing(tmp_path: Path, monkey
 
 def _busy(self: Database, derivable: bool = False) -> None:
     raise Retriable("The database is busy")
+
+
+def test_it_moves_under_a_load_that_never_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report on a commitment waits for the mark, so it must not wait for the end of all sending."""
+    monkeypatch.setattr(journal_module, "SEGMENT_BYTES", 1)  # each instance fills a segment
+    database = Database(default_url(tmp_path))
+    database.upgrade()
+    journals = tmp_path / "journal"
+    journal = Journal(journals / "receive-0")
+    journal.open()
+    stop = threading.Event()
+    advance, rounds = Indexer._advance, count(1)
+
+    def one_comes_behind(self: Indexer, place: Any) -> tuple[int, bool]:
+        for n in range(2):
+            sent = received(1000 * n + (number := next(rounds)))
+            journal.store(sent.instance, sent.file)
+        if filed_until(journals) is not None or number > 50:
+            stop.set()
+        return advance(self, place)
+
+    sent = received(5000)
+    journal.store(sent.instance, sent.file)
+    monkeypatch.setattr(Indexer, "_advance", one_comes_behind)
+    Indexer(journals, Node(database, tmp_path / "instances").instances, database, []).advance(stop)
+    assert filed_until(journals) is not None
+    journal.close()
+    database.close()

@@ -1,0 +1,117 @@
+"""SOP instances that come under another Study or Series Instance UID, and what peers are told about them."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sqlalchemy import select
+
+from storage.records.instances import Stored
+from storage.records.problems import ProblemKind
+from storage.tables.commitments import Commitments
+from storage.tables.database import schema
+from tests.storage.node import MR, STUDY, Node, received
+
+OTHER = "1.2.4"
+PIXELS = b"\4\3\2\1"
+UNUSED = Path("unused")
+
+
+def problems(node: Node) -> list[tuple[ProblemKind, str]]:
+    with node.database.reading() as session:
+        return [(row.kind, row.study_instance_uid) for row in session.scalars(select(schema.ProblemRow))]
+
+
+def places(node: Node) -> set[str]:
+    return {str(i.path.relative_to(node.root)) for i in node.instances.all()}
+
+
+def test_the_same_pixels_under_other_uids_are_filed_in_both_places(node: Node) -> None:
+    for number in (1, 2):
+        assert node.store(received(number, sop=f"1.2.99.{number}")) is Stored.NEW
+    node.route("liver")
+    for number in (1, 2):
+        assert node.store(received(number, study=OTHER, series=7, sop=f"1.2.99.{number}", name="B")) is Stored.COPY
+    assert places(node) == {
+        f"{STUDY}/{STUDY}.1/1.2.99.1.dcm",
+        f"{STUDY}/{STUDY}.1/1.2.99.2.dcm",
+        f"{OTHER}/{OTHER}.7/1.2.99.1.dcm",
+        f"{OTHER}/{OTHER}.7/1.2.99.2.dcm",
+    }
+    assert (node.study().instances, node.study(OTHER).instances) == (2, 2)
+    assert node.study().state == "ROUTED"  # nothing came for it
+    told = [text for text in node.texts() if OTHER in text]
+    assert told == [
+        f"received: instances of series {STUDY}.1 came again with the same pixels, as series {OTHER}.7 of study "
+        f"{OTHER}, and are filed there too"
+    ]
+    assert [t for t in node.texts(OTHER) if STUDY in t.replace(OTHER, "")] == [
+        f"received: instances of series {STUDY}.1 of study {STUDY} came with the same pixels as series {OTHER}.7, "
+        "and are filed here too"
+    ]
+    assert problems(node) == []
+    assert node.store(received(1, study=OTHER, series=7, sop="1.2.99.1", name="B")) is Stored.DUPLICATE
+    assert node.store(received(1, study=OTHER, series=7, sop="1.2.99.1", name="C")) is Stored.VERSION
+    assert node.store(received(1, sop="1.2.99.1")) is Stored.DUPLICATE
+
+
+def test_a_series_that_is_split_is_filed_in_both_and_opens_its_study(node: Node) -> None:
+    node.store(received(1, sop="1.2.99"))
+    node.route("liver")
+    assert node.store(received(1, series=2, sop="1.2.99")) is Stored.COPY
+    assert places(node) == {f"{STUDY}/{STUDY}.{series}/1.2.99.dcm" for series in (1, 2)}
+    assert (node.study().state, node.study().revision) == ("RECEIVING", 2)
+
+
+def test_copies_survive_a_lost_database(node: Node) -> None:
+    node.store(received(1, sop="1.2.99"))
+    node.store(received(1, study=OTHER, sop="1.2.99"))
+    node.store(received(1, study=OTHER, sop="1.2.99", name="CORRECTED"))
+    node.store(received(1, study=OTHER, series=2, sop="1.2.99", pixels=PIXELS))
+    before = places(node)
+    with node.database.session() as session:
+        for table in reversed(schema.Base.metadata.sorted_tables):
+            if table.name != "installation":
+                session.execute(table.delete())
+    node.instances.reindex()
+    node.instances.note_all_aside(UNUSED)
+    node.instances.note_all_aside(UNUSED)
+    assert places(node) == before
+    assert list(node.instances.files_without_row()) == []
+    assert problems(node) == [(ProblemKind.QUARANTINED, OTHER)]
+    assert Commitments(node.database).aside(["1.2.99"]) == {"1.2.99"}
+
+
+def test_a_conflict_is_a_problem_that_names_its_study_and_not_committed_until_it_is_resolved(node: Node) -> None:
+    commitments = Commitments(node.database)
+    node.store(received(1, sop="1.2.99"))
+    for _ in range(2):
+        assert node.store(received(1, study=OTHER, sop="1.2.99", pixels=PIXELS)) is Stored.CONFLICT
+    assert problems(node) == [(ProblemKind.QUARANTINED, OTHER)]
+    (told,) = node.texts(OTHER)
+    assert told.startswith(f"warning: an instance came under the UID of another image, which is in series {STUDY}.1")
+    assert commitments.indexed(["1.2.99"]) == {"1.2.99": MR}
+    assert commitments.aside(["1.2.99"]) == {"1.2.99"}  # it came last
+    node.store(received(1, sop="1.2.99"))
+    assert commitments.aside(["1.2.99"]) == frozenset()
+    assert node.store(received(1, study=OTHER, sop="1.2.99", pixels=PIXELS)) is Stored.CONFLICT
+    assert commitments.aside(["1.2.99"]) == {"1.2.99"}
+
+
+def test_a_copy_and_a_conflict_in_one_batch(node: Node) -> None:
+    filing = node.instances.filing()
+    sent = [
+        received(1, sop="1.2.99"),
+        received(1, study=OTHER, sop="1.2.99"),
+        received(1, series=3, sop="1.2.99", pixels=PIXELS),
+    ]
+    for one in sent:
+        filing.instance(one.instance, one.file)
+    assert filing.commit() == [Stored.NEW, Stored.COPY, Stored.CONFLICT]
+    assert not (node.root / STUDY / f"{STUDY}.3" / "1.2.99.dcm").exists()
+    assert Commitments(node.database).aside(["1.2.99"]) == {"1.2.99"}
+
+
+def test_content_that_cannot_be_filed_is_not_committed(node: Node) -> None:
+    node.store(received(1, sop="1.2.99"))
+    node.instances.note_aside(node.root.parent / "unfiled" / "x.dcm", "1.2.99", datetime.now(UTC))
+    assert Commitments(node.database).aside(["1.2.99", "1.2.98"]) == {"1.2.99"}
