@@ -79,7 +79,7 @@ def _queue_again(stores: Stores, chosen: Mapping[str, Sequence[int]]) -> list[st
     for number in chosen["job"]:
         job = jobs[number]
         state = "QUEUED" if stores.jobs.retry(number) else "left as it is: another job replaced it"
-        lines.append(f"job {number} ({job.application}, study {job.study_instance_uid}): {state}")
+        lines.append(f"job {number} ({job.title}, study {job.study_instance_uid}): {state}")
     for number in chosen["delivery"]:
         delivery = deliveries[number]
         state = "QUEUED" if stores.deliveries.retry(number) else "left as it is: it moved meanwhile"
@@ -107,7 +107,7 @@ def withdraw_command(
     assert isinstance(withdrawal.detail, WithdrawalDetail)
     destinations = ", ".join(withdrawal.detail.objects) or "nobody: nothing was sent yet"
     told = f"withdrawn; job {withdrawal.id} tells {destinations}"
-    print_lines([f"job {job} ({found.application}, study {found.study_instance_uid}): {told}"])
+    print_lines([f"job {job} ({found.title}, study {found.study_instance_uid}): {told}"])
 
 
 def fsck_command(

@@ -8,6 +8,7 @@ from dicom_node.read.explanation import Explanation
 from dicom_node.read.jobs import purpose
 from dicom_node.read.summary import resent_note
 from storage.records.completion import Completion, CompletionNumbers
+from storage.records.jobs import SIDE_NAMES
 from storage.records.routing import InputDecision, InputDecisions, RecognisedSeries, RoutingDecision, TimePointDecision
 
 
@@ -24,7 +25,7 @@ def explanation_tree(explanation: Explanation) -> Tree:
     _add_routing(tree, explanation.routing)
     for job in explanation.detail.jobs:
         if why := purpose(job):
-            head = (f"Job {job.id}, {job.application}: ", "bold")
+            head = (f"Job {job.id}, {job.title}: ", "bold")
             tree.add(Text.assemble(head, state_text(job.state), f"  {why}"))
     for delivery in (*explanation.not_delivered, *explanation.not_confirmed):
         head = (f"{delivery.kind} of job {delivery.job_id} → {delivery.destination}: ", "bold")
@@ -79,7 +80,7 @@ def _add_routing(tree: Tree, routing: RoutingDecision) -> None:
     applications = tree.add("[bold]Applications[/]")
     for application in routing.applications:
         verdict = "applies" if application.applies else "does not apply"
-        node = applications.add(Text(f"{application.application}: {verdict}. {application.reason}"))
+        node = applications.add(Text(f"{application.title}: {verdict}. {application.reason}"))
         if application.bound is not None:
             _add_decisions(node, application.bound, dict(application.wanted))
         for point in application.earlier:
@@ -89,7 +90,8 @@ def _add_routing(tree: Tree, routing: RoutingDecision) -> None:
 
 
 def _add_series(tree: Tree, s: RecognisedSeries) -> None:
-    known = [s.modality, s.kind, s.body_part, s.plane, s.dimension, f"{s.slices} slices"]
+    side = f"{SIDE_NAMES[s.laterality]} side" if s.laterality else ""
+    known = [s.modality, s.kind, s.body_part, side, s.plane, s.dimension, f"{s.slices} slices"]
     node = tree.add(Text(f"{s.series_instance_uid}: {', '.join(filter(None, known))} (confidence {s.confidence})"))
     for reason in s.reasons:
         node.add(Text(reason))

@@ -148,7 +148,7 @@ def _stage(detail: StudyDetail) -> str:
         return "Delivering to the PACS"
     if detail.jobs:
         job = detail.jobs[-1]
-        return f"{job.application}: {job.state.lower()}"
+        return f"{job.title}: {job.state.lower()}"
     return f"The study is {detail.study.state.lower()}"
 
 

@@ -9,7 +9,7 @@ from dicom_node.demo.tables import indented, reason_lines, state_text, timeline_
 from dicom_node.read.deliveries import ListedDelivery
 from dicom_node.read.study import StudyDetail
 from dicom_node.read.summary import Summary, resent_note
-from storage.records.jobs import JobKind
+from storage.records.jobs import JobKind, of_side
 
 
 def summary_lines(detail: StudyDetail, summary: Summary) -> RenderableType:
@@ -41,15 +41,17 @@ def study_page(detail: StudyDetail, summary: Summary, everything: bool = False) 
             lines.append(indented(indented(uid_text(s.series_instance_uid))))
     lines.append(Text("Results", style="bold"))
     without_result = {job.id for job in detail.jobs if job.kind is JobKind.NO_RESULT}
+    sides = {job.id: job.side for job in detail.jobs}
     for delivery in detail.deliveries:
-        lines += _result(delivery, delivery.job_id in without_result, everything)
+        lines += _result(delivery, sides.get(delivery.job_id, ""), delivery.job_id in without_result, everything)
     if not detail.deliveries:
         lines.append(indented(Text("none")))
     return Group(*lines)
 
 
-def _result(delivery: ListedDelivery, is_no_result: bool, everything: bool) -> list[RenderableType]:
-    head = f"{'no AI result, ' if is_no_result else ''}{delivery.kind} → {delivery.destination}  "
+def _result(delivery: ListedDelivery, side: str, is_no_result: bool, everything: bool) -> list[RenderableType]:
+    kind = of_side(delivery.kind, side)
+    head = f"{'no AI result, ' if is_no_result else ''}{kind} → {delivery.destination}  "
     lines = [indented(Text.assemble(head, state_text(delivery.state), resent_note(delivery)))]
     if everything:
         lines.append(indented(indented(uid_text(delivery.sop_instance_uid))))

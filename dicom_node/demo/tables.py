@@ -72,7 +72,7 @@ def _job_block(row: ListedJob) -> RenderableType:
     job = row.job
     lines: list[RenderableType] = [
         Text.assemble(
-            (f"job {job.id}  {job.application}  ", "bold"),
+            (f"job {job.id}  {job.title}  ", "bold"),
             state_text(job.state),
             f"  revision {job.revision}  attempts {job.attempts}",
             f"  priority {job.priority}" if job.priority else "",

@@ -16,6 +16,7 @@ from typing import Any
 import highdicom as hd
 import numpy as np
 from highdicom.spatial import get_volume_positions
+from highdicom.sr import CodedConcept
 from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -143,7 +144,7 @@ def _of_one_slice(findings: Findings, context: ObjectContext, form: Segmentation
 
 def _description(findings: Findings, number: int, segment: Segment) -> hd.seg.SegmentDescription:
     algorithm = findings.algorithm
-    return hd.seg.SegmentDescription(
+    description = hd.seg.SegmentDescription(
         segment_number=number,
         segment_label=segment.label[:64],
         segmented_property_category=sr_code(segment.category),
@@ -160,6 +161,10 @@ def _description(findings: Findings, number: int, segment: Segment) -> hd.seg.Se
         anatomic_regions=[sr_code(segment.anatomic_region)] if segment.anatomic_region else None,
         display_color=hd.color.CIELabColor.from_rgb(*segment.color),
     )
+    if segment.modifier is not None:  # highdicom 0.28.2 knows modifiers of the region only
+        modifier = CodedConcept.from_code(sr_code(segment.modifier))
+        description.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [modifier]
+    return description
 
 
 # -- frames ------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import numpy as np
 from highdicom import sr
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.sr.codedict import codes
+from pydicom.sr.codedict import Collection, codes
 from pydicom.sr.coding import Code as SRCode
 from pydicom.uid import UID, ComprehensiveSRStorage, EnhancedSRStorage
 
@@ -21,6 +21,7 @@ from dicom_node.objects.base.source_headers import sharing, source_headers
 from dicom_node.objects.drawing.outline import key_slice, outline, outline_of, parts_of
 from dicom_node.objects.report import content
 from dicom_node.objects.report.image_library import image_library
+from inference.contract.concepts import ANATOMICAL
 from inference.contract.findings import Findings, Segment
 from inference.volumes.volume import Volume
 from storage.records.results import ObjectKind
@@ -135,6 +136,7 @@ def _texts(findings: Findings, context: ObjectContext, notes: Sequence[str]) -> 
     comments += [*findings.notes, *notes]
     return [
         *((codes.DCM.Comment, comment) for comment in comments),
+        *((PRIVATE["input-series"], name) for name in findings.input_series),
         (PRIVATE["training-data"], findings.algorithm.training_data),
         *(
             (PRIVATE["supersedes"], f"Revision {context.revision} replaces the report {p.sop_instance_uid}")
@@ -272,5 +274,18 @@ def _identity(findings: Findings, segment: Segment) -> dict[str, Any]:
         "finding_type": sr_code(segment.type),
         "finding_category": sr_code(segment.category),
         "algorithm_id": content.algorithm_identification(findings.algorithm),
-        "finding_sites": [sr.FindingSite(sr_code(segment.anatomic_region))] if segment.anatomic_region else None,
+        "finding_sites": _finding_sites(segment),
     }
+
+
+def _finding_sites(segment: Segment) -> list[Any] | None:
+    """Return the site of a segment (TID 1411, row 8), with its modifier: the region, or else the structure itself."""
+    modifier = None if segment.modifier is None else sr_code(segment.modifier)
+    site = segment.anatomic_region
+    if site is None and modifier is not None and segment.category == ANATOMICAL:
+        site = segment.type
+    if site is None:
+        return None
+    if modifier in Collection("CID244").concepts.values():
+        return [sr.FindingSite(sr_code(site), laterality=modifier)]
+    return [sr.FindingSite(sr_code(site), topographical_modifier=modifier)]

@@ -77,7 +77,7 @@ class Explanation:
 
 
 def _job(job: Job) -> dict[str, Any]:
-    keys = ("id", "application", "kind", "revision", "state", "priority")
+    keys = ("id", "application", "side", "kind", "revision", "state", "priority")
     return {**{key: getattr(job, key) for key in keys}, "purpose": purpose(job)}
 
 

@@ -11,7 +11,7 @@ from dicom_node.read.deliveries import ListedDelivery
 from dicom_node.read.explanation import Explanation
 from dicom_node.read.jobs import purpose
 from dicom_node.read.series_names import SeriesNames, name_series
-from storage.records.jobs import Job, JobKind, JobState
+from storage.records.jobs import Job, JobKind, JobState, of_side
 from storage.records.routing import ApplicationDecision, RecognisedSeries, RoutingDecision, TimePointDecision
 from storage.records.studies import StudyState
 
@@ -63,7 +63,7 @@ def summarise(explanation: Explanation) -> Summary:
         below += _series_passed_over(routing, names)
         below += _earlier_passed_over(routing, names)
     below += [
-        f"{job.application}, job {job.id} {job.state}: {names.put_into(why)}"
+        f"{job.title}, job {job.id} {job.state}: {names.put_into(why)}"
         for job, why in _jobs_beside_analyses(explanation)
     ]
     below += map(delivery_line, (*explanation.not_delivered, *explanation.not_confirmed))
@@ -96,7 +96,7 @@ def _completion(explanation: Explanation, names: SeriesNames) -> str:
 
 
 def _verdict(decision: ApplicationDecision, explanation: Explanation, names: SeriesNames) -> _Verdict:
-    name = decision.application
+    name = decision.title
     if decision.bound is None and not decision.applies:
         return _Verdict(False, f"{name} was not run because {names.put_into(decision.reason)}")
     if not decision.applies:
@@ -106,7 +106,9 @@ def _verdict(decision: ApplicationDecision, explanation: Explanation, names: Ser
     fed = tuple(
         f"{key}: {names.described(recognised[uid]) if uid in recognised else names.of(uid)}" for key, uid in inputs
     )
-    text = f"{name} applies{_compared(decision)}{_outcome(name, explanation.detail.jobs)}"
+    text = (
+        f"{name} applies{_compared(decision)}{_outcome(decision.application, decision.side, explanation.detail.jobs)}"
+    )
     return _Verdict(True, text, fed)
 
 
@@ -124,9 +126,9 @@ def _compared(decision: ApplicationDecision) -> str:
     return f", compared with {len(taken)} earlier stud{'y' if len(taken) == 1 else 'ies'} ({days} days before)"
 
 
-def _outcome(application: str, jobs: Sequence[Job]) -> str:
-    """Return the outcome of the latest analysis, which is the one that stands."""
-    own = [job for job in jobs if job.application == application and job.kind is JobKind.ANALYSIS]
+def _outcome(application: str, side: str, jobs: Sequence[Job]) -> str:
+    """Return the outcome of the latest analysis of the application and side, which is the one that stands."""
+    own = [job for job in jobs if (job.application, job.side) == (application, side) and job.kind is JobKind.ANALYSIS]
     if not own:
         return ""
     job = own[-1]
@@ -138,7 +140,10 @@ def _started_early(explanation: Explanation) -> str:
     """Return a line with the applications that did not wait for the rest of the study; an empty text if all did."""
     study = explanation.detail.study
     jobs = [job for job in explanation.detail.jobs if job.revision == study.revision and job.kind is JobKind.ANALYSIS]
-    started = "; ".join(f"{name}{_outcome(name, jobs)}" for name in dict.fromkeys(job.application for job in jobs))
+    started = "; ".join(
+        f"{of_side(name, side)}{_outcome(name, side, jobs)}"
+        for name, side in dict.fromkeys((job.application, job.side) for job in jobs)
+    )
     return f"Started before the study is complete: {started}" if started else ""
 
 

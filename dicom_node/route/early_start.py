@@ -77,7 +77,7 @@ class EarlyStarter:
 
     def _start(self, job: NewJob, early: Route, whole: Mapping[str, str], now: datetime) -> None:
         why = "; ".join(f"{key} is series {s}, {whole.get(s, 'of an earlier study')}" for key, s in job.inputs.items())
-        (told,) = [a for a in early.decision.applications if a.application == job.application]
+        (told,) = [a for a in early.decision.applications if (a.application, a.side) == (job.application, job.side)]
         if self._studies.start_early(job, EarlyStart(why, dict(job.inputs), told), now):
             extra = fields("early_job_enqueued", study=job.study_instance_uid, application=job.application)
             log.info("An application starts before its study is complete: %s", why, extra=extra)

@@ -6,7 +6,7 @@ The series are those of the study itself, and those of earlier studies of the pa
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -14,13 +14,13 @@ from dicom_node.catalogue import ConfiguredApplication
 from dicom_node.route.earlier_studies import EarlierStudy
 from dicom_node.route.time_points import RoutingTimePoint, anatomy_of_required, decide_time_points, why_none_taken
 from dicom_node.runtime.logs import fields, unexpected
-from inference.contract.binding import Binding, bind, wanted
+from inference.contract.binding import Binding, bind_sides, named_inputs, wanted
 from inference.contract.manifest import Manifest
 from inference.headers.images import feeds_inputs
 from inference.series.recogniser import Recognition
 from storage.errors import WhyNoResult
 from storage.records.instances import Instance, Series
-from storage.records.jobs import AnalysisDetail, NewJob, NoResultDetail, NotCompared
+from storage.records.jobs import AnalysisDetail, NewJob, NoResultDetail, NotCompared, of_side
 from storage.records.routing import (
     ApplicationDecision,
     InputDecision,
@@ -78,7 +78,10 @@ class Route:
 
 @dataclass(frozen=True)
 class _ApplicationOutcome:
-    """The outcome for one application: its job, or why there is none. `binding` is None if it could not be asked."""
+    """The outcome for one application, or for one side of the body: its job, or why there is none.
+
+    `binding` is None if the application could not be asked.
+    """
 
     binding: Binding | None
     reason: str
@@ -103,8 +106,7 @@ def route(study: RoutableStudy, applications: Sequence[ConfiguredApplication]) -
     warnings: list[str] = []
     reports: list[NewJob] = []
     explained: list[ApplicationDecision] = []
-    for application in applications:
-        outcome = _route_application(study, application)
+    for application, outcome in _outcomes(study, applications):
         told = _explain(application, outcome)
         if outcome.job is not None:
             jobs.append(outcome.job)
@@ -118,7 +120,7 @@ def route(study: RoutableStudy, applications: Sequence[ConfiguredApplication]) -
         explained.append(told)
     decision = RoutingDecision(tuple(map(_describe, study.recognised)), tuple(explained))
     if jobs:
-        reason = "; ".join(["applies: " + ", ".join(job.application for job in jobs), *warnings])
+        reason = "; ".join(["applies: " + ", ".join(_title(job) for job in jobs), *warnings])
     elif not applications:
         reason = "nothing applies: no application is configured"
     else:
@@ -136,11 +138,18 @@ def unroutable(study: RoutableStudy, applications: Sequence[ConfiguredApplicatio
     return Route((), reason, reports=tuple(reports))
 
 
-def fingerprint(manifest: Manifest, inputs: Mapping[str, Series], not_taken: Sequence[NotCompared] = ()) -> str:
+def fingerprint(
+    manifest: Manifest,
+    inputs: Mapping[str, Series],
+    not_taken: Sequence[NotCompared] = (),
+    left_out: Sequence[str] = (),
+    sides: tuple[str, str] = ("", ""),
+) -> str:
     """Return a text that identifies the exact instances of a job, their content, and its model.
 
     The same fingerprint means the same result. An instance under a corrected name changes it, because the report names
-    the patient. The earlier studies that were `not_taken` change it too, because the report mentions them.
+    the patient. The earlier studies that were `not_taken` and the series that were `left_out` change it too, because
+    the report mentions them. So do the `sides`, the one that is analysed and the one that is analysed beside it.
     """
     digest = hashlib.sha256(f"{manifest.id}\n{manifest.name}\n{manifest.sha256}\n".encode())
     for name, series in sorted(inputs.items()):
@@ -149,41 +158,62 @@ def fingerprint(manifest: Manifest, inputs: Mapping[str, Series], not_taken: Seq
             digest.update(f"{uid} {sha256}\n".encode())
     for study in not_taken:
         digest.update(f"{json.dumps(study.to_json(), sort_keys=True)}\n".encode())
+    digest.update(f"{json.dumps([*left_out, *sides])}\n".encode())
     return digest.hexdigest()
 
 
-def _route_application(study: RoutableStudy, application: ConfiguredApplication) -> _ApplicationOutcome:
+def _outcomes(
+    study: RoutableStudy, applications: Sequence[ConfiguredApplication]
+) -> Iterator[tuple[ConfiguredApplication, _ApplicationOutcome]]:
+    """Yield each application with its outcome, or with its outcome for each side of the body."""
+    for application in applications:
+        for outcome in _route_application(study, application):
+            yield application, outcome
+
+
+def _route_application(study: RoutableStudy, application: ConfiguredApplication) -> list[_ApplicationOutcome]:
     manifest = application.manifest
     if manifest is None:
-        return _ApplicationOutcome(None, application.problem)
+        return [_ApplicationOutcome(None, application.problem)]
     try:
-        binding = bind(manifest.inputs, study.recognised)
-        shown = anatomy_of_required(manifest, binding, study.recognised)
-        points = decide_time_points(manifest, shown, study.earlier)
-        taken = sorted((p for p in points if p.number), key=lambda p: p.number)
-        if not binding.accepted:
-            return _ApplicationOutcome(binding, binding.reason, earlier=points)
-        if manifest.earlier is not None and manifest.earlier.required and not taken:
-            return _ApplicationOutcome(binding, why_none_taken(points), earlier=points)
-        series = {s.series_instance_uid: s for s in study.series}
-        bound = {name: series[uid] for name, uid in binding.inputs.items()}
-        for point in taken:
-            bound |= point.bound
-        not_taken = [p.not_compared for p in points if not p.number and p.may_be_missed(manifest)]
-        job = NewJob(
-            study_instance_uid=study.study_instance_uid,
-            revision=study.revision,
-            application=application.name,
-            inputs={name: s.series_instance_uid for name, s in bound.items()},
-            fingerprint=fingerprint(manifest, bound, not_taken),
-            priority=study.priority,
-            detail=AnalysisDetail(tuple(point.study.study_instance_uid for point in taken), tuple(not_taken)),
-        )
-        return _ApplicationOutcome(binding, binding.reason, job, points)
+        bindings = bind_sides(manifest.inputs, study.recognised, manifest.each_side)
+        return [_route_binding(study, application.name, manifest, binding) for binding in bindings]
     except Exception as error:
         extra = fields("application_routing_failed", study=study.study_instance_uid, application=application.name)
         log.error("The routing of an application failed: %s", unexpected(error), extra=extra)
-        return _ApplicationOutcome(None, f"its routing failed ({type(error).__name__}), see the log")
+        return [_ApplicationOutcome(None, f"its routing failed ({type(error).__name__}), see the log")]
+
+
+def _route_binding(study: RoutableStudy, name: str, manifest: Manifest, binding: Binding) -> _ApplicationOutcome:
+    shown = anatomy_of_required(manifest, binding, study.recognised)
+    points = decide_time_points(manifest, shown, study.earlier)
+    taken = sorted((p for p in points if p.number), key=lambda p: p.number)
+    if not binding.accepted:
+        return _ApplicationOutcome(binding, binding.reason, earlier=points)
+    if manifest.earlier is not None and manifest.earlier.required and not taken:
+        return _ApplicationOutcome(binding, why_none_taken(points), earlier=points)
+    series = {s.series_instance_uid: s for s in study.series}
+    bound = {key: series[uid] for key, uid in binding.inputs.items()}
+    used = named_inputs(manifest.inputs, binding, study.recognised)
+    for point in taken:
+        bound |= point.bound
+        used += point.named_inputs(manifest)
+    not_taken = tuple(p.not_compared for p in points if not p.number and p.may_be_missed(manifest))
+    sides = (binding.side, binding.beside)
+    job = NewJob(
+        study_instance_uid=study.study_instance_uid,
+        revision=study.revision,
+        application=name,
+        inputs={key: s.series_instance_uid for key, s in bound.items()},
+        fingerprint=fingerprint(manifest, bound, not_taken, binding.left_out, sides),
+        priority=study.priority,
+        detail=AnalysisDetail(
+            tuple(point.study.study_instance_uid for point in taken), not_taken, used, binding.left_out
+        ),
+        side=binding.side,
+        beside=binding.beside,
+    )
+    return _ApplicationOutcome(binding, binding.reason, job, points)
 
 
 def _is_reported(study: RoutableStudy, application: ConfiguredApplication, failed: bool) -> bool:
@@ -211,8 +241,14 @@ def _report(study: RoutableStudy, application: ConfiguredApplication, why: WhyNo
 # -- the decision, as it is kept ---------------------------------------------------------------------------------------
 
 
+def _title(job: NewJob) -> str:
+    """Return the application, with the side that is analysed if the other one is analysed beside it."""
+    return of_side(job.application, job.side if job.beside else "")
+
+
 def _explain(application: ConfiguredApplication, outcome: _ApplicationOutcome) -> ApplicationDecision:
-    told = ApplicationDecision(application.name, outcome.job is not None, outcome.reason)
+    side = "" if outcome.binding is None else outcome.binding.side
+    told = ApplicationDecision(application.name, outcome.job is not None, outcome.reason, side=side)
     if outcome.binding is None or application.manifest is None:
         return told
     return replace(
@@ -253,4 +289,5 @@ def _describe(series: Recognition) -> RecognisedSeries:
         reasons=(*series.reasons, *filter(None, (series.problem, series.differences))),
         number=series.number,
         description=series.description,
+        laterality=series.laterality,
     )

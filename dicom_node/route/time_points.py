@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from dicom_node.route.earlier_studies import EarlierStudy
-from inference.contract.binding import Binding, bind, unfilled
+from inference.contract.binding import SIDE_NAMES, Binding, bind, bind_sides, named_inputs, unfilled
 from inference.contract.inputs import EarlierRule, input_key
 from inference.contract.manifest import Manifest
 from inference.series.recogniser import Recognition
@@ -16,7 +16,6 @@ from storage.records.jobs import NotCompared
 
 # Values of BodyPartExamined that would fit another part of the patient as well.
 UNSPECIFIC = frozenset({"", "EXTREMITY", "LEXTREMITY", "UEXTREMITY", "LEG", "ARM"})
-SIDE_NAMES = {"L": "left", "R": "right"}
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,12 @@ class RoutingTimePoint:
         series = {s.series_instance_uid: s for s in self.study.series}
         return {input_key(name, self.number): series[uid] for name, uid in self.binding.inputs.items()}
 
+    def named_inputs(self, manifest: Manifest) -> tuple[str, ...]:
+        """Name the series of this time point for the reader of the report."""
+        assert self.binding is not None
+        names = named_inputs(manifest.inputs, self.binding, self.study.recognised)
+        return tuple(f"{name}, {self.study.days} days before" for name in names)
+
     @property
     def not_compared(self) -> NotCompared:
         """The record of a study that is not compared. Its reason is for readers of the report and names no series."""
@@ -58,7 +63,8 @@ class ShownAnatomy:
     """The body parts and sides that series declare to show; empty if they declare none."""
 
     body_parts: frozenset[str]
-    sides: frozenset[str]  # "left", "right"
+    sides: frozenset[str]  # "L", "R"
+    both: bool = False  # both sides are examined, and are two bindings
 
 
 def decide_time_points(
@@ -82,7 +88,8 @@ def anatomy_of_required(manifest: Manifest, binding: Binding, recognised: Sequen
     series = [s for s in recognised if s.series_instance_uid in required]
     return ShownAnatomy(
         frozenset(s.body_part for s in series) - UNSPECIFIC,
-        frozenset(SIDE_NAMES[s.laterality] for s in series if s.laterality),
+        frozenset(s.laterality for s in series if s.laterality),
+        bool(binding.beside),
     )
 
 
@@ -96,12 +103,18 @@ def _candidate(manifest: Manifest, shown: ShownAnatomy, study: EarlierStudy) -> 
     """Return the time point without a number. Its reason is empty if the study can be taken."""
     if study.problem:
         return RoutingTimePoint(study, None, 0, study.problem)
-    binding = bind(manifest.inputs, study.recognised)
+    side = next(iter(shown.sides)) if len(shown.sides) == 1 else ""
+    binding = bind(manifest.inputs, study.recognised, side)
+    if not binding.accepted and side:
+        whole = bind(manifest.inputs, study.recognised)
+        binding = whole if whole.accepted else binding
     if not binding.accepted:
         return RoutingTimePoint(study, binding, 0, binding.reason)
-    return RoutingTimePoint(
-        study, binding, 0, _elsewhere(anatomy_of_required(manifest, binding, study.recognised), shown)
-    )
+    before = anatomy_of_required(manifest, binding, study.recognised)
+    reason = _elsewhere(before, shown) or _of_unknown_side(before, shown)
+    if not reason and not side and len(bind_sides(manifest.inputs, study.recognised, each=True)) > 1:
+        reason = "shows both sides, and the study does not say which one it shows"
+    return RoutingTimePoint(study, binding, 0, reason)
 
 
 def _placed(point: RoutingTimePoint, chosen: Sequence[EarlierStudy]) -> RoutingTimePoint:
@@ -117,8 +130,17 @@ def _elsewhere(before: ShownAnatomy, now: ShownAnatomy) -> str:
     if before.body_parts and now.body_parts and before.body_parts.isdisjoint(now.body_parts):
         return f"shows {_joined(before.body_parts)}, and the study {_joined(now.body_parts)}"
     if before.sides and now.sides and before.sides.isdisjoint(now.sides):
-        return f"shows the {_joined(before.sides)} side, and the study the {_joined(now.sides)}"
+        return f"shows the {_named(before.sides)} side, and the study the {_named(now.sides)}"
     return ""
+
+
+def _of_unknown_side(before: ShownAnatomy, now: ShownAnatomy) -> str:
+    """Return the reason if an earlier study may be of the other one of two sides; empty if not."""
+    return "does not say which side it shows, and the study shows both" if now.both and not before.sides else ""
+
+
+def _named(sides: Collection[str]) -> str:
+    return _joined([SIDE_NAMES[side] for side in sides])
 
 
 def _joined(words: Collection[str]) -> str:

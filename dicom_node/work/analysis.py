@@ -47,7 +47,11 @@ class AnalysisTask:
         inputs = self._inputs(job, detail)
         started = time.monotonic()
         findings = application.run(inputs, self._engine, _log_progress(job))
-        findings = replace(findings, notes=(*findings.notes, *self._not_compared(detail)))
+        findings = replace(
+            findings,
+            notes=(*findings.notes, *detail.left_out, *self._not_compared(detail)),
+            input_series=detail.used,
+        )
         computed = time.monotonic()
         output = self._outputs.begin(job)
         objects = [

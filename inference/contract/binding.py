@@ -3,8 +3,8 @@
 Reasons name series by number and description, which no log may hold.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from inference.contract.inputs import SAME_PLANE_AS, BValues, InputRule
 from inference.headers.diffusion import shells
@@ -15,6 +15,8 @@ from inference.series.recogniser import Recognition
 MINIMUM_CONFIDENCE = 0.3
 SURE = 0.5  # above the confidence in a kind that only a name tells, which no preference outweighs
 MANY_NAMES = 4
+SIDE_NAMES = {"L": "left", "R": "right"}
+OTHER_SIDE = {"L": "R", "R": "L"}
 
 Rank = tuple[tuple[str, float], ...]
 """Reasons that speak for a series, the weightiest first: each in words, and how much of it there is."""
@@ -31,11 +33,21 @@ class BindingDecision:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """A series that fits an input as well as the one that is used."""
+
+    taken: Recognition
+    left_out: Recognition
+
+
+@dataclass(frozen=True)
 class Binding:
     """The series of each input. It is `accepted` if every required input has one; else `reason` says what is missing.
 
     `lacking` are the required inputs without a series. `unusable` is True if a missing series was acquired, but makes
-    no volume.
+    no volume. `side` is the side of the body that the required inputs show, "L" or "R"; empty if their series name
+    none. `beside` is the other side if that is bound as well, separately. `equals` are series that fit as well as the
+    ones that are used, and are not used; `one_side` explains why only one of two sides is used.
     """
 
     inputs: Mapping[str, str]  # input name to SeriesInstanceUID
@@ -44,18 +56,69 @@ class Binding:
     reason: str
     lacking: tuple[InputRule, ...] = ()
     unusable: bool = False
+    side: str = ""
+    beside: str = ""
+    equals: tuple[LeftOut, ...] = ()
+    one_side: str = ""
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Sentences for the reader of a report: which series fit as well and are not used."""
+        by_taken: dict[str, list[LeftOut]] = {}
+        for one in self.equals:
+            by_taken.setdefault(one.taken.series_instance_uid, []).append(one)
+        return (
+            *filter(None, [self.one_side]),
+            *(
+                f"Not used, although it fits as well as {_of_side(some[0].taken)}: "
+                f"{_shortened([_of_side(one.left_out) for one in some])}."
+                for some in by_taken.values()
+            ),
+        )
 
 
-def bind(rules: Sequence[InputRule], series: Sequence[Recognition]) -> Binding:
-    """Bind the best matching series to every input, in the order of the rules. A series feeds one input at most."""
+def bind_sides(rules: Sequence[InputRule], series: Sequence[Recognition], each: bool) -> tuple[Binding, ...]:
+    """Bind the series of a study: once for each side of the body if `each` is True and it can be, else once.
+
+    It can be if the required inputs of both sides have series that name the side. A series that names no side may feed
+    both. A single binding of a study that shows both sides explains why it is of one side.
+    """
+    whole = bind(rules, series)
+    if not {"L", "R"} <= {s.laterality for s in series}:
+        return (whole,)
+    sides = {side: bind(rules, series, side) for side in ("R", "L")}
+    if each and all(one.side == side for side, one in sides.items()):
+        return tuple(_beside(one, beside) for one, beside in zip(sides.values(), ("L", "R"), strict=True))
+    if not whole.accepted:  # its first input may have taken a series of the side that lacks another one
+        whole = next((one for one in sides.values() if one.accepted), whole)
+    other = OTHER_SIDE.get(whole.side, "")
+    if not any(one.left_out.laterality == other for one in whole.equals if other):
+        return (whole,)
+    told = f"Only the {SIDE_NAMES[whole.side]} side is analysed"
+    if not each:
+        return (replace(whole, one_side=f"{told}: this application analyses one side of a study."),)
+    missing = "; ".join(map(unfilled, sides[other].lacking))
+    return (replace(whole, one_side=f"{told}. Of the {SIDE_NAMES[other]} side, {missing}." if missing else f"{told}."),)
+
+
+def bind(rules: Sequence[InputRule], series: Sequence[Recognition], side: str = "") -> Binding:
+    """Bind the best matching series to every input, in the order of the rules. A series feeds one input at most.
+
+    No series of one side of the body is bound beside a series of the other. With `side`, all that name a side name this
+    one, and those that name it are preferred to those that name none.
+    """
     bound: dict[str, Recognition] = {}
     decisions: list[BindingDecision] = []
     missing: list[str] = []
+    equals: list[LeftOut] = []
     for rule in rules:
+        one_side = side or _side_of(bound.values())
         refusals = {s.series_instance_uid: _refusal(rule, s, bound) for s in series}
-        ranks = {s.series_instance_uid: _rank(rule, s, bound) for s in series if not refusals[s.series_instance_uid]}
+        fitting = [s for s in series if not refusals[s.series_instance_uid]]
+        refusals |= {s.series_instance_uid: _on_other_side(s, one_side) for s in fitting}
+        ranks = {s.series_instance_uid: _rank(rule, s, bound, side) for s in fitting}
         best = max(
-            (s for s in series if s.series_instance_uid in ranks),
+            (s for s in fitting if not refusals[s.series_instance_uid]),
             key=lambda s: ([amount for _, amount in ranks[s.series_instance_uid]], s.series_instance_uid),
             default=None,
         )
@@ -68,6 +131,7 @@ def bind(rules: Sequence[InputRule], series: Sequence[Recognition]) -> Binding:
                 reason = f"fits, but {_name(best)} fits better ({_words(best)}): {why}"
             decisions.append(BindingDecision(rule.name, s.series_instance_uid, s is best, reason))
         if best is not None:
+            equals += [LeftOut(best, s) for s in fitting if s is not best and _is_equal(rule, best, s, bound)]
             bound[rule.name] = best
         elif rule.required:
             missing.append(_missing(rule, series, refusals))
@@ -76,8 +140,21 @@ def bind(rules: Sequence[InputRule], series: Sequence[Recognition]) -> Binding:
         unusable = all(any(not _unfit(rule, s) and _unusable(rule, s) for s in series) for rule in lacking)
         return Binding({}, False, tuple(decisions), "; ".join(missing), lacking, unusable)
     inputs = {name: s.series_instance_uid for name, s in bound.items()}
-    chosen = ", ".join(f"{name} is {_name(s)}" for name, s in bound.items())
-    return Binding(inputs, True, tuple(decisions), chosen)
+    return Binding(
+        inputs,
+        True,
+        tuple(decisions),
+        ", ".join(f"{name} is {_name(s)}" for name, s in bound.items()),
+        side=_side_of(bound[rule.name] for rule in rules if rule.required),
+        equals=tuple(one for one in equals if one.left_out not in bound.values()),
+    )
+
+
+def named_inputs(rules: Sequence[InputRule], binding: Binding, series: Sequence[Recognition]) -> tuple[str, ...]:
+    """Name the series that feed the inputs, for the reader of a report, as in `T1w: series 5 'T1 TSE' (left side)`."""
+    known = {s.series_instance_uid: s for s in series}
+    bound = [(rule, known[binding.inputs[rule.name]]) for rule in rules if rule.name in binding.inputs]
+    return tuple(f"{' or '.join(rule.kind) or rule.modality}: {_of_side(s)}" for rule, s in bound)
 
 
 def unfilled(rule: InputRule) -> str:
@@ -117,6 +194,13 @@ def _refusal(rule: InputRule, s: Recognition, bound: Mapping[str, Recognition]) 
     if not reason and s in bound.values():
         return "already feeds another input"
     return reason
+
+
+def _on_other_side(s: Recognition, side: str) -> str:
+    """Return a reason if the series names the other side of the body, else an empty text."""
+    if not side or s.laterality in ("", side):
+        return ""
+    return f"shows the {SIDE_NAMES[s.laterality]} side, not the {SIDE_NAMES[side]}"
 
 
 def _unfit(rule: InputRule, s: Recognition) -> str:
@@ -188,22 +272,43 @@ def _shortened(names: Sequence[str]) -> str:
 # -- the best of them --------------------------------------------------------------------------------------------------
 
 
-def _rank(rule: InputRule, s: Recognition, bound: Mapping[str, Recognition]) -> Rank:
+def _rank(rule: InputRule, s: Recognition, bound: Mapping[str, Recognition], side: str) -> Rank:
     """Return the sort key of a series among those that fit the input.
 
-    A series that certainly has what the input asks comes before one that leaves it open. Then count the order of the
-    input's kinds, its preferences, and what is better in general.
+    A series that certainly has what the input asks comes before one that leaves it open, and one of the `side` that is
+    bound before one that names none. Then count the order of the input's kinds, its preferences, and what is better in
+    general.
     """
-    kinds = [(f"it is {s.kind}", -float(rule.kind.index(s.kind)))] if rule.kind else []
+    sure, *wishes = _wishes(rule, s, bound)
     return (
-        ("its kind is surer", float(s.confidence >= SURE)),
+        sure,
         *_certain(rule, s),
-        *kinds,
-        *((f"preferred: {p}", _satisfied(p, s, bound)) for p in rule.prefer),
+        ("it names the side", float(bool(side) and s.laterality == side)),
+        *wishes,
         ("its kind is surer", round(s.confidence, 1)),
         ("without contrast agent", float(not s.contrast)),
         ("it has more slices", float(s.slices)),
     )
+
+
+def _wishes(rule: InputRule, s: Recognition, bound: Mapping[str, Recognition]) -> Rank:
+    """Rank a series by what the application wishes: a sure kind, then the order of kinds, then the preferences."""
+    kinds = [(f"it is {s.kind}", -float(rule.kind.index(s.kind)))] if rule.kind else []
+    return (
+        ("its kind is surer", float(s.confidence >= SURE)),
+        *kinds,
+        *((f"preferred: {p}", _satisfied(p, s, bound)) for p in rule.prefer),
+    )
+
+
+def _is_equal(rule: InputRule, best: Recognition, s: Recognition, bound: Mapping[str, Recognition]) -> bool:
+    """Return True if the application's wishes do not prefer one series to the other, or if they differ in their side.
+
+    Differences that no application asks for, such as the number of slices, make no series unequal.
+    """
+    if s.laterality and s.laterality != best.laterality:
+        return True
+    return (_wishes(rule, best, bound), _certain(rule, best)) == (_wishes(rule, s, bound), _certain(rule, s))
 
 
 def _certain(rule: InputRule, s: Recognition) -> Rank:
@@ -249,6 +354,20 @@ def _better(best: Rank, other: Rank) -> str:
 
 def _name(s: Recognition) -> str:
     return series_name(s.number, s.description)
+
+
+def _of_side(s: Recognition) -> str:
+    return f"{_name(s)} ({SIDE_NAMES[s.laterality]} side)" if s.laterality else _name(s)
+
+
+def _side_of(series: Iterable[Recognition]) -> str:
+    return next((s.laterality for s in series if s.laterality), "")
+
+
+def _beside(binding: Binding, beside: str) -> Binding:
+    """Return the binding of one of two sides, which leaves out nothing of the other."""
+    equals = tuple(one for one in binding.equals if one.left_out.laterality != beside)
+    return replace(binding, beside=beside, equals=equals)
 
 
 def _words(s: Recognition) -> str:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from inference.contract.descriptor import validated
 from inference.contract.findings import Code
-from inference.contract.inputs import SeriesRule
+from inference.contract.inputs import Laterality, SeriesRule
 from storage.errors import ModelRefused
 
 AXES = {"L": "LR", "R": "LR", "A": "AP", "P": "AP", "S": "SI", "I": "SI"}
@@ -94,6 +94,7 @@ class Label(_Part):
     name: str = Field(min_length=1, max_length=64)
     category: tuple[str, str, str] = ("91723000", "SCT", "Anatomical Structure")
     type: tuple[str, str, str]  # code value, coding scheme designator, meaning
+    modifier: tuple[str, str, str] | None = None  # tells structures of one type apart (PS3.3 C.8.20.4): left and right
     color: tuple[Byte, Byte, Byte]
 
 
@@ -125,6 +126,7 @@ class BundleFile(Bundle):
 
     version: str = Field(min_length=1)
     title: str = Field(min_length=1)
+    laterality: Laterality | None = None
     input: SeriesRule = SeriesRule()
 
 

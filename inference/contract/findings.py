@@ -67,6 +67,7 @@ class Segment:
     tracking_id: str
     tracking_uid: str
     anatomic_region: Code | None = None
+    modifier: Code | None = None  # of the type, such as left or right (PS3.3 C.8.20.4)
     measurements: tuple[Measurement, ...] = ()
     evaluations: tuple[Evaluation, ...] = ()
     probability: NDArray[np.float32] | None = None  # 0..1 on the same grid, for a FRACTIONAL segmentation
@@ -121,7 +122,8 @@ class Findings:
 
     `inputs` are all volumes that were used. `source` is the volume among them on whose grid the masks lie. `notes` are
     sentences that the reader of the report must see: limits, and what could not be computed. If there are no segments,
-    nothing was found; this is a result too, and is reported.
+    nothing was found; this is a result too, and is reported. `input_series` names the series of the inputs for the
+    reader of the report.
     """
 
     source: Volume
@@ -135,6 +137,7 @@ class Findings:
     maps: tuple[ParametricMap, ...] = ()
     time_point: TimePoint | None = None
     notes: tuple[str, ...] = ()
+    input_series: tuple[str, ...] = ()
     research: bool = True
     procedure_reported: Code = field(default=Code("25056-3", "LN", "MRI unspecified body region"))
 

@@ -25,6 +25,7 @@ PREFERENCES = (
     "2D", "3D", "axial", "coronal", "sagittal", "many slices", "many b-values", "with contrast", "without contrast",
     "fat suppressed", "not fat suppressed",
 )  # fmt: skip
+Laterality = Literal["each"]  # the application runs once for each side of the body that a study shows
 Selection = Literal[
     "shortest echo", "longest echo", "lowest b-value", "highest b-value",
     "magnitude", "water", "fat", "in phase", "opposed phase",

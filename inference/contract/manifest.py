@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from inference.contract.bundle import Bundle, BundleFile
 from inference.contract.descriptor import nearest, validated
-from inference.contract.inputs import SAME_PLANE_AS, EarlierRule, InputRule
+from inference.contract.inputs import SAME_PLANE_AS, EarlierRule, InputRule, Laterality
 from storage.errors import ModelRefused
 
 APPLICATIONS = Path(__file__).parents[1] / "applications"
@@ -43,6 +43,7 @@ class _ApplicationFile(BaseModel):
     title: str = Field(min_length=1)
     inputs: tuple[InputRule, ...] = Field(min_length=1)
     earlier: EarlierRule | None = None
+    laterality: Laterality | None = None
     options: dict[str, bool] = Field(default_factory=dict)  # what a site may switch, with the defaults
 
     @field_validator("inputs")
@@ -79,6 +80,7 @@ class Manifest:
     sha256: str  # of the descriptor, the files that it names and the switches: another hash means other results
     earlier: EarlierRule | None = None  # None if the application looks at one study alone
     switches: Mapping[str, bool] = field(default_factory=dict)  # `[options]` of the descriptor, as the site has them
+    each_side: bool = False  # runs once for each side of the body that a study shows
 
 
 def known_applications() -> list[str]:
@@ -130,6 +132,7 @@ def load_manifest(
         sha256=_digest(path.parent, text, files, options),
         earlier=described.earlier if isinstance(described, _ApplicationFile) else None,
         switches=known | dict(options),
+        each_side=described.laterality == "each",
     )
 
 

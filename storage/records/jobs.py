@@ -56,18 +56,24 @@ class NotCompared:
 class AnalysisDetail:
     """The earlier studies of the patient that are compared, and those that are not.
 
-    `earlier` are the Study Instance UIDs of the time points 1, 2, ...
+    `earlier` are the Study Instance UIDs of the time points 1, 2, ... `used` names the series that feed the inputs, and
+    `left_out` are sentences on series that fit as well and are not used. Both are for the reader of the report, and
+    quote descriptions of series, which no log may hold.
     """
 
     kind: ClassVar[JobKind] = JobKind.ANALYSIS
 
     earlier: tuple[str, ...] = ()
     not_taken: tuple[NotCompared, ...] = ()
+    used: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
             **({"earlier": list(self.earlier)} if self.earlier else {}),
             **({"not_taken": [study.to_json() for study in self.not_taken]} if self.not_taken else {}),
+            **({"used": list(self.used)} if self.used else {}),
+            **({"left_out": list(self.left_out)} if self.left_out else {}),
         }
 
 
@@ -109,7 +115,8 @@ def detail_from_json(kind: JobKind, plain: Mapping[str, Any]) -> JobDetail:
     match kind:
         case JobKind.ANALYSIS:
             studies = (NotCompared(s["study_instance_uid"], s["days"], s["reason"]) for s in plain.get("not_taken", ()))
-            return AnalysisDetail(tuple(plain.get("earlier", ())), tuple(studies))
+            earlier, used, left_out = (tuple(plain.get(key, ())) for key in ("earlier", "used", "left_out"))
+            return AnalysisDetail(earlier, tuple(studies), used, left_out)
         case JobKind.NO_RESULT:
             return NoResultDetail(WhyNoResult(plain["why"]), plain["explanation"], plain.get("job"))
         case JobKind.WITHDRAWAL:

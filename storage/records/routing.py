@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from storage.errors import WhyNoResult
+from storage.records.jobs import of_side
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class RecognisedSeries:
     """A series as it was recognised. `confidence` is between 0 and 1, rounded to two digits.
 
     `description` is free text of the scanner: it may be shown to the operator, but no log may hold it. Rows of earlier
-    versions have neither `number` nor `description`.
+    versions have neither `number`, `description` nor `laterality`.
     """
 
     series_instance_uid: str
@@ -30,6 +31,7 @@ class RecognisedSeries:
     reasons: tuple[str, ...]
     number: int | None = None  # Series Number
     description: str = ""  # Series Description
+    laterality: str = ""  # "L" or "R", if its images name one side
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "reasons": list(self.reasons)}
@@ -107,7 +109,8 @@ class ApplicationDecision:
 
     `bound` is None if the application could not be used. `wanted` describes the series that each input accepts.
     `lacking` are the required inputs that no series feeds; rows of earlier versions do not name them. `reported` is the
-    reason that the destinations get in a report of no result; None if nothing is reported.
+    reason that the destinations get in a report of no result; None if nothing is reported. `side` is the side of the
+    body that the inputs show; an application that analyses both sides of a study has a decision for each.
     """
 
     application: str
@@ -118,6 +121,12 @@ class ApplicationDecision:
     earlier: tuple[TimePointDecision, ...] = ()
     reported: WhyNoResult | None = None
     lacking: tuple[str, ...] = ()
+    side: str = ""
+
+    @property
+    def title(self) -> str:
+        """The application, with the side that is analysed."""
+        return of_side(self.application, self.side)
 
     def to_json(self) -> dict[str, Any]:
         plain: dict[str, Any] = {"application": self.application, "applies": self.applies, "reason": self.reason}
@@ -125,6 +134,8 @@ class ApplicationDecision:
             plain["wanted"] = dict(self.wanted)
             plain |= self.bound.to_json()
             plain["earlier"] = [time_point.to_json() for time_point in self.earlier]
+        if self.side:
+            plain["side"] = self.side
         if self.lacking:
             plain["lacking"] = list(self.lacking)
         if self.reported is not None:
@@ -143,6 +154,7 @@ class ApplicationDecision:
             earlier=tuple(TimePointDecision.from_json(time_point) for time_point in plain.get("earlier", ())),
             reported=None if reported is None else WhyNoResult(reported),
             lacking=tuple(plain.get("lacking", ())),
+            side=plain.get("side", ""),
         )
 
 

@@ -321,14 +321,15 @@ def _report_failure(session: Session, failed: schema.JobRow, why: WhyNoResult, n
     study = session.get(schema.StudyRow, failed.study_instance_uid, populate_existing=True)
     if study is None or study.state not in (StudyState.ROUTED, StudyState.IGNORED):
         return
+    explanation = ". ".join([failed.reason, *(f"Input series: {name}" for name in failed.detail.get("used", ()))])
     report = NewJob(
         study_instance_uid=failed.study_instance_uid,
         revision=failed.revision,
         application=failed.application,
         inputs=failed.inputs,
-        fingerprint=no_result_fingerprint(failed.fingerprint, why, failed.reason),
+        fingerprint=no_result_fingerprint(failed.fingerprint, why, explanation),
         priority=failed.priority,
-        detail=NoResultDetail(why, failed.reason, failed.id),
+        detail=NoResultDetail(why, explanation, failed.id),
         side=failed.side,
         beside=failed.beside,
     )

@@ -33,7 +33,7 @@ def test_an_application_starts_on_its_inputs_and_its_job_stands(node: Node, cloc
         sweeper.sweep()
     assert node.study(uid).state is StudyState.ROUTED
     assert [j.id for j in node.jobs.list()] == [job.id]
-    assert f"queued: mass: the same instances as before, job {job.id} stands" in node.texts(uid)
+    assert f"queued: mass (right): the same instances as before, job {job.id} stands" in node.texts(uid)
 
 
 @pytest.mark.parametrize("case", ["short", "not asked to", "other kind", "open"])

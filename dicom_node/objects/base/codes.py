@@ -17,6 +17,7 @@ RESEARCH_NOTICE = "RESEARCH - not for diagnosis"
 PRIVATE = {
     value: SRCode(value, SCHEME, meaning)  # a value has at most 16 characters (PS3.5 6.2, SH)
     for value, meaning in {
+        "input-series": "Input series",
         "training-data": "Training data of the algorithm",
         "supersedes": "Superseded result",
         "no-finding": "AI result without findings",

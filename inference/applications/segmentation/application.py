@@ -124,6 +124,7 @@ class SegmentationApplication:
             mask=mask,
             category=as_code(label.category),
             type=as_code(label.type),
+            modifier=None if label.modifier is None else as_code(label.modifier),
             color=label.color,
             tracking_id=label.name,
             tracking_uid=str(generate_uid(entropy_srcs=[volume.series_instance_uid, self.manifest.name, label.name])),
