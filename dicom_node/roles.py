@@ -39,6 +39,7 @@ from dicom_node.route.early_start import EarlyStarter
 from dicom_node.route.recognition import ReceivedSeries, SeriesRecogniser
 from dicom_node.route.sweep import RoutingSweep
 from dicom_node.route.urgency import Urgency
+from dicom_node.runtime.clock import steady_now
 from dicom_node.runtime.process import role_name
 from dicom_node.runtime.supervisor import Role
 from dicom_node.schedule import RELEASE_SECONDS, SWEEP_SECONDS, DailyTask, ScheduledTask, Scheduler, StalledWork
@@ -169,7 +170,7 @@ def build_scheduler(settings: Settings, stores: Stores) -> Scheduler:
     completion = CompletionSweep(
         studies=stores.studies,
         rule=settings.completion.rule,
-        filed=partial(filed_until, settings.folders.journals),
+        filed=partial(filed_until, settings.folders.journals, steady_now),
         start_early=starter.start if early else None,
     )
     routing = RoutingSweep(stores.studies, received, recogniser, earlier, urgency, configured)
@@ -184,7 +185,7 @@ def build_scheduler(settings: Settings, stores: Stores) -> Scheduler:
         ScheduledTask("release of stalled work", RELEASE_SECONDS, (stalled.release,)),
     ]
     if (source := build_source(settings)) is not None:
-        questions = SourceQuestions(stores.studies, source, settings.completion.rule, completion.as_noticed)
+        questions = SourceQuestions(stores.studies, source, settings.completion.rule, completion)
         tasks.append(ScheduledTask("questions to the source", SWEEP_SECONDS, (questions.ask,)))
     return Scheduler(tasks, [DailyTask("removal of stale files", CLEAN_UP_HOUR, stores.instances.remove_stale)])
 

@@ -139,7 +139,7 @@ def _doubts(study: StudyEvidence, inventory: Inventory, rule: CompletionRule) ->
 
 def _fresh_answer(study: StudyEvidence, rule: CompletionRule) -> SourceAnswer | None:
     """Return the last answer of the source PACS if it was asked after everything here had come and settled."""
-    if rule.source is None or not study.answers or study.answers[-1].at < settled_at(study, rule):
+    if rule.source is None or not study.answers or study.answers[-1].since < settled_at(study, rule):
         return None
     return study.answers[-1]
 

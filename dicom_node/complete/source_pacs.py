@@ -2,12 +2,14 @@
 
 import logging
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from dicom_node.complete.evidence import settled_at
 from dicom_node.complete.rule import CompletionRule
+from dicom_node.complete.sweep import CompletionSweep
 from dicom_node.dimse.query import SourcePacs
 from dicom_node.runtime.backoff import Backoff
+from dicom_node.runtime.clock import steady_now, wall_now
 from dicom_node.runtime.logs import fields, unexpected
 from storage.errors import NodeError, Retriable
 from storage.records.evidence import SourceAnswer, StudyEvidence
@@ -33,7 +35,7 @@ def ask_at(study: StudyEvidence, rule: CompletionRule) -> datetime | None:
     due = settled_at(study, rule)
     if not study.answers:
         return due
-    answered_at = study.answers[-1].at
+    answered_at = study.answers[-1].since
     if answered_at < due:
         return max(due, answered_at + FIRST_ASK_AGAIN)
     return answered_at + min(FIRST_ASK_AGAIN * 2 ** min(len(study.answers) - 1, 10), LONGEST_ASK_AGAIN)
@@ -42,7 +44,8 @@ def ask_at(study: StudyEvidence, rule: CompletionRule) -> datetime | None:
 class SourceQuestions:
     """The questions to the source PACS about all studies in RECEIVING.
 
-    `as_noticed` adds to the evidence of a study the time when it was noticed (`CompletionSweep.as_noticed`).
+    `noticed` is the sweep, which knows when it noticed the evidence of a study. All pauses are measured by `now`, which
+    no step of the wall clock moves; `wall` is for records.
     """
 
     def __init__(
@@ -50,33 +53,34 @@ class SourceQuestions:
         studies: Studies,
         source: SourcePacs,
         rule: CompletionRule,
-        as_noticed: Callable[[StudyEvidence, datetime], StudyEvidence],
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        noticed: CompletionSweep,
+        now: Callable[[], datetime] = steady_now,
+        wall: Callable[[], datetime] = wall_now,
     ) -> None:
         self._studies = studies
         self._source = source
         self._rule = rule
-        self._as_noticed = as_noticed
+        self._noticed = noticed
         self._now = now
+        self._wall = wall
         self._failures = 0
         self._rests_until: datetime | None = None
 
     def ask(self) -> None:
         """Ask about every study that is due. After a failure to reach the source, ask nothing for a while."""
         now = self._now()
-        rests_until = self._rests_until
-        # A longer rest than the longest pause comes from a clock that was set back since.
-        if rests_until is not None and now < rests_until <= now + timedelta(seconds=SOURCE_PAUSE.longest):
+        if self._rests_until is not None and now < self._rests_until:
             return
         for evidence in self._studies.evidence():
-            due = ask_at(self._as_noticed(evidence, now), self._rule)
+            due = ask_at(self._noticed.as_noticed(evidence, now), self._rule)
             if due is not None and now >= due and not self._ask_about(evidence):
                 return
 
     def _ask_about(self, evidence: StudyEvidence) -> bool:
         """Return False if the source does not answer."""
         uid, name = evidence.study_instance_uid, self._source.name
-        asked_at = self._now()  # An instance that comes while the source counts may not be in its count.
+        # An instance that comes while the source counts may not be in its count.
+        asked_at, at = self._now(), self._wall()
         count, problem = None, ""
         try:
             count = self._source.count_instances(uid)
@@ -90,7 +94,8 @@ class SourceQuestions:
         else:
             reached = True
         own = self._studies.own_at(uid, name) if count is not None else 0
-        self._studies.answered(uid, evidence.revision, SourceAnswer(asked_at, name, count, own, problem))
+        if self._studies.answered(uid, evidence.revision, SourceAnswer(at, name, count, own, problem)):
+            self._noticed.note_question(evidence, asked_at)
         if reached:
             self._failures, self._rests_until = 0, None
         else:

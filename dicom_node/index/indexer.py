@@ -8,6 +8,7 @@ import errno
 import hashlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -137,9 +138,10 @@ class Indexer:
         OSError. The next call continues at the same place.
         """
         filed = 0
-        mark: tuple[datetime, dict[Path, int]] | None = None  # a time, and the last segments that it can concern
+        # A time, by both clocks, and the last segments that it can concern.
+        mark: tuple[tuple[datetime, float], dict[Path, int]] | None = None
         while stop is None or not stop.is_set():
-            began = datetime.now(UTC)
+            began = datetime.now(UTC), time.monotonic()
             mark = mark or (began, {folder: _last_segment(folder) for folder in self._folders()})
             more, trouble = False, None
             for folder in self._folders():
@@ -152,10 +154,10 @@ class Indexer:
             if trouble is not None:
                 raise trouble
             if not more:
-                journal.note_filed(self._journals, began)
+                journal.mark_filed(self._journals, *began)
                 break
             if all(self._places[folder].segment > last for folder, last in mark[1].items()):
-                journal.note_filed(self._journals, mark[0])  # the mark moves even under a load that never ends
+                journal.mark_filed(self._journals, *mark[0])  # the mark moves even under a load that never ends
                 mark = None
         return filed
 

@@ -13,22 +13,19 @@ clock seems to have been set forward, and is told as such.
 """
 
 import logging
-import socket
 import threading
 import time
 from collections.abc import Callable, Hashable, Mapping
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Generic, TypeVar
 
 from dicom_node.runtime.logs import fields
+from storage.machine import boot_id, host_name
 
 log = logging.getLogger(__name__)
 
 TOLERANCE_SECONDS = 2.0  # NTP slews both clocks alike, so that only a step makes them differ
 SETTLE_SECONDS = 30.0  # between two looks of a process at the rows whose times lie too far ahead
-
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -119,7 +116,7 @@ class MachineClock:
         self._settle = settle
         self._wall = wall
         self._monotonic = monotonic
-        self._machine = socket.gethostname(), boot_id()
+        self._machine = host_name(), boot_id()
         self._lock = threading.Lock()
         self._offset: float | None = None
         self._settled = 0.0
@@ -141,14 +138,6 @@ class MachineClock:
                     message = "%d times lay further ahead than anything waits, so that they are due now"
                     log.error(message, brought_back, extra=fields("waiting_times_clamped"))
             return now
-
-
-def boot_id() -> str:
-    """Return what identifies the present run of this machine's kernel; an empty text where nothing does."""
-    try:
-        return _BOOT_ID.read_text().strip()
-    except OSError:
-        return ""
 
 
 def words_of_step(seconds: float) -> tuple[str, str]:

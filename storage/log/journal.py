@@ -6,12 +6,13 @@ Instances that are not filed yet are still in the journal after a crash, and are
 """
 
 import fcntl
+import json
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,12 +28,14 @@ from storage.log.segments import (
     segment_number,
     segment_path,
 )
+from storage.machine import boot_id, host_name
 from storage.records.evidence import AssociationEnd
 from storage.records.instances import ReceivedInstance
 
 SEGMENT_BYTES = 64 * 2**20
 LOCK_SECONDS = 1.0
-FILED = "filed"  # beside the journals: its time of modification is the mark that `filed_until` reads
+FILED = "filed"  # beside the journals: the mark that `filed_until` reads
+MARK_BYTES = 512  # the same at any time, so that nothing of an earlier mark remains
 WRITER = "writer.lock"  # locked by the receiver while it has the journal open; holds the number of the last segment
 
 
@@ -188,25 +191,35 @@ def is_written(folder: Path) -> bool:
         return not _locked(lock)
 
 
-def note_filed(journals: Path, until: datetime) -> None:
-    """Write the mark that all instances acknowledged before `until`, in all journals here, are filed and indexed."""
-    mark = journals / FILED
+def mark_filed(journals: Path, until: datetime, monotonic: float) -> None:
+    """Write the mark that all instances acknowledged before `until`, in all journals here, are filed and indexed.
+
+    `monotonic` is the same time by the monotonic clock. It is written too, because the wall clock may be set before the
+    mark is read.
+    """
     journals.mkdir(parents=True, exist_ok=True)
-    mark.touch()
-    nanoseconds = int(until.timestamp()) * 10**9 + until.microsecond * 1000
-    os.utime(mark, ns=(nanoseconds, nanoseconds))
+    mark: dict[str, Any] = {"until": until.isoformat(), "monotonic": monotonic, "host": host_name(), "boot": boot_id()}
+    descriptor = os.open(journals / FILED, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    try:
+        os.pwrite(descriptor, json.dumps(mark).ljust(MARK_BYTES).encode(), 0)  # in one call, or a reader may see half
+    finally:
+        os.close(descriptor)
 
 
-def filed_until(journals: Path) -> datetime | None:
-    """Return the time of the mark that `note_filed` writes, by the indexer's clock; None if no indexer has run yet.
+def filed_until(journals: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> datetime | None:
+    """Return the time until which everything acknowledged is indexed, by the clock `now`, unless it was set aside.
 
-    Every instance acknowledged before this time is indexed, unless it was set aside.
+    None if no indexer has run yet, or none since this machine was started.
     """
     try:
-        seconds, nanoseconds = divmod((journals / FILED).stat().st_mtime_ns, 10**9)
-    except FileNotFoundError:
+        mark: dict[str, Any] = json.loads((journals / FILED).read_bytes())
+    except (FileNotFoundError, ValueError):
         return None
-    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=nanoseconds // 1000)
+    if mark["host"] != host_name():  # then only the wall clocks of both machines are comparable
+        return now() - max(timedelta(), datetime.now(UTC) - datetime.fromisoformat(mark["until"]))
+    if mark["boot"] != boot_id():
+        return None
+    return now() - timedelta(seconds=time.monotonic() - float(mark["monotonic"]))
 
 
 def _locked(lock: IO[bytes]) -> bool:

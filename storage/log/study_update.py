@@ -1,7 +1,7 @@
 """The row of a study while a batch of instances is filed: its revision, its counts, and its reopening."""
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -106,7 +106,9 @@ class StudyUpdate:
         self._announce(session, entry, association, f"revision {self._row.revision}: {self._row.reason}")
 
     def _note(self, at: datetime, association: int | None) -> None:
-        self._row.last_received_at = max(self._row.last_received_at, at)
+        last = self._row.last_received_at
+        # It moves with every instance, even if the clock was set back, because the change shows that more arrive.
+        self._row.last_received_at = at if at >= last else last + timedelta(microseconds=1)
         if association is not None:
             self._feeds.add((self._row.revision, association))
 

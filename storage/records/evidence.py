@@ -33,7 +33,8 @@ class SourceAnswer:
     """The answer of the source PACS to the question how many instances a study has.
 
     `count` is None if the PACS gave no number, and `problem` then says why. `own` is the number of results of this node
-    that the PACS is known to hold.
+    that the PACS is known to hold. `asked_at` is the time of the question by the clock of the process that measures the
+    waiting; without it, that is `at`.
     """
 
     at: datetime
@@ -41,6 +42,12 @@ class SourceAnswer:
     count: int | None
     own: int = 0
     problem: str = ""
+    asked_at: datetime | None = None
+
+    @property
+    def since(self) -> datetime:
+        """The time from which the answer says nothing."""
+        return self.at if self.asked_at is None else self.asked_at
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The completion sweep: what it reads, and when a study is complete."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from pydicom.dataset import Dataset
@@ -117,21 +117,82 @@ def test_what_is_indexed_while_it_is_decided_keeps_the_study_open(
     assert (study.state, study.revision, study.instances) == (StudyState.RECEIVING, 1, 2)
 
 
-def test_a_clock_that_is_set_back_keeps_no_study_waiting(node: Node, clock: Clock, source: Source) -> None:
+STEPS = pytest.mark.parametrize("seconds", [-30 * 86400, -3600, 3600, 30 * 86400])
+
+
+@STEPS
+def test_a_step_of_the_clock_neither_ends_nor_prolongs_the_waiting(
+    node: Node, clock: Clock, source: Source, seconds: int
+) -> None:
     sweeper = Sweeps(node, clock, source)
     source.count = 5
     bring(node, clock, 1)
     clock.pass_(3)
     sweeper.sweep()
     sweeper.ask_source()
-    clock.pass_(-3600)
-    source.count = 1
-    for _ in range(4):
+    clock.step(seconds)
+    bring(node, clock, 2)
+    for _ in range(10):
+        sweeper.sweep()
+        sweeper.ask_source()
+        clock.pass_(1)
+    assert node.study().state is StudyState.RECEIVING  # it has been quiet for 9 s, and the source counts more
+    source.count = 2
+    for _ in range(16):
         sweeper.sweep()
         sweeper.ask_source()
         clock.pass_(1)
     assert node.study().state is StudyState.IGNORED
-    assert source.asked == [STUDY, STUDY]
+    (event,) = [e for e in node.studies.events(STUDY) if e.stage == "complete"]
+    assert event.data["evidence"] == "count of the source PACS"
+    assert 2 <= (event.at - datetime.fromisoformat(event.data["since"])).total_seconds() < 30
+    assert abs(event.at - clock.wall()) < timedelta(seconds=20)
+
+
+@STEPS
+def test_a_study_that_still_arrives_outlasts_a_step(node: Node, clock: Clock, seconds: int) -> None:
+    sweeper = Sweeps(node, clock)
+    for number in range(40):
+        if number == 20:
+            clock.step(seconds)
+        bring(node, clock, number)
+        for _ in range(5):
+            sweeper.sweep()
+            clock.pass_(1)
+    assert node.study().state is StudyState.RECEIVING
+    for _ in range(12):
+        sweeper.sweep()
+        clock.pass_(1)
+    assert node.study().state is StudyState.IGNORED
+
+
+@STEPS
+def test_a_role_that_starts_after_a_step_begins_the_waiting_anew(node: Node, clock: Clock, seconds: int) -> None:
+    Sweeps(node, clock).sweep()
+    bring(node, clock, 1)
+    clock.step(seconds)
+    sweeper = Sweeps(node, clock)
+    for _ in range(10):
+        sweeper.sweep()
+        assert node.study().state is StudyState.RECEIVING
+        clock.pass_(1)
+    sweeper.sweep()
+    assert node.study().state is StudyState.IGNORED
+
+
+def test_images_that_come_again_after_the_clock_was_set_back_keep_the_study_open(node: Node, clock: Clock) -> None:
+    """A scanner repeats what it sent before an abort, and then sends the rest."""
+    sweeper = Sweeps(node, clock)
+    for number in range(3):
+        bring(node, clock, number)
+    clock.step(-3600)
+    for _ in range(4):
+        for number in range(3):
+            bring(node, clock, number)
+            for _ in range(3):
+                sweeper.sweep()
+                clock.pass_(1)
+    assert node.study().state is StudyState.RECEIVING
 
 
 def test_a_procedure_step_for_two_studies_completes_both(node: Node, clock: Clock) -> None:

@@ -34,6 +34,7 @@ START = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
 class Clock:
     def __init__(self) -> None:
         self.now = START
+        self.ahead = timedelta()  # of the wall clock
         self.index_stalled_at: datetime | None = None
 
     def filed(self) -> datetime | None:
@@ -41,6 +42,13 @@ class Clock:
 
     def __call__(self) -> datetime:
         return self.now
+
+    def wall(self) -> datetime:
+        return self.now + self.ahead
+
+    def step(self, seconds: float) -> None:
+        """Set the wall clock."""
+        self.ahead += timedelta(seconds=seconds)
 
     def pass_(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
@@ -103,11 +111,11 @@ class Sweeps:
         early = [a for a in applications if a.starts_on_inputs and a.manifest is not None]
         starter = EarlyStarter(node.studies, node.instances, recogniser, earlier, urgency, early)
         start_early = starter.start if early else None
-        completion = CompletionSweep(node.studies, rule, clock.filed, start_early, clock)
+        completion = CompletionSweep(node.studies, rule, clock.filed, start_early, clock, clock.wall)
         routing = RoutingSweep(node.studies, received_series, recogniser, earlier, urgency, applications, clock)
         self.sweep = ScheduledTask("sweep", 1, (completion.sweep, routing.sweep)).run
         if source is not None:
-            self.ask_source = SourceQuestions(node.studies, source, rule, completion.as_noticed, clock).ask
+            self.ask_source = SourceQuestions(node.studies, source, rule, completion, clock, clock.wall).ask
 
 
 def bring(node: Node, clock: Clock, number: int, association: str = "", study: str = STUDY, **facts: object) -> None:
@@ -116,7 +124,7 @@ def bring(node: Node, clock: Clock, number: int, association: str = "", study: s
         sent.instance,
         study_instance_uid=study,
         facts=Facts(**facts),  # type: ignore[arg-type]
-        received_at=clock.now,
+        received_at=clock.wall(),
     )
     node.store(replace(sent, instance=instance))
 
@@ -129,7 +137,7 @@ def application(start: bool = True, kind: str = "T1w") -> ConfiguredApplication:
 def push(node: Node, clock: Clock, paths: Sequence[Path], association: str, declared: int | None) -> None:
     """Real images, with the facts their headers hold."""
     filing = node.instances.filing()
-    filing.opened(AssociationOpened(association, "MR1", "NODE", "host", "receive-0", clock.now))
+    filing.opened(AssociationOpened(association, "MR1", "NODE", "host", "receive-0", clock.wall()))
     for path in paths:
         ds = dcmread(path, stop_before_pixels=True)
         facts = Facts(
@@ -139,7 +147,7 @@ def push(node: Node, clock: Clock, paths: Sequence[Path], association: str, decl
         )  # fmt: skip
         instance = ReceivedInstance(
             str(ds.SOPInstanceUID), str(ds.SOPClassUID), str(ds.SeriesInstanceUID), str(ds.StudyInstanceUID),
-            str(ds.file_meta.TransferSyntaxUID), "MR", "MR1", association, clock.now, facts,
+            str(ds.file_meta.TransferSyntaxUID), "MR", "MR1", association, clock.wall(), facts,
         )  # fmt: skip
         filing.instance(instance, path.read_bytes())
     filing.commit()
@@ -147,7 +155,7 @@ def push(node: Node, clock: Clock, paths: Sequence[Path], association: str, decl
 
 def release(node: Node, clock: Clock, association: str) -> None:
     filing = node.instances.filing()
-    filing.ended(AssociationEnded(association, AssociationEnd.RELEASED, clock.now))
+    filing.ended(AssociationEnded(association, AssociationEnd.RELEASED, clock.wall()))
     filing.commit()
 
 

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import threading
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -276,8 +277,26 @@ def test_the_watermark(tmp_path: Path) -> None:
 def test_the_mark_says_until_when_everything_is_filed(tmp_path: Path) -> None:
     folder = tmp_path / "journal"
     assert journal.filed_until(folder) is None
-    at = datetime(2026, 5, 4, 12, 0, 0, 999999, tzinfo=UTC)
-    journal.note_filed(folder, at)
-    assert journal.filed_until(folder) == at
-    journal.note_filed(folder, at + timedelta(seconds=1))
-    assert journal.filed_until(folder) == at + timedelta(seconds=1)
+    at = datetime.now(UTC)
+    journal.mark_filed(folder, at, time.monotonic() - 7)
+    found = journal.filed_until(folder)
+    assert found is not None
+    assert at - timedelta(seconds=7) <= found < at - timedelta(seconds=6)
+    steady = at + timedelta(days=30)
+    assert journal.filed_until(folder, lambda: steady) == pytest.approx(steady, abs=timedelta(seconds=8))
+
+
+def test_a_mark_from_before_the_machine_was_started_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal.mark_filed(tmp_path, datetime.now(UTC), time.monotonic())
+    monkeypatch.setattr(journal, "boot_id", lambda: "another")
+    assert journal.filed_until(tmp_path) is None
+
+
+def test_a_mark_of_another_machine_is_read_by_the_wall_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal.mark_filed(tmp_path, datetime.now(UTC) - timedelta(seconds=7), time.monotonic() + 1e6)
+    monkeypatch.setattr(journal, "host_name", lambda: "another")
+    found = journal.filed_until(tmp_path)
+    assert found is not None
+    assert 7 <= (datetime.now(UTC) - found).total_seconds() < 8
