@@ -7,8 +7,6 @@ Classic and Enhanced MR have the same facts in different places (PS3.3 C.8.3.1 a
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
-from enum import Enum
 from functools import cache
 from typing import Any
 
@@ -16,38 +14,26 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
 from inference.headers.diffusion import b_value
-from inference.headers.image_content import code_strings, ge_component
+from inference.headers.image_content import MAGNITUDE, code_strings, content_of, ge_component
 from inference.headers.private import PrivateElements
+from inference.series.units import PixelUnit, unit_of
 from inference.volumes.planes import is_enhanced, number, shared_groups
 
 NO_AGENT = frozenset({"", "NO", "NONE", "N", "0", "NIL", "NA", "N/A", "NO CONTRAST", "WITHOUT"})
 FAT_BY_NAME = re.compile(
     r"(?P<no>(?<![a-z])(no|non|w/?o|without)[ _.-]*)?(fat.?sat|(?<![a-z])(fs|stir|spair|spir)(?![a-z]))"
 )
-AGENT_BY_NAME = re.compile(
-    r"post.?(gd|gad|contrast|km)|(?<![a-z0-9])(\+ ?(c|gd|km)|c\+|gd|gad|gadolinium)(?![a-z0-9+])"
-    r"|(arterial|venous).?phase|portal.?ven|hepatobil"
-)
-NO_AGENT_BY_NAME = re.compile(r"(?<![a-z])(pre|native|non|w/?o|without)(?![a-z])")
 GATED_OPTIONS = frozenset({"CG", "PPG", "CARDIAC_GATING", "CARDIAC", "ECG", "VCG"})
+ECHO_PLANAR_TRAIN = 8  # gradient echoes after one pulse, at least: shorter trains are those of several echo times
+PLANAR_BY_NAME = re.compile(r"\*?ep(fid|se|2d|_b|_calc)")  # sequences of Siemens
 UNSPOILED = frozenset({"FREE_PRECESSION", "TRANSVERSE", "TIME_REVERSED"})
 CODED_QUANTITIES = {
     "113041": "ADC", "110808": "FA", "113063": "T1_MAP", "113065": "T2_MAP", "113064": "T2_STAR_MAP",
     "129100": "FAT_FRACTION",
 }  # fmt: skip
 
-DIFFUSIVITIES = frozenset({"um2/s", "mm2/s", "10-6.mm2/s", "10*-6.mm2/s", "10*-3.mm2/s"})  # UCUM
-
 NOTHING = Dataset()
 keyword_tag = cache(Tag)
-
-
-class AgentEvidence(Enum):
-    """Evidence that a series had contrast agent."""
-
-    NONE = 0  # nothing tells of one
-    HEADER = 1  # attributes of the contrast agent
-    NAME = 2  # the name of the series alone: technologists often leave the attributes empty
 
 
 @dataclass(frozen=True)
@@ -59,6 +45,9 @@ class ImageFacts:
 
     image_type: frozenset[str] = frozenset()  # values 1 and 2 of ImageType and FrameType
     flavours: frozenset[str] = frozenset()  # their other values, and coded quantities, spelled "T1_MAP"
+    component: str = MAGNITUDE  # of the complex signal
+    frame_type: str | None = None  # the map or the image of a Dixon acquisition that ImageType or FrameType names
+    unit: PixelUnit = PixelUnit.NONE  # of its values
     sequence: frozenset[str] = frozenset()  # SE, IR, GR, EP, RM
     variant: frozenset[str] = frozenset()
     sequence_name: str = ""  # the name that the vendor gives it, in lower case
@@ -122,7 +111,11 @@ class _Classic:
 
     @property
     def sequence(self) -> frozenset[str]:
-        return frozenset(code_strings(self.ds.get("ScanningSequence")))
+        found = frozenset(code_strings(self.ds.get("ScanningSequence")))
+        factor = self.private.numbers(0x2001, "Philips Imaging DD 001", 0x13, "SL", "PHILIPS")
+        name = str(self.ds.get("SequenceName") or self.ds.get("PulseSequenceName") or "").lower()
+        planar = bool(factor and factor[0] >= ECHO_PLANAR_TRAIN) or PLANAR_BY_NAME.match(name) is not None
+        return found | {"EP"} if planar else found
 
     @property
     def echo_time(self) -> float | None:
@@ -167,6 +160,8 @@ class _Classic:
 class _Enhanced:
     """A frame: its own functional groups, and those that all frames share."""
 
+    private = None
+
     def __init__(self, ds: Dataset, own: Dataset, shared: Dataset) -> None:
         self.ds = ds
         self.own = own
@@ -195,7 +190,18 @@ class _Enhanced:
             found = found | {"EP"}
         if self.group("MRModifierSequence").get("InversionRecovery") == "YES":
             found = found | {"IR"}
-        return frozenset(found)
+        return frozenset(found) | self._told_by_trains(bool(found))
+
+    def _told_by_trains(self, named: bool) -> frozenset[str]:
+        """Return what the numbers of refocusing pulses and of gradient echoes in a train tell of the sequence."""
+        timing = self.group("MRTimingAndRelatedParametersSequence")
+        pulses, gradients = (number(timing.get(k)) for k in ("RFEchoTrainLength", "GradientEchoTrainLength"))
+        if pulses is None or gradients is None:
+            return frozenset()
+        planar = {"EP"} if gradients >= ECHO_PLANAR_TRAIN else set()
+        if named:  # then the object itself says whether it is a spin echo
+            return frozenset(planar)
+        return frozenset(planar | ({"SE"} if pulses else {"GR"} if gradients else set()))
 
     @property
     def echo_time(self) -> float | None:
@@ -274,6 +280,8 @@ def _facts(common: ImageFacts, ds: Dataset, where: _Classic | _Enhanced) -> Imag
     frame_type = where.group("MRImageFrameTypeSequence")
     usage = where.group("ContrastBolusUsageSequence").get("ContrastBolusAgentAdministered")
     image_type, sequence = where.image_type, where.sequence
+    complex_component = frame_type.get("ComplexImageComponent") or ds.get("ComplexImageComponent")
+    content = content_of(where.image_type, complex_component, where.private)
     inversion_time = where.inversion_time or None  # 0 means that there is none
     trigger_time = where.trigger_time or None
     named = any(found["no"] is None for found in FAT_BY_NAME.finditer(common.description))
@@ -282,6 +290,9 @@ def _facts(common: ImageFacts, ds: Dataset, where: _Classic | _Enhanced) -> Imag
         common,
         image_type=frozenset(image_type[:2]),
         flavours=frozenset(image_type[2:]) | _quantities(where),
+        component=content.component,
+        frame_type=content.frame_type,
+        unit=_unit(where),
         sequence=sequence,
         declared=str(frame_type.get("AcquisitionContrast") or ds.get("AcquisitionContrast") or ""),
         repetition_time=number(timing.get("RepetitionTime")),
@@ -306,35 +317,6 @@ def is_stir(inversion_time: float | None) -> bool:
     return inversion_time is not None and 80 <= inversion_time <= 300
 
 
-def agent_evidence(facts: Sequence[ImageFacts]) -> AgentEvidence:
-    """Return the evidence that a series had contrast agent."""
-    if any(f.agent for f in facts):
-        return AgentEvidence.HEADER
-    name = facts[0].description
-    named = AGENT_BY_NAME.search(name) is not None and NO_AGENT_BY_NAME.search(name) is None
-    return AgentEvidence.NAME if named else AgentEvidence.NONE
-
-
-def seconds_after_injection(ds: Dataset) -> float | None:
-    """Return the time from ContrastBolusStartTime to the acquisition of this image.
-
-    It is None unless the header states both times.
-    """
-    moments = [_time(ds.get(keyword)) for keyword in ("ContrastBolusStartTime", "AcquisitionTime")]
-    if moments[0] is None or moments[1] is None:
-        return None
-    return (moments[1] - moments[0]).total_seconds()
-
-
-def _time(value: Any) -> datetime | None:
-    """Parse a PS3.5 TM, and return it on an arbitrary day."""
-    digits = str(value or "").strip().split(".")[0].replace(":", "")
-    try:
-        return datetime.strptime(digits.ljust(6, "0"), "%H%M%S") if digits else None
-    except ValueError:
-        return None
-
-
 def _agent(ds: Dataset) -> bool:
     return (
         str(ds.get("ContrastBolusAgent") or "").strip().upper() not in NO_AGENT
@@ -354,10 +336,15 @@ def _quantities(where: _Classic | _Enhanced) -> frozenset[str]:
     ]
     codes += where.group("DerivationImageSequence").get("DerivationCodeSequence") or ()
     found = {CODED_QUANTITIES.get(str(code.get("CodeValue"))) for code in codes}
-    units = {str(unit.get("CodeValue")) for unit in mapping.get("MeasurementUnitsCodeSequence") or ()}
-    if units & DIFFUSIVITIES:
-        found.add("ADC")
     return frozenset(name for name in found if name)
+
+
+def _unit(where: _Classic | _Enhanced) -> PixelUnit:
+    """Return the unit of the pixels, by real world values or else by the rescale type."""
+    codes = where.group("RealWorldValueMappingSequence").get("MeasurementUnitsCodeSequence") or ()
+    texts = [str(code.get("CodeValue") or "") for code in codes]
+    texts.append(str(where.group("PixelValueTransformationSequence").get("RescaleType") or ""))
+    return next((unit for text in texts if (unit := unit_of(text)) is not PixelUnit.NONE), PixelUnit.NONE)
 
 
 def _position(where: _Classic | _Enhanced) -> tuple[float, ...]:

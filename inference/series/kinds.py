@@ -3,6 +3,7 @@
 To add a kind, name it here and let `image_rules` (by one image) or `series_rules` (by all images) recognise it.
 """
 
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -42,3 +43,12 @@ class Kind(StrEnum):
     NON_IMAGE = "non-image"
     OTHER = "other"  # recognised, but none of the above: balanced steady state, angiography, flow
     UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A kind, the confidence in it from 0 to 1, and the reason for people to read."""
+
+    kind: Kind
+    confidence: float
+    reason: str

@@ -16,9 +16,17 @@ from pydicom.dataset import Dataset
 
 from inference.headers.attributes import vector
 from inference.headers.images import images_among
-from inference.series.image_facts import AgentEvidence, ImageFacts, agent_evidence, facts_of, seconds_after_injection
+from inference.series.agent import AgentEvidence, agent_evidence, seconds_after_injection
+from inference.series.image_facts import ImageFacts, facts_of
 from inference.series.kinds import Kind as Kind
-from inference.series.series_rules import DIFFUSION_KINDS, different, kind_of_series, nearest_plane, phases_of
+from inference.series.series_rules import (
+    DIFFUSION_KINDS,
+    b_values_of,
+    different,
+    kind_of_series,
+    nearest_plane,
+    phases_of,
+)
 from inference.series.site_table import SiteTable, rule_for
 from inference.volumes.planes import Plane, functional, is_enhanced, planes_of
 from inference.volumes.stacks import SliceStack, differences, stacks_of
@@ -102,7 +110,7 @@ def recognise_headers(headers: Sequence[Dataset], site: SiteTable = ()) -> Recog
         slices=len(stacks[0].planes) if stacks else len(planes),
         contrast=contrast,
         fat_suppressed=_fat_suppressed(verdict.kind, facts) if modality == "MR" else None,
-        b_values=different(f.b_value for f in facts) if verdict.kind in DIFFUSION_KINDS else (),
+        b_values=b_values_of(facts) if verdict.kind in DIFFUSION_KINDS else (),
         confidence=verdict.confidence,
         reasons=(
             verdict.reason,
@@ -131,7 +139,7 @@ def recognise_headers(headers: Sequence[Dataset], site: SiteTable = ()) -> Recog
         reasons=(f"the site's table names it ({rule})", *map(str, odd)),
         fat_suppressed=found.fat_suppressed if rule.fat_suppressed is None else rule.fat_suppressed,
         contrast=found.contrast if rule.contrast is None else rule.contrast,
-        b_values=different(f.b_value for f in facts) if rule.kind in DIFFUSION_KINDS else (),
+        b_values=b_values_of(facts) if rule.kind in DIFFUSION_KINDS else (),
     )
 
 

@@ -6,12 +6,15 @@ Only a whole series shows repeats of a place, several echoes or inversion times,
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 
-from inference.series.image_facts import AgentEvidence, ImageFacts, agent_evidence
-from inference.series.image_rules import Verdict, kind_of_image
-from inference.series.kinds import Kind
+from inference.headers.image_content import MAGNITUDE
+from inference.series.agent import AgentEvidence, agent_evidence
+from inference.series.image_facts import ImageFacts
+from inference.series.image_rules import kind_of_image
+from inference.series.kinds import Kind, Verdict
 from inference.volumes.planes import LpsVector, Plane
 
 PERFUSION_REPEATS = 20  # images of one place; fewer are phases of a dynamic study
@@ -20,8 +23,11 @@ LOCALIZER_SLICES = 15  # maximum in one plane
 LONGEST_HEARTBEAT = 2000.0  # ms
 FAT_SHIFT = 3.4e-6  # part of the frequency of water
 GYROMAGNETIC = 42.577e6  # Hz/T
+FIRST_GRADIENT_ECHO = 5.0  # ms: refocusing pulses need more time before the first echo and between echoes
+DECAYING = frozenset({Kind.T1W, Kind.T2W, Kind.PDW, Kind.T2_STAR, Kind.OTHER, Kind.PHASE, Kind.UNKNOWN})
 DIFFUSION_KINDS = frozenset({Kind.DWI, Kind.ADC, Kind.FA, Kind.TENSOR})
 DIXON_KINDS = frozenset({Kind.WATER, Kind.FAT, Kind.IN_PHASE, Kind.OPPOSED_PHASE, Kind.FAT_FRACTION})
+MAP_KINDS = frozenset({Kind.T1_MAP, Kind.T2_MAP, Kind.T2_STAR_MAP, Kind.DERIVED})
 REPEATABLE = frozenset({Kind.T1W, Kind.PDW, Kind.T2_STAR, Kind.OTHER, Kind.PERFUSION, Kind.UNKNOWN, Kind.LGE})
 
 
@@ -41,6 +47,7 @@ def kind_of_series(modality: str, facts: Sequence[ImageFacts], planes: Sequence[
     verdicts = [kind_of_image(f) for f in facts]
     return (
         _of_diffusion(facts, verdicts)
+        or _several_maps(verdicts)
         or _field_map(facts, verdicts)
         or _dixon(facts, verdicts)
         or _heart(facts, verdicts)
@@ -74,8 +81,15 @@ def _of_diffusion(facts: Sequence[ImageFacts], verdicts: Sequence[Verdict]) -> V
     if not weighted or maps >= len(verdicts) / 2:
         return None
     chosen = max(weighted, key=lambda v: v.confidence)
-    b_values = ", ".join(f"{b:g}" for b in different(f.b_value for f in facts))
+    b_values = ", ".join(f"{b:g}" for b in b_values_of(facts))
     return replace(chosen, reason=f"diffusion weighted, b = {b_values}" if b_values else chosen.reason)
+
+
+def _several_maps(verdicts: Sequence[Verdict]) -> Verdict | None:
+    kinds = {v.kind for v in verdicts}
+    if len(kinds) < 2 or not kinds <= MAP_KINDS:
+        return None
+    return Verdict(Kind.DERIVED, 0.9, f"holds several maps: {', '.join(sorted(kinds))}")
 
 
 def _field_map(facts: Sequence[ImageFacts], verdicts: Sequence[Verdict]) -> Verdict | None:
@@ -105,17 +119,19 @@ def _dixon(facts: Sequence[ImageFacts], verdicts: Sequence[Verdict]) -> Verdict 
 
 def _heart(facts: Sequence[ImageFacts], verdicts: Sequence[Verdict]) -> Verdict | None:
     """Recognise phases of the heart, and inversion recoveries that are sampled for a map."""
-    if any(v.kind not in REPEATABLE for v in verdicts):
+    if any(v.kind not in REPEATABLE | {Kind.PHASE} for v in verdicts):
         return None
     places = _by_place(facts)
+    inversions = max(len(different(f.inversion_time for f in place)) for place in places)
+    if inversions >= 3:
+        return Verdict(Kind.OTHER, 0.8, f"{inversions} inversion times in one place: the source of a T1 map")
+    if any(v.kind is Kind.PHASE for v in verdicts):
+        return None
     triggers = max((different(f.trigger_time for f in place) for place in places), key=len)
     if len(triggers) >= HEART_PHASES and 200 <= triggers[-1] - triggers[0] <= LONGEST_HEARTBEAT:
         return Verdict(Kind.CINE, 0.9, f"{len(triggers)} phases of the heart in one place")
     if facts[0].heart_phases >= HEART_PHASES and all(f.gated for f in facts):
         return Verdict(Kind.CINE, 0.8, f"CardiacNumberOfImages is {facts[0].heart_phases:g}")
-    inversions = max(len(different(f.inversion_time for f in place)) for place in places)
-    if inversions >= 3:
-        return Verdict(Kind.OTHER, 0.8, f"{inversions} inversion times in one place: the source of a T1 map")
     return None
 
 
@@ -148,7 +164,7 @@ def _repeated(facts: Sequence[ImageFacts], verdicts: Sequence[Verdict]) -> Verdi
 
 def _echoes(facts: Sequence[ImageFacts], verdicts: Sequence[Verdict]) -> Verdict | None:
     """Recognise many echoes of one place, which are acquired for their decay and not for the contrast of each."""
-    if any(v.kind not in {Kind.T1W, Kind.T2W, Kind.PDW, Kind.T2_STAR, Kind.OTHER, Kind.PHASE} for v in verdicts):
+    if any(v.kind not in DECAYING for v in verdicts):
         return None
     echoes = max((different(f.echo_time for f in place) for place in _by_place(facts)), key=len)
     if len(echoes) < 3:
@@ -158,6 +174,8 @@ def _echoes(facts: Sequence[ImageFacts], verdicts: Sequence[Verdict]) -> Verdict
         return Verdict(Kind.T2_STAR, 0.6, f"gradient echo, {why}")
     if all("SE" in f.sequence for f in facts):
         return Verdict(Kind.T2W, 0.6, f"spin echo, {why}")
+    if echoes[0] < FIRST_GRADIENT_ECHO and max(b - a for a, b in pairwise(echoes)) < FIRST_GRADIENT_ECHO:
+        return Verdict(Kind.T2_STAR, 0.5, f"too close for spin echoes, {why}")
     return None
 
 
@@ -175,6 +193,22 @@ def phases_of(facts: Sequence[ImageFacts]) -> int:
         groups[f.position, f.echo_time, f.inversion_time, f.flip_angle, f.b_value, f.flavours].append(f)
     declared = max(f.time_points for f in facts) > 1
     return max(len(group) if declared else len({f.moment for f in group}) for group in groups.values())
+
+
+def b_values_of(facts: Sequence[ImageFacts]) -> tuple[float, ...]:
+    """Return the b-values of the images, rising.
+
+    Images that state none, beside weighted ones of the same place, TE and TR, are those of b = 0 (Canon and Toshiba
+    write nothing there). Their pixels must confirm it; volumes are told apart accordingly when they are read.
+    """
+    stated = different(f.b_value for f in facts)
+    weighted = {(f.position, f.echo_time, f.repetition_time) for f in facts if f.b_value}
+    unlabelled = any(
+        f.b_value is None and not f.derived and f.component == MAGNITUDE
+        and (f.position, f.echo_time, f.repetition_time) in weighted
+        for f in facts
+    )  # fmt: skip
+    return tuple(sorted({0.0, *stated})) if unlabelled else stated
 
 
 def _few_in_several_planes(planes: Sequence[Plane]) -> bool:

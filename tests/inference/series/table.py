@@ -1,6 +1,6 @@
-"""A table of the labelled series and of what the recogniser makes of them.
+"""A table of the labelled series and of what the recogniser makes of them, and the summary in docs/series.md.
 
-`python -m tests.inference.series.table [FOLDER]` prints it.
+`python -m tests.inference.series.table [FOLDER]` prints both. FOLDER is that of the test data.
 """
 
 import os
@@ -16,13 +16,14 @@ from pydicom.dataset import Dataset
 
 from inference.series.recogniser import Recognition, read_headers, recognise_headers
 
-LABELS = Path(__file__).with_name("labels.toml")
+LABELS = {"mr": Path(__file__).with_name("labels.toml"), "../cases/mr": Path(__file__).with_name("cases.toml")}
 DATA = Path(os.environ.get("DICOM_NODE_TEST_DATA", Path(__file__).parents[4] / "shared" / "data"))
 NAMES = (
     "SeriesDescription", "ProtocolName", "StudyDescription", "PerformedProcedureStepDescription",
     "RequestedProcedureDescription", "DerivationDescription", "PerformedProtocolCodeSequence",
     "RequestAttributesSequence", "ProcedureCodeSequence",
 )  # fmt: skip
+VENDORS = {"SIEMENS": "Siemens", "GE": "GE", "PHILIPS": "Philips", "CANON": "Canon", "UIH": "UIH", "HITACHI": "Hitachi"}
 PROTOCOL_AS_SEQUENCE = "CANON"  # writes the protocol's name into PulseSequenceName
 
 
@@ -31,6 +32,7 @@ class Row:
     label: dict[str, Any]
     named: Recognition
     blanked: Recognition  # without any name
+    vendor: str
 
     @property
     def right(self) -> bool:
@@ -41,9 +43,9 @@ class Row:
         return self.blanked.kind == self.label["kind"]
 
     @property
-    def known_wrong(self) -> bool:
-        """Series of which the recogniser is known to tell something else than the label."""
-        return bool(self.label.get("known_wrong", False))
+    def left_open(self) -> bool:
+        """True for a series whose header does not tell its kind without names."""
+        return bool(self.label.get("open", False))
 
     @property
     def untrue(self) -> tuple[str, ...]:
@@ -59,24 +61,35 @@ class Row:
         return tuple(name for name, true in told.items() if not true)
 
 
-def labels() -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = tomllib.loads(LABELS.read_text(encoding="utf-8"))["series"]
+def labels(which: str) -> list[dict[str, Any]]:
+    """Return the labels of a folder of the test data."""
+    found: list[dict[str, Any]] = tomllib.loads(LABELS[which].read_text(encoding="utf-8"))["series"]
     return found
 
 
-def rows(folder: Path) -> Iterator[Row]:
+def rows(data: Path) -> Iterator[Row]:
     """Yield the row of every label. Raises KeyError for a series without a label, and for a label without a series."""
-    labelled = labels()
+    for which in LABELS:
+        if (data / which).is_dir():
+            yield from _rows(data / which, labels(which))
+
+
+def _rows(folder: Path, labelled: Sequence[dict[str, Any]]) -> Iterator[Row]:
     for path in sorted({label["folder"] for label in labelled}):
         by_uid: defaultdict[str, list[Dataset]] = defaultdict(list)
         for ds in read_headers(sorted(p for p in (folder / path).iterdir() if p.is_file())):
             by_uid[str(ds.get("SeriesInstanceUID", ""))].append(ds)
         for label in [label for label in labelled if label["folder"] == path]:
             headers = by_uid.pop(label.get("series", next(iter(by_uid))))
-            named = recognise_headers(headers)
-            yield Row(label, named, recognise_headers([blanked(ds) for ds in headers]))
+            named, vendor = recognise_headers(headers), vendor_of(headers[0])
+            yield Row(label, named, recognise_headers([blanked(ds) for ds in headers]), vendor)
         if by_uid:
             raise KeyError(f"series without a label in {path}: {', '.join(by_uid)}")
+
+
+def vendor_of(ds: Dataset) -> str:
+    maker = str(ds.get("Manufacturer") or "").upper()
+    return next((name for start, name in VENDORS.items() if maker.startswith(start)), "others")
 
 
 def folders(folder: Path) -> set[str]:
@@ -105,18 +118,26 @@ def printed(table: Sequence[Row]) -> Iterator[str]:
         fat = {True: "yes", False: "no", None: "?"}
         told = f"{fat[row.named.fat_suppressed]} (is: {fat[row.label.get('fat_suppressed')]})"
         yield f"{where:50} {row.label['kind']:16} {cells[0]:22} {cells[1]:22} {row.named.plane or '':9} {told}"
-    yield from counted("all", table)
-    yield from counted("but those known to be wrong", [row for row in table if not row.known_wrong])
-    for row in table:
-        if row.known_wrong:
-            yield f"known to be wrong: {row.label['folder']} ({', '.join(row.untrue) or 'no longer'})"
+    yield from counted(table)
 
 
-def counted(which: str, table: Sequence[Row]) -> Iterator[str]:
+def counted(table: Sequence[Row]) -> Iterator[str]:
+    """Yield the summary in Markdown: kinds by vendors, each with how many series are right, named and blanked."""
+    vendors = [vendor for vendor in (*VENDORS.values(), "others") if any(row.vendor == vendor for row in table)]
+    yield f"| kind | {' | '.join(vendors)} | all |"
+    yield "|---" * (len(vendors) + 2) + "|"
+    for kind in [*sorted({row.label["kind"] for row in table}), None]:
+        chosen = [row for row in table if kind in (None, row.label["kind"])]
+        cells = [_cell([row for row in chosen if row.vendor == vendor]) for vendor in vendors]
+        yield f"| {kind or 'all'} | {' | '.join(cells)} | {_cell(chosen)} |"
+
+
+def _cell(table: Sequence[Row]) -> str:
     named, without = sum(row.right for row in table), sum(row.right_blanked for row in table)
-    yield f"{which}: right {named} of {len(table)} ({named / len(table):.1%})"
-    yield f"{which}, without names: right {without} of {len(table)} ({without / len(table):.1%})"
+    if not table:
+        return ""
+    return f"{named} / {len(table)}" + (f", blanked {without} / {len(table)}" if without != named else "")
 
 
 if __name__ == "__main__":
-    print(*printed(list(rows(Path(sys.argv[1]) if len(sys.argv) > 1 else DATA / "mr"))), sep="\n")
+    print(*printed(list(rows(Path(sys.argv[1]) if len(sys.argv) > 1 else DATA))), sep="\n")
