@@ -40,7 +40,7 @@ MAPS = {
     "T1_MAP": "T1 map", "T1MAP": "T1 map", "R1_MAP": "R1 map",
     "T2_MAP": "T2 map", "T2MAP": "T2 map", "R2_MAP": "R2 map",
     "T2_STAR_MAP": "T2* map", "T2STAR_MAP": "T2* map",
-    "R2_STAR": "R2* map", "R2_STAR_MAP": "R2* map",
+    "R2_STAR": "R2* map", "R2_STAR_MAP": "R2* map", "R2STAR": "R2* map", "R2STAR_MAP": "R2* map",
     "FF": "fat fraction", "FAT_FRACTION": "fat fraction", "FAT_FRAC": "fat fraction", "FATFRAC": "fat fraction",
     "PDFF": "fat fraction",
     "WF": "water fraction", "WATER_FRACTION": "water fraction",
@@ -48,7 +48,7 @@ MAPS = {
     "PD_MAP": "PD map",
 }  # fmt: skip
 # These are maps in a derived image, or behind QMAP; elsewhere they name a contrast.
-DERIVED_MAPS = {"T2_STAR": "T2* map"}
+DERIVED_MAPS = {"T2_STAR": "T2* map", "T2STAR": "T2* map"}
 SYNTHETIC = frozenset({"QMAP", "MULTI_QMAP"})  # SyMRI and MAGiC
 SYNTHETIC_MAPS = {"T1": "T1 map", "T2": "T2 map", "PD": "PD map", "R1": "R1 map", "R2": "R2 map"}
 
