@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from inference.headers.image_content import COMPONENT, FRAME_TYPE, MAGNITUDE, is_map
+from inference.headers.image_content import COMPONENT, FRAME_TYPE, MAGNITUDE, is_map, is_signal
 from inference.series.kinds import Kind
 from storage.errors import InputRefused
 
@@ -138,8 +138,9 @@ def selected(told_apart: Sequence[Mapping[str, Any]], select: Selection) -> int:
     """
     if select in _EXTREMES:
         key, extreme = _EXTREMES[select]
-        known = [apart[key] for apart in told_apart if apart.get(key) is not None]
-        found = [n for n, apart in enumerate(told_apart) if known and apart.get(key) == extreme(known)]
+        signals = [n for n, apart in enumerate(told_apart) if is_signal(apart)] or range(len(told_apart))
+        known = [told_apart[n][key] for n in signals if told_apart[n].get(key) is not None]
+        found = [n for n in signals if known and told_apart[n].get(key) == extreme(known)]
     elif select == MAGNITUDE:
         found = [n for n, apart in enumerate(told_apart) if apart.get(COMPONENT) == select and not is_map(apart)]
     else:

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from inference.contract.concepts import PERCENT
 from inference.contract.findings import NOT_ATTEMPTED, Code, Measurement, ParametricMap
 from inference.contract.inputs import InputRule, input_key
 from inference.contract.series_input import SeriesInput, read_input
 from inference.headers.image_content import COMPONENT, FRAME_TYPE, MAGNITUDE, is_signal
 from inference.quantities.alignment import align, same_grid
-from inference.quantities.fits.adc import PLAUSIBLE as ADC_PLAUSIBLE
 from inference.quantities.fits.adc import adc_map
 from inference.quantities.fits.fat_fraction import fat_fraction
+from inference.quantities.map_units import map_values, plausible_values
 from inference.quantities.missing import Missing
+from inference.quantities.panel_quantities import ADC, FAT, QUANTITIES, T1, T2, PanelQuantity
 from inference.quantities.statistics import Statistics, as_measurements, interior, region_statistics
 from inference.volumes.geometry import Array, Mask
 from inference.volumes.grouping import SAME_PLACE
@@ -33,38 +33,6 @@ INSIDE = (
 )
 
 
-@dataclass(frozen=True)
-class PanelQuantity:
-    """A quantity of the panel with its code, its unit and its ranges.
-
-    A voxel outside of `plausible` has no value. The median of a whole map and the mean of a region lie within `limits`;
-    in a wrong unit they would lie far outside. `beyond` is the largest share of voxels outside of `plausible` in a map
-    of the right unit: it is large for fits, which give any value in noise, and small for fractions.
-    """
-
-    name: str
-    label: str
-    code: Code
-    unit: Code
-    plausible: tuple[float, float]
-    limits: tuple[float, float]
-    beyond: float = 0.5
-
-
-ADC = PanelQuantity(
-    "adc", "ADC", Code("113041", "DCM", "Apparent Diffusion Coefficient"),
-    Code("um2/s", "UCUM", "square micrometer per second"), ADC_PLAUSIBLE, (50.0, 4000.0),
-)  # fmt: skip
-T1 = PanelQuantity(
-    "t1", "T1", Code("113063", "DCM", "T1"), Code("ms", "UCUM", "millisecond"), (20.0, 6000.0), (100.0, 5000.0)
-)
-T2 = PanelQuantity(
-    "t2", "T2", Code("113065", "DCM", "T2"), Code("ms", "UCUM", "millisecond"), (0.0, 3000.0), (5.0, 1000.0)
-)
-FAT = PanelQuantity(
-    "fat", "Fat fraction", Code("129100", "DCM", "Fat fraction"), PERCENT, (-20.0, 120.0), (-5.0, 105.0), beyond=0.1
-)
-QUANTITIES = (ADC, T1, T2, FAT)
 # The inputs that give each quantity, the better ones first. Those of one tuple are needed together.
 SOURCES: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "adc": (("dwi",), ("adc",)),
@@ -72,6 +40,7 @@ SOURCES: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "t2": (("t2_map",),),
     "fat": (("fat_fraction",), ("dixon",), ("water", "fat")),
 }
+MAPS: Mapping[str, PanelQuantity] = {"adc": ADC, "t1_map": T1, "t2_map": T2, "fat_fraction": FAT}
 NAMES = tuple(dict.fromkeys(name for ways in SOURCES.values() for way in ways for name in way))
 
 Volumes = Mapping[str, tuple[Volume, ...]]
@@ -83,7 +52,8 @@ class Panel:
 
     `asked` are the quantities that were asked for. `values` are the maps by the name of the quantity, NaN where there
     is no value; `missing` gives the reason for each quantity without a map. `inputs` are the volumes that were used;
-    `unused` gives the reasons for volumes that would have given a quantity better and could not be used.
+    `unused` gives the reasons for volumes that would have given a quantity better and could not be used. `assumed` are
+    sentences on units that no header states.
     """
 
     asked: tuple[PanelQuantity, ...]
@@ -92,6 +62,7 @@ class Panel:
     missing: Mapping[str, Missing]
     inputs: tuple[Volume, ...]
     unused: tuple[str, ...]
+    assumed: tuple[str, ...] = ()
 
     def statistics(self, quantity: PanelQuantity, mask: Mask) -> Statistics | Missing:
         """Measure `quantity` in the interior of `mask`; its border would pull the mean towards the tissue around it."""
@@ -144,49 +115,66 @@ def measure_panel(volumes: Volumes, source: Volume, asked: Sequence[PanelQuantit
 
     The keys of `volumes` are those of NAMES.
     """
+    volumes = _with_inner_maps(volumes)
     values: dict[str, Array] = {}
     maps: list[ParametricMap] = []
     missing: dict[str, Missing] = {}
     used: list[Volume] = []
     unused: list[str] = []
+    assumed: list[str] = []
     for quantity in asked:
         ways = [way for way in SOURCES[quantity.name] if all(name in volumes for name in way)]
         reasons: dict[str, str] = {}
         for way in ways:
             found = [volume for name in way for volume in volumes[name]]
             try:
-                array, method = _compute_map(quantity, way, volumes)
-                on_source = align(_plausible_values(quantity, array), found[0], source)
+                computed = _compute_map(quantity, way, volumes)
+                on_source = align(computed.values, found[0], source)
             except InputRefused as error:
                 reasons[" and ".join(way)] = str(error)
                 continue
             values[quantity.name] = on_source
-            maps.append(ParametricMap(quantity.label, quantity.code, quantity.unit, on_source, method))
+            maps.append(ParametricMap(quantity.label, quantity.code, quantity.unit, on_source, computed.method))
+            assumed += [computed.note] if computed.note else []
             used += found
             unused += [f"The series for {names} was not used: {reason}." for names, reason in reasons.items()]
             break
         else:
             why = "; ".join(reasons.values()) or "no usable series was given for it"
             missing[quantity.name] = Missing(NOT_ATTEMPTED, why)
-    return Panel(tuple(asked), values, tuple(maps), missing, tuple(used), tuple(unused))
+    return Panel(tuple(asked), values, tuple(maps), missing, tuple(used), tuple(unused), tuple(assumed))
 
 
-def _compute_map(quantity: PanelQuantity, way: tuple[str, ...], volumes: Volumes) -> tuple[Array, Code | None]:
-    """Compute the map of a quantity, and return it with the code of its method, None without one.
+@dataclass(frozen=True, eq=False)
+class _ComputedMap:
+    """A map on the grid of its volume, with the code of its method if there is one, and a note if one is needed."""
 
-    `way` names the inputs from which the map is computed; the map lies on the grid of the first volume of the first
-    one.
-    """
+    values: Array
+    method: Code | None = None
+    note: str = ""
+
+
+def _with_inner_maps(volumes: Volumes) -> Volumes:
+    """Add the maps that a scanner stored in the series of its source images, where they have no series of their own."""
+    everything = [volume for found in volumes.values() for volume in found]
+    inner = {
+        name: tuple(v for v in everything if v.told_apart.get(FRAME_TYPE) == quantity.frame_type)
+        for name, quantity in MAPS.items()
+        if name not in volumes
+    }
+    return {**volumes, **{name: found for name, found in inner.items() if found}}
+
+
+def _compute_map(quantity: PanelQuantity, way: tuple[str, ...], volumes: Volumes) -> _ComputedMap:
+    """Compute the map of a quantity on the grid of the first volume of the first input that `way` names."""
     if way == ("dwi",):
-        return _adc_from_diffusion(volumes["dwi"]), MONO_EXPONENTIAL
+        return _ComputedMap(plausible_values(quantity, _adc_from_diffusion(volumes["dwi"])), MONO_EXPONENTIAL)
     if way in (("dixon",), ("water", "fat")):
-        return _fat_from_dixon(volumes, way), None
+        return _ComputedMap(plausible_values(quantity, _fat_from_dixon(volumes, way)))
     if len(volumes[way[0]]) > 1:
         raise InputRefused(f"the series of {quantity.label} holds {len(volumes[way[0]])} volumes")
-    array = volumes[way[0]][0].array
-    if quantity is FAT and float(np.percentile(array, 99)) <= 1.5:  # The map is in parts of one, not in percent.
-        return 100.0 * array, None
-    return array, None
+    values, note = map_values(quantity, volumes[way[0]][0])
+    return _ComputedMap(values, note=note)
 
 
 def _adc_from_diffusion(weighted: Sequence[Volume]) -> Array:
@@ -194,7 +182,7 @@ def _adc_from_diffusion(weighted: Sequence[Volume]) -> Array:
     known = [(v, float(b)) for v, b in zip(weighted, b_values, strict=True) if b is not None and _is_magnitude(v)]
     if any(not np.allclose(v.geometry.affine, known[0][0].geometry.affine, atol=SAME_PLACE) for v, _ in known):
         raise InputRefused("the volumes of different b-values lie in different places; send the whole series again")
-    return adc_map([v.array / v.signal_scale for v, _ in known], [b for _, b in known]).values
+    return adc_map([v.array for v, _ in known], [b for _, b in known]).values
 
 
 def _is_magnitude(volume: Volume) -> bool:
@@ -215,21 +203,4 @@ def _fat_from_dixon(volumes: Volumes, way: tuple[str, ...]) -> Array:
             f"water (series {one.series_instance_uid}) and fat (series {other.series_instance_uid}) lie on different "
             "grids or have different frames of reference, so that their voxels do not show the same place"
         )
-    water, fat = (volume.array / np.float32(volume.signal_scale) for volume in (one, other))
-    return fat_fraction(water, fat)
-
-
-def _plausible_values(quantity: PanelQuantity, array: Array) -> Array:
-    """Return the map without the values that no tissue can have.
-
-    Raises InputRefused if the map cannot be in the unit of the quantity: too many of its values, zeros aside, are
-    outside of `plausible`, or the median of the others is outside of `limits`. The median alone would not be enough: of
-    a fat fraction in per mille, only lean muscle would remain, and the median of lean muscle is plausible in percent.
-    """
-    low, high = quantity.plausible
-    measured, kept = np.isfinite(array) & (array != 0), (array > low) & (array < high)
-    unfit = np.count_nonzero(measured & ~kept) > quantity.beyond * np.count_nonzero(measured)
-    median = float(np.median(array[kept])) if kept.any() else float("nan")
-    if unfit or not quantity.limits[0] <= median <= quantity.limits[1]:
-        raise InputRefused(f"the values of the series cannot be {quantity.label} in {quantity.unit.value}")
-    return np.where(kept, array, np.nan).astype(np.float32)
+    return fat_fraction(one.array, other.array)

@@ -12,11 +12,13 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 
+from inference.headers.image_content import is_signal
 from inference.headers.images import images_among
+from inference.volumes.geometry import Array
 from inference.volumes.planes import planes_of
-from inference.volumes.scaling import rescale, signal_scale
 from inference.volumes.stacks import SliceStack, differences, stacks_of
-from inference.volumes.volume import FrameReference, Volume
+from inference.volumes.values import FrameValues, refuse_mixed, values_of
+from inference.volumes.volume import FrameReference, UnitValues, Volume
 from storage.errors import InputRefused
 
 
@@ -28,8 +30,8 @@ class _Header:
     end: int
 
 
-VolumeChoice = Callable[[Sequence[Mapping[str, Any]]], int]
-"""Chooses one of several volumes by what tells each apart (`Volume.told_apart`), and returns its index."""
+VolumeChoice = Callable[[Sequence[Mapping[str, Any]]], int | None]
+"""Chooses one of several volumes by what tells each apart (`Volume.told_apart`): its index, None if none is meant."""
 
 
 def read_volume(paths: Iterable[Path], choose: VolumeChoice | None = None) -> Volume:
@@ -39,9 +41,10 @@ def read_volume(paths: Iterable[Path], choose: VolumeChoice | None = None) -> Vo
     """
     headers, stacks = _stacks_in(paths)
     if len(stacks) > 1:
-        if choose is None:
+        chosen = choose([stack.told_apart for stack in stacks]) if choose is not None else None
+        if chosen is None:
             raise InputRefused(f"the series holds {len(stacks)} volumes: {differences(stacks)}")
-        stacks = [stacks[choose([stack.told_apart for stack in stacks])]]
+        stacks = [stacks[chosen]]
     return _load(stacks, headers)[0]
 
 
@@ -65,43 +68,82 @@ def _load(stacks: Sequence[SliceStack], headers: dict[Path, _Header]) -> tuple[V
     any_header = next(iter(headers.values())).ds
     study_instance_uid, series_instance_uid = str(any_header.StudyInstanceUID), str(any_header.SeriesInstanceUID)
     modality = str(any_header.get("Modality", ""))
-    arrays = [np.empty(stack.geometry.shape, np.float32) for stack in stacks]
-    scales = [1.0 for _ in stacks]
+    values = [
+        [values_of(headers[p.path].ds, p.frame_number, stack.told_apart, p.label) for p in stack.planes]
+        for stack in stacks
+    ]
+    refuse_mixed(
+        (plane.label, stack.told_apart, found)
+        for stack, frames in zip(stacks, values, strict=True)
+        for plane, found in zip(stack.planes, frames, strict=True)
+    )
+    filled = [_Slices(stack, frames) for stack, frames in zip(stacks, values, strict=True)]
     wanted: dict[Path, list[tuple[int, int]]] = {}
     for n, stack in enumerate(stacks):
         for k, plane in enumerate(stack.planes):
             wanted.setdefault(plane.path, []).append((n, k))
     for path, slices in wanted.items():
-        ds = _read_pixels(path, headers.pop(path))
-        pixels = _pixels(ds)
+        pixels = _pixels(_read_pixels(path, headers.pop(path)))
         for n, k in slices:
-            plane = stacks[n].planes[k]
-            slope, intercept = rescale(ds, plane.frame_number)
-            image = pixels[(plane.frame_number or 1) - 1]
-            if plane.tile is not None:
-                row, column = plane.tile
-                image = image[row : row + plane.rows, column : column + plane.columns]
-            same = (slope, intercept) == (1, 0)
-            arrays[n][k] = image if same else image * np.float32(slope) + np.float32(intercept)
-            if k == 0:
-                scales[n] = signal_scale(ds, plane.frame_number)
+            filled[n].fill(k, pixels)
     return tuple(
         Volume(
-            array=array,
-            geometry=stack.geometry,
+            array=slices.array,
+            geometry=slices.stack.geometry,
             frames=tuple(
                 FrameReference(p.sop_class_uid, p.sop_instance_uid, p.frame_number, p.path, p.tile)
-                for p in stack.planes
+                for p in slices.stack.planes
             ),
             study_instance_uid=study_instance_uid,
             series_instance_uid=series_instance_uid,
-            frame_of_reference_uid=stack.planes[0].frame_of_reference_uid,
+            frame_of_reference_uid=slices.stack.planes[0].frame_of_reference_uid,
             modality=modality,
-            told_apart=stack.told_apart,
-            signal_scale=scale,
+            told_apart=slices.stack.told_apart,
+            unit=slices.unit,
+            others=slices.others,
+            display_scale=slices.display_scale,
         )
-        for stack, array, scale in zip(stacks, arrays, scales, strict=True)
+        for slices in filled
     )
+
+
+class _Slices:
+    """The arrays of one volume, which are filled slice by slice. Their unit is that of the first slice."""
+
+    def __init__(self, stack: SliceStack, values: Sequence[FrameValues]) -> None:
+        self.stack = stack
+        self._values = values
+        self._signal = is_signal(stack.told_apart)
+        self.array = np.empty(stack.geometry.shape, np.float32)
+        self.unit = values[0].numbers.unit
+        self.others = tuple(
+            UnitValues(other.unit, np.empty(stack.geometry.shape, np.float32))
+            for other in values[0].others
+            if other.unit is not None
+        )
+        scales = np.array([found.numbers.display_scale for found in values], np.float32)
+        self.display_scale: Array | float = 1.0 if (scales == 1).all() else scales[:, None, None]
+
+    def fill(self, k: int, pixels: NDArray[Any]) -> None:
+        """Fill slice `k` from the `pixels` of its file, (frame, row, column)."""
+        plane, found = self.stack.planes[k], self._values[k]
+        stored = pixels[(plane.frame_number or 1) - 1]
+        if plane.tile is not None:
+            row, column = plane.tile
+            stored = stored[row : row + plane.rows, column : column + plane.columns]
+        found.check(stored, plane.label)
+        if found.numbers.identity:
+            self.array[k] = stored
+        else:
+            numbers = found.numbers.applied(stored, self.unit)
+            # Neither a fit nor a network can use a signal without a number: it counts as none.
+            self.array[k] = np.nan_to_num(numbers, copy=False) if self._signal and not self._measured else numbers
+        for other, chosen in zip(self.others, found.others, strict=True):
+            other.array[k] = chosen.applied(stored, other.unit)
+
+    @property
+    def _measured(self) -> bool:
+        return self.unit is not None and not self.unit.arbitrary
 
 
 def _read_header(path: Path) -> _Header:

@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from inference.headers.units import Unit
 from inference.volumes.geometry import Array, Geometry
 
 
@@ -23,14 +26,25 @@ class FrameReference:
 
 
 @dataclass(frozen=True, eq=False)
+class UnitValues:
+    """The same slices in another unit that their headers state; `array` as in `Volume`."""
+
+    unit: Unit
+    array: Array
+
+
+@dataclass(frozen=True, eq=False)
 class Volume:
     """A 3D image with its exact geometry.
 
-    `array` is float32 [slice, row, column], after the modality LUT (rescale slope and intercept). `frames[k]` is the
-    origin of slice k. `told_apart` holds the attributes that distinguish the volume from others of its series: the keys
-    of `Plane.told_apart`, and REPETITION, without keys that are None or differ between its slices. `array /
-    signal_scale` can be compared between the series and volumes of a Philips scanner, whose modality LUT is made for
-    display (see `scaling`); elsewhere it is 1.
+    `array` is float32 [slice, row, column], as `values` makes it: the numbers of a map in `unit`, NaN where there is
+    none, or a signal that can be compared between the volumes of a series. `unit` is None if the header states none.
+    `others` are the numbers in units that do not convert to `unit`. `frames[k]` is the origin of slice k. `told_apart`
+    holds the attributes that distinguish the volume from others of its series: the keys of `Plane.told_apart`, and
+    REPETITION, without keys that are None or differ between its slices.
+
+    `display_scale` is 1, or [slice, 1, 1] for a signal by the Scale Slope of Philips: `array * display_scale` is what
+    viewers show.
     """
 
     array: Array
@@ -41,4 +55,21 @@ class Volume:
     frame_of_reference_uid: str
     modality: str
     told_apart: Mapping[str, Any] = field(default_factory=dict)
-    signal_scale: float = 1.0
+    unit: Unit | None = None
+    others: tuple[UnitValues, ...] = ()
+    display_scale: Array | float = 1.0
+
+    def in_unit(self, unit: Unit) -> Array | None:
+        """Return the numbers in `unit`; None if the headers state no unit that converts to it."""
+        stated = [(self.unit, self.array), *((other.unit, other.array) for other in self.others)]
+        for own, array in stated:
+            if own is not None and not own.arbitrary and own.converts_to(unit):
+                factor = own.per(unit)
+                return array if factor == 1.0 else array * np.float32(factor)
+        return None
+
+    @property
+    def stated_units(self) -> tuple[str, ...]:
+        """The units of measure that the headers state, as they write them."""
+        units = (self.unit, *(other.unit for other in self.others))
+        return tuple(unit.text for unit in units if unit is not None and not unit.arbitrary)

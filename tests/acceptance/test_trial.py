@@ -15,7 +15,7 @@ from dicom_node.dimse.scu import Target
 from dicom_node.objects.reading.report import MeasurementReport, read_report
 from inference.contract.concepts import BONE_DISTANCE, BUNDLE_DISTANCE, LONG_AXIS, RESPONSE, VOLUME
 from inference.contract.findings import Code
-from inference.quantities.panel import ADC, T1, T2
+from inference.quantities.panel_quantities import ADC, T1, T2
 from inference.quantities.statistics import MEAN
 from tests.acceptance.node import Node
 from tests.validators import dciodvfy_errors

@@ -14,7 +14,8 @@ from torch import Tensor
 from inference.applications.extremity_sts_sbrt.preprocessing import find_structures, prepare_limb, restore_structures
 from inference.quantities.alignment import align
 from inference.quantities.distances import shortest_distance
-from inference.quantities.panel import ADC, T1, T2, Panel, Volumes, measure_panel
+from inference.quantities.panel import Panel, Volumes, measure_panel
+from inference.quantities.panel_quantities import ADC, T1, T2
 from inference.quantities.size import is_cut_off
 from inference.quantities.statistics import Statistics
 from inference.volumes.geometry import Array, Mask

@@ -10,7 +10,7 @@ from inference.applications.extremity_sts_sbrt.network import CONTRASTS, LABELS
 from inference.applications.extremity_sts_sbrt.preprocessing import SMALLEST_STRUCTURE
 from inference.contract.findings import Code
 from inference.quantities.missing import Missing
-from inference.quantities.panel import ADC
+from inference.quantities.panel_quantities import ADC
 
 TRAINED = (
     "Everything here was outlined by a network that has seen simulated limbs only and is not validated on images of "
@@ -118,6 +118,7 @@ def _told(now: Examination) -> Iterator[str]:
 def _limits(one: Examination) -> Iterator[str]:
     """Yield notes on the limits of one examination, whichever its time point."""
     yield from one.notes
+    yield from one.panel.assumed
     if one.searched_share < ALL:
         yield PARTLY.format(one.searched_share)
     if "mass" in one.masks and one.cut_off:

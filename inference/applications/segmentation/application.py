@@ -51,7 +51,8 @@ class SegmentationApplication:
         progress("preparing", 0.1)
         grid = model_grid(volume.geometry, self._bundle.preprocessing)
         image = normalize(
-            resample_to_grid(volume.array, volume.geometry.affine, grid.affine, grid.shape, order=1),
+            # A map has no number where its scanner measured none; the network sees nothing there.
+            resample_to_grid(np.nan_to_num(volume.array), volume.geometry.affine, grid.affine, grid.shape, order=1),
             self._bundle.preprocessing.normalization,
         )
         progress("segmenting", 0.2)

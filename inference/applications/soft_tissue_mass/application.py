@@ -93,6 +93,7 @@ class SoftTissueMass:
         progress("measuring", 0.8)
         quantities = measure_panel(optional, volume)
         found, told = self._measured(mask, volume, quantities, uncertain=bool(doubt)) if mask.any() else ((), ())
+        said = (OUTLINED if found else NOT_FOUND).format(patients=self._patients)
         return Findings(
             source=volume,
             inputs=(volume, *quantities.inputs),
@@ -101,7 +102,13 @@ class SoftTissueMass:
             title=self.manifest.title,
             started_at=started_at,
             maps=quantities.maps,
-            notes=((OUTLINED if found else NOT_FOUND).format(patients=self._patients), *doubt, *told, *unread),
+            notes=(
+                said,
+                *doubt,
+                *told,
+                *quantities.assumed,
+                *unread,
+            ),
             research=self.research,
         )
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from inference.contract.concepts import BENIGN, GRADES, INDETERMINATE, MALIGNANCY, MALIGNANT, NO_UNIT, PROBABILITY
 from inference.contract.findings import NOT_ATTEMPTED, Evaluation, Measurement
-from inference.quantities.panel import ADC, T1, T2, Panel
+from inference.quantities.panel import Panel
+from inference.quantities.panel_quantities import ADC, T1, T2
 from inference.quantities.statistics import Statistics
 from inference.volumes.geometry import Mask
 

@@ -14,7 +14,8 @@ from inference.phantoms.limb.study import LimbStudy, limb_study, study_grid
 from inference.phantoms.limb.truth import recist_category
 from inference.phantoms.signals import STANDARD, Scanner
 from inference.quantities.distances import shortest_distance
-from inference.quantities.panel import ADC, T1, T2, Volumes
+from inference.quantities.panel import Volumes
+from inference.quantities.panel_quantities import ADC, T1, T2
 from inference.quantities.response import Course, Response
 from inference.quantities.statistics import Statistics
 from inference.training.cases import Case

@@ -47,7 +47,8 @@ from inference.contract.series_input import SeriesInput
 from inference.engine.models import TorchEngine
 from inference.phantoms.limb.study import limb_study
 from inference.quantities.missing import Missing
-from inference.quantities.panel import ADC, T1, T2, Panel
+from inference.quantities.panel import Panel
+from inference.quantities.panel_quantities import ADC, T1, T2
 from inference.quantities.response import Course, Response
 from inference.quantities.statistics import MEAN
 from inference.volumes.geometry import Geometry

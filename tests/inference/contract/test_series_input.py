@@ -11,6 +11,7 @@ from inference.contract.inputs import InputRule
 from inference.contract.manifest import Manifest, load_manifest
 from inference.contract.series_input import SeriesInput, read_input
 from inference.engine.models import TorchEngine
+from inference.headers.image_content import COMPONENT, MAGNITUDE
 from inference.series.recogniser import read_headers, recognise_headers
 from storage.errors import InputRefused
 from tests.acceptance.tiny_model import BUNDLE, write_bundle
@@ -55,7 +56,7 @@ def test_an_application_gets_the_volume_that_its_descriptor_selects(
     [
         (TWO_ECHOES, "water", r"none of the 2 volumes of the series can be the one asked for \(water\); send"),
         (TWO_ECHOES, "magnitude", r"2 of the 2 volumes of the series can be the one asked for \(magnitude\); send"),
-        (MAGNITUDE_AND_PHASE, "shortest echo", r"2 of the 4 volumes of the series can be the one asked for"),
+        (MAGNITUDE_AND_PHASE, "magnitude", r"2 of the 4 volumes of the series can be the one asked for"),
     ],
 )
 def test_a_selection_that_means_no_single_volume_is_refused(
@@ -63,6 +64,11 @@ def test_a_selection_that_means_no_single_volume_is_refused(
 ) -> None:
     with pytest.raises(InputRefused, match=told):
         run(manifest_of(tmp_path, select), files(test_data / series))
+
+
+def test_a_phase_is_no_echo(tmp_path: Path, test_data: Path) -> None:
+    source = run(manifest_of(tmp_path, "shortest echo"), files(test_data / MAGNITUDE_AND_PHASE)).source
+    assert (source.told_apart["EchoTime"], source.told_apart[COMPONENT]) == (2.3, MAGNITUDE)
 
 
 def test_without_a_selection_a_series_of_several_volumes_is_not_taken(tmp_path: Path, test_data: Path) -> None:

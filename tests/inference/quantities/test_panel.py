@@ -20,7 +20,8 @@ from inference.contract.series_input import SeriesInput
 from inference.engine.models import TorchEngine
 from inference.quantities.alignment import align
 from inference.quantities.fits.fat_fraction import fat_fraction
-from inference.quantities.panel import ADC, FAT, QUANTITIES, T1, T2, measure_panel, read_optional_volumes
+from inference.quantities.panel import measure_panel, read_optional_volumes
+from inference.quantities.panel_quantities import ADC, FAT, QUANTITIES, T1, T2
 from inference.quantities.statistics import Statistics, interior
 from inference.volumes.geometry import Geometry
 from inference.volumes.reading import read_volume
@@ -69,8 +70,8 @@ def test_every_number_is_the_truth_within_its_error(examined: Examined) -> None:
 
 def test_what_is_missing_is_said_with_its_reason(examined: Examined, tmp_path: Path) -> None:
     source = read_volume(examined.study.series["t1w"].paths)
-    in_seconds = rescaled(examined.study.series["t1_map"].paths, tmp_path, 1e-3)
-    inputs = examined.inputs("adc", "t2_map") | {"t1_map": SeriesInput("t1_map", "", in_seconds)}
+    ten_times = rescaled(examined.study.series["t1_map"].paths, tmp_path, 10)
+    inputs = examined.inputs("adc", "t2_map") | {"t1_map": SeriesInput("t1_map", "", ten_times)}
     inputs["t2_map"] = replace(inputs["t2_map"], paths=inputs["t2_map"].paths[::2][:-3] + inputs["t2_map"].paths[-1:])
     volumes, notes = read_optional_volumes(inputs, RULES)
     found = measure_panel(volumes, source)
@@ -142,6 +143,7 @@ def rescaled(paths: tuple[Path, ...], folder: Path, factor: float) -> tuple[Path
     for path in paths:
         ds = dcmread(path)
         ds.RescaleSlope = float(ds.RescaleSlope) * factor
+        ds.RealWorldValueMappingSequence[0].RealWorldValueSlope *= factor
         written.append(folder / path.name)
         ds.save_as(written[-1])
     return tuple(written)
