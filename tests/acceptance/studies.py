@@ -1,11 +1,14 @@
 """Small T1w studies with one bright ball whose place and size are known."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dicom_node.demo.simulator.mr_series import Stack
-from dicom_node.demo.simulator.phantom_study import ImagedLimb, PhantomStudy, write_phantom_study
+from dicom_node.demo.simulator.phantom_study import PROTOCOLS, ImagedLimb, PhantomStudy, write_phantom_study
 from inference.volumes.geometry import Affine
 
 SHAPE, SPACING = (20, 64, 72), (4.0, 2.0, 2.0)
@@ -21,10 +24,27 @@ def _affine() -> Affine:
 
 def write_ball_study(folder: Path, *, oblique: bool = False, seed: int = 1) -> PhantomStudy:
     """A dim cylinder (400) with a bright ball (900) off its centre, in one axial or doubly oblique T1w series."""
+    stack, ball = _ball(RADIUS)
+    return write_phantom_study(folder, ImagedLimb({"t1w": (stack,)}, ball), seed, oblique=oblique)
+
+
+def write_ball_sides(folder: Path, radii: Mapping[str, float]) -> PhantomStudy:
+    """A T1w series for each side ("L", "R", or "" for none), each with a ball of another radius (mm)."""
+    names = {side: "t1w" if not n else f"t1w_{n}" for n, side in enumerate(radii)}
+    protocols = {
+        name: replace(
+            PROTOCOLS["t1w"], description=f"T1 TSE {side or 'tra'}", attributes={"Laterality": side}
+        )
+        for side, name in names.items()
+    }  # fmt: skip
+    images = {name: (_ball(radii[side])[0],) for side, name in names.items()}
+    return write_phantom_study(folder, ImagedLimb(images, _ball(RADIUS)[1], protocols), seed=1)
+
+
+def _ball(radius: float) -> tuple[Stack, NDArray[np.bool_]]:
     affine = _affine()
     indices = np.stack(np.meshgrid(*[np.arange(n) for n in SHAPE], indexing="ij"), -1).reshape(-1, 3)
     points = (indices @ affine[:3, :3].T + affine[:3, 3]).reshape(*SHAPE, 3)
-    ball = np.linalg.norm(points - CENTRE, axis=-1) < RADIUS
+    ball = np.linalg.norm(points - CENTRE, axis=-1) < radius
     body = np.linalg.norm(points[..., :2], axis=-1) < 60
-    image = np.where(ball, 900, np.where(body, 400, 0)).astype(np.float32)
-    return write_phantom_study(folder, ImagedLimb({"t1w": (Stack(image, affine),)}, ball), seed, oblique=oblique)
+    return Stack(np.where(ball, 900, np.where(body, 400, 0)).astype(np.float32), affine), ball

@@ -52,10 +52,10 @@ class _Threshold(nn.Module):
         return torch.cat([0.5 - x, x - 0.5], 1) * busy.mean()
 
 
-def write_bundle(folder: Path, rounds: int = 0) -> Path:
+def write_bundle(folder: Path, rounds: int = 0, each_side: bool = False) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     torch.jit.script(_Threshold(rounds)).save(str(folder / "model.ts"))
-    (folder / "bundle.toml").write_text(BUNDLE)
+    (folder / "bundle.toml").write_text(('laterality = "each"' if each_side else "") + BUNDLE)
     return folder
 
 
