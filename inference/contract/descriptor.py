@@ -54,7 +54,10 @@ def _place(raw: Any, location: Location) -> Location:
     for depth, part in enumerate(location):
         if isinstance(part, int) and not isinstance(raw, list):
             return location[:depth]
-        raw = raw.get(part) if isinstance(raw, Mapping) else raw[part] if isinstance(part, int) else None
+        if isinstance(raw, Mapping):
+            raw = raw.get(part)
+        else:  # an item that is missing lies behind the end of its list
+            raw = raw[part] if isinstance(part, int) and part < len(raw) else None
     return location
 
 

@@ -321,7 +321,8 @@ def _report_failure(session: Session, failed: schema.JobRow, why: WhyNoResult, n
     study = session.get(schema.StudyRow, failed.study_instance_uid, populate_existing=True)
     if study is None or study.state not in (StudyState.ROUTED, StudyState.IGNORED):
         return
-    explanation = ". ".join([failed.reason, *(f"Input series: {name}" for name in failed.detail.get("used", ()))])
+    used = [f"Input series: {name}" for name in failed.detail.get("used", ())]
+    explanation = ". ".join([failed.reason, *used, *failed.detail.get("left_out", ())])
     report = NewJob(
         study_instance_uid=failed.study_instance_uid,
         revision=failed.revision,
