@@ -25,6 +25,7 @@ from storage.errors import InputRefused
 LpsVector = NDArray[np.float64]
 ECHO_TIME = "EchoTime"
 B_VALUE = "b-value"
+ASSUMED = "assumed"  # True if the b-value is 0 because the header states none, see `stacks.assume_unweighted`
 DIRECTION = "gradient direction"  # (x, y, z), as the vendor writes it
 POSITION = "ImagePositionPatient"
 TIME = "TemporalPositionIdentifier"
@@ -60,6 +61,8 @@ class Plane:
     order: tuple[float, ...]
     label: str
     tile: tuple[int, int] | None = None
+    repetition_time: float | None = None  # ms
+    derived: bool = False  # computed from other images, as ImageType or FrameType says
 
     @property
     def normal(self) -> LpsVector:
@@ -139,7 +142,15 @@ def _enhanced_plane(ds: Dataset, path: Path, frame: int, name: str, dimensions: 
     content = functional(ds, frame, "FrameContentSequence")
     index = values(content.get("DimensionIndexValues")) if content is not None else []
     others = [float(index[d]) for d in dimensions if d < len(index)]
-    return replace(plane, order=(*plane.order, *others, frame + 1), label=f"frame {frame + 1} of {plane.label}")
+    timing = functional(ds, frame, "MRTimingAndRelatedParametersSequence") or Dataset()
+    frame_type = functional(ds, frame, "MRImageFrameTypeSequence") or Dataset()
+    return replace(
+        plane,
+        order=(*plane.order, *others, frame + 1),
+        label=f"frame {frame + 1} of {plane.label}",
+        repetition_time=number(timing.get("RepetitionTime")),
+        derived="DERIVED" in values(frame_type.get("FrameType") or ds.get("ImageType")),
+    )
 
 
 def _other_dimensions(ds: Dataset) -> list[int]:
@@ -181,6 +192,8 @@ def _plane(
         told_apart=told_apart,
         order=(number(ds.get("AcquisitionNumber")) or 0, number(ds.get("InstanceNumber")) or 0),
         label=f"image {ds.get('InstanceNumber') or '?'}",
+        repetition_time=number(ds.get("RepetitionTime")),
+        derived="DERIVED" in values(ds.get("ImageType")),
     )
 
 

@@ -16,7 +16,7 @@ from inference.headers.image_content import is_signal
 from inference.headers.images import images_among
 from inference.volumes.geometry import Array
 from inference.volumes.planes import planes_of
-from inference.volumes.stacks import SliceStack, differences, stacks_of
+from inference.volumes.stacks import SliceStack, confirm_unweighted, differences, stacks_of
 from inference.volumes.values import FrameValues, refuse_mixed, values_of
 from inference.volumes.volume import FrameReference, UnitValues, Volume
 from storage.errors import InputRefused
@@ -45,13 +45,13 @@ def read_volume(paths: Iterable[Path], choose: VolumeChoice | None = None) -> Vo
         if chosen is None:
             raise InputRefused(f"the series holds {len(stacks)} volumes: {differences(stacks)}")
         stacks = [stacks[chosen]]
-    return _load(stacks, headers)[0]
+    return confirm_unweighted(_load(stacks, headers))[0]
 
 
 def read_volumes(paths: Iterable[Path]) -> tuple[Volume, ...]:
     """Read all volumes of a series, at least one, in the order of acquisition. Raises InputRefused as `stacks_of`."""
     headers, stacks = _stacks_in(paths)
-    return _load(stacks, headers)
+    return confirm_unweighted(_load(stacks, headers))
 
 
 def _stacks_in(paths: Iterable[Path]) -> tuple[dict[Path, _Header], list[SliceStack]]:

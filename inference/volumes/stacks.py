@@ -5,14 +5,16 @@ regular grid.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from inference.headers.image_content import COMPONENT, FRAME_TYPE, MAGNITUDE
 from inference.volumes.geometry import GAP, Geometry, spacing_varies
 from inference.volumes.grouping import PlaneGroup, groups_of, may_stack, text_of
-from inference.volumes.planes import DIRECTION, Plane
+from inference.volumes.planes import ASSUMED, B_VALUE, DIRECTION, ECHO_TIME, Plane
+from inference.volumes.volume import Volume
 from storage.errors import InputRefused
 
 MINIMUM_SLICES = 3  # with fewer, distances cannot be compared with one another
@@ -43,14 +45,61 @@ def stacks_of(planes: Sequence[Plane]) -> list[SliceStack]:
             "its images differ in orientation, matrix or pixel spacing and do not make one volume; "
             "send a series whose slices are parallel and alike"
         )
-    return sorted(map(_stack, groups), key=lambda stack: min(plane.order for plane in stack.planes))
+    stacks = sorted(map(_stack, groups), key=lambda stack: min(plane.order for plane in stack.planes))
+    return assume_unweighted(stacks)
+
+
+def assume_unweighted(stacks: Sequence[SliceStack]) -> list[SliceStack]:
+    """Give the b-value 0 to stacks without one beside weighted ones of the same grid, echo and repetition time.
+
+    Canon and Toshiba write nothing into the images of b = 0. Derived images and parts of the complex signal are none.
+    `confirm_unweighted` asks the pixels.
+    """
+    weighted = [stack for stack in stacks if stack.told_apart.get(B_VALUE)]
+    return [
+        replace(stack, told_apart={**stack.told_apart, B_VALUE: 0.0, ASSUMED: True})
+        if B_VALUE not in stack.told_apart and any(_may_be_unweighted(stack, other) for other in weighted)
+        else stack
+        for stack in stacks
+    ]
+
+
+def _may_be_unweighted(stack: SliceStack, weighted: SliceStack) -> bool:
+    one, other = stack.planes[0], weighted.planes[0]
+    return (
+        not one.derived
+        and one.told_apart.get(COMPONENT) in (None, MAGNITUDE)
+        and one.told_apart.get(FRAME_TYPE) is None
+        and stack.geometry.shape == weighted.geometry.shape
+        and np.allclose(stack.geometry.affine, weighted.geometry.affine, atol=SAME_POSITION)
+        and one.told_apart.get(ECHO_TIME) == other.told_apart.get(ECHO_TIME)
+        and one.repetition_time == other.repetition_time
+    )
+
+
+def confirm_unweighted(volumes: Sequence[Volume]) -> tuple[Volume, ...]:
+    """Take the assumed b-value from volumes that are not brighter than the least weighted ones."""
+    stated = [v for v in volumes if v.told_apart.get(B_VALUE)]
+    least = min((v.told_apart[B_VALUE] for v in stated), default=0.0)
+    brightest = max((float(v.array.mean()) for v in stated if v.told_apart[B_VALUE] == least), default=0.0)
+    return tuple(
+        replace(v, told_apart=_without_assumption(v, float(v.array.mean()) > brightest))
+        if ASSUMED in v.told_apart
+        else v
+        for v in volumes
+    )
+
+
+def _without_assumption(volume: Volume, confirmed: bool) -> dict[str, Any]:
+    unknown = {ASSUMED} if confirmed else {ASSUMED, B_VALUE}
+    return {key: value for key, value in volume.told_apart.items() if key not in unknown}
 
 
 def differences(stacks: Sequence[SliceStack]) -> str:
     """Describe the attributes that distinguish several volumes of a series."""
     told = [stack.told_apart for stack in stacks]
     found = []
-    for key in dict.fromkeys(key for d in told for key in d):
+    for key in dict.fromkeys(key for d in told for key in d if key != ASSUMED):
         present = sorted({d[key] for d in told if key in d}, key=lambda v: (isinstance(v, str), v))
         if key == DIRECTION and len(present) > 1:
             found.append(f"{len(present)} gradient directions")

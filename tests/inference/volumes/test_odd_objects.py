@@ -19,9 +19,10 @@ from pydicom.uid import (
 
 from dicom_node.complete.inventory import take_inventory
 from inference.headers.images import feeds_inputs
+from inference.quantities.fits.adc import adc_map
 from inference.series.kinds import Kind
 from inference.series.recogniser import read_headers, recognise_headers
-from inference.volumes.reading import read_volume
+from inference.volumes.reading import read_volume, read_volumes
 from storage.errors import InputRefused
 from storage.records.completion import Grade
 from storage.records.evidence import InstanceEvidence, StudyContents
@@ -195,3 +196,35 @@ def test_groups_that_are_all_per_frame_make_one_volume(tmp_path: Path) -> None:
     volume = read_volume(write(tmp_path, ds))
     assert volume.array[:, 0, 0].tolist() == [*range(SLICES)][::-1]
     assert volume.geometry.spacing == (4.0, 1.0, 1.0)
+
+
+def diffusion(number: int, b: int | None, level: int, **changes: Any) -> Dataset:
+    """Make an image as Canon and Toshiba write it: those of b = 0 have nothing in ImageComments."""
+    place = [0, 0, 4 * (number % SLICES)]
+    ds = image(number, ImagePositionPatient=place, Manufacturer="TOSHIBA_MEC", ScanningSequence="EP", **changes)
+    ds.ImageComments = "" if b is None else f"b={b}(0.3,0.9,0.1)"
+    ds.PixelData = np.full((4, 4), level, np.uint16).tobytes()
+    return ds
+
+
+@pytest.mark.parametrize(
+    ("level", "changes", "b_value"),
+    [
+        (300, {}, 0.0),
+        (60, {}, None),  # darker than the weighted image
+        (300, {"EchoTime": 99}, None),
+        (300, {"RepetitionTime": 99}, None),
+        (300, {"ImageType": ["DERIVED", "SECONDARY", "M"]}, None),
+    ],
+)
+def test_what_states_no_b_value_is_unweighted_only_if_it_is_brighter(
+    level: int, changes: dict[str, Any], b_value: float | None, tmp_path: Path
+) -> None:
+    plain = [diffusion(n, None, level, **changes) for n in range(SLICES)]
+    weighted = [diffusion(SLICES + n, 1500, 100) for n in range(SLICES)]
+    volumes = read_volumes(write(tmp_path, *plain, *weighted))
+    assert [v.told_apart.get("b-value") for v in volumes] == [b_value, 1500]
+    assert all("assumed" not in v.told_apart for v in volumes)
+    if b_value is not None:
+        adc = adc_map([v.array for v in volumes], [v.told_apart["b-value"] for v in volumes]).values
+        assert adc == pytest.approx(np.log(3) / 1500 * 1e6, rel=1e-3)  # um2/s
