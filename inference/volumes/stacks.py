@@ -81,9 +81,9 @@ def confirm_unweighted(volumes: Sequence[Volume]) -> tuple[Volume, ...]:
     """Take the assumed b-value from volumes that are not brighter than the least weighted ones."""
     stated = [v for v in volumes if v.told_apart.get(B_VALUE)]
     least = min((v.told_apart[B_VALUE] for v in stated), default=0.0)
-    brightest = max((float(v.array.mean()) for v in stated if v.told_apart[B_VALUE] == least), default=0.0)
+    brightest = max((float(np.nanmean(v.array)) for v in stated if v.told_apart[B_VALUE] == least), default=0.0)
     return tuple(
-        replace(v, told_apart=_without_assumption(v, float(v.array.mean()) > brightest))
+        replace(v, told_apart=_without_assumption(v, float(np.nanmean(v.array)) > brightest))
         if ASSUMED in v.told_apart
         else v
         for v in volumes
