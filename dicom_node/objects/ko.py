@@ -116,7 +116,7 @@ def _document(
         evidence=[header, *(_stub(reference, header.StudyInstanceUID) for reference in references)],
         content=sr.ContentSequence([root], is_root=True),
         series_instance_uid=context.uid(f"{role} series"),
-        series_number=series_number,
+        series_number=context.series_number(series_number),
         sop_instance_uid=context.uid(f"{role} instance"),
         instance_number=context.revision,
         manufacturer=algorithm.manufacturer[:64] if algorithm else NODE_NAME,

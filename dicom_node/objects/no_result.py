@@ -8,7 +8,8 @@ from highdicom import sr
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
-from dicom_node.objects.base.codes import PRIVATE, REASONS, RESEARCH_NOTICE, sr_code
+from dicom_node.objects.base.anatomy import anatomy_of, procedures_reported
+from dicom_node.objects.base.codes import PRIVATE, REASONS, RESEARCH_NOTICE
 from dicom_node.objects.base.context import ObjectContext, equipment
 from dicom_node.objects.base.description import describe_result
 from dicom_node.objects.base.series_numbers import NO_RESULT_SERIES
@@ -27,11 +28,13 @@ def build_no_result(result: NoResult, sources: Sequence[Path], context: ObjectCo
     show a blank page where it has none, but they show a report of any other title as text.
     """
     headers = [source_header(path) for path in sources]
+    anatomy = anatomy_of([(None, headers)], context.side)
+    procedures = procedures_reported(headers, str(headers[0].get("Modality")), anatomy)
     report = sr.MeasurementReport(
         observation_context=sr.ObservationContext(
             observer_device_context=content.device_observer(result.algorithm, context)
         ),
-        procedure_reported=sr_code(result.procedure_reported),
+        procedure_reported=procedures,
         imaging_measurements=[_statement(result, context)],
         title=PRIVATE["no-result"],
         language_of_content_item_and_descendants=content.language(),
@@ -49,13 +52,14 @@ def build_no_result(result: NoResult, sources: Sequence[Path], context: ObjectCo
         evidence=headers,
         content=report[0],
         series_instance_uid=context.uid("no-result series"),
-        series_number=NO_RESULT_SERIES,
+        series_number=context.series_number(NO_RESULT_SERIES),
         sop_instance_uid=context.uid("no-result instance"),
         instance_number=context.revision,
         **equipment(result.algorithm, context),
         is_complete=True,
         is_final=False,
         is_verified=False,
+        performed_procedure_codes=procedures,
     )
     if result.research:
         document.ContentQualification = "RESEARCH"

@@ -6,22 +6,24 @@ from highdicom.sr import CodeContentItem
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code as SRCode
 from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import DS
 
+from dicom_node.objects.base.anatomy import Anatomy, anatomy_of, code_item
 from dicom_node.objects.base.codes import sr_code
 from dicom_node.objects.base.context import ObjectContext, equipment
 from dicom_node.objects.base.description import describe
 from dicom_node.objects.base.parts import ResultParts
 from dicom_node.objects.base.series_numbers import FIRST_PM_SERIES
-from dicom_node.objects.base.source_headers import sharing, slice_headers
+from dicom_node.objects.base.source_headers import sharing, slice_headers, source_headers
 from dicom_node.objects.base.value_lengths import SH_LENGTH
 from inference.contract.findings import Findings, ParametricMap
-from inference.volumes.planes import functional, is_enhanced
-from inference.volumes.volume import Volume
+from inference.volumes.planes import is_enhanced
+from inference.volumes.volume import FrameReference, Volume
 from storage.records.results import ObjectKind
 
-SIDES = ("FrameLaterality", "ImageLaterality", "Laterality")  # of a frame, an image, a series
+WITHIN = 1e-3  # of the distance of slices: so close to a slice, no other one contributes
 WINDOW = (1, 99)  # percentiles of the values that the display window reaches to
 
 Values = NDArray[np.float32]
@@ -38,18 +40,18 @@ def build_pm(findings: Findings, one: ParametricMap, context: ObjectContext) -> 
     Stored values are the quantity itself: the Real World Value Mapping has slope 1 and intercept 0, and names the
     quantity, the method where there is one, and the unit. Voxels without a value are NaN, which PS3.5 8.1.2 allows. Any
     number in place of NaN, even one declared as padding, would be taken for a measured value by some reader. The mapped
-    range and the window are those of the voxels with a value. Frame positions are those of the source slices, never
-    computed; each frame names its source frame.
+    range and the window are those of the voxels with a value. Frame positions are those of the slices of the findings'
+    source, never computed. Each frame names the images it was computed from, and how (PS3.3 C.7.6.16.2.6).
     """
     number = findings.maps.index(one)
     role = f"PM {number}"
-    sources = _sources(findings)
+    sources = _grid_headers(findings)
     finite = _finite(one.values)
     ds = hd.pm.ParametricMap(
         source_images=sources,
         pixel_array=one.values,
         series_instance_uid=context.uid(f"{role} series"),
-        series_number=FIRST_PM_SERIES + number,
+        series_number=context.series_number(FIRST_PM_SERIES + number),
         sop_instance_uid=context.uid(f"{role} instance"),
         instance_number=context.revision,
         **equipment(findings.algorithm, context),
@@ -63,22 +65,20 @@ def build_pm(findings: Findings, one: ParametricMap, context: ObjectContext) -> 
         transfer_syntax_uid=ExplicitVRLittleEndian,
     )
     shared = ds.SharedFunctionalGroupsSequence[0]
-    shared.FrameAnatomySequence = [_anatomy(sources[0])]
+    anatomy = anatomy_of([(volume, source_headers(volume)) for volume in one.sources], context.side)
+    shared.FrameAnatomySequence = [_frame_anatomy(anatomy)]
     shared.PixelMeasuresSequence[0].SpacingBetweenSlices = DS(findings.source.geometry.spacing[0], auto_format=True)
     organization = context.uid(f"{role} dimensions")
     for item in (*ds.DimensionOrganizationSequence, *ds.DimensionIndexSequence):
         item.DimensionOrganizationUID = organization
-    if is_enhanced(sources[0]):
-        _name_true_frames(ds, findings.source)
-    elif findings.source.frames[0].tile is not None:
-        _name_tiled_images(ds)
     _order_frames(ds, findings.source, one.values)
+    _name_sources(ds, one, findings.source)
     del ds.ContributingEquipmentSequence[-1].ContributionDateTime  # the present time, which would differ on repetition
-    describe(ds, findings, context, one.label[:SH_LENGTH])
+    describe(ds, findings, context, one.label[:SH_LENGTH], anatomy)
     return ds
 
 
-def _sources(findings: Findings) -> list[Dataset]:
+def _grid_headers(findings: Findings) -> list[Dataset]:
     """Return the source's headers as highdicom 0.28.2 wants them.
 
     SliceThickness is filled in where it is empty: it is type 2 in MR, and type 1C here.
@@ -94,21 +94,15 @@ def _sources(findings: Findings) -> list[Dataset]:
     return headers
 
 
-def _anatomy(source: Dataset) -> Dataset:
-    """Return the item of Frame Anatomy Sequence (PS3.3 C.7.6.16.2.8), as the source has it.
+def _frame_anatomy(anatomy: Anatomy) -> Dataset:
+    """Return the item of Frame Anatomy Sequence (PS3.3 C.7.6.16.2.8).
 
-    dcmqi 1.5.7, and so 3D Slicer, crashes on a map without it. If the source names no region, the item says "body
+    dcmqi 1.5.7, and so 3D Slicer, crashes on a map without it. If the images name no region, the item says "body
     structure", which has no side.
     """
-    found = functional(source, 0, "FrameAnatomySequence") if is_enhanced(source) else source
     item = Dataset()
-    if found is not None and found.get("AnatomicRegionSequence"):
-        item.AnatomicRegionSequence = found.AnatomicRegionSequence
-    else:
-        region = codes.SCT.BodyStructure
-        item.AnatomicRegionSequence = [hd.sr.CodedConcept(region.value, region.scheme_designator, region.meaning)]
-    sides = (found.get(keyword) for keyword in SIDES) if found is not None else ()
-    item.FrameLaterality = next((side for side in sides if side), "U")
+    item.AnatomicRegionSequence = anatomy.items() or [code_item(codes.SCT.BodyStructure)]
+    item.FrameLaterality = anatomy.side or "U"
     return item
 
 
@@ -160,24 +154,80 @@ def _order_frames(ds: Dataset, source: Volume, values: Values) -> None:
     ds.FloatPixelData = values.astype("<f4", copy=False).tobytes()
 
 
-def _name_true_frames(ds: Dataset, source: Volume) -> None:
-    """Make references name the frames of the stored object, because the map was built from a reduced copy of it."""
-    for frame in ds.PerFrameFunctionalGroupsSequence:
-        for derivation in frame.DerivationImageSequence:
-            for reference in derivation.SourceImageSequence:
-                stored = source.frames[int(reference.ReferencedFrameNumber) - 1].frame_number
-                reference.ReferencedFrameNumber = stored
+def _name_sources(ds: Dataset, one: ParametricMap, source: Volume) -> None:
+    """Make each frame name the images that it was computed from, and the whole map all of them (PS3.3 C.12.2)."""
+    derivation = code_item(_derivation(one, source))
+    named: dict[str, dict[str, Dataset]] = {}
+    for k, frame in enumerate(ds.PerFrameFunctionalGroupsSequence):
+        images: dict[tuple[str, int | None], Dataset] = {}  # several slices may be tiles of one image
+        for volume in one.sources:
+            for reference in (volume.frames[n] for n in contributing_slices(volume, source, k)):
+                places_kept = _keeps_places(volume, source) and reference.tile is None
+                images[reference.sop_instance_uid, reference.frame_number] = _source_image(reference, places_kept)
+        item = Dataset()
+        item.SourceImageSequence = list(images.values())
+        item.DerivationCodeSequence = [derivation]
+        frame.DerivationImageSequence = [item] if images else []
+    for volume in one.sources:
+        instances = named.setdefault(volume.series_instance_uid, {})
+        instances.update({frame.sop_instance_uid: _instance(frame) for frame in volume.frames})
+    ds.ReferencedSeriesSequence = [_series(uid, list(instances.values())) for uid, instances in named.items()]
 
 
-def _name_tiled_images(ds: Dataset) -> None:
-    """Make references name each image once, because the map was built from one header for each tile.
+def _derivation(one: ParametricMap, source: Volume) -> SRCode:
+    """Return the code of the computation. For a map of the scanner, it is what was done to its voxels here."""
+    if one.derivation is not None:
+        return sr_code(one.derivation)
+    if all(_keeps_places(volume, source) for volume in one.sources):
+        return codes.DCM.PixelByPixelMask  # voxels with impossible values have lost them
+    return codes.DCM.SpatialResampling
 
-    A tile and the whole image are not in the same place, so SpatialLocationsPreserved is NO.
+
+def _keeps_places(volume: Volume, source: Volume) -> bool:
+    one, other = volume.geometry, source.geometry
+    same_grid = one.shape == other.shape and np.allclose(one.affine, other.affine)
+    return _share_frame_of_reference(volume, source) and same_grid
+
+
+def _share_frame_of_reference(one: Volume, other: Volume) -> bool:
+    if one.series_instance_uid == other.series_instance_uid:
+        return True
+    return bool(one.frame_of_reference_uid) and one.frame_of_reference_uid == other.frame_of_reference_uid
+
+
+def contributing_slices(volume: Volume, source: Volume, k: int) -> range:
+    """Return the slices of `volume` between which slice `k` of `source` lies: those that linear interpolation uses.
+
+    They are all slices if the two are in different frames of reference, because a registration then relates them.
     """
-    for series in ds.ReferencedSeriesSequence:
-        once = {item.ReferencedSOPInstanceUID: item for item in series.ReferencedInstanceSequence}
-        series.ReferencedInstanceSequence = list(once.values())
-    for frame in ds.PerFrameFunctionalGroupsSequence:
-        for derivation in frame.DerivationImageSequence:
-            for reference in derivation.SourceImageSequence:
-                reference.SpatialLocationsPreserved = "NO"
+    slices = len(volume.frames)
+    if not _share_frame_of_reference(volume, source):
+        return range(slices)
+    _, rows, columns = source.geometry.shape
+    corners = np.array([(k, row, column) for row in (0, rows - 1) for column in (0, columns - 1)], float)
+    affine = volume.geometry.affine
+    along = np.linalg.solve(affine[:3, :3], (source.geometry.to_lps(corners) - affine[:3, 3]).T)[0]
+    first, last = np.floor(along.min() + WITHIN), np.ceil(along.max() - WITHIN)
+    return range(max(int(first), 0), min(int(last), slices - 1) + 1)
+
+
+def _source_image(reference: FrameReference, places_kept: bool) -> Dataset:
+    item = _instance(reference)
+    if reference.frame_number is not None:
+        item.ReferencedFrameNumber = reference.frame_number
+    item.SpatialLocationsPreserved = "YES" if places_kept else "NO"
+    item.PurposeOfReferenceCodeSequence = [code_item(codes.DCM.SourceImageForImageProcessingOperation)]
+    return item
+
+
+def _instance(frame: FrameReference) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = frame.sop_class_uid, frame.sop_instance_uid
+    return item
+
+
+def _series(series_instance_uid: str, instances: list[Dataset]) -> Dataset:
+    item = Dataset()
+    item.SeriesInstanceUID = series_instance_uid
+    item.ReferencedInstanceSequence = instances
+    return item

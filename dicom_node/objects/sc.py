@@ -83,7 +83,6 @@ def build_sc(findings: Findings, context: ObjectContext) -> Dataset:
     ds = new_object(
         headers[0], findings, context, "SC", MultiFrameTrueColorSecondaryCaptureImageStorage, "OT", SC_SERIES
     )
-    ds.Laterality = headers[0].get("Laterality", "")  # type 2C of a paired structure, which the node does not know
     ds.ConversionType = "WSD"
     ds.ImageType = ["DERIVED", "SECONDARY"]
     ds.PatientOrientation = [letters(source.geometry.affine[:3, axis]) for axis in (2, 1)]

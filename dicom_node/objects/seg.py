@@ -16,16 +16,16 @@ from typing import Any
 import highdicom as hd
 import numpy as np
 from highdicom.spatial import get_volume_positions
-from highdicom.sr import CodedConcept
 from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.valuerep import DS
 
+from dicom_node.objects.base.anatomy import Anatomy, code_item
 from dicom_node.objects.base.codes import sr_code
 from dicom_node.objects.base.context import ObjectContext, equipment
-from dicom_node.objects.base.description import describe
+from dicom_node.objects.base.description import anatomy_of_findings, describe
 from dicom_node.objects.base.encoding import add_sequence, element, encoded, item, sequence
 from dicom_node.objects.base.parts import ResultParts
 from dicom_node.objects.base.series_numbers import SEG_SERIES
@@ -111,6 +111,7 @@ def _of_one_slice(findings: Findings, context: ObjectContext, form: Segmentation
     """Return the object without frames, and the functional groups of its first frame."""
     first = replace(findings.source, frames=findings.source.frames[:1])
     (header,) = slice_headers(first)
+    anatomy = anatomy_of_findings(findings, context)
     measures = header.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0] if is_enhanced(header) else header
     if not measures.get("SliceThickness"):  # type 2 in MR, 1C here
         measures.SliceThickness = DS(findings.source.geometry.spacing[0], auto_format=True)
@@ -120,9 +121,11 @@ def _of_one_slice(findings: Findings, context: ObjectContext, form: Segmentation
         segmentation_type=form.value,
         fractional_type=hd.seg.SegmentationFractionalTypeValues.PROBABILITY,
         max_fractional_value=MAXIMUM_FRACTIONAL_VALUE,
-        segment_descriptions=[_description(findings, number, s) for number, s in enumerate(findings.segments, 1)],
+        segment_descriptions=[
+            _description(findings, number, s, anatomy) for number, s in enumerate(findings.segments, 1)
+        ],
         series_instance_uid=context.uid("SEG series"),
-        series_number=SEG_SERIES,
+        series_number=context.series_number(SEG_SERIES),
         sop_instance_uid=context.uid("SEG instance"),
         instance_number=context.revision,
         **equipment(findings.algorithm, context),
@@ -142,7 +145,9 @@ def _of_one_slice(findings: Findings, context: ObjectContext, form: Segmentation
     return seg, seg.PerFrameFunctionalGroupsSequence[0]
 
 
-def _description(findings: Findings, number: int, segment: Segment) -> hd.seg.SegmentDescription:
+def _description(findings: Findings, number: int, segment: Segment, anatomy: Anatomy) -> hd.seg.SegmentDescription:
+    """Describe a segment. Where it names no region of its own, its region is what the images show."""
+    region = replace(anatomy, region=sr_code(segment.anatomic_region)) if segment.anatomic_region else anatomy
     algorithm = findings.algorithm
     description = hd.seg.SegmentDescription(
         segment_number=number,
@@ -158,12 +163,16 @@ def _description(findings: Findings, number: int, segment: Segment) -> hd.seg.Se
         ),
         tracking_uid=segment.tracking_uid,
         tracking_id=segment.tracking_id,
-        anatomic_regions=[sr_code(segment.anatomic_region)] if segment.anatomic_region else None,
         display_color=hd.color.CIELabColor.from_rgb(*segment.color),
     )
+    (kind,) = description.SegmentedPropertyTypeCodeSequence
     if segment.modifier is not None:  # highdicom 0.28.2 knows modifiers of the region only
-        modifier = CodedConcept.from_code(sr_code(segment.modifier))
-        description.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [modifier]
+        kind.SegmentedPropertyTypeModifierCodeSequence = [code_item(sr_code(segment.modifier))]
+        region = replace(region, side="")  # the modifier may name another
+    elif region.region is None and region.laterality is not None:
+        kind.SegmentedPropertyTypeModifierCodeSequence = [code_item(region.laterality)]
+    if items := region.items():
+        description.AnatomicRegionSequence = items
     return description
 
 

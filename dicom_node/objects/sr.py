@@ -12,9 +12,10 @@ from pydicom.sr.codedict import Collection, codes
 from pydicom.sr.coding import Code as SRCode
 from pydicom.uid import UID, ComprehensiveSRStorage, EnhancedSRStorage
 
+from dicom_node.objects.base.anatomy import Anatomy, procedures_reported
 from dicom_node.objects.base.codes import PRIVATE, RESEARCH_NOTICE, sr_code
 from dicom_node.objects.base.context import ObjectContext, equipment
-from dicom_node.objects.base.description import describe
+from dicom_node.objects.base.description import anatomy_of_findings, describe
 from dicom_node.objects.base.parts import ResultParts
 from dicom_node.objects.base.series_numbers import SR_SERIES
 from dicom_node.objects.base.source_headers import sharing, source_headers
@@ -68,12 +69,14 @@ def build_sr(findings: Findings, context: ObjectContext, seg: Dataset | None) ->
     """
     volumes = [(volume, source_headers(volume)) for volume in _volumes(findings)]
     sources = [header for _, headers in volumes for header in headers]
-    groups, notes = _groups(findings, context, seg)
+    anatomy = anatomy_of_findings(findings, context)
+    groups, notes = _groups(findings, context, seg, anatomy)
+    procedures = procedures_reported(source_headers(findings.source), findings.source.modality, anatomy)
     report = sr.MeasurementReport(
         observation_context=sr.ObservationContext(
             observer_device_context=content.device_observer(findings.algorithm, context)
         ),
-        procedure_reported=sr_code(findings.procedure_reported),
+        procedure_reported=procedures,
         imaging_measurements=groups,
         title=codes.DCM.ImagingMeasurementReport if findings.segments else PRIVATE["no-finding"],
         language_of_content_item_and_descendants=content.language(),
@@ -81,19 +84,20 @@ def build_sr(findings: Findings, context: ObjectContext, seg: Dataset | None) ->
     items = report[0].ContentSequence
     body = items.pop()  # the measurements follow the texts and the image library
     items.extend(content.text_items(_texts(findings, context, notes)))
-    items.append(image_library(volumes))
+    items.append(image_library(volumes, context.side))
     items.append(body)
     document = sr.Comprehensive3DSR(
         evidence=[*sources, seg] if seg is not None else sources,
         content=report[0],
         series_instance_uid=context.uid("SR series"),
-        series_number=SR_SERIES,
+        series_number=context.series_number(SR_SERIES),
         sop_instance_uid=context.uid("SR instance"),
         instance_number=context.revision,
         **equipment(findings.algorithm, context),
         is_complete=True,
         is_final=False,
         is_verified=False,
+        performed_procedure_codes=procedures,
     )
     if findings.research:
         document.ContentQualification = "RESEARCH"
@@ -145,17 +149,19 @@ def _texts(findings: Findings, context: ObjectContext, notes: Sequence[str]) -> 
     ]
 
 
-def _groups(findings: Findings, context: ObjectContext, seg: Dataset | None) -> tuple[list[Any], list[str]]:
+def _groups(
+    findings: Findings, context: ObjectContext, seg: Dataset | None, anatomy: Anatomy
+) -> tuple[list[Any], list[str]]:
     """Return the measurement groups, and notes for the reader on how they are drawn."""
     groups: list[Any] = []
     notes: list[str] = []
     if seg is not None:
-        groups += [_referring(findings, seg, number, s) for number, s in enumerate(findings.segments, 1)]
-        groups += [_planar(findings, s, k) for s in findings.segments for k in _drawn_slices(findings, s)]
+        groups += [_referring(findings, seg, number, s, anatomy) for number, s in enumerate(findings.segments, 1)]
+        groups += [_planar(findings, s, k, anatomy) for s in findings.segments for k in _drawn_slices(findings, s)]
     else:
         for segment in findings.segments:
             regions, left_out = _regions(findings, segment)
-            groups.append(_volumetric(findings, segment, referenced_regions=regions))
+            groups.append(_volumetric(findings, segment, anatomy, referenced_regions=regions))
             if left_out:
                 notes.append(
                     f"{segment.label}: its {left_out} smallest parts are not outlined; they are in its values."
@@ -165,11 +171,12 @@ def _groups(findings: Findings, context: ObjectContext, seg: Dataset | None) -> 
     return groups, notes
 
 
-def _referring(findings: Findings, seg: Dataset, number: int, segment: Segment) -> Any:
+def _referring(findings: Findings, seg: Dataset, number: int, segment: Segment, anatomy: Anatomy) -> Any:
     """Return a TID 1411 group that refers to a segment of the SEG."""
     return _volumetric(
         findings,
         segment,
+        anatomy,
         referenced_segment=sr.ReferencedSegment(
             sop_class_uid=seg.SOPClassUID,
             sop_instance_uid=seg.SOPInstanceUID,
@@ -179,7 +186,7 @@ def _referring(findings: Findings, seg: Dataset, number: int, segment: Segment) 
     )
 
 
-def _volumetric(findings: Findings, segment: Segment, **where: Any) -> Any:
+def _volumetric(findings: Findings, segment: Segment, anatomy: Anatomy, **where: Any) -> Any:
     """Return a TID 1411 group with the values of a segment."""
     volume = (codes.SCT.Volume.value, codes.SCT.Volume.scheme_designator)
     measured = {(one.name.value, one.name.scheme) for one in segment.measurements}
@@ -189,7 +196,7 @@ def _volumetric(findings: Findings, segment: Segment, **where: Any) -> Any:
         qualitative_evaluations=content.evaluations(segment.evaluations),
         time_point_context=content.time_point(findings.time_point),
         **where,
-        **_identity(findings, segment),
+        **_identity(findings, segment, anatomy),
     )
     for item in group[0].ContentSequence:
         # highdicom 0.28.2 writes CONTAINS here; TID 1419 row 1 says HAS CONCEPT MOD
@@ -222,10 +229,10 @@ def _drawn_slices(findings: Findings, segment: Segment) -> list[int]:
     return list(dict.fromkeys([key_slice(segment.mask), *extent]))
 
 
-def _planar(findings: Findings, segment: Segment, k: int) -> Any:
+def _planar(findings: Findings, segment: Segment, k: int, anatomy: Anatomy) -> Any:
     """Return a TID 1410 group: the finding as it is drawn on slice `k`."""
     return sr.PlanarROIMeasurementsAndQualitativeEvaluations(
-        referenced_region=_region(findings, k, outline(segment.mask[k])), **_identity(findings, segment)
+        referenced_region=_region(findings, k, outline(segment.mask[k])), **_identity(findings, segment, anatomy)
     )
 
 
@@ -267,25 +274,30 @@ def _whole_study(findings: Findings, context: ObjectContext) -> Any:
     return group
 
 
-def _identity(findings: Findings, segment: Segment) -> dict[str, Any]:
+def _identity(findings: Findings, segment: Segment, anatomy: Anatomy) -> dict[str, Any]:
     """Return the arguments that all groups of a segment have in common."""
     return {
         "tracking_identifier": sr.TrackingIdentifier(uid=segment.tracking_uid, identifier=segment.tracking_id),
         "finding_type": sr_code(segment.type),
         "finding_category": sr_code(segment.category),
         "algorithm_id": content.algorithm_identification(findings.algorithm),
-        "finding_sites": _finding_sites(segment),
+        "finding_sites": _finding_sites(segment, anatomy),
     }
 
 
-def _finding_sites(segment: Segment) -> list[Any] | None:
-    """Return the site of a segment (TID 1411, row 8), with its modifier: the region, or else the structure itself."""
+def _finding_sites(segment: Segment, anatomy: Anatomy) -> list[Any] | None:
+    """Return the site of a segment (TID 1411, row 8): its region, or else the structure itself, or what images show.
+
+    The site has the modifier of the segment, or else the side of the images.
+    """
     modifier = None if segment.modifier is None else sr_code(segment.modifier)
-    site = segment.anatomic_region
-    if site is None and modifier is not None and segment.category == ANATOMICAL:
-        site = segment.type
+    site = anatomy.region if segment.anatomic_region is None else sr_code(segment.anatomic_region)
+    if segment.anatomic_region is None and modifier is not None and segment.category == ANATOMICAL:
+        site = sr_code(segment.type)
     if site is None:
         return None
+    if modifier is None:
+        return [sr.FindingSite(site, laterality=anatomy.laterality)]
     if modifier in Collection("CID244").concepts.values():
-        return [sr.FindingSite(sr_code(site), laterality=modifier)]
-    return [sr.FindingSite(sr_code(site), topographical_modifier=modifier)]
+        return [sr.FindingSite(site, laterality=modifier)]
+    return [sr.FindingSite(site, topographical_modifier=modifier)]

@@ -45,6 +45,9 @@ NADIR_CHANGE = Code("nadir-change", SCHEME, "Change of the sum of diameters from
 VOLUME_CHANGE = Code("volume-change", SCHEME, "Change of volume from baseline")
 ADC_CHANGE = Code("adc-change", SCHEME, "Change of the mean ADC from baseline")
 
+DIFFUSION_ANALYSIS = Code("129105", "DCM", "Diffusion image analysis")
+FAT_ANALYSIS = Code("fat-analysis", SCHEME, "Computation of the fat fraction from Dixon images")
+
 CM3 = Code("cm3", "UCUM", "cubic centimeter")
 MM = Code("mm", "UCUM", "mm")
 PERCENT = Code("%", "UCUM", "percent")

@@ -3,7 +3,7 @@
 Masks are boolean arrays [slice, row, column] on the grid of `Findings.source`; lengths are in mm, in LPS.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
@@ -85,13 +85,17 @@ class Segment:
 class ParametricMap:
     """A quantity at every voxel: `values` (float32, [slice, row, column]) in `unit`, NaN where a voxel has none.
 
-    `method` is the code that says how it was measured, if there is one: PS3.16 CID 7273 has the models of diffusion.
+    `sources` are the volumes from which it was computed, and `derivation` is the code of the computation (PS3.16 CID
+    7203); it is None for a map of the scanner, which is the only source then. `method` is the code that says how the
+    quantity was measured, if there is one: CID 7273 has the models of diffusion.
     """
 
     label: str  # short, for SeriesDescription: "ADC"
     quantity: Code
     unit: Code
     values: NDArray[np.float32]
+    sources: tuple[Volume, ...]
+    derivation: Code | None = None
     method: Code | None = None
 
 
@@ -139,7 +143,6 @@ class Findings:
     notes: tuple[str, ...] = ()
     input_series: tuple[str, ...] = ()
     research: bool = True
-    procedure_reported: Code = field(default=Code("25056-3", "LN", "MRI unspecified body region"))
 
     def __post_init__(self) -> None:
         for segment in self.segments:
@@ -167,4 +170,3 @@ class NoResult:
     started_at: datetime
     algorithm: Algorithm | None = None
     research: bool = True
-    procedure_reported: Code = field(default=Code("25056-3", "LN", "MRI unspecified body region"))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from inference.contract.concepts import DIFFUSION_ANALYSIS, FAT_ANALYSIS
 from inference.contract.findings import NOT_ATTEMPTED, Code, Measurement, ParametricMap
 from inference.contract.inputs import InputRule, input_key
 from inference.contract.series_input import SeriesInput, read_input
@@ -41,6 +42,7 @@ SOURCES: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "fat": (("fat_fraction",), ("dixon",), ("water", "fat")),
 }
 MAPS: Mapping[str, PanelQuantity] = {"adc": ADC, "t1_map": T1, "t2_map": T2, "fat_fraction": FAT}
+DERIVATIONS = {("dwi",): DIFFUSION_ANALYSIS, ("dixon",): FAT_ANALYSIS, ("water", "fat"): FAT_ANALYSIS}
 NAMES = tuple(dict.fromkeys(name for ways in SOURCES.values() for way in ways for name in way))
 
 Volumes = Mapping[str, tuple[Volume, ...]]
@@ -134,7 +136,11 @@ def measure_panel(volumes: Volumes, source: Volume, asked: Sequence[PanelQuantit
                 reasons[" and ".join(way)] = str(error)
                 continue
             values[quantity.name] = on_source
-            maps.append(ParametricMap(quantity.label, quantity.code, quantity.unit, on_source, computed.method))
+            origin = _origin(way, found)
+            derivation, method = DERIVATIONS.get(way), computed.method
+            maps.append(
+                ParametricMap(quantity.label, quantity.code, quantity.unit, on_source, origin, derivation, method)
+            )
             assumed += [computed.note] if computed.note else []
             used += found
             unused += [f"The series for {names} was not used: {reason}." for names, reason in reasons.items()]
@@ -183,6 +189,15 @@ def _adc_from_diffusion(weighted: Sequence[Volume]) -> Array:
     if any(not np.allclose(v.geometry.affine, known[0][0].geometry.affine, atol=SAME_PLACE) for v, _ in known):
         raise InputRefused("the volumes of different b-values lie in different places; send the whole series again")
     return adc_map([v.array for v, _ in known], [b for _, b in known]).values
+
+
+def _origin(way: tuple[str, ...], found: Sequence[Volume]) -> tuple[Volume, ...]:
+    """Return those volumes of the inputs of `way` from which the map is computed; a series may hold others beside."""
+    if way == ("dwi",):
+        return tuple(v for v in found if v.told_apart.get(B_VALUE) is not None and _is_magnitude(v))
+    if way == ("dixon",):
+        return tuple(v for v in found if v.told_apart.get(FRAME_TYPE) in ("water", "fat") and is_signal(v.told_apart))
+    return tuple(found)
 
 
 def _is_magnitude(volume: Volume) -> bool:

@@ -256,6 +256,6 @@ BREAKAGES = [
     Breakage("note that withdraws an image", source_withdrawn, "own checks", "is withdrawn, but", ("KO, rejection",)),
     Breakage("another patient", other_patient, "own checks", "PatientID differs"),
     Breakage("two objects in a series", shared_series, "own checks", "the series holds other instances"),
-    Breakage("series without the notice", no_notice, "own checks", "SeriesDescription does not begin"),
+    Breakage("series without the notice", no_notice, "own checks", "SeriesDescription does not end"),
     Breakage("no device UID", no_device, "own checks", "Device UID"),
 ]

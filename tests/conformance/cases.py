@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from inference.contract.concepts import DIFFUSION_ANALYSIS
 from inference.contract.findings import (
     MEASUREMENT_FAILURE,
     Algorithm,
@@ -89,7 +90,7 @@ def rich_findings(volume: Volume, *, overlap: bool = True) -> Findings:
         findings(volume, (one, two)),
         algorithm=Algorithm("ConformanceNet", "1.0", "Test maker", "cd" * 32, "simulated phantoms"),
         measurements=(Measurement(Code("122157", "DCM", "Probability"), 0.42, Code("1", "UCUM", "no units")),),
-        maps=(ParametricMap("ADC", ADC, UM2_S, diffusion),),
+        maps=(ParametricMap("ADC", ADC, UM2_S, diffusion, (volume,), DIFFUSION_ANALYSIS),),
         time_point=TimePoint("baseline", 1, "T0", "AI-1"),
         notes=("Only one sequence was available.",),
     )

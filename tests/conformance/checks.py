@@ -29,8 +29,11 @@ PATIENT_AND_STUDY = (
 CUT = {"StudyID": 16}  # characters, PS3.5 6.2: scanners and anonymisers write more, and an archive may refuse it
 DATES = ("PatientBirthDate", "StudyDate")  # which some anonymisers fill with other text
 ABBREVIATED_SERIES_DATA = ("SeriesNumber", "SeriesDescription", "Modality", "SeriesDate", "SeriesTime")
-# name what need not be here: earlier results, and the scanner's own records of the study, which are copied
-ELSEWHERE = ("PredecessorDocumentsSequence", "ReferencedStudySequence", "ReferencedPerformedProcedureStepSequence")
+# name what need not be here: earlier results, the order, and the scanner's own records of the study, which are copied
+ELSEWHERE = (
+    "PredecessorDocumentsSequence", "ReferencedStudySequence", "ReferencedPerformedProcedureStepSequence",
+    "ReferencedRequestSequence", "RequestAttributesSequence",
+)  # fmt: skip
 OF_STRUCTURES = ("ReferencedFrameOfReferenceSequence", "StructureSetROISequence")  # of an RT Structure Set
 POSITION = 0.01  # mm
 DIRECTION = 1e-4
@@ -122,8 +125,8 @@ def research_notice(ds: Dataset, study: Study) -> Iterator[str]:
     """
     if is_rejection(ds):
         return
-    if not str(ds.get("SeriesDescription", "")).startswith(RESEARCH_NOTICE):
-        yield "SeriesDescription does not begin with the notice"
+    if not str(ds.get("SeriesDescription", "")).endswith(RESEARCH_NOTICE):
+        yield "SeriesDescription does not end with the notice"
     if ds.Modality == "SR":
         texts = [
             str(i.TextValue) for i in ds.ContentSequence if (i.ValueType, i.RelationshipType) == ("TEXT", "CONTAINS")

@@ -86,7 +86,7 @@ def _template(ds: Dataset) -> bool:
 
 
 def _no_result(ds: Dataset) -> bool:
-    return bool(ds.SOPClassUID == EnhancedSRStorage and ds.SeriesNumber == NO_RESULT_SERIES)
+    return bool(ds.SOPClassUID == EnhancedSRStorage and ds.SeriesNumber % 100 == NO_RESULT_SERIES)
 
 
 def _map(ds: Dataset) -> bool:

@@ -169,7 +169,7 @@ def test_the_equipment_names_the_installed_version(tmp_path: Path) -> None:
 
 def test_beside_every_object_stand_those_that_may_replace_it(tmp_path: Path) -> None:
     found = findings(read(write_oblique(tmp_path, "A^B", "ISO_IR 100")))
-    adc = ParametricMap("ADC", ADC, UM2_PER_S, found.source.array.astype(np.float32))
+    adc = ParametricMap("ADC", ADC, UM2_PER_S, found.source.array.astype(np.float32), (found.source,))
     everything = ObjectProfile(objects=frozenset({ObjectKind.SEG, ObjectKind.PM, ObjectKind.SR, ObjectKind.KO}))
     built = build_objects(replace(found, maps=(adc, adc)), ObjectContext("NODE", "seed"), everything)
     assert [(b.kind, " ".join(b.stands_for), b.dataset.SOPClassUID) for b in built] == [

@@ -106,6 +106,6 @@ def _valid_objects(folder: Path, out: Path) -> list[Dataset]:
 
 def test_a_long_title_leaves_notice_and_kind_whole() -> None:
     result = NoResult("A title that is longer than any list of series shows", WhyNoResult.FAILURE, "", STARTED)
-    described = series_description(result, "No AI result")
-    assert described == "RESEARCH - not for diagnosis: A title that is longe No AI result"
+    described = series_description(result, CONTEXT, "No AI result")
+    assert described == "A title that No AI result, RESEARCH - not for diagnosis"
     assert len(described) <= 64

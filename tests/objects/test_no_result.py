@@ -35,7 +35,7 @@ def test_it_says_why_in_code_and_words(tmp_path: Path, why: WhyNoResult, algorit
     assert texts[0] == "RESEARCH - not for diagnosis"
     assert texts[-1] == "The images show motion."
     assert evidence(report) == {str(dcmread(source).SOPInstanceUID) for source in paths}
-    assert report.SeriesDescription == "RESEARCH - not for diagnosis: Test mass No AI result"
+    assert report.SeriesDescription == "Test mass No AI result, RESEARCH - not for diagnosis"
     assert {i.TextValue for i in all_items(report) if i.ValueType == "TEXT" and "TestNet" in i.TextValue} == (
         {"TestNet"} if algorithm else set()
     )

@@ -11,6 +11,7 @@ from pydicom.dataset import Dataset
 
 from dicom_node.objects.base.context import ObjectContext
 from dicom_node.objects.pm import build_pm
+from inference.contract.concepts import DIFFUSION_ANALYSIS
 from inference.contract.findings import Code, Findings, ParametricMap
 from inference.volumes.planes import functional
 from inference.volumes.reading import read_volume
@@ -31,7 +32,7 @@ def adc_map(volume: Volume) -> ParametricMap:
     rng = np.random.default_rng(1)
     values = rng.normal(1200, 400, volume.array.shape).astype(np.float32)
     values[rng.random(volume.array.shape) < 0.2] = np.nan
-    return ParametricMap("ADC", ADC, UM2_S, values, MODEL)
+    return ParametricMap("ADC", ADC, UM2_S, values, (volume,), DIFFUSION_ANALYSIS, MODEL)
 
 
 def written(found: Findings, one: ParametricMap, folder: Path) -> tuple[Dataset, Path]:
@@ -54,7 +55,7 @@ def assert_read_back(one: ParametricMap, volume: Volume, file: Path) -> None:
 def test_values_and_what_they_mean_read_back(tmp_path: Path) -> None:
     volume = read(write_oblique(tmp_path / "images", "Müller^Änne", "ISO_IR 100"))
     one = adc_map(volume)
-    found = replace(findings(volume), maps=(ParametricMap("T1", T1, MS, one.values), one))
+    found = replace(findings(volume), maps=(ParametricMap("T1", T1, MS, one.values, (volume,)), one))
     ds, path = written(found, one, tmp_path)
     assert dciodvfy_errors(path) == []
     file, meta = dcmqi_map(path, tmp_path / "dcmqi")
@@ -68,7 +69,7 @@ def test_values_and_what_they_mean_read_back(tmp_path: Path) -> None:
     assert mapping.DoubleFloatRealWorldValueFirstValueMapped == np.nanmin(one.values)
     assert mapping.DoubleFloatRealWorldValueLastValueMapped == np.nanmax(one.values)
     assert ds.SeriesNumber == 9004  # the second of two maps
-    assert ds.SeriesDescription == "RESEARCH - not for diagnosis: Test mass ADC"
+    assert ds.SeriesDescription == "Test mass ADC, RESEARCH - not for diagnosis"
     assert ds.ContentQualification == "RESEARCH"
     assert str(ds.PatientName) == "Müller^Änne"
     assert ds.FrameOfReferenceUID == volume.frame_of_reference_uid
@@ -99,7 +100,7 @@ def test_maps_of_real_series(tmp_path: Path, test_data: Path, series: str) -> No
 
 def test_a_map_without_any_value_is_an_object_like_others(tmp_path: Path) -> None:
     volume = read(write_oblique(tmp_path / "images", "A^B", "ISO_IR 100"))
-    one = ParametricMap("T1", T1, MS, np.full(volume.array.shape, np.nan, np.float32))
+    one = ParametricMap("T1", T1, MS, np.full(volume.array.shape, np.nan, np.float32), (volume,))
     ds, path = written(replace(findings(volume), maps=(one,)), one, tmp_path)
     assert dciodvfy_errors(path) == []
     assert np.isnan(ds.pixel_array).all()

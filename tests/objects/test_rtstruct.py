@@ -127,7 +127,7 @@ def test_names_and_types(tmp_path: Path) -> None:
     assert [item.RTROIInterpretedType for item in ds.RTROIObservationsSequence] == ["GTV", "ORGAN", ""]
     assert {roi.ROIGenerationAlgorithm for roi in ds.StructureSetROISequence} == {"AUTOMATIC"}
     assert str(ds.PatientName) == "Müller^Änne"
-    assert ds.SeriesDescription.startswith("RESEARCH - not for diagnosis")
+    assert ds.SeriesDescription.endswith("RESEARCH - not for diagnosis")
     assert ds.StructureSetLabel == "A title of more "
     again = build_rtstruct(replace(findings(volume, segments), title="Other"), CONTEXT)
     assert again is not None

@@ -73,7 +73,7 @@ def test_others_see_the_same_pictures(volume: Volume, tmp_path: Path) -> None:
         assert np.array_equal(np.asarray(Image.open(dcmtk_frame(path, n, tmp_path))), frame)
     assert list(ds.FrameLabelVector) == ["Mass 1", "Mass 2", "Report"]
     assert str(ds.PatientName) == "Müller^Änne"
-    assert ds.SeriesDescription == "RESEARCH - not for diagnosis: Test mass key images"
+    assert ds.SeriesDescription == "Test mass key images, RESEARCH - not for diagnosis"
     assert build_sc(findings(volume), CONTEXT) == build_sc(findings(volume), CONTEXT)
 
 
@@ -81,7 +81,7 @@ def test_a_pacs_takes_every_object_and_shows_the_pictures(volume: Volume, tmp_pa
     if find_orthanc() is None:
         pytest.skip("Orthanc is not installed: run tests/install-peers.sh")
     values = np.ones(volume.array.shape, np.float32)
-    one = ParametricMap("T1", Code("113063", "DCM", "T1"), Code("ms", "UCUM", "millisecond"), values)
+    one = ParametricMap("T1", Code("113063", "DCM", "T1"), Code("ms", "UCUM", "millisecond"), values, (volume,))
     found = replace(findings(volume), maps=(one,))
     sc, path = written(found, tmp_path)
     paths = [path]

@@ -15,7 +15,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from dicom_node.objects.base.context import ObjectContext
-from dicom_node.objects.base.description import describe
+from dicom_node.objects.base.description import anatomy_of_findings, describe
 from dicom_node.objects.base.encoding import add_sequence, element, item
 from dicom_node.objects.base.series_numbers import SEG_SERIES
 from dicom_node.objects.base.source_headers import reduced_enhanced, source_headers
@@ -85,9 +85,12 @@ def made_by_highdicom(found: Findings, wanted: ObjectProfile) -> Dataset:
         source_images=[reduced_enhanced(headers[0], found.source)] if enhanced else headers,
         pixel_array=np.stack(pixels, axis=-1),
         segmentation_type=form.value,
-        segment_descriptions=[_description(found, number, s) for number, s in enumerate(found.segments, 1)],
+        segment_descriptions=[
+            _description(found, number, s, anatomy_of_findings(found, CONTEXT))
+            for number, s in enumerate(found.segments, 1)
+        ],
         series_instance_uid=CONTEXT.uid("SEG series"),
-        series_number=SEG_SERIES,
+        series_number=CONTEXT.series_number(SEG_SERIES),
         sop_instance_uid=CONTEXT.uid("SEG instance"),
         instance_number=1,
         manufacturer=found.algorithm.manufacturer,

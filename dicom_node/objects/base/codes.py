@@ -18,6 +18,7 @@ PRIVATE = {
     value: SRCode(value, SCHEME, meaning)  # a value has at most 16 characters (PS3.5 6.2, SH)
     for value, meaning in {
         "input-series": "Input series",
+        "fat-analysis": "Computation of the fat fraction from Dixon images",
         "training-data": "Training data of the algorithm",
         "supersedes": "Superseded result",
         "no-finding": "AI result without findings",
@@ -58,6 +59,12 @@ MODALITIES = {
     "CT": codes.DCM.ComputedTomography,
     "PT": codes.DCM.PositronEmissionTomography,
 }
+UNSPECIFIED = {  # PS3.16 CID 100: procedures of an unspecified body region
+    "MR": codes.LN.MRIUnspecifiedBodyRegion,
+    "CT": codes.LN.CTUnspecifiedBodyRegion,
+    "PT": codes.LN.PETUnspecifiedBodyRegion,
+}
+IMAGED = {"MR": "MRI", "CT": "CT", "PT": "PET"}  # first word of the meaning of a procedure that we name ourselves
 LATERALITIES = {"L": codes.SCT.Left, "R": codes.SCT.Right}
 
 

@@ -2,9 +2,11 @@
 
 import hashlib
 from dataclasses import dataclass, field
+from datetime import tzinfo
 from importlib.metadata import version
 from typing import Any
 
+from dicom_node.objects.base.series_numbers import EDITION_STEP, EDITIONS, FIRST_SERIES, SIDE_STEPS
 from inference.contract.findings import Algorithm
 
 NODE_NAME = "dicom-node"  # manufacturer and model if no algorithm made the object
@@ -27,6 +29,10 @@ class ObjectContext:
     UIDs. `predecessors` are the reports of an earlier result that this one supersedes. `side` is the side of the body
     that the job analyses, "L" or "R"; empty if its images name none, or both. `installation` is the identity of the
     node's installation.
+
+    `label` is the application's name in lists of series, at most LABEL_LENGTH characters, and `first_series` the number
+    that those of its series follow. `edition` counts its results of this study and side. `time_zone` is that of
+    scanners whose images name none.
     """
 
     device_name: str
@@ -35,11 +41,20 @@ class ObjectContext:
     predecessors: tuple[ResultReference, ...] = ()
     side: str = ""
     installation: str = ""
+    label: str = ""
+    first_series: int = FIRST_SERIES
+    edition: int = 1
+    time_zone: tzinfo | None = None
     software_version: str = field(default_factory=lambda: version("dicom-node"))
 
     def uid(self, role: str) -> str:
         """Return the UID (PS3.5 B.2, 2.25 root) of one role in this result."""
         return derived_uid(self.uid_seed, role)
+
+    def series_number(self, offset: int) -> int:
+        """Return the number of a series of this result. `offset` is one of `series_numbers`."""
+        block = EDITION_STEP * ((self.edition - 1) % EDITIONS) + SIDE_STEPS.get(self.side, 0)
+        return self.first_series + block + offset
 
     @property
     def node_uid(self) -> str:

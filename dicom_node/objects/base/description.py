@@ -1,6 +1,5 @@
 """The description of a result object: series, dates, character set, and the equipment that made it."""
 
-import re
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -12,43 +11,83 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sr.codedict import codes
 
+from dicom_node.objects.base.anatomy import Anatomy, anatomy_of
 from dicom_node.objects.base.codes import RESEARCH_NOTICE
 from dicom_node.objects.base.context import NODE_NAME, ObjectContext, device_uid
-from dicom_node.objects.base.source_headers import UTF_8
-from dicom_node.objects.base.value_lengths import LO_LENGTH
+from dicom_node.objects.base.dates import set_dates
+from dicom_node.objects.base.order import describe_order
+from dicom_node.objects.base.source_headers import UTF_8, source_header, source_headers
+from dicom_node.objects.base.value_lengths import LABEL_LENGTH, LO_LENGTH, short_names
 from inference.contract.findings import Algorithm, Findings, NoResult
 
-OFFSET = re.compile(r"[+-](0\d|1[0-4])[0-5]\d")  # PS3.3 C.12.1.1.8: &ZZXX
+DECLARED = ["TimezoneOffsetFromUTC", "SpecificCharacterSet", "StudyDate", "StudyTime"]
+NO_IMAGES = ("SR", "KO", "RTSTRUCT")  # modalities of objects whose series name no body part
 TEXT_VRS = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})  # PS3.5 6.1.2.2: those the character set is for
 
 
-def series_description(result: Findings | NoResult, kind: str) -> str:
-    """Return a description of at most 64 characters.
+def series_name(title: str, context: ObjectContext) -> str:
+    """Return the words that tell the result from others: application, side, and the edition from the second on.
 
-    The notice comes first, because viewers cut long descriptions at their end, and the kind is never cut.
+    They have at most 18 characters, because lists of series often show no more than 20 of a description.
     """
-    notice = f"{RESEARCH_NOTICE}: " if result.research else ""
-    title = result.title[: LO_LENGTH - len(notice) - len(kind) - 1]
-    return f"{notice}{title} {kind}"
+    (label,) = short_names([context.label or title], LABEL_LENGTH)
+    edition = f"r{context.edition}" if context.edition > 1 else ""
+    return " ".join(word for word in (label, context.side, edition) if word)
 
 
-def describe(ds: Dataset, findings: Findings, context: ObjectContext, kind: str) -> None:
-    """Set the series description, dates, character set, and the equipment that contributed (PS3.3 C.12.1)."""
+def series_description(result: Findings | NoResult, context: ObjectContext, kind: str) -> str:
+    """Return a description of at most 64 characters, which ends with the notice that the result is for research.
+
+    What tells series apart comes first, because viewers cut long descriptions at their end.
+    """
+    notice = f", {RESEARCH_NOTICE}" if result.research else ""
+    return f"{series_name(result.title, context)} {kind}"[: LO_LENGTH - len(notice)] + notice
+
+
+def describe(
+    ds: Dataset, findings: Findings, context: ObjectContext, kind: str, anatomy: Anatomy | None = None
+) -> None:
+    """Set the series description, what the result shows, and all that `describe_origin` sets.
+
+    `anatomy` is that of the findings, unless the object was made of other images.
+    """
+    if ds.Modality not in NO_IMAGES:
+        describe_anatomy(ds, anatomy or anatomy_of_findings(findings, context))
     describe_result(ds, findings, findings.source.frames[0].path, context, kind)
 
 
+def describe_anatomy(ds: Dataset, anatomy: Anatomy) -> None:
+    """Set body part and side of the series (PS3.3 C.7.3.1).
+
+    dciodvfy allows no side of the series in objects with functional groups: their segments and frames name it.
+    """
+    if anatomy.body_part:
+        ds.BodyPartExamined = anatomy.body_part
+    if "SharedFunctionalGroupsSequence" not in ds and anatomy.paired is not False:
+        ds.Laterality = anatomy.side  # type 2C: required of a paired region, if only empty
+
+
+def anatomy_of_findings(findings: Findings, context: ObjectContext) -> Anatomy:
+    """Return what the images of the findings show, those of an earlier study omitted."""
+    study = findings.source.study_instance_uid
+    volumes = {volume.frames: volume for volume in (findings.source, *findings.inputs)}
+    used = [volume for volume in volumes.values() if volume.study_instance_uid == study]
+    return anatomy_of([(volume, source_headers(volume)) for volume in used], context.side)
+
+
 def describe_result(ds: Dataset, result: Findings | NoResult, source: Path, context: ObjectContext, kind: str) -> None:
-    """Describe `ds` as `describe` does. `source` is a stored instance of the study."""
-    ds.SeriesDescription = series_description(result, kind)
+    """Set the series description, and all that `describe_origin` sets. `source` is a stored instance of the study."""
+    ds.SeriesDescription = series_description(result, context, kind)
     describe_origin(ds, result.algorithm, result.started_at, source, context)
 
 
 def describe_origin(
     ds: Dataset, algorithm: Algorithm | None, at: datetime, source: Path, context: ObjectContext
 ) -> None:
-    """Set all that `describe` sets, except the series description."""
-    declared = dcmread(source, specific_tags=["TimezoneOffsetFromUTC", "SpecificCharacterSet"], stop_before_pixels=True)
-    _set_dates(ds, at, _offset(declared))
+    """Set order, institution, dates, character set, and the equipment that contributed (PS3.3 C.12.1)."""
+    declared = dcmread(source, specific_tags=DECLARED, stop_before_pixels=True)
+    describe_order(ds, source_header(source))
+    set_dates(ds, at, declared, context)
     purpose = Dataset()
     purpose.CodeValue = codes.DCM.ProcessingEquipment.value
     purpose.CodingSchemeDesignator = codes.DCM.ProcessingEquipment.scheme_designator
@@ -107,26 +146,3 @@ def _encodes(character: str, terms: list[str]) -> bool:
         if encoded:
             return True
     return False
-
-
-def _offset(header: Dataset) -> str | None:
-    """Return the source's TimezoneOffsetFromUTC; None if there is none that can be read."""
-    offset = str(header.get("TimezoneOffsetFromUTC") or "").strip()
-    return offset if OFFSET.fullmatch(offset) else None
-
-
-def _set_dates(ds: Dataset, at: datetime, offset: str | None) -> None:
-    """Set the dates and times of the result, in the time zone of its source.
-
-    TimezoneOffsetFromUTC (PS3.3 C.12.1.1.8) holds for every date and time of an object, also for the copied StudyDate
-    and StudyTime. So the source's offset is kept, and our times are written in it. If the source has no offset, the
-    result has none either; our times are then in the node's local time, as the source's times are in the scanner's.
-    """
-    local = at.astimezone(datetime.strptime(offset, "%z").tzinfo if offset else None)
-    for keyword in ("Content", "Series", "InstanceCreation"):
-        setattr(ds, f"{keyword}Date", local.strftime("%Y%m%d"))
-        setattr(ds, f"{keyword}Time", local.strftime("%H%M%S"))
-    if offset:
-        ds.TimezoneOffsetFromUTC = offset
-    elif "TimezoneOffsetFromUTC" in ds:
-        del ds.TimezoneOffsetFromUTC

@@ -20,12 +20,12 @@ def new_object(
     """Return an object in a series of its own, in the patient and study of the header `source`.
 
     Its UIDs come from the roles "<kind> series" and "<kind> instance". The caller completes it, and then calls
-    `describe`.
+    `describe`. `number` is an offset of `series_numbers`.
     """
     ds = hd.base.SOPClass(
         study_instance_uid=source.StudyInstanceUID,
         series_instance_uid=context.uid(f"{kind} series"),
-        series_number=number,
+        series_number=context.series_number(number),
         sop_instance_uid=context.uid(f"{kind} instance"),
         sop_class_uid=sop_class_uid,
         instance_number=context.revision,

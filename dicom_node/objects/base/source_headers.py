@@ -26,7 +26,9 @@ LONGEST = {"SH": SH_LENGTH, "LO": LO_LENGTH}
 STRICT_VRS = frozenset({"AS", "CS", "DA", "DS", "IS", "TM"})
 PATIENT_GROUP = 0x0010
 OF_FRAMES = ("NumberOfFrames", "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence")
-IDENTIFIERS = frozenset({"PatientID", "AccessionNumber"})
+IDENTIFIERS = frozenset({
+    "PatientID", "AccessionNumber", "RequestedProcedureID", "ScheduledProcedureStepID", "CodeValue",
+})  # fmt: skip
 TYPE_2 = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex",
     "StudyDate", "StudyTime", "AccessionNumber", "StudyID", "ReferringPhysicianName",
@@ -69,10 +71,8 @@ def source_header(path: Path) -> Dataset:
     ds = dcmread(path, stop_before_pixels=True)
     _drop_unusable(ds)
     ds.SpecificCharacterSet = UTF_8
+    _cut_texts(ds)
     for element in list(ds):
-        longest = LONGEST.get(element.VR)
-        if longest is not None and isinstance(element.value, str) and element.keyword not in IDENTIFIERS:
-            element.value = element.value[:longest]
         if element.tag.group == PATIENT_GROUP and element.VR in STRICT_VRS and not _is_valid(element):
             del ds[element.tag]
     for keyword in TYPE_2:
@@ -108,6 +108,16 @@ def _drop_unusable(ds: Dataset) -> None:
         elif element.VR == "SQ":
             for item in element.value:
                 _drop_unusable(item)
+
+
+def _cut_texts(ds: Dataset) -> None:
+    for element in ds:
+        longest = LONGEST.get(element.VR)
+        if longest is not None and isinstance(element.value, str) and element.keyword not in IDENTIFIERS:
+            element.value = element.value[:longest]
+        elif element.VR == "SQ" and element.keyword not in OF_FRAMES:
+            for item in element.value:
+                _cut_texts(item)
 
 
 def _is_valid(element: DataElement) -> bool:

@@ -12,7 +12,7 @@ from pydicom.sr.coding import Code as SRCode
 
 from dicom_node.objects.base.codes import sr_code
 from dicom_node.objects.base.context import NODE_NAME, ObjectContext, ResultReference, device_uid
-from dicom_node.objects.base.units import check_unit
+from dicom_node.objects.report.units import check_unit
 from inference.contract.concepts import SCHEME
 from inference.contract.findings import Algorithm, Evaluation, Measurement, TimePoint
 

@@ -10,7 +10,8 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as SRCode
 from pydicom.valuerep import DA, TM
 
-from dicom_node.objects.base.codes import LATERALITIES, MODALITIES
+from dicom_node.objects.base.anatomy import anatomy_of
+from dicom_node.objects.base.codes import MODALITIES
 from dicom_node.objects.base.source_headers import is_one
 from inference.volumes.planes import functional, is_enhanced, number
 from inference.volumes.volume import Volume
@@ -25,22 +26,22 @@ ORIENTATION = (
 )  # fmt: skip
 
 
-def image_library(volumes: Sequence[tuple[Volume, Sequence[Dataset]]]) -> Any:
+def image_library(volumes: Sequence[tuple[Volume, Sequence[Dataset]]], side: str = "") -> Any:
     """Build an image library with one group for each volume, whose headers are one for each instance, in slice order.
 
     A group states once what its images have in common (TID 1602, 1604, 1606). An image states its acquisition time if
     the images of its group differ in it. Positions are left out, because three numbers for each of 300 slices would be
-    more than the rest of the report.
+    more than the rest of the report. `side` is as in `anatomy_of`.
     """
     library = sr.ContainerContentItem(codes.DCM.ImageLibrary, relationship_type=_CONTAINS, template_id="1600")
-    library.ContentSequence = sr.ContentSequence([_group(volume, headers) for volume, headers in volumes])
+    library.ContentSequence = sr.ContentSequence([_group(volume, headers, side) for volume, headers in volumes])
     return library
 
 
-def _group(volume: Volume, headers: Sequence[Dataset]) -> Any:
+def _group(volume: Volume, headers: Sequence[Dataset], side: str) -> Any:
     group = sr.ContainerContentItem(codes.DCM.ImageLibraryGroup, relationship_type=_CONTAINS)
     times = [_acquisition_time(ds) for ds in headers]
-    group.ContentSequence = sr.ContentSequence(_facts(volume, headers))
+    group.ContentSequence = sr.ContentSequence(_facts(volume, headers, side))
     if times[0] is not None and len(set(times)) == 1:
         group.ContentSequence.append(_time(times[0]))
     for ds, time in zip(headers, times, strict=True):
@@ -51,7 +52,7 @@ def _group(volume: Volume, headers: Sequence[Dataset]) -> Any:
     return group
 
 
-def _facts(volume: Volume, headers: Sequence[Dataset]) -> list[Any]:
+def _facts(volume: Volume, headers: Sequence[Dataset], side: str) -> list[Any]:
     """Return the rows of TID 1602, then 1604 and 1606, without facts that are unknown or differ between images."""
     between, rows, columns = volume.geometry.spacing
     _, height, width = volume.geometry.shape
@@ -60,9 +61,11 @@ def _facts(volume: Volume, headers: Sequence[Dataset]) -> list[Any]:
     facts: list[Any] = []
     if volume.modality in MODALITIES:
         facts.append(_code(codes.DCM.Modality, MODALITIES[volume.modality]))
-    laterality = LATERALITIES.get(_common(headers, "ImageLaterality") or _common(headers, "Laterality"))
-    if laterality is not None:
-        facts.append(_code(codes.DCM.ImageLaterality, laterality))
+    anatomy = anatomy_of([(volume, headers)], side)
+    if anatomy.region is not None:
+        facts.append(_code(codes.DCM.TargetRegion, anatomy.region))
+    if anatomy.laterality is not None:
+        facts.append(_code(codes.DCM.ImageLaterality, anatomy.laterality))
     if date := _common(headers, "StudyDate"):
         facts.append(sr.DateContentItem(codes.DCM.StudyDate, date, _HAS_ACQ_CONTEXT))
     if time := _common(headers, "StudyTime"):

@@ -9,7 +9,7 @@ from pydicom import dcmread
 from pydicom.sr.codedict import codes
 from scipy import stats
 
-from dicom_node.objects.base.units import check_unit
+from dicom_node.objects.report.units import check_unit
 from inference.contract.findings import MEASUREMENT_FAILURE, NOT_ATTEMPTED, OUT_OF_RANGE, Code
 from inference.quantities.distances import shortest_distance
 from inference.quantities.missing import Missing
