@@ -5,9 +5,8 @@ refused and committed together and keep their order. A viewer that ignores frame
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -23,36 +22,33 @@ from dicom_node.objects.base.new_object import new_object
 from dicom_node.objects.base.parts import ResultParts
 from dicom_node.objects.base.series_numbers import SC_SERIES
 from dicom_node.objects.base.source_headers import source_headers
-from dicom_node.objects.base.value_lengths import SH_LENGTH
+from dicom_node.objects.base.value_lengths import SH_LENGTH, short_names
 from dicom_node.objects.drawing.outline import boundaries, key_slice
-from dicom_node.objects.drawing.pictures import PixelBox, draw_marks, drawable, font, letters, windowed
+from dicom_node.objects.drawing.pictures import PixelBox, draw_marks, letters, windowed
+from dicom_node.objects.drawing.text import MARGIN, Color, Line, line_height, wrapped, write
 from inference.contract.findings import Evaluation, Findings, Measurement, Segment
 from inference.volumes.volume import FrameReference, Volume
 from storage.records.results import ObjectKind
 
 SIDE = 768  # pixels of a frame, which is square; shown at 512 x 512, its text is TEXT * 2 / 3 high
 TEXT = 24
-LINE = 30
-MARGIN = 12
-SWATCH = 18
+SMALLEST_TEXT = 14  # where a legend of TEXT would take more than half of the picture
+LINE = line_height(TEXT)
 STROKE = 3
 MAXIMUM_KEY_IMAGES = 8
-MAXIMUM_LEGEND = 4  # segments named under a key image
+MAXIMUM_LEGEND = 4  # segments named under a key image, more only if all of them are largest there
 LOSSY = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")  # PS3.3 C.7.6.1.1.5
 HEADLINE = 3  # numbers of a segment, or of the whole study, under a key image; the text pages have all
 
-Color = tuple[int, int, int]
-WHITE: Color = (255, 255, 255)
 AMBER: Color = (255, 191, 0)
-
-
-@dataclass(frozen=True)
-class Line:
-    """A line of text. `swatch` is the colour of the segment that it describes, if any."""
-
-    text: str
-    color: Color = WHITE
-    swatch: Color | None = None
+# Units as radiologists read them; others are shown as UCUM has them.
+UNITS = {
+    "1": "", "{ratio}": "", "mm2": "mm²", "cm2": "cm²", "mm3": "mm³", "cm3": "cm³",
+    "um2/s": "x10⁻⁶ mm²/s", "um2/ms": "x10⁻³ mm²/s", "mm2/s": "mm²/s",
+    "10-6.mm2/s": "x10⁻⁶ mm²/s", "10*-6.mm2/s": "x10⁻⁶ mm²/s",
+    "10-3.mm2/s": "x10⁻³ mm²/s", "10*-3.mm2/s": "x10⁻³ mm²/s",
+}  # fmt: skip
+SIDE_NAMES = {"L": "left", "R": "right"}
 
 
 def create(kind: ObjectKind, parts: ResultParts) -> list[Dataset]:
@@ -76,10 +72,8 @@ def build_sc(findings: Findings, context: ObjectContext) -> Dataset:
     labels = _key_slices(findings)
     slices = list(labels)[:MAXIMUM_KEY_IMAGES]
     headers = source_headers(replace(source, frames=tuple(source.frames[k] for k in slices)))
-    pages = [
-        *_key_images(findings, slices, [_name(source.frames[k], headers) for k in slices]),
-        *_text_pages(findings, unshown=len(labels) - len(slices)),
-    ]
+    names = [_name(source.frames[k], headers) for k in slices]
+    pages = _pages(findings, context, slices, names, unshown=len(labels) - len(slices))
     ds = new_object(
         headers[0], findings, context, "SC", MultiFrameTrueColorSecondaryCaptureImageStorage, "OT", SC_SERIES
     )
@@ -109,8 +103,9 @@ def _key_slices(findings: Findings) -> dict[int, str]:
     if not findings.segments:
         return {len(findings.source.frames) // 2: "No finding"}
     labels: dict[int, str] = {}
-    for segment in findings.segments:
-        labels.setdefault(key_slice(segment.mask), segment.label[:SH_LENGTH])
+    names = short_names([segment.label for segment in findings.segments], SH_LENGTH)
+    for segment, name in zip(findings.segments, names, strict=True):
+        labels.setdefault(key_slice(segment.mask), name)
     return labels
 
 
@@ -134,17 +129,48 @@ def _source_image(source: Volume, k: int) -> Dataset:
     return item
 
 
-def _key_images(findings: Findings, slices: Sequence[int], names: Sequence[str]) -> Iterator[Image.Image]:
-    """Draw a page for each slice. The picture has the same size on all of them."""
-    feet = [_legend(findings, k) for k in slices]
-    bottom = SIDE - LINE * max(len(foot) for foot in feet) - MARGIN
-    for k, name, foot in zip(slices, names, feet, strict=True):
-        head = [*_notice(findings), Line(f"{findings.title}: {name}")]
+def _pages(
+    findings: Findings, context: ObjectContext, slices: Sequence[int], names: Sequence[str], unshown: int
+) -> list[Image.Image]:
+    """Draw a page for each slice, then the report as text. The picture has the same size on all key images."""
+    blocks = [wrapped(block, SIDE, TEXT) for block in _text(findings, unshown)]
+    titles = [*(f"{findings.title}: {name}" for name in names), f"{findings.title}: report"]
+    longest = max(len(_head(findings, context, f"{title} (page 99 of 99)")) for title in titles)
+    fitting = SIDE // LINE - longest - 1
+    parts = _filled(blocks, fitting)
+    count = len(slices) + len(parts)
+    size, feet = _feet(findings, slices)
+    bottom = SIDE - line_height(size) * max(len(foot) for foot in feet) - MARGIN
+    pages = []
+    for number, title in enumerate([*titles[:-1], *titles[-1:] * len(parts)], 1):
         page = Image.new("RGB", (SIDE, SIDE))
-        _write(page, 0, head)
-        _draw_slice(page, (0, LINE * len(head) + MARGIN // 2, SIDE, bottom), findings, k)
-        _write(page, bottom + MARGIN // 2, foot)
-        yield page
+        write(page, 0, _head(findings, context, f"{title} (page {number} of {count})"), TEXT)
+        top = LINE * longest + MARGIN // 2
+        if number <= len(slices):
+            _draw_slice(page, (0, top, SIDE, bottom), findings, slices[number - 1])
+            write(page, bottom + MARGIN // 2, feet[number - 1], size)
+        else:
+            write(page, LINE * (longest + 1), parts[number - len(slices) - 1], TEXT)
+        pages.append(page)
+    return pages
+
+
+def _head(findings: Findings, context: ObjectContext, title: str) -> list[Line]:
+    lines = [*_notice(findings), Line(title)]
+    if context.side in SIDE_NAMES:
+        lines.append(Line(f"Analysed: the {SIDE_NAMES[context.side]} side"))
+    if context.edition > 1:
+        lines.append(Line(f"Result r{context.edition} replaces the earlier ones.", AMBER))
+    return wrapped(lines, SIDE, TEXT)
+
+
+def _feet(findings: Findings, slices: Sequence[int]) -> tuple[int, list[list[Line]]]:
+    """Return the legend of each slice, and the size of its text: as large as half of the picture allows."""
+    for size in range(TEXT, SMALLEST_TEXT - 1, -2):
+        feet = [wrapped(_legend(findings, k), SIDE, size) for k in slices]
+        if line_height(size) * max(len(foot) for foot in feet) <= SIDE // 2:
+            break
+    return size, feet
 
 
 def _notice(findings: Findings) -> list[Line]:
@@ -172,14 +198,20 @@ def _draw_slice(page: Image.Image, box: PixelBox, findings: Findings, k: int) ->
 
 
 def _legend(findings: Findings, k: int) -> list[Line]:
-    """List the segments that are drawn on slice `k` with their headline numbers, then those of the whole study."""
+    """List the segments that are drawn on slice `k`, with their headline numbers, then those of the whole study.
+
+    The segments for which the slice is the key slice come first, and all of them are listed.
+    """
     if not findings.segments:
         shown = [Line(_nothing(findings))]
     else:
         present = [segment for segment in findings.segments if segment.mask[k].any()]
-        shown = [_headline(segment) for segment in present[:MAXIMUM_LEGEND]]
-        if len(present) > MAXIMUM_LEGEND:
-            shown.append(Line(f"and {len(present) - MAXIMUM_LEGEND} more on this image"))
+        own = [segment for segment in present if key_slice(segment.mask) == k]
+        others = [segment for segment in present if key_slice(segment.mask) != k]
+        named = [*own, *others[: max(MAXIMUM_LEGEND - len(own), 0)]]
+        shown = [_headline(segment) for segment in named]
+        if len(present) > len(named):
+            shown.append(Line(f"and {len(present) - len(named)} more on this image"))
     results = _results(findings.measurements, findings.evaluations)[:HEADLINE]
     return [*shown, Line(", ".join(results))] if results else shown
 
@@ -204,71 +236,44 @@ def _number(measurement: Measurement) -> str:
     if measurement.value is None:
         assert measurement.missing is not None
         return f"{name}: none ({measurement.missing.meaning})"
-    unit = "" if measurement.unit.value == "1" else f" {measurement.unit.value}"
-    return f"{name} {_digits(measurement.value)}{unit}"
+    unit = UNITS.get(measurement.unit.value, measurement.unit.value)
+    return f"{name} {_digits(measurement.value)} {unit}".rstrip()
 
 
 def _digits(value: float) -> str:
-    """Format with three significant digits, or with all digits before the point."""
-    decimals = 2 - math.floor(math.log10(abs(value))) if value else 0
-    return f"{value:.{min(max(decimals, 0), 6)}f}"
+    """Format with three significant digits, and without an exponent."""
+    rounded = float(f"{value:.3g}")
+    decimals = 2 - math.floor(math.log10(abs(rounded))) if rounded else 0
+    return f"{rounded:.{min(max(decimals, 0), 6)}f}"
 
 
-def _text_pages(findings: Findings, unshown: int) -> Iterator[Image.Image]:
-    """Write every result and note in words, as in the SR, for readers who do not see the SR."""
-    head = [*_notice(findings), Line(f"{findings.title}: report")]
-    lines = [wrapped for line in _text(findings, unshown) for wrapped in _wrapped(line)]
-    fitting = SIDE // LINE - len(head) - 1
-    for n in range(0, len(lines), fitting):
-        page = Image.new("RGB", (SIDE, SIDE))
-        _write(page, 0, head)
-        _write(page, LINE * (len(head) + 1), lines[n : n + fitting])
-        yield page
-
-
-def _text(findings: Findings, unshown: int) -> list[Line]:
-    lines = [] if findings.segments else [Line(_nothing(findings))]
-    for segment in findings.segments:
-        lines.append(Line(segment.label, swatch=segment.color))
-        lines += [Line(f"- {text}") for text in _results(segment.measurements, segment.evaluations)]
-    lines += [Line(text) for text in _results(findings.measurements, findings.evaluations)]
+def _text(findings: Findings, unshown: int) -> list[list[Line]]:
+    """Return the report in blocks, which a page keeps together: one for each segment, then the others."""
+    segments = [
+        [
+            Line(segment.label, swatch=segment.color),
+            *(Line(f"- {text}") for text in _results(segment.measurements, segment.evaluations)),
+        ]
+        for segment in findings.segments
+    ] or [[Line(_nothing(findings))]]
+    lines = [Line(text) for text in _results(findings.measurements, findings.evaluations)]
     lines += [Line(note) for note in findings.notes]
     if unshown:
         lines.append(Line(f"Key images that are not shown: {unshown}."))
     algorithm = findings.algorithm
     maker = f"{algorithm.name} {algorithm.version}, {algorithm.manufacturer}; trained on {algorithm.training_data}"
-    return [*lines, Line(maker), Line("Automatic analysis; no human reviewed it.")]
+    rest = [*lines, Line(maker), Line("Automatic analysis; no human reviewed it.")]
+    return [*segments, *([line] for line in rest)]
 
 
-def _wrapped(line: Line) -> list[Line]:
-    """Break a line that is too long between words. Only its first part keeps the swatch."""
-    parts = [""]
-    for word in line.text.split():
-        longer = f"{parts[-1]} {word}".strip()
-        if parts[-1] and not _fits(longer, line):
-            parts.append(word)
-        else:
-            parts[-1] = longer
-    return [Line(part, line.color, None if n else line.swatch) for n, part in enumerate(parts)]
-
-
-def _write(page: Image.Image, top: int, lines: Sequence[Line]) -> None:
-    """Write lines one below the other from `top` on. A text that is too long for its line ends in an ellipsis."""
-    draw = ImageDraw.Draw(page)
-    for n, line in enumerate(lines):
-        y = top + LINE * n + LINE // 2
-        if line.swatch is not None:
-            draw.rectangle((MARGIN, y - SWATCH // 2, MARGIN + SWATCH, y + SWATCH // 2), fill=line.swatch)
-        text = drawable(line.text)
-        while not _fits(text, line):
-            text = text.removesuffix("…")[:-1] + "…"
-        draw.text((_start(line), y), text, fill=line.color, font=font(TEXT), anchor="lm")
-
-
-def _start(line: Line) -> int:
-    return MARGIN if line.swatch is None else MARGIN + SWATCH + MARGIN // 2
-
-
-def _fits(text: str, line: Line) -> bool:
-    width: Any = font(TEXT).getlength(text)
-    return bool(_start(line) + width <= SIDE - MARGIN)
+def _filled(blocks: Sequence[Sequence[Line]], fitting: int) -> list[list[Line]]:
+    """Distribute blocks over pages of `fitting` lines. Only a block of more than a page is split."""
+    pages: list[list[Line]] = [[]]
+    for block in blocks:
+        if pages[-1] and len(pages[-1]) + len(block) > fitting:
+            pages.append([])
+        for line in block:
+            if len(pages[-1]) == fitting:
+                pages.append([])
+            pages[-1].append(line)
+    return pages

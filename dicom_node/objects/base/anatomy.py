@@ -31,8 +31,8 @@ class Anatomy:
     """What the images show.
 
     `region` is a code of PS3.16 CID 4, None if it is unknown or the images contradict one another. `body_part` is
-    BodyPartExamined, "" under the same conditions. `side` is "L", "R" or "". `paired` is None if the region is not known to be one of a pair
-    nor to be single.
+    BodyPartExamined, "" under the same conditions. `side` is "L", "R" or "". `paired` says if the region is one of a
+    pair; it is None if that is not known.
     """
 
     region: SRCode | None = None

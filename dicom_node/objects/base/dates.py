@@ -14,8 +14,8 @@ OFFSET = re.compile(r"[+-](0\d|1[0-4])[0-5]\d")  # &ZZXX
 OF_IMAGE = ("Acquisition", "Content", "Series", "Study")  # dates and times of an image, the latest as a rule first
 TIMES = ["TimezoneOffsetFromUTC", "AcquisitionDateTime", *(f"{k}{what}" for k in OF_IMAGE for what in ("Date", "Time"))]
 CLOCKS_DIFFER = (
-    "The clocks of node and scanner differ, or the time zone of the images is unknown: by date and time, this result is "
-    "older than its images."
+    "The clocks of node and scanner differ, or the time zone of the images is unknown: by date and time, this result "
+    "is older than its images."
 )
 
 

@@ -11,8 +11,8 @@ LABEL_LENGTH = 12  # with side and edition, a label fits into the 20 characters 
 def short_names(names: Sequence[str], longest: int) -> list[str]:
     """Return a name of at most `longest` characters for each of `names`, all distinct, whatever their case.
 
-    A name that is too long is cut after a word. If this does not tell it from the others, its words are cut; only if
-    this does not either, it gets a number.
+    A name that is too long is cut, after a word if this leaves half of the room or more. If this does not tell it from
+    the others, its words are cut; only if this does not either, it gets a number.
     """
     forms = [[name.strip(), _first_words(name, longest), _cut_words(name, longest)] for name in names]
     chosen: list[str] = []
@@ -26,7 +26,8 @@ def short_names(names: Sequence[str], longest: int) -> list[str]:
 
 def _first_words(name: str, longest: int) -> str:
     starts = accumulate(name.split(), lambda start, word: f"{start} {word}")
-    return max((start for start in starts if len(start) <= longest), key=len, default="")
+    found = max((start for start in starts if len(start) <= longest), key=len, default="")
+    return found if 2 * len(found) >= longest else name[:longest].strip()
 
 
 def _cut_words(name: str, longest: int) -> str:
