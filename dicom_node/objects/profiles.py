@@ -19,17 +19,20 @@ class ObjectProfile:
     """The objects that a destination is configured to get. Destinations with the same profile get the very same ones.
 
     `objects` holds kinds of `registry.REQUESTABLE`. `omits_empty_frames` leaves slices without any segment out of the
-    SEG. `withdraws_superseded` asks for a rejection note with each result that supersedes another.
+    SEG. `withdraws_superseded` asks for a rejection note with each result that supersedes another. `names_gtv` makes
+    an outlined tumour a GTV in the RT Structure Set.
     """
 
     segmentation: SegmentationForm = SegmentationForm.BINARY
     omits_empty_frames: bool = True
     objects: frozenset[ObjectKind] = frozenset({ObjectKind.SEG, ObjectKind.PM, ObjectKind.SR})
     withdraws_superseded: bool = False
+    names_gtv: bool = False
 
     @property
     def key(self) -> str:
         """A text that distinguishes profiles in UIDs; empty for the default profile."""
         if self == ObjectProfile():
             return ""
-        return f"{self.segmentation} {self.omits_empty_frames} {sorted(self.objects)} {self.withdraws_superseded}"
+        told = (self.omits_empty_frames, sorted(self.objects), self.withdraws_superseded, self.names_gtv)
+        return " ".join(map(str, (self.segmentation, *told)))

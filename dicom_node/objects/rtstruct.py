@@ -11,13 +11,14 @@ from pydicom.sr.codedict import codes
 from pydicom.tag import Tag
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
 
+from dicom_node.objects.base.codes import RESEARCH_NOTICE, RESEARCH_WORD
 from dicom_node.objects.base.context import ObjectContext
-from dicom_node.objects.base.description import describe
+from dicom_node.objects.base.description import describe, series_name
 from dicom_node.objects.base.new_object import new_object
 from dicom_node.objects.base.parts import ResultParts
 from dicom_node.objects.base.series_numbers import RTSTRUCT_SERIES
 from dicom_node.objects.base.source_headers import slice_headers, source_headers
-from dicom_node.objects.base.value_lengths import LO_LENGTH, SH_LENGTH
+from dicom_node.objects.base.value_lengths import SH_LENGTH, short_names
 from dicom_node.objects.drawing.outline import Polygon, contours
 from inference.contract.findings import Code, Findings, Segment
 from inference.volumes.geometry import Mask
@@ -41,11 +42,11 @@ GROSS_TUMOUR = frozenset(
 
 def create(kind: ObjectKind, parts: ResultParts) -> list[Dataset]:
     """Return the RT Structure Set, or nothing if the source has no frame of reference."""
-    structures = build_rtstruct(parts.findings, parts.context)
+    structures = build_rtstruct(parts.findings, parts.context, parts.profile.names_gtv)
     return [] if structures is None else [structures]
 
 
-def build_rtstruct(findings: Findings, context: ObjectContext) -> Dataset | None:
+def build_rtstruct(findings: Findings, context: ObjectContext, names_gtv: bool = False) -> Dataset | None:
     """Build the RT Structure Set of `findings`, which must hold at least one segment.
 
     Returns None if the source has no FrameOfReferenceUID: contours then have no place (PS3.3 C.8.8.5), and the caller
@@ -55,6 +56,9 @@ def build_rtstruct(findings: Findings, context: ObjectContext) -> Dataset | None
     that it encloses exactly the mask. Holes are cut out by the keyhole technique (PS3.3 C.8.8.6.3), because all readers
     understand it in the same way, while some take inner contours for holes and others fill them. An island in a hole
     has its own contour. Contours lie in the planes of the source images.
+
+    An outlined tumour is of the type GTV only if `names_gtv`: the site has said that its planning system shall take it
+    for one. Otherwise its type is empty, and a person decides.
     """
     source = findings.source
     if not source.frame_of_reference_uid:
@@ -67,34 +71,47 @@ def build_rtstruct(findings: Findings, context: ObjectContext) -> Dataset | None
     ds.FrameOfReferenceUID = source.frame_of_reference_uid
     ds.PositionReferenceIndicator = headers[0].get("PositionReferenceIndicator", "")
     ds.ApprovalStatus = "UNAPPROVED"
-    ds.StructureSetLabel = findings.title[:SH_LENGTH]
+    ds.StructureSetLabel = _label(findings, context)
     ds.ReferencedFrameOfReferenceSequence = [_frame_of_reference(source)]
     planes = _planes(source, headers)
     numbered = list(
-        zip(range(1, len(findings.segments) + 1), findings.segments, _names(findings.segments), strict=True)
+        zip(range(1, len(findings.segments) + 1), findings.segments, _names(findings.segments, context), strict=True)
     )
     ds.StructureSetROISequence = [_roi(findings, number, segment, name) for number, segment, name in numbered]
     ds.ROIContourSequence = [_roi_contour(source, planes, number, segment) for number, segment, _ in numbered]
-    ds.RTROIObservationsSequence = [_observation(number, segment, name) for number, segment, name in numbered]
+    ds.RTROIObservationsSequence = [
+        _observation(number, segment, name, names_gtv) for number, segment, name in numbered
+    ]
     describe(ds, findings, context, "RTSTRUCT")
     ds.StructureSetName = ds.SeriesDescription
+    ds.StructureSetDescription = _description(findings, context)
     ds.StructureSetDate, ds.StructureSetTime = ds.SeriesDate, ds.SeriesTime
     return ds
 
 
-def _names(segments: Sequence[Segment]) -> list[str]:
-    """Return the labels of the segments.
+def _names(segments: Sequence[Segment], context: ObjectContext) -> list[str]:
+    """Return names of at most SH_LENGTH characters, all distinct, which end with the side if there is one.
 
-    A repeated label gets a number, because planning systems tell ROIs apart by their names.
+    Planning systems tell ROIs apart by their names, and many cut longer ones.
     """
-    names: list[str] = []
-    for segment in segments:
-        name, n = segment.label[:LO_LENGTH], 1
-        while name in names:
-            n += 1
-            name = f"{segment.label[: LO_LENGTH - len(str(n)) - 1]} {n}"
-        names.append(name)
-    return names
+    side = f" {context.side}" if context.side else ""
+    return [name + side for name in short_names([segment.label for segment in segments], SH_LENGTH - len(side))]
+
+
+def _label(findings: Findings, context: ObjectContext) -> str:
+    """Return the label by which planning systems list structure sets, with side and edition."""
+    mark = f"{RESEARCH_WORD} " if findings.research else ""
+    words = series_name(findings.title, context).split()
+    told = [context.side] * bool(context.side) + [f"r{context.edition}"] * (context.edition > 1)
+    end = " ".join(["", *told])
+    title = " ".join(words[: len(words) - len(told)])
+    return mark + title[: SH_LENGTH - len(mark) - len(end)].strip() + end
+
+
+def _description(findings: Findings, context: ObjectContext) -> str:
+    replaces = f" Result r{context.edition} replaces the earlier ones." if context.edition > 1 else ""
+    notice = f"{RESEARCH_NOTICE}. " if findings.research else ""
+    return f"{notice}{findings.title}: outlined by {findings.algorithm.name}; no human reviewed it.{replaces}"
 
 
 def _planes(source: Volume, headers: Sequence[Dataset]) -> list[Plane]:
@@ -197,21 +214,24 @@ def _to_lps(plane: Plane, polygon: Polygon) -> NDArray[np.float64]:
     return plane.position + np.outer(columns, plane.row_direction) + np.outer(rows, plane.column_direction)
 
 
-def _observation(number: int, segment: Segment, name: str) -> Dataset:
+def _observation(number: int, segment: Segment, name: str, names_gtv: bool) -> Dataset:
     item = Dataset()
     item.ObservationNumber = number
     item.ReferencedROINumber = number
-    item.ROIObservationLabel = name[:SH_LENGTH]
+    item.ROIObservationLabel = name
     item.RTROIIdentificationCodeSequence = [_code(segment.type)]
-    item.RTROIInterpretedType = _interpreted_type(segment)
+    item.RTROIInterpretedType = _interpreted_type(segment, names_gtv)
     item.ROIInterpreter = ""
     return item
 
 
-def _interpreted_type(segment: Segment) -> str:
-    """Return the RT ROI Interpreted Type (PS3.3 C.8.8.8.1); empty if the segment's codes do not decide it."""
+def _interpreted_type(segment: Segment, names_gtv: bool) -> str:
+    """Return the RT ROI Interpreted Type (PS3.3 C.8.8.8.1); empty if the segment's codes do not decide it.
+
+    It is never AVOIDANCE or CONTROL, which steer the dose.
+    """
     if (segment.type.value, segment.type.scheme) in GROSS_TUMOUR:
-        return "GTV"
+        return "GTV" if names_gtv else ""
     return "ORGAN" if segment.category.value == codes.SCT.AnatomicalStructure.value else ""
 
 

@@ -123,12 +123,12 @@ def test_names_and_types(tmp_path: Path) -> None:
         segment(long, mask), segment(long + "y", mask, ANATOMICAL, BONE), segment("Ödem", mask, ABNORMAL, oedema)
     )  # fmt: skip
     ds, _ = written(replace(findings(volume, segments), title="A title of more than 16 characters"), tmp_path)
-    assert [roi.ROIName for roi in ds.StructureSetROISequence] == ["x" * 64, "x" * 62 + " 2", "Ödem"]
-    assert [item.RTROIInterpretedType for item in ds.RTROIObservationsSequence] == ["GTV", "ORGAN", ""]
+    assert [roi.ROIName for roi in ds.StructureSetROISequence] == ["x" * 16, "x" * 14 + " 2", "Ödem"]
+    assert [item.RTROIInterpretedType for item in ds.RTROIObservationsSequence] == ["", "ORGAN", ""]
     assert {roi.ROIGenerationAlgorithm for roi in ds.StructureSetROISequence} == {"AUTOMATIC"}
     assert str(ds.PatientName) == "Müller^Änne"
     assert ds.SeriesDescription.endswith("RESEARCH - not for diagnosis")
-    assert ds.StructureSetLabel == "A title of more "
+    assert ds.StructureSetLabel == "RESEARCH A title"
     again = build_rtstruct(replace(findings(volume, segments), title="Other"), CONTEXT)
     assert again is not None
     assert (again.SOPInstanceUID, again.SeriesInstanceUID) == (ds.SOPInstanceUID, ds.SeriesInstanceUID)

@@ -32,6 +32,7 @@ class DestinationSettings(Section):
     segmentation: Literal["binary", "fractional", "labelmap"] = "binary"
     omit_empty_frames: bool = True
     withdraw_superseded: bool = False
+    tumour_as_gtv: bool = False
     confirm: Literal["auto", "none"] = "auto"
 
     @property
@@ -41,6 +42,7 @@ class DestinationSettings(Section):
             omits_empty_frames=self.omit_empty_frames,
             objects=frozenset(map(ObjectKind, self.objects)),
             withdraws_superseded=self.withdraw_superseded,
+            names_gtv=self.tumour_as_gtv,
         )
 
     @property

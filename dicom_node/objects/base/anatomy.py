@@ -28,7 +28,7 @@ GENERAL = ("EXTREMITY", "LOWERLIMB", "UPPERLIMB", "WHOLEBODY")  # contradict not
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What the images show.
+    """The body part and the side that images show.
 
     `region` is a code of PS3.16 CID 4, None if it is unknown or the images contradict one another. `body_part` is
     BodyPartExamined, "" under the same conditions. `side` is "L", "R" or "". `paired` says if the region is one of a

@@ -12,7 +12,8 @@ from inference.contract.concepts import SCHEME
 from inference.contract.findings import Code
 from storage.errors import WhyNoResult
 
-RESEARCH_NOTICE = "RESEARCH - not for diagnosis"
+RESEARCH_WORD = "RESEARCH"
+RESEARCH_NOTICE = f"{RESEARCH_WORD} - not for diagnosis"
 
 PRIVATE = {
     value: SRCode(value, SCHEME, meaning)  # a value has at most 16 characters (PS3.5 6.2, SH)
