@@ -10,9 +10,10 @@ report comes in time, the confirmer asks the destination which objects it holds.
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from types import MappingProxyType
 
 from pydicom.uid import generate_uid
 
@@ -24,7 +25,7 @@ from dicom_node.runtime.backoff import Backoff
 from dicom_node.runtime.logs import fields, unexpected
 from dicom_node.runtime.serve import serve
 from storage.errors import Retriable
-from storage.records.deliveries import Confirmation, ConfirmationState, DeliveryState
+from storage.records.deliveries import Confirmation, ConfirmationState, DeliveryState, StoredAs
 from storage.tables.confirmations import WAITING, Confirmations
 
 log = logging.getLogger(__name__)
@@ -110,7 +111,7 @@ class Confirmer:
                 case ConfirmationState.ASKING:
                     self._ask(destination, confirmation, stop)
                 case ConfirmationState.REPORTED:
-                    self._act(confirmation)
+                    self._act(destination, confirmation)
                 case _:
                     self._read_back(destination, confirmation)
         except PeerUnavailable as error:
@@ -141,7 +142,7 @@ class Confirmer:
             return
         asker = _Asker(self._confirmations, confirmation, self._patience, self._now, self._linger, stop)
         try:
-            destination.commit(confirmation.transaction_uid, references, asker)
+            destination.commit(confirmation.transaction_uid, list(references.values()), asker)
         except PeerRefused as error:
             extra = _extra("commitment_request_refused", confirmation)
             log.info("The destination offers no storage commitment and is queried instead: %s", error, extra=extra)
@@ -151,15 +152,20 @@ class Confirmer:
             log.warning("The destination could not be asked to commit, and is queried instead: %s", error, extra=extra)
             self._read_back(destination, confirmation, str(error))
 
-    def _act(self, confirmation: Confirmation) -> None:
+    def _act(self, destination: ConfirmingDestination, confirmation: Confirmation) -> None:
         """Act on a report. An object that the report does not name counts as not committed."""
         report = confirmation.report
         assert report is not None
-        committed = set(report.committed)
-        failed = {uid: f"it reports {reason}{_in_words(reason)}" for uid, reason in report.failed.items()}
+        own = {place.sop_instance_uid: uid for uid, place in self._confirmations.stored_as(confirmation.id).items()}
+        committed = {own.get(uid, uid) for uid in report.committed}
+        failed = {own.get(uid, uid): f"it reports {reason}{_in_words(reason)}" for uid, reason in report.failed.items()}
         asked = [uid for _, uid in confirmation.items]
         missed = {uid: failed.get(uid, "its report does not name it") for uid in asked if uid not in committed}
-        self._settle(confirmation, committed.intersection(asked), missed, "storage committed")
+        try:
+            moved = self._moved(destination, confirmation, missed)
+        except PeerUnavailable:
+            moved = {}  # the report stands
+        self._settle(confirmation, committed.intersection(asked), missed, "storage committed", moved)
 
     def _read_back(self, destination: ConfirmingDestination, confirmation: Confirmation, trouble: str = "") -> None:
         """Ask the destination which of the objects it holds.
@@ -171,9 +177,11 @@ class Confirmer:
         was_requested = confirmation.state is ConfirmationState.REQUESTED
         is_over = self._now() - confirmation.requested_at >= self._patience
         overdue = f"no report came within {self._patience.total_seconds():g} s"
-        asked = [reference.sop_instance_uid for reference in references]
+        asked = list(references)
         try:
-            there = destination.stored(references) if references else set()
+            held = destination.stored(references.values()) if references else set()
+            there = {uid for uid, reference in references.items() if reference.sop_instance_uid in held}
+            moved = self._moved(destination, confirmation, set(asked) - there)
         except PeerRefused as error:
             if was_requested:
                 self._settle(confirmation, set(), dict.fromkeys(asked, f"{overdue}, and {error}"), "")
@@ -182,21 +190,36 @@ class Confirmer:
             else:
                 self._give_up(confirmation, f"{trouble or 'it offers no storage commitment'}, and {error}")
             return
-        missing = [uid for uid in asked if uid not in there]
+        missing = [uid for uid in asked if uid not in there and uid not in moved]
         if missing and not (was_requested or is_over):
             self._postpone(confirmation, "accepted, but not found there yet")
             return
         why = f"{overdue}, and a query does not find it" if was_requested else "a query does not find it"
-        self._settle(confirmation, there, dict.fromkeys(missing, why), "found there by a query")
+        self._settle(confirmation, there, dict.fromkeys(missing, why), "found there by a query", moved)
 
     def _give_up(self, confirmation: Confirmation, reason: str) -> None:
         extra = _extra("confirmation_abandoned", confirmation)
         log.warning("The objects stay unconfirmed, and the destination is not asked again: %s", reason, extra=extra)
         self._confirmations.give_up(confirmation.id, reason, self._now())
 
-    def _settle(self, confirmation: Confirmation, committed: set[str], missed: Mapping[str, str], how: str) -> None:
-        """End the confirmation. `missed` has the reason for each object that is not confirmed."""
-        for alarm in self._confirmations.settle(confirmation.id, committed, missed, how, self._now()):
+    def _settle(
+        self,
+        confirmation: Confirmation,
+        committed: set[str],
+        missed: Mapping[str, str],
+        how: str,
+        moved: Mapping[str, StoredAs] = MappingProxyType({}),
+    ) -> None:
+        """End the confirmation. `missed` has the reason for each object that is not confirmed.
+
+        `moved` are those that the destination keeps under other UIDs; they count as confirmed.
+        """
+        committed = committed | set(moved)
+        missed = {uid: why for uid, why in missed.items() if uid not in moved}
+        for uid, place in moved.items():
+            extra = _extra("object_coerced", confirmation, instance=uid)
+            log.error("The destination keeps an object under other UIDs: %s", place, extra=extra)
+        for alarm in self._confirmations.settle(confirmation.id, committed, missed, how, self._now(), moved):
             delivery = {"delivery": alarm.id, "kind": alarm.object.kind}
             match alarm.state:
                 case DeliveryState.QUEUED:
@@ -209,9 +232,7 @@ class Confirmer:
                     )
                 case _:
                     extra = _extra("delivery_unconfirmed", confirmation, **delivery)
-                    log.warning(
-                        "An object was not confirmed, but is outdated and not sent again: %s", alarm.reason, extra=extra
-                    )
+                    log.warning("An object was not confirmed, and is not sent again: %s", alarm.reason, extra=extra)
         if committed:
             extra = _extra("deliveries_confirmed", confirmation)
             log.info("The destination holds %d objects, as confirmed: %s", len(committed), how, extra=extra)
@@ -231,11 +252,38 @@ class Confirmer:
         told = f"not confirmed yet: {reason}"
         return self._confirmations.postpone(confirmation.id, now + timedelta(seconds=pause), told)
 
-    def _references(self, confirmation: Confirmation) -> list[InstanceReference]:
-        return [
-            InstanceReference(o.study_instance_uid, o.series_instance_uid, o.sop_class_uid, o.sop_instance_uid)
-            for o in self._confirmations.objects(confirmation.id)
-        ]
+    def _references(self, confirmation: Confirmation) -> dict[str, InstanceReference]:
+        """Return, by SOP Instance UID, how the destination knows the objects that are not confirmed yet."""
+        elsewhere = self._confirmations.stored_as(confirmation.id)
+        references = {}
+        for o in self._confirmations.objects(confirmation.id):
+            place = elsewhere.get(o.sop_instance_uid, StoredAs(o.sop_instance_uid))
+            references[o.sop_instance_uid] = InstanceReference(
+                place.study_instance_uid or o.study_instance_uid,
+                place.series_instance_uid or o.series_instance_uid,
+                o.sop_class_uid,
+                place.sop_instance_uid,
+            )
+        return references
+
+    def _moved(
+        self, destination: ConfirmingDestination, confirmation: Confirmation, missing: Collection[str]
+    ) -> dict[str, StoredAs]:
+        """Return where the destination keeps objects that it does not hold under their own UIDs.
+
+        A destination that refuses to answer keeps none elsewhere, as far as this node can know.
+        """
+        references = self._references(confirmation)
+        known = {reference.sop_instance_uid for uid, reference in references.items() if uid not in missing}
+        sought = [reference for uid, reference in references.items() if uid in missing]
+        if not sought:
+            return {}
+        own = {reference.sop_instance_uid: uid for uid, reference in references.items()}
+        try:
+            found = destination.moved(sought)
+        except PeerRefused:
+            return {}
+        return {own[uid]: place for uid, place in found.items() if place.sop_instance_uid not in known}
 
 
 class _Asker:

@@ -4,6 +4,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -20,12 +21,13 @@ from dicom_node.objects.registry import WRITTEN_SOP_CLASSES
 from dicom_node.runtime.backoff import Backoff
 from dicom_node.runtime.logs import fields, unexpected
 from dicom_node.runtime.serve import serve
-from storage.records.deliveries import Delivery, DeliveryState, Silence, Undelivered
+from storage.records.deliveries import Delivery, DeliveryState, Remark, Silence, Undelivered
 from storage.tables.deliveries import Deliveries
 
 log = logging.getLogger(__name__)
 
 _ARRIVED = (DeliveryState.SENT, DeliveryState.COMMITTED)
+_NO_CLEAR_ANSWER = (SendOutcome.LOST, SendOutcome.UNCLEAR)
 _GIVEN_UP = (DeliveryState.REPLACED, DeliveryState.FAILED)
 
 
@@ -107,7 +109,7 @@ class Dispatcher:
         retry_at = self._backoff.retry_at(delivery.attempts, now)
         sent_before = delivery.may_have_arrived or delivery.sent_at is not None
         verdict = judge(result, sent_before, held, is_last=retry_at is None)
-        if result.outcome is not SendOutcome.AWAY:
+        if result.outcome not in (SendOutcome.AWAY, SendOutcome.UNSENDABLE):
             self._answered(destination.name)
         identifiers = {"delivery": delivery.id, "destination": destination.name, "kind": delivery.object.kind}
         match verdict:
@@ -136,45 +138,61 @@ class Dispatcher:
         An unexpected failure is logged and ends only this attempt, which will be retried.
         """
         target = delivery.object
+        uid = target.sop_instance_uid
         try:
-            if delivery.may_have_arrived and self._holds(destination, delivery):
-                reason = "no clear answer came to an earlier try"
-                return SendResult(target.sop_instance_uid, SendOutcome.UNCLEAR, reason), True
+            if delivery.may_have_arrived:
+                earlier = SendResult(uid, SendOutcome.UNCLEAR, "no clear answer came to an earlier try")
+                found, held = self._look_for(destination, delivery, earlier)
+                if held or found.outcome is SendOutcome.AWAY:
+                    return found, held
             if self._acceptance.refused(destination, {target.sop_class_uid}):
                 reason = _not_accepted(destination, target.sop_class_uid)
-                return SendResult(target.sop_instance_uid, SendOutcome.REFUSED, reason), None
+                return SendResult(uid, SendOutcome.REFUSED, reason), None
             (result,) = destination.send([target.path])
-            if not result.ok:
-                self._acceptance.forget(destination)  # its earlier answer may not hold any more
-            if result.outcome in (SendOutcome.LOST, SendOutcome.UNCLEAR):
-                self._deliveries.may_have_arrived(delivery.id, self._name)
-        except PeerUnavailable as error:
-            return SendResult(target.sop_instance_uid, SendOutcome.AWAY, str(error)), None
         except Exception as error:
             extra = fields("sending_interrupted", delivery=delivery.id)
             log.error("Sending an object failed unexpectedly: %s", unexpected(error), extra=extra)
-            reason = f"unexpected {type(error).__name__}"
-            return SendResult(target.sop_instance_uid, SendOutcome.FAILED, reason), None
-        if not may_be_there(result):
-            return result, None
-        try:
-            return result, self._holds(destination, delivery)
-        except PeerUnavailable as error:
-            if result.outcome is SendOutcome.LOST and not destination.echo().ok:
-                reason = f"{result.reason}; then {error}"
-                return SendResult(target.sop_instance_uid, SendOutcome.AWAY, reason), None
-            return result, None
+            result = SendResult(uid, SendOutcome.UNCLEAR, f"unexpected {type(error).__name__}")
+        if not result.ok:
+            self._acceptance.forget(destination)  # its earlier answer may not hold any more
+        if result.outcome in _NO_CLEAR_ANSWER:
+            self._deliveries.may_have_arrived(delivery.id, self._name)
+        return self._look_for(destination, delivery, result) if may_be_there(result) else (result, None)
 
-    def _holds(self, destination: Destination, delivery: Delivery) -> bool | None:
-        """Ask the destination if it holds the object; None if it does not say. Raises PeerUnavailable."""
+    def _look_for(
+        self, destination: Destination, delivery: Delivery, result: SendResult
+    ) -> tuple[SendResult, bool | None]:
+        """Ask the destination if it holds the object after a try with this result; None if it does not say.
+
+        Where no clear answer came, the object is looked for under other UIDs too, which the result then tells. If no
+        clear answer came and none comes to any question, the destination is away.
+        """
         target = delivery.object
         reference = InstanceReference(
             target.study_instance_uid, target.series_instance_uid, target.sop_class_uid, target.sop_instance_uid
         )
+        no_clear_answer = delivery.may_have_arrived or result.outcome in _NO_CLEAR_ANSWER
         try:
-            return target.sop_instance_uid in destination.stored([reference])
+            if target.sop_instance_uid in destination.stored([reference]):
+                return result, True
         except (PeerRefused, AnswerUnreadable):
-            return None
+            return result, None
+        except PeerUnavailable as error:
+            if result.outcome in _NO_CLEAR_ANSWER and not destination.echo().ok:
+                return SendResult(target.sop_instance_uid, SendOutcome.AWAY, str(error)), None
+            return result, None
+        if not no_clear_answer:
+            return result, False
+        try:
+            place = destination.moved([reference]).get(target.sop_instance_uid)
+        except (PeerRefused, PeerUnavailable):
+            return result, None
+        others = self._deliveries.offered(target.job_id, destination.name)
+        if place is None or place.sop_instance_uid in {
+            other.sop_instance_uid for other, _ in others if other.id != target.id
+        }:
+            return result, False
+        return replace(result, remark=Remark(stored_as=place)), True
 
     def _arrived(self, delivery: Delivery, result: SendResult, held: bool | None) -> None:
         how = "arrived"

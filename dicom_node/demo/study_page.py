@@ -55,4 +55,4 @@ def _result(delivery: ListedDelivery, side: str, is_no_result: bool, everything:
     lines = [indented(Text.assemble(head, state_text(delivery.state), resent_note(delivery)))]
     if everything:
         lines.append(indented(indented(uid_text(delivery.sop_instance_uid))))
-    return [*lines, *(indented(line) for line in reason_lines(delivery.reason))]
+    return [*lines, *(indented(line) for line in (*reason_lines(delivery.reason), *reason_lines(delivery.warning)))]

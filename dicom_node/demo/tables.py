@@ -85,7 +85,7 @@ def _job_block(row: ListedJob) -> RenderableType:
         head = f"delivery {delivery.id}  {delivery.kind} → {delivery.destination}  "
         attempts = f"  attempts {delivery.attempts}{resent_note(delivery)}"
         lines.append(indented(Text.assemble(head, state_text(delivery.state), attempts)))
-        lines += [indented(line) for line in reason_lines(delivery.reason)]
+        lines += [indented(line) for line in (*reason_lines(delivery.reason), *reason_lines(delivery.warning))]
     return Group(*lines)
 
 

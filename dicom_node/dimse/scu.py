@@ -339,8 +339,9 @@ def find_files(paths: Iterable[Path]) -> list[Path]:
 
 
 def _keywords(tags: Any) -> tuple[str, ...]:
-    """Return the names of the attributes in Offending Element (0000,0901), which holds tags."""
-    return tuple(keyword_for_tag(tag) or str(Tag(tag)) for tag in tags or ())
+    """Return the names of the attributes in Offending Element (0000,0901), which holds a tag or several."""
+    several = [tags] if isinstance(tags, int) else tags or ()
+    return tuple(keyword_for_tag(tag) or str(Tag(tag)) for tag in several)
 
 
 def _contexts(instances: Iterable[OutgoingInstance]) -> list[Context]:

@@ -9,7 +9,10 @@ from storage.records.deliveries import Delivery, DeliveryState
 
 @dataclass(frozen=True)
 class ListedDelivery:
-    """A delivery with its object. The reason also says if the destination is not configured."""
+    """A delivery with its object. The reason also says if the destination is not configured.
+
+    `warning` is what the destination said of the object when it stored it.
+    """
 
     id: int
     destination: str
@@ -20,6 +23,7 @@ class ListedDelivery:
     run_after: datetime
     sent_at: datetime | None
     resends: int
+    warning: str
     job_id: int
     kind: str
     study_instance_uid: str
@@ -42,6 +46,7 @@ def list_delivery(delivery: Delivery, destinations: Collection[str] | None = Non
         run_after=delivery.run_after,
         sent_at=delivery.sent_at,
         resends=delivery.resends,
+        warning=delivery.warning,
         job_id=delivery.object.job_id,
         kind=delivery.object.kind,
         study_instance_uid=delivery.object.study_instance_uid,

@@ -8,20 +8,30 @@ the `dispatch` role acts on it.
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, case, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
-from storage.records.deliveries import Confirmation, ConfirmationReport, ConfirmationState, Delivery, DeliveryState
+from storage.records.deliveries import (
+    Confirmation,
+    ConfirmationReport,
+    ConfirmationState,
+    Delivery,
+    DeliveryState,
+    Remark,
+    StoredAs,
+)
 from storage.records.jobs import JobKind, JobState
 from storage.records.results import ObjectKind, ResultObject
 from storage.records.studies import Event, Stage
 from storage.tables.database import schema
 from storage.tables.database.connection import Database, changed
+from storage.tables.deliveries import LONGEST_LEAD_SECONDS, keep_remark
 from storage.tables.events import add_event
 from storage.tables.queueing import not_beside, withdrawn
-from storage.tables.results import move, object_record, tell
+from storage.tables.results import delivery_record, move, object_record, tell
 
 WAITING = (ConfirmationState.ASKING, ConfirmationState.REQUESTED, ConfirmationState.READING)
 _UNSENT = (DeliveryState.QUEUED, DeliveryState.RETRYING)
@@ -43,29 +53,20 @@ class Confirmations:
         Only objects that were sent to `destination` after `since` count. Return None while further objects of every
         such job are on their way there.
         """
-        sent, other, before = schema.DeliveryRow, aliased(schema.DeliveryRow), aliased(schema.DeliveryRow)
+        sent, other = schema.DeliveryRow, aliased(schema.DeliveryRow)
         unasked = and_(
             sent.destination == destination,
             sent.state == DeliveryState.SENT,
             sent.confirmation_id.is_(None),
             sent.sent_at >= since,
         )
-        is_stuck = (  # it waits behind a FAILED delivery until an operator acts
-            select(before.id)
-            .where(
-                before.job_id == other.job_id,
-                before.destination == other.destination,
-                before.sequence < other.sequence,
-                before.state == DeliveryState.FAILED,
-            )
-            .exists()
-        )
         is_under_way = (
             select(other.id)
             .where(
                 other.job_id == sent.job_id,
                 other.destination == sent.destination,
-                or_(other.state == DeliveryState.SENDING, and_(other.state.in_(_UNSENT), ~is_stuck)),
+                other.state.in_((*_UNSENT, DeliveryState.SENDING)),
+                other.waited_seconds < LONGEST_LEAD_SECONDS,
             )
             .exists()
         )
@@ -157,6 +158,17 @@ class Confirmations:
         with self._database.reading() as session:
             return [object_record(row) for row in session.scalars(statement.order_by(delivery.sequence))]
 
+    def stored_as(self, confirmation_id: int) -> Mapping[str, StoredAs]:
+        """Return, by SOP Instance UID, the other UIDs under which the destination keeps objects of a confirmation."""
+        target, delivery = schema.ResultObjectRow, schema.DeliveryRow
+        statement = select(target, delivery).join(delivery, delivery.object_id == target.id)
+        with self._database.reading() as session:
+            found = [
+                delivery_record(row, made)
+                for made, row in session.execute(statement.where(_sent_under(confirmation_id)))
+            ]
+        return {d.object.sop_instance_uid: d.stored_as for d in found if d.stored_as is not None}
+
     # -- reports and their effect --------------------------------------------------------------------------------------
 
     def report(self, transaction_uid: str, report: ConfirmationReport) -> bool:
@@ -173,14 +185,21 @@ class Confirmations:
             return session.scalar(select(row.id).where(mine)) is not None
 
     def settle(
-        self, confirmation_id: int, committed: Collection[str], missed: Mapping[str, str], how: str, now: datetime
+        self,
+        confirmation_id: int,
+        committed: Collection[str],
+        missed: Mapping[str, str],
+        how: str,
+        now: datetime,
+        moved: Mapping[str, StoredAs] = MappingProxyType({}),
     ) -> list[Delivery]:
         """Close the confirmation, and return the deliveries of the missed objects.
 
         `committed` are the SOP Instance UIDs that the destination holds, as `how` tells. `missed` are the objects that
         it accepted but does not hold, with the reason: they are sent once more, and are FAILED the second time. A
         missed object whose job was superseded or withdrawn meanwhile stays SENT, because the destination may have been
-        told to reject it. Return nothing if another process has settled the confirmation.
+        told to reject it. So does one that the destination is known to have changed. `moved` are committed objects that
+        turn out to be kept under other UIDs. Return nothing if another process has settled the confirmation.
         """
         row, delivery = schema.ConfirmationRow, schema.DeliveryRow
         with self._database.session() as session:
@@ -204,6 +223,9 @@ class Confirmations:
                 reason="",
             )
             tell(session, _in_order(landed), now, Stage.DELIVERED, how)
+            for arrived in _in_order(landed):
+                if (place := moved.get(arrived.object.sop_instance_uid)) is not None:
+                    keep_remark(session, arrived, Remark(stored_as=place), now)
             alarms: list[Delivery] = []
             for uid, why in missed.items():
                 alarms += _miss(session, and_(_sent_under(confirmation_id), _of([uid])), why, now)
@@ -248,7 +270,11 @@ def _miss(session: Session, where: ColumnElement[bool], why: str, now: datetime)
     outdated = f"{text}; a later result has replaced it, so that it is not sent again"
     kept = move(session, and_(where, is_outdated), reason=outdated)
     tell(session, kept, now, Stage.WARNING, outdated)
-    current = and_(where, ~is_outdated)
+    where = and_(where, ~is_outdated)
+    changed_there = f"accepted and changed, and not found under its own UIDs ({why}); it is not sent again"
+    coerced = move(session, and_(where, delivery.coerced), reason=changed_there)
+    tell(session, coerced, now, Stage.WARNING, changed_there)
+    current = and_(where, ~delivery.coerced)
     lost = f"accepted twice and not committed ({why})"
     failed = move(session, and_(current, delivery.resends > 0), state=DeliveryState.FAILED, reason=lost)
     tell(session, failed, now, Stage.WARNING, f"not delivered, for good: {lost}")
@@ -258,12 +284,13 @@ def _miss(session: Session, where: ColumnElement[bool], why: str, now: datetime)
         state=DeliveryState.QUEUED,
         attempts=0,
         resends=1,
+        may_have_arrived=False,
         run_after=now,
         confirmation_id=None,
         reason=text,
     )
     tell(session, again, now, Stage.WARNING, f"{text}, and is sent once more")
-    return kept + failed + again
+    return kept + coerced + failed + again
 
 
 def _in_order(deliveries: Collection[Delivery]) -> list[Delivery]:

@@ -150,6 +150,7 @@ class Scripted:
                 for name, value in {"Content-Type": reply.media_type, **reply.headers}.items():
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(len(reply.body)))
+                self.send_header("Connection", "close")
                 self.end_headers()
                 self.wfile.write(reply.body[: len(reply.body) // 2] if reply.cut else reply.body)
 
