@@ -222,4 +222,5 @@ def build_commitment_reporter(settings: Settings, stores: Stores) -> CommitmentR
         addressees=addressees(settings),
         send=partial(send_report, settings.node.ae_title, settings.dispatch.timeout_seconds),
         backoff=settings.dispatch.backoff,
+        give_up_after=timedelta(days=settings.dispatch.give_up_after_days),
     )

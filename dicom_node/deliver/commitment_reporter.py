@@ -65,7 +65,8 @@ def send_report(calling_ae_title: str, timeout: float, target: Target, report: O
 class CommitmentReporter:
     """The loops that send the reports that are due.
 
-    `filed` returns the time up to which everything that was acknowledged is indexed.
+    `filed` returns the time up to which everything that was acknowledged is indexed. `backoff` limits the attempts that
+    a peer answers. A peer that gives no answer is tried until `give_up_after` has passed.
     """
 
     def __init__(
@@ -76,12 +77,14 @@ class CommitmentReporter:
         send: SendReport,
         backoff: Backoff,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        give_up_after: timedelta = timedelta(days=14),
     ) -> None:
         self._commitments = commitments
         self._filed = filed
         self._addressees = addressees
         self._send = send
         self._backoff = backoff
+        self._give_up_after = give_up_after
         self._now = now
         self._reachable = sorted({a.ae_title for a in addressees if a.port is not None})
 
@@ -140,7 +143,10 @@ class CommitmentReporter:
         try:
             status = self._send(target, report)
             reason = f"answered 0x{status:04X}"
-        except (PeerUnavailable, PeerRefused) as error:
+        except PeerUnavailable as error:
+            self._wait(commitment, str(error))
+            return
+        except PeerRefused as error:
             status, reason = -1, str(error)
         except Exception as error:
             extra = _extra("commitment_report_interrupted", commitment)
@@ -161,6 +167,20 @@ class CommitmentReporter:
         else:
             extra = _extra("commitment_report_retried", commitment)
             log.warning("A storage commitment report will be retried: %s", reason, extra=extra)
+
+    def _wait(self, commitment: Commitment, reason: str) -> None:
+        """Let the report wait for its peer, which gave no answer. This uses up no attempt."""
+        pause = min(self._backoff.longest, max(self._backoff.first, commitment.waited_seconds))
+        retry_at = self._now() + timedelta(seconds=pause)
+        limit = self._give_up_after.total_seconds()
+        if self._commitments.wait(commitment.id, reason, retry_at, pause, limit):
+            extra = _extra("commitment_report_retried", commitment)
+            log.warning("A storage commitment report waits for its peer: %s", reason, extra=extra)
+        else:
+            extra = _extra("commitment_report_failed", commitment)
+            log.error(
+                "A storage commitment report failed; only `dicom-node retry` sends it again: %s", reason, extra=extra
+            )
 
     def _target(self, commitment: Commitment) -> Target | None:
         addressee = addressee_of(commitment.peer_ae_title, commitment.peer_host, self._addressees)

@@ -39,6 +39,7 @@ def judge(result: SendResult, sent_before: bool, held: bool | None, is_last: boo
         return DeliveryVerdict.ARRIVED
     if result.outcome in (SendOutcome.AWAY, SendOutcome.LOST):
         return DeliveryVerdict.WAIT
-    if result.retriable and not is_last:
+    may_show_later = result.may_exist and sent_before  # an index may lag behind what is stored
+    if (result.retriable or may_show_later) and not is_last:
         return DeliveryVerdict.RETRY
     return DeliveryVerdict.REPLACE if result.refused else DeliveryVerdict.GIVE_UP

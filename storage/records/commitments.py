@@ -35,7 +35,7 @@ class Commitment:
     """A stored storage commitment request of a peer (PS3.4 annex J).
 
     `duplicates` are the items of a second request that the peer made under the same transaction UID before it had the
-    report on the first.
+    report on the first. `waited_seconds` is how long the peer has given no answer to a report.
     """
 
     id: int
@@ -49,3 +49,4 @@ class Commitment:
     requested_at: datetime
     run_after: datetime
     duplicates: tuple[Item, ...] = ()
+    waited_seconds: float = 0.0

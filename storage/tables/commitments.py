@@ -39,6 +39,7 @@ class Commitments:
             "peer_host": request.peer_host[:255],
             "state": CommitmentState.REQUESTED,
             "attempts": 0,
+            "waited_seconds": 0.0,
             "reason": "",
             "requested_at": now,
             "run_after": run_after,
@@ -111,6 +112,21 @@ class Commitments:
         with self._database.session() as session:
             return _move(session, _is_open(commitment_id), **values) is not None
 
+    def wait(self, commitment_id: int, reason: str, retry_at: datetime, pause: float, limit: float) -> bool:
+        """Move to RETRYING without using up an attempt, because the peer gave no answer. Return True.
+
+        Move to FAILED and return False if the pauses, of which `pause` seconds are the next, add up to `limit`.
+        """
+        row = schema.CommitmentRow
+        waited = row.waited_seconds + pause
+        values = {"reason": reason, "association": "", "attempts": row.attempts - 1, "waited_seconds": waited}
+        with self._database.session() as session:
+            late = and_(_is_open(commitment_id), waited >= limit)
+            if _move(session, late, state=CommitmentState.FAILED, **values) is not None:
+                return False
+            _move(session, _is_open(commitment_id), state=CommitmentState.RETRYING, run_after=retry_at, **values)
+            return True
+
     # -- for operators -------------------------------------------------------------------------------------------------
 
     def retry(self, commitment_id: int, now: datetime) -> bool:
@@ -118,10 +134,8 @@ class Commitments:
         row = schema.CommitmentRow
         failed = and_(row.id == commitment_id, row.state == CommitmentState.FAILED)
         with self._database.session() as session:
-            moved = _move(
-                session, failed, state=CommitmentState.REQUESTED, attempts=0, reason="", association="", run_after=now
-            )
-            return moved is not None
+            anew = {"attempts": 0, "waited_seconds": 0.0, "reason": "", "association": "", "run_after": now}
+            return _move(session, failed, state=CommitmentState.REQUESTED, **anew) is not None
 
     def list(self, states: Collection[CommitmentState] | None = None, limit: int | None = 100) -> Sequence[Commitment]:
         """Return the requests, the newest first; all of them if `limit` is None."""
@@ -211,6 +225,7 @@ def _record(row: schema.CommitmentRow) -> Commitment:
         state=row.state,
         attempts=row.attempts,
         reason=row.reason,
+        waited_seconds=row.waited_seconds,
         requested_at=row.requested_at,
         run_after=row.run_after,
         duplicates=tuple((entry[0], entry[1]) for entry in row.items if entry[2:] == [_DUPLICATE]),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import (
@@ -22,7 +23,7 @@ from pynetdicom import AE, evt
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as Find
 
 from dicom_node.deliver.confirmer import Confirmer
-from dicom_node.deliver.destinations.dicomweb import DicomwebDestination
+from dicom_node.deliver.destinations.dicomweb import BasicAuth, DicomwebDestination
 from dicom_node.deliver.destinations.dimse import DimseDestination
 from dicom_node.deliver.destinations.folder import FolderDestination
 from dicom_node.deliver.dispatcher import Dispatcher
@@ -44,7 +45,7 @@ from tests.deliver.archive import (
     store_and_tell,
     told,
 )
-from tests.deliver.web import Answer
+from tests.deliver.web import Answer, Asked, Scripted, orthanc_web
 from tests.instances import MakeFile
 from tests.storage.node import NOW, Node
 
@@ -207,6 +208,32 @@ def test_a_refusal_of_what_is_not_there_is_a_refusal(way: Way, archive: Callable
     way.send(way.web(there))
     assert way.states == {"SEG": "REPLACED", "SR": "REPLACED", "RTSTRUCT": "SENT", "SR-REGIONS": "SENT"}
     assert there.kinds == ["RTSTRUCT", "SR-REGIONS"]
+
+
+def test_orthanc_holds_each_object_once_though_its_answers_are_lost(way: Way, tmp_path: Path) -> None:
+    with orthanc_web(tmp_path / "orthanc") as orthanc:
+        lost: list[str] = []
+
+        def forward(asked: Asked) -> Answer | None:
+            url = f"http://127.0.0.1:{orthanc.port}{asked.path.replace('/web/', '/dicom-web/', 1)}"
+            named = {k: v for k, v in asked.headers.items() if k in ("content-type", "accept", "authorization")}
+            reply = requests.request(asked.method, url, data=asked.body or None, headers=named, timeout=10)
+            if asked.method == "POST":
+                lost.append(asked.path)
+                return None
+            return Answer(reply.status_code, reply.content, reply.headers.get("Content-Type", ""))
+
+        between = Scripted(forward)
+        (tmp_path / "secret").write_text(orthanc.password, encoding="utf-8")
+        auth = BasicAuth(orthanc.username, tmp_path / "secret")
+        archive = DicomwebDestination(way.name, between.url, 10, auth)
+        way.send(archive, tries=1)
+        way.confirm(archive)
+        between.close()
+        assert way.states == {"SEG": "COMMITTED", "SR": "COMMITTED"}
+        assert len(lost) == 2
+        assert all(orthanc.held(way.uids[kind]) is not None for kind in ("SEG", "SR"))
+        assert all(orthanc.held(way.uids[kind]) is None for kind in ("RTSTRUCT", "SR-REGIONS"))
 
 
 # -- stored, and an answer that cannot be read -------------------------------------------------------------------------

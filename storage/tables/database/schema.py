@@ -337,6 +337,7 @@ class CommitmentRow(Base):
     requested_at: Mapped[datetime]
     run_after: Mapped[datetime]
     association: Mapped[str] = mapped_column(String(64))
+    waited_seconds: Mapped[float] = mapped_column(default=0.0, server_default="0")
 
 
 class InstallationRow(Base):

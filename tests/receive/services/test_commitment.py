@@ -324,6 +324,8 @@ def test_a_peer_that_is_down_is_tried_again(services: Services, scu: Scu) -> Non
         scu.ask(assoc, commitment("1.9.1", ONE))
     retrying = services.wait(lambda c: c.state is CommitmentState.RETRYING)
     assert "cannot be reached" in retrying.reason
+    waited = services.wait(lambda c: c.waited_seconds > 0.2 * 3 + 0.5)  # longer than three attempts take
+    assert waited.state is CommitmentState.RETRYING
     server = scu.listen()
     services.addressees[0] = Addressee("MR1", "127.0.0.1", server.server_address[1])
     services.wait(lambda c: c.state is CommitmentState.REPORTED)

@@ -75,12 +75,12 @@ def test_a_failure_keeps_nothing_from_being_asked_for(confirmations: Confirmatio
     assert node.next(now=after(9)) is not None
     node.deliveries.fail(report.id, "dispatch", "refused", None, NOW)
     assert begin(confirmations) is None  # the key object selection is on its way
-    send(node)
+    send(node, 1)
     found = begin(confirmations)
     assert found is not None
     assert [uid for _, uid in found.items] == [SEG, "2.25.12"]
     assert node.deliveries.retry(report.id)
-    send(node)
+    send(node, 1)
     again = begin(confirmations, "1.9.2")
     assert again is not None
     assert [uid for _, uid in again.items] == [SR]

@@ -48,6 +48,7 @@ def upgrade() -> None:
     op.add_column("job", sa.Column("beside", sa.String(length=1), server_default="", nullable=False))
     op.add_column("delivery", sa.Column("may_have_arrived", sa.Boolean(), nullable=False, server_default=sa.false()))
     op.add_column("delivery", sa.Column("waited_seconds", sa.Double(), nullable=False, server_default="0"))
+    op.add_column("commitment", sa.Column("waited_seconds", sa.Double(), nullable=False, server_default="0"))
     op.add_column("delivery", sa.Column("warning", sa.String(), nullable=False, server_default=""))
     op.add_column("delivery", sa.Column("coerced", sa.Boolean(), nullable=False, server_default=sa.false()))
     op.add_column("delivery", sa.Column("stored_as", sa.JSON(), nullable=True))
