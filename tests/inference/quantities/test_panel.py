@@ -1,16 +1,13 @@
 """The quantitative panel, and `soft_tissue_mass` with it, on the DICOM of a simulated limb."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from pydicom import dcmread
 
 from dicom_node.catalogue import ConfiguredApplication, configured_applications
-from dicom_node.demo.simulator.limb_study import write_limb_patient
-from dicom_node.demo.simulator.phantom_study import PhantomStudy
 from dicom_node.settings.model import ApplicationSettings
 from inference.contract.application import load_application
 from inference.contract.concepts import GRADES, MALIGNANCY, PROBABILITY
@@ -26,26 +23,11 @@ from inference.quantities.statistics import Statistics, interior
 from inference.volumes.geometry import Geometry
 from inference.volumes.reading import read_volume
 from storage.errors import InputRefused
+from tests.inference.quantities.limb import Examined
 
 RULES = load_manifest("soft_tissue_mass", "soft_tissue_mass", None).inputs
-SEED = 12  # a mass of 95 mL
 TOLERANCE = {ADC: 0.02, T1: 0.02, T2: 0.02}  # of the truth
 FAT_POINTS = 1.0  # % of fat
-
-
-@dataclass(frozen=True)
-class Examined:
-    study: PhantomStudy
-    truth: dict[str, Any]
-
-    def inputs(self, *names: str) -> dict[str, SeriesInput]:
-        return {name: SeriesInput(name, "", self.study.series[name].paths) for name in names}
-
-
-@pytest.fixture(scope="module")
-def examined(tmp_path_factory: pytest.TempPathFactory) -> Examined:
-    ((study, truth),) = write_limb_patient(tmp_path_factory.mktemp("limb"), SEED, 1)
-    return Examined(study, truth)
 
 
 def test_every_number_is_the_truth_within_its_error(examined: Examined) -> None:
@@ -192,11 +174,6 @@ def test_outside_of_the_field_of_view_nothing_is_known(examined: Examined) -> No
 def values(findings: Findings) -> dict[str, Measurement]:
     (segment,) = findings.segments
     return {f"{m.name.value} {m.derivation.value if m.derivation else ''}": m for m in segment.measurements}
-
-
-@pytest.fixture(scope="module")
-def engine() -> TorchEngine:
-    return TorchEngine("cpu")
 
 
 def test_soft_tissue_mass_measures_what_it_outlines(examined: Examined, engine: TorchEngine) -> None:

@@ -1,0 +1,16 @@
+"""The DICOM of a simulated limb, and the truth about it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from dicom_node.demo.simulator.phantom_study import PhantomStudy
+from inference.contract.series_input import SeriesInput
+
+
+@dataclass(frozen=True)
+class Examined:
+    study: PhantomStudy
+    truth: dict[str, Any]
+
+    def inputs(self, *names: str) -> dict[str, SeriesInput]:
+        return {name: SeriesInput(name, "", self.study.series[name].paths) for name in names}
