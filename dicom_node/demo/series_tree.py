@@ -6,6 +6,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from inference.series.recogniser import Recognition
+from storage.records.jobs import SIDE_NAMES
 
 
 def series_tree(found: Sequence[Recognition]) -> Tree:
@@ -22,6 +23,7 @@ def _known(s: Recognition) -> str:
     known = [
         s.modality,
         str(s.kind),
+        f"{SIDE_NAMES[s.laterality]} side" if s.laterality else "",
         s.plane,
         s.dimension,
         f"{s.slices} slices",

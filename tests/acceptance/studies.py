@@ -48,3 +48,20 @@ def _ball(radius: float) -> tuple[Stack, NDArray[np.bool_]]:
     ball = np.linalg.norm(points - CENTRE, axis=-1) < radius
     body = np.linalg.norm(points[..., :2], axis=-1) < 60
     return Stack(np.where(ball, 900, np.where(body, 400, 0)).astype(np.float32), affine), ball
+
+
+def write_two_limbs(folder: Path, right: ImagedLimb, left: ImagedLimb) -> PhantomStudy:
+    """A study of both legs: the series of the left one, named "left_...", lie 200 mm beside those of the right one.
+
+    The study's `mask` is that of the right leg.
+    """
+    aside = np.eye(4)
+    aside[0, 3] = 200.0  # LPS: to the patient's left
+    images: dict[str, tuple[Stack, ...]] = {}
+    protocols = {}
+    for prefix, limb, side, place in (("", right, "R", np.eye(4)), ("left_", left, "L", aside)):
+        for name, stacks in limb.images.items():
+            images[f"{prefix}{name}"] = tuple(replace(stack, affine=place @ stack.affine) for stack in stacks)
+            attributes = {**limb.protocols[name].attributes, "Laterality": side}
+            protocols[f"{prefix}{name}"] = replace(limb.protocols[name], attributes=attributes)
+    return write_phantom_study(folder, replace(right, images=images, protocols=protocols), seed=1)
