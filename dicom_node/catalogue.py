@@ -8,12 +8,13 @@ from typing import Literal
 
 from dicom_node.runtime.logs import fields
 from inference.contract.manifest import Manifest, load_manifest
+from inference.series.study_rule import StudyRule
 from storage.errors import ModelRefused
 
 log = logging.getLogger(__name__)
 
-NoResultPolicy = Literal["always", "failures", "never"]
-"""When the destinations of an application get a report that there is no result."""
+NoResultPolicy = Literal["expected", "always", "failures", "never"]
+"""The studies for which the destinations of an application are told that there is no result."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class ApplicationEntry:
     bundle: Path | None = None
     options: Mapping[str, bool] = field(default_factory=dict)
     starts_on_inputs: bool = False
-    no_result: NoResultPolicy = "always"
+    no_result: NoResultPolicy = "expected"
+    when: StudyRule | None = None
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class ConfiguredApplication:
     """An entry with its manifest. `manifest` is None if the descriptor cannot be used, and `problem` gives the reason.
 
     An application that `starts_on_inputs` starts as soon as the series of its inputs are whole, even if other series of
-    the study still arrive.
+    the study still arrive. `when` tells which studies it is for; None if the site does not say it.
     """
 
     name: str
@@ -42,7 +44,15 @@ class ConfiguredApplication:
     manifest: Manifest | None
     problem: str = ""
     starts_on_inputs: bool = False
-    no_result: NoResultPolicy = "always"
+    no_result: NoResultPolicy = "expected"
+    when: StudyRule | None = None
+
+    @property
+    def meant_only_where_bound(self) -> bool:
+        """True if nothing but its inputs says which studies it is for, so that a study without them is not reported."""
+        required = () if self.manifest is None else self.manifest.inputs
+        named = any(rule.body_parts for rule in required if rule.required)
+        return self.no_result == "expected" and self.when is None and not named
 
 
 def configured_applications(entries: Sequence[ApplicationEntry]) -> tuple[ConfiguredApplication, ...]:
@@ -69,11 +79,14 @@ def _configured(entry: ApplicationEntry) -> ConfiguredApplication:
     try:
         manifest = load_manifest(entry.id, entry.name, entry.bundle, entry.options)
     except ModelRefused as error:
-        return ConfiguredApplication(entry.name, entry.destinations, None, str(error), no_result=entry.no_result)
+        return ConfiguredApplication(
+            entry.name, entry.destinations, None, str(error), no_result=entry.no_result, when=entry.when
+        )
     return ConfiguredApplication(
         entry.name,
         entry.destinations,
         manifest,
         starts_on_inputs=entry.starts_on_inputs,
         no_result=entry.no_result,
+        when=entry.when,
     )

@@ -37,12 +37,22 @@ from dicom_node.receive.receiver import DimseService, Receiver
 from dicom_node.route.earlier_studies import EarlierStudies
 from dicom_node.route.early_start import EarlyStarter
 from dicom_node.route.recognition import ReceivedSeries, SeriesRecogniser
+from dicom_node.route.reporting import NoResultSweep
+from dicom_node.route.routable import RoutableStudies
 from dicom_node.route.sweep import RoutingSweep
 from dicom_node.route.urgency import Urgency
 from dicom_node.runtime.clock import steady_now
 from dicom_node.runtime.process import role_name
 from dicom_node.runtime.supervisor import Role
-from dicom_node.schedule import RELEASE_SECONDS, SWEEP_SECONDS, DailyTask, ScheduledTask, Scheduler, StalledWork
+from dicom_node.schedule import (
+    RELEASE_SECONDS,
+    REPORT_SECONDS,
+    SWEEP_SECONDS,
+    DailyTask,
+    ScheduledTask,
+    Scheduler,
+    StalledWork,
+)
 from dicom_node.settings.check import WORKER_PROCESS, list_devices
 from dicom_node.settings.model import Settings
 from dicom_node.settings.peers import addressees, receive_policy
@@ -165,15 +175,19 @@ def build_scheduler(settings: Settings, stores: Stores) -> Scheduler:
     if any(a.manifest is not None and a.manifest.earlier for a in configured):
         earlier = EarlierStudies(stores.patients, stores.instances, received, recogniser)
     urgency = Urgency({peer.ae_title: peer.priority for peer in settings.peers})
+    routable = RoutableStudies(stores.studies, received, recogniser, earlier, urgency)
     early = [a for a in configured if a.starts_on_inputs and a.manifest is not None]
-    starter = EarlyStarter(stores.studies, stores.instances, recogniser, earlier, urgency, early)
+    starter = EarlyStarter(stores.studies, routable, early)
     completion = CompletionSweep(
         studies=stores.studies,
         rule=settings.completion.rule,
         filed=partial(filed_until, settings.folders.journals, steady_now),
         start_early=starter.start if early else None,
     )
-    routing = RoutingSweep(stores.studies, received, recogniser, earlier, urgency, configured)
+    routing = RoutingSweep(stores.studies, routable, earlier, stores.problems, configured)
+    quiet = settings.completion.report_quiet_seconds
+    no_result = NoResultSweep(stores.studies, stores.no_results, configured, quiet)
+    no_result.announce()
     stalled = StalledWork(
         jobs=stores.jobs,
         deliveries=stores.deliveries,
@@ -182,6 +196,7 @@ def build_scheduler(settings: Settings, stores: Stores) -> Scheduler:
     )
     tasks = [
         ScheduledTask("completion and routing", SWEEP_SECONDS, (completion.sweep, routing.sweep)),
+        ScheduledTask("reports of no result", REPORT_SECONDS, (no_result.sweep,)),
         ScheduledTask("release of stalled work", RELEASE_SECONDS, (stalled.release,)),
     ]
     if (source := build_source(settings)) is not None:

@@ -16,6 +16,7 @@ def stores_of(node: Node) -> Stores:
         instances=node.instances,
         studies=node.studies,
         jobs=node.jobs,
+        no_results=node.no_results,
         results=node.results,
         deliveries=node.deliveries,
         procedure_steps=ProcedureSteps(node.database, node.root.parent / "mpps"),

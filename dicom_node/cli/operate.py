@@ -21,7 +21,7 @@ from dicom_node.read.problems import find_problem, list_problems
 from dicom_node.read.stores import Stores
 from dicom_node.read.study import read_study
 from dicom_node.read.summary import summarise
-from dicom_node.settings.check import find_mistakes
+from dicom_node.settings.check import find_mistakes, find_notes
 from dicom_node.settings.loading import find_config, inspect_config
 from dicom_node.settings.model import Settings
 from storage.records.commitments import CommitmentState
@@ -46,7 +46,7 @@ def check_config_command(config: Config = None, as_json: AsJson = False) -> None
     settings = inspection.settings
     if as_json:
         shown = settings and settings.model_dump(mode="json")
-        print_json({"file": path, "mistakes": mistakes, "settings": shown})
+        print_json({"file": path, "mistakes": mistakes, "notes": find_notes(inspection), "settings": shown})
         raise typer.Exit(2 if mistakes else 0)
     if mistakes or settings is None:
         raise ConfigurationError(mistakes)
@@ -56,6 +56,8 @@ def check_config_command(config: Config = None, as_json: AsJson = False) -> None
     console.print(f"  accepts {escape(peers)}")
     for application in settings.applications:
         console.print(f"  {escape(application.label)} → {escape(', '.join(application.destinations))}")
+    for note in find_notes(inspection):
+        console.print(f"  [yellow]{escape(note)}[/]", soft_wrap=True)
     if not settings.applications:
         console.print("  [yellow]no application is configured: studies are stored and nothing is computed[/]")
 

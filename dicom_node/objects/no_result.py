@@ -15,13 +15,13 @@ from dicom_node.objects.base.description import describe_result
 from dicom_node.objects.base.series_numbers import NO_RESULT_SERIES
 from dicom_node.objects.base.source_headers import source_header
 from dicom_node.objects.report import content
-from inference.contract.findings import NoResult
+from inference.contract.findings import NoResult, NotComputed
 
 KIND = "No AI result"
 
 
 def build_no_result(result: NoResult, sources: Sequence[Path], context: ObjectContext) -> Dataset:
-    """Build the small report that says why there is no result.
+    """Build the small report that says of each application why there is no result.
 
     `sources` are the instances that were looked at, at least one. The report follows TID 1500, and has no coordinates.
     Its title is a code of our own: viewers open a report titled Imaging Measurement Report as drawings on images, and
@@ -35,17 +35,16 @@ def build_no_result(result: NoResult, sources: Sequence[Path], context: ObjectCo
             observer_device_context=content.device_observer(result.algorithm, context)
         ),
         procedure_reported=procedures,
-        imaging_measurements=[_statement(result, context)],
+        imaging_measurements=[_statement(one, context) for one in result.applications],
         title=PRIVATE["no-result"],
         language_of_content_item_and_descendants=content.language(),
     )
     items = report[0].ContentSequence
     body = items.pop()
     comments = [RESEARCH_NOTICE] if result.research else []
-    comments += [
-        f"No AI result: {result.title} was not computed. This says nothing of the patient.",
-        result.explanation,
-    ]
+    for one in result.applications:
+        comments.append(f"No AI result: {one.title} was not computed. This says nothing of the patient.")
+        comments.append(one.explanation)
     items.extend(content.text_items((codes.DCM.Comment, comment) for comment in comments))
     items.append(body)
     document = sr.EnhancedSR(
@@ -71,11 +70,13 @@ def build_no_result(result: NoResult, sources: Sequence[Path], context: ObjectCo
     return document
 
 
-def _statement(result: NoResult, context: ObjectContext) -> Any:
+def _statement(result: NotComputed, context: ObjectContext) -> Any:
     """Return the statement that no algorithm succeeded, and the reason (TID 1501)."""
     failed = codes.DCM.NoAlgorithmsSucceededWithoutFindings
     return sr.MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=sr.TrackingIdentifier(uid=context.uid("no-result"), identifier=result.title),
+        tracking_identifier=sr.TrackingIdentifier(
+            uid=context.uid(f"no-result {result.title}"), identifier=result.title
+        ),
         algorithm_id=content.algorithm_identification(result.algorithm) if result.algorithm else None,
         qualitative_evaluations=[
             sr.QualitativeEvaluation(codes.DCM.CADProcessingAndFindingsSummary, failed),

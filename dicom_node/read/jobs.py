@@ -38,8 +38,12 @@ def list_jobs(jobs: Sequence[Job], deliveries: Sequence[Delivery], destinations:
 def purpose(job: Job) -> str:
     """Return the purpose of a job in words; an empty text for an analysis."""
     match job.detail:
-        case NoResultDetail(why=why, explanation=explanation):
-            return f"no AI result ({why}): {explanation}"
+        case NoResultDetail(applications=()):
+            return "withdraws the report of no AI result, because each application has a result"
+        case NoResultDetail(applications=(one,)):
+            return f"no AI result ({one.why}): {one.explanation}"
+        case NoResultDetail(applications=several):
+            return "; ".join(f"no AI result of {one.title} ({one.why}): {one.explanation}" for one in several)
         case WithdrawalDetail(job=withdrawn, reason=reason):
             return f"withdraws the results of job {withdrawn}" + (f": {reason}" if reason else "")
         case AnalysisDetail():

@@ -26,6 +26,7 @@ ADVICE = {
     ProblemKind.QUARANTINED: "compare the copy in the quarantine with what is filed; the sender knows which is right",
     ProblemKind.UNFILED: "the bytes are kept in the folder 'unfiled'; send the instance again once the cause is mended",
     ProblemKind.REFUSED: "the log says why; the sender has to send again",
+    ProblemKind.ROUTING_FAILED: "look at the log; then route the study again with `dicom-node retry --study`",
     ProblemKind.MACHINE_TROUBLE: "look at the disk and the log; the work is tried again by itself",
     ProblemKind.DESTINATION_UNREACHABLE: "`dicom-node echo` asks it again; what waits for it goes by itself",
     ProblemKind.UNEXPECTED_DUPLICATE: "find out who else sent an object with this UID",

@@ -16,17 +16,17 @@ from storage.tables.jobs import Jobs
 from storage.tables.patients import Patients
 from storage.tables.problems import Problems
 from storage.tables.procedure_steps import ProcedureSteps
+from storage.tables.queueing import NoResults
 from storage.tables.results import Results
 from storage.tables.studies import Studies
 
 
 @dataclass(frozen=True)
 class StoresConfig:
-    """The place of the stores. `silent` are the applications whose failures are not reported to any destination."""
+    """The place of the stores."""
 
     folders: NodeFolders
     database_url: str
-    silent: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Stores:
     instances: InstanceStore
     studies: Studies
     jobs: Jobs
+    no_results: NoResults
     results: Results
     deliveries: Deliveries
     procedure_steps: ProcedureSteps
@@ -85,7 +86,8 @@ def _stores(database: Database, config: StoresConfig, installation: str) -> Stor
         database=database,
         instances=InstanceStore(database, config.folders.instances, feeds_inputs),
         studies=Studies(database),
-        jobs=Jobs(database, silent=config.silent),
+        jobs=Jobs(database),
+        no_results=NoResults(database),
         results=Results(database),
         deliveries=Deliveries(database),
         procedure_steps=ProcedureSteps(database, config.folders.procedure_steps),

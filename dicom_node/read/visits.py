@@ -45,7 +45,10 @@ class Visit:
 
 
 def read_visit(paths: Sequence[Path]) -> Visit | None:
-    """Read the visit from the first readable header; None if no header can be read."""
+    """Read the visit from the first readable header; None if all are malformed.
+
+    Raises OSError if no header gives the visit, and one of the files cannot be read now.
+    """
     ds = _first_header(paths)
     return None if ds is None else visit_of(ds)
 
@@ -67,7 +70,10 @@ def visit_of(ds: Dataset) -> Visit:
 
 def read_acquisition_date(paths: Sequence[Path]) -> date | None:
     """Read the date of acquisition from the first readable header; None if there is none."""
-    ds = _first_header(paths)
+    try:
+        ds = _first_header(paths)
+    except OSError:  # Whoever needs the images will meet the error. A missing date alone stops nobody.
+        return None
     return None if ds is None else acquisition_date(ds)
 
 
@@ -78,12 +84,25 @@ def acquisition_date(ds: Dataset) -> date | None:
 
 
 def _first_header(paths: Sequence[Path]) -> Dataset | None:
-    return next((ds for ds in map(_header, paths) if ds is not None), None)
+    trouble: OSError | None = None
+    for path in paths:
+        try:
+            ds = _header(path)
+        except OSError as error:
+            trouble = error
+            continue
+        if ds is not None:
+            return ds
+    if trouble is not None:
+        raise trouble
+    return None
 
 
 def _header(path: Path) -> Dataset | None:
     try:
         return dcmread(path, stop_before_pixels=True, specific_tags=_ELEMENTS)
+    except OSError:  # The machine is in trouble, which says nothing about the image.
+        raise
     except Exception:  # A parser fails on damaged bytes in many ways. Recognising the series reports the damage.
         return None
 

@@ -6,6 +6,7 @@ where both studies give them. They are ordered by Study Date and Study Time (PS3
 
 import logging
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 
@@ -87,7 +88,10 @@ class EarlierStudies:
 
     def _identify_all(self) -> None:
         """Register the patients of studies that were complete before an application asked for earlier studies."""
-        known = self._visits(self._patients.unidentified())
+        known: dict[str, Visit] = {}
+        for uid in self._patients.unidentified():
+            with suppress(OSError):  # Another study must not wait for this one, which is tried again.
+                known |= self._visits([uid])
         for uid, visit in known.items():
             self._patients.identify(uid, visit.patient_id, visit.issuer)
         if len(known) > 1:
@@ -99,7 +103,7 @@ class EarlierStudies:
         return {uid: visit for uid, visit in found if visit is not None}
 
     def _visit(self, study_instance_uid: str) -> Visit | None:
-        """Return the visit of a study, or None if no header can be read."""
+        """Return the visit of a study; None if no header can be read. Raises OSError as `read_visit` does."""
         return read_visit([instance.path for instance in self._instances.sample(study_instance_uid, SAMPLES)])
 
 

@@ -2,16 +2,14 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from dicom_node.catalogue import ConfiguredApplication
-from dicom_node.route.earlier_studies import EarlierStudies
-from dicom_node.route.recognition import SeriesRecogniser
-from dicom_node.route.routing import RoutableStudy, Route, route
-from dicom_node.route.urgency import Urgency
+from dicom_node.route.routable import RoutableStudies
+from dicom_node.route.routing import Route, route
 from dicom_node.runtime.logs import fields, unexpected
 from storage.errors import Retriable
-from storage.log.instances import InstanceStore
 from storage.records.evidence import StudyEvidence
 from storage.records.jobs import NewJob
 from storage.records.routing import EarlyStart
@@ -24,19 +22,10 @@ class EarlyStarter:
     """The early start. `applications` are those that start on their inputs and can be used."""
 
     def __init__(
-        self,
-        studies: Studies,
-        instances: InstanceStore,
-        recogniser: SeriesRecogniser,
-        earlier: EarlierStudies | None,
-        urgency: Urgency,
-        applications: Sequence[ConfiguredApplication],
+        self, studies: Studies, routable: RoutableStudies, applications: Sequence[ConfiguredApplication]
     ) -> None:
         self._studies = studies
-        self._instances = instances
-        self._recogniser = recogniser
-        self._earlier = earlier
-        self._urgency = urgency
+        self._routable = routable
         self._applications = applications
 
     def start(self, evidence: StudyEvidence, whole: Mapping[str, str], now: datetime) -> None:
@@ -59,20 +48,10 @@ class EarlyStarter:
 
     def _route(self, evidence: StudyEvidence, whole: Mapping[str, str]) -> Route | None:
         """Route the study with its whole series only. Return None if the study does not exist any more."""
-        uid = evidence.study_instance_uid
-        series = [s for s in self._instances.series(uid) if s.series_instance_uid in whole]
-        recognised = [self._recogniser.describe(s) for s in series]
-        study = self._studies.get(uid)
+        study = self._studies.get(evidence.study_instance_uid)
         if study is None:
             return None
-        routable = RoutableStudy(
-            study_instance_uid=uid,
-            revision=evidence.revision,
-            series=series,
-            recognised=recognised,
-            priority=self._urgency.of(study.priority, self._studies.callers(uid)),
-            earlier=() if self._earlier is None else self._earlier.before(uid),
-        )
+        routable = self._routable.read(replace(study, revision=evidence.revision), only=whole)
         return route(routable, self._applications)
 
     def _start(self, job: NewJob, early: Route, whole: Mapping[str, str], now: datetime) -> None:

@@ -1,12 +1,19 @@
-"""The received series of a study, and what each of them is recognised as."""
+"""The received series of a study, what each of them is recognised as, and the values that its images state.
+
+An I/O error of the machine is raised as it is (OSError): it says nothing about a series.
+"""
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+
+from pydicom.dataset import Dataset
 
 from dicom_node.runtime.logs import fields, unexpected
+from inference.headers.images import images_among
 from inference.series.kinds import Kind
 from inference.series.recogniser import Recognition, read_headers, recognise_headers
 from inference.series.site_table import SiteTable
+from inference.series.study_rule import StudyValues, stated_values
 from storage.log.instances import InstanceStore
 from storage.records.instances import Series
 from storage.tables.results import Results
@@ -45,19 +52,24 @@ class SeriesRecogniser:
 
     def __init__(self, site: SiteTable = ()) -> None:
         self._site = site
-        self._descriptions: dict[str, tuple[int, Recognition]] = {}
+        self._descriptions: dict[str, tuple[int, Recognition, StudyValues]] = {}
 
     def describe(self, series: Series) -> Recognition:
+        """Return what the series is recognised as. Raises OSError if its files cannot be read now."""
+        return self.look(series)[0]
+
+    def look(self, series: Series) -> tuple[Recognition, StudyValues]:
+        """Return also the values that the images of the series state. Raises OSError as `describe` does."""
         version = _series_version(series)
         known = self._descriptions.get(series.series_instance_uid)
         if known is not None and known[0] == version:
-            return known[1]
-        description = _recognise(series, self._site)
+            return known[1:]
+        description, stated = _recognise(series, self._site)
         if not description.problem:  # A series that cannot be read may be readable next time.
-            self._descriptions[series.series_instance_uid] = (version, description)
+            self._descriptions[series.series_instance_uid] = (version, description, stated)
             while len(self._descriptions) > DESCRIPTIONS:
                 self._descriptions.pop(next(iter(self._descriptions)))
-        return description
+        return description, stated
 
 
 def _series_version(series: Series) -> int:
@@ -65,14 +77,19 @@ def _series_version(series: Series) -> int:
     return hash(tuple((i.sop_instance_uid, i.sha256) for i in series.instances))
 
 
-def _recognise(series: Series, site: SiteTable) -> Recognition:
-    """Recognise a series. If it cannot be read, the description has a problem, and the study is routed without it."""
+def _recognise(series: Series, site: SiteTable) -> tuple[Recognition, StudyValues]:
+    """Recognise a series. If it is malformed, the description has a problem, and the study is routed without it."""
+    headers: Sequence[Dataset] = ()
     try:
-        return recognise_headers(read_headers([instance.path for instance in series.instances]), site)
+        headers = read_headers([instance.path for instance in series.instances])
+        images, _ = images_among(headers)
+        return recognise_headers(headers, site), stated_values(headers[n] for n in images)
+    except OSError:
+        raise
     except Exception as error:
         extra = fields("series_recognition_failed", series=series.series_instance_uid)
         log.error("A series cannot be recognised: %s", unexpected(error), extra=extra)
-        return Recognition(
+        unknown = Recognition(
             series_instance_uid=series.series_instance_uid,
             modality=series.modality,
             kind=Kind.UNKNOWN,
@@ -86,3 +103,4 @@ def _recognise(series: Series, site: SiteTable) -> Recognition:
             reasons=(),
             problem=f"its headers cannot be read ({type(error).__name__})",
         )
+        return unknown, stated_values(headers)

@@ -12,15 +12,18 @@ from functools import cached_property
 
 from dicom_node.catalogue import ConfiguredApplication
 from dicom_node.route.earlier_studies import EarlierStudy
+from dicom_node.route.intent import Intent, decide_intent
 from dicom_node.route.time_points import RoutingTimePoint, anatomy_of_required, decide_time_points, why_none_taken
 from dicom_node.runtime.logs import fields, unexpected
 from inference.contract.binding import Binding, bind_sides, named_inputs, wanted
 from inference.contract.manifest import Manifest
-from inference.headers.images import feeds_inputs
+from inference.headers.images import IMAGE_MODALITIES, counts_as_image
+from inference.series.kinds import Kind
 from inference.series.recogniser import Recognition
+from inference.series.study_rule import StudyValues
 from storage.errors import WhyNoResult
 from storage.records.instances import Instance, Series
-from storage.records.jobs import AnalysisDetail, NewJob, NoResultDetail, NotCompared, of_side
+from storage.records.jobs import AnalysisDetail, NewJob, NotCompared, of_side
 from storage.records.routing import (
     ApplicationDecision,
     InputDecision,
@@ -29,7 +32,6 @@ from storage.records.routing import (
     RoutingDecision,
     TimePointDecision,
 )
-from storage.tables.queueing import no_result_fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +40,10 @@ log = logging.getLogger(__name__)
 class RoutableStudy:
     """A study with everything that its routing depends on.
 
-    `recognised` describes each of the `series`. `own` are the SOP Instance UIDs of this node's results, which may come
-    back from a PACS. `earlier` are the studies of the same patient, the oldest first.
+    `recognised` describes each of the `series`, and `stated` has the values that its images state. `callers` are the
+    AE titles that sent the study, and `analysed` the applications that were bound to it before. `own` are the SOP
+    Instance UIDs of this node's results, which may come back from a PACS. `earlier` are the studies of the same
+    patient, the oldest first.
     """
 
     study_instance_uid: str
@@ -49,44 +53,61 @@ class RoutableStudy:
     priority: int = 0
     own: frozenset[str] = frozenset()
     earlier: Sequence[EarlierStudy] = ()
+    stated: Sequence[StudyValues] = ()
+    callers: frozenset[str] = frozenset()
+    analysed: frozenset[str] = frozenset()
 
     @cached_property
     def images(self) -> list[Instance]:
-        """The instances that an application could have looked at; results of this node are left out."""
+        """The instances of series that hold images, of whatever storage class; results of this node are left out."""
+        without = {s.series_instance_uid for s in self.recognised if s.kind is Kind.NON_IMAGE}
         return [
             instance
             for s in self.series
+            if s.series_instance_uid not in without
             for instance in s.instances
-            if feeds_inputs(instance.sop_class_uid, instance.modality) and instance.sop_instance_uid not in self.own
+            if counts_as_image(instance.sop_class_uid) and instance.sop_instance_uid not in self.own
         ]
+
+    @property
+    def contents(self) -> str:
+        """A digest of the images, which changes with their number and with their content."""
+        listed = " ".join(sorted(f"{i.sop_instance_uid} {i.sha256}" for i in self.images))
+        return hashlib.sha256(listed.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Route:
     """The outcome of routing a study. If no application applies there are no `jobs`, and `reason` explains why.
 
-    `warnings` name the applications that might have applied but could not be asked. `reports` are the jobs that tell
-    the destinations of an application that it gives no result, and why. `decision` is kept for `dicom-node explain`.
+    `warnings` name the applications that might have applied but could not be asked. `decision` is kept for `dicom-node
+    explain`, and for the report of no result. `failure` is the reason why the study could not be routed at all.
     """
 
     jobs: tuple[NewJob, ...]
     reason: str
     warnings: tuple[str, ...] = ()
-    reports: tuple[NewJob, ...] = ()
     decision: RoutingDecision = field(default_factory=RoutingDecision)
+    failure: str = ""
 
 
 @dataclass(frozen=True)
 class _ApplicationOutcome:
     """The outcome for one application, or for one side of the body: its job, or why there is none.
 
-    `binding` is None if the application could not be asked.
+    `binding` is None if the application could not be asked, or if it is not for this study.
     """
 
     binding: Binding | None
     reason: str
+    intent: Intent
     job: NewJob | None = None
     earlier: tuple[RoutingTimePoint, ...] = ()
+
+    @property
+    def failed(self) -> bool:
+        """True if the application could not be asked although it may be for this study."""
+        return self.binding is None and not self.intent.excluded
 
     @property
     def why(self) -> WhyNoResult:
@@ -104,38 +125,44 @@ def route(study: RoutableStudy, applications: Sequence[ConfiguredApplication]) -
     jobs: list[NewJob] = []
     refused: list[str] = []
     warnings: list[str] = []
-    reports: list[NewJob] = []
     explained: list[ApplicationDecision] = []
     for application, outcome in _outcomes(study, applications):
         told = _explain(application, outcome)
         if outcome.job is not None:
             jobs.append(outcome.job)
-        elif _is_reported(study, application, failed=outcome.binding is None):
-            reports.append(_report(study, application, outcome.why, outcome.reason))
+        elif _is_reported(study, application, outcome.intent, outcome.failed):
             told = replace(told, reported=outcome.why)
-        if outcome.binding is None:
+        if outcome.failed:
             warnings.append(f"not run: {application.name}: {outcome.reason}")
         elif outcome.job is None:
             refused.append(f"{application.name}: {outcome.reason}")
         explained.append(told)
-    decision = RoutingDecision(tuple(map(_describe, study.recognised)), tuple(explained))
+    decision = RoutingDecision(tuple(map(_describe, study.recognised)), tuple(explained), study.contents)
     if jobs:
         reason = "; ".join(["applies: " + ", ".join(_title(job) for job in jobs), *warnings])
     elif not applications:
         reason = "nothing applies: no application is configured"
     else:
         reason = "nothing applies: " + "; ".join([*refused, *warnings])
-    return Route(tuple(jobs), reason, tuple(warnings), tuple(reports), decision)
+    return Route(tuple(jobs), reason, tuple(warnings), decision)
 
 
 def unroutable(study: RoutableStudy, applications: Sequence[ConfiguredApplication], reason: str) -> Route:
-    """Return the outcome for a study whose routing failed: every application reports that it gives no result."""
-    reports = [
-        _report(study, application, WhyNoResult.FAILURE, reason)
+    """Return the outcome for a study whose routing failed.
+
+    Which applications are meant for it is not known, so that only those report it which report every failure.
+    """
+    unknown = Intent(False, "the routing failed")
+    explained = [
+        ApplicationDecision(
+            application.name,
+            applies=False,
+            reason=reason,
+            reported=WhyNoResult.FAILURE if _is_reported(study, application, unknown, failed=True) else None,
+        )
         for application in applications
-        if _is_reported(study, application, failed=True)
     ]
-    return Route((), reason, reports=tuple(reports))
+    return Route((), reason, decision=RoutingDecision((), tuple(explained), study.contents), failure=reason)
 
 
 def fingerprint(
@@ -173,25 +200,31 @@ def _outcomes(
 
 def _route_application(study: RoutableStudy, application: ConfiguredApplication) -> list[_ApplicationOutcome]:
     manifest = application.manifest
+    series = list(zip(study.recognised, study.stated, strict=True)) if study.stated else []
+    intent = decide_intent(application, series, study.callers, study.analysed)
+    if intent.excluded:
+        return [_ApplicationOutcome(None, intent.because, intent)]
     if manifest is None:
-        return [_ApplicationOutcome(None, application.problem)]
+        return [_ApplicationOutcome(None, application.problem, intent)]
     try:
         bindings = bind_sides(manifest.inputs, study.recognised, manifest.each_side)
-        return [_route_binding(study, application.name, manifest, binding) for binding in bindings]
+        return [_route_binding(study, application.name, manifest, binding, intent) for binding in bindings]
     except Exception as error:
         extra = fields("application_routing_failed", study=study.study_instance_uid, application=application.name)
         log.error("The routing of an application failed: %s", unexpected(error), extra=extra)
-        return [_ApplicationOutcome(None, f"its routing failed ({type(error).__name__}), see the log")]
+        return [_ApplicationOutcome(None, f"its routing failed ({type(error).__name__}), see the log", intent)]
 
 
-def _route_binding(study: RoutableStudy, name: str, manifest: Manifest, binding: Binding) -> _ApplicationOutcome:
+def _route_binding(
+    study: RoutableStudy, name: str, manifest: Manifest, binding: Binding, intent: Intent
+) -> _ApplicationOutcome:
     shown = anatomy_of_required(manifest, binding, study.recognised)
     points = decide_time_points(manifest, shown, study.earlier)
     taken = sorted((p for p in points if p.number), key=lambda p: p.number)
     if not binding.accepted:
-        return _ApplicationOutcome(binding, binding.reason, earlier=points)
+        return _ApplicationOutcome(binding, binding.reason, intent, earlier=points)
     if manifest.earlier is not None and manifest.earlier.required and not taken:
-        return _ApplicationOutcome(binding, why_none_taken(points), earlier=points)
+        return _ApplicationOutcome(binding, why_none_taken(points), intent, earlier=points)
     series = {s.series_instance_uid: s for s in study.series}
     bound = {key: series[uid] for key, uid in binding.inputs.items()}
     used = named_inputs(manifest.inputs, binding, study.recognised)
@@ -213,29 +246,28 @@ def _route_binding(study: RoutableStudy, name: str, manifest: Manifest, binding:
         side=binding.side,
         beside=binding.beside,
     )
-    return _ApplicationOutcome(binding, binding.reason, job, points)
+    found = intent if intent.meant else Intent(True, "its inputs are found")
+    return _ApplicationOutcome(binding, binding.reason, found, job, points)
 
 
-def _is_reported(study: RoutableStudy, application: ConfiguredApplication, failed: bool) -> bool:
+def _is_reported(study: RoutableStudy, application: ConfiguredApplication, intent: Intent, failed: bool) -> bool:
     """Return True if the destinations are told that there is no result.
 
-    Nothing is reported for a study that holds no images, or nothing but results of this node.
+    Nothing is reported for a study that holds no images, or nothing but results of this node. Beside what is meant,
+    only studies with an image of a modality that applications take are reported.
     """
-    chosen = application.no_result
-    return bool(study.images) and (chosen == "always" or (chosen == "failures" and failed))
-
-
-def _report(study: RoutableStudy, application: ConfiguredApplication, why: WhyNoResult, explanation: str) -> NewJob:
-    contents = " ".join(sorted(f"{i.sop_instance_uid} {i.sha256}" for i in study.images))
-    return NewJob(
-        study_instance_uid=study.study_instance_uid,
-        revision=study.revision,
-        application=application.name,
-        inputs={},
-        fingerprint=no_result_fingerprint(contents, why, explanation),
-        priority=study.priority,
-        detail=NoResultDetail(why, explanation),
-    )
+    if intent.excluded or not study.images:
+        return False
+    taken = any(image.modality in IMAGE_MODALITIES for image in study.images)
+    match application.no_result:
+        case "expected":
+            return intent.meant
+        case "always":
+            return taken
+        case "failures":
+            return taken and failed
+        case "never":
+            return False
 
 
 # -- the decision, as it is kept ---------------------------------------------------------------------------------------
@@ -247,8 +279,14 @@ def _title(job: NewJob) -> str:
 
 
 def _explain(application: ConfiguredApplication, outcome: _ApplicationOutcome) -> ApplicationDecision:
-    side = "" if outcome.binding is None else outcome.binding.side
-    told = ApplicationDecision(application.name, outcome.job is not None, outcome.reason, side=side)
+    told = ApplicationDecision(
+        application.name,
+        outcome.job is not None,
+        outcome.reason,
+        side="" if outcome.binding is None else outcome.binding.side,
+        meant=outcome.intent.meant,
+        meant_because=outcome.intent.because,
+    )
     if outcome.binding is None or application.manifest is None:
         return told
     return replace(

@@ -94,8 +94,8 @@ def anatomy_of_required(manifest: Manifest, binding: Binding, recognised: Sequen
 
 
 def why_none_taken(points: Sequence[RoutingTimePoint]) -> str:
-    """Explain to the operator why no earlier study can be used."""
-    told = [f"study {point.study.study_instance_uid} {point.reason}" for point in points]
+    """Explain why no earlier study can be used, to readers who know no UIDs."""
+    told = [f"{_by_days(point.study)} {point.reason}" for point in points]
     return ": ".join(["no earlier study of the same patient can be used", "; ".join(told) or "none is here"])
 
 
@@ -141,6 +141,10 @@ def _of_unknown_side(before: ShownAnatomy, now: ShownAnatomy) -> str:
 
 def _named(sides: Collection[str]) -> str:
     return _joined([SIDE_NAMES[side] for side in sides])
+
+
+def _by_days(study: EarlierStudy) -> str:
+    return "another study" if study.days is None else f"the study {study.days} days before"
 
 
 def _joined(words: Collection[str]) -> str:

@@ -33,6 +33,16 @@ def find_mistakes(inspection: Inspection) -> list[str]:
     return found
 
 
+def find_notes(inspection: Inspection) -> list[str]:
+    """List what is no mistake, but may surprise."""
+    return [
+        f"{application.name}: it has neither `when` nor `body_parts`, so that it is meant only for studies that hold "
+        "its inputs; no report says that another study has no result. Give it `when`, if silence would read as normal"
+        for application in configured_applications([entry.entry for entry in inspection.applications])
+        if application.manifest is not None and application.meant_only_where_bound
+    ]
+
+
 def list_devices(setting: str) -> list[str]:
     """List the devices that `work.devices` means, in a process of its own, because this needs torch.
 

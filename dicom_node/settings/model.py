@@ -2,9 +2,9 @@
 
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dicom_node.catalogue import ApplicationEntry
@@ -16,6 +16,7 @@ from dicom_node.runtime.backoff import Backoff
 from dicom_node.runtime.configuration import AETitle, Port, Seconds, Section
 from inference.series.kinds import Kind as SeriesKind
 from inference.series.site_table import SiteRule
+from inference.series.study_rule import CodeKey, StudyRule
 from storage.records.problems import ProblemLimits
 from storage.tables.database.connection import default_url
 
@@ -46,6 +47,7 @@ class CompletionSettings(Section):
     settled_seconds: Seconds = 2
     maximum_age_seconds: Seconds = 3600
     source: str | None = None
+    report_quiet_seconds: Seconds = 900
 
     @property
     def rule(self) -> CompletionRule:
@@ -91,12 +93,59 @@ class PeerSettings(Section):
     priority: int = Field(0, ge=0, le=9)
 
 
+def _several(value: Any) -> Any:
+    """Return a list as it is; one value stands for a list of one."""
+    return value if isinstance(value, list | tuple) else (value,)
+
+
+def _in_order(value: tuple[float, float]) -> tuple[float, float]:
+    if value[0] > value[1]:
+        raise ValueError("the lower age comes first, as in [18, 120]")
+    return value
+
+
+Text = Annotated[str, Field(min_length=1)]
+Texts = Annotated[tuple[Text, ...], BeforeValidator(_several)]
+Years = Annotated[float, Field(ge=0, le=200, allow_inf_nan=False)]
+
+
+class CodeSettings(Section):
+    value: Text
+    scheme: Text
+
+
+class WhenSettings(Section):
+    """The studies that an application is for. At least one key is given."""
+
+    modality: Texts = ()
+    body_part: Texts = ()
+    procedure_code: Annotated[tuple[CodeSettings, ...], BeforeValidator(_several)] = ()
+    procedure_description: Texts = ()
+    study_description: Texts = ()
+    requested_procedure: Texts = ()
+    station_name: Texts = ()
+    sending_ae_title: Texts = ()
+    age: Annotated[tuple[Years, Years], AfterValidator(_in_order)] | None = None
+
+    @model_validator(mode="after")
+    def _names_studies(self) -> Self:
+        if not any(value for _, value in self):
+            raise ValueError(f"names no study; give at least one of {', '.join(type(self).model_fields)}")
+        return self
+
+    @property
+    def rule(self) -> StudyRule:
+        codes = tuple(CodeKey(code.value.strip(), code.scheme.strip()) for code in self.procedure_code)
+        return StudyRule(**{**dict(self), "procedure_code": codes})
+
+
 class ApplicationSettings(Section):
     id: str
     name: str = ""
     bundle: Path | None = None
+    when: WhenSettings | None = None
     start: Literal["study", "inputs"] = "study"
-    no_result: Literal["always", "failures", "never"] = "always"
+    no_result: Literal["expected", "always", "failures", "never"] = "expected"
     options: dict[str, bool] = Field(default_factory=dict)
     destinations: tuple[str, ...] = Field(min_length=1)
 
@@ -115,6 +164,7 @@ class ApplicationSettings(Section):
             options=self.options,
             starts_on_inputs=self.start == "inputs",
             no_result=self.no_result,
+            when=None if self.when is None else self.when.rule,
         )
 
 
@@ -174,8 +224,7 @@ class Settings(BaseSettings):
 
     @property
     def stores(self) -> StoresConfig:
-        silent = frozenset(a.label for a in self.applications if a.no_result == "never")
-        return StoresConfig(self.folders, self.database_url, silent)
+        return StoresConfig(self.folders, self.database_url)
 
     def problem_limits(self, now: datetime) -> ProblemLimits:
         """Return from when rows are problems by their state: well after the node itself should have acted."""

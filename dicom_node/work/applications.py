@@ -18,6 +18,14 @@ class WarmApplications:
         self._load = load
         self._warm: dict[str, Application] = {}
 
+    @property
+    def destinations(self) -> frozenset[str]:
+        """The destinations of all applications."""
+        return frozenset(name for application in self._configured.values() for name in application.destinations)
+
+    def knows(self, name: str) -> bool:
+        return name in self._configured
+
     def configured(self, name: str) -> ConfiguredApplication:
         """Return the configured application of this name. Raises ModelRefused if it is not configured any more."""
         configured = self._configured.get(name)

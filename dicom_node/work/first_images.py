@@ -1,11 +1,15 @@
-"""The first images of the series of a study, which stand for the series in a report or a rejection note."""
+"""The first images of the series of a study, which stand for the series in a report or a rejection note.
 
-from collections.abc import Collection, Sequence
+Images of the modalities that applications take come first. A study without them is represented by its other images, of
+whatever storage class.
+"""
+
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from pydicom import dcmread
 
-from inference.headers.images import feeds_inputs
+from inference.headers.images import counts_as_image, feeds_inputs
 from storage.errors import InputRefused
 from storage.log.instances import InstanceStore
 from storage.records.instances import Instance, Series
@@ -26,34 +30,51 @@ class FirstImages:
         """Return the first readable image of each series that feeds the job.
 
         If the job names no series, or none that can be read, take every series of the study. Raises InputRefused if no
-        image of the study can be read.
+        image of the study can be read, and OSError if that is due to the machine.
         """
         series = self._instances.series(job.study_instance_uid)
         own = {result.sop_instance_uid for result in self._results.objects(job.study_instance_uid)}
         inputs = [s for s in series if s.series_instance_uid in job.inputs.values()]
-        found = _first_images(inputs, own) or _first_images(series, own)
+        search = _Search(own)
+        found = search.images(inputs, _feeds_inputs) or search.images(series, _feeds_inputs)
+        found = found or search.images(series, _counts_as_image)
+        if not found and search.trouble is not None:
+            raise search.trouble
         if not found:
             raise InputRefused("no image of the study can be read")
         return found
-
-
-def _first_images(series: Sequence[Series], own: Collection[str]) -> list[Path]:
-    """Return the first readable image of each series, at most MOST_IMAGES. `own` are SOP Instance UIDs to pass over."""
-    found = (
-        _first_readable([i for i in s.instances if _feeds_inputs(i) and i.sop_instance_uid not in own]) for s in series
-    )
-    return [path for path in found if path is not None][:MOST_IMAGES]
 
 
 def _feeds_inputs(instance: Instance) -> bool:
     return feeds_inputs(instance.sop_class_uid, instance.modality)
 
 
-def _first_readable(images: Sequence[Instance]) -> Path | None:
-    for image in sorted(images, key=lambda i: (i.facts.instance_number or 0, i.sop_instance_uid)):
-        try:
-            dcmread(image.path, stop_before_pixels=True)
-        except Exception:  # noqa: S112 - parsers fail in many ways, and the analysis has reported the damage already
-            continue
-        return image.path
-    return None
+def _counts_as_image(instance: Instance) -> bool:
+    return counts_as_image(instance.sop_class_uid)
+
+
+class _Search:
+    """A search that passes over the SOP Instance UIDs of `own`. `trouble` is an I/O error that it met."""
+
+    def __init__(self, own: Collection[str]) -> None:
+        self._own = own
+        self.trouble: OSError | None = None
+
+    def images(self, series: Sequence[Series], takes: Callable[[Instance], bool]) -> list[Path]:
+        """Return the first readable image of each series, at most MOST_IMAGES."""
+        found = (
+            self._first([i for i in s.instances if takes(i) and i.sop_instance_uid not in self._own]) for s in series
+        )
+        return [path for path in found if path is not None][:MOST_IMAGES]
+
+    def _first(self, images: Sequence[Instance]) -> Path | None:
+        for image in sorted(images, key=lambda i: (i.facts.instance_number or 0, i.sop_instance_uid)):
+            try:
+                header = dcmread(image.path, stop_before_pixels=True)
+                if "Rows" in header and "Columns" in header:
+                    return image.path
+            except OSError as error:
+                self.trouble = error
+            except Exception:  # noqa: S112 - parsers fail in many ways, and the analysis has reported the damage already
+                continue
+        return None

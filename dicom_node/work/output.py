@@ -12,7 +12,7 @@ from dicom_node.objects.build import BuiltObject
 from dicom_node.objects.profiles import ObjectProfile
 from dicom_node.work.applications import WarmApplications
 from storage.log.files import write_durable
-from storage.records.jobs import Job
+from storage.records.jobs import Job, NoResultDetail
 from storage.records.results import NewObject, ResultObject
 from storage.tables.results import Results
 
@@ -69,10 +69,11 @@ class Outputs:
         groups = [DestinationGroup(profile, tuple(names)) for profile, names in by_profile.items()]
         return groups or [DestinationGroup(ObjectProfile(), ())]
 
+    def profile(self, destination: str) -> ObjectProfile:
+        return self._profiles[destination]
+
     def context(self, job: Job, destinations: Sequence[str], seed: str) -> ObjectContext:
-        predecessors = self._results.previous_sr(
-            job.study_instance_uid, job.application, job.id, destinations, job.beside
-        )
+        predecessors = self._predecessors(job, destinations)
         return ObjectContext(
             device_name=self._ae_title,
             uid_seed=self._uid_seed(job, predecessors) + seed,
@@ -83,6 +84,17 @@ class Outputs:
             ),
             side=job.side,
         )
+
+    def _predecessors(self, job: Job, destinations: Sequence[str]) -> Sequence[ResultObject]:
+        """Return the earlier reports that this job supersedes at the destinations, each once."""
+        uid, results = job.study_instance_uid, self._results
+        if not isinstance(job.detail, NoResultDetail):
+            return results.previous_sr(uid, job.application, job.id, destinations, job.beside)
+        found = list(results.previous_no_result(uid, job.id, destinations))
+        for one in job.detail.applications:
+            other = {"L": "R", "R": "L"}.get(one.side, "")
+            found += results.previous_sr(uid, one.application, job.id, destinations, other)
+        return list({report.id: report for report in found}.values())
 
     def _uid_seed(self, job: Job, predecessors: Sequence[ResultObject]) -> str:
         """Return the text that the UIDs of a result derive from.

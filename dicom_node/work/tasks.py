@@ -55,6 +55,6 @@ def build_tasks(
     withdrawal = WithdrawalTask(results, outputs, first_images)
     return Tasks(
         analysis=AnalysisTask(engine, applications, instances, outputs, withdrawal),
-        no_result=NoResultTask(applications, outputs, first_images),
+        no_result=NoResultTask(applications, outputs, first_images, withdrawal),
         withdrawal=withdrawal,
     )

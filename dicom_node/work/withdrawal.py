@@ -1,6 +1,6 @@
 """The withdrawal of results: rejection notes (IHE RAD IOCM) for the destinations that hold them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from dicom_node.objects.base.context import ResultReference
@@ -45,6 +45,14 @@ class WithdrawalTask:
         held = {
             name: self._results.superseded(job.study_instance_uid, job.application, job.id, name, job.beside)
             for name in asking
+        }
+        return self._rejections(output, held)
+
+    def outdated_no_results(self, output: JobOutput, destinations: Collection[str]) -> Sequence[NewObject]:
+        """Write rejection notes for the reports of no result that these destinations still hold."""
+        job = output.job
+        held = {
+            name: self._results.held_no_result(job.study_instance_uid, job.id, name) for name in sorted(destinations)
         }
         return self._rejections(output, held)
 

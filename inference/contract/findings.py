@@ -158,7 +158,7 @@ class Findings:
 
 
 @dataclass(frozen=True)
-class NoResult:
+class NotComputed:
     """The statement that an application computed nothing. `explanation` is a sentence for the reader of the report.
 
     `algorithm` is None if the model itself cannot be used.
@@ -167,6 +167,25 @@ class NoResult:
     title: str  # as in Findings
     why: WhyNoResult
     explanation: str
-    started_at: datetime
     algorithm: Algorithm | None = None
+
+
+@dataclass(frozen=True)
+class NoResult:
+    """The statement about all applications, at least one, that computed nothing for a study."""
+
+    applications: tuple[NotComputed, ...]
+    started_at: datetime
     research: bool = True
+
+    @property
+    def title(self) -> str:
+        """The title of the application, or the number of the applications."""
+        first, *others = self.applications
+        return f"{1 + len(others)} applications" if others else first.title
+
+    @property
+    def algorithm(self) -> Algorithm | None:
+        """The algorithm of the application; None for several applications."""
+        first, *others = self.applications
+        return None if others else first.algorithm

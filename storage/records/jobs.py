@@ -78,18 +78,61 @@ class AnalysisDetail:
 
 
 @dataclass(frozen=True)
-class NoResultDetail:
-    """The reason why there is no result. `job` is the failed analysis; None if routing gave the reason."""
+class WithoutResult:
+    """An application without a result. `job` is the failed analysis; None if routing gave the reason.
 
-    kind: ClassVar[JobKind] = JobKind.NO_RESULT
+    `side` is the side of the body that the job was to analyse, "L" or "R"; empty if there is no result for any.
+    """
 
+    application: str
     why: WhyNoResult
     explanation: str  # a sentence for the reader of the report
     job: int | None = None
+    side: str = ""
+
+    @property
+    def title(self) -> str:
+        """The application, with the side that was to be analysed."""
+        return of_side(self.application, self.side)
 
     def to_json(self) -> dict[str, Any]:
         failed = {} if self.job is None else {"job": self.job}
-        return {"why": str(self.why), "explanation": self.explanation, **failed}
+        side = {"side": self.side} if self.side else {}
+        said = {"application": self.application, "why": str(self.why), "explanation": self.explanation}
+        return {**said, **failed, **side}
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> "WithoutResult":
+        why = WhyNoResult(plain["why"])
+        return cls(plain["application"], why, plain["explanation"], plain.get("job"), plain.get("side", ""))
+
+
+@dataclass(frozen=True)
+class NoResultDetail:
+    """The applications that give no result for a study, each with the reason.
+
+    Without any application, the earlier report is withdrawn, because each application has a result now. `contents`
+    stands for the images of the study: a report on other images is another report.
+    """
+
+    kind: ClassVar[JobKind] = JobKind.NO_RESULT
+
+    applications: tuple[WithoutResult, ...] = ()
+    contents: str = ""
+
+    def names(self, application: str, beside: str = "") -> bool:
+        """Return True if the report says that this application gives no result, for another side than `beside`."""
+        return any(one.application == application and (not beside or one.side != beside) for one in self.applications)
+
+    def same_report(self, other: "NoResultDetail") -> bool:
+        """Return True if both say the same of the same images. Two withdrawals are the same, whatever the images."""
+        return self.applications == other.applications and (not self.applications or self.contents == other.contents)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON. Programs read `why`, `explanation` and `job` of the first application beside the list."""
+        first = self.applications[0].to_json() if self.applications else {}
+        first.pop("application", None)
+        return {**first, "applications": [one.to_json() for one in self.applications], "contents": self.contents}
 
 
 @dataclass(frozen=True)
@@ -118,7 +161,7 @@ def detail_from_json(kind: JobKind, plain: Mapping[str, Any]) -> JobDetail:
             earlier, used, left_out = (tuple(plain.get(key, ())) for key in ("earlier", "used", "left_out"))
             return AnalysisDetail(earlier, tuple(studies), used, left_out)
         case JobKind.NO_RESULT:
-            return NoResultDetail(WhyNoResult(plain["why"]), plain["explanation"], plain.get("job"))
+            return NoResultDetail(tuple(map(WithoutResult.from_json, plain["applications"])), plain["contents"])
         case JobKind.WITHDRAWAL:
             objects = {destination: tuple(ids) for destination, ids in plain["objects"].items()}
             return WithdrawalDetail(plain["job"], objects, plain["reason"])
@@ -137,7 +180,7 @@ class NewJob:
 
     study_instance_uid: str
     revision: int
-    application: str  # the configured application's name
+    application: str  # the configured application's name; of a report of no result, the names of all that it is about
     inputs: Mapping[str, str]
     fingerprint: str
     priority: int = 0  # the higher one is claimed first
@@ -173,6 +216,7 @@ class Job:
     detail: JobDetail = AnalysisDetail()
     side: str = ""
     beside: str = ""
+    why: WhyNoResult | None = None  # the kind of reason for which an analysis FAILED
 
     @property
     def title(self) -> str:

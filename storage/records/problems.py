@@ -23,6 +23,7 @@ class ProblemKind(StrEnum):
     QUARANTINED = "quarantined"
     UNFILED = "unfiled"
     REFUSED = "refused"
+    ROUTING_FAILED = "routing_failed"
     MACHINE_TROUBLE = "machine_trouble"
     DESTINATION_UNREACHABLE = "destination_unreachable"
     UNEXPECTED_DUPLICATE = "unexpected_duplicate"

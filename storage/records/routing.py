@@ -109,8 +109,9 @@ class ApplicationDecision:
 
     `bound` is None if the application could not be used. `wanted` describes the series that each input accepts.
     `lacking` are the required inputs that no series feeds; rows of earlier versions do not name them. `reported` is the
-    reason that the destinations get in a report of no result; None if nothing is reported. `side` is the side of the
-    body that the inputs show; an application that analyses both sides of a study has a decision for each.
+    kind of reason that the destinations get in a report of no result; None if nothing is reported. `side` is the side
+    of the body that the inputs show; an application that analyses both sides of a study has a decision for each.
+    `meant` tells if the application is meant for the study, and `meant_because` why; None in rows of earlier versions.
     """
 
     application: str
@@ -122,6 +123,8 @@ class ApplicationDecision:
     reported: WhyNoResult | None = None
     lacking: tuple[str, ...] = ()
     side: str = ""
+    meant: bool | None = None
+    meant_because: str = ""
 
     @property
     def title(self) -> str:
@@ -140,6 +143,8 @@ class ApplicationDecision:
             plain["lacking"] = list(self.lacking)
         if self.reported is not None:
             plain["reported"] = str(self.reported)
+        if self.meant is not None:
+            plain |= {"meant": self.meant, "meant_because": self.meant_because}
         return plain
 
     @classmethod
@@ -155,6 +160,8 @@ class ApplicationDecision:
             reported=None if reported is None else WhyNoResult(reported),
             lacking=tuple(plain.get("lacking", ())),
             side=plain.get("side", ""),
+            meant=plain.get("meant"),
+            meant_because=plain.get("meant_because", ""),
         )
 
 
@@ -162,16 +169,18 @@ class ApplicationDecision:
 class RoutingDecision:
     """The series of a study as they were recognised, and the decision on each application.
 
-    Both are empty for a study whose routing failed.
+    No series is listed for a study whose routing failed. `contents` is a digest of the study's images.
     """
 
     series: tuple[RecognisedSeries, ...] = ()
     applications: tuple[ApplicationDecision, ...] = ()
+    contents: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return {
             "series": [series.to_json() for series in self.series],
             "applications": [application.to_json() for application in self.applications],
+            **({"contents": self.contents} if self.contents else {}),
         }
 
     @classmethod
@@ -180,6 +189,7 @@ class RoutingDecision:
         return cls(
             tuple(RecognisedSeries.from_json(series) for series in plain.get("series", ())),
             tuple(ApplicationDecision.from_json(application) for application in plain.get("applications", ())),
+            plain.get("contents", ""),
         )
 
 

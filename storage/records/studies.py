@@ -30,6 +30,14 @@ class Study:
     priority: int = 0  # the highest Requested Procedure Priority of its instances: 2 STAT, 1 HIGH, 0 the rest
 
 
+@dataclass(frozen=True)
+class MarkedStudy:
+    """A study whose report of no result is to be decided, and the time when something happened that asks for it."""
+
+    study: Study
+    marked_at: datetime
+
+
 class Stage(StrEnum):
     """The step in the life of a study that a line of its timeline is about. A value has at most 16 characters."""
 

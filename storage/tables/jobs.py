@@ -1,7 +1,7 @@
 """The queue of jobs, in the database: QUEUED → RUNNING → SUCCEEDED, RETRYING, FAILED or CANCELLED.
 
 A worker holds a job by its name and its heartbeat. It can end a job only while it still holds it. An analysis that ends
-as FAILED enqueues a NO_RESULT job, which reports the failure. A NO_RESULT job that fails enqueues nothing.
+marks its study, so that the report of no result is decided (`storage.tables.queueing.NoResults`).
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -9,43 +9,43 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, or_, select, update
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
 from storage.errors import Permanent, WhyNoResult
-from storage.records.jobs import Job, JobKind, JobState, NewJob, NoResultDetail, of_side
+from storage.records.jobs import Job, JobKind, JobState, of_side
 from storage.records.results import NewObject
 from storage.records.studies import Event, Stage, StudyState
 from storage.tables.database import schema
 from storage.tables.database.connection import Database, changed
 from storage.tables.events import add_event
-from storage.tables.queueing import (
-    cancel,
-    enqueue_unless_standing,
-    hold_jobs,
-    job_record,
-    no_result_fingerprint,
-    not_beside,
-)
+from storage.tables.queueing import cancel, job_record, mark_for_report
 from storage.tables.results import end_superseded_deliveries, enqueue_deliveries, keep_object
 
 _WITHOUT_SYNC = {"synchronize_session": False}
 
 
 class Jobs:
-    """The queue of jobs. `silent` are the applications whose failures are not reported to their destinations."""
-
-    def __init__(self, database: Database, silent: Collection[str] = ()) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._silent = frozenset(silent)
 
     # -- for workers ---------------------------------------------------------------------------------------------------
 
     def claim(self, worker: str, now: datetime) -> Job | None:
-        """Claim the most urgent due job for `worker`, the oldest if there are several. Return None if none is due."""
-        job = schema.JobRow
+        """Claim the most urgent due job for `worker`, the oldest if there are several. Return None if none is due.
+
+        A report of no result waits while new images of its study arrive, because they may bring the result.
+        """
+        job, study = schema.JobRow, schema.StudyRow
+        settled = select(study.study_instance_uid).where(
+            study.study_instance_uid == job.study_instance_uid,
+            study.state.in_((StudyState.ROUTED, StudyState.IGNORED)),
+        )
         due = (
             select(job.id)
-            .where(or_(job.state == JobState.QUEUED, and_(job.state == JobState.RETRYING, job.run_after <= now)))
+            .where(
+                or_(job.state == JobState.QUEUED, and_(job.state == JobState.RETRYING, job.run_after <= now)),
+                or_(job.kind != JobKind.NO_RESULT, settled.exists()),
+            )
             .order_by(job.priority.desc(), job.created_at, job.id)
             .limit(1)
         )
@@ -125,6 +125,7 @@ class Jobs:
             add_event(session, Event(now, row.study_instance_uid, row.revision, Stage.ENCODED, text, job_id, data))
             if row.kind is JobKind.ANALYSIS:
                 end_superseded_deliveries(session, row, list(destinations), now)
+                mark_for_report(session, row.study_instance_uid, now)
             return True
 
     def fail(
@@ -138,8 +139,8 @@ class Jobs:
     ) -> JobState:
         """Move the job from RUNNING to RETRYING at `retry_at`, or to FAILED if that is None. Return its state.
 
-        `why` and `reason` go into the report of the failure. A superseded job is CANCELLED instead. Nothing changes if
-        this worker no longer holds the job. Raises Permanent if there is no such job.
+        `why` and `reason` go into the report of a failed analysis. A superseded job is CANCELLED instead.
+        Nothing changes if this worker no longer holds the job. Raises Permanent if there is no such job.
         """
         job = schema.JobRow
         with self._database.session() as session:
@@ -202,15 +203,13 @@ class Jobs:
         counts: bool = True,
         why: WhyNoResult = WhyNoResult.FAILURE,
     ) -> Sequence[schema.JobRow]:
-        """Move jobs that are not superseded from RUNNING to RETRYING or FAILED, and report each failure."""
+        """Move jobs that are not superseded from RUNNING to RETRYING or FAILED, and mark the studies of those."""
         job = schema.JobRow
         values: dict[str, Any] = {"reason": reason, "worker": None}
         if not counts:
             values["attempts"] = job.attempts - 1
         if retry_at is None:
-            values |= {"state": JobState.FAILED, "finished_at": now}
-            for study, application in session.execute(select(job.study_instance_uid, job.application).where(held)):
-                hold_jobs(session, study, application)
+            values |= {"state": JobState.FAILED, "finished_at": now, "why": why}
         else:
             values |= {"state": JobState.RETRYING, "run_after": retry_at}
         rows = session.scalars(
@@ -221,8 +220,8 @@ class Jobs:
             what = "failed for good" if retry_at is None else "will run again"
             text = f"{of_side(row.application, row.side)}: job {row.id} {what}: {reason}"
             add_event(session, Event(now, row.study_instance_uid, row.revision, Stage.WARNING, text, row.id))
-            if retry_at is None and row.kind is JobKind.ANALYSIS and row.application not in self._silent:
-                _report_failure(session, row, why, now)
+            if retry_at is None and row.kind is JobKind.ANALYSIS:
+                mark_for_report(session, row.study_instance_uid, now)
         return rows
 
     # -- for operators -------------------------------------------------------------------------------------------------
@@ -230,31 +229,18 @@ class Jobs:
     def retry(self, job_id: int) -> bool:
         """Move the job from FAILED to QUEUED, and reset its attempts.
 
-        Return False in other states, or if a newer job replaced it. A report of the failure that is not written yet is
-        cancelled; one that is written will be superseded by the next result.
+        Return False in other states, or if routing or a newer job replaced it. Reports of no result that are not
+        written yet are cancelled, and decided again when the job ends.
         """
         now = datetime.now(UTC)
-        job, newer = schema.JobRow, aliased(schema.JobRow)
-        replaced = (
-            select(newer.id)
-            .where(
-                newer.study_instance_uid == job.study_instance_uid,
-                newer.application == job.application,
-                newer.id > job.id,
-                not_beside(job.side, newer.beside),
-                job.kind != JobKind.WITHDRAWAL,
-                or_(
-                    newer.kind == JobKind.ANALYSIS,
-                    and_(newer.kind == JobKind.NO_RESULT, newer.detail["job"].as_integer().is_(None)),
-                ),
-            )
-            .exists()
-        )
+        job = schema.JobRow
         with self._database.session() as session:
             row = session.scalars(
                 update(job)
-                .where(job.id == job_id, job.state == JobState.FAILED, ~replaced)
-                .values(state=JobState.QUEUED, attempts=0, reason="", run_after=now, finished_at=None, worker=None)
+                .where(job.id == job_id, job.state == JobState.FAILED, job.superseded.is_(False))
+                .values(
+                    state=JobState.QUEUED, attempts=0, reason="", why=None, run_after=now, finished_at=None, worker=None
+                )
                 .returning(job),
                 execution_options=_WITHOUT_SYNC,
             ).one_or_none()
@@ -262,15 +248,10 @@ class Jobs:
                 return False
             text = f"{of_side(row.application, row.side)}: job {job_id} queued again, as asked by the operator"
             add_event(session, Event(now, row.study_instance_uid, row.revision, Stage.QUEUED, text, job_id))
-            reports = and_(
-                job.study_instance_uid == row.study_instance_uid,
-                job.kind == JobKind.NO_RESULT,
-                job.detail["job"].as_integer() == job_id,
-            )
-            reason = f"superseded: job {job_id} runs again"
-            cancel(session, reports, row.revision, reason, now)
-            failed = update(job).where(reports, job.state == JobState.FAILED)
-            changed(session, failed.values(state=JobState.CANCELLED, superseded=True, reason=reason))
+            if row.kind is JobKind.ANALYSIS:
+                reports = and_(job.study_instance_uid == row.study_instance_uid, job.kind == JobKind.NO_RESULT)
+                cancel(session, reports, row.revision, f"superseded: job {job_id} runs again", now)
+                mark_for_report(session, row.study_instance_uid, now)
             return True
 
     def list(self, states: Collection[JobState] | None = None, study: str | None = None) -> list[Job]:
@@ -311,27 +292,3 @@ def _cancel_superseded(session: Session, held: ColumnElement[bool], now: datetim
         text = f"{of_side(row.application, row.side)}: job {row.id} cancelled, {row.reason}; its result is not sent"
         add_event(session, Event(now, row.study_instance_uid, row.revision, Stage.RUNNING, text, row.id))
     return rows
-
-
-def _report_failure(session: Session, failed: schema.JobRow, why: WhyNoResult, now: datetime) -> None:
-    """Enqueue the report of a failed analysis.
-
-    Skipped unless the study is ROUTED or IGNORED, because otherwise routing will run the application again.
-    """
-    study = session.get(schema.StudyRow, failed.study_instance_uid, populate_existing=True)
-    if study is None or study.state not in (StudyState.ROUTED, StudyState.IGNORED):
-        return
-    used = [f"Input series: {name}" for name in failed.detail.get("used", ())]
-    explanation = ". ".join([failed.reason, *used, *failed.detail.get("left_out", ())])
-    report = NewJob(
-        study_instance_uid=failed.study_instance_uid,
-        revision=failed.revision,
-        application=failed.application,
-        inputs=failed.inputs,
-        fingerprint=no_result_fingerprint(failed.fingerprint, why, explanation),
-        priority=failed.priority,
-        detail=NoResultDetail(why, explanation, failed.id),
-        side=failed.side,
-        beside=failed.beside,
-    )
-    enqueue_unless_standing(session, report, now)

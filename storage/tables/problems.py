@@ -121,7 +121,8 @@ def _told(session: Session) -> Iterator[Problem]:
 
 
 def _failed_jobs(session: Session) -> Iterator[Problem]:
-    for job in session.scalars(select(schema.JobRow).where(schema.JobRow.state == JobState.FAILED)):
+    row = schema.JobRow
+    for job in session.scalars(select(row).where(row.state == JobState.FAILED, row.superseded.is_(False))):
         at = job.finished_at or job.created_at
         text = f"job {job.id} ({job.application}) failed for good: {job.reason}"
         yield Problem(ProblemKind.JOB_FAILED, str(job.id), text, at, at, job.study_instance_uid, job.attempts)

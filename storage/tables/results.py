@@ -1,13 +1,13 @@
 """The result objects of jobs, what a new result supersedes, and the withdrawal of results."""
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, func, or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from storage.errors import Permanent
 from storage.records.deliveries import Delivery, DeliveryState, StoredAs
@@ -17,7 +17,7 @@ from storage.records.studies import Event, Stage
 from storage.tables.database import schema
 from storage.tables.database.connection import Database, changed
 from storage.tables.events import add_event
-from storage.tables.queueing import enqueue, job_record, not_beside, withdrawn
+from storage.tables.queueing import enqueue, job_record, names_application, not_beside, withdrawn
 
 _REPORTS = tuple(kind for kind in ObjectKind if kind.is_report)
 _ENDED = (DeliveryState.SENT, DeliveryState.COMMITTED, DeliveryState.REPLACED)
@@ -52,38 +52,86 @@ class Results:
     ) -> Sequence[ResultObject]:
         """Return the earlier reports that the reports of `job` supersede at these destinations.
 
-        They are the reports of the application's latest other job that reported to one of the destinations, in the form
-        of report that each destination takes. That job is of an earlier revision, or of the same one if other weights
-        computed it again or a failure was reported. Without destinations, they are the reports that were sent nowhere.
-        Reports of the side that is analysed `beside` this job are passed over.
+        They are the reports of the latest other job about the application that reported to one of the destinations, in
+        the form of report that each destination takes: an analysis, or a report that it gives no result. That job is of
+        an earlier revision, or of the same one if other weights computed it again or a failure was reported. Without
+        destinations, they are the reports that were sent nowhere. Reports of the side that is analysed
+        `beside` this job are passed over.
 
         Withdrawn results are passed over, and so are results that were not sent to a destination yet, because they
         never will be.
         """
+        sides = {"L", "R"} - {beside}
+        return self._latest_reports(
+            study_instance_uid,
+            job,
+            destinations,
+            lambda row: (
+                names_application(row, application, beside)
+                or (row.kind is JobKind.ANALYSIS and row.application == application and row.side in ("", *sides))
+            ),
+        )
+
+    def previous_no_result(
+        self, study_instance_uid: str, job: int, destinations: Collection[str]
+    ) -> Sequence[ResultObject]:
+        """Return the latest reports of no result of the study that these destinations got, as `previous_sr` does."""
+        return self._latest_reports(study_instance_uid, job, destinations, lambda row: row.kind is JobKind.NO_RESULT)
+
+    def held_no_result(self, study_instance_uid: str, job: int, destination: str) -> Sequence[ResultObject]:
+        """Return the reports of no result that a destination got, or may have got, and that were not rejected yet."""
+        delivery, target = schema.DeliveryRow, schema.ResultObjectRow
+        held = (
+            select(target)
+            .join(delivery, delivery.object_id == target.id)
+            .join(schema.JobRow, schema.JobRow.id == delivery.job_id)
+            .where(
+                _others(study_instance_uid, job, JobKind.NO_RESULT),
+                delivery.destination == destination,
+                delivery.claimed_at.is_not(None),
+                rejectable(),
+                _not_rejected(study_instance_uid, [destination]),
+            )
+        )
+        return self._objects(held)
+
+    def _latest_reports(
+        self,
+        study_instance_uid: str,
+        job: int,
+        destinations: Collection[str],
+        concerns: Callable[[schema.JobRow], bool],
+    ) -> Sequence[ResultObject]:
+        """Return the reports of the latest job that `concerns` accepts and that reported to the destinations."""
         job_row, target = schema.JobRow, schema.ResultObjectRow
         is_report = and_(target.kind.in_(_REPORTS), _reached(destinations))
-        latest = (
-            select(job_row.id)
-            .join(target, target.job_id == job_row.id)
-            .where(_others(study_instance_uid, application, job, beside), is_report)
-            .order_by(
-                job_row.finished_at.desc(), job_row.id.desc()
-            )  # a job that was queued again ends after newer ones
-            .limit(1)
-            .scalar_subquery()
+        reporting = (
+            select(job_row)
+            .where(
+                _others(study_instance_uid, job, JobKind.ANALYSIS, JobKind.NO_RESULT),
+                select(target.id).where(target.job_id == job_row.id, is_report).exists(),
+                or_(job_row.kind != JobKind.NO_RESULT, _not_rejected(study_instance_uid, destinations)),
+            )
+            .order_by(job_row.finished_at.desc(), job_row.id.desc())  # one that was queued again ends after newer ones
         )
-        return self._objects(select(target).where(target.job_id == latest, is_report))
+        with self._database.reading() as session:
+            latest = next((row.id for row in session.scalars(reporting) if concerns(row)), None)
+        return [] if latest is None else self._objects(select(target).where(target.job_id == latest, is_report))
 
     def superseded(
         self, study_instance_uid: str, application: str, job: int, destination: str, beside: str = ""
     ) -> Sequence[ResultObject]:
-        """Return the objects that a rejection note for `job` names at a destination.
+        """Return the objects that a rejection note for `job`, an analysis, names at a destination.
 
         These are the objects of superseded results that the destination got, or was to get. Objects are omitted if they
         were withdrawn, or rejected when another result superseded them, or if they are of the side `beside` the job's.
         """
         job_row, delivery, target = schema.JobRow, schema.DeliveryRow, schema.ResultObjectRow
-        others = _others(study_instance_uid, application, job, beside)
+        others = and_(
+            _others(study_instance_uid, job, JobKind.ANALYSIS),
+            job_row.application == application,
+            not_beside(job_row.side, beside),
+        )
         here = delivery.destination == destination
         rejected_until = (
             select(func.max(job_row.finished_at))
@@ -173,18 +221,33 @@ def _is_withdrawn(session: Session, row: schema.JobRow) -> bool:
     return session.scalar(found) is not None
 
 
-def _others(study_instance_uid: str, application: str, other_than: int, beside: str) -> ColumnElement[bool]:
-    """Return the SQL condition for jobs whose results stand, or were superseded."""
+def _others(study_instance_uid: str, other_than: int, *kinds: JobKind) -> ColumnElement[bool]:
+    """Return the SQL condition for jobs of these kinds whose results stand, or were superseded."""
     job = schema.JobRow
     return and_(
         job.study_instance_uid == study_instance_uid,
-        job.application == application,
         job.id != other_than,
-        not_beside(job.side, beside),
-        job.kind != JobKind.WITHDRAWAL,
+        job.kind.in_(kinds),
         job.state == JobState.SUCCEEDED,
         ~withdrawn(job.study_instance_uid, job.id),
     )
+
+
+def _not_rejected(study_instance_uid: str, destinations: Collection[str]) -> ColumnElement[bool]:
+    """Return the SQL condition for reports of no result that were not rejected at one of these destinations."""
+    job, delivery, target = aliased(schema.JobRow), schema.DeliveryRow, aliased(schema.ResultObjectRow)
+    rejected_until = (
+        select(func.max(job.finished_at))
+        .join(target, target.job_id == job.id)
+        .where(
+            job.study_instance_uid == study_instance_uid,
+            job.kind == JobKind.NO_RESULT,
+            target.kind == ObjectKind.REJECTION,
+            target.id.in_(select(delivery.object_id).where(delivery.destination.in_(destinations))),
+        )
+        .scalar_subquery()
+    )
+    return or_(rejected_until.is_(None), schema.JobRow.finished_at >= rejected_until)
 
 
 def _reached(destinations: Collection[str]) -> ColumnElement[bool]:
@@ -311,7 +374,7 @@ def end_superseded_deliveries(session: Session, by: schema.JobRow, destinations:
     earlier = select(job.id).where(
         job.study_instance_uid == by.study_instance_uid,
         job.application == by.application,
-        job.kind != JobKind.WITHDRAWAL,
+        job.kind == JobKind.ANALYSIS,
         job.id != by.id,
         not_beside(job.side, by.beside),
     )

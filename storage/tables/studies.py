@@ -16,13 +16,22 @@ from storage.records.evidence import (
     StudyEvidence,
 )
 from storage.records.jobs import JobKind, NewJob, of_side
+from storage.records.problems import ProblemKind
 from storage.records.routing import EarlyStart, RoutingDecision
 from storage.records.studies import Event, Stage, Study, StudyState
 from storage.tables.database import schema
 from storage.tables.database.connection import Database, changed
 from storage.tables.events import add_event, events
 from storage.tables.evidence import count_own_results, study_contents, study_evidence
-from storage.tables.queueing import enqueue_unless_standing, hold_jobs, start, supersede_early
+from storage.tables.problems import close_problem
+from storage.tables.queueing import (
+    enqueue_unless_standing,
+    hold_jobs,
+    mark_for_report,
+    start,
+    study_record,
+    supersede_unfit,
+)
 
 
 class Studies:
@@ -89,7 +98,7 @@ class Studies:
                 .where(schema.StudyRow.state == StudyState.COMPLETE)
                 .order_by(schema.StudyRow.last_received_at)
             )
-            return [_record(row) for row in rows]
+            return [study_record(row) for row in rows]
 
     def route(
         self,
@@ -103,13 +112,12 @@ class Studies:
     ) -> bool:
         """Move the study from COMPLETE to ROUTED and enqueue the jobs, in one transaction.
 
-        Return False if the study is no longer COMPLETE. Each of `warnings` becomes a line of the timeline. Among the
-        jobs may be reports that an application gives no result.
+        Return False if the study is no longer COMPLETE. Each of `warnings` becomes a line of the timeline. The study is
+        marked, so that its report of no result is decided (`NoResults`).
 
         A job is not enqueued if one with the same application and fingerprint has succeeded or is in the queue. Other
-        jobs of the same study and application, except those of the side beside it, are superseded: a waiting job is
-        CANCELLED, and a running job is cancelled when it ends, without a delivery. A job that started early in this
-        revision is superseded likewise if its application turns out not to apply.
+        analyses of the study are superseded, except those of the side beside it, and also those of applications that do
+        not apply: a waiting job is CANCELLED, and a running job is cancelled when it ends, without a delivery.
         """
         end = StudyState.ROUTED
         return self._settle(study_instance_uid, revision, end, reason, jobs, decision, now, warnings)
@@ -150,14 +158,9 @@ class Studies:
         decision: RoutingDecision,
         now: datetime,
         warnings: Sequence[str] = (),
-        reports: Sequence[NewJob] = (),
     ) -> bool:
-        """Move the study from COMPLETE to IGNORED, because no application applies. Return False if it is not COMPLETE.
-
-        `reports` are jobs that report this to the destinations; they are enqueued as in `route`.
-        """
-        end = StudyState.IGNORED
-        return self._settle(study_instance_uid, revision, end, reason, reports, decision, now, warnings)
+        """Move the study from COMPLETE to IGNORED, because no application applies. Return False in other states."""
+        return self._settle(study_instance_uid, revision, StudyState.IGNORED, reason, (), decision, now, warnings)
 
     def _settle(
         self,
@@ -176,8 +179,10 @@ class Studies:
             _keep_decision(session, study_instance_uid, revision, decision, now)
             add_event(session, Event(now, study_instance_uid, revision, Stage.ROUTED, reason))
             _warn(session, study_instance_uid, revision, warnings, now)
-            applies = [job.application for job in jobs if job.kind is JobKind.ANALYSIS]
-            supersede_early(session, study_instance_uid, revision, applies, now)
+            supersede_unfit(session, study_instance_uid, revision, [job.application for job in jobs], now)
+            mark_for_report(session, study_instance_uid, now)
+            for kind in (ProblemKind.MACHINE_TROUBLE, ProblemKind.ROUTING_FAILED):
+                close_problem(session, kind, study_instance_uid)
             for job in jobs:
                 hold_jobs(session, job.study_instance_uid, job.application)
                 enqueue_unless_standing(session, job, now)
@@ -217,6 +222,13 @@ class Studies:
             add_event(session, Event(datetime.now(UTC), study_instance_uid, revision, Stage.COMPLETE, reason))
             return True
 
+    def analysed(self, study_instance_uid: str) -> set[str]:
+        """Return the applications that had an analysis of this study, in any revision."""
+        job = schema.JobRow
+        mine = and_(job.study_instance_uid == study_instance_uid, job.kind == JobKind.ANALYSIS)
+        with self._database.reading() as session:
+            return set(session.scalars(select(job.application).where(mine).distinct()))
+
     def routing(self, study_instance_uid: str, revision: int | None = None) -> RoutingDecision | None:
         """Return the routing decision on one revision, by default the current one; None before its routing."""
         with self._database.reading() as session:
@@ -236,12 +248,12 @@ class Studies:
         if state is not None:
             statement = statement.where(schema.StudyRow.state == state)
         with self._database.reading() as session:
-            return [_record(row) for row in session.scalars(statement)]
+            return [study_record(row) for row in session.scalars(statement)]
 
     def get(self, study_instance_uid: str) -> Study | None:
         with self._database.reading() as session:
             row = session.get(schema.StudyRow, study_instance_uid)
-            return None if row is None else _record(row)
+            return None if row is None else study_record(row)
 
     def events(self, study_instance_uid: str) -> Sequence[Event]:
         """Return the timeline, oldest event first."""
@@ -300,17 +312,4 @@ def _keep_decision(
         insert(routing).values(
             study_instance_uid=study_instance_uid, revision=revision, decisions=decision.to_json(), at=now
         )
-    )
-
-
-def _record(row: schema.StudyRow) -> Study:
-    return Study(
-        study_instance_uid=row.study_instance_uid,
-        state=row.state,
-        revision=row.revision,
-        reason=row.reason,
-        instances=row.instances,
-        first_received_at=row.first_received_at,
-        last_received_at=row.last_received_at,
-        priority=row.priority,
     )

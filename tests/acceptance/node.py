@@ -32,6 +32,7 @@ port = {port}
 {receive}
 [completion]
 quiet_seconds = 1.5
+report_quiet_seconds = 1
 [work]
 devices = "cpu"
 heartbeat_seconds = 0.5
@@ -59,12 +60,14 @@ MODEL = """
 id = "segmentation"
 name = "model"
 bundle = "{bundle}"
+no_result = "always"
 destinations = ["pacs"]
 """
 
 APPLICATION = """
 [[applications]]
 id = "{id}"
+no_result = "always"
 destinations = ["pacs"]
 """
 

@@ -267,7 +267,7 @@ def test_a_broken_model_folder_loses_no_study(make_node: Callable[..., tuple[Nod
     text = node.config.read_text()
     other = (
         f'[[applications]]\nid = "segmentation"\nname = "other"\nbundle = "{tmp_path / "other"}"\n'
-        'destinations = ["pacs"]\n'
+        'no_result = "always"\ndestinations = ["pacs"]\n'
     )
     node.config.write_text(text + other)
     node.start()
@@ -287,12 +287,13 @@ def test_a_broken_model_folder_loses_no_study(make_node: Callable[..., tuple[Nod
     done = command("retry", "--study", uid, "--config", node.config)
     assert done.returncode == 0
     assert f"study {uid}: routed again" in done.stdout
-    kinds = ["SEG", "SR", "SR", "SEG", "SR"]
+    kinds = ["SEG", "SR", "SR", "SEG", "SR", "REJECTION"]  # the last takes the report of no result back
     detail = node.wait(uid, lambda d: [o["kind"] for o in d["objects"]] == kinds and delivered()(d))
     assert [(j["application"], j["kind"], j["state"], j["revision"]) for j in detail["jobs"]] == [
         ("model", "ANALYSIS", "SUCCEEDED", 1),
         ("other", "NO_RESULT", "SUCCEEDED", 1),
         ("other", "ANALYSIS", "SUCCEEDED", 1),
+        ("other", "NO_RESULT", "SUCCEEDED", 1),
     ]
     assert predecessors(reports(pacs, uid)[-1]) == {detail["objects"][2]["sop_instance_uid"]}
     assert detail["reason"] == "applies: model, other"

@@ -23,7 +23,7 @@ from inference.contract.inputs import InputRule
 from inference.series.kinds import Kind
 from inference.series.recogniser import Recognition
 from storage.errors import WhyNoResult
-from storage.records.jobs import NewJob
+from storage.records.jobs import NewJob, WithoutResult
 from storage.tables.database.connection import Database
 from tests.storage.node import UNDECIDED, Node, received
 from tests.stores import stores_of
@@ -95,6 +95,7 @@ def test_reports_of_no_result_and_withdrawals_are_told_from_results(node: Node) 
     assert node.studies.route(LONG, 1, "applies: liver", jobs, UNDECIDED, NOW)
     failed = node.claim()
     node.jobs.fail(failed.id, "worker", "one slice is missing", None, NOW, WhyNoResult.UNUSABLE_IMAGES)
+    assert node.report(WithoutResult("liver", WhyNoResult.UNUSABLE_IMAGES, "one slice is missing"), uid=LONG)
     assert node.succeed(node.claim(), "pacs")
     assert node.results.withdraw(2, "wrong study", NOW)
     explanation = explained(node)

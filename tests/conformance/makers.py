@@ -14,7 +14,7 @@ from dicom_node.objects.build import build_objects
 from dicom_node.objects.ko import build_rejection
 from dicom_node.objects.no_result import build_no_result
 from dicom_node.objects.profiles import ObjectProfile, SegmentationForm
-from inference.contract.findings import Findings, NoResult
+from inference.contract.findings import Findings, NoResult, NotComputed
 from storage.errors import InputRefused, WhyNoResult
 from storage.records.results import ObjectKind
 from tests.conformance.cases import Case, rich_findings
@@ -73,7 +73,8 @@ def other_segmentations(findings: Findings, context: ObjectContext) -> list[Made
 
 
 def no_result(error: InputRefused, sources: list[Path], context: ObjectContext) -> list[Made]:
-    result = NoResult("Test mass", WhyNoResult.UNUSABLE_IMAGES, str(error), datetime(2026, 11, 23, 12, 0, tzinfo=UTC))
+    refused = NotComputed("Test mass", WhyNoResult.UNUSABLE_IMAGES, str(error))
+    result = NoResult((refused,), datetime(2026, 11, 23, 12, 0, tzinfo=UTC))
     return [Made("SR, no result", build_no_result(result, sources, context))]
 
 

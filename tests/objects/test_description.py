@@ -11,7 +11,7 @@ from dicom_node.objects.base.description import series_description
 from dicom_node.objects.build import build_objects
 from dicom_node.objects.no_result import build_no_result
 from dicom_node.objects.profiles import ObjectProfile
-from inference.contract.findings import NoResult
+from inference.contract.findings import NoResult, NotComputed
 from inference.volumes.reading import read_volume
 from storage.errors import WhyNoResult
 from storage.records.results import ObjectKind
@@ -21,7 +21,7 @@ from tests.objects.test_sr import save
 from tests.validators import dciodvfy_errors
 
 CONTEXT = ObjectContext("NODE", "seed")
-FAILED = NoResult("Test mass", WhyNoResult.FAILURE, "Broken.", STARTED)
+FAILED = NoResult((NotComputed("Test mass", WhyNoResult.FAILURE, "Broken."),), STARTED)
 
 
 def _name(path: Path) -> bytes:
@@ -105,7 +105,8 @@ def _valid_objects(folder: Path, out: Path) -> list[Dataset]:
 
 
 def test_a_long_title_leaves_notice_and_kind_whole() -> None:
-    result = NoResult("A title that is longer than any list of series shows", WhyNoResult.FAILURE, "", STARTED)
+    title = "A title that is longer than any list of series shows"
+    result = NoResult((NotComputed(title, WhyNoResult.FAILURE, ""),), STARTED)
     described = series_description(result, CONTEXT, "No AI result")
     assert described == "A title that No AI result, RESEARCH - not for diagnosis"
     assert len(described) <= 64

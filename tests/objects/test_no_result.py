@@ -9,7 +9,7 @@ from pydicom import dcmread
 from dicom_node.objects.base.codes import REASONS
 from dicom_node.objects.base.context import ObjectContext
 from dicom_node.objects.no_result import build_no_result
-from inference.contract.findings import Algorithm, NoResult
+from inference.contract.findings import Algorithm, NoResult, NotComputed
 from storage.errors import WhyNoResult
 from tests.objects.sources import write_oblique
 from tests.objects.test_sr import all_items, evidence, items, save
@@ -24,7 +24,7 @@ STARTED = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 @pytest.mark.parametrize("why", list(WhyNoResult))
 def test_it_says_why_in_code_and_words(tmp_path: Path, why: WhyNoResult, algorithm: Algorithm | None) -> None:
     paths = sorted(write_oblique(tmp_path / "mr", "Müller^Änne", "ISO_IR 100").iterdir())
-    result = NoResult("Test mass", why, "The images show motion.", STARTED, algorithm)
+    result = NoResult((NotComputed("Test mass", why, "The images show motion.", algorithm),), STARTED)
     path = save(build_no_result(result, paths, CONTEXT), tmp_path / "no-result.dcm")
     assert dciodvfy_errors(path) == []
     assert dsrdump_errors(path) == []
@@ -45,7 +45,8 @@ def test_it_says_why_in_code_and_words(tmp_path: Path, why: WhyNoResult, algorit
 def test_pixelmed_finds_the_template_kept(tmp_path: Path) -> None:
     """Its checks of TID 1500 begin below a title of CID 7021, so the title is one for them."""
     paths = sorted(write_oblique(tmp_path / "mr", "A^B", "ISO_IR 100").iterdir())
-    report = build_no_result(NoResult("Test mass", WhyNoResult.FAILURE, "Broken.", STARTED, ALGORITHM), paths, CONTEXT)
+    result = NoResult((NotComputed("Test mass", WhyNoResult.FAILURE, "Broken.", ALGORITHM),), STARTED)
+    report = build_no_result(result, paths, CONTEXT)
     assert pixelmed_report_errors(save(report, tmp_path / "titled.dcm"), "TID_1500") == []
     title = report.ConceptNameCodeSequence[0]
     title.CodeValue, title.CodingSchemeDesignator, title.CodeMeaning = "126000", "DCM", "Imaging Measurement Report"

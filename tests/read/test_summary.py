@@ -19,7 +19,7 @@ from dicom_node.read.summary import MOST_LINES, Summary, summarise
 from storage.errors import WhyNoResult
 from storage.records.completion import Evidence, Waiting
 from storage.records.instances import Instance
-from storage.records.jobs import Job, JobState, NoResultDetail
+from storage.records.jobs import Job, JobState, NoResultDetail, WithoutResult
 from storage.records.routing import (
     ApplicationDecision,
     InputDecision,
@@ -128,7 +128,8 @@ def test_two_applications_share_the_lines() -> None:
 
 def test_the_ignored_study_says_what_lacks_and_why_no_series_is_taken() -> None:
     routing = RoutingDecision(SERIES[:2], (lacks("sarcoma", "adc"), ApplicationDecision("knee", False, "it is broken")))
-    told = NoResultDetail(WhyNoResult.INPUT_MISSING, f"no series fits input 'adc': series {T1W} is T1w, not ADC")
+    why = f"no series fits input 'adc': series {T1W} is T1w, not ADC"
+    told = NoResultDetail((WithoutResult("sarcoma", WhyNoResult.INPUT_MISSING, why),))
     report = replace(job(1, "sarcoma", JobState.QUEUED), kind=told.kind, detail=told)
     summary = answer(Explanation(detail(StudyState.IGNORED, [report]), routing))
     assert summary.answer[1:] == (

@@ -171,10 +171,12 @@ def test_what_is_no_earlier_time_point_says_why(
     other = course.bring("other", **attributes)
     uid = course.bring("study", StudyDate="20260301", PatientBirthDate="19500101", Laterality="R")
     assert course.jobs(uid) == []
-    *_, report = course.jobs(uid, JobKind.NO_RESULT)
-    assert report.detail.why == "input-missing"
-    assert report.detail.explanation.startswith("no earlier study of the same patient can be used: ")
-    assert told in report.detail.explanation
+    routing = node.studies.routing(uid)
+    assert routing is not None
+    (decision,) = routing.applications
+    assert decision.reason.startswith("no earlier study of the same patient can be used: ")
+    assert told in decision.reason
+    assert other not in decision.reason
     listed = told != "none is here"
     assert ((other in course.explained(uid)), (told in course.explained(uid))) == (listed, True)
 

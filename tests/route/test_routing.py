@@ -15,9 +15,8 @@ from inference.contract.inputs import EarlierRule, InputRule
 from inference.contract.manifest import Manifest
 from inference.series.kinds import Kind
 from inference.series.recogniser import Recognition
-from storage.errors import WhyNoResult
 from storage.records.instances import Instance, Series
-from storage.records.jobs import JobKind, NewJob
+from storage.records.jobs import NewJob
 from storage.records.routing import RoutingDecision
 
 
@@ -106,50 +105,41 @@ def test_an_application_whose_routing_breaks_off_stops_no_other() -> None:
     assert found.warnings == ("not run: odd: its routing failed (TypeError), see the log",)
 
 
-def reports(
+def reported(
     kind: Kind = Kind.T2W,
     problem: str = "",
     own: tuple[str, ...] = (),
-    instances: int = 3,
-    *applications: ConfiguredApplication,
-) -> list[tuple[str, str, str]]:
-    """(application, why, fingerprint) of the reports on a study of one series."""
+    applications: Sequence[ConfiguredApplication] = (),
+) -> dict[str, str]:
+    """The kind of reason of each application that reports a study of one series."""
     recognised = replace(described("1.1", kind), problem=problem, volumes=0 if problem else 1)
-    found = routed("1.9", 1, [series("1.1", instances)], [recognised], applications or [application("a")], 3, own)
-    assert all((r.kind, r.inputs, r.priority) == (JobKind.NO_RESULT, {}, 3) for r in found.reports)
-    told = {a.application: a.reported for a in found.decision.applications}
-    assert all(told.pop(r.application) == r.detail.why for r in found.reports)
-    assert not any(told.values())
-    return [(r.application, r.detail.why, r.fingerprint) for r in found.reports]
+    always = [replace(application("a"), no_result="always")]
+    found = routed("1.9", 1, [series("1.1")], [recognised], applications or always, 3, own)
+    return {a.application: a.reported for a in found.decision.applications if a.reported is not None}
+
+
+def contents(instances: int = 3, own: tuple[str, ...] = ()) -> str:
+    return routed("1.9", 1, [series("1.1", instances)], [described("1.1", Kind.T2W)], [], own=own).decision.contents
 
 
 def test_an_application_that_does_not_apply_reports_why() -> None:
-    ((_, why, fingerprint),) = reports()
-    assert why == "input-missing"
-    assert reports(Kind.T1W) == []
-    ((_, why, _),) = reports(Kind.T1W, problem="one slice is missing")
-    assert why == "unusable-images"
-    ((_, _, same),) = reports(own=("1.1.7",))
-    ((_, _, other),) = reports(instances=4)
-    assert fingerprint == same != other
+    assert reported() == {"a": "input-missing"}
+    assert reported(Kind.T1W) == {}
+    assert reported(Kind.T1W, problem="one slice is missing") == {"a": "unusable-images"}
+    assert contents() == contents(own=("1.1.7",)) != contents(4)
 
 
 def test_nothing_is_reported_on_a_study_without_images_of_others() -> None:
-    assert reports(own=("1.1.0", "1.1.1", "1.1.2")) == []
-    raw = replace(series("1.1").instances[0], sop_class_uid="1.2.840.10008.5.1.4.1.1.66")
-    found = routed("1.9", 1, [Series("1.1", "1.9", "MR", (raw,))], [described("1.1", Kind.T2W)], [application("a")])
-    assert found.reports == ()
+    assert reported(own=("1.1.0", "1.1.1", "1.1.2")) == {}
+    assert reported(Kind.NON_IMAGE) == {}
 
 
 def test_each_application_says_what_it_reports() -> None:
-    wanted = ("always", "failures", "never")
+    wanted = ("expected", "always", "failures", "never")
     apply = [replace(application(w), no_result=w) for w in wanted]
-    assert [(a, why) for a, why, _ in reports(Kind.T2W, "", (), 3, *apply)] == [("always", "input-missing")]
+    assert reported(applications=apply) == {"always": "input-missing"}
     broken = [replace(BROKEN, name=w, no_result=w) for w in wanted]
-    assert [(a, why) for a, why, _ in reports(Kind.T1W, "", (), 3, *broken)] == [
-        ("always", "failure"),
-        ("failures", "failure"),
-    ]
+    assert reported(applications=broken) == {"always": "failure", "failures": "failure"}
 
 
 def fingerprint(instances: int = 3, sha256: str = "a", name: str = "a") -> str:
@@ -214,7 +204,7 @@ def test_a_decision_comes_back_from_its_json() -> None:
         ("1.8", 1),
         ("1.6", None),
     ]
-    assert second.reported is WhyNoResult.FAILURE
+    assert second.meant is False
     assert RoutingDecision.from_json(json.loads(json.dumps(found.decision.to_json()))) == found.decision
     assert RoutingDecision.from_json({}) == RoutingDecision()  # of a study whose routing failed
 

@@ -15,6 +15,8 @@ from dicom_node.complete.sweep import CompletionSweep
 from dicom_node.route.earlier_studies import EarlierStudies
 from dicom_node.route.early_start import EarlyStarter
 from dicom_node.route.recognition import ReceivedSeries, SeriesRecogniser
+from dicom_node.route.reporting import NoResultSweep
+from dicom_node.route.routable import RoutableStudies
 from dicom_node.route.sweep import RoutingSweep
 from dicom_node.route.urgency import Urgency
 from dicom_node.schedule import ScheduledTask
@@ -25,9 +27,12 @@ from storage.records.evidence import AssociationEnd
 from storage.records.instances import Facts, ReceivedInstance
 from storage.tables.database.connection import Database, default_url
 from storage.tables.patients import Patients
+from storage.tables.problems import Problems
+from storage.tables.queueing import NoResults
 from tests.storage.node import STUDY, Node, received
 
 RULE = CompletionRule(quiet=30, released=10, settled=2, maximum_age=600)
+REPORT_QUIET = 900
 START = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
 
 
@@ -108,12 +113,20 @@ class Sweeps:
         if patients is not None and any(a.manifest is not None and a.manifest.earlier for a in applications):
             earlier = EarlierStudies(patients, node.instances, received_series, recogniser)
         urgency = Urgency(peers or {})
+        routable = RoutableStudies(node.studies, received_series, recogniser, earlier, urgency)
         early = [a for a in applications if a.starts_on_inputs and a.manifest is not None]
-        starter = EarlyStarter(node.studies, node.instances, recogniser, earlier, urgency, early)
+        starter = EarlyStarter(node.studies, routable, early)
         start_early = starter.start if early else None
         completion = CompletionSweep(node.studies, rule, clock.filed, start_early, clock, clock.wall)
-        routing = RoutingSweep(node.studies, received_series, recogniser, earlier, urgency, applications, clock)
-        self.sweep = ScheduledTask("sweep", 1, (completion.sweep, routing.sweep)).run
+        self.problems = Problems(node.database)
+        routing = RoutingSweep(
+            node.studies, routable, earlier, self.problems, applications, clock, lambda: clock.now.timestamp()
+        )
+        no_results = NoResults(node.database)
+        report = NoResultSweep(
+            node.studies, no_results, applications, REPORT_QUIET, clock, lambda: clock.now.timestamp()
+        )
+        self.sweep = ScheduledTask("sweep", 1, (completion.sweep, routing.sweep, report.sweep)).run
         if source is not None:
             self.ask_source = SourceQuestions(node.studies, source, rule, completion, clock, clock.wall).ask
 

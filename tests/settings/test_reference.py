@@ -16,7 +16,7 @@ from dicom_node.deliver.destinations.registry import DESTINATION_KINDS
 from dicom_node.deliver.destinations.settings import DestinationSettings
 from dicom_node.settings import mistakes
 from dicom_node.settings.loading import load_settings
-from dicom_node.settings.model import Settings
+from dicom_node.settings.model import Settings, WhenSettings
 from inference.contract.bundle import BundleFile
 from inference.contract.manifest import load_manifest
 from tests.conftest import REPOSITORY
@@ -29,7 +29,7 @@ EXAMPLES = {"node.data_dir", "node.database_url", "completion.released_seconds",
 
 
 def uncommented(path: Path = REFERENCE) -> str:
-    return re.sub(r"^#(?=[a-z_]+ = |\[[\[a-z])", "", path.read_text(), flags=re.MULTILINE)
+    return re.sub(r"^#(?=[a-z_.]+ = |\[[\[a-z])", "", path.read_text(), flags=re.MULTILINE)
 
 
 def sections() -> Iterator[tuple[str, type[BaseModel], bool]]:
@@ -72,6 +72,7 @@ def test_it_has_every_key() -> None:
     for name, model, is_list in sections():
         entries: list[dict[str, Any]] = raw[name] if is_list else [raw[name]]
         assert {key for entry in entries for key in entry} == set(model.model_fields), name
+    assert set(raw["applications"][0]["when"]) == set(WhenSettings.model_fields)
 
 
 def test_it_has_every_key_of_every_kind_of_destination() -> None:

@@ -18,7 +18,7 @@ from storage.records.completion import Completion, Evidence
 from storage.records.deliveries import Delivery
 from storage.records.evidence import AssociationEnd
 from storage.records.instances import Instance, ReceivedInstance, Stored
-from storage.records.jobs import Job, NewJob
+from storage.records.jobs import Job, NewJob, NoResultDetail, WithoutResult
 from storage.records.patients import NOBODY, PatientIdentity
 from storage.records.results import NewObject, ObjectKind
 from storage.records.routing import ApplicationDecision, EarlyStart, RoutingDecision
@@ -26,6 +26,7 @@ from storage.records.studies import Study
 from storage.tables.database.connection import Database
 from storage.tables.deliveries import Deliveries
 from storage.tables.jobs import Jobs
+from storage.tables.queueing import NoResults
 from storage.tables.results import Results
 from storage.tables.studies import Studies
 
@@ -110,6 +111,7 @@ class Node:
         self.instances = InstanceStore(database, root, only_mr)
         self.studies = Studies(database)
         self.jobs = Jobs(database)
+        self.no_results = NoResults(database)
         self.results = Results(database)
         self.deliveries = Deliveries(database)
 
@@ -159,6 +161,11 @@ class Node:
         """A received study with a queued job for each application."""
         self.store(received(study=uid))
         self.route(*applications, uid=uid)
+
+    def report(self, *applications: WithoutResult, contents: str = "a", uid: str = STUDY) -> int | None:
+        """Decide on the report of no result of a marked study; return the id of its job, if there is one."""
+        (marked,) = (m for m in self.no_results.pending() if m.study.study_instance_uid == uid)
+        return self.no_results.decide(marked, NoResultDetail(applications, contents), NOW)
 
     def claim(self, worker: str = "worker", now: datetime = NOW) -> Job:
         job = self.jobs.claim(worker, now)

@@ -25,7 +25,7 @@ from dicom_node.objects.drawing.outline import key_slice, outline
 from dicom_node.objects.no_result import build_no_result
 from dicom_node.objects.profiles import ObjectProfile
 from inference.contract.application import load_application
-from inference.contract.findings import Findings, NoResult, ParametricMap, Segment
+from inference.contract.findings import Findings, NoResult, NotComputed, ParametricMap, Segment
 from inference.contract.inputs import input_key
 from inference.contract.manifest import load_manifest
 from inference.contract.series_input import SeriesInput
@@ -198,7 +198,8 @@ def test_a_report_without_findings_is_a_page_of_text(viewer: Viewer, tmp_path: P
 
 def test_a_report_of_no_result_is_a_page_of_text(viewer: Viewer, tmp_path: Path) -> None:
     paths = write_ball_study(tmp_path / "study", seed=5).paths
-    result = NoResult("Test mass", WhyNoResult.POOR_QUALITY, "The images show motion.", datetime.now(UTC))
+    refused = NotComputed("Test mass", WhyNoResult.POOR_QUALITY, "The images show motion.")
+    result = NoResult((refused,), datetime.now(UTC))
     report = build_no_result(result, paths, ObjectContext("NODE", f"viewer {tmp_path}"))
     report.save_as(tmp_path / "report.dcm", enforce_file_format=True)
     viewer.store([*paths, tmp_path / "report.dcm"])

@@ -1,6 +1,6 @@
 """A worker that is wired as in a node, around an application that a test gives."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,8 +20,8 @@ from storage.tables.results import Results
 class GivenApplication(WarmApplications):
     """An application that is warm already; None: the one that is configured, which cannot be used."""
 
-    def __init__(self, configured: ConfiguredApplication, application: Any) -> None:
-        super().__init__([configured])
+    def __init__(self, configured: Sequence[ConfiguredApplication], application: Any) -> None:
+        super().__init__(configured)
         self.application = application
 
     def load(self, name: str) -> Any:
@@ -35,7 +35,7 @@ def open_stores(database: Database, folder: Path) -> SimpleNamespace:
 
 def build_worker(  # noqa: PLR0913 - a test names the few that it changes
     stores: Any,
-    configured: ConfiguredApplication,
+    configured: ConfiguredApplication | Sequence[ConfiguredApplication],
     application: Any,
     profiles: Mapping[str, ObjectProfile],
     objects_dir: Path,
@@ -46,7 +46,7 @@ def build_worker(  # noqa: PLR0913 - a test names the few that it changes
 ) -> Worker:
     tasks = build_tasks(
         SimpleNamespace(device="cpu"),  # type: ignore[arg-type]
-        GivenApplication(configured, application),
+        GivenApplication([configured] if isinstance(configured, ConfiguredApplication) else configured, application),
         profiles,
         stores.instances,
         stores.results,

@@ -23,7 +23,7 @@ from inference.engine.models import TorchEngine
 from inference.volumes.reading import read_volume
 from storage.errors import InputRefused, WhyNoResult
 from storage.records.instances import ReceivedInstance
-from storage.records.jobs import JobKind, JobState, NewJob, NoResultDetail
+from storage.records.jobs import JobKind, JobState, NewJob, WithoutResult
 from storage.records.results import ResultObject
 from storage.tables.database.connection import Database, default_url
 from tests.acceptance.studies import write_ball_study
@@ -112,6 +112,20 @@ def route(node: Node, job: NewJob) -> None:
     assert node.studies.route(job.study_instance_uid, 1, "applies", [job], UNDECIDED, NOW)
 
 
+def tell(node: Node, study: PhantomStudy, *applications: WithoutResult) -> None:
+    """Decide on the report of no result."""
+    node.report(*applications, uid=study.study_instance_uid)
+
+
+def predecessors(report: ResultObject) -> set[str]:
+    return {
+        str(sop.ReferencedSOPInstanceUID)
+        for study in dcmread(report.path).get("PredecessorDocumentsSequence", [])
+        for series in study.ReferencedSeriesSequence
+        for sop in series.ReferencedSOPSequence
+    }
+
+
 def made(node: Node, study: PhantomStudy, kind: str) -> tuple[ResultObject, Dataset]:
     """The latest object of this kind; valid."""
     *_, latest = [o for o in node.results.objects(study.study_instance_uid) if o.kind == kind and not o.stands_for]
@@ -140,6 +154,7 @@ def test_an_analysis_that_refuses_is_reported_to_every_destination(node: Node, s
     only_sr_left_out = ObjectProfile(objects=frozenset())
     busy = worker(node, refusing, pacs=ObjectProfile(), archive=only_sr_left_out)
     assert busy.work_one()
+    tell(node, study, WithoutResult("mass", WhyNoResult.POOR_QUALITY, node.jobs.list()[0].reason, 1))
     assert busy.work_one()
     assert not busy.work_one()
     assert [(j.kind, j.state) for j in node.jobs.list()] == [
@@ -161,7 +176,11 @@ def test_an_error_nobody_foresaw_is_told_without_its_text(node: Node, study: Pha
     busy = worker(node, Application(study.mask, ValueError("SECRET^PERSON")), pacs=ObjectProfile())
     while busy.work_one():
         pass
-    assert node.jobs.list()[0].attempts == 2
+    (failed,) = node.jobs.list()
+    assert failed.attempts == 2
+    assert failed.why is WhyNoResult.FAILURE
+    tell(node, study, WithoutResult("mass", failed.why, failed.reason, failed.id))
+    assert busy.work_one()
     _, ds = made(node, study, "SR")
     assert "unexpected ValueError" in texts(ds)
     assert "SECRET" not in str(ds)
@@ -169,9 +188,8 @@ def test_an_error_nobody_foresaw_is_told_without_its_text(node: Node, study: Pha
 
 def test_an_unusable_application_and_a_damaged_image_leave_a_report(node: Node, study: PhantomStudy) -> None:
     uid = study.study_instance_uid
-    detail = NoResultDetail(WhyNoResult.FAILURE, "there is no such file")
-    report = NewJob(uid, 1, "mass", {}, "f", detail=detail)
-    assert node.studies.ignore(uid, 1, "nothing applies", UNDECIDED, NOW, reports=[report])
+    assert node.studies.ignore(uid, 1, "nothing applies", UNDECIDED, NOW)
+    tell(node, study, WithoutResult("mass", WhyNoResult.FAILURE, "there is no such file"))
     *others, last = node.instances.instances(uid)
     for instance in others:
         instance.path.chmod(0o600)
@@ -220,42 +238,59 @@ def test_a_superseded_result_is_withdrawn_where_that_is_wanted(node: Node, study
     }
 
 
-def test_what_stood_before_a_report_of_no_result_is_withdrawn_too(node: Node, study: PhantomStudy) -> None:
-    """That report withdraws nothing; the next result does it for both."""
+def test_a_report_of_no_result_is_withdrawn_once_there_is_a_result(node: Node, study: PhantomStudy) -> None:
+    """The report names the result before it as predecessor, the next result names the report, and a note rejects it."""
     uid = study.study_instance_uid
-    busy = worker(node, Application(study.mask), pacs=ObjectProfile(withdraws_superseded=True))
-    detail = NoResultDetail(WhyNoResult.FAILURE, "the model folder is gone")
-    nothing = NewJob(uid, 1, "mass", {}, "n", detail=detail)
-    for job in (analysis(study, "a"), nothing, analysis(study, "b"), analysis(study, "c")):
-        route(node, job)
-        assert busy.work_one()
-        node.arrive("pacs")
-    sent = [o for o in node.results.objects(uid) if not o.stands_for]
-    first, second = (referenced(dcmread(o.path)) for o in sent if o.kind == "REJECTION")
-    assert first == {o.sop_instance_uid for o in sent if o.job_id in (1, 2)}
-    assert second == {o.sop_instance_uid for o in sent if o.job_id == 3 and o.kind != "REJECTION"}
+    busy = worker(node, Application(study.mask), pacs=ObjectProfile(), archive=ObjectProfile())
+    route(node, analysis(study, "a"))
+    assert busy.work_one()
+    node.arrive("pacs")
+    nothing = NewJob(uid, 1, "other", {}, "n")
+    route(node, nothing)  # the application does not apply any more
+    node.claim()
+    node.jobs.fail(2, "worker", "broke", None, NOW)
+    tell(node, study, WithoutResult("mass", WhyNoResult.INPUT_MISSING, "no series fits"))
+    assert busy.work_one()
+    result, report = (o for o in node.results.objects(uid) if o.kind == "SR")
+    assert predecessors(report) == {result.sop_instance_uid}
+    node.arrive("pacs")
+    route(node, analysis(study, "b"))
+    assert busy.work_one()
+    *_, again = (o for o in node.results.objects(uid) if o.kind == "SR")
+    assert predecessors(again) == {report.sop_instance_uid}
+    node.arrive("pacs")
+    tell(node, study)
+    assert busy.work_one()
+    note, ds = made(node, study, "REJECTION")
+    assert note.destinations == ("pacs",)  # the archive is away, and never gets the report
+    assert referenced(ds) == {report.sop_instance_uid}
+    assert {d.object.id: d.state for d in node.deliveries.list() if d.destination == "archive"}[report.id] == "REPLACED"
+    route(node, nothing)
+    node.claim()
+    node.jobs.fail(6, "worker", "broke", None, NOW)
+    tell(node, study, WithoutResult("mass", WhyNoResult.INPUT_MISSING, "no series fits"))
+    assert busy.work_one()
+    *_, last = (o for o in node.results.objects(uid) if o.kind == "SR")
+    assert predecessors(last) == {again.sop_instance_uid}  # a rejected report is nobody's predecessor
 
 
-def test_uids_depend_on_the_installation_and_on_no_number_of_a_row(
-    node: Node, study: PhantomStudy, tmp_path: Path
-) -> None:
-    """A node whose database was lost numbers its jobs anew, and another installation may receive the same images."""
-    (tmp_path / "lost").mkdir()
-    database = Database(default_url(tmp_path / "lost"))
-    database.upgrade()
-    again = Node(database, tmp_path / "lost" / "instances")
-    receive(again, study)
-    again_first = NewJob(study.study_instance_uid, 1, "another", {}, "f")
-    assert again.studies.route(study.study_instance_uid, 1, "applies", [again_first], UNDECIDED, NOW)
-    assert again.jobs.claim("w", NOW) is not None
-    uids = {}
-    for place, installation, fingerprint in (
-        (node, "here", "f"), (again, "here", "f"), (node, "there", "g"), (again, "here", "g"),
-    ):  # fmt: skip
-        route(place, analysis(study, fingerprint))
-        assert worker(place, Application(study.mask), installation, pacs=ObjectProfile()).work_one()
-        made = [o for o in place.results.objects(study.study_instance_uid) if o.kind == "SEG"]
-        uids[len(uids)] = made[-1].sop_instance_uid
-    assert uids[0] == uids[1]
-    assert len({*uids.values()}) == 3
-    database.close()
+def test_each_destination_hears_of_the_applications_that_deliver_there(node: Node, study: PhantomStudy) -> None:
+    route(node, NewJob(study.study_instance_uid, 1, "other", {}, "n"))
+    both = ConfiguredApplication("mass", ("pacs", "archive"), MANIFEST)
+    one = ConfiguredApplication("knee", ("pacs",), None, "there is no such file")
+    profiles = {"pacs": ObjectProfile(), "archive": ObjectProfile()}
+    objects_dir = node.root.parent / "objects"
+    busy = build_worker(node, (both, one), Application(study.mask), profiles, objects_dir, Backoff(0, 0, 2))
+    assert node.claim()
+    missing = [WithoutResult(name, WhyNoResult.INPUT_MISSING, f"no series of {name} fits") for name in ("mass", "knee")]
+    tell(node, study, *missing)
+    assert busy.work_one()
+    written = [o for o in node.results.objects(study.study_instance_uid) if not o.stands_for]
+    told = {o.destinations: texts(dcmread(o.path)) for o in written}
+    assert set(told) == {("pacs",), ("archive",)}
+    assert "no series of mass fits" in told["archive",]
+    assert "knee" not in told["archive",]
+    assert "no series of mass fits" in told["pacs",]
+    assert "no series of knee fits" in told["pacs",]
+    _, ds = made(node, study, "SR")
+    assert "This says nothing of the patient" in texts(ds)

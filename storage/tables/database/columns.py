@@ -8,6 +8,7 @@ from sqlalchemy import JSON, DateTime, Dialect, Enum
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.types import TypeDecorator
 
+from storage.errors import WhyNoResult
 from storage.records.commitments import CommitmentState
 from storage.records.deliveries import ConfirmationState, DeliveryState
 from storage.records.evidence import AssociationEnd
@@ -71,4 +72,5 @@ class Base(DeclarativeBase):
         ObjectKind: _values(ObjectKind),
         Stage: _values(Stage),
         ProblemKind: _values(ProblemKind, length=32),
+        WhyNoResult: _values(WhyNoResult, length=32),
     }

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import BigInteger, ForeignKey, ForeignKeyConstraint, Index, String, UniqueConstraint, false
 from sqlalchemy.orm import Mapped, mapped_column
 
+from storage.errors import WhyNoResult
 from storage.records.commitments import CommitmentState
 from storage.records.deliveries import ConfirmationState, DeliveryState
 from storage.records.evidence import AssociationEnd
@@ -29,11 +30,15 @@ class StudyRow(Base):
     """A study in the state of its current revision. Earlier revisions remain in events, routings and jobs.
 
     `subject` is the patient's identity, a keyed hash made by `storage.tables.patients`. It is null until the patient is
-    identified.
+    identified. `report_marked_at` is set while the report of no result is to be decided.
     """
 
     __tablename__ = "study"
-    __table_args__ = (Index("ix_study_state", "state"), Index("ix_study_subject", "subject"))
+    __table_args__ = (
+        Index("ix_study_state", "state"),
+        Index("ix_study_subject", "subject"),
+        Index("ix_study_report", "report_marked_at"),
+    )
 
     study_instance_uid: Mapped[str] = mapped_column(_UID, primary_key=True)
     revision: Mapped[int]
@@ -45,6 +50,7 @@ class StudyRow(Base):
     last_received_at: Mapped[datetime]
     priority: Mapped[int] = mapped_column(default=0, server_default="0")
     subject: Mapped[str | None] = mapped_column(String(64))
+    report_marked_at: Mapped[datetime | None]
 
 
 class AssociationRow(Base):
@@ -165,7 +171,10 @@ class RoutingRow(Base):
 
 
 class JobRow(Base):
-    """A job. `superseded` marks a running job whose result must not be delivered any more."""
+    """A job. `superseded` marks a running job whose result must not be delivered, and a failed one that is replaced.
+
+    `why` is the kind of reason for which an analysis failed.
+    """
 
     __tablename__ = "job"
     __table_args__ = (
@@ -197,6 +206,7 @@ class JobRow(Base):
     detail: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
     side: Mapped[str] = mapped_column(String(1), default="", server_default="")
     beside: Mapped[str] = mapped_column(String(1), default="", server_default="")
+    why: Mapped[WhyNoResult | None]
 
 
 class ResultObjectRow(Base):

@@ -14,12 +14,12 @@ from storage.records.deliveries import DeliveryState
 from storage.records.jobs import (
     AnalysisDetail,
     JobDetail,
-    JobKind,
     JobState,
     NewJob,
     NoResultDetail,
     NotCompared,
     WithdrawalDetail,
+    WithoutResult,
 )
 from storage.records.results import NewObject
 from storage.tables.database import schema
@@ -47,8 +47,17 @@ def test_a_job_is_claimed_once(node: Node) -> None:
             AnalysisDetail(not_taken=(NotCompared("1.7", None, "no T1w"),)),
             {"not_taken": [{"study_instance_uid": "1.7", "days": None, "reason": "no T1w"}]},
         ),
-        (NoResultDetail(WhyNoResult.POOR_QUALITY, "blurred"), {"why": "poor-quality", "explanation": "blurred"}),
-        (NoResultDetail(WhyNoResult.FAILURE, "broken", 7), {"why": "failure", "explanation": "broken", "job": 7}),
+        (NoResultDetail(), {"applications": [], "contents": ""}),
+        (
+            NoResultDetail((WithoutResult("liver", WhyNoResult.FAILURE, "broken", 7),), "c"),
+            {
+                "why": "failure",
+                "explanation": "broken",
+                "job": 7,
+                "applications": [{"application": "liver", "why": "failure", "explanation": "broken", "job": 7}],
+                "contents": "c",
+            },
+        ),
         (WithdrawalDetail(7, {"PACS": (1, 2)}, ""), {"job": 7, "reason": "", "objects": {"PACS": [1, 2]}}),
     ],
 )
@@ -115,7 +124,6 @@ def test_a_dead_letter_is_queued_again_by_hand(node: Node) -> None:
     job = node.claim()
     assert not node.jobs.retry(job.id)
     assert node.jobs.fail(job.id, "worker", "no model", None, after(1)) is JobState.FAILED
-    assert node.claim(now=after(99)).kind is JobKind.NO_RESULT
     (dead,) = node.jobs.list(states=[JobState.FAILED])
     assert (dead.reason, dead.finished_at) == ("no model", after(1))
     assert node.jobs.retry(job.id)

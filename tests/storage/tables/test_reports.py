@@ -6,11 +6,9 @@ import pytest
 
 from storage.errors import WhyNoResult
 from storage.records.deliveries import DeliveryState
-from storage.records.jobs import Job, JobKind, JobState, NewJob, NoResultDetail, WithdrawalDetail
+from storage.records.jobs import Job, JobKind, JobState, NewJob, NoResultDetail, WithdrawalDetail, WithoutResult
 from storage.records.studies import StudyState
-from storage.tables.database.connection import Database
-from storage.tables.jobs import Jobs
-from storage.tables.queueing import no_result_fingerprint
+from storage.tables.queueing import mark_for_report
 from tests.storage.node import NOW, STUDY, UNDECIDED, Node, after, objects, received
 
 ANALYSIS, NO_RESULT = JobKind.ANALYSIS, JobKind.NO_RESULT
@@ -23,93 +21,141 @@ def fail(node: Node, reason: str = "one slice is missing", why: WhyNoResult = Wh
     return job
 
 
-def report(node: Node) -> None:
-    """A worker writes the report that is due."""
-    job = node.claim()
+def missing(application: str = "liver") -> WithoutResult:
+    return WithoutResult(application, WhyNoResult.INPUT_MISSING, "no series fits")
+
+
+def write(node: Node, seconds: float = 0) -> Job:
+    """A worker writes the report that is due, or takes the last one back."""
+    job = node.claim(now=after(seconds))
     assert job.kind is NO_RESULT
-    assert node.jobs.succeed(job.id, "worker", objects(job, "PACS")[1:], {}, NOW)
+    written = objects(job, "PACS")[1:] if isinstance(job.detail, NoResultDetail) and job.detail.applications else []
+    assert node.jobs.succeed(job.id, "worker", written, {}, after(seconds))
+    return job
+
+
+def ignore(node: Node, revision: int = 1) -> None:
+    """Complete and route the study to no application."""
+    if node.study().state is StudyState.RECEIVING:
+        node.complete()
+    elif node.study().state is not StudyState.COMPLETE:
+        assert node.studies.reroute(STUDY)
+    assert node.studies.ignore(STUDY, revision, "nothing applies", UNDECIDED, NOW)
 
 
 def kinds(node: Node) -> Sequence[tuple[JobKind, JobState]]:
     return [(job.kind, job.state) for job in node.jobs.list()]
 
 
-def no_input(node: Node, revision: int = 1, instances: str = "a") -> NewJob:
-    fingerprint = no_result_fingerprint(instances, WhyNoResult.INPUT_MISSING, "no series fits")
-    detail = NoResultDetail(WhyNoResult.INPUT_MISSING, "no series fits")
-    return NewJob(STUDY, revision, "liver", {}, fingerprint, detail=detail)
+# -- marks -------------------------------------------------------------------------------------------------------------
 
 
-# -- an analysis that fails --------------------------------------------------------------------------------------------
-
-
-def test_an_analysis_that_fails_for_good_is_reported(node: Node) -> None:
+def test_what_ends_marks_the_study_and_a_try_that_is_due_does_not(node: Node) -> None:
     node.queue("liver")
-    failed = fail(node)
-    made = node.claim()
-    assert (made.kind, made.application, made.revision, made.inputs) == (NO_RESULT, "liver", 1, failed.inputs)
-    assert made.detail == NoResultDetail(WhyNoResult.UNUSABLE_IMAGES, "one slice is missing", failed.id)
-    assert "to report that there is no AI result (unusable-images): one slice is missing" in node.texts()[-2]
-
-
-def test_a_report_that_fails_makes_no_further_one(node: Node) -> None:
-    node.queue("liver")
-    fail(node)
-    fail(node, "no space left")
-    assert kinds(node) == [(ANALYSIS, JobState.FAILED), (NO_RESULT, JobState.FAILED)]
-
-
-def test_an_attempt_that_is_repeated_is_not_reported(node: Node) -> None:
-    node.queue("liver")
+    assert node.no_results.pending()
+    (marked,) = node.no_results.pending()
+    assert node.no_results.decide(marked, None, NOW) is None  # the analysis may still give a result
+    assert node.no_results.pending() == []
     node.jobs.fail(node.claim().id, "worker", "busy", after(5), NOW)
-    node.claim(now=after(5))
-    node.jobs.release_worker("worker", "stopped", 3, counts=False)
-    assert kinds(node) == [(ANALYSIS, JobState.RETRYING)]
+    assert node.no_results.pending() == []
+    failed = node.claim(now=after(5))
+    assert node.jobs.fail(failed.id, "worker", "one slice is missing", None, NOW, WhyNoResult.UNUSABLE_IMAGES)
+    assert len(node.no_results.pending()) == 1
+    (kept,) = node.no_results.jobs(STUDY)
+    assert (kept.state, kept.reason, kept.why) == (
+        JobState.FAILED, "one slice is missing", WhyNoResult.UNUSABLE_IMAGES,
+    )  # fmt: skip
+    assert node.jobs.retry(failed.id)
+    assert node.succeed(node.claim(), "PACS")
+    (marked,) = node.no_results.pending()
+    assert [(j.state, j.why) for j in node.no_results.jobs(STUDY)] == [(JobState.SUCCEEDED, None)]
 
 
-def test_a_worker_that_is_silent_for_the_last_time_is_reported(node: Node) -> None:
+def test_a_worker_that_is_silent_for_the_last_time_marks_the_study(node: Node) -> None:
     node.queue("liver")
     node.claim()
     node.jobs.release_silent(node.heartbeats_before(after(50)), 1, after(60))
-    made = node.claim()
-    told = "its worker fell silent, at the last of 1 attempts"
-    assert (made.kind, made.detail) == (NO_RESULT, NoResultDetail(WhyNoResult.FAILURE, told, 1))
+    (failed,) = node.no_results.jobs(STUDY)
+    assert (failed.reason, failed.why) == ("its worker fell silent, at the last of 1 attempts", WhyNoResult.FAILURE)
+    assert len(node.no_results.pending()) == 1
 
 
-def test_a_silent_application_is_not_reported(node: Node, database: Database) -> None:
+def test_a_study_that_was_marked_again_is_decided_again(node: Node) -> None:
     node.queue("liver")
-    node.jobs = Jobs(database, silent={"liver"})
+    (early,) = node.no_results.pending()
     fail(node)
+    mark_again = node.no_results.pending()
+    assert mark_again == [early]  # both at the same time of this test
+    with node.database.session() as session:
+        mark_for_report(session, STUDY, after(1))
+    assert node.no_results.decide(early, NoResultDetail((missing(),)), NOW) is None
     assert kinds(node) == [(ANALYSIS, JobState.FAILED)]
 
 
-def test_what_is_routed_again_anyway_is_not_reported(node: Node) -> None:
-    """A late image: the study is RECEIVING when the job of its first revision fails."""
+def test_a_study_that_gets_new_images_waits_for_its_routing(node: Node) -> None:
     node.queue("liver")
+    fail(node)
+    (marked,) = node.no_results.pending()
     node.store(received(2))
-    fail(node)
-    assert kinds(node) == [(ANALYSIS, JobState.FAILED)]
-    node.route("liver", fingerprint="liver/1")  # the image feeds something else: the same instances, once more
-    fail(node)
-    assert kinds(node)[2:] == [(NO_RESULT, JobState.QUEUED)]
+    assert node.no_results.pending() == []
+    assert node.no_results.decide(marked, NoResultDetail((missing(),)), NOW) is None
 
 
-def test_the_same_failure_is_reported_once(node: Node) -> None:
+# -- one report stands -------------------------------------------------------------------------------------------------
+
+
+def test_one_report_names_all_applications_and_the_next_one_replaces_it(node: Node) -> None:
+    node.store(received())
+    ignore(node)
+    assert node.report(missing(), missing("brain")) == 1
+    (first,) = node.jobs.list()
+    assert (first.kind, first.application, first.revision, first.inputs) == (NO_RESULT, "liver, brain", 1, {})
+    assert "to report that there is no AI result (liver: input-missing; brain: input-missing)" in node.texts()[-1]
+    write(node)
+    node.arrive()
+    ignore(node)
+    assert node.report(missing(), missing("brain")) is None  # nothing else is to be said
+    node.store(received(2))
+    ignore(node, 2)
+    assert node.report(missing("brain"), contents="b") == 2
+    (previous,) = node.results.previous_no_result(STUDY, 2, ["PACS"])
+    assert previous.job_id == 1
+    assert [o.job_id for o in node.results.previous_sr(STUDY, "liver", 9, ["PACS"])] == [1]
+    write(node, 5)
+    node.arrive()
+    assert [o.job_id for o in node.results.previous_sr(STUDY, "liver", 9, ["PACS"])] == [1]
+    assert [o.job_id for o in node.results.previous_sr(STUDY, "brain", 9, ["PACS"])] == [2]
+    assert [o.job_id for o in node.results.held_no_result(STUDY, 9, "PACS")] == [1, 2]
+
+
+def test_a_report_that_is_not_written_gives_way_to_new_images(node: Node) -> None:
+    node.store(received())
+    ignore(node)
+    assert node.report(missing())
+    node.store(received(2))
+    assert node.jobs.claim("worker", after(9)) is None  # it waits until the study is routed again
+    node.route("liver")
+    assert kinds(node) == [(NO_RESULT, JobState.CANCELLED), (ANALYSIS, JobState.QUEUED)]
+
+
+def test_a_report_that_is_not_sent_never_arrives_after_the_next(node: Node) -> None:
+    node.store(received())
+    ignore(node)
+    assert node.report(missing())
+    write(node)
+    ignore(node)
+    assert node.report() is None  # nobody got it, so there is nothing to withdraw
+    assert node.next() is None
+    (delivery,) = node.deliveries.list()
+    assert delivery.state is DeliveryState.REPLACED
+
+
+def test_a_report_is_withdrawn_once_each_application_has_a_result(node: Node) -> None:
     node.queue("liver")
     failed = fail(node)
-    report(node)
-    assert node.jobs.retry(failed.id)
-    fail(node)
-    assert kinds(node) == [(ANALYSIS, JobState.FAILED), (NO_RESULT, JobState.SUCCEEDED)]
-    assert node.jobs.retry(failed.id)
-    fail(node, "no memory", WhyNoResult.FAILURE)
-    assert kinds(node)[2:] == [(NO_RESULT, JobState.QUEUED)]
-
-
-def test_a_result_supersedes_the_report_that_there_was_none(node: Node) -> None:
-    node.queue("liver")
-    failed = fail(node)
-    report(node)
+    told = WithoutResult("liver", WhyNoResult.UNUSABLE_IMAGES, "one slice is missing", failed.id)
+    assert node.report(told)
+    write(node)
     node.arrive()
     assert node.jobs.retry(failed.id)
     again = node.claim()
@@ -119,12 +165,16 @@ def test_a_result_supersedes_the_report_that_there_was_none(node: Node) -> None:
     node.arrive()
     (previous,) = node.results.previous_sr(STUDY, "liver", 99, ["PACS"])
     assert previous.job_id == again.id  # it ended later, though its number is lower
+    assert node.report() == 3
+    assert node.jobs.list()[2].application == "liver"
+    assert [o.job_id for o in node.results.held_no_result(STUDY, 3, "PACS")] == [2]
 
 
 @pytest.mark.parametrize("state", [JobState.QUEUED, JobState.RUNNING, JobState.FAILED])
 def test_a_report_is_not_wanted_once_its_job_runs_again(node: Node, state: JobState) -> None:
     node.queue("liver")
     failed = fail(node)
+    assert node.report(missing())
     if state is JobState.FAILED:
         fail(node)
     claimed = node.claim() if state is JobState.RUNNING else None
@@ -135,58 +185,46 @@ def test_a_report_is_not_wanted_once_its_job_runs_again(node: Node, state: JobSt
     assert kinds(node) == [(ANALYSIS, JobState.QUEUED), (NO_RESULT, JobState.CANCELLED)]
 
 
-# -- a study without a usable input ------------------------------------------------------------------------------------
-
-
-def test_an_ignored_study_is_reported_once(node: Node) -> None:
-    node.store(received())
-    node.complete()
-    assert node.studies.ignore(STUDY, 1, "nothing applies", UNDECIDED, NOW, reports=[no_input(node)])
-    assert node.study().state is StudyState.IGNORED
-    report(node)
-    assert node.studies.reroute(STUDY)
-    assert node.studies.ignore(STUDY, 1, "nothing applies", UNDECIDED, NOW, reports=[no_input(node)])
-    assert kinds(node) == [(NO_RESULT, JobState.SUCCEEDED)]
-    node.store(received(2))
-    node.complete()
-    assert node.studies.ignore(
-        STUDY, 2, "nothing applies", UNDECIDED, NOW, reports=[no_input(node, 2, "other instances")]
-    )
-    assert kinds(node)[1:] == [(NO_RESULT, JobState.QUEUED)]
-
-
-def test_the_last_decision_on_an_application_stands(node: Node) -> None:
-    """Its waiting analysis is superseded by a report that it does not apply, and the other way round."""
+def test_a_report_that_fails_makes_no_further_one(node: Node) -> None:
     node.queue("liver")
+    fail(node)
+    assert node.report(missing())
+    fail(node, "no space left")
+    assert kinds(node) == [(ANALYSIS, JobState.FAILED), (NO_RESULT, JobState.FAILED)]
+    assert node.no_results.pending() == []
+
+
+# -- the last decision about an application stands ---------------------------------------------------------------------
+
+
+def test_an_analysis_that_does_not_apply_any_more_is_superseded(node: Node) -> None:
+    """One that waits is cancelled, and one that failed cannot be queued again: newer images say otherwise."""
+    node.queue("liver", "brain")
+    failed = fail(node)
     node.store(received(2))
-    node.complete()
-    assert node.studies.ignore(STUDY, 2, "nothing applies", UNDECIDED, NOW, reports=[no_input(node, 2)])
-    node.store(received(3))
-    node.route("liver")
-    assert kinds(node) == [
-        (ANALYSIS, JobState.CANCELLED),
-        (NO_RESULT, JobState.CANCELLED),
-        (ANALYSIS, JobState.QUEUED),
-    ]
+    ignore(node, 2)
+    assert [state for _, state in kinds(node)] == [JobState.FAILED, JobState.CANCELLED]
+    assert not node.jobs.retry(failed.id)
+    assert node.no_results.jobs(STUDY) == []
 
 
 def test_a_result_after_which_none_was_reported_is_computed_again(node: Node) -> None:
     node.store(received())
     node.route("liver", fingerprint="same")
     assert node.succeed(node.claim(), "PACS")
-    assert node.studies.reroute(STUDY)
-    assert node.studies.ignore(STUDY, 1, "the model folder is gone", UNDECIDED, NOW, reports=[no_input(node)])
-    job = node.claim(now=after(5))
-    assert node.jobs.succeed(job.id, "worker", objects(job, "PACS")[1:], {}, after(5))
+    ignore(node)
+    assert node.report(missing())
+    reported = write(node, 5)
     node.arrive()
+    same = [NewJob(STUDY, 1, "liver", {}, "same")]
     assert node.studies.reroute(STUDY)
-    assert node.studies.route(STUDY, 1, "applies", [NewJob(STUDY, 1, "liver", {}, "same")], UNDECIDED, NOW)
+    assert node.studies.route(STUDY, 1, "applies", same, UNDECIDED, NOW)
     again = node.claim(now=after(9))
     (previous,) = node.results.previous_sr(STUDY, "liver", again.id, ["PACS"])
-    assert previous.job_id == job.id
+    assert previous.job_id == reported.id
     assert node.jobs.succeed(again.id, "worker", objects(again, "PACS"), {}, after(9))
     assert node.studies.reroute(STUDY)
-    assert node.studies.route(STUDY, 1, "applies", [NewJob(STUDY, 1, "liver", {}, "same")], UNDECIDED, NOW)
+    assert node.studies.route(STUDY, 1, "applies", same, UNDECIDED, NOW)
     assert len(node.jobs.list()) == 3
 
 
@@ -194,11 +232,10 @@ def test_a_result_stands_again_once_the_report_of_none_is_withdrawn(node: Node) 
     node.store(received())
     node.route("liver", fingerprint="same")
     assert node.succeed(node.claim(), "PACS")
-    assert node.studies.reroute(STUDY)
-    assert node.studies.ignore(STUDY, 1, "the model folder is gone", UNDECIDED, NOW, reports=[no_input(node)])
-    job = node.claim(now=after(5))
-    assert node.jobs.succeed(job.id, "worker", objects(job, "PACS")[1:], {}, after(5))
-    assert node.results.withdraw(job.id, "", after(6))
+    ignore(node)
+    assert node.report(missing())
+    reported = write(node, 5)
+    assert node.results.withdraw(reported.id, "", after(6))
     assert node.studies.reroute(STUDY)
     assert node.studies.route(STUDY, 1, "applies", [NewJob(STUDY, 1, "liver", {}, "same")], UNDECIDED, NOW)
     assert [kind for kind, _ in kinds(node)] == [ANALYSIS, NO_RESULT, JobKind.WITHDRAWAL]

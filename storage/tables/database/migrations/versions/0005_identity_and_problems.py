@@ -52,6 +52,22 @@ def upgrade() -> None:
     op.add_column("delivery", sa.Column("warning", sa.String(), nullable=False, server_default=""))
     op.add_column("delivery", sa.Column("coerced", sa.Boolean(), nullable=False, server_default=sa.false()))
     op.add_column("delivery", sa.Column("stored_as", sa.JSON(), nullable=True))
+    op.add_column("study", sa.Column("report_marked_at", sa.DateTime(timezone=True), nullable=True))
+    op.create_index("ix_study_report", "study", ["report_marked_at"], unique=False)
+    op.add_column("job", sa.Column("why", sa.String(length=32), nullable=True))
+    _name_applications_of_reports()
+
+
+def _name_applications_of_reports() -> None:
+    """Let each report of no result list its application, as reports on several applications do."""
+    job = sa.table(
+        "job", sa.column("id", sa.Integer), sa.column("application", sa.String), sa.column("kind", sa.String),
+        sa.column("detail", sa.JSON),
+    )  # fmt: skip
+    connection = op.get_bind()
+    for row in connection.execute(sa.select(job).where(job.c.kind == "NO_RESULT")).all():
+        detail = {**row.detail, "applications": [{"application": row.application, **row.detail}], "contents": ""}
+        connection.execute(sa.update(job).where(job.c.id == row.id).values(detail=detail))
 
 
 def _add_subjects() -> None:

@@ -1,0 +1,54 @@
+"""The gathering of everything that the routing of a study depends on, from the database and from headers."""
+
+from collections.abc import Collection
+
+from dicom_node.route.earlier_studies import EarlierStudies
+from dicom_node.route.recognition import ReceivedSeries, SeriesRecogniser
+from dicom_node.route.routing import RoutableStudy
+from dicom_node.route.urgency import Urgency
+from storage.records.studies import Study
+from storage.tables.studies import Studies
+
+
+class RoutableStudies:
+    """The reader of routable studies. `earlier` is None if no application asks for earlier studies."""
+
+    def __init__(
+        self,
+        studies: Studies,
+        received: ReceivedSeries,
+        recogniser: SeriesRecogniser,
+        earlier: EarlierStudies | None,
+        urgency: Urgency,
+    ) -> None:
+        self._studies = studies
+        self._received = received
+        self._recogniser = recogniser
+        self._earlier = earlier
+        self._urgency = urgency
+
+    def read(self, study: Study, only: Collection[str] | None = None) -> RoutableStudy:
+        """Read a study, or `only` these of its series. Raises OSError if its files cannot be read now."""
+        uid = study.study_instance_uid
+        own = self._received.own_results(uid)
+        series = [s for s in self._received.besides(uid, own) if only is None or s.series_instance_uid in only]
+        looked = [self._recogniser.look(s) for s in series]
+        callers = self._studies.callers(uid)
+        return RoutableStudy(
+            study_instance_uid=uid,
+            revision=study.revision,
+            series=series,
+            recognised=[recognised for recognised, _ in looked],
+            stated=[stated for _, stated in looked],
+            callers=frozenset(caller.strip() for caller in callers),
+            analysed=frozenset(self._studies.analysed(uid)),
+            priority=self._urgency.of(study.priority, callers),
+            own=own,
+            earlier=() if self._earlier is None else self._earlier.before(uid),
+        )
+
+    def unread(self, study: Study) -> RoutableStudy:
+        """Return a study as far as the database knows it, after its headers turned out to be unusable."""
+        uid = study.study_instance_uid
+        own = self._received.own_results(uid)
+        return RoutableStudy(uid, study.revision, self._received.besides(uid, own), own=own)
