@@ -30,6 +30,8 @@ DIRECTION = "gradient direction"  # (x, y, z), as the vendor writes it
 POSITION = "ImagePositionPatient"
 TIME = "TemporalPositionIdentifier"
 TRIGGER_TIME = "TriggerTime"
+LABELLING = "spin labelling"  # LABEL or CONTROL
+PHASE_NUMBER = "phase number"  # Philips: of the heart, or after the labelling of spins
 NOT_COMPLEX = frozenset({"CT", "PT"})  # modalities whose images are no part of a complex signal
 SPATIAL = frozenset(Tag(k) for k in ("StackID", "InStackPositionNumber", POSITION, "PlanePositionSequence"))
 
@@ -199,7 +201,8 @@ def _plane(
 
 def _classic_differences(ds: Dataset) -> dict[str, Any]:
     diffusion = weighting(ds)
-    content = content_of(ds.get("ImageType"), ds.get("ComplexImageComponent"), PrivateElements(ds))
+    private = PrivateElements(ds)
+    content = content_of(ds.get("ImageType"), ds.get("ComplexImageComponent"), private)
     return {
         ECHO_TIME: number(ds.get(ECHO_TIME)),
         "InversionTime": number(ds.get("InversionTime")) or None,
@@ -207,6 +210,8 @@ def _classic_differences(ds: Dataset) -> dict[str, Any]:
         FRAME_TYPE: content.frame_type or _directions(ds, diffusion.b_value),
         B_VALUE: number(diffusion.b_value),
         DIRECTION: diffusion.direction,
+        LABELLING: private.text(0x2005, "Philips MR Imaging DD 005", 0x29, "PHILIPS").upper() or None,
+        PHASE_NUMBER: number(private.text(0x2001, "Philips Imaging DD 001", 0x08, "PHILIPS")),
         TIME: number(ds.get(TIME)),
         TRIGGER_TIME: number(ds.get(TRIGGER_TIME)) or None,
         "FlipAngle": number(ds.get("FlipAngle")),
@@ -231,6 +236,7 @@ def _enhanced_differences(ds: Dataset, frame: int) -> dict[str, Any]:
         FRAME_TYPE: content.frame_type or _directions(functional(ds, frame, "MRDiffusionSequence"), b_value),
         B_VALUE: b_value,
         DIRECTION: direction(gradient[0].get("DiffusionGradientOrientation")) if gradient else None,
+        LABELLING: found("MRArterialSpinLabelingSequence", "ASLContext") or None,
         TIME: number(found("FrameContentSequence", "TemporalPositionIndex")),
         TRIGGER_TIME: number(found("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime")) or None,
         "FlipAngle": number(found("MRTimingAndRelatedParametersSequence", "FlipAngle")),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -228,3 +229,20 @@ def test_what_states_no_b_value_is_unweighted_only_if_it_is_brighter(
     if b_value is not None:
         adc = adc_map([v.array for v in volumes], [v.told_apart["b-value"] for v in volumes]).values
         assert adc == pytest.approx(np.log(3) / 1500 * 1e6, rel=1e-3)  # um2/s
+
+
+def test_labelled_and_control_images_of_every_phase_are_volumes_of_their_own(tmp_path: Path) -> None:
+    """Multi-phase ASL of Philips tells them by private attributes alone."""
+    series = []
+    for number, (label, phase, place) in enumerate(product(("LABEL", "CONTROL"), (1, 2, 3), range(SLICES))):
+        ds = image(number, ImagePositionPatient=[0, 0, 4 * place], Manufacturer="Philips")
+        ds.private_block(0x2005, "Philips MR Imaging DD 005", create=True).add_new(0x29, "CS", label)
+        ds.private_block(0x2001, "Philips Imaging DD 001", create=True).add_new(0x08, "IS", phase)
+        series.append(ds)
+    volumes = read_volumes(write(tmp_path, *series))
+    assert {(v.told_apart["spin labelling"], v.told_apart["phase number"]) for v in volumes} == set(
+        product(("LABEL", "CONTROL"), (1.0, 2.0, 3.0))
+    )
+    assert all(v.array.shape[0] == SLICES for v in volumes)
+    found = recognise_headers(read_headers(sorted(tmp_path.iterdir())))
+    assert (found.kind, found.volumes, found.problem) == (Kind.ASL, 6, "")
