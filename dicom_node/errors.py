@@ -17,6 +17,7 @@ NodeError                    any failure that the project raises on purpose
 │   ├── NotNegotiated        a C-STORE uses a presentation context that is not for storing its SOP class
 │   ├── Unfileable           the UIDs of an instance cannot be names of files
 │   ├── InputRefused         the images cannot be used, and the message says why
+│   ├── PatientConflict      the images of a job state different patients
 │   └── ModelRefused         a model folder cannot be used, and the message says why
 └── PacsUnavailable          the PACS of the demo could not be started
 
@@ -33,6 +34,10 @@ class ConfigurationError(Permanent):
     def __init__(self, mistakes: list[str]) -> None:
         self.mistakes = mistakes
         super().__init__("\n".join(mistakes))
+
+
+class PatientConflict(Permanent):
+    """The images of a job state different patients, so no object can be made of them, not even a report."""
 
 
 class PeerRefused(Permanent):

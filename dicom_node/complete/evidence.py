@@ -16,6 +16,9 @@ DICOM has no message that says "this was all". The evidence there is, the strong
 6. The quiet period has passed with an association open, or after one was aborted.
 7. The maximum age is reached.
 
+A correction of the patient that has not reached every instance makes a study wait up to the maximum age, whatever the
+evidence.
+
 Evidence that something is missing makes a study wait for the quiet period, and is named when that has passed. Only MPPS
 overrules it, because MPPS lists the very instances; 2 and 3 must not be contradicted. An aborted association always
 makes the study wait longer, because the scanner will most likely try again.
@@ -55,6 +58,8 @@ def strongest_evidence(study: StudyEvidence, inventory: Inventory, rule: Complet
     if running:
         what = "while a procedure step is" if running == 1 else f"while {running} procedure steps are"
         return Basis(Evidence.MAXIMUM_AGE, _doubts(study, inventory, rule), None, f"{what} IN PROGRESS")
+    if inventory.correction:
+        return Basis(Evidence.MAXIMUM_AGE, _doubts(study, inventory, rule), None, f"while {inventory.correction}")
     if steps.completed and steps.referenced and not steps.missing:
         return _proven(study, rule, Evidence.PROCEDURE_STEP, _steps_text(steps))
     if doubts := _doubts(study, inventory, rule):

@@ -53,13 +53,18 @@ class SeriesCount:
 
 @dataclass(frozen=True)
 class Inventory:
-    """The instances of a study that are here: `own` counts the results of this node, `images` all others."""
+    """The instances of a study that are here: `own` counts the results of this node, `images` all others.
+
+    An instance that is filed in several series counts once. `correction` says how far a correction of the patient has
+    come; it is empty if none is under way.
+    """
 
     images: int = 0
     own: int = 0
     series: tuple[SeriesCount, ...] = ()  # only series that hold images
     steps: StepNumbers = field(default_factory=StepNumbers)
     steps_ended_at: datetime | None = None
+    correction: str = ""
 
     @property
     def short(self) -> list[SeriesCount]:
@@ -106,18 +111,20 @@ def take_inventory(contents: StudyContents) -> Inventory:
     """Count a study. Results of this node that came back, and objects that are no images, declare nothing."""
     here = frozenset(i.sop_instance_uid for i in contents.instances)
     steps = [replace(step, referenced=step.referenced - contents.elsewhere) for step in contents.steps]
-    own = sum(i.own for i in contents.instances)
+    own = len({i.sop_instance_uid for i in contents.instances if i.own})
+    conflict = contents.identities.conflict()
     listed = _listed_completely(steps, here)
     series: dict[str, list[InstanceEvidence]] = defaultdict(list)
     for instance in contents.instances:
         if not instance.own and counts_as_image(instance.sop_class_uid):
             series[instance.series_instance_uid].append(instance)
     return Inventory(
-        images=len(contents.instances) - own,
+        images=len(here) - own,
         own=own,
         series=tuple(_count(uid, _without_captures(found), listed) for uid, found in sorted(series.items())),
         steps=_count_steps(steps, here),
         steps_ended_at=max((s.ended_at for s in steps if s.ended_at is not None), default=None),
+        correction=conflict.text if conflict is not None and conflict.is_correction else "",
     )
 
 

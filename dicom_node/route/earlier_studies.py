@@ -80,6 +80,8 @@ class EarlierStudies:
         problem = _problem(later, visit)
         if problem:
             return EarlierStudy(study_instance_uid, None, problem=problem)
+        if self._instances.identities(study_instance_uid).conflict() is not None:
+            return EarlierStudy(study_instance_uid, None, problem="holds images that state different patients")
         assert later.day is not None
         assert visit.day is not None
         series = tuple(self._received.of_study(study_instance_uid))

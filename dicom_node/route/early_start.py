@@ -47,9 +47,12 @@ class EarlyStarter:
             self._start(job, early, whole, now)
 
     def _route(self, evidence: StudyEvidence, whole: Mapping[str, str]) -> Route | None:
-        """Route the study with its whole series only. Return None if the study does not exist any more."""
+        """Route the study with its whole series only.
+
+        Return None if the study does not exist any more, or if its instances state different patients.
+        """
         study = self._studies.get(evidence.study_instance_uid)
-        if study is None:
+        if study is None or self._routable.conflict(evidence.study_instance_uid) is not None:
             return None
         routable = self._routable.read(replace(study, revision=evidence.revision), only=whole)
         return route(routable, self._applications)

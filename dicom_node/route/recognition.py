@@ -16,6 +16,7 @@ from inference.series.site_table import SiteTable
 from inference.series.study_rule import StudyValues, stated_values
 from storage.log.instances import InstanceStore
 from storage.records.instances import Series
+from storage.records.patients import StudyIdentities
 from storage.tables.results import Results
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,10 @@ class ReceivedSeries:
     def own_results(self, study_instance_uid: str) -> frozenset[str]:
         """Return the SOP Instance UIDs of all results of this node in the study."""
         return frozenset(result.sop_instance_uid for result in self._results.objects(study_instance_uid))
+
+    def identities(self, study_instance_uid: str) -> StudyIdentities:
+        """Return the patients that the instances of a study state."""
+        return self._instances.identities(study_instance_uid)
 
     def of_study(self, study_instance_uid: str) -> list[Series]:
         """Return the series that hold anything but results of this node."""

@@ -6,6 +6,7 @@ from dicom_node.route.earlier_studies import EarlierStudies
 from dicom_node.route.recognition import ReceivedSeries, SeriesRecogniser
 from dicom_node.route.routing import RoutableStudy
 from dicom_node.route.urgency import Urgency
+from storage.records.patients import IdentityConflict
 from storage.records.studies import Study
 from storage.tables.studies import Studies
 
@@ -46,6 +47,10 @@ class RoutableStudies:
             own=own,
             earlier=() if self._earlier is None else self._earlier.before(uid),
         )
+
+    def conflict(self, study_instance_uid: str) -> IdentityConflict | None:
+        """Return the contradiction between the patients that the instances of a study state; None if there is none."""
+        return self._received.identities(study_instance_uid).conflict()
 
     def unread(self, study: Study) -> RoutableStudy:
         """Return a study as far as the database knows it, after its headers turned out to be unusable."""

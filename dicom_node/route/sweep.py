@@ -11,6 +11,7 @@ from dicom_node.route.routable import RoutableStudies
 from dicom_node.route.routing import Route, route, unroutable
 from dicom_node.runtime.logs import fields, unexpected
 from storage.errors import Retriable
+from storage.records.patients import IdentityConflict
 from storage.records.problems import ProblemKind
 from storage.records.studies import Study
 from storage.tables.problems import Problems
@@ -53,6 +54,10 @@ class RoutingSweep:
             uid = study.study_instance_uid
             if self._put_off.get(uid, 0.0) > self._monotonic():
                 continue
+            conflict = self._routable.conflict(uid)
+            if conflict is not None:
+                self._refuse(study, conflict)
+                continue
             try:
                 self._reroute_later(study)
                 found = self._decide(study)
@@ -80,6 +85,17 @@ class RoutingSweep:
             RETRY_SECONDS,
             extra=fields("routing_put_off", study=uid),
         )
+
+    def _refuse(self, study: Study, conflict: IdentityConflict) -> None:
+        """End the routing of a study whose instances state different patients.
+
+        Nothing is sent, no report either: it would carry one of the patients.
+        """
+        uid, revision = study.study_instance_uid, study.revision
+        reason = f"not analysed, and nothing is sent: {conflict.text}"
+        if self._studies.refuse(uid, revision, conflict, reason, self._now()):
+            extra = fields("patient_correction_incomplete" if conflict.is_correction else "patients_mixed", study=uid)
+            log.error("The study is not analysed, and nothing is sent: %s", conflict.text, extra=extra)
 
     def _reroute_later(self, study: Study) -> None:
         """Route later studies of the patient again, because this one may be an earlier time point of theirs.

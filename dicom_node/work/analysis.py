@@ -9,6 +9,7 @@ from dicom_node.objects.build import build_objects
 from dicom_node.read.visits import SAMPLES, read_acquisition_date
 from dicom_node.runtime.logs import fields
 from dicom_node.work.applications import WarmApplications
+from dicom_node.work.one_patient import ensure_files_of_one_patient
 from dicom_node.work.output import JobResult, Outputs
 from dicom_node.work.withdrawal import WithdrawalTask
 from inference.contract.application import Progress
@@ -45,6 +46,7 @@ class AnalysisTask:
         """
         application = self._applications.load(job.application)
         inputs = self._inputs(job, detail)
+        ensure_files_of_one_patient(path for series in inputs.values() for path in series.paths)
         started = time.monotonic()
         findings = application.run(inputs, self._engine, _log_progress(job))
         findings = replace(

@@ -9,6 +9,7 @@ from dicom_node.work.analysis import AnalysisTask
 from dicom_node.work.applications import WarmApplications
 from dicom_node.work.first_images import FirstImages
 from dicom_node.work.no_result import NoResultTask
+from dicom_node.work.one_patient import ensure_studies_of_one_patient
 from dicom_node.work.output import JobResult, Outputs
 from dicom_node.work.withdrawal import WithdrawalTask
 from inference.engine.models import TorchEngine
@@ -24,13 +25,16 @@ class Tasks:
     analysis: AnalysisTask
     no_result: NoResultTask
     withdrawal: WithdrawalTask
+    instances: InstanceStore
 
     def perform(self, job: Job) -> JobResult:
         """Do the job, and return its result. Any failure is raised, and nothing of a failed attempt is sent."""
         match job.detail:
             case AnalysisDetail() as detail:
+                ensure_studies_of_one_patient(self.instances, (job.study_instance_uid, *detail.earlier))
                 return self.analysis.perform(job, detail)
             case NoResultDetail() as detail:
+                ensure_studies_of_one_patient(self.instances, [job.study_instance_uid])
                 return self.no_result.perform(job, detail)
             case WithdrawalDetail() as detail:
                 return self.withdrawal.perform(job, detail)
@@ -57,4 +61,5 @@ def build_tasks(
         analysis=AnalysisTask(engine, applications, instances, outputs, withdrawal),
         no_result=NoResultTask(applications, outputs, first_images, withdrawal),
         withdrawal=withdrawal,
+        instances=instances,
     )

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import NoReturn
 
+from dicom_node.errors import PatientConflict
 from dicom_node.runtime.backoff import Backoff
 from dicom_node.runtime.logs import fields
 from dicom_node.runtime.serve import serve
@@ -158,6 +159,8 @@ def _reason(error: Exception) -> str:
     return f"unexpected {type(error).__name__}; see the worker's log"
 
 
-def _why(error: Exception) -> WhyNoResult:
-    """Return the kind of reason that the report of this failure gives."""
+def _why(error: Exception) -> WhyNoResult | None:
+    """Return the kind of reason that the report of this failure gives; None if no report may be sent."""
+    if isinstance(error, PatientConflict):
+        return None
     return error.why if isinstance(error, InputRefused) else WhyNoResult.FAILURE

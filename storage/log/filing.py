@@ -22,7 +22,7 @@ from storage.records.instances import Facts, ReceivedInstance, Stored
 from storage.records.patients import NOBODY, PatientIdentity
 from storage.records.problems import ProblemKind
 from storage.records.studies import Event, Stage, StudyState
-from storage.tables.commitments import note_filed, set_aside
+from storage.tables.commitments import note_last_filed, set_aside
 from storage.tables.database import schema
 from storage.tables.database.connection import Database, changed, chunks, insert_if_absent
 from storage.tables.events import add_event
@@ -230,7 +230,7 @@ class Filing:
         for study in studies.values():
             study.write(session)
         tell_copies(session, copies)
-        note_filed(session, filed)
+        note_last_filed(session, filed)
         return outcomes
 
     def _study(self, session: Session, studies: dict[str, StudyUpdate], entry: IndexEntry) -> StudyUpdate:

@@ -17,13 +17,14 @@ from storage.log.files import dataset_offset
 from storage.log.filing import FeedsInputs, Filing
 from storage.log.header import scan_header
 from storage.records.instances import UID, Facts, Instance, ReceivedInstance, Series, Stored
+from storage.records.patients import StudyIdentities
 from storage.records.problems import ProblemKind
 from storage.records.studies import Event, Stage
 from storage.tables.commitments import set_aside
 from storage.tables.database import schema
 from storage.tables.database.connection import Database
 from storage.tables.events import add_event
-from storage.tables.patients import PATIENT_KEY, PatientKey
+from storage.tables.patients import PATIENT_KEY, PatientKey, study_identities
 from storage.tables.problems import open_problem
 
 log = logging.getLogger(__name__)
@@ -102,6 +103,11 @@ class InstanceStore:
             )
             for uid, instances in ((uid, tuple(group)) for uid, group in grouped)
         ]
+
+    def identities(self, study_instance_uid: str) -> StudyIdentities:
+        """Return the patients that the instances of a study state, as keyed hashes."""
+        with self._database.reading() as session:
+            return study_identities(session, study_instance_uid)
 
     def _record(self, row: schema.InstanceRow) -> Instance:
         return Instance(

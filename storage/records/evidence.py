@@ -5,6 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from storage.records.instances import Facts
+from storage.records.patients import StudyIdentities
 from storage.records.procedure_steps import ProcedureStepState
 
 
@@ -119,3 +120,4 @@ class StudyContents:
     instances: tuple[InstanceEvidence, ...]
     steps: tuple[StepEvidence, ...] = ()
     elsewhere: frozenset[str] = frozenset()
+    identities: StudyIdentities = field(default_factory=StudyIdentities)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
-from itertools import combinations
+from itertools import combinations, permutations
 from typing import Any
 
 MOST_IDENTITIES = 64  # of one study; a study with more is of several patients without comparing each pair
@@ -28,7 +28,13 @@ class PatientIdentity:
 
         The patient's name is not compared, because its spelling varies.
         """
-        return bool(differences((self, other)))
+        return bool(contradictions((self, other)))
+
+    def agrees(self, other: "PatientIdentity") -> bool:
+        """Return True if both state the same Patient ID, and contradict each other in nothing."""
+        return self == other or (
+            bool(self.patient_id) and self.patient_id == other.patient_id and not self.contradicts(other)
+        )
 
     def names(self, other: "PatientIdentity") -> bool:
         """Return True if the Patient ID of `other` is among the other Patient IDs of this one."""
@@ -50,7 +56,7 @@ class PatientIdentity:
 NOBODY = PatientIdentity()
 
 
-def differences(identities: Sequence[PatientIdentity]) -> list[str]:
+def contradictions(identities: Sequence[PatientIdentity]) -> list[str]:
     """Return the attributes by which the identities contradict one another, as DICOM names them."""
     found = []
     if _distinct(i.patient_id for i in identities) > 1:
@@ -105,10 +111,10 @@ class StudyIdentities:
         It is a correction if one instance was seen under both identities, or if one identity lists the ID of the other
         among its Other Patient IDs. Otherwise images of several patients were mixed up.
         """
-        differing = differences([group.identity for group in self.groups])
+        differing = contradictions([group.identity for group in self.groups])
         if not differing:
             return None
-        attributes = _listed(differing)
+        attributes = listed(differing)
         total = sum(group.instances for group in self.groups)
         if self._is_one_patient():
             newest = max(self.groups, key=lambda group: group.last_received_at)
@@ -119,23 +125,26 @@ class StudyIdentities:
         )
 
     def _is_one_patient(self) -> bool:
-        """Return True if every contradiction is explained by corrections, directly or through further identities."""
+        """Return True if a correction explains every contradiction."""
         if len(self.groups) > MOST_IDENTITIES:
             return False
         identities = [group.identity for group in self.groups]
-        group_of = list(range(len(identities)))
-        involved = set()
-        for a, b in combinations(range(len(identities)), 2):
-            one, other = identities[a], identities[b]
-            is_contradiction = one.contradicts(other)
-            if is_contradiction:
-                involved |= {a, b}
-            same = bool(one.patient_id) and one.patient_id == other.patient_id and not is_contradiction
-            if same or {(a, b), (b, a)} & self.corrected or one.names(other) or other.names(one):
-                joined = group_of[b]
-                group_of = [group_of[a] if group == joined else group for group in group_of]
-        return len({group_of[n] for n in involved}) == 1
+        corrections = [(identities[a], identities[b]) for a, b in self.corrected]
+        corrections += [(one, other) for one, other in permutations(identities, 2) if one.names(other)]
+        return all(
+            _explains(corrections, one, other) for one, other in combinations(identities, 2) if one.contradicts(other)
+        )
 
 
-def _listed(words: Sequence[str]) -> str:
+def _explains(
+    corrections: Sequence[tuple[PatientIdentity, PatientIdentity]], one: PatientIdentity, other: PatientIdentity
+) -> bool:
+    return any(
+        (before.agrees(one) and after.agrees(other)) or (before.agrees(other) and after.agrees(one))
+        for before, after in corrections
+    )
+
+
+def listed(words: Sequence[str]) -> str:
+    """Join words as in a sentence."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -191,7 +191,7 @@ def set_aside(session: Session, file: str, sop_instance_uid: str, received_at: d
         )
 
 
-def note_filed(session: Session, filed: Mapping[str, datetime]) -> None:
+def note_last_filed(session: Session, filed: Mapping[str, datetime]) -> None:
     """Note when content of these SOP instances was acknowledged that is part of a study, if other is kept aside."""
     row = schema.AsideRow
     if session.scalar(select(row.file).limit(1)) is None:

@@ -20,6 +20,7 @@ from storage.records.procedure_steps import ProcedureStepState
 from storage.records.studies import Stage, StudyState
 from storage.tables.database import schema
 from storage.tables.database.connection import chunks
+from storage.tables.patients import study_identities
 
 
 def study_evidence(session: Session, study_instance_uid: str | None) -> list[StudyEvidence]:
@@ -72,6 +73,7 @@ def study_contents(session: Session, study_instance_uid: str) -> StudyContents:
         ),
         steps=tuple(StepEvidence(state, frozenset(listed), at) for state, listed, at in steps),
         elsewhere=elsewhere,
+        identities=study_identities(session, study_instance_uid),
     )
 
 

@@ -135,12 +135,13 @@ class Jobs:
         reason: str,
         retry_at: datetime | None,
         now: datetime,
-        why: WhyNoResult = WhyNoResult.FAILURE,
+        why: WhyNoResult | None = WhyNoResult.FAILURE,
     ) -> JobState:
         """Move the job from RUNNING to RETRYING at `retry_at`, or to FAILED if that is None. Return its state.
 
-        `why` and `reason` go into the report of a failed analysis. A superseded job is CANCELLED instead.
-        Nothing changes if this worker no longer holds the job. Raises Permanent if there is no such job.
+        `why` and `reason` go into the report of a failed analysis; without `why` there is no report. A superseded job
+        is CANCELLED instead. Nothing changes if this worker no longer holds the job. Raises Permanent if there is no
+        such job.
         """
         job = schema.JobRow
         with self._database.session() as session:
@@ -201,7 +202,7 @@ class Jobs:
         retry_at: datetime | None,
         now: datetime,
         counts: bool = True,
-        why: WhyNoResult = WhyNoResult.FAILURE,
+        why: WhyNoResult | None = WhyNoResult.FAILURE,
     ) -> Sequence[schema.JobRow]:
         """Move jobs that are not superseded from RUNNING to RETRYING or FAILED, and mark the studies of those."""
         job = schema.JobRow
@@ -220,7 +221,7 @@ class Jobs:
             what = "failed for good" if retry_at is None else "will run again"
             text = f"{of_side(row.application, row.side)}: job {row.id} {what}: {reason}"
             add_event(session, Event(now, row.study_instance_uid, row.revision, Stage.WARNING, text, row.id))
-            if retry_at is None and row.kind is JobKind.ANALYSIS:
+            if retry_at is None and row.kind is JobKind.ANALYSIS and why is not None:
                 mark_for_report(session, row.study_instance_uid, now)
         return rows
 

@@ -100,11 +100,6 @@ class Patients:
             identity = None if study is None else study.subject
         return [uid for uid in self._studies(identity or "") if uid != study_instance_uid]
 
-    def of_study(self, study_instance_uid: str) -> StudyIdentities:
-        """Return the patients that the instances of this study state."""
-        with self._database.reading() as session:
-            return study_identities(session, study_instance_uid)
-
     def _studies(self, identity: str) -> list[str]:
         if len(identity) <= _NAME_LENGTH:
             return []

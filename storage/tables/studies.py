@@ -16,6 +16,7 @@ from storage.records.evidence import (
     StudyEvidence,
 )
 from storage.records.jobs import JobKind, NewJob, of_side
+from storage.records.patients import IdentityConflict
 from storage.records.problems import ProblemKind
 from storage.records.routing import EarlyStart, RoutingDecision
 from storage.records.studies import Event, Stage, Study, StudyState
@@ -23,8 +24,9 @@ from storage.tables.database import schema
 from storage.tables.database.connection import Database, changed
 from storage.tables.events import add_event, events
 from storage.tables.evidence import count_own_results, study_contents, study_evidence
-from storage.tables.problems import close_problem
+from storage.tables.problems import close_problem, open_problem
 from storage.tables.queueing import (
+    cancel,
     enqueue_unless_standing,
     hold_jobs,
     mark_for_report,
@@ -181,11 +183,37 @@ class Studies:
             _warn(session, study_instance_uid, revision, warnings, now)
             supersede_unfit(session, study_instance_uid, revision, [job.application for job in jobs], now)
             mark_for_report(session, study_instance_uid, now)
+            _close_identity_problems(session, study_instance_uid)
             for kind in (ProblemKind.MACHINE_TROUBLE, ProblemKind.ROUTING_FAILED):
                 close_problem(session, kind, study_instance_uid)
             for job in jobs:
                 hold_jobs(session, job.study_instance_uid, job.application)
                 enqueue_unless_standing(session, job, now)
+            return True
+
+    def refuse(
+        self, study_instance_uid: str, revision: int, conflict: IdentityConflict, reason: str, now: datetime
+    ) -> bool:
+        """Move the study from COMPLETE to IGNORED, because its instances state different patients.
+
+        Jobs of earlier revisions that have not ended are superseded, and nothing is reported to any destination,
+        because every object carries one patient. A problem says what is wrong; it ends when the study is routed again
+        without a conflict. Return False if the study is no longer COMPLETE.
+        """
+        job = schema.JobRow
+        kind = ProblemKind.CORRECTION_INCOMPLETE if conflict.is_correction else ProblemKind.PATIENTS_MIXED
+        text = f"Nothing is analysed or sent of this study: {conflict.text}"
+        with self._database.session() as session:
+            if not _move(session, study_instance_uid, revision, StudyState.COMPLETE, StudyState.IGNORED, reason):
+                return False
+            _keep_decision(session, study_instance_uid, revision, RoutingDecision(), now)
+            _warn(session, study_instance_uid, revision, [reason], now)
+            here = schema.StudyRow.study_instance_uid == study_instance_uid
+            changed(session, update(schema.StudyRow).where(here).values(report_marked_at=None))
+            waiting = and_(job.study_instance_uid == study_instance_uid, job.kind != JobKind.WITHDRAWAL)
+            cancel(session, waiting, revision, "superseded: the study states different patients", now)
+            _close_identity_problems(session, study_instance_uid, besides=kind)
+            open_problem(session, kind, study_instance_uid, text, study_instance_uid)
             return True
 
     def callers(self, study_instance_uid: str) -> set[str]:
@@ -292,6 +320,12 @@ def _move(
         .values(state=end, reason=reason)
     )
     return changed(session, statement) == 1
+
+
+def _close_identity_problems(session: Session, study_instance_uid: str, besides: ProblemKind | None = None) -> None:
+    for kind in (ProblemKind.PATIENTS_MIXED, ProblemKind.CORRECTION_INCOMPLETE):
+        if kind is not besides:
+            close_problem(session, kind, study_instance_uid)
 
 
 def _warn(session: Session, study_instance_uid: str, revision: int, warnings: Sequence[str], now: datetime) -> None:
