@@ -9,6 +9,8 @@ from typing import Any
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from storage.log.patient_header import stated_birth_date, stated_sex
+
 SAMPLES = 3  # images of a study to try: one readable header is enough
 _ELEMENTS = [
     "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex",
@@ -20,7 +22,7 @@ _ELEMENTS = [
 class Visit:
     """The patient, the date and the time of a study, as one of its headers gives them.
 
-    An attribute that the header lacks is empty, or None for the day.
+    An attribute that the header does not state is empty, or None for the day.
     """
 
     patient_id: str
@@ -61,8 +63,8 @@ def visit_of(ds: Dataset) -> Visit:
     return Visit(
         patient_id=_text(ds.get("PatientID")),
         issuer=_text(ds.get("IssuerOfPatientID")),
-        birth_date=_text(ds.get("PatientBirthDate")),
-        sex=_text(ds.get("PatientSex")),
+        birth_date=stated_birth_date(_text(ds.get("PatientBirthDate"))),
+        sex=stated_sex(_text(ds.get("PatientSex"))),
         day=day or acquisition_date(ds),
         time=f"{whole:0<6}.{fraction:0<6}" if whole.isdigit() else "",
     )

@@ -22,7 +22,7 @@ def ensure_studies_of_one_patient(instances: InstanceStore, study_instance_uids:
 
 
 def ensure_files_of_one_patient(paths: Iterable[Path]) -> None:
-    """Raise PatientConflict if these files state different patients, InputRefused if one cannot be read."""
+    """Raise PatientConflict if these files state different patients, OSError if the disk does not give one."""
     differing = contradictions(list({read_identity(path) for path in paths}))
     if differing:
         raise PatientConflict(

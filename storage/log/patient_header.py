@@ -14,7 +14,6 @@ from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset, read_partial
 
-from storage.errors import InputRefused
 from storage.records.patients import NOBODY, PatientIdentity
 
 SPECIFIC_CHARACTER_SET = 0x00080005
@@ -38,7 +37,7 @@ PATIENT_ELEMENTS = (
 _LAST = 0x0010FFFF
 _LARGEST_SEQUENCE = 2**14  # bytes; a longer list of IDs is nobody's
 _LARGEST_REMEMBERED = 2**12  # bytes
-_SEXES = frozenset("MFO")  # the defined terms; some systems write U, which states nothing
+_SEXES = frozenset("MFO")  # PS3.3 C.7.1.1
 _DATE = re.compile(r"[0-9]{4}(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])")
 
 
@@ -50,13 +49,27 @@ def identity_of(values: Mapping[int, bytes]) -> PatientIdentity:
 
 
 def read_identity(path: Path) -> PatientIdentity:
-    """Read the identity from a file, without what follows the patient. Raises InputRefused if it cannot be read."""
-    try:
-        with path.open("rb") as file:
+    """Read the identity from a file, without what follows the patient. Damaged bytes state nothing. Raises OSError."""
+    with path.open("rb") as file:
+        try:
             ds = read_partial(file, stop_when=lambda tag, vr, length: tag > _LAST, specific_tags=list(PATIENT_ELEMENTS))
-        return identity_of(raw_values(ds))
-    except Exception as error:  # damaged bytes make a parser fail in many ways
-        raise InputRefused(f"the header of an image cannot be read ({type(error).__name__})") from None
+            return identity_of(raw_values(ds))
+        except OSError:
+            raise
+        except Exception:  # a parser fails in many ways; whoever reads the image will say so
+            return NOBODY
+
+
+def stated_birth_date(text: str) -> str:
+    """Return the date as eight digits; empty if it is none. 1901.02.03 is a date of ACR-NEMA times."""
+    digits = text.replace(".", "")
+    return digits if _DATE.fullmatch(digits) else ""
+
+
+def stated_sex(text: str) -> str:
+    """Return M, F or O; empty for anything else, such as the U of some systems, which states nothing."""
+    letter = text.upper()
+    return letter if letter in _SEXES else ""
 
 
 def raw_values(ds: Dataset) -> dict[int, bytes]:
@@ -112,12 +125,11 @@ def _identity(
     pairs = [(text(one), "") for one in (other_ids or b"").split(b"\\")]
     values = (listed or b"").split(b"\\")
     pairs += [(text(one), text(from_)) for one, from_ in zip(values[::2], values[1::2], strict=False)]
-    date, letter = text(birth_date).replace(".", ""), text(sex).upper()  # 1901.02.03 is a date of ACR-NEMA times
     identity = PatientIdentity(
         patient_id=text(patient_id),
         issuer=text(issuer),
-        birth_date=date if _DATE.fullmatch(date) else "",
-        sex=letter if letter in _SEXES else "",
+        birth_date=stated_birth_date(text(birth_date)),
+        sex=stated_sex(text(sex)),
         others=tuple(sorted({pair for pair in pairs if pair[0]})),
     )
     return NOBODY if identity == NOBODY else identity

@@ -64,8 +64,8 @@ configure("work", "DEBUG")
 folder = Path(sys.argv[2])
 application = SimpleNamespace(run=lambda *_: rich_findings(read(Path(sys.argv[3]))))
 worker = build_worker(
-    open_stores(Database(sys.argv[1]), folder), ConfiguredApplication("liver", ("pacs",), None), application,
-    {"pacs": EVERYTHING}, folder,
+    open_stores(Database(sys.argv[1]), folder.parent / "instances"), ConfiguredApplication("liver", ("pacs",), None),
+    application, {"pacs": EVERYTHING}, folder,
 )
 worker.work_one()
 """
