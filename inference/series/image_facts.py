@@ -16,7 +16,7 @@ from pydicom.tag import Tag
 from inference.headers.diffusion import b_value
 from inference.headers.image_content import MAGNITUDE, code_strings, content_of, ge_component
 from inference.headers.private import PrivateElements
-from inference.series.units import PixelUnit, unit_of
+from inference.series.units import PixelUnit, pixel_unit_of
 from inference.volumes.planes import is_enhanced, number, shared_groups
 
 NO_AGENT = frozenset({"", "NO", "NONE", "N", "0", "NIL", "NA", "N/A", "NO CONTRAST", "WITHOUT"})
@@ -344,7 +344,7 @@ def _unit(where: _Classic | _Enhanced) -> PixelUnit:
     codes = where.group("RealWorldValueMappingSequence").get("MeasurementUnitsCodeSequence") or ()
     texts = [str(code.get("CodeValue") or "") for code in codes]
     texts.append(str(where.group("PixelValueTransformationSequence").get("RescaleType") or ""))
-    return next((unit for text in texts if (unit := unit_of(text)) is not PixelUnit.NONE), PixelUnit.NONE)
+    return next((unit for text in texts if (unit := pixel_unit_of(text)) is not PixelUnit.NONE), PixelUnit.NONE)
 
 
 def _position(where: _Classic | _Enhanced) -> tuple[float, ...]:

@@ -3,6 +3,7 @@
 import re
 from enum import StrEnum
 
+from inference.headers.units import unit_of
 from inference.series.kinds import Kind
 
 
@@ -20,14 +21,16 @@ class PixelUnit(StrEnum):
     OTHER = "another quantity"
 
 
-SPELLINGS = (  # of RescaleType and of UCUM, where "US" means unspecified, and "us" microseconds
-    (r"(us|ms|msec|s|sec|millisec(ond)?s?|seconds?)", PixelUnit.TIME),
-    (r"(hz|khz|1/m?s|/m?s|m?s-1|m?s\^-1|s\*\*-1)", PixelUnit.RATE),
-    (r".*(mm|um|µm|cm)(\^|\*\*)?[2²]/m?s.*", PixelUnit.DIFFUSIVITY),
-    (r"(%|percent|per ?cent|pct)", PixelUnit.FRACTION),
+BY_DIMENSION = {
+    (("s", 1),): PixelUnit.TIME,
+    (("s", -1),): PixelUnit.RATE,
+    (("m", 2), ("s", -1)): PixelUnit.DIFFUSIVITY,
+    (): PixelUnit.FRACTION,
+    (("rad", 1),): PixelUnit.ANGLE,
+    (("m", 1), ("s", -1)): PixelUnit.VELOCITY,
+}
+BY_SPELLING = (  # what no dimension tells
     (r".*ml.*/.*(100|g|min|ml).*", PixelUnit.FLOW),
-    (r"m?(rad|radians?)|deg(rees?)?", PixelUnit.ANGLE),
-    (r"[cm]?m/s(ec)?", PixelUnit.VELOCITY),
     (r"\[?pp[bm]\]?|°c|cel|celsius|k?pa|mmol/.*|µ?t|mt", PixelUnit.OTHER),
 )
 KINDS = {  # of images whose values have such a unit, and the confidence; None if a map shows one of several things
@@ -42,9 +45,11 @@ KINDS = {  # of images whose values have such a unit, and the confidence; None i
 }
 
 
-def unit_of(text: str) -> PixelUnit:
+def pixel_unit_of(text: str) -> PixelUnit:
     """Return the dimension that a RescaleType or a UCUM code stands for."""
-    if text.strip() in ("US", "HU", "1", ""):
-        return PixelUnit.NONE
     spelled = text.strip().lower()
-    return next((unit for pattern, unit in SPELLINGS if re.fullmatch(pattern, spelled)), PixelUnit.NONE)
+    for pattern, told in BY_SPELLING:
+        if re.fullmatch(pattern, spelled):
+            return told
+    unit = unit_of(text)
+    return PixelUnit.NONE if unit is None or unit.arbitrary else BY_DIMENSION.get(unit.dimension, PixelUnit.NONE)

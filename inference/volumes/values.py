@@ -104,7 +104,7 @@ class Numbers:
 
     @property
     def key(self) -> tuple[MappingSource, Dimension | None]:
-        """What must be the same for all images that are compared."""
+        """The source and the dimension, which must agree among all images that are compared."""
         first = self.pieces[0]
         return first.source, first.unit.dimension if first.unit is not None and first.measured else None
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from inference.headers.image_content import COMPONENT, FRAME_TYPE, ImageContent, content_of, is_signal
@@ -114,6 +115,19 @@ def test_the_unit_one_beside_another_unit_is_no_unit() -> None:
     ds.RealWorldValueMappingSequence = [real_world("1", 0.2)]
     with pytest.raises(InputRefused, match="contradicts itself"):
         numbers(ds, {FRAME_TYPE: "fat fraction"})
+
+
+@pytest.mark.parametrize(
+    ("series", "frame"), [("philips_elition_mprage_classic", None), ("philips_elition_fieldmap_enhanced", 1)]
+)
+def test_the_scale_of_philips_outlives_its_private_creators(test_data: Path, series: str, frame: int | None) -> None:
+    """De-identification often drops the creators and keeps their elements."""
+    ds = dcmread(min((test_data / "mr" / series).iterdir()), stop_before_pixels=True)
+    scaled = numbers(ds, SIGNAL, frame)
+    ds.walk(lambda part, element: part.pop(element.tag) if element.tag.is_private_creator else None)
+    assert numbers(ds, SIGNAL, frame) == scaled
+    ds.Manufacturer = "another"
+    assert numbers(ds, SIGNAL, frame) != scaled
 
 
 def test_ct_is_in_hounsfield_units() -> None:
