@@ -8,6 +8,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
+from highdicom._standard_utils import get_sop_class_iod_map
 from pydicom import dcmread
 from pydicom.config import RAISE
 from pydicom.dataelem import DataElement
@@ -87,6 +88,11 @@ def source_header(path: Path) -> Dataset:
             setattr(ds, keyword, "")
     if "ProcedureCodeSequence" in ds and not ds.ProcedureCodeSequence:
         del ds.ProcedureCodeSequence  # type 3: present means at least one item; some scanners write none
+    if not ds.get("SOPClassUID"):
+        ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID
+    # highdicom looks up by the storage class which attributes of patient and study to copy, and fails for retired and
+    # private classes. These attributes are the same for every class.
+    get_sop_class_iod_map().setdefault(str(ds.SOPClassUID), "mr-image")
     if not ds.get("FrameOfReferenceUID"):
         ds.FrameOfReferenceUID = derived_uid("frame of reference", str(ds.SeriesInstanceUID))
     return ds
