@@ -11,7 +11,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
-from dicom_node.catalogue import load_applications
+from dicom_node.catalogue import ConfiguredApplication, configured_applications, load_applications
 from dicom_node.complete.source_pacs import SourceQuestions
 from dicom_node.complete.sweep import CompletionSweep
 from dicom_node.deliver.commitment_reporter import CommitmentReporter, send_report
@@ -39,6 +39,7 @@ from dicom_node.route.early_start import EarlyStarter
 from dicom_node.route.recognition import ReceivedSeries, SeriesRecogniser
 from dicom_node.route.reporting import NoResultSweep
 from dicom_node.route.routable import RoutableStudies
+from dicom_node.route.routing import route
 from dicom_node.route.sweep import RoutingSweep
 from dicom_node.route.urgency import Urgency
 from dicom_node.runtime.clock import steady_now
@@ -60,6 +61,8 @@ from inference.headers.images import feeds_inputs
 from storage.log.files import FileSystem
 from storage.log.instances import InstanceStore
 from storage.log.journal import Journal, filed_until
+from storage.records.routing import RoutingDecision
+from storage.records.studies import Study
 from storage.tables.commitments import Commitments
 from storage.tables.confirmations import Confirmations
 from storage.tables.database.connection import Database, sqlite_file
@@ -169,13 +172,7 @@ def build_scheduler(settings: Settings, stores: Stores) -> Scheduler:
     """Wire the sweeps, in the order in which a study goes through them, and the tasks beside them."""
     ensure_pinned_version()
     configured = load_applications(settings.application_entries)
-    received = ReceivedSeries(stores.instances, stores.results)
-    recogniser = SeriesRecogniser(settings.site_table)
-    earlier = None
-    if any(a.manifest is not None and a.manifest.earlier for a in configured):
-        earlier = EarlierStudies(stores.patients, stores.instances, received, recogniser)
-    urgency = Urgency({peer.ae_title: peer.priority for peer in settings.peers})
-    routable = RoutableStudies(stores.studies, received, recogniser, earlier, urgency)
+    earlier, routable = _routable(settings, stores, configured)
     early = [a for a in configured if a.starts_on_inputs and a.manifest is not None]
     starter = EarlyStarter(stores.studies, routable, early)
     completion = CompletionSweep(
@@ -203,6 +200,28 @@ def build_scheduler(settings: Settings, stores: Stores) -> Scheduler:
         questions = SourceQuestions(stores.studies, source, settings.completion.rule, completion)
         tasks.append(ScheduledTask("questions to the source", SWEEP_SECONDS, (questions.ask,)))
     return Scheduler(tasks, [DailyTask("removal of stale files", CLEAN_UP_HOUR, stores.instances.remove_stale)])
+
+
+def _routable(
+    settings: Settings, stores: Stores, configured: Sequence[ConfiguredApplication]
+) -> tuple[EarlierStudies | None, RoutableStudies]:
+    received = ReceivedSeries(stores.instances, stores.results)
+    recogniser = SeriesRecogniser(settings.site_table)
+    earlier = None
+    if any(a.manifest is not None and a.manifest.earlier for a in configured):
+        earlier = EarlierStudies(stores.patients, stores.instances, received, recogniser)
+    urgency = Urgency({peer.ae_title: peer.priority for peer in settings.peers})
+    return earlier, RoutableStudies(stores.studies, received, recogniser, earlier, urgency)
+
+
+def try_configuration(settings: Settings, stores: Stores, study: Study) -> RoutingDecision:
+    """Return how `settings` would route a study as it is here. Nothing is enqueued.
+
+    Raises OSError if the images cannot be read.
+    """
+    configured = configured_applications(settings.application_entries)
+    _, routable = _routable(settings, stores, configured)
+    return route(routable.read(study), configured).decision
 
 
 def build_dispatcher(settings: Settings, stores: Stores) -> Dispatcher:

@@ -1,6 +1,7 @@
 """Commands that show what the node does. They change nothing."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -20,7 +21,8 @@ from dicom_node.read.jobs import list_jobs
 from dicom_node.read.problems import find_problem, list_problems
 from dicom_node.read.stores import Stores
 from dicom_node.read.study import read_study
-from dicom_node.read.summary import summarise
+from dicom_node.read.summary import summarise, trial_lines
+from dicom_node.roles import try_configuration
 from dicom_node.settings.check import find_mistakes, find_notes
 from dicom_node.settings.loading import find_config, inspect_config
 from dicom_node.settings.model import Settings
@@ -91,13 +93,26 @@ def study_command(
 def explain_command(
     uid: StudyUID, config: Config = None, as_json: AsJson = False, everything: AllDecisions = False
 ) -> None:
-    """Say why a study is complete or what it waits for, and which series fed which input of which application."""
+    """Say why a study is complete or what it waits for, and which series fed which input of which application.
+
+    With --config, that configuration is tried on the images of the study as well, without running it.
+    """
     explanation = _explain(uid, config)
+    problem = ""
+    if config is not None:
+        settings, stores = open_node(config)
+        try:
+            trial = try_configuration(settings, stores, explanation.detail.study)
+            explanation = replace(explanation, trial=trial)
+        except OSError as error:
+            problem = f"{config} cannot be tried, because the images cannot be read ({error.strerror})"
     if as_json:
         print_json(explanation)
         return
     answer = summary_lines(explanation.detail, summarise(explanation))
     console.print(Group(answer, explanation_tree(explanation)) if everything else answer)
+    for line in [problem] if problem else trial_lines(explanation, str(config)):
+        console.print(escape(line), highlight=False, soft_wrap=True)
 
 
 def _explain(uid: str, config: Config) -> Explanation:

@@ -81,6 +81,8 @@ def _add_routing(tree: Tree, routing: RoutingDecision) -> None:
     for application in routing.applications:
         verdict = "applies" if application.applies else "does not apply"
         node = applications.add(Text(f"{application.title}: {verdict}. {application.reason}"))
+        if application.meant is not None:
+            node.add(Text(f"{'meant' if application.meant else 'not meant'}: {application.meant_because}"))
         if application.bound is not None:
             _add_decisions(node, application.bound, dict(application.wanted))
         for point in application.earlier:

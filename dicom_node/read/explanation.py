@@ -19,11 +19,13 @@ class Explanation:
     """The decisions about a study.
 
     `routing` is None before the study is routed; `waiting` describes the evidence for which a study in RECEIVING waits.
+    `trial` is the decision that another configuration would take on the images that are here; None if none is tried.
     """
 
     detail: StudyDetail
     routing: RoutingDecision | None = None
     waiting: Waiting | None = None
+    trial: RoutingDecision | None = None
 
     @property
     def completion(self) -> tuple[Event, ...]:
@@ -70,6 +72,7 @@ class Explanation:
             "asked": serialise(self.asked),
             "early": serialise(self.early),
             "routing": serialise(self.routing),
+            "trial": serialise(self.trial),
             "jobs": [_job(job) for job in self.detail.jobs],
             "not_delivered": [_delivery(d) for d in self.not_delivered],
             "not_confirmed": [_delivery(d) for d in self.not_confirmed],

@@ -60,6 +60,7 @@ def summarise(explanation: Explanation) -> Summary:
         if started := _started_early(explanation):
             answer.append(started)
     if routing is not None:
+        below += filter(None, map(reporting_line, routing.applications))
         below += _series_passed_over(routing, names)
         below += _earlier_passed_over(routing, names)
     below += [
@@ -68,6 +69,35 @@ def summarise(explanation: Explanation) -> Summary:
     ]
     below += map(delivery_line, (*explanation.not_delivered, *explanation.not_confirmed))
     return Summary(tuple(answer), tuple(below), names)
+
+
+def reporting_line(decision: ApplicationDecision) -> str:
+    """Return a line on the report that an application gives no result; empty if it applies or nothing is known."""
+    if decision.applies or decision.meant is None:
+        return ""
+    if decision.reported is not None:
+        meant = f", because it is meant for the study: {decision.meant_because}" if decision.meant else ""
+        return f"{decision.title}: once the study is over, a report says that there is no result{meant}"
+    meant = "meant for the study" if decision.meant else "not meant for the study"
+    return f"{decision.title}: no report says that there is no result; it is {meant}: {decision.meant_because}"
+
+
+def trial_lines(explanation: Explanation, file: str) -> list[str]:
+    """Return what the configuration in `file` would decide; empty if none was tried."""
+    trial = explanation.trial
+    if trial is None:
+        return []
+    names = name_series(explanation.detail, trial)
+    lines = [f"Tried with {file}, on the images that are here; nothing is run or sent:"]
+    for decision in trial.applications:
+        if decision.applies:
+            inputs = () if decision.bound is None else decision.bound.inputs.items()
+            fed = "; ".join(f"{key}: {names.of(uid)}" for key, uid in inputs)
+            lines.append(f"  {decision.title} would run; {fed}; it is meant for the study: {decision.meant_because}")
+        else:
+            lines.append(f"  {decision.title} would not run: {names.put_into(decision.reason)}")
+            lines.append(f"  {reporting_line(decision)}")
+    return lines if trial.applications else [*lines, "  no application is configured"]
 
 
 def delivery_line(delivery: ListedDelivery) -> str:
