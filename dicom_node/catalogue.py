@@ -19,7 +19,11 @@ NoResultPolicy = Literal["expected", "always", "failures", "never"]
 
 @dataclass(frozen=True)
 class ApplicationEntry:
-    """An `[[applications]]` entry of the configuration. `name` is the name by which jobs refer to it."""
+    """An `[[applications]]` entry of the configuration. `name` is the name by which jobs refer to it.
+
+    `series_label` and `series_number` begin the descriptions and the numbers of its result series; empty or None if the
+    node is to choose them.
+    """
 
     id: str
     name: str
@@ -29,6 +33,8 @@ class ApplicationEntry:
     starts_on_inputs: bool = False
     no_result: NoResultPolicy = "expected"
     when: StudyRule | None = None
+    series_label: str = ""
+    series_number: int | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,12 @@ class ConfiguredApplication:
     starts_on_inputs: bool = False
     no_result: NoResultPolicy = "expected"
     when: StudyRule | None = None
+    series_label: str = ""
+    series_number: int | None = None
+
+    @property
+    def title(self) -> str:
+        return self.name if self.manifest is None else self.manifest.title
 
     @property
     def meant_only_where_bound(self) -> bool:
@@ -89,4 +101,6 @@ def _configured(entry: ApplicationEntry) -> ConfiguredApplication:
         starts_on_inputs=entry.starts_on_inputs,
         no_result=entry.no_result,
         when=entry.when,
+        series_label=entry.series_label,
+        series_number=entry.series_number,
     )

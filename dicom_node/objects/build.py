@@ -11,6 +11,7 @@ from importlib import import_module
 from pydicom.dataset import Dataset
 
 from dicom_node.objects.base.context import ObjectContext
+from dicom_node.objects.base.dates import CLOCKS_DIFFER, is_older_than_images
 from dicom_node.objects.base.parts import ResultParts
 from dicom_node.objects.profiles import ObjectProfile
 from dicom_node.objects.registry import OBJECT_TYPES, stands_for
@@ -41,8 +42,9 @@ def build_objects(
     Findings without segments have neither SEG nor RTSTRUCT nor KO. A destination that would get nothing gets a report,
     because no object at all would read as a normal result. The UIDs differ between profiles and between the forms of
     the report. If an RT Structure Set is asked for but the images have no frame of reference, none is built, and the
-    report says so.
+    report says so. It also says so if the result bears an earlier time than its images.
     """
+    findings = _warned(findings, context)
     if ObjectKind.RTSTRUCT in profile.objects and findings.segments and not findings.source.frame_of_reference_uid:
         log.warning(NO_STRUCTURES, extra=fields("rtstruct_omitted", series=findings.source.series_instance_uid))
         findings = replace(findings, notes=(*findings.notes, NO_STRUCTURES))
@@ -53,6 +55,16 @@ def build_objects(
     if all(one.stands_for for one in built):
         return _build(findings, seeded, replace(profile, objects=frozenset({ObjectKind.SR})))
     return built
+
+
+def _warned(findings: Findings, context: ObjectContext) -> Findings:
+    """Add a note to the findings if their time is earlier than that of an image."""
+    volumes = (findings.source, *findings.inputs)
+    paths = {frame.path for volume in volumes for frame in (volume.frames[0], volume.frames[-1])}
+    if not is_older_than_images(findings.started_at, paths, context):
+        return findings
+    log.warning(CLOCKS_DIFFER, extra=fields("clocks_differ", study=findings.source.study_instance_uid))
+    return replace(findings, notes=(*findings.notes, CLOCKS_DIFFER))
 
 
 def _build(findings: Findings, context: ObjectContext, profile: ObjectProfile) -> list[BuiltObject]:

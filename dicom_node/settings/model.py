@@ -3,6 +3,7 @@
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -26,10 +27,24 @@ UNCONFIRMED_AFTER = 6  # patiences with a destination
 RELEASED_SHARE = 1 / 3  # of the quiet period, where `released_seconds` is not configured
 
 
+def _time_zone(value: str) -> str:
+    try:
+        ZoneInfo(value)
+    except (ZoneInfoNotFoundError, ValueError):
+        raise ValueError('is not the name of a time zone that this system knows, as in "Europe/Berlin"') from None
+    return value
+
+
 class NodeSettings(Section):
     ae_title: AETitle = "DICOM_NODE"
     data_dir: Path = Path("data")
     database_url: SecretStr | None = None
+    time_zone: Annotated[str, AfterValidator(_time_zone)] | None = None
+
+    @property
+    def zone(self) -> ZoneInfo | None:
+        """The time zone of scanners whose images name none."""
+        return None if self.time_zone is None else ZoneInfo(self.time_zone)
 
 
 class ReceiveSettings(Section):
@@ -146,6 +161,8 @@ class ApplicationSettings(Section):
     when: WhenSettings | None = None
     start: Literal["study", "inputs"] = "study"
     no_result: Literal["expected", "always", "failures", "never"] = "expected"
+    series_label: str = Field("", max_length=12)
+    series_number: int | None = Field(None, ge=1, le=2**31 - 1 - 10000)
     options: dict[str, bool] = Field(default_factory=dict)
     destinations: tuple[str, ...] = Field(min_length=1)
 
@@ -165,6 +182,8 @@ class ApplicationSettings(Section):
             starts_on_inputs=self.start == "inputs",
             no_result=self.no_result,
             when=None if self.when is None else self.when.rule,
+            series_label=self.series_label,
+            series_number=self.series_number,
         )
 
 

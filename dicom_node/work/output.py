@@ -4,13 +4,14 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import tzinfo
 from importlib.metadata import version
 from pathlib import Path
 
 from dicom_node.objects.base.context import ObjectContext, ResultReference
 from dicom_node.objects.build import BuiltObject
 from dicom_node.objects.profiles import ObjectProfile
-from dicom_node.work.applications import WarmApplications
+from dicom_node.work.applications import SeriesNaming, WarmApplications
 from storage.log.files import write_durable
 from storage.records.jobs import Job, NoResultDetail
 from storage.records.results import NewObject, ResultObject
@@ -33,6 +34,18 @@ class DestinationGroup:
     names: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class NodeOrigin:
+    """The node as the origin of results: its AE title, the identity of its installation, and the time zone of scanners.
+
+    `time_zone` is for images that name none themselves; it is None if it is not configured.
+    """
+
+    ae_title: str
+    installation: str
+    time_zone: tzinfo | None = None
+
+
 class Outputs:
     """The part of the output that is the same for all jobs. `profiles` has the profile of every destination."""
 
@@ -42,15 +55,13 @@ class Outputs:
         applications: WarmApplications,
         profiles: Mapping[str, ObjectProfile],
         objects_dir: Path,
-        ae_title: str,
-        installation: str,
+        node: NodeOrigin,
     ) -> None:
         self._results = results
         self._applications = applications
         self._profiles = profiles
         self._objects_dir = objects_dir
-        self._ae_title = ae_title
-        self._installation = installation
+        self._node = node
 
     def begin(self, job: Job) -> "JobOutput":
         """Return the output of a job, in a folder without the files of an attempt that was killed."""
@@ -74,15 +85,20 @@ class Outputs:
 
     def context(self, job: Job, destinations: Sequence[str], seed: str) -> ObjectContext:
         predecessors = self._predecessors(job, destinations)
+        naming, edition = self._applications.naming(job.application), self._results.edition(job)
         return ObjectContext(
-            device_name=self._ae_title,
-            uid_seed=self._uid_seed(job, predecessors) + seed,
-            installation=self._installation,
+            device_name=self._node.ae_title,
+            uid_seed=self._uid_seed(job, predecessors, naming, edition) + seed,
+            installation=self._node.installation,
             revision=job.revision,
             predecessors=tuple(
                 ResultReference(p.sop_class_uid, p.sop_instance_uid, p.series_instance_uid) for p in predecessors
             ),
             side=job.side,
+            label=naming.label,
+            first_series=naming.first_series,
+            edition=edition,
+            time_zone=self._node.time_zone,
         )
 
     def _predecessors(self, job: Job, destinations: Sequence[str]) -> Sequence[ResultObject]:
@@ -96,14 +112,14 @@ class Outputs:
             found += results.previous_sr(uid, one.application, job.id, destinations, other)
         return list({report.id: report for report in found}.values())
 
-    def _uid_seed(self, job: Job, predecessors: Sequence[ResultObject]) -> str:
+    def _uid_seed(self, job: Job, predecessors: Sequence[ResultObject], naming: SeriesNaming, edition: int) -> str:
         """Return the text that the UIDs of a result derive from.
 
         It holds no number of a row, so that the same result has the same UIDs after the loss of the database, and all
         that makes the content another one, so that no other content ever has them.
         """
         said = (
-            self._installation,
+            self._node.installation,
             job.study_instance_uid,
             job.application,
             job.side,
@@ -113,6 +129,7 @@ class Outputs:
             self._results.repetition(job),
             version("dicom-node"),
             [p.sop_instance_uid for p in predecessors],
+            [naming.label, naming.first_series, edition, str(self._node.time_zone)],
         )
         return json.dumps(said)
 

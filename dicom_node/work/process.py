@@ -20,6 +20,7 @@ from dicom_node.runtime.notify import notify
 from dicom_node.runtime.process import claim_role, die_with_parent, hold, role_name, stop_on_signals
 from dicom_node.settings.loading import load_settings
 from dicom_node.work.applications import WarmApplications
+from dicom_node.work.output import NodeOrigin
 from dicom_node.work.tasks import build_tasks
 from dicom_node.work.worker import Worker
 from inference.engine.devices import resolve_devices
@@ -58,8 +59,7 @@ def main(
             instances=stores.instances,
             results=stores.results,
             objects_dir=settings.folders.objects,
-            ae_title=settings.node.ae_title,
-            installation=stores.installation,
+            node=NodeOrigin(settings.node.ae_title, stores.installation, settings.node.zone),
         ).perform,
         backoff=Backoff(RETRY_SECONDS, RETRY_SECONDS * 8, settings.work.maximum_attempts),
         heartbeat_seconds=settings.work.heartbeat_seconds,

@@ -10,7 +10,7 @@ from dicom_node.work.applications import WarmApplications
 from dicom_node.work.first_images import FirstImages
 from dicom_node.work.no_result import NoResultTask
 from dicom_node.work.one_patient import ensure_studies_of_one_patient
-from dicom_node.work.output import JobResult, Outputs
+from dicom_node.work.output import JobResult, NodeOrigin, Outputs
 from dicom_node.work.withdrawal import WithdrawalTask
 from inference.engine.models import TorchEngine
 from storage.log.instances import InstanceStore
@@ -47,14 +47,10 @@ def build_tasks(
     instances: InstanceStore,
     results: Results,
     objects_dir: Path,
-    ae_title: str,
-    installation: str,
+    node: NodeOrigin,
 ) -> Tasks:
-    """Wire the collaborators of one worker.
-
-    `profiles` has the profile of every destination. `installation` is the identity of the node's installation.
-    """
-    outputs = Outputs(results, applications, profiles, objects_dir, ae_title, installation)
+    """Wire the collaborators of one worker. `profiles` has the profile of every destination."""
+    outputs = Outputs(results, applications, profiles, objects_dir, node)
     first_images = FirstImages(instances, results)
     withdrawal = WithdrawalTask(results, outputs, first_images)
     return Tasks(

@@ -36,16 +36,20 @@ class Results:
     def repetition(self, job: Job) -> int:
         """Return how many earlier jobs were to give the same result as this one."""
         row = schema.JobRow
-        same = select(func.count()).where(
-            row.study_instance_uid == job.study_instance_uid,
-            row.application == job.application,
-            row.kind == job.kind,
-            row.revision == job.revision,
-            row.fingerprint == job.fingerprint,
-            row.id < job.id,
-        )
+        same = (row.kind == job.kind, row.revision == job.revision, row.fingerprint == job.fingerprint)
+        return self._count_earlier(job, *same)
+
+    def edition(self, job: Job) -> int:
+        """Return 1 for the first result of an application for a study and side. Withdrawn ones count too."""
+        row = schema.JobRow
+        succeeded = (row.kind != JobKind.WITHDRAWAL, row.state == JobState.SUCCEEDED)
+        return 1 + self._count_earlier(job, *succeeded, not_beside(row.side, job.beside))
+
+    def _count_earlier(self, job: Job, *conditions: ColumnElement[bool]) -> int:
+        row = schema.JobRow
+        of_study = and_(row.study_instance_uid == job.study_instance_uid, row.application == job.application)
         with self._database.reading() as session:
-            return session.scalar(same) or 0
+            return session.scalar(select(func.count()).where(of_study, row.id < job.id, *conditions)) or 0
 
     def previous_sr(
         self, study_instance_uid: str, application: str, job: int, destinations: Collection[str], beside: str = ""

@@ -25,7 +25,7 @@ REFERENCE = REPOSITORY / "config" / "node.toml"
 BUNDLE = REPOSITORY / "config" / "bundle.toml"
 CONTAINER = REPOSITORY / "config" / "container" / "node.toml"
 # Keys whose example is not the default: there is none, or it depends on where the file lies.
-EXAMPLES = {"node.data_dir", "node.database_url", "completion.released_seconds", "completion.source"}
+EXAMPLES = {"node.data_dir", "node.database_url", "node.time_zone", "completion.released_seconds", "completion.source"}
 
 
 def uncommented(path: Path = REFERENCE) -> str:

@@ -9,6 +9,7 @@ from dicom_node.catalogue import ConfiguredApplication
 from dicom_node.objects.profiles import ObjectProfile
 from dicom_node.runtime.backoff import Backoff
 from dicom_node.work.applications import WarmApplications
+from dicom_node.work.output import NodeOrigin
 from dicom_node.work.tasks import build_tasks
 from dicom_node.work.worker import Worker
 from storage.log.instances import InstanceStore
@@ -51,7 +52,6 @@ def build_worker(  # noqa: PLR0913 - a test names the few that it changes
         stores.instances,
         stores.results,
         objects_dir,
-        "NODE",
-        installation,
+        NodeOrigin("NODE", installation),
     )
     return Worker("w", stores.jobs, tasks.perform, backoff, heartbeat_seconds, job_timeout_seconds)

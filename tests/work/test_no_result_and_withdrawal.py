@@ -231,6 +231,10 @@ def test_a_superseded_result_is_withdrawn_where_that_is_wanted(node: Node, study
     assert [o.kind for o in objects if "pacs" in o.destinations and not o.stands_for] == [
         "SEG", "SR", "SEG", "SR", "REJECTION",
     ]  # fmt: skip
+    series = [
+        (dcmread(o.path).SeriesNumber, dcmread(o.path).SeriesDescription[:16]) for o in objects if o.kind == "SEG"
+    ]
+    assert set(series) == {(9001, "Mass of a SEG, R"), (9101, "Mass of a r2 SEG")}
     note, ds = made(node, study, "REJECTION")
     assert note.destinations == ("pacs",)
     assert referenced(ds) == {

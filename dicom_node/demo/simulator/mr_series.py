@@ -1,5 +1,6 @@
 """MR Image objects (PS3.3 A.4) whose headers tell the truth about how the images came to be."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -83,6 +84,11 @@ class StudyAttributes:
     field_strength: float  # T
     study_description: str
 
+    @property
+    def accession_number(self) -> str:
+        """The accession number, which the study's UID makes, so that the same study always has the same one."""
+        return f"A{int(hashlib.sha256(self.study_instance_uid.encode()).hexdigest(), 16) % 10**9:09d}"
+
 
 def write_series(
     folder: Path, common: StudyAttributes, protocol: SeriesProtocol, number: int, series_instance_uid: str,
@@ -130,11 +136,13 @@ def _instance(
     date, time = common.acquired_at.strftime("%Y%m%d"), common.acquired_at.strftime("%H%M%S")
     ds.StudyDate = ds.SeriesDate = ds.AcquisitionDate = ds.ContentDate = date
     ds.StudyTime = ds.SeriesTime = ds.AcquisitionTime = ds.ContentTime = time
-    ds.AccessionNumber = ""
+    ds.AccessionNumber = common.accession_number
     ds.Modality = "MR"
     ds.Manufacturer = common.manufacturer
     ds.ManufacturerModelName = common.model_name
-    ds.ReferringPhysicianName = ""
+    ds.InstitutionName = "Simulated hospital"
+    ds.ReferringPhysicianName = "Referring^Physician"
+    ds.RequestAttributesSequence = [_request(common)]
     ds.StudyDescription = common.study_description
     ds.SeriesDescription = ds.ProtocolName = protocol.description
     ds.PatientName = common.patient_name
@@ -163,6 +171,17 @@ def _instance(
     for keyword, value in protocol.attributes.items():
         setattr(ds, keyword, value)
     return ds
+
+
+def _request(common: StudyAttributes) -> Dataset:
+    """Return the order that the study was made for (PS3.3 table 10-9)."""
+    request = Dataset()
+    request.AccessionNumber = common.accession_number
+    request.RequestedProcedureID = f"RP-{common.accession_number}"[:16]
+    request.RequestedProcedureDescription = common.study_description
+    request.ScheduledProcedureStepID = f"SPS-{common.accession_number}"[:16]
+    request.ScheduledProcedureStepDescription = common.study_description
+    return request
 
 
 def _describe_plane(ds: Dataset, stack: Stack, k: int) -> None:

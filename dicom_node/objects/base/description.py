@@ -1,5 +1,6 @@
 """The description of a result object: series, dates, character set, and the equipment that made it."""
 
+import logging
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -14,13 +15,16 @@ from pydicom.sr.codedict import codes
 from dicom_node.objects.base.anatomy import Anatomy, anatomy_of
 from dicom_node.objects.base.codes import RESEARCH_NOTICE
 from dicom_node.objects.base.context import NODE_NAME, ObjectContext, device_uid
-from dicom_node.objects.base.dates import set_dates
+from dicom_node.objects.base.dates import CLOCKS_DIFFER, is_older_than_images, set_dates
 from dicom_node.objects.base.order import describe_order
 from dicom_node.objects.base.source_headers import UTF_8, source_header, source_headers
 from dicom_node.objects.base.value_lengths import LABEL_LENGTH, LO_LENGTH, short_names
+from dicom_node.runtime.logs import fields
 from inference.contract.findings import Algorithm, Findings, NoResult
 
 DECLARED = ["TimezoneOffsetFromUTC", "SpecificCharacterSet", "StudyDate", "StudyTime"]
+log = logging.getLogger(__name__)
+
 NO_IMAGES = ("SR", "KO", "RTSTRUCT")  # modalities of objects whose series name no body part
 TEXT_VRS = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})  # PS3.5 6.1.2.2: those the character set is for
 
@@ -78,6 +82,8 @@ def anatomy_of_findings(findings: Findings, context: ObjectContext) -> Anatomy:
 def describe_result(ds: Dataset, result: Findings | NoResult, source: Path, context: ObjectContext, kind: str) -> None:
     """Set the series description, and all that `describe_origin` sets. `source` is a stored instance of the study."""
     ds.SeriesDescription = series_description(result, context, kind)
+    if isinstance(result, NoResult) and is_older_than_images(result.started_at, [source], context):
+        log.warning(CLOCKS_DIFFER, extra=fields("clocks_differ", study=str(ds.StudyInstanceUID)))
     describe_origin(ds, result.algorithm, result.started_at, source, context)
 
 
