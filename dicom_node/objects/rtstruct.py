@@ -13,7 +13,7 @@ from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
 
 from dicom_node.objects.base.codes import RESEARCH_NOTICE, RESEARCH_WORD
 from dicom_node.objects.base.context import ObjectContext
-from dicom_node.objects.base.description import describe, series_name
+from dicom_node.objects.base.description import describe, distinguishing_words
 from dicom_node.objects.base.new_object import new_object
 from dicom_node.objects.base.parts import ResultParts
 from dicom_node.objects.base.series_numbers import RTSTRUCT_SERIES
@@ -101,7 +101,7 @@ def _names(segments: Sequence[Segment], context: ObjectContext) -> list[str]:
 def _label(findings: Findings, context: ObjectContext) -> str:
     """Return the label by which planning systems list structure sets, with side and edition."""
     mark = f"{RESEARCH_WORD} " if findings.research else ""
-    words = series_name(findings.title, context).split()
+    words = distinguishing_words(findings.title, context).split()
     told = [context.side] * bool(context.side) + [f"r{context.edition}"] * (context.edition > 1)
     end = " ".join(["", *told])
     title = " ".join(words[: len(words) - len(told)])

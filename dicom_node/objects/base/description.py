@@ -29,7 +29,7 @@ NO_IMAGES = ("SR", "KO", "RTSTRUCT")  # modalities of objects whose series name 
 TEXT_VRS = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})  # PS3.5 6.1.2.2: those the character set is for
 
 
-def series_name(title: str, context: ObjectContext) -> str:
+def distinguishing_words(title: str, context: ObjectContext) -> str:
     """Return the words that tell the result from others: application, side, and the edition from the second on.
 
     They have at most 18 characters, because lists of series often show no more than 20 of a description.
@@ -45,7 +45,7 @@ def series_description(result: Findings | NoResult, context: ObjectContext, kind
     What tells series apart comes first, because viewers cut long descriptions at their end.
     """
     notice = f", {RESEARCH_NOTICE}" if result.research else ""
-    return f"{series_name(result.title, context)} {kind}"[: LO_LENGTH - len(notice)] + notice
+    return f"{distinguishing_words(result.title, context)} {kind}"[: LO_LENGTH - len(notice)] + notice
 
 
 def describe(
