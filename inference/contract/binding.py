@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from inference.contract.inputs import SAME_PLANE_AS, BValues, InputRule
 from inference.headers.diffusion import shells
 from inference.series.kinds import Kind
-from inference.series.naming import series_name
+from inference.series.naming import name_of_series
 from inference.series.recogniser import Recognition
 
 MINIMUM_CONFIDENCE = 0.3
@@ -353,7 +353,7 @@ def _better(best: Rank, other: Rank) -> str:
 
 
 def _name(s: Recognition) -> str:
-    return series_name(s.number, s.description)
+    return name_of_series(s.number, s.description)
 
 
 def _of_side(s: Recognition) -> str:

@@ -215,7 +215,7 @@ def _fat_from_dixon(volumes: Volumes, way: tuple[str, ...]) -> Array:
     one, other = found["water"], found["fat"]
     if one.frame_of_reference_uid != other.frame_of_reference_uid or not same_grid(one.geometry, other.geometry):
         raise InputRefused(
-            f"water (series {one.series_instance_uid}) and fat (series {other.series_instance_uid}) lie on different "
-            "grids or have different frames of reference, so that their voxels do not show the same place"
+            "water and fat lie on different grids or have different frames of reference, so that their voxels do not "
+            "show the same place"
         )
     return fat_fraction(one.array, other.array)

@@ -16,7 +16,7 @@ def series_label(number: int | None, description: str) -> str:
     return " ".join(filter(None, ["" if number is None else str(number), f"'{shown}'" if shown else ""]))
 
 
-def series_name(number: int | None, description: str) -> str:
+def name_of_series(number: int | None, description: str) -> str:
     """Name a series in a sentence for people, as in `series 5 'T1 TSE tra'`. No log may hold the description."""
     label = series_label(number, description)
     return f"series {label}" if label else "a series without number"

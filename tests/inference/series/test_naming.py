@@ -2,7 +2,7 @@
 
 import pytest
 
-from inference.series.naming import series_name
+from inference.series.naming import name_of_series
 
 
 @pytest.mark.parametrize(
@@ -17,4 +17,4 @@ from inference.series.naming import series_name
     ],
 )
 def test_a_series_is_named_by_number_and_description(number: int | None, description: str, name: str) -> None:
-    assert series_name(number, description) == name
+    assert name_of_series(number, description) == name
