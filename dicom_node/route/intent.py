@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from dicom_node.catalogue import ConfiguredApplication
 from inference.contract.manifest import Manifest
-from inference.series.naming import series_name
+from inference.series.naming import name_of_series
 from inference.series.recogniser import Recognition
 from inference.series.study_rule import StudyRule, StudyValues
 
@@ -55,5 +55,5 @@ def _naming_series(manifest: Manifest, series: Sequence[tuple[Recognition, Study
     for recognised, stated in series:
         for rule in manifest.inputs:
             if rule.required and rule.modality in stated.modality and not stated.body_part.isdisjoint(rule.body_parts):
-                return series_name(recognised.number, recognised.description)
+                return name_of_series(recognised.number, recognised.description)
     return ""
