@@ -42,7 +42,7 @@ from dicom_node.route.routable import RoutableStudies
 from dicom_node.route.routing import route
 from dicom_node.route.sweep import RoutingSweep
 from dicom_node.route.urgency import Urgency
-from dicom_node.runtime.clock import steady_now
+from dicom_node.runtime.clock import MachineClock, machine_clock, steady_now
 from dicom_node.runtime.process import role_name
 from dicom_node.runtime.supervisor import Role
 from dicom_node.schedule import (
@@ -134,7 +134,7 @@ def further_services(settings: Settings) -> list[DimseService]:
     steps = ProcedureStepService(ProcedureSteps(database, settings.folders.procedure_steps))
     commitments = Commitments(database)
     reports = AssociationReports(
-        commitments, filed=partial(filed_until, settings.folders.journals), retry=settings.dispatch.backoff
+        commitments, filed=partial(filed_until, settings.folders.journals, steady_now), retry=settings.dispatch.backoff
     )
     commitment = CommitmentService(commitments, addressees(settings), reports)
     return [
@@ -226,13 +226,15 @@ def try_configuration(settings: Settings, stores: Stores, study: Study) -> Routi
 
 def build_dispatcher(settings: Settings, stores: Stores) -> Dispatcher:
     ensure_pinned_version()
+    clock = machine_clock(stores.database, settings.longest_wait_seconds)
     return Dispatcher(
         deliveries=stores.deliveries,
         destinations=[build_destination(d, settings) for d in settings.destinations],
         backoff=settings.dispatch.backoff,
         name=role_name("dispatch"),
-        beside=[build_commitment_reporter(settings, stores).run, build_confirmer(settings, stores).run],
+        beside=[build_commitment_reporter(settings, stores, clock).run, build_confirmer(settings, stores, clock).run],
         give_up_after=timedelta(days=settings.dispatch.give_up_after_days),
+        now=clock.now,
     )
 
 
@@ -240,16 +242,17 @@ def build_destination(destination: DestinationSettings, settings: Settings) -> C
     return destination.build(settings.node.ae_title, settings.dispatch.timeout_seconds)
 
 
-def build_confirmer(settings: Settings, stores: Stores) -> Confirmer:
+def build_confirmer(settings: Settings, stores: Stores, clock: MachineClock) -> Confirmer:
     return Confirmer(
         confirmations=stores.confirmations,
         destinations=[build_destination(d, settings) for d in settings.destinations if d.confirm == "auto"],
         patience=timedelta(seconds=settings.dispatch.commitment_timeout_seconds),
         pauses=settings.dispatch.backoff,
+        now=clock.now,
     )
 
 
-def build_commitment_reporter(settings: Settings, stores: Stores) -> CommitmentReporter:
+def build_commitment_reporter(settings: Settings, stores: Stores, clock: MachineClock) -> CommitmentReporter:
     return CommitmentReporter(
         commitments=stores.commitments,
         filed=partial(filed_until, settings.folders.journals),
@@ -257,4 +260,5 @@ def build_commitment_reporter(settings: Settings, stores: Stores) -> CommitmentR
         send=partial(send_report, settings.node.ae_title, settings.dispatch.timeout_seconds),
         backoff=settings.dispatch.backoff,
         give_up_after=timedelta(days=settings.dispatch.give_up_after_days),
+        now=clock.now,
     )

@@ -7,7 +7,7 @@ set -euo pipefail
 # command or file -> package
 declare -A peers=(
     [Orthanc]=orthanc [dcmsend]=dcmtk [dciodvfy]=dicom3tools [plastimatch]=plastimatch [pg_ctlcluster]=postgresql
-    [dcm2niix]=dcm2niix [/usr/share/orthanc/plugins/libOrthancDicomWeb.so]=orthanc-dicomweb
+    [faketime]=faketime [dcm2niix]=dcm2niix [/usr/share/orthanc/plugins/libOrthancDicomWeb.so]=orthanc-dicomweb
 )
 for set in "$@"; do
     case $set in

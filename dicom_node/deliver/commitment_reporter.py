@@ -7,7 +7,7 @@ runs in the `dispatch` role. Each peer has a thread of its own, so that a peer t
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 
 from pydicom.uid import ImplicitVRLittleEndian
@@ -25,6 +25,7 @@ from dicom_node.dimse.scu import Requestor, Target
 from dicom_node.dimse.status import DimseStatus
 from dicom_node.errors import PeerRefused, PeerUnavailable
 from dicom_node.runtime.backoff import Backoff
+from dicom_node.runtime.clock import StepWatch, Unchanged, wall_now
 from dicom_node.runtime.logs import fields, unexpected
 from dicom_node.runtime.serve import serve
 from storage.records.commitments import Commitment
@@ -32,6 +33,7 @@ from storage.tables.commitments import Commitments
 
 log = logging.getLogger(__name__)
 
+LEASE_SECONDS = 30.0  # without a renewal by the receiver, which renews its hold every 10 s
 CLAIM = timedelta(minutes=5)  # longer than an attempt takes; a dispatcher that dies delays its reports by so much
 
 _CONTEXT = (PUSH_MODEL, str(ImplicitVRLittleEndian))
@@ -76,7 +78,7 @@ class CommitmentReporter:
         addressees: Sequence[Addressee],
         send: SendReport,
         backoff: Backoff,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        now: Callable[[], datetime] = wall_now,
         give_up_after: timedelta = timedelta(days=14),
     ) -> None:
         self._commitments = commitments
@@ -86,6 +88,7 @@ class CommitmentReporter:
         self._backoff = backoff
         self._give_up_after = give_up_after
         self._now = now
+        self._leases = Unchanged[int, datetime](LEASE_SECONDS)
         self._reachable = sorted({a.ae_title for a in addressees if a.port is not None})
 
     def run(self, stop: threading.Event) -> None:
@@ -100,9 +103,19 @@ class CommitmentReporter:
         ]
         for thread in threads:
             thread.start()
-        serve("Storage commitment reporting", self.give_up_unreachable, stop)
+        serve("Storage commitment reporting", self._look_after, stop)
         for thread in threads:
             thread.join()
+
+    def _look_after(self) -> bool:
+        self.release_silent()
+        return self.give_up_unreachable()
+
+    def release_silent(self) -> None:
+        """Take over the requests whose receiver shows no life any more."""
+        silent = self._leases.among(self._commitments.leases())
+        if silent:
+            self._commitments.release_silent(silent, self._now())
 
     def report_next(self, peer_ae_title: str) -> bool:
         """Report on one request of this peer that is due and decided. Return False if there is no such request."""
@@ -110,11 +123,12 @@ class CommitmentReporter:
             target = self._target(commitment)
             if target is None:
                 continue
+            steps = StepWatch()
             filed_until = self._filed()
             uids = [instance for _, instance in commitment.items]
             indexed, aside = self._commitments.indexed(uids), self._commitments.aside(uids)
             report = decide_report(commitment, indexed, aside, filed_until, self._now())
-            if report is None:
+            if report is None or steps.look():  # the request and the mark of the index may be by different clocks
                 continue
             now = self._now()
             claimed = self._commitments.claim(commitment.id, now, now + CLAIM)

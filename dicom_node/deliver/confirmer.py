@@ -11,7 +11,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from functools import partial
 from types import MappingProxyType
 
@@ -22,6 +23,7 @@ from dicom_node.dimse.commitment import FailureReason, IncomingReport, keep_inco
 from dicom_node.dimse.results import InstanceReference
 from dicom_node.errors import PeerRefused, PeerUnavailable
 from dicom_node.runtime.backoff import Backoff
+from dicom_node.runtime.clock import StepWatch, steady_now, wall_now
 from dicom_node.runtime.logs import fields, unexpected
 from dicom_node.runtime.serve import serve
 from storage.errors import Retriable
@@ -58,7 +60,7 @@ class Confirmer:
         destinations: Sequence[ConfirmingDestination],
         patience: timedelta,
         pauses: Backoff,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        now: Callable[[], datetime] = wall_now,
         linger: float = LINGER_SECONDS,
     ) -> None:
         self._confirmations = confirmations
@@ -126,11 +128,23 @@ class Confirmer:
         return True
 
     def _next(self, destination: ConfirmingDestination) -> Confirmation | None:
+        """Return the next confirmation that is due. The time of its request is then by `steady_now`.
+
+        If the clock was set while it was read, its times may be by the old clock, and it is left for the next look.
+        """
+        steps = StepWatch()
+        found = self._due(destination)
+        if found is None or steps.look():
+            return None
+        return replace(found, requested_at=steady_now() - (self._now() - found.requested_at))
+
+    def _due(self, destination: ConfirmingDestination) -> Confirmation | None:
         now = self._now()
         transaction_uid = str(generate_uid(prefix=None))
+        since = min(now, steady_now()) - LOOK_BACK  # a clock that was set ahead makes nothing old
         due = self._confirmations.due(destination.name, now)
         if due is None:
-            return self._confirmations.begin(destination.name, transaction_uid, now, now + ASKING, now - LOOK_BACK)
+            return self._confirmations.begin(destination.name, transaction_uid, now, now + ASKING, since)
         if due.state is ConfirmationState.ASKING:
             return self._confirmations.renew(due.id, transaction_uid, now, now + ASKING)
         return due
@@ -175,7 +189,7 @@ class Confirmer:
         """
         references = self._references(confirmation)
         was_requested = confirmation.state is ConfirmationState.REQUESTED
-        is_over = self._now() - confirmation.requested_at >= self._patience
+        is_over = steady_now() - confirmation.requested_at >= self._patience
         overdue = f"no report came within {self._patience.total_seconds():g} s"
         asked = list(references)
         try:
@@ -243,7 +257,7 @@ class Confirmer:
         Returns False if the confirmation has ended meanwhile.
         """
         now = self._now()
-        elapsed = (now - confirmation.requested_at).total_seconds()
+        elapsed = (steady_now() - confirmation.requested_at).total_seconds()
         pause = min(self._pauses.longest, max(self._pauses.first, elapsed))
         extra = _extra("confirmation_postponed", confirmation)
         log.warning(

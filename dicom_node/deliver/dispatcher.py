@@ -5,7 +5,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 
 from pydicom.uid import UID
@@ -19,6 +19,7 @@ from dicom_node.dimse.results import InstanceReference, SendOutcome, SendResult
 from dicom_node.errors import AnswerUnreadable, PeerRefused, PeerUnavailable
 from dicom_node.objects.registry import WRITTEN_SOP_CLASSES
 from dicom_node.runtime.backoff import Backoff
+from dicom_node.runtime.clock import wall_now
 from dicom_node.runtime.logs import fields, unexpected
 from dicom_node.runtime.serve import serve
 from storage.records.deliveries import Delivery, DeliveryState, Remark, Silence, Undelivered
@@ -46,6 +47,7 @@ class Dispatcher:
         name: str,
         beside: Sequence[Callable[[threading.Event], None]] = (),
         give_up_after: timedelta = timedelta(days=14),
+        now: Callable[[], datetime] = wall_now,
     ) -> None:
         self._deliveries = deliveries
         self._destinations = destinations
@@ -53,6 +55,7 @@ class Dispatcher:
         self._name = name
         self._beside = beside
         self._give_up_after = give_up_after
+        self._now = now
         self._acceptance = Acceptance(WRITTEN_SOP_CLASSES)
         self._reachability = Reachability(backoff.first, backoff.longest)
 
@@ -99,13 +102,13 @@ class Dispatcher:
         """
         if self._reachability.is_paused(destination.name):
             return False
-        delivery = self._deliveries.claim(destination.name, self._name, datetime.now(UTC))
+        delivery = self._deliveries.claim(destination.name, self._name, self._now())
         if delivery is None:
             if self._reachability.is_away(destination.name):  # nothing waits for it any more, so nothing else tells
                 self._look_again(destination)
             return False
         result, held = self._try(destination, delivery)
-        now = datetime.now(UTC)
+        now = self._now()
         retry_at = self._backoff.retry_at(delivery.attempts, now)
         sent_before = delivery.may_have_arrived or delivery.sent_at is not None
         verdict = judge(result, sent_before, held, is_last=retry_at is None)
@@ -199,7 +202,7 @@ class Dispatcher:
         if result.outcome is not SendOutcome.STORED:
             found = "found there by a query" if held else "it is there already"
             how = f"arrived: {found}, although the last try ended so: {result.reason}"
-        if not self._deliveries.sent(delivery.id, self._name, datetime.now(UTC), result.remark, how):
+        if not self._deliveries.sent(delivery.id, self._name, self._now(), result.remark, how):
             return
         study = delivery.object.study_instance_uid
         identifiers = {
@@ -225,7 +228,7 @@ class Dispatcher:
             else self._reachability.missed(destination.name)
         )
         silence = Silence(result.reason, was_sent, pause, self._give_up_after.total_seconds())
-        waited = self._deliveries.wait(delivery.id, self._name, silence, datetime.now(UTC))
+        waited = self._deliveries.wait(delivery.id, self._name, silence, self._now())
         extra = fields("delivery_postponed", delivery=delivery.id, destination=destination.name)
         log.warning("The delivery waits for an answer of its destination: %s", result.reason, extra=extra)
         if waited.alarm:
@@ -278,7 +281,7 @@ class Dispatcher:
         unsent = dict(choice.unsent)
         if result.retriable or not replaced:
             unsent[delivery.object.id] = Undelivered(unsent[delivery.object.id].reason, replaced=False)
-        now = datetime.now(UTC)
+        now = self._now()
         for ended in self._deliveries.choose_again(delivery.id, self._name, choice.sent, unsent, now):
             identifiers = {"delivery": ended.id, "destination": destination.name, "kind": ended.object.kind}
             if ended.state is DeliveryState.REPLACED:

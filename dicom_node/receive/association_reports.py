@@ -4,8 +4,8 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 from pynetdicom.dimse_primitives import N_EVENT_REPORT
@@ -13,6 +13,7 @@ from pynetdicom.dimse_primitives import N_EVENT_REPORT
 from dicom_node.dimse.commitment import PUSH_MODEL, FiledUntil, OutgoingReport, decide_report, report_request
 from dicom_node.dimse.status import LARGEST_MESSAGE_ID, DimseStatus
 from dicom_node.runtime.backoff import Backoff
+from dicom_node.runtime.clock import steady_now, wall_now
 from dicom_node.runtime.logs import fields, unexpected
 from storage.errors import Retriable
 from storage.records.commitments import Commitment
@@ -20,7 +21,7 @@ from storage.tables.commitments import Commitments
 
 log = logging.getLogger(__name__)
 
-LEASE = timedelta(seconds=30)  # of a row; after a receiver's death its reports are late by this much
+LEASE = timedelta(seconds=30)  # of a row; if it is not renewed for so long, the dispatch role takes the request over
 RENEWAL = timedelta(seconds=10)
 LONGEST_PAUSE_SECONDS = 5.0  # between looks that fail; short enough to renew the leases
 LOOK_SECONDS = 0.1  # between looks at the indexer's mark
@@ -71,7 +72,7 @@ class _Watch:
 
 
 class AssociationReports:
-    """The requests of associations that are still open, each waiting for its report.
+    """The requests of associations that are still open, each waiting for its report, by a clock that nobody sets.
 
     A thread runs as long as there are requests. If an association ends, its request is handed over to the dispatch
     role. If this process dies, the dispatch role takes over its requests when their leases have ended.
@@ -82,12 +83,14 @@ class AssociationReports:
         commitments: Commitments,
         filed: FiledUntil,
         retry: Backoff,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        now: Callable[[], datetime] = steady_now,
+        wall: Callable[[], datetime] = wall_now,
     ) -> None:
         self._commitments = commitments
         self._filed = filed
         self._retry = retry
         self._now = now
+        self._wall = wall
         self._watches: dict[int, _Watch] = {}
         self._message_ids = itertools.count()
         self._lock = threading.Lock()
@@ -96,6 +99,7 @@ class AssociationReports:
     def watch(self, commitment: Commitment, link: AssociationLink) -> None:
         """Report on `commitment` through `link` when the report is decided. Its row must be held for LEASE from now."""
         now = self._now()
+        commitment = replace(commitment, requested_at=now)
         with self._lock:
             self._watches[commitment.id] = _Watch(commitment, link, now + LEASE, now + SETTLING)
             if self._thread is None:
@@ -116,11 +120,11 @@ class AssociationReports:
             now = self._now()
             if not watch.link.is_open:
                 if self._finish(watch):
-                    self._commitments.hand_over(watch.commitment.id, now)
+                    self._commitments.hand_over(watch.commitment.id, self._wall())
             elif not watch.is_sent and now >= watch.next_look:
                 self._look(watch, now)
             if watch.held_until - now < LEASE - RENEWAL and self._watches.get(watch.commitment.id) is watch:
-                self._commitments.hold(watch.commitment.id, now + LEASE)
+                self._commitments.hold(watch.commitment.id, self._wall() + LEASE)
                 watch.held_until = now + LEASE
 
     def _look(self, watch: _Watch, now: datetime) -> None:
@@ -151,9 +155,9 @@ class AssociationReports:
                 self._commitments.reported(commitment.id, str(report))
                 log.info("Reported on a storage commitment: %s", report, extra=fields("commitment_reported", **extra))
             elif status is None:
-                self._commitments.hand_over(commitment.id, self._now())
+                self._commitments.hand_over(commitment.id, self._wall())
             else:
-                retry_at = self._retry.retry_at(1, self._now())
+                retry_at = self._retry.retry_at(1, self._wall())
                 self._commitments.fail(commitment.id, f"answered 0x{status:04X}", retry_at, attempts=1)
                 log.warning(
                     "A storage commitment report was answered with 0x%04X and will be sent again",

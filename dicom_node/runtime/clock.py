@@ -21,6 +21,8 @@ from typing import Generic, TypeVar
 
 from dicom_node.runtime.logs import fields
 from storage.machine import boot_id, host_name
+from storage.tables.database.clock import Clocks
+from storage.tables.database.connection import Database
 
 log = logging.getLogger(__name__)
 
@@ -138,6 +140,11 @@ class MachineClock:
                     message = "%d times lay further ahead than anything waits, so that they are due now"
                     log.error(message, brought_back, extra=fields("waiting_times_clamped"))
             return now
+
+
+def machine_clock(database: Database, longest_wait_seconds: float) -> MachineClock:
+    """Return the clock of this machine. No row may be put off for longer than `longest_wait_seconds`."""
+    return MachineClock(Clocks(database, timedelta(seconds=longest_wait_seconds)).settle)
 
 
 def words_of_step(seconds: float) -> tuple[str, str]:

@@ -24,6 +24,7 @@ from storage.tables.database.connection import default_url
 ENVIRONMENT_PREFIX = "DICOM_NODE__"
 UNFINISHED_AFTER = 2  # maximum ages of a study
 UNCONFIRMED_AFTER = 6  # patiences with a destination
+LONGEST_BUILT_IN_WAIT_SECONDS = 300.0  # while a dispatcher asks or reports
 RELEASED_SHARE = 1 / 3  # of the quiet period, where `released_seconds` is not configured
 
 
@@ -251,6 +252,15 @@ class Settings(BaseSettings):
             unfinished_before=now - timedelta(seconds=UNFINISHED_AFTER * self.completion.maximum_age_seconds),
             unconfirmed_before=now - timedelta(seconds=UNCONFIRMED_AFTER * self.dispatch.commitment_timeout_seconds),
             confirming=frozenset(d.name for d in self.destinations if d.confirm == "auto"),
+        )
+
+    @property
+    def longest_wait_seconds(self) -> float:
+        """The longest time for which a row of the database is put off."""
+        return max(
+            self.dispatch.longest_retry_seconds,
+            self.dispatch.commitment_timeout_seconds,
+            LONGEST_BUILT_IN_WAIT_SECONDS,
         )
 
     @property

@@ -15,6 +15,7 @@ import typer
 from dicom_node.catalogue import load_applications
 from dicom_node.read.stores import open_stores
 from dicom_node.runtime.backoff import Backoff
+from dicom_node.runtime.clock import machine_clock
 from dicom_node.runtime.logs import configure
 from dicom_node.runtime.notify import notify
 from dicom_node.runtime.process import claim_role, die_with_parent, hold, role_name, stop_on_signals
@@ -64,6 +65,7 @@ def main(
         backoff=Backoff(RETRY_SECONDS, RETRY_SECONDS * 8, settings.work.maximum_attempts),
         heartbeat_seconds=settings.work.heartbeat_seconds,
         job_timeout_seconds=settings.work.job_timeout_seconds,
+        now=machine_clock(stores.database, settings.longest_wait_seconds).now,
     )
     die_with_parent()
     stop = stop_on_signals()

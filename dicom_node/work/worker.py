@@ -10,11 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import NoReturn
 
 from dicom_node.errors import PatientConflict
 from dicom_node.runtime.backoff import Backoff
+from dicom_node.runtime.clock import wall_now
 from dicom_node.runtime.logs import fields
 from dicom_node.runtime.serve import serve
 from dicom_node.work.output import JobResult
@@ -42,6 +43,7 @@ class Worker:
         backoff: Backoff,
         heartbeat_seconds: float,
         job_timeout_seconds: float,
+        now: Callable[[], datetime] = wall_now,
     ) -> None:
         self._name = name
         self._jobs = jobs
@@ -49,6 +51,7 @@ class Worker:
         self._backoff = backoff
         self._heartbeat_seconds = heartbeat_seconds
         self._job_timeout_seconds = job_timeout_seconds
+        self._now = now
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set. An unexpected error outside of an attempt ends the worker."""
@@ -57,7 +60,7 @@ class Worker:
     def work_one(self) -> bool:
         """Claim and run the next job. Return False if there is none."""
         try:
-            job = self._jobs.claim(self._name, datetime.now(UTC))
+            job = self._jobs.claim(self._name, self._now())
         except NodeError as error:
             log.warning(
                 "No job can be claimed now; the worker will try again: %s", error, extra=fields("claim_postponed")
@@ -75,7 +78,7 @@ class Worker:
         started = time.monotonic()
         try:
             result = self._perform(job)
-            kept = self._jobs.succeed(job.id, self._name, result.objects, result.facts, datetime.now(UTC))
+            kept = self._jobs.succeed(job.id, self._name, result.objects, result.facts, wall_now())
         except Exception as error:
             self._end_failed(job, error, identifiers)
             return
@@ -87,7 +90,7 @@ class Worker:
 
     def _end_failed(self, job: Job, error: Exception, identifiers: dict[str, object]) -> None:
         reason = _reason(error)
-        now = datetime.now(UTC)
+        now = self._now()
         retry_at = None if isinstance(error, Permanent) else self._backoff.retry_at(job.attempts, now)
         state = self._jobs.fail(job.id, self._name, reason, retry_at, now, _why(error))
         trace = None if isinstance(error, NodeError) else error
@@ -120,7 +123,7 @@ class Worker:
                     )
                     self._end_process(job, f"took longer than {self._job_timeout_seconds:g} s")
                 try:
-                    wanted = self._jobs.heartbeat(job.id, self._name, datetime.now(UTC))
+                    wanted = self._jobs.heartbeat(job.id, self._name, wall_now())
                 except NodeError as error:
                     log.warning(
                         "The heartbeat of the job could not be written and will be tried again: %s",
@@ -146,7 +149,7 @@ class Worker:
 
     def _end_process(self, job: Job, reason: str) -> NoReturn:
         """Give the job back if this worker still holds it, and end the process. A superseded job is cancelled."""
-        now = datetime.now(UTC)
+        now = self._now()
         with suppress(Exception):  # if this fails, the next process of this worker gives the job back
             self._jobs.fail(job.id, self._name, reason, self._backoff.retry_at(job.attempts, now), now)
         os._exit(EXIT_AGAIN)

@@ -64,9 +64,9 @@ class Commitments:
     # -- reporting -----------------------------------------------------------------------------------------------------
 
     def due(self, now: datetime, peers: Collection[str] | None = None, limit: int = 20) -> list[Commitment]:
-        """Return requests that nobody holds, oldest first: those of `peers`, or of all peers if `peers` is None."""
+        """Return requests that are due and that no receiver holds, oldest first; of `peers`, unless that is None."""
         row = schema.CommitmentRow
-        statement = select(row).where(row.state.in_(_OPEN), row.run_after <= now)
+        statement = select(row).where(row.state.in_(_OPEN), row.association == "", row.run_after <= now)
         if peers is not None:
             statement = statement.where(row.peer_ae_title.in_(peers))
         with self._database.reading() as session:
@@ -89,6 +89,20 @@ class Commitments:
         waits = and_(row.id == commitment_id, row.state == CommitmentState.REQUESTED)
         with self._database.session() as session:
             return _move(session, waits, run_after=until) is not None
+
+    def leases(self) -> dict[int, datetime]:
+        """Return until when receivers hold requests. A receiver that lives renews this again and again."""
+        row = schema.CommitmentRow
+        held = select(row.id, row.run_after).where(row.state.in_(_OPEN), row.association != "")
+        with self._database.reading() as session:
+            return {found.id: found.run_after for found in session.execute(held)}
+
+    def release_silent(self, leases: Mapping[int, datetime], now: datetime) -> None:
+        """Make requests due for any reporter that are still held as in `leases`."""
+        for commitment_id, until in leases.items():
+            same = and_(_is_open(commitment_id), schema.CommitmentRow.run_after == until)
+            with self._database.session() as session:
+                _move(session, same, association="", run_after=now)
 
     def hand_over(self, commitment_id: int, now: datetime) -> bool:
         """Make the request due for any reporter, because the requesting association is over."""

@@ -8,7 +8,7 @@ so that no waiting ends early and none is prolonged.
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, select, update
+from sqlalchemy import ColumnElement, and_, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from storage.records.commitments import CommitmentState
@@ -29,7 +29,7 @@ _OPEN_CONFIRMATION = schema.ConfirmationRow.state.in_(
 _DUE_AT: tuple[tuple[InstrumentedAttribute[datetime], ColumnElement[bool]], ...] = (
     (schema.JobRow.run_after, schema.JobRow.state.in_((JobState.QUEUED, JobState.RETRYING))),
     (schema.DeliveryRow.run_after, schema.DeliveryRow.state.in_((DeliveryState.QUEUED, DeliveryState.RETRYING))),
-    (schema.CommitmentRow.run_after, _OPEN_COMMITMENT),
+    (schema.CommitmentRow.run_after, and_(_OPEN_COMMITMENT, schema.CommitmentRow.association == "")),
     (schema.ConfirmationRow.deadline, _OPEN_CONFIRMATION),
 )
 _SINCE: tuple[tuple[InstrumentedAttribute[datetime], ColumnElement[bool]], ...] = (
