@@ -6,8 +6,8 @@ disk alone. All roles but the worker are wired here. The worker loads torch, so 
 """
 
 import socket
-from collections.abc import Sequence
-from datetime import timedelta
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -42,7 +42,7 @@ from dicom_node.route.routable import RoutableStudies
 from dicom_node.route.routing import route
 from dicom_node.route.sweep import RoutingSweep
 from dicom_node.route.urgency import Urgency
-from dicom_node.runtime.clock import MachineClock, machine_clock, steady_now
+from dicom_node.runtime.clock import machine_clock, steady_now, wall_now
 from dicom_node.runtime.process import role_name
 from dicom_node.runtime.supervisor import Role
 from dicom_node.schedule import (
@@ -131,7 +131,9 @@ def further_services(settings: Settings) -> list[DimseService]:
     it.
     """
     database = Database(settings.database_url)
-    steps = ProcedureStepService(ProcedureSteps(database, settings.folders.procedure_steps))
+    steps = ProcedureStepService(
+        ProcedureSteps(database, settings.folders.procedure_steps), admits_peers_only=bool(settings.peers)
+    )
     commitments = Commitments(database)
     reports = AssociationReports(
         commitments, filed=partial(filed_until, settings.folders.journals, steady_now), retry=settings.dispatch.backoff
@@ -232,7 +234,10 @@ def build_dispatcher(settings: Settings, stores: Stores) -> Dispatcher:
         destinations=[build_destination(d, settings) for d in settings.destinations],
         backoff=settings.dispatch.backoff,
         name=role_name("dispatch"),
-        beside=[build_commitment_reporter(settings, stores, clock).run, build_confirmer(settings, stores, clock).run],
+        beside=[
+            build_commitment_reporter(settings, stores, clock.now).run,
+            build_confirmer(settings, stores, clock.now).run,
+        ],
         give_up_after=timedelta(days=settings.dispatch.give_up_after_days),
         now=clock.now,
     )
@@ -242,17 +247,17 @@ def build_destination(destination: DestinationSettings, settings: Settings) -> C
     return destination.build(settings.node.ae_title, settings.dispatch.timeout_seconds)
 
 
-def build_confirmer(settings: Settings, stores: Stores, clock: MachineClock) -> Confirmer:
+def build_confirmer(settings: Settings, stores: Stores, now: Callable[[], datetime] = wall_now) -> Confirmer:
     return Confirmer(
         confirmations=stores.confirmations,
         destinations=[build_destination(d, settings) for d in settings.destinations if d.confirm == "auto"],
         patience=timedelta(seconds=settings.dispatch.commitment_timeout_seconds),
         pauses=settings.dispatch.backoff,
-        now=clock.now,
+        now=now,
     )
 
 
-def build_commitment_reporter(settings: Settings, stores: Stores, clock: MachineClock) -> CommitmentReporter:
+def build_commitment_reporter(settings: Settings, stores: Stores, now: Callable[[], datetime]) -> CommitmentReporter:
     return CommitmentReporter(
         commitments=stores.commitments,
         filed=partial(filed_until, settings.folders.journals),
@@ -260,5 +265,5 @@ def build_commitment_reporter(settings: Settings, stores: Stores, clock: Machine
         send=partial(send_report, settings.node.ae_title, settings.dispatch.timeout_seconds),
         backoff=settings.dispatch.backoff,
         give_up_after=timedelta(days=settings.dispatch.give_up_after_days),
-        now=clock.now,
+        now=now,
     )

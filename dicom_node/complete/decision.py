@@ -37,8 +37,8 @@ def decide_completion(
     """
     basis = strongest_evidence(study, inventory, rule)
     behind = _behind(now, filed)
-    if behind:
-        basis = replace(basis, says=(*basis.says, behind))
+    further = [text for text in (_of_strangers(study), behind) if text]
+    basis = replace(basis, says=(*basis.says, *further))
     images = plural(study.instances, "instance")
     numbers = _numbers(study, inventory)
     since = quiet_since(study, inventory)
@@ -78,6 +78,13 @@ def quiet_since(study: StudyEvidence, inventory: Inventory | None = None) -> dat
 
 def _oldest_at(study: StudyEvidence, rule: CompletionRule) -> datetime:
     return event_time(study, study.revision_started_at) + timedelta(seconds=rule.maximum_age)
+
+
+def _of_strangers(study: StudyEvidence) -> str:
+    if not study.strangers:
+        return ""
+    hosts = ", ".join(study.strangers)
+    return f"procedure steps from {hosts} do not count, because no image of the study came from there"
 
 
 def _behind(now: datetime, filed: datetime | None) -> str:

@@ -141,45 +141,57 @@ def _is_empty(value: Any) -> bool:
 
 
 class ProcedureStepService:
-    """A service that keeps the steps of modalities. Its methods do not raise: every failure becomes a response."""
+    """A service that keeps the steps of modalities. Its methods do not raise: every failure becomes a response.
 
-    def __init__(self, steps: ProcedureSteps, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    `admits_peers_only` is True if peers are configured. Otherwise anybody may send steps, and the host of each is kept,
+    because a step counts only from a host that also sent images of its study.
+    """
+
+    def __init__(
+        self,
+        steps: ProcedureSteps,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        admits_peers_only: bool = False,
+    ) -> None:
         self._steps = steps
         self._now = now
+        self._admits_peers_only = admits_peers_only
 
-    def create(self, sop_instance_uid: str | None, ds: Dataset, calling: str) -> tuple[DimseResponse, str]:
+    def create(
+        self, sop_instance_uid: str | None, ds: Dataset, calling: str, host: str = ""
+    ) -> tuple[DimseResponse, str]:
         """Answer an N-CREATE (PS3.4 F.7.2.1), and return the SOP Instance UID too, a new one if none is given."""
         uid = sop_instance_uid or str(generate_uid(prefix=None))
-        return self._guarded("create", uid, calling, lambda: self._create(uid, ds, calling)), uid
+        return self._guarded("create", uid, calling, lambda: self._create(uid, ds, calling, host)), uid
 
-    def set(self, sop_instance_uid: str, modifications: Dataset, calling: str) -> DimseResponse:
+    def set(self, sop_instance_uid: str, modifications: Dataset, calling: str, host: str = "") -> DimseResponse:
         """Answer an N-SET (PS3.4 F.7.2.2). If two race, the second reads the updated step again and retries."""
-        return self._guarded("set", sop_instance_uid, calling, lambda: self._set(sop_instance_uid, modifications))
+        return self._guarded("set", sop_instance_uid, calling, lambda: self._set(sop_instance_uid, modifications, host))
 
-    def _create(self, uid: str, ds: Dataset, calling: str) -> DimseResponse:
+    def _create(self, uid: str, ds: Dataset, calling: str, host: str) -> DimseResponse:
         if not UID.fullmatch(uid):
             return DimseResponse(DimseStatus.INVALID_OBJECT_INSTANCE, "The SOP Instance UID is not a UID")
         judged = judge_creation(ds)
         if isinstance(judged, DimseResponse):
             return judged
-        new = self._steps.create(uid, ds, calling, judged.study_instance_uids, judged.referenced, self._now())
+        new = self._steps.create(uid, ds, calling, judged.study_instance_uids, judged.referenced, self._now(), host)
         return (
             SUCCESS
             if new
             else DimseResponse(DimseStatus.DUPLICATE_SOP_INSTANCE, "There is such a procedure step already")
         )
 
-    def _set(self, uid: str, modifications: Dataset) -> DimseResponse:
+    def _set(self, uid: str, modifications: Dataset, host: str) -> DimseResponse:
         for _ in range(ATTEMPTS):
             step = self._steps.get(uid)
             if step is None:
                 return DimseResponse(DimseStatus.NO_SUCH_SOP_INSTANCE, "There is no such procedure step")
-            answer = self._change(step, modifications)
+            answer = self._change(step, modifications, host)
             if answer is not None:
                 return answer
         return DimseResponse(DimseStatus.RESOURCE_LIMITATION, "Too many changes at once, send it again later")
 
-    def _change(self, step: ProcedureStep, modifications: Dataset) -> DimseResponse | None:
+    def _change(self, step: ProcedureStep, modifications: Dataset, host: str) -> DimseResponse | None:
         """Update a step; return None if another N-SET has changed it since it was read."""
         if step.state is not ProcedureStepState.IN_PROGRESS:
             return FINAL
@@ -190,7 +202,9 @@ class ProcedureStepService:
         judged = judge_change(step.state, merged)
         if isinstance(judged, DimseResponse):
             return judged
-        won = self._steps.update(step, merged, judged.state, judged.study_instance_uids, judged.referenced, self._now())
+        won = self._steps.update(
+            step, merged, judged.state, judged.study_instance_uids, judged.referenced, self._now(), host
+        )
         return SUCCESS if won else None
 
     def _guarded(self, what: str, uid: str, calling: str, act: Callable[[], DimseResponse]) -> DimseResponse:
@@ -230,15 +244,19 @@ class ProcedureStepService:
         ds = readable(lambda: event.attribute_list)
         if ds is None:
             return UNREADABLE.dataset(), None
-        answer, uid = self.create(None if given is None else str(given), ds, calling_ae_title(event))
+        answer, uid = self.create(None if given is None else str(given), ds, calling_ae_title(event), self._host(event))
         if given is None and answer.status is DimseStatus.SUCCESS:
             reply = Dataset()  # pynetdicom makes it the response's Affected SOP Instance UID (PS3.7 10.1.5.1.4)
             reply.AffectedSOPInstanceUID = uid
             return answer.dataset(), reply
         return answer.dataset(), None
 
+    def _host(self, event: Any) -> str:
+        return "" if self._admits_peers_only else str(event.assoc.requestor.address_info.address)
+
     def _on_set(self, event: Any) -> tuple[Dataset, Dataset | None]:
         ds = readable(lambda: event.modification_list)
         if ds is None:
             return UNREADABLE.dataset(), None
-        return self.set(str(event.request.RequestedSOPInstanceUID or ""), ds, calling_ae_title(event)).dataset(), None
+        uid = str(event.request.RequestedSOPInstanceUID or "")
+        return self.set(uid, ds, calling_ae_title(event), self._host(event)).dataset(), None

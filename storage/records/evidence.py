@@ -55,9 +55,10 @@ class SourceAnswer:
 class StudyEvidence:
     """The evidence about a study in RECEIVING, on which its completion is decided. It is cheap to read.
 
-    `steps` are the procedure steps that the study is part of. `associations` and `answers` are those of this revision,
-    oldest first. `noticed_at` is the time when the completion sweep first saw this state: instances may be indexed long
-    after they came.
+    `steps` are the procedure steps that the study is part of, as far as they are evidence, and `strangers` the hosts
+    whose word about procedure steps is none, because they sent no image of the study. `associations` and `answers` are
+    those of this revision, oldest first. `noticed_at` is the time when the completion sweep first saw this state:
+    instances may be indexed long after they came.
     """
 
     study_instance_uid: str
@@ -69,6 +70,7 @@ class StudyEvidence:
     steps: tuple[tuple[str, ProcedureStepState], ...] = ()
     answers: tuple[SourceAnswer, ...] = ()
     noticed_at: datetime | None = None
+    strangers: tuple[str, ...] = ()
 
     @property
     def open_associations(self) -> int:

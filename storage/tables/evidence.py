@@ -16,7 +16,6 @@ from storage.records.evidence import (
     StudyEvidence,
 )
 from storage.records.instances import Facts
-from storage.records.procedure_steps import ProcedureStepState
 from storage.records.studies import Stage, StudyState
 from storage.tables.database import schema
 from storage.tables.database.connection import chunks
@@ -36,16 +35,23 @@ def study_evidence(session: Session, study_instance_uid: str | None) -> list[Stu
     if not rows:
         return []
     associations = _associations(session, here)
-    steps = _step_states(session, here)
+    believed, strangers = _believed_steps(session, here)
     answers = _answers(session, here)
     return [
-        StudyEvidence(*row, tuple(associations[row[0]]), tuple(steps[row[0]]), tuple(answers[row[0]])) for row in rows
+        StudyEvidence(
+            *row,
+            associations=tuple(associations[row[0]]),
+            steps=tuple((word.sop_instance_uid, word.state) for word in believed[row[0]]),
+            strangers=tuple(sorted(strangers[row[0]])),
+            answers=tuple(answers[row[0]]),
+        )
+        for row in rows
     ]
 
 
 def study_contents(session: Session, study_instance_uid: str) -> StudyContents:
     """Return the evidence of every instance of a study, and of its procedure steps."""
-    instance, own, step = schema.InstanceRow, schema.ResultObjectRow, schema.ProcedureStepRow
+    instance, own = schema.InstanceRow, schema.ResultObjectRow
     instances = session.execute(
         select(
             instance.sop_instance_uid,
@@ -58,12 +64,8 @@ def study_contents(session: Session, study_instance_uid: str) -> StudyContents:
         .outerjoin(own, own.sop_instance_uid == instance.sop_instance_uid)
         .where(instance.study_instance_uid == study_instance_uid)
     ).all()
-    steps = session.execute(
-        select(step.state, step.referenced, step.ended_at)
-        .join(schema.ProcedureStepStudyRow)
-        .where(schema.ProcedureStepStudyRow.study_instance_uid == study_instance_uid)
-        .order_by(step.created_at)
-    ).all()
+    believed, _ = _believed_steps(session, schema.StudyRow.study_instance_uid == study_instance_uid)
+    steps = [(word.state, word.referenced, word.ended_at) for word in believed[study_instance_uid]]
     here = {row[0] for row in instances}
     elsewhere = _known(session, sorted({uid for _, listed, _ in steps for uid in listed} - here))
     return StudyContents(
@@ -118,17 +120,47 @@ def _associations(session: Session, here: ColumnElement[bool]) -> dict[str, list
     return found
 
 
-def _step_states(session: Session, here: ColumnElement[bool]) -> dict[str, list[tuple[str, ProcedureStepState]]]:
+_Words = dict[str, list[schema.ProcedureStepStatementRow]]
+
+
+def _believed_steps(session: Session, here: ColumnElement[bool]) -> tuple[_Words, dict[str, set[str]]]:
+    """Return, for each study, the word that counts about each of its procedure steps, and the hosts that do not count.
+
+    The word of a configured peer counts, and that of a host that sent images of the study. Anyone else may know nothing
+    of the study, and could hold it or end it early.
+    """
     study, of, step = schema.StudyRow, schema.ProcedureStepStudyRow, schema.ProcedureStepRow
-    found: dict[str, list[tuple[str, ProcedureStepState]]] = defaultdict(list)
-    for uid, step_uid, state in session.execute(
-        select(study.study_instance_uid, step.sop_instance_uid, step.state)
+    word = schema.ProcedureStepStatementRow
+    hosts = _hosts(session, here)
+    found: dict[str, dict[str, schema.ProcedureStepStatementRow]] = defaultdict(dict)
+    strangers: dict[str, set[str]] = defaultdict(set)
+    for uid, said in session.execute(
+        select(study.study_instance_uid, word)
         .join(of, of.study_instance_uid == study.study_instance_uid)
         .join(step, step.sop_instance_uid == of.sop_instance_uid)
+        .join(word, word.sop_instance_uid == step.sop_instance_uid)
         .where(here)
-        .order_by(step.created_at, step.sop_instance_uid)
+        .order_by(step.created_at, step.sop_instance_uid, word.sequence)
     ):
-        found[uid].append((step_uid, state))
+        if said.host and said.host not in hosts[uid]:
+            strangers[uid].add(said.host)
+        else:
+            found[uid][said.sop_instance_uid] = said  # the last one stands
+    return defaultdict(list, {uid: list(words.values()) for uid, words in found.items()}), strangers
+
+
+def _hosts(session: Session, here: ColumnElement[bool]) -> dict[str, set[str]]:
+    """Return the hosts that sent images of each study, in any revision."""
+    study, feed, association = schema.StudyRow, schema.FeedRow, schema.AssociationRow
+    found: dict[str, set[str]] = defaultdict(set)
+    for uid, host in session.execute(
+        select(study.study_instance_uid, association.peer_host)
+        .join(feed, feed.study_instance_uid == study.study_instance_uid)
+        .join(association, association.id == feed.association_id)
+        .where(here)
+        .distinct()
+    ):
+        found[uid].add(host)
     return found
 
 

@@ -1,6 +1,9 @@
 """Modality Performed Procedure Steps (PS3.4 annex F): datasets as durable files, their states as rows.
 
-IN PROGRESS → COMPLETED | DISCONTINUED. A row is written once the file it names is durable, and both are there before
+IN PROGRESS → COMPLETED | DISCONTINUED. Whose word counts is decided where it is evidence (`storage.tables.evidence`).
+The last word of each host is kept. A host that neither created a step nor sent images of its studies changes no step.
+
+A row is written once the file it names is durable, and both are there before
 the modality gets its answer. Each N-SET writes a new file and moves the row to it. If two N-SETs race, only the one
 that had read the current row succeeds.
 """
@@ -16,7 +19,7 @@ from pathlib import Path
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
-from sqlalchemy import and_, select, update
+from sqlalchemy import and_, func, select, update
 from sqlalchemy.orm import Session
 
 from storage.errors import Permanent
@@ -48,9 +51,11 @@ class ProcedureSteps:
         study_instance_uids: Sequence[str],
         referenced: Sequence[str],
         now: datetime,
+        host: str = "",
     ) -> bool:
         """Keep a new step, IN PROGRESS. Return False and change nothing if a step with this UID exists.
 
+        `host` is where it came from; empty if it is a configured peer, which is believed without having sent images.
         Raises Retriable if the database is busy or gone, StorageFull, OSError.
         """
         path = self._write(sop_instance_uid, 1, ds, source_ae_title)
@@ -71,6 +76,7 @@ class ProcedureSteps:
             )
             if new:
                 _feed(session, sop_instance_uid, study_instance_uids)
+                _state(session, sop_instance_uid, host, ProcedureStepState.IN_PROGRESS, referenced, now)
                 _announce(session, study_instance_uids, ProcedureStepState.IN_PROGRESS, referenced, now)
             kept = session.get_one(schema.ProcedureStepRow, sop_instance_uid).path
         if kept != path.name:
@@ -85,11 +91,18 @@ class ProcedureSteps:
         study_instance_uids: Sequence[str],
         referenced: Sequence[str],
         now: datetime,
+        host: str = "",
     ) -> bool:
         """Move `step` to its next version.
 
-        Return False and change nothing if the row of the step has changed since `step` was read.
+        Return False and change nothing if the row of the step has changed since `step` was read. The word of a host
+        that neither created the step nor sent images is kept beside it, and the step itself does not change.
         """
+        with self._database.session() as session:
+            if _is_stranger(session, step.sop_instance_uid, host, study_instance_uids):
+                _feed(session, step.sop_instance_uid, study_instance_uids)
+                _state(session, step.sop_instance_uid, host, state, referenced, now)
+                return True
         path = self._write(step.sop_instance_uid, step.version + 1, ds, step.source_ae_title)
         row = schema.ProcedureStepRow
         final = state is not ProcedureStepState.IN_PROGRESS
@@ -114,6 +127,7 @@ class ProcedureSteps:
             )
             if won:
                 _feed(session, step.sop_instance_uid, study_instance_uids)
+                _state(session, step.sop_instance_uid, host, state, referenced, now)
                 if final:
                     _announce(session, study_instance_uids, state, referenced, now)
             kept = session.scalar(select(row.path).where(row.sop_instance_uid == step.sop_instance_uid))
@@ -214,6 +228,37 @@ def _feed(session: Session, sop_instance_uid: str, study_instance_uids: Sequence
         insert_if_absent(
             session, schema.ProcedureStepStudyRow, {"sop_instance_uid": sop_instance_uid, "study_instance_uid": study}
         )
+
+
+def _state(
+    session: Session, uid: str, host: str, state: ProcedureStepState, referenced: Sequence[str], now: datetime
+) -> None:
+    """Keep the word of a host about a step, in place of its earlier one."""
+    row = schema.ProcedureStepStatementRow
+    of_step = row.sop_instance_uid == uid
+    number = session.scalar(select(func.max(row.sequence)).where(of_step)) or 0
+    values = {
+        "state": state,
+        "referenced": list(referenced),
+        "at": now,
+        "ended_at": None if state is ProcedureStepState.IN_PROGRESS else now,
+        "sequence": number + 1,
+    }
+    new = {"sop_instance_uid": uid, "host": host[:255], "created": number == 0, **values}
+    if not insert_if_absent(session, row, new):
+        changed(session, update(row).where(of_step, row.host == host[:255]).values(**values))
+
+
+def _is_stranger(session: Session, uid: str, host: str, study_instance_uids: Sequence[str]) -> bool:
+    row, feed, association = schema.ProcedureStepStatementRow, schema.FeedRow, schema.AssociationRow
+    creator = select(row.host).where(row.sop_instance_uid == uid, row.host == host[:255], row.created)
+    sent = (
+        select(association.id)
+        .join(feed, feed.association_id == association.id)
+        .where(association.peer_host == host[:255], feed.study_instance_uid.in_(study_instance_uids))
+        .limit(1)
+    )
+    return bool(host) and session.scalar(creator) is None and session.scalar(sent) is None
 
 
 def _announce(

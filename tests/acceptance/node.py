@@ -20,7 +20,7 @@ from dicom_node.read.study import read_study
 from dicom_node.settings.loading import load_settings
 
 SCANNER = "SCANNER1"
-START_SECONDS = 90.0
+START_SECONDS = 150.0
 
 CONFIG = """
 [node]

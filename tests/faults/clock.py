@@ -28,6 +28,7 @@ class SettableClock:
             "LD_PRELOAD": str(library),
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
             "FAKETIME_NO_CACHE": "1",
+            "NO_FAKE_STAT": "1",  # the times of files would be read and changed by the thousand
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         }
 

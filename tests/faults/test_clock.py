@@ -36,7 +36,8 @@ class Place:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("clock")
     clock, pacs = SettableClock(folder), SilentPacs(free_port())
-    node = Node(folder / "node", free_port(), pacs, write_bundle(folder / "bundle", ROUNDS), environment=clock.environment)  # type: ignore[arg-type]  # fmt: skip
+    bundle = write_bundle(folder / "bundle", ROUNDS)
+    node = Node(folder / "node", free_port(), pacs, bundle, environment=clock.environment)  # type: ignore[arg-type]
     node.start()
     yield Place(node, clock, pacs)
     node.kill()
@@ -124,7 +125,7 @@ def test_a_step_of_an_hour(place: Place, tmp_path: Path, seconds: int) -> None:
 
 @pytest.mark.faults
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("seconds", [MONTH, -MONTH, -MONTH, MONTH])
+@pytest.mark.parametrize("seconds", [MONTH, -MONTH])
 def test_a_step_of_a_month(place: Place, tmp_path: Path, seconds: int) -> None:
     set_while_it_works(place, tmp_path, seconds)
 

@@ -317,6 +317,21 @@ class ProcedureStepRow(Base):
     path: Mapped[str]
 
 
+class ProcedureStepStatementRow(Base):
+    """The last word of one host about a procedure step. An empty `host` stands for the configured peers."""
+
+    __tablename__ = "procedure_step_statement"
+
+    sop_instance_uid: Mapped[str] = mapped_column(_UID, ForeignKey("procedure_step.sop_instance_uid"), primary_key=True)
+    host: Mapped[str] = mapped_column(String(255), primary_key=True)
+    state: Mapped[ProcedureStepState]
+    referenced: Mapped[list[str]]
+    at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+    sequence: Mapped[int]  # of all words about the step, which the wall clock does not tell
+    created: Mapped[bool]  # whether this host created the step
+
+
 class ProcedureStepStudyRow(Base):
     """A link: the procedure step is part of this study."""
 

@@ -11,6 +11,27 @@ def upgrade() -> None:
     _add_subjects()
     _place_instances()
     op.create_table(
+        "procedure_step_statement",
+        sa.Column("sop_instance_uid", sa.String(length=64), nullable=False),
+        sa.Column("host", sa.String(length=255), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("referenced", sa.JSON(), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("sequence", sa.Integer(), nullable=False),
+        sa.Column("created", sa.Boolean(), nullable=False),
+        sa.ForeignKeyConstraint(["sop_instance_uid"], ["procedure_step.sop_instance_uid"]),
+        sa.PrimaryKeyConstraint("sop_instance_uid", "host"),
+    )
+    # Nobody noted the hosts of steps until now, so that these count as before.
+    op.execute(
+        sa.text(
+            "INSERT INTO procedure_step_statement "
+            "SELECT sop_instance_uid, '', state, referenced, created_at, ended_at, version, :created "
+            "FROM procedure_step"
+        ).bindparams(created=True)
+    )
+    op.create_table(
         "machine_clock",
         sa.Column("host", sa.String(length=255), nullable=False),
         sa.Column("boot", sa.String(length=64), nullable=False),
