@@ -120,32 +120,34 @@ def _associations(session: Session, here: ColumnElement[bool]) -> dict[str, list
     return found
 
 
-_Words = dict[str, list[schema.ProcedureStepStatementRow]]
+_Word = schema.ProcedureStepRow | schema.ProcedureStepStatementRow
+_Words = dict[str, list[_Word]]
 
 
 def _believed_steps(session: Session, here: ColumnElement[bool]) -> tuple[_Words, dict[str, set[str]]]:
     """Return, for each study, the word that counts about each of its procedure steps, and the hosts that do not count.
 
     The word of a configured peer counts, and that of a host that sent images of the study. Anyone else may know nothing
-    of the study, and could hold it or end it early.
+    of the study, and could hold it or end it early. A step counts itself if its hosts were not noted yet, as in earlier
+    versions.
     """
     study, of, step = schema.StudyRow, schema.ProcedureStepStudyRow, schema.ProcedureStepRow
     word = schema.ProcedureStepStatementRow
     hosts = _hosts(session, here)
-    found: dict[str, dict[str, schema.ProcedureStepStatementRow]] = defaultdict(dict)
+    found: dict[str, dict[str, _Word]] = defaultdict(dict)
     strangers: dict[str, set[str]] = defaultdict(set)
-    for uid, said in session.execute(
-        select(study.study_instance_uid, word)
+    for uid, itself, said in session.execute(
+        select(study.study_instance_uid, step, word)
         .join(of, of.study_instance_uid == study.study_instance_uid)
         .join(step, step.sop_instance_uid == of.sop_instance_uid)
-        .join(word, word.sop_instance_uid == step.sop_instance_uid)
+        .outerjoin(word, word.sop_instance_uid == step.sop_instance_uid)
         .where(here)
         .order_by(step.created_at, step.sop_instance_uid, word.sequence)
     ):
-        if said.host and said.host not in hosts[uid]:
+        if said is not None and said.host and said.host not in hosts[uid]:
             strangers[uid].add(said.host)
         else:
-            found[uid][said.sop_instance_uid] = said  # the last one stands
+            found[uid][itself.sop_instance_uid] = itself if said is None else said  # the last one stands
     return defaultdict(list, {uid: list(words.values()) for uid, words in found.items()}), strangers
 
 

@@ -23,14 +23,6 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["sop_instance_uid"], ["procedure_step.sop_instance_uid"]),
         sa.PrimaryKeyConstraint("sop_instance_uid", "host"),
     )
-    # Nobody noted the hosts of steps until now, so that these count as before.
-    op.execute(
-        sa.text(
-            "INSERT INTO procedure_step_statement "
-            "SELECT sop_instance_uid, '', state, referenced, created_at, ended_at, version, :created "
-            "FROM procedure_step"
-        ).bindparams(created=True)
-    )
     op.create_table(
         "machine_clock",
         sa.Column("host", sa.String(length=255), nullable=False),
