@@ -13,6 +13,9 @@ from dicom_node.objects.registry import WRITTEN_SOP_CLASSES
 
 LIBRARIES = ("/usr/lib/x86_64-linux-gnu/faketime", "/usr/lib/aarch64-linux-gnu/faketime")
 
+# libfaketime 0.9.10 breaks clock_nanosleep, by which Python sleeps, while the monotonic clock is not faked.
+SLEEP = "import select, time\ntime.sleep = lambda seconds: select.select([], [], [], seconds) and None\n"
+
 
 class SettableClock:
     """The wall clock of the processes that get `environment`. Their monotonic clock stays as it is."""
@@ -23,6 +26,7 @@ class SettableClock:
             pytest.skip("libfaketime is not installed: run tests/install-peers.sh")
         self._file = folder / "offset"
         self._ahead = 0
+        (folder / "sitecustomize.py").write_text(SLEEP)
         self.step(0)
         self.environment: Mapping[str, str] = {
             "LD_PRELOAD": str(library),
@@ -30,6 +34,7 @@ class SettableClock:
             "FAKETIME_NO_CACHE": "1",
             "NO_FAKE_STAT": "1",  # the times of files would be read and changed by the thousand
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "PYTHONPATH": os.pathsep.join([str(folder), str(Path(__file__).parents[2])]),
         }
 
     def step(self, seconds: int) -> None:
