@@ -112,9 +112,9 @@ class NoResultSweep:
     def _decide(self, marked: MarkedStudy) -> None:
         uid = marked.study.study_instance_uid
         routing = self._studies.routing(uid, marked.study.revision)
-        if routing is None:
-            return
-        detail = without_results(routing, self._no_results.jobs(uid), self._silent)
+        detail = None
+        if routing is not None and routing.applications:
+            detail = without_results(routing, self._no_results.jobs(uid), self._silent)
         job = self._no_results.decide(marked, detail, self._now())
         if job is None or detail is None:
             return

@@ -50,7 +50,7 @@ def tried(tmp_path: Path, study: str, more: str) -> str:
 def test_another_configuration_is_tried_and_changes_nothing(tmp_path: Path, study: str) -> None:
     text = tried(tmp_path, study, "")
     assert f"Tried with {tmp_path / 'new.toml'}" in text
-    assert "soft_tissue_mass would run; t1w: 1 'T1 TSE axial'; it is meant for the study: series 1" in text
+    assert "soft_tissue_mass (right) would run; t1w: 1 'T1 TSE axial'; it is meant for the study: series 1" in text
     text = tried(tmp_path, study, '[[series]]\nseries_description = "*"\nkind = "T2w"')
     assert "soft_tissue_mass would not run: no series fits" in text
     assert "once the study is over, a report says that there is no result, because it is meant for the study" in text
