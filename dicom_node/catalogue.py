@@ -8,7 +8,7 @@ from typing import Literal
 
 from dicom_node.runtime.logs import fields
 from inference.contract.manifest import Manifest, load_manifest
-from inference.series.study_rule import StudyRule
+from inference.contract.study_rule import StudyRule
 from storage.errors import ModelRefused
 
 log = logging.getLogger(__name__)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from dicom_node.catalogue import ConfiguredApplication
 from inference.contract.manifest import Manifest
+from inference.contract.study_rule import StudyRule, StudyValues
 from inference.series.naming import name_of_series
 from inference.series.recogniser import Recognition
-from inference.series.study_rule import StudyRule, StudyValues
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from collections.abc import Collection, Sequence
 from pydicom.dataset import Dataset
 
 from dicom_node.runtime.logs import fields, unexpected
+from inference.contract.study_rule import StudyValues, stated_values
 from inference.headers.images import images_among
 from inference.series.kinds import Kind
 from inference.series.recogniser import Recognition, read_headers, recognise_headers
 from inference.series.site_table import SiteTable
-from inference.series.study_rule import StudyValues, stated_values
 from storage.log.instances import InstanceStore
 from storage.records.instances import Series
 from storage.records.patients import StudyIdentities

@@ -17,10 +17,10 @@ from dicom_node.route.time_points import RoutingTimePoint, anatomy_of_required, 
 from dicom_node.runtime.logs import fields, unexpected
 from inference.contract.binding import Binding, bind_sides, named_inputs, wanted
 from inference.contract.manifest import Manifest
+from inference.contract.study_rule import StudyValues
 from inference.headers.images import IMAGE_MODALITIES, counts_as_image
 from inference.series.kinds import Kind
 from inference.series.recogniser import Recognition
-from inference.series.study_rule import StudyValues
 from storage.errors import WhyNoResult
 from storage.records.instances import Instance, Series
 from storage.records.jobs import AnalysisDetail, NewJob, NotCompared, of_side

@@ -15,9 +15,9 @@ from dicom_node.read.folders import NodeFolders
 from dicom_node.read.stores import StoresConfig
 from dicom_node.runtime.backoff import Backoff
 from dicom_node.runtime.configuration import AETitle, Port, Seconds, Section
+from inference.contract.study_rule import CodeKey, StudyRule
 from inference.series.kinds import Kind as SeriesKind
 from inference.series.site_table import SiteRule
-from inference.series.study_rule import CodeKey, StudyRule
 from storage.records.problems import ProblemLimits
 from storage.tables.database.connection import default_url
 

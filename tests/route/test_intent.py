@@ -8,9 +8,9 @@ import pytest
 from dicom_node.catalogue import ConfiguredApplication
 from dicom_node.route.routing import RoutableStudy, route
 from inference.contract.inputs import InputRule
+from inference.contract.study_rule import StudyRule, StudyValues
 from inference.series.kinds import Kind
 from inference.series.recogniser import Recognition
-from inference.series.study_rule import StudyRule, StudyValues
 from storage.records.routing import ApplicationDecision
 from tests.route.test_routing import BROKEN, application, described, series
 

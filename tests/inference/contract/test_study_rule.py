@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydicom.dataset import Dataset
 
-from inference.series.study_rule import CodeKey, StudyRule, StudyValues, stated_values
+from inference.contract.study_rule import CodeKey, StudyRule, StudyValues, stated_values
 
 
 def image(**attributes: Any) -> Dataset:

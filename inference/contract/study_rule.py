@@ -13,7 +13,7 @@ from typing import Any
 from pydicom.dataset import Dataset
 
 from inference.headers.attributes import values
-from inference.series.body_parts import body_parts_of
+from inference.headers.body_parts import body_parts_of
 
 IN_A_YEAR = {"Y": 1, "M": 12, "W": 365.25 / 7, "D": 365.25}  # of the units of VR AS (PS3.5 6.2)
 
