@@ -3,7 +3,8 @@
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -23,6 +24,7 @@ from dicom_node.runtime.clock import wall_now
 from dicom_node.runtime.logs import fields, unexpected
 from dicom_node.runtime.serve import serve
 from storage.records.deliveries import Delivery, DeliveryState, Remark, Silence, Undelivered
+from storage.records.results import ResultObject
 from storage.tables.deliveries import Deliveries
 
 log = logging.getLogger(__name__)
@@ -129,10 +131,10 @@ class Dispatcher:
                 message = "The delivery failed; only `dicom-node retry` sends it again: %s"
                 log.error(message, result.reason, extra=fields("delivery_failed", **identifiers))
             case DeliveryVerdict.CONFLICT:
-                self._report_conflict(delivery, result)
-                self._choose_again(destination, delivery, result, replaced=False)
+                self._choose_again(destination, delivery, result, self._conflicts(destination, delivery))
             case _:
-                self._choose_again(destination, delivery, result, replaced=verdict is DeliveryVerdict.REPLACE)
+                alone = () if verdict is DeliveryVerdict.REPLACE else (delivery.object.id,)
+                self._choose_again(destination, delivery, result, alone)
         return verdict is not DeliveryVerdict.WAIT
 
     def _try(self, destination: Destination, delivery: Delivery) -> tuple[SendResult, bool | None]:
@@ -171,9 +173,7 @@ class Dispatcher:
         clear answer came and none comes to any question, the destination is away.
         """
         target = delivery.object
-        reference = InstanceReference(
-            target.study_instance_uid, target.series_instance_uid, target.sop_class_uid, target.sop_instance_uid
-        )
+        reference = _reference(target)
         no_clear_answer = delivery.may_have_arrived or result.outcome in _NO_CLEAR_ANSWER
         try:
             if target.sop_instance_uid in destination.stored([reference]):
@@ -250,21 +250,38 @@ class Dispatcher:
         else:
             self._reachability.missed(destination.name)
 
-    def _report_conflict(self, delivery: Delivery, result: SendResult) -> None:
-        identifiers = {"delivery": delivery.id, "destination": delivery.destination, "kind": delivery.object.kind}
-        self._deliveries.conflict(delivery)
-        log.error(
-            "The destination has an object of this UID that this node has not sent: %s",
-            result.reason,
-            extra=fields("duplicate_found", study=delivery.object.study_instance_uid, **identifiers),
-        )
+    def _conflicts(self, destination: Destination, delivery: Delivery) -> list[int]:
+        """Report that the UID of an object is taken at the destination. Return the ids of all such objects of the job.
 
-    def _choose_again(self, destination: Destination, delivery: Delivery, result: SendResult, replaced: bool) -> None:
+        A node that has lost its database makes the same objects again. Then the destination holds the rest of the job
+        too, and nothing may be sent beside it.
+        """
+        offered = self._deliveries.offered(delivery.object.job_id, destination.name)
+        unsent = [sent for _, sent in offered if sent is not None and sent.state is DeliveryState.QUEUED] + [delivery]
+        held = _held(destination, [sent.object for sent in unsent])
+        taken = [sent for sent in unsent if sent.id == delivery.id or sent.object.sop_instance_uid in held]
+        for sent in taken:
+            self._deliveries.conflict(sent)
+            log.error(
+                "The destination has an object of this UID that this node has not sent",
+                extra=fields(
+                    "duplicate_found",
+                    study=sent.object.study_instance_uid,
+                    delivery=sent.id,
+                    destination=sent.destination,
+                    kind=sent.object.kind,
+                ),
+            )
+        return [sent.object.id for sent in taken]
+
+    def _choose_again(
+        self, destination: Destination, delivery: Delivery, result: SendResult, alone: Collection[int]
+    ) -> None:
         """Queue the stand-ins of an object that is not delivered, and replace the objects that refer to it.
 
-        If `replaced` is False, nothing is sent in place of this object itself. Objects that were given up before are
-        not tried again. An object that was refused at every attempt, but never for good, is FAILED nevertheless: the
-        cause may be a full disk, and the operator can have it sent again later.
+        Nothing is sent in place of the objects in `alone`. Objects that were given up before are not tried again. An
+        object that was refused at every attempt, but never for good, is FAILED nevertheless: the cause may be a full
+        disk, and the operator can have it sent again later.
         """
         offered = self._deliveries.offered(delivery.object.job_id, destination.name)
         arrived = {target.id for target, sent in offered if sent is not None and sent.state in _ARRIVED}
@@ -275,11 +292,11 @@ class Dispatcher:
             if target.sop_class_uid in refused and target.id not in arrived
         }
         refusals |= {target.id: sent.reason for target, sent in offered if sent is not None and sent.state in _GIVEN_UP}
-        refusals[delivery.object.id] = result.reason
+        refusals |= dict.fromkeys((*alone, delivery.object.id), result.reason)
         offers = [Offer(target.id, target.kind, target.stands_for, target.id in arrived) for target, _ in offered]
-        choice = choose(offers, refusals, alone=() if replaced else (delivery.object.id,))
+        choice = choose(offers, refusals, alone)
         unsent = dict(choice.unsent)
-        if result.retriable or not replaced:
+        if result.retriable or delivery.object.id in alone:
             unsent[delivery.object.id] = Undelivered(unsent[delivery.object.id].reason, replaced=False)
         now = self._now()
         for ended in self._deliveries.choose_again(delivery.id, self._name, choice.sent, unsent, now):
@@ -293,6 +310,21 @@ class Dispatcher:
                     ended.reason,
                     extra=fields("delivery_failed", **identifiers),
                 )
+
+
+def _reference(target: ResultObject) -> InstanceReference:
+    return InstanceReference(
+        target.study_instance_uid, target.series_instance_uid, target.sop_class_uid, target.sop_instance_uid
+    )
+
+
+def _held(destination: Destination, objects: Sequence[ResultObject]) -> set[str]:
+    """Return the SOP Instance UIDs of the objects that the destination says to hold."""
+    held: set[str] = set()
+    for target in objects:  # one by one, because a folder says nothing of several if one is missing
+        with suppress(PeerRefused, PeerUnavailable):
+            held |= destination.stored([_reference(target)])
+    return held
 
 
 def _not_accepted(destination: Destination, sop_class_uid: str) -> str:

@@ -1,6 +1,6 @@
 """Records of deliveries of result objects and of their confirmation by a destination."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -135,7 +135,7 @@ class Delivery:
 class Waited:
     """The outcome of waiting for a destination: deliveries that are given up, and the text of a problem that is new."""
 
-    given_up: Sequence[Delivery] = ()
+    given_up: tuple[Delivery, ...] = ()
     alarm: str = ""
 
 

@@ -157,7 +157,7 @@ class Deliveries:
             late = and_(waits, delivery.waited_seconds >= silence.limit)
             ended = sorted(move(session, late, state=DeliveryState.FAILED, reason=reason), key=_order)
             _end(session, ended, now, f"not delivered, for good: {reason}")
-            return Waited(ended, alarm)
+            return Waited(tuple(ended), alarm)
 
     def is_missed(self, destination: str) -> bool:
         """Return True if it is a problem that the destination is not reached."""

@@ -1,39 +1,23 @@
-"""Archives that lose answers, give odd ones, change what they store, warn, or are away: over STOW-RS and C-STORE."""
+"""Archives that lose answers, give odd ones, change what they store, warn, or are away, over STOW-RS."""
 
 import json
-import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
-from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.uid import (
-    Comprehensive3DSRStorage,
-    ExplicitVRLittleEndian,
-    RTStructureSetStorage,
-    SegmentationStorage,
-)
-from pynetdicom import AE, evt
-from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as Find
 
-from dicom_node.deliver.confirmer import Confirmer
 from dicom_node.deliver.destinations.dicomweb import BasicAuth, DicomwebDestination
 from dicom_node.deliver.destinations.dimse import DimseDestination
 from dicom_node.deliver.destinations.folder import FolderDestination
 from dicom_node.deliver.dispatcher import Dispatcher
 from dicom_node.demo.pacs.ports import free_port
 from dicom_node.runtime.backoff import Backoff
-from storage.records.problems import ProblemKind
-from storage.records.results import NewObject, ObjectKind
-from storage.tables.confirmations import Confirmations
 from storage.tables.database import schema
-from storage.tables.database.connection import Database, default_url
 from tests.deliver.archive import (
     Archive,
     Kept,
@@ -45,126 +29,12 @@ from tests.deliver.archive import (
     store_and_tell,
     told,
 )
+from tests.deliver.way import NUMBERS, Way, errors
 from tests.deliver.web import Answer, Asked, Scripted, orthanc_web
 from tests.instances import MakeFile
 from tests.storage.node import NOW, Node
 
-KINDS = {
-    ObjectKind.SEG: (SegmentationStorage, ()),
-    ObjectKind.RTSTRUCT: (RTStructureSetStorage, (ObjectKind.SEG,)),
-    ObjectKind.SR: (Comprehensive3DSRStorage, ()),
-    ObjectKind.SR_REGIONS: (Comprehensive3DSRStorage, (ObjectKind.SR,)),
-}
 HTML = Answer(409, b"<html>SECRET^PERSON is there already</html>", "text/html")
-
-
-class Way:
-    """The way of the results of one study to one archive."""
-
-    def __init__(self, node: Node, make_file: MakeFile, number: int) -> None:
-        self.node = node
-        self.study = f"1.2.3.{number}"
-        self.name = f"pacs-{number}"
-        self._make_file = make_file
-        self.uids: dict[str, str] = {}
-        self.series: dict[str, str] = {}
-        self.files: dict[str, Path] = {}
-
-    def job(self) -> None:
-        self.node.queue("liver", uid=self.study)
-        objects = []
-        for kind, (sop_class_uid, instead_of) in KINDS.items():
-            path = self._make_file(StudyInstanceUID=self.study, SOPClassUID=sop_class_uid, ImageComments=str(kind))
-            ds = dcmread(path)
-            self.uids[kind], self.files[kind] = str(ds.SOPInstanceUID), path
-            self.series[kind] = str(ds.SeriesInstanceUID)
-            objects.append(
-                NewObject(
-                    ds.SOPInstanceUID, ds.SOPClassUID, ds.SeriesInstanceUID, self.study, kind, path, (self.name,),
-                    instead_of,
-                )
-            )  # fmt: skip
-        assert self.node.jobs.succeed(self.node.claim().id, "worker", objects, {}, NOW)
-
-    def dispatcher(self, attempts: int = 3, give_up_after: timedelta = timedelta(days=14)) -> Dispatcher:
-        return Dispatcher(self.node.deliveries, [], Backoff(0, 0, attempts), "dispatch", give_up_after=give_up_after)
-
-    def send(self, destination: Any, tries: int = 6, attempts: int = 3) -> None:
-        """Sends what is due, and comes back as often as the dispatcher does after a pause."""
-        dispatcher = self.dispatcher(attempts)
-        for _ in range(tries):
-            while dispatcher.deliver_one(destination):
-                pass
-
-    def confirm(self, destination: Any, patience: float = 0.0) -> None:
-        confirmer = Confirmer(
-            Confirmations(self.node.database), [destination], timedelta(seconds=patience), Backoff(0, 0, 1)
-        )
-        while confirmer.confirm_next(destination, threading.Event()):
-            pass
-
-    def web(self, archive: Archive, timeout: float = 5.0) -> DicomwebDestination:
-        return DicomwebDestination(self.name, archive.url, timeout)
-
-    @property
-    def states(self) -> dict[str, str]:
-        return {d.object.kind: str(d.state) for d in self.node.deliveries.list(study=self.study)}
-
-    @property
-    def warnings(self) -> dict[str, str]:
-        return {d.object.kind: d.warning for d in self.node.deliveries.list(study=self.study) if d.warning}
-
-    def texts(self, kind: str) -> list[str]:
-        head = f"{kind} → {self.name}: "
-        return [t.partition(head)[2] for t in self.node.texts(self.study) if head in t]
-
-    def problems(self) -> dict[str, str]:
-        """The problems that were opened for this archive or study."""
-        with self.node.database.reading() as session:
-            return {
-                str(row.kind): row.text
-                for row in session.query(schema.ProblemRow)
-                if self.name in row.text or row.study_instance_uid == self.study
-            }
-
-    def kept(self, kind: str = "SEG") -> Kept:
-        return Kept(self.study, self.series[kind], self.uids[kind], kind)
-
-
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    folder = tmp_path_factory.mktemp("node")
-    database = Database(default_url(folder))
-    database.upgrade()
-    yield Node(database, folder / "instances")
-    database.close()
-
-
-numbers = count(1)
-
-
-@pytest.fixture
-def way(node: Node, make_file: MakeFile) -> Way:
-    found = Way(node, make_file, next(numbers))
-    found.job()
-    return found
-
-
-@pytest.fixture
-def archive() -> Iterator[Callable[..., Archive]]:
-    started: list[Archive] = []
-
-    def start(*steps: Step, **kwargs: Any) -> Archive:
-        started.append(Archive(*steps, **kwargs))
-        return started[-1]
-
-    yield start
-    for one in started:
-        one.close()
-
-
-def errors(caplog: pytest.LogCaptureFixture, action: str) -> list[str]:
-    return [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR and getattr(r, "action", "") == action]
 
 
 # -- an answer that was lost, and "it exists already" ------------------------------------------------------------------
@@ -201,6 +71,18 @@ def test_what_exists_at_the_first_try_is_somebody_elses(
     (seg,) = (d for d in way.node.deliveries.list(study=way.study) if d.object.kind == "SEG")
     assert way.node.deliveries.retry(seg.id)
     assert way.problems() == {}
+
+
+def test_a_result_that_the_node_has_forgotten_is_not_sent_beside_itself(
+    way: Way, archive: Callable[..., Archive], caplog: pytest.LogCaptureFixture
+) -> None:
+    there = archive(refuse(0xB00E))
+    for kind in ("SEG", "SR"):  # sent before the database was lost
+        there.keep(way.kept(kind))
+    way.send(way.web(there))
+    assert way.states == {"SEG": "FAILED", "SR": "FAILED"}
+    assert (there.kinds, there.stored) == (["SEG", "SR"], 1)
+    assert len(errors(caplog, "duplicate_found")) == 2
 
 
 def test_a_refusal_of_what_is_not_there_is_a_refusal(way: Way, archive: Callable[..., Archive]) -> None:
@@ -434,6 +316,16 @@ def test_changed_patient_data_is_told_by_the_names_of_the_attributes(way: Way, a
     assert list(way.problems()) == ["coerced"]
 
 
+def test_what_was_changed_and_is_found_nowhere_is_not_sent_again(way: Way, archive: Callable[..., Archive]) -> None:
+    there = archive(store_and_tell(plain, 0xB000))
+    way.send(way.web(there))
+    there.kept = [kept for kept in there.kept if kept.kind == "SR"]
+    way.confirm(way.web(there))
+    assert way.states == {"SEG": "SENT", "SR": "COMMITTED"}
+    assert there.stored == 2
+    assert way.texts("SEG")[-1].endswith("it is not sent again")
+
+
 # -- warnings ----------------------------------------------------------------------------------------------------------
 
 
@@ -470,7 +362,7 @@ def test_a_warning_is_kept_and_is_told(
 def test_an_archive_that_is_away_uses_up_no_attempt_and_gets_its_backlog_in_order(
     way: Way, node: Node, make_file: MakeFile, archive: Callable[..., Archive]
 ) -> None:
-    second = Way(node, make_file, next(numbers))
+    second = Way(node, make_file, next(NUMBERS))
     second.name = way.name
     second.job()
     there = archive()
@@ -537,161 +429,3 @@ def test_the_problem_ends_with_the_first_answer_even_if_nothing_waits(
     running.join()
     assert way.states == {"SEG": "SENT", "SR": "SENT"}
     assert way.problems() == {}
-
-
-# -- over C-STORE ------------------------------------------------------------------------------------------------------
-
-
-class Pacs:
-    """An SCP of storage and query. `answers` are what it does in turn: a status, or "lose" for no answer at all."""
-
-    def __init__(self, *answers: Any, queries: bool = True) -> None:
-        self.answers = list(answers)
-        self.kept: list[Dataset] = []
-        ae = AE(ae_title="PACS")
-        for sop_class_uid in {sop_class for sop_class, _ in KINDS.values()}:
-            ae.add_supported_context(sop_class_uid, ExplicitVRLittleEndian)
-        if queries:
-            ae.add_supported_context(Find)
-        handlers = [(evt.EVT_C_STORE, self._store), (evt.EVT_C_FIND, self._find)]
-        self.server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
-        self.port = self.server.server_address[1]
-
-    @property
-    def kinds(self) -> list[str]:
-        return [str(ds.ImageComments) for ds in self.kept]
-
-    def _store(self, event: Any) -> Dataset:
-        ds = event.dataset
-        what = self.answers.pop(0) if self.answers else 0x0000
-        status = Dataset()
-        status.Status = 0x0000
-        match what:
-            case "lose":
-                self.kept.append(ds)
-                event.assoc.abort()
-            case "study":
-                ds.StudyInstanceUID, ds.SeriesInstanceUID = "1.9.2", "1.9.3"
-                self.kept.append(ds)
-            case 0xB000:
-                ds.PatientID = "ANOTHER"
-                self.kept.append(ds)
-                status.Status = what
-                status.OffendingElement = [0x00100020]
-                status.ErrorComment = "SECRET^PERSON"
-            case int():
-                status.Status = what
-                if what < 0x0100 or (what >= 0xB000 and what < 0xC000):
-                    self.kept.append(ds)
-            case _:
-                self.kept.append(ds)
-        return status
-
-    def _find(self, event: Any) -> Iterator[tuple[int, Dataset | None]]:
-        query = event.identifier
-        keys = {k: query.get(k) for k in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID") if query.get(k)}
-        for ds in self.kept:
-            if all(ds.get(key) == value for key, value in keys.items()):
-                match = Dataset()
-                match.QueryRetrieveLevel = "IMAGE"
-                for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
-                    setattr(match, keyword, ds.get(keyword))
-                yield 0xFF00, match
-
-
-@pytest.fixture
-def pacs(way: Way) -> Iterator[Callable[..., tuple[DimseDestination, Pacs]]]:
-    started: list[Pacs] = []
-
-    def start(*answers: Any, **kwargs: Any) -> tuple[DimseDestination, Pacs]:
-        started.append(Pacs(*answers, **kwargs))
-        return DimseDestination(way.name, "NODE", "PACS", "127.0.0.1", started[-1].port, 2.0), started[-1]
-
-    yield start
-    for one in started:
-        one.server.shutdown()
-
-
-Start = Callable[..., tuple[DimseDestination, Pacs]]
-
-
-def test_a_lost_response_is_followed_by_a_question_and_not_by_the_object(way: Way, pacs: Start) -> None:
-    destination, there = pacs("lose")
-    way.send(destination, tries=1)
-    way.confirm(destination)
-    assert way.states == {"SEG": "COMMITTED", "SR": "COMMITTED"}
-    assert there.kinds == ["SEG", "SR"]
-
-
-def test_a_duplicate_counts_only_after_a_lost_response(way: Way, pacs: Start, caplog: pytest.LogCaptureFixture) -> None:
-    destination, there = pacs("lose", 0x0111, queries=False)
-    way.send(destination)
-    assert way.states == {"SEG": "SENT", "SR": "SENT"}
-    assert there.kinds == ["SEG", "SR"]
-    assert not errors(caplog, "duplicate_found")
-    assert not way.problems()
-
-
-def test_a_duplicate_at_the_first_try_is_an_alarm(way: Way, pacs: Start, caplog: pytest.LogCaptureFixture) -> None:
-    destination, there = pacs(0x0111)
-    way.send(destination)
-    assert way.states == {"SEG": "FAILED", "SR": "REPLACED", "SR-REGIONS": "SENT"}
-    assert there.kinds == ["SR-REGIONS"]
-    assert len(errors(caplog, "duplicate_found")) == 1
-    assert list(way.problems()) == ["unexpected_duplicate"]
-
-
-def test_a_pacs_that_answers_a_failure_and_stores_is_asked_before_anything_else_is_sent(way: Way, pacs: Start) -> None:
-    destination, there = pacs()
-    there.kept.append(dcmread(way.files["SEG"]))
-    there.answers = [0xC001]
-    way.send(destination)
-    assert way.states == {"SEG": "SENT", "SR": "SENT"}
-    assert there.kinds == ["SEG", "SR"]
-
-
-def test_coercion_is_told_and_nothing_is_sent_again(way: Way, pacs: Start) -> None:
-    destination, there = pacs(0xB000, "study")
-    way.send(destination)
-    way.confirm(destination)
-    assert way.states == {"SEG": "COMMITTED", "SR": "COMMITTED"}
-    assert there.kinds == ["SEG", "SR"]
-    assert way.warnings["SEG"] == "warning 0xB000, coercion of data elements; it names PatientID"
-    assert way.warnings["SR"] == f"kept there as instance {way.uids['SR']}, series 1.9.3, study 1.9.2"
-    assert list(way.problems()) == ["coerced"]
-    assert "SECRET" not in json.dumps(way.node.texts(way.study))
-
-
-def test_what_was_changed_and_is_found_nowhere_is_not_sent_again(way: Way, archive: Callable[..., Archive]) -> None:
-    there = archive(store_and_tell(plain, 0xB000))
-    way.send(way.web(there))
-    there.kept = [kept for kept in there.kept if kept.kind == "SR"]
-    way.confirm(way.web(there))
-    assert way.states == {"SEG": "SENT", "SR": "COMMITTED"}
-    assert there.stored == 2
-    assert way.texts("SEG")[-1].endswith("it is not sent again")
-
-
-def test_discarded_elements_are_an_alarm(way: Way, pacs: Start, caplog: pytest.LogCaptureFixture) -> None:
-    destination, _ = pacs(0xB006)
-    way.send(destination)
-    way.confirm(destination)
-    assert way.states == {"SEG": "COMMITTED", "SR": "COMMITTED"}
-    assert way.warnings == {"SEG": "warning 0xB006, elements discarded"}
-    assert len(errors(caplog, "elements_discarded")) == 1
-    assert list(way.problems()) == ["elements_discarded"]
-
-
-# -- a folder ----------------------------------------------------------------------------------------------------------
-
-
-def test_a_file_of_somebody_else_is_not_overwritten(way: Way, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    inbox = FolderDestination(way.name, tmp_path / "inbox")
-    target = inbox.path / way.study / way.series["SEG"] / f"{way.uids['SEG']}.dcm"
-    target.parent.mkdir(parents=True)
-    target.write_bytes(b"of somebody else")
-    way.send(inbox)
-    assert way.states == {"SEG": "FAILED", "SR": "REPLACED", "SR-REGIONS": "SENT"}
-    assert target.read_bytes() == b"of somebody else"
-    assert len(errors(caplog, "duplicate_found")) == 1
-    assert ProblemKind.UNEXPECTED_DUPLICATE in way.problems()

@@ -5,7 +5,8 @@ import threading
 import pytest
 
 from storage.errors import Permanent
-from storage.records.deliveries import Delivery, DeliveryState, Undelivered
+from storage.records.deliveries import Delivery, DeliveryState, Remark, Silence, StoredAs, Undelivered, Waited
+from storage.tables.deliveries import LONGEST_LEAD_SECONDS
 from tests.storage.node import NOW, STUDY, Node, after, objects, received
 
 
@@ -294,3 +295,61 @@ def test_a_report_names_the_one_that_its_destination_got(node: Node) -> None:
     assert previous("PACS", "ARCHIVE") == ["SR", "SR-REGIONS"]
     assert previous("ELSEWHERE") == []
     assert previous() == ["SR"]
+
+
+# -- a destination that gives no answer --------------------------------------------------------------------------------
+
+
+def test_waiting_uses_up_no_attempt_and_keeps_the_order(node: Node) -> None:
+    node.deliver("PACS", "ARCHIVE")
+    away = Silence("it cannot be reached", sent=False, pause=1500.0, limit=86400.0)
+    for waited in (1500.0, 3000.0, 4500.0):
+        seg = node.next()
+        assert seg is not None
+        assert (seg.object.kind, seg.attempts) == ("SEG", 1)
+        told = node.deliveries.wait(seg.id, "dispatch", away, NOW)
+        assert (bool(told.alarm), told.given_up) == (waited == 4500.0, ())  # after an hour
+        assert [(d.attempts, d.waited_seconds) for d in node.deliveries.list(destination="PACS")] == [(0, waited)] * 2
+    assert [d.waited_seconds for d in node.deliveries.list(destination="ARCHIVE")] == [0.0, 0.0]
+    assert node.deliveries.is_missed("PACS")
+    assert not node.deliveries.is_missed("ARCHIVE")
+    assert node.deliveries.reached("PACS")
+    assert not node.deliveries.reached("PACS")
+    assert node.texts().count(f"warning: SEG → PACS: not delivered, will be tried again: {away.reason}") == 1
+    seg = node.next()
+    assert seg is not None
+    told = node.deliveries.wait(seg.id, "dispatch", Silence("no answer", sent=False, pause=1.0, limit=4501.0), NOW)
+    assert [d.object.kind for d in told.given_up] == ["SEG", "SR"]
+    assert states(node) == {"SEG": "FAILED", "SR": "FAILED"}
+    assert node.deliveries.wait(seg.id, "dispatch", away, NOW) == Waited()
+
+
+def test_an_object_without_an_answer_waits_alone(node: Node) -> None:
+    node.deliver("PACS")
+    seg = node.next()
+    assert seg is not None
+    lost = Silence("no answer", sent=True, pause=LONGEST_LEAD_SECONDS - 1, limit=86400.0)
+    assert node.deliveries.wait(seg.id, "dispatch", lost, NOW) == Waited()
+    assert node.next(now=after(60)) is None  # the report waits for it
+    again = node.next(now=after(3600))
+    assert again is not None
+    assert again.object.kind == "SEG"
+    assert node.deliveries.wait(again.id, "dispatch", lost, after(3600)).alarm
+    sr = node.next(now=after(3600))  # and no longer than this
+    assert sr is not None
+    assert (sr.object.kind, sr.waited_seconds) == ("SR", 0.0)
+
+
+def test_what_a_destination_remarked_stays(node: Node) -> None:
+    node.deliver("PACS")
+    seg = node.next()
+    assert seg is not None
+    remark = Remark(0xB000, ("PatientID",), StoredAs("1.9.1", study_instance_uid="1.9.2"))
+    assert node.deliveries.sent(seg.id, "dispatch", NOW, remark)
+    (kept, _) = node.deliveries.list()
+    words = "warning 0xB000, coercion of data elements; it names PatientID; kept there as instance 1.9.1, study 1.9.2"
+    assert (kept.warning, kept.stored_as) == (words, remark.stored_as)
+    assert node.texts()[-2:] == [
+        "delivered: SEG → PACS: arrived",
+        f"warning: SEG → PACS: stored with a remark: {words}",
+    ]
