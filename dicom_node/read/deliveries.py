@@ -11,7 +11,8 @@ from storage.records.deliveries import Delivery, DeliveryState
 class ListedDelivery:
     """A delivery with its object. The reason also says if the destination is not configured.
 
-    `warning` is what the destination said of the object when it stored it.
+    `waited_seconds` is how long the destination gave no answer. `warning` is what it said of the object when it stored
+    it.
     """
 
     id: int
@@ -23,6 +24,7 @@ class ListedDelivery:
     run_after: datetime
     sent_at: datetime | None
     resends: int
+    waited_seconds: float
     warning: str
     job_id: int
     kind: str
@@ -46,6 +48,7 @@ def list_delivery(delivery: Delivery, destinations: Collection[str] | None = Non
         run_after=delivery.run_after,
         sent_at=delivery.sent_at,
         resends=delivery.resends,
+        waited_seconds=delivery.waited_seconds,
         warning=delivery.warning,
         job_id=delivery.object.job_id,
         kind=delivery.object.kind,
