@@ -44,6 +44,10 @@ class FirstImages:
             raise InputRefused("no image of the study can be read")
         return found
 
+    def state_one_patient(self, job: Job) -> bool:
+        """Return False if the instances of the job's study state different patients."""
+        return self._instances.identities(job.study_instance_uid).conflict() is None
+
 
 def _feeds_inputs(instance: Instance) -> bool:
     return feeds_inputs(instance.sop_class_uid, instance.modality)

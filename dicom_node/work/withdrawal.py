@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from dicom_node.objects.base.context import ResultReference
 from dicom_node.objects.build import BuiltObject
@@ -60,13 +61,22 @@ class WithdrawalTask:
         withdrawn = group_by_objects(held)
         if not withdrawn:
             return []
-        source, *_ = self._first_images.find(output.job)
+        source = self._source(output.job, [result for results in held.values() for result in results])
         notes = []
         for number, group in enumerate(withdrawn, 1):
             context = output.context(group.destinations, f"/rejection {number}")
             note = BuiltObject(ObjectKind.REJECTION, build_rejection(source, group.objects, context))
             notes.append(output.write(note, group.destinations))
         return notes
+
+    def _source(self, job: Job, withdrawn: Sequence[ResultObject]) -> Path:
+        """Return the file whose patient and study the note takes over: an image of the study.
+
+        If the study states different patients, it is a withdrawn object, because the note must be of its patient.
+        """
+        if self._first_images.state_one_patient(job):
+            return self._first_images.find(job)[0]
+        return withdrawn[0].path
 
 
 def group_by_objects(held: Mapping[str, Sequence[ResultObject]]) -> list[Withdrawn]:

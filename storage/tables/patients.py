@@ -12,10 +12,10 @@ from functools import cached_property
 from pathlib import Path
 
 from sqlalchemy import func, or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from storage.log.files import create_once
-from storage.records.patients import IdentityGroup, PatientIdentity, StudyIdentities
+from storage.records.patients import IdentityGroup, PatientIdentity, StudyIdentities, contradictions
 from storage.records.studies import StudyState
 from storage.tables.database import schema
 from storage.tables.database.connection import Database, changed, insert_if_absent
@@ -150,7 +150,7 @@ def study_identities(session: Session, study_instance_uid: str) -> StudyIdentiti
     ).all()
     rows = [row for row in rows if row[1][:_NAME_LENGTH] == rows[-1][1][:_NAME_LENGTH]]
     groups = tuple(IdentityGroup(PatientIdentity.from_json(row[2]), row[3], row[4]) for row in rows)
-    if len(groups) < 2:
+    if not contradictions([group.identity for group in groups]):
         return StudyIdentities(groups)
     index = {row[0]: number for number, row in enumerate(rows)}
     pairs = _corrections(session, study_instance_uid)
@@ -158,7 +158,7 @@ def study_identities(session: Session, study_instance_uid: str) -> StudyIdentiti
 
 
 def _corrections(session: Session, study_instance_uid: str) -> list[tuple[int, int]]:
-    """Return the identities under which the same instance of a study was seen, earlier and now."""
+    """Return the identities under which one SOP instance of a study was seen: earlier and now, or in two series."""
     instance, version = schema.InstanceRow, schema.InstanceVersionRow
     statement = (
         select(version.subject_id, instance.subject_id)
@@ -175,4 +175,16 @@ def _corrections(session: Session, study_instance_uid: str) -> list[tuple[int, i
         )
         .distinct()
     )
-    return [(before, now) for before, now in session.execute(statement) if before is not None and now is not None]
+    other = aliased(instance)
+    in_two_series = (
+        select(instance.subject_id, other.subject_id)
+        .join(other, other.sop_instance_uid == instance.sop_instance_uid)
+        .where(
+            instance.study_instance_uid == study_instance_uid,
+            other.study_instance_uid == study_instance_uid,
+            other.subject_id > instance.subject_id,
+        )
+        .distinct()
+    )
+    pairs = (*session.execute(statement), *session.execute(in_two_series))
+    return [(one, two) for one, two in pairs if one is not None and two is not None]

@@ -139,6 +139,14 @@ def test_rows_tell_a_correction_from_a_mix_up_and_name_nobody(node: Node) -> Non
     assert all(value not in text for value in ("19600102", "19700304", "'A'", "'F'"))
 
 
+def test_an_instance_in_two_series_under_both_identities_is_being_corrected(node: Node) -> None:
+    node.store(received(1, sop="1.2.99", patient=A))
+    node.store(received(1, series=2, sop="1.2.99", patient=B))
+    conflict = node.instances.identities(STUDY).conflict()
+    assert conflict is not None
+    assert conflict.is_correction
+
+
 def test_a_refused_study_has_a_problem_until_it_is_routed(node: Node) -> None:
     node.store(received(1, patient=A))
     node.route("liver")

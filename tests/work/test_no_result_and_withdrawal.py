@@ -1,6 +1,7 @@
 """What a worker writes beside results: that there is none, and that one is withdrawn."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,12 @@ from inference.volumes.reading import read_volume
 from storage.errors import InputRefused, WhyNoResult
 from storage.records.instances import ReceivedInstance
 from storage.records.jobs import JobKind, JobState, NewJob, WithoutResult
+from storage.records.patients import PatientIdentity
 from storage.records.results import ResultObject
 from storage.tables.database.connection import Database, default_url
 from tests.acceptance.studies import write_ball_study
 from tests.objects.sources import ABNORMAL, MASS
-from tests.storage.node import NOW, UNDECIDED, Node
+from tests.storage.node import NOW, UNDECIDED, Node, received
 from tests.validators import dciodvfy_errors
 from tests.work.parts import build_worker
 
@@ -218,6 +220,29 @@ def test_a_rejection_note_goes_to_those_who_got_something(node: Node, study: Pha
     _, ds = made(node, study, "REJECTION")
     assert ds.ConceptNameCodeSequence[0].CodeValue == "113001"
     assert ds.StudyInstanceUID == study.study_instance_uid
+
+
+def test_a_rejection_note_of_a_study_of_two_patients_is_of_the_patient_of_the_result(
+    node: Node, study: PhantomStudy
+) -> None:
+    """The images state another patient by now, and not all of them."""
+    uid = study.study_instance_uid
+    route(node, analysis(study))
+    busy = worker(node, Application(study.mask), pacs=ObjectProfile())
+    assert busy.work_one()
+    node.arrive("pacs")
+    patient = dcmread(study.paths[0]).PatientID
+    for instance in node.instances.instances(uid):
+        ds = dcmread(instance.path)
+        ds.PatientID = "OTHER"
+        ds.save_as(instance.path)
+    for number, name in enumerate(("A", "B"), 1):
+        sent = received(number, sop=f"1.2.99.{number}", patient=PatientIdentity(name))
+        node.store(replace(sent, instance=replace(sent.instance, study_instance_uid=uid)))
+    assert node.results.withdraw(1, "", NOW)
+    assert busy.work_one()
+    _, ds = made(node, study, "REJECTION")
+    assert ds.PatientID == patient != "OTHER"
 
 
 def test_a_superseded_result_is_withdrawn_where_that_is_wanted(node: Node, study: PhantomStudy) -> None:
