@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.uid import generate_uid
+from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
 from pynetdicom import AE
 from pynetdicom.sop_class import ModalityPerformedProcedureStep
 
@@ -120,6 +120,46 @@ def test_declared_counts_complete_a_study_at_once(place: tuple[Node, Pacs], tmp_
     (explained,) = node.command("explain", study.study_instance_uid)["completion"]
     assert explained["data"] == event["data"]
     node.wait(study.study_instance_uid, delivered())
+
+
+def test_a_screenshot_in_a_series_costs_neither_its_count_nor_its_result(
+    place: tuple[Node, Pacs], tmp_path: Path
+) -> None:
+    node, _ = place
+    study = write_study(tmp_path / "study", ImagesInAcquisition=20)
+    uid = study.study_instance_uid
+    ds = dcmread(study.paths[0])
+    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = odd = generate_uid()
+    ds.ImageType = ["DERIVED", "SECONDARY", "SCREEN SAVE"]
+    del ds.ImagePositionPatient, ds.ImageOrientationPatient
+    ds.save_as(tmp_path / "screenshot.dcm")
+    push(node, [*study.paths, tmp_path / "screenshot.dcm"])
+    event = completion(node, uid)
+    assert event["data"]["evidence"] == "declared counts"
+    assert "20 of 20 declared images" in event["text"]
+    detail = node.wait(uid, delivered())
+    assert [(job["kind"], job["state"]) for job in detail["jobs"]] == [("ANALYSIS", "SUCCEEDED")]
+    explained = str(node.command("explain", uid))
+    assert f"object {odd} is left out: it is a capture of a screen" in explained
+
+
+def test_varying_spacing_is_no_missing_slice(place: tuple[Node, Pacs], tmp_path: Path) -> None:
+    node, _ = place
+    study = write_study(tmp_path / "study")
+    uid = study.study_instance_uid
+    for n, path in enumerate(sorted(study.paths, key=lambda path: float(dcmread(path).ImagePositionPatient[2]))):
+        ds = dcmread(path)
+        place_of_slice = 4.0 * n if n < 10 else 40.0 + 7.0 * (n - 10)
+        ds.ImagePositionPatient = [*ds.ImagePositionPatient[:2], place_of_slice]
+        ds.save_as(path)
+    push(node, study.paths)
+    event = completion(node, uid)
+    assert event["data"]["evidence"] == "associations released"
+    node.wait(uid, lambda detail: detail["state"] == "IGNORED")
+    timeline = str(node.command("explain", uid))
+    assert "the spacing varies: its slices lie 4.00 to 7.00 mm apart, and none is missing" in timeline
+    assert "again" not in timeline
 
 
 def test_a_missing_slice_is_waited_for_and_named(place: tuple[Node, Pacs], tmp_path: Path) -> None:
