@@ -19,8 +19,8 @@ CM3 = Code("cm3", "UCUM", "cubic centimeter")
 
 
 def _functional(ds: Dataset, k: int, group: str) -> Dataset:
-    frame, shared = ds.PerFrameFunctionalGroupsSequence[k], ds.SharedFunctionalGroupsSequence[0]
-    item: Dataset = (frame if group in frame else shared)[group][0]
+    frame = ds.PerFrameFunctionalGroupsSequence[k]
+    item: Dataset = (frame if group in frame else ds.SharedFunctionalGroupsSequence[0])[group][0]
     return item
 
 

@@ -35,6 +35,7 @@ REAL = {  # one series of each vendor; where a series holds several volumes, the
     "Canon, Enhanced, oblique": "mr/canon_galan_dti_enhanced_oblique",
     "GE": "mr/ge_hdxt_prostate_adc",
     "Philips, Enhanced": "mr/philips_elition_fieldmap_enhanced",
+    "Enhanced, groups per frame alone": "../cases/mr/per_frame_groups_only_no_shared",
     "Siemens, sagittal, HFDR": "mr/siemens_prisma_t1_sag_HFDR",
     "Siemens, Enhanced": "mr/siemens_xa30_study/27_asl_2d_tra",
 }
@@ -188,11 +189,8 @@ def lps(volume: Volume, mask: NDArray[np.bool_]) -> NDArray[np.float64]:
         header = headers[frame.path]
         groups = [header]
         if frame.frame_number is not None:
-            own, shared = (
-                header.PerFrameFunctionalGroupsSequence[frame.frame_number - 1],
-                header.SharedFunctionalGroupsSequence[0],
-            )
-            groups = [(own if g in own else shared)[g][0] for g in GROUPS]
+            own = header.PerFrameFunctionalGroupsSequence[frame.frame_number - 1]
+            groups = [(own if g in own else header.SharedFunctionalGroupsSequence[0])[g][0] for g in GROUPS]
         position, orientation, measures = (groups * 3)[:3]
         row, column = np.array(orientation.ImageOrientationPatient, float).reshape(2, 3)
         indices = np.argwhere(image) * np.array(measures.PixelSpacing, float)
