@@ -6,7 +6,7 @@ Reasons name series by number and description, which no log may hold.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from inference.contract.inputs import SAME_PLANE_AS, BValues, InputRule
+from inference.contract.inputs import SAME_PLANE_AS, BValues, InputRule, volume_for
 from inference.headers.diffusion import shells
 from inference.series.kinds import Kind
 from inference.series.naming import name_of_series
@@ -217,7 +217,7 @@ def _unfit(rule: InputRule, s: Recognition) -> str:
 def _unusable(rule: InputRule, s: Recognition) -> str:
     """Return a reason if the series makes no volume, or several although the input takes one; else an empty text."""
     if s.volumes > 1:
-        if rule.volumes == "all" or rule.select is not None:
+        if rule.volumes == "all" or rule.select is not None or volume_for(rule, s.contents) is not None:
             return ""
         return f"cannot be used: holds {s.volumes} volumes ({s.differences}), and the input takes one"
     return f"cannot be used: {s.problem}" if s.problem else ""

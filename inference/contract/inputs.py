@@ -31,6 +31,8 @@ Selection = Literal[
     "magnitude", "water", "fat", "in phase", "opposed phase",
 ]  # fmt: skip
 
+SIGNAL_KINDS = frozenset({Kind.T1W, Kind.T2W, Kind.PDW, Kind.T2_STAR, Kind.STIR, Kind.FLAIR, Kind.DWI})
+
 _EXTREMES = {
     "shortest echo": ("EchoTime", min), "longest echo": ("EchoTime", max),
     "lowest b-value": ("b-value", min), "highest b-value": ("b-value", max),
@@ -128,6 +130,25 @@ def split_key(key: str) -> tuple[str, int]:
     """Return name and time point of a key that `input_key` made."""
     name, _, time_point = key.partition("@")
     return name, int(time_point or 0)
+
+
+def volume_for(rule: InputRule, told_apart: Sequence[Mapping[str, Any]]) -> int | None:
+    """Return the index in `told_apart` of the volume that the rule means; None if it may mean any of several.
+
+    That is the volume that `select` means, or else the only one that shows a kind of the rule, as far as component and
+    frame type tell: the magnitude beside a phase, or the ADC beside the images that it was computed from. Raises
+    InputRefused as `selected` does.
+    """
+    if rule.select is not None:
+        return selected(told_apart, rule.select)
+    fitting = [n for n, told in enumerate(told_apart) if _shows(rule, told)]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _shows(rule: InputRule, told: Mapping[str, Any]) -> bool:
+    if told.get(FRAME_TYPE) in rule.kind or told.get(COMPONENT) in rule.kind:
+        return True
+    return is_signal(told) and not SIGNAL_KINDS.isdisjoint(rule.kind)
 
 
 def selected(told_apart: Sequence[Mapping[str, Any]], select: Selection) -> int:

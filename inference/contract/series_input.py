@@ -1,20 +1,16 @@
 """The series that feed the inputs of an application, and the one place that reads their volumes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from inference.contract.inputs import InputRule, selected
-from inference.headers.image_content import COMPONENT, FRAME_TYPE, IMAGINARY, PHASE, is_signal
-from inference.series.kinds import Kind
+from inference.contract.inputs import SIGNAL_KINDS, InputRule, volume_for
+from inference.headers.image_content import COMPONENT, IMAGINARY, PHASE
 from inference.volumes.reading import read_volume, read_volumes
 from inference.volumes.volume import Volume
 from storage.errors import InputRefused
-
-SIGNAL_KINDS = frozenset({Kind.T1W, Kind.T2W, Kind.PDW, Kind.T2_STAR, Kind.STIR, Kind.FLAIR, Kind.DWI})
 
 
 @dataclass(frozen=True)
@@ -44,22 +40,8 @@ def read_input(series: SeriesInput, rules: Sequence[InputRule]) -> tuple[Volume,
     rule = {rule.name: rule for rule in rules}[series.name]
     if rule.volumes == "all":
         return read_volumes(series.paths)
-    volume = read_volume(series.paths, partial(_chosen, rule=rule))
+    volume = read_volume(series.paths, partial(volume_for, rule))
     component = volume.told_apart.get(COMPONENT)
     if component in (PHASE, IMAGINARY) and rule.kind and SIGNAL_KINDS.issuperset(rule.kind):
         raise InputRefused(f"the images of the series show the {component}, and {rule.name} needs a signal")
     return (volume,)
-
-
-def _chosen(told_apart: Sequence[Mapping[str, Any]], rule: InputRule) -> int | None:
-    if rule.select is not None:
-        return selected(told_apart, rule.select)
-    fitting = [n for n, told in enumerate(told_apart) if _shows(rule, told)]
-    return fitting[0] if len(fitting) == 1 else None
-
-
-def _shows(rule: InputRule, told: Mapping[str, Any]) -> bool:
-    """Return True if a volume shows one of the kinds of the rule, as far as its frame type and component tell."""
-    if told.get(FRAME_TYPE) in rule.kind or told.get(COMPONENT) in rule.kind:
-        return True
-    return is_signal(told) and not SIGNAL_KINDS.isdisjoint(rule.kind)

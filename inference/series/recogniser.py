@@ -6,9 +6,10 @@ it decides only if the physics does not, and with low confidence. The site's own
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydicom import dcmread
@@ -67,6 +68,7 @@ class Recognition:
     volumes: int = 0
     problem: str = ""
     differences: str = ""  # what tells its volumes apart, if it makes several
+    contents: tuple[Mapping[str, Any], ...] = ()  # `Volume.told_apart` of each of them
     echo_times: tuple[float, ...] = ()  # ms
     inversion_times: tuple[float, ...] = ()  # ms
     phases: int = 1  # images of one place that differ in time alone
@@ -122,6 +124,7 @@ def recognise_headers(headers: Sequence[Dataset], site: SiteTable = ()) -> Recog
         volumes=len(stacks),
         problem=problem,
         differences=differences(stacks) if len(stacks) > 1 else "",
+        contents=tuple(stack.told_apart for stack in stacks),
         echo_times=different(f.echo_time for f in facts),
         inversion_times=different(f.inversion_time for f in facts),
         phases=phases,

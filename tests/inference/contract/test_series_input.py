@@ -11,8 +11,10 @@ from inference.contract.inputs import InputRule
 from inference.contract.manifest import Manifest, load_manifest
 from inference.contract.series_input import SeriesInput, read_input
 from inference.engine.models import TorchEngine
-from inference.headers.image_content import COMPONENT, MAGNITUDE
+from inference.headers.image_content import COMPONENT, FRAME_TYPE, MAGNITUDE
+from inference.series.kinds import Kind
 from inference.series.recogniser import read_headers, recognise_headers
+from inference.series.site_table import SiteRule
 from storage.errors import InputRefused
 from tests.acceptance.tiny_model import BUNDLE, write_bundle
 
@@ -85,3 +87,32 @@ def test_an_input_may_take_all_volumes(test_data: Path) -> None:
     series = SeriesInput("echoes", "", files(test_data / TWO_ECHOES))
     volumes = read_input(series, [InputRule("echoes", volumes="all")])
     assert [volume.told_apart["EchoTime"] for volume in volumes] == [10, 12.46]
+
+
+@pytest.mark.parametrize(
+    ("case", "kind", "what"),
+    [
+        ("adcmix_adc_frames_b0", Kind.ADC, (FRAME_TYPE, "ADC")),
+        ("adcmix_phase_beside_magnitude", Kind.DWI, None),
+        ("d1022_philips_enhanced_mdixon_quant", Kind.FAT_FRACTION, (FRAME_TYPE, "fat fraction")),
+        ("d463_philips_dce_mag_phase", Kind.T1W, None),
+    ],
+)
+def test_the_only_volume_of_a_kind_is_the_one_that_is_meant(
+    test_data: Path, case: str, kind: Kind, what: tuple[str, str] | None
+) -> None:
+    """Without `select`, an input takes the map beside its source images, and refuses several images of one kind."""
+    folder = test_data.parent / "cases" / "mr" / case
+    if not folder.is_dir():
+        pytest.skip("the cases of the field are not here")
+    site = (SiteRule(kind=kind, series_description="*"),)
+    rules = (InputRule("image", kind=(kind,)),)
+    binding = bind(rules, [recognise_headers(read_headers(files(folder)), site)])
+    assert binding.accepted is (what is not None)
+    series = SeriesInput("image", "", files(folder))
+    if what is None:
+        assert "volumes" in binding.reason
+        with pytest.raises(InputRefused, match="the series holds"):
+            read_input(series, rules)
+    else:
+        assert read_input(series, rules)[0].told_apart[what[0]] == what[1]
