@@ -143,7 +143,7 @@ def _texts(findings: Findings, context: ObjectContext, notes: Sequence[str]) -> 
         *((PRIVATE["input-series"], name) for name in findings.input_series),
         (PRIVATE["training-data"], findings.algorithm.training_data),
         *(
-            (PRIVATE["supersedes"], f"Revision {context.revision} replaces the report {p.sop_instance_uid}")
+            (PRIVATE["supersedes"], f"Result r{context.edition} replaces the report {p.sop_instance_uid}")
             for p in context.predecessors
         ),
     ]

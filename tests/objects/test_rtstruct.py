@@ -134,6 +134,29 @@ def test_names_and_types(tmp_path: Path) -> None:
     assert (again.SOPInstanceUID, again.SeriesInstanceUID) == (ds.SOPInstanceUID, ds.SeriesInstanceUID)
 
 
+def test_planning_systems_get_short_names_and_a_gtv_only_where_the_site_says_so(tmp_path: Path) -> None:
+    volume = read(write_oblique(tmp_path / "images", "A^B", "ISO_IR 100"))
+    mask = np.zeros(volume.array.shape, bool)
+    mask[3, 4:9, 5:9] = True
+    labels = ("Mass", "mass", "Neurovascular bundle", "Kidney left upper pole", "Kidney left lower pole")
+    found = findings(volume, tuple(segment(label, mask) for label in labels))
+    context = ObjectContext("NODE", "seed", side="R", edition=2)
+    research, site = (build_rtstruct(found, context, names_gtv) for names_gtv in (False, True))
+    assert research is not None
+    assert site is not None
+    names = [roi.ROIName for roi in research.StructureSetROISequence]
+    assert names[:3] == ["Mass R", "mass 2 R", "Neurovascular R"]
+    assert len({name.lower() for name in names}) == len(labels)
+    assert all(len(name) <= 16 and name.endswith(" R") for name in names)
+    assert "u" in names[3]
+    assert "lo" in names[4]
+    assert research.StructureSetLabel == "RESEARCH Te R r2"
+    assert [{o.RTROIInterpretedType for o in ds.RTROIObservationsSequence} for ds in (research, site)] == [
+        {""},
+        {"GTV"},
+    ]
+
+
 def test_no_frame_of_reference_no_structure_set(tmp_path: Path) -> None:
     volume = replace(read(write_oblique(tmp_path / "images", "A^B", "ISO_IR 100")), frame_of_reference_uid="")
     assert build_rtstruct(findings(volume), CONTEXT) is None

@@ -252,10 +252,10 @@ def test_nothing_found_is_a_page_of_text(found: Findings, tmp_path: Path) -> Non
 
 def test_a_revision_names_what_it_replaces(found: Findings) -> None:
     earlier = ResultReference(ComprehensiveSRStorage, "2.25.77", "2.25.7")
-    report = build_sr(found, ObjectContext("NODE", "seed", revision=2, predecessors=(earlier,)), None)
+    report = build_sr(found, ObjectContext("NODE", "seed", edition=2, predecessors=(earlier,)), None)
     (series,) = report.PredecessorDocumentsSequence[0].ReferencedSeriesSequence
     assert (series.SeriesInstanceUID, series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID) == ("2.25.7", "2.25.77")
-    assert [i.TextValue for i in items(report, "Superseded result")] == ["Revision 2 replaces the report 2.25.77"]
+    assert [i.TextValue for i in items(report, "Superseded result")] == ["Result r2 replaces the report 2.25.77"]
 
 
 @pytest.mark.slow

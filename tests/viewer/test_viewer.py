@@ -113,14 +113,16 @@ def put(
         ds.save_as(file, enforce_file_format=True)
     viewer.store([*paths, *files])
     header = dcmread(paths[0], stop_before_pixels=True)
+    named = {name: str(ds.SeriesDescription) for name, ds in objects.items()}
     return Study(
         study_instance_uid=str(header.StudyInstanceUID),
         images=str(header.SeriesDescription),
-        segmentation=f"{findings.title} SEG" if "SEG" in objects else "",
-        report=f"{findings.title} SR",
-        structures=f"{findings.title} RTSTRUCT" if "RTSTRUCT" in objects else "",
-        maps=tuple(f"{findings.title} {one.label}" for one in findings.maps if any("PM" in name for name in objects)),
+        segmentation=named.get("SEG", ""),
+        report=named["SR"],
+        structures=named.get("RTSTRUCT", ""),
+        maps=tuple(description for name, description in named.items() if name.startswith("PM")),
         findings=len(findings.segments),
+        image_series=len({dcmread(path, specific_tags=["SeriesInstanceUID"]).SeriesInstanceUID for path in paths}),
     )
 
 
@@ -164,7 +166,9 @@ def test_a_trials_objects_are_shown(viewer: Viewer, tmp_path: Path) -> None:
     application = load_application(load_manifest("extremity_sts_sbrt", "extremity_sts_sbrt", None))
     findings = application.run(inputs, TorchEngine("cpu"), lambda what, part: None)
     kinds = frozenset({ObjectKind.SEG, ObjectKind.PM, ObjectKind.RTSTRUCT, ObjectKind.SR})
-    study = put(viewer, list(inputs["t1w"].paths), findings, tmp_path, profile=ObjectProfile(objects=kinds))
+    shown = [input_key(name, 0) for name in ("t1w", "dwi", "t1_map", "t2_map")]  # maps name what they were made from
+    paths = [path for key in shown for path in inputs[key].paths]
+    study = put(viewer, paths, findings, tmp_path, profile=ObjectProfile(objects=kinds))
     # One more finding in the report: what changed since the first examination belongs to no region.
     seen = viewer.look(replace(study, findings=study.findings + 1), SCREENSHOTS / "trial")
     # Segments overlap here, and then OHIF's own volumes are half of what its own voxels say.
@@ -172,8 +176,8 @@ def test_a_trials_objects_are_shown(viewer: Viewer, tmp_path: Path) -> None:
     assert report_mistakes({"report": seen["report"][:-1]}, findings) == []
     assert "Change of volume from baseline" in seen["report"][-1]["text"]
     assert structure_mistakes(seen["structures"], findings) == []
-    for one in findings.maps:
-        assert map_mistakes(seen["maps"][f"{findings.title} {one.label}"], one, findings) == []
+    for one, description in zip(findings.maps, study.maps, strict=True):
+        assert map_mistakes(seen["maps"][description], one, findings) == []
     assert (seen["elsewhere"], seen["refused"]) == ([], [])
 
 
@@ -203,7 +207,7 @@ def test_a_report_of_no_result_is_a_page_of_text(viewer: Viewer, tmp_path: Path)
     report = build_no_result(result, paths, ObjectContext("NODE", f"viewer {tmp_path}"))
     report.save_as(tmp_path / "report.dcm", enforce_file_format=True)
     viewer.store([*paths, tmp_path / "report.dcm"])
-    study = Study(str(report.StudyInstanceUID), "T1 TSE axial", report="Test mass No AI result")
+    study = Study(str(report.StudyInstanceUID), "T1 TSE axial", report=str(report.SeriesDescription))
     (page,) = viewer.look(study, SCREENSHOTS / "no_result")["report"]
     for words in (RESEARCH_NOTICE, "was not computed. This says nothing of the patient", "The images show motion."):
         assert words in page["text"]

@@ -33,12 +33,13 @@ class Study:
     report: str = ""
     structures: str = ""
     maps: tuple[str, ...] = ()
+    image_series: int = 1
     findings: int = 0  # that the report draws; a report that draws none opens as a page of text
     patience: int = 60_000  # ms for each thing that is to appear
 
     @property
     def series(self) -> int:
-        return 1 + len(self.maps) + sum(map(bool, (self.segmentation, self.report, self.structures)))
+        return self.image_series + len(self.maps) + sum(map(bool, (self.segmentation, self.report, self.structures)))
 
 
 @dataclass(frozen=True)
