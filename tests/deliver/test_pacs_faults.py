@@ -35,12 +35,14 @@ from tests.instances import MakeFile
 from tests.storage.node import NOW, Node
 
 HTML = Answer(409, b"<html>SECRET^PERSON is there already</html>", "text/html")
+ODD = Answer(409, b'{"message": "SECRET^PERSON is there already"}')
+WORDS = (HTML, ODD, Answer(409), 0x0110, 0xB00E, 0x0111)  # answers that say, or may say, that it exists already
 
 
 # -- an answer that was lost, and "it exists already" ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("then", [HTML, 0x0110, 0xB00E, 0x0111], ids=["html", "272", "45070", "duplicate"])
+@pytest.mark.parametrize("then", WORDS, ids=range(len(WORDS)))
 @pytest.mark.parametrize("queries", [True, False])
 def test_what_exists_after_a_lost_answer_is_stored_once(
     way: Way, archive: Callable[..., Archive], then: Answer | int, queries: bool
@@ -55,7 +57,7 @@ def test_what_exists_after_a_lost_answer_is_stored_once(
     assert there.stored == 3
 
 
-@pytest.mark.parametrize("first", [HTML, 0x0110, 0xB00E, 0x0111], ids=["html", "272", "45070", "duplicate"])
+@pytest.mark.parametrize("first", WORDS, ids=range(len(WORDS)))
 def test_what_exists_at_the_first_try_is_somebody_elses(
     way: Way, archive: Callable[..., Archive], caplog: pytest.LogCaptureFixture, first: Answer | int
 ) -> None:
@@ -352,6 +354,7 @@ def test_a_warning_is_kept_and_is_told(
     assert way.states == {"SEG": "COMMITTED", "SR": "COMMITTED"}
     assert way.warnings == {"SEG": words}
     assert f"stored with a remark: {words}" in way.texts("SEG")
+    assert f"\n    {words}\n" in way.listed()
     assert list(way.problems()) == problem
     assert bool(errors(caplog, "elements_discarded")) is (warning == 0xB006)
 

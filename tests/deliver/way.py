@@ -1,8 +1,10 @@
 """The way of the results of one study to one destination, and what became of them."""
 
 import logging
+import re
 import threading
 from datetime import timedelta
+from io import StringIO
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,13 @@ from pydicom.uid import (
     RTStructureSetStorage,
     SegmentationStorage,
 )
+from rich.console import Console
 
 from dicom_node.deliver.confirmer import Confirmer
 from dicom_node.deliver.destinations.dicomweb import DicomwebDestination
 from dicom_node.deliver.dispatcher import Dispatcher
+from dicom_node.demo.tables import jobs_list
+from dicom_node.read.jobs import list_jobs
 from dicom_node.runtime.backoff import Backoff
 from storage.records.results import NewObject, ObjectKind
 from storage.tables.confirmations import Confirmations
@@ -97,6 +102,15 @@ class Way:
     def texts(self, kind: str) -> list[str]:
         head = f"{kind} → {self.name}: "
         return [t.partition(head)[2] for t in self.node.texts(self.study) if head in t]
+
+    def listed(self) -> str:
+        """What `dicom-node jobs` shows."""
+        rows = list_jobs(
+            self.node.jobs.list(study=self.study), self.node.deliveries.list(study=self.study), [self.name]
+        )
+        console = Console(width=200, record=True, file=StringIO())
+        console.print(jobs_list(rows))
+        return re.sub(r" +\n", "\n", console.export_text())
 
     def problems(self) -> dict[str, str]:
         """The problems that were opened for this archive or study."""

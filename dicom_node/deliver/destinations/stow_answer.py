@@ -24,6 +24,7 @@ DICOM_XML = "application/dicom+xml"
 ALREADY_EXISTS = 0xB00E  # 45070: a failure reason of several services, which no part of the standard names
 # No instance was stored, and the answer may give the reason for each (PS3.18 table 10.5.3-1).
 _NOTHING_STORED = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.CONFLICT})
+_OUTCOMES = (b"00081198", b"00081199", b"0008119A")  # Failed, Referenced SOP Sequence, Other Failures Sequence
 _READABLE = (DICOM_JSON, "application/json", DICOM_XML, "application/xml")
 _PLACE = re.compile(r"/studies/(?P<study>[\d.]+)/series/(?P<series>[\d.]+)/instances/(?P<instance>[\d.]+)")
 
@@ -41,7 +42,8 @@ def make_readable(response: requests.Response, *args: Any, **kwargs: Any) -> Non
             media_type, response._content = _first_part(declared, response.content)
         if media_type in _READABLE[:2]:
             response._content = _alone(response.content)
-        if response.status_code in _NOTHING_STORED and media_type in (DICOM_JSON, DICOM_XML):
+        tells_why = media_type in _READABLE and any(tag in response.content for tag in _OUTCOMES)
+        if response.status_code in _NOTHING_STORED and tells_why:
             response.status_code = HTTPStatus.ACCEPTED
     response.headers["Content-Type"] = media_type
 
@@ -59,7 +61,10 @@ def _alone(body: bytes) -> bytes:
     """Return a dataset in JSON by itself if it is the only one of a list."""
     if not body.lstrip().startswith(b"["):
         return body
-    datasets = json.loads(body)
+    try:
+        datasets = json.loads(body)
+    except ValueError:
+        return body
     return json.dumps(datasets[0]).encode() if len(datasets) == 1 else body
 
 
