@@ -4,10 +4,11 @@ Other objects come inside the series of images: raw data (which may have Rows an
 states, reports. They are left out with a reason, and never cost the series.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
+from typing import Any
 
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
@@ -74,17 +75,17 @@ def images_among(headers: Sequence[Dataset]) -> tuple[list[int], list[OddObject]
     best = max((rank for rank, _ in ranks), default=ImageClass.NONE)
     if best is ImageClass.NONE:
         return [], [OddObject(_uid(ds), reason) for ds, (_, reason) in zip(headers, ranks, strict=True)]
-    placed = [n for n, (rank, _) in enumerate(ranks) if rank is best]
-    unplaced = _unplaced([headers[n] for n in placed])
-    chosen = [n for n, odd in zip(placed, unplaced, strict=True) if not odd]
+    ranked = [n for n, (rank, _) in enumerate(ranks) if rank is best]
+    pictures = _pictures([headers[n] for n in ranked])
+    chosen = [n for n, odd in zip(ranked, pictures, strict=True) if not odd]
     reasons = {n: reason for n, (rank, reason) in enumerate(ranks) if rank is not best}
-    reasons |= {n: odd for n, odd in zip(placed, unplaced, strict=True) if odd}
+    reasons |= {n: odd for n, odd in zip(ranked, pictures, strict=True) if odd}
     return chosen, [OddObject(_uid(headers[n]), reasons[n]) for n in sorted(reasons)]
 
 
 def _rank(ds: Dataset) -> tuple[ImageClass, str]:
     """Return what one object is, and the reason why it is no image of a series that holds better ones."""
-    sop_class_uid = str(ds.get("SOPClassUID") or "")
+    sop_class_uid = str(_value(ds, "SOPClassUID") or "")
     found = image_class(sop_class_uid)
     name = UID(sop_class_uid).name
     if not ("Rows" in ds and "Columns" in ds):
@@ -95,32 +96,47 @@ def _rank(ds: Dataset) -> tuple[ImageClass, str]:
         return ImageClass.NONE, f"is not an image: {name}"
     if found is ImageClass.CAPTURE or _is_screenshot(ds):
         return ImageClass.CAPTURE, "is a capture of a screen"
-    if found is ImageClass.IMAGE and str(ds.get("SamplesPerPixel") or 1) != "1":
+    if found is ImageClass.IMAGE and str(_value(ds, "SamplesPerPixel") or 1) != "1":
         return ImageClass.CAPTURE, "is a colour image beside others"
     return found, f"is of the storage class {name}"
 
 
 def _is_screenshot(ds: Dataset) -> bool:
-    return bool(SCREENSHOTS & {str(value).strip().upper() for value in values(ds.get("ImageType"))})
+    return bool(SCREENSHOTS & {str(value).strip().upper() for value in values(_value(ds, "ImageType"))})
 
 
-def _unplaced(images: Sequence[Dataset]) -> list[str]:
-    """Return for each image the reason why it is odd beside the others; an empty text if it is not.
+def _pictures(images: Sequence[Dataset]) -> list[str]:
+    """Return for each image the reason why it is a picture for people beside the others; an empty text if it is not.
 
-    A derived image that states no place in space, beside images that do, is a picture for people.
+    Beside acquired images that is a derived one of another size, or one that states no place in space.
     """
-    without = [_has_no_place(ds) for ds in images]
-    if sum(without) >= len(images) / 2:
+    acquired = [ds for ds in images if "DERIVED" not in values(_value(ds, "ImageType"))]
+    if len(acquired) <= len(images) / 2:
         return [""] * len(images)
-    return [
-        "is a derived image without a place in space" if odd and "DERIVED" in values(ds.get("ImageType")) else ""
-        for odd, ds in zip(without, images, strict=True)
-    ]
+    placed = not all(_has_no_place(ds) for ds in acquired)
+    sizes = {(_value(ds, "Rows"), _value(ds, "Columns")) for ds in acquired}
+    return [_why_picture(ds, placed, sizes) for ds in images]
+
+
+def _why_picture(ds: Dataset, placed: bool, sizes: Collection[tuple[int, int]]) -> str:
+    if "DERIVED" not in values(_value(ds, "ImageType")):
+        return ""
+    if placed and _has_no_place(ds):
+        return "is a derived image without a place in space"
+    return "" if (_value(ds, "Rows"), _value(ds, "Columns")) in sizes else "is a derived image of another size"
 
 
 def _has_no_place(ds: Dataset) -> bool:
-    return "PerFrameFunctionalGroupsSequence" not in ds and not ds.get("ImagePositionPatient")
+    return "PerFrameFunctionalGroupsSequence" not in ds and not _value(ds, "ImagePositionPatient")
 
 
 def _uid(ds: Dataset) -> str:
-    return str(ds.get("SOPInstanceUID") or "")
+    return str(_value(ds, "SOPInstanceUID") or "")
+
+
+def _value(ds: Dataset, keyword: str) -> Any:
+    """Return the value of an attribute; None if it is absent or malformed, because pydicom reads values late."""
+    try:
+        return ds.get(keyword)
+    except Exception:  # it raises errors of many kinds
+        return None

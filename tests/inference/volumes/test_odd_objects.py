@@ -78,6 +78,7 @@ ODD: dict[str, tuple[dict[str, Any], str]] = {
         {"ImageType": ["DERIVED", "SECONDARY", "OTHER"], "ImagePositionPatient": None},
         "without a place",
     ),
+    "a picture of another size": ({"ImageType": ["DERIVED", "SECONDARY"], "Rows": 8, "Columns": 2}, "another size"),
     "a colour image": ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "colour"),
     "a private object": ({"SOPClassUID": "1.3.46.670589.11.0.0.12.2"}, "1.3.46.670589.11.0.0.12.2"),
 }
