@@ -155,7 +155,11 @@ def _order_frames(ds: Dataset, source: Volume, values: Values) -> None:
 
 
 def _name_sources(ds: Dataset, one: ParametricMap, source: Volume) -> None:
-    """Make each frame name the images that it was computed from, and the whole map all of them (PS3.3 C.12.2)."""
+    """Make each frame name the images that it was computed from, and the whole map all of them (PS3.3 C.12.2).
+
+    The series on whose grid the map lies comes first: OHIF 3.13.2 draws a map over the first series that it names, and
+    would take the values for those of other places if that had another grid.
+    """
     derivation = code_item(_derivation(one, source))
     named: dict[str, dict[str, Dataset]] = {}
     for k, frame in enumerate(ds.PerFrameFunctionalGroupsSequence):
@@ -168,7 +172,7 @@ def _name_sources(ds: Dataset, one: ParametricMap, source: Volume) -> None:
         item.SourceImageSequence = list(images.values())
         item.DerivationCodeSequence = [derivation]
         frame.DerivationImageSequence = [item] if images else []
-    for volume in one.sources:
+    for volume in (source, *one.sources):
         instances = named.setdefault(volume.series_instance_uid, {})
         instances.update({frame.sop_instance_uid: _instance(frame) for frame in volume.frames})
     ds.ReferencedSeriesSequence = [_series(uid, list(instances.values())) for uid, instances in named.items()]

@@ -60,6 +60,11 @@ KNOWN = [
         r"GeneralSeriesModule/Laterality/: : Missing conditional attribute",
         "type 2C: required of paired body parts only, which PixelMed cannot tell; it asks for it always",
     ),
+    Known(
+        "PixelMed SR",
+        r'"Procedure reported"\): Code .* not found in context group 100',
+        "a baseline context group (BCID) in TID 1500: the codes of the order and of the study say more, and are allowed",
+    ),
     Known("PixelMed", r"ProcedureCodeSequence/Item\[\d\]/CodingSchemeVersion", COPIED),
 ]
 

@@ -88,7 +88,8 @@ def test_a_map_names_the_images_it_was_computed_from_and_how(tmp_path: Path) -> 
         named = [image.ReferencedSOPInstanceUID for image in derivation.SourceImageSequence]
         assert named == [one.sop_instance_uid for one in diffusion.frames[k : k + 2]]
         assert [code.CodeValue for code in derivation.DerivationCodeSequence] == ["129105"]  # diffusion image analysis
-    (series,) = ds.ReferencedSeriesSequence
+    grid, series = ds.ReferencedSeriesSequence  # viewers draw the map over the first
+    assert grid.SeriesInstanceUID == source.series_instance_uid
     assert series.SeriesInstanceUID == diffusion.series_instance_uid
     assert len(series.ReferencedInstanceSequence) == len(diffusion.frames)
     (anatomy,) = ds.SharedFunctionalGroupsSequence[0].FrameAnatomySequence
