@@ -63,7 +63,7 @@ KNOWN = [
     Known(
         "PixelMed SR",
         r'"Procedure reported"\): Code .* not found in context group 100',
-        "a baseline context group (BCID) in TID 1500: the codes of the order and of the study say more, and are allowed",
+        "a baseline context group (BCID) in TID 1500: codes of the order and of the study are allowed, and say more",
     ),
     Known("PixelMed", r"ProcedureCodeSequence/Item\[\d\]/CodingSchemeVersion", COPIED),
 ]
