@@ -65,7 +65,10 @@ def check_side(study: PhantomStudy, side: str, objects: dict[str, Dataset], tmp_
     number = {"R": 1, "L": 2}[side]
     assert texts(objects["SR"], "Input series") == [f"T1w: series {number} 'T1 TSE {side}' ({name} side)"]
     assert not [text for text in texts(objects["SR"], "Comment") if "Not used" in text or "Only the" in text]
+    laterality = {"R": "24028007", "L": "7771000"}
     for ds in objects.values():
+        codes = {str(element.value) for element in ds.iterall() if element.keyword == "CodeValue"}
+        assert codes & set(laterality.values()) == {laterality[side]}
         ds.save_as(tmp_path / "object.dcm")
         assert dciodvfy_errors(tmp_path / "object.dcm") == []
 
