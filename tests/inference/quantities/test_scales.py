@@ -109,14 +109,14 @@ def by_rescale_beside_no_unit(unit: str, slope: float) -> Change:
 
 
 MAPS: Mapping[str, tuple[PanelQuantity, Mapping[str, float]]] = {
-    "adc": (ADC, {"um2/s": 1, "mm2/s": 1e-6, "10*-6.mm2/s": 1, "10*-3.mm2/s": 1e-3, "um2/ms": 1e-3}),
-    "t1_map": (T1, {"ms": 1, "s": 1e-3}),
-    "t2_map": (T2, {"ms": 1, "s": 1e-3, "us": 1e3}),
+    "adc": (ADC, {"um2/s": 1, "mm2/s": 1e-6, "10*-3.mm2/s": 1e-3}),
+    "t1_map": (T1, {"s": 1e-3}),
+    "t2_map": (T2, {"ms": 1, "us": 1e3}),
 }
 RESCALE_TYPES = {
-    "adc": {"um2/s": 1, "mm2/s": 1e-6, "10-3 mm2/s": 1e-3, "10^-6 mm^2/s": 1, "1E-6 mm2/s": 1},
-    "t1_map": {"ms": 1, "s": 1e-3, "msec": 1},
-    "t2_map": {"ms": 1, "s": 1e-3, "MS": 1},
+    "adc": {"mm2/s": 1e-6, "10-3 mm2/s": 1e-3, "10^-6 mm^2/s": 1},
+    "t1_map": {"s": 1e-3},
+    "t2_map": {"msec": 1},
 }
 WAYS: Sequence[tuple[str, str, Change, str]] = (
     *((n, f"RWVM {u}", by_real_world((u, f)), "") for n, (_, us) in MAPS.items() for u, f in us.items()),
