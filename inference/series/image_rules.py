@@ -10,7 +10,7 @@ from inference.headers.image_content import IMAGINARY, PHASE, REAL
 from inference.series.contrast import OPEN, gradient_echo, spin_echo
 from inference.series.image_facts import ImageFacts, is_stir
 from inference.series.kinds import Kind, Verdict
-from inference.series.maps import TRACES, kind_by_unit, kind_of_computed, kind_of_derived, kind_of_map
+from inference.series.maps import NAMED_MAPS, TRACES, kind_by_unit, kind_of_computed, kind_of_derived, kind_of_map
 from inference.series.names import named
 
 DIXON = {"water": Kind.WATER, "fat": Kind.FAT, "in phase": Kind.IN_PHASE, "opposed phase": Kind.OPPOSED_PHASE}
@@ -43,7 +43,7 @@ def kind_of_image(facts: ImageFacts) -> Verdict:
         or _late_enhancement(facts)
         or _echo_planar(facts)
         or _steady_state(facts)
-        or _weighted(facts)
+        or _doubted(facts, _weighted(facts))
         or named(facts.description)
         or Verdict(Kind.UNKNOWN, 0.0, "neither its timing nor its description tells what it is")
     )
@@ -122,6 +122,15 @@ def _steady_state(f: ImageFacts) -> Verdict | None:
     if STEADY_STATES.search(f.sequence_name):
         return Verdict(Kind.OTHER, 0.8, f"of the steady state sequence {f.sequence_name}")
     return None
+
+
+def _doubted(f: ImageFacts, weighted: Verdict | None) -> Verdict | None:
+    """Take the confidence away if the description names a map, although nothing else calls the image one."""
+    by_name = named(f.title)
+    if weighted is None or by_name is None or by_name.kind not in NAMED_MAPS:
+        return weighted
+    reason = f"{weighted.reason}; but its description names a map"
+    return replace(weighted, confidence=min(weighted.confidence, OPEN), reason=reason)
 
 
 def _weighted(f: ImageFacts) -> Verdict | None:

@@ -133,6 +133,7 @@ def test_contrast_is_what_saturation_says(changes: dict[str, Any], kind: Kind, f
         {**SE, "RepetitionTime": 1350, "EchoTime": 12},
         {**GR, "RepetitionTime": 1000, "FlipAngle": 60, "EchoTime": 4},
         {**GR, "SequenceVariant": "MP", "InversionTime": 2800, "MagneticFieldStrength": 3},
+        {**SE, "SeriesDescription": "SyMRI PD Map"},  # though nothing else in its header calls it a map
     ],
 )
 def test_where_physics_leaves_two_kinds_open_no_input_takes_the_series(changes: dict[str, Any]) -> None:
