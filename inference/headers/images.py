@@ -20,7 +20,7 @@ SCREENSHOTS = frozenset({"SCREEN SAVE", "SCREEN_SAVE", "SCREENSAVE", "SCREEN SHO
 
 
 class ImageClass(IntEnum):
-    """What a storage class holds, or one object; of a series, only the objects with the highest value count."""
+    """The content of a storage class or of one object. Of a series, only the objects with the highest value count."""
 
     NONE = 0  # no pixels of an image: reports, presentation states, raw data, spectra
     DERIVED = 1  # segmentations and parametric maps, which have pixels but are no images of a scanner
