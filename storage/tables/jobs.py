@@ -5,10 +5,10 @@ marks its study, so that the report of no result is decided (`storage.tables.que
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, or_, select, update
+from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from storage.errors import Permanent, WhyNoResult
@@ -115,6 +115,7 @@ class Jobs:
             if row is None:
                 _cancel_superseded(session, _held(job_id, worker), now)
                 return False
+            row.finished_at = _after_earlier_results(session, row, now)
             for sequence, new in enumerate(objects):
                 kept = keep_object(session, job_id, sequence, new, now)
                 if not new.stands_for:
@@ -273,6 +274,23 @@ class Jobs:
 
 def _held(job_id: int, worker: str) -> ColumnElement[bool]:
     return and_(schema.JobRow.id == job_id, schema.JobRow.state == JobState.RUNNING, schema.JobRow.worker == worker)
+
+
+def _after_earlier_results(session: Session, row: schema.JobRow, now: datetime) -> datetime:
+    """Return when a job ended: after the others of its study and application, even if the clock was set back since.
+
+    What is superseded is told by this order.
+    """
+    other = schema.JobRow
+    last = session.scalar(
+        select(func.max(other.finished_at)).where(
+            other.study_instance_uid == row.study_instance_uid,
+            other.application == row.application,
+            other.state == JobState.SUCCEEDED,
+            other.id != row.id,
+        )
+    )
+    return now if last is None or last < now else last + timedelta(microseconds=1)
 
 
 def _cancel_superseded(session: Session, held: ColumnElement[bool], now: datetime) -> Sequence[schema.JobRow]:

@@ -3,6 +3,7 @@
 import multiprocessing
 import threading
 from collections import Counter
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -293,3 +294,15 @@ def test_jobs_are_listed_by_state_and_study(node: Node) -> None:
     assert [j.application for j in node.jobs.list(study="1.9")] == ["knee"]
     assert [j.application for j in node.jobs.list(states=[JobState.RUNNING])] == ["liver"]
     assert node.jobs.list(states=[JobState.RUNNING], study="1.9") == []
+
+
+def test_a_later_result_ends_later_even_if_the_clock_was_set_back(node: Node) -> None:
+    node.queue("liver")
+    first = node.claim()
+    assert node.jobs.succeed(first.id, "worker", objects(first, "PACS"), {}, after(3600))
+    node.store(received(2))
+    node.route("liver")
+    second = node.claim()
+    assert node.jobs.succeed(second.id, "worker", objects(second, "PACS"), {}, after(0))
+    ended = [job.finished_at for job in node.jobs.list()]
+    assert ended == [after(3600), after(3600) + timedelta(microseconds=1)]
