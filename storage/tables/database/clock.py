@@ -27,8 +27,8 @@ _OPEN_CONFIRMATION = schema.ConfirmationRow.state.in_(
     (ConfirmationState.ASKING, ConfirmationState.REQUESTED, ConfirmationState.READING)
 )
 _DUE_AT: tuple[tuple[InstrumentedAttribute[datetime], ColumnElement[bool]], ...] = (
-    (schema.JobRow.run_after, schema.JobRow.state.in_((JobState.QUEUED, JobState.RETRYING))),
-    (schema.DeliveryRow.run_after, schema.DeliveryRow.state.in_((DeliveryState.QUEUED, DeliveryState.RETRYING))),
+    (schema.JobRow.run_after, schema.JobRow.state == JobState.RETRYING),
+    (schema.DeliveryRow.run_after, schema.DeliveryRow.state == DeliveryState.RETRYING),
     (schema.CommitmentRow.run_after, and_(_OPEN_COMMITMENT, schema.CommitmentRow.association == "")),
     (schema.ConfirmationRow.deadline, _OPEN_CONFIRMATION),
 )
