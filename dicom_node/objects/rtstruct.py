@@ -28,6 +28,7 @@ from storage.records.results import ObjectKind
 
 STUDY_SOP_CLASS = "1.2.840.10008.3.1.2.3.1"  # Detached Study Management; retired, but PS3.3 C.8.8.5 asks for it
 CONTOUR_DATA = Tag("ContourData")
+TARGET_VOLUMES = ("GTV", "CTV", "PTV", "ITV")  # names that planning systems and people take for targets
 GROSS_TUMOUR = frozenset(
     (code.value, code.scheme_designator)
     for code in (
@@ -75,7 +76,12 @@ def build_rtstruct(findings: Findings, context: ObjectContext, names_gtv: bool =
     ds.ReferencedFrameOfReferenceSequence = [_frame_of_reference(source)]
     planes = _planes(source, headers)
     numbered = list(
-        zip(range(1, len(findings.segments) + 1), findings.segments, _names(findings.segments, context), strict=True)
+        zip(
+            range(1, len(findings.segments) + 1),
+            findings.segments,
+            _names(findings.segments, context, names_gtv),
+            strict=True,
+        )
     )
     ds.StructureSetROISequence = [_roi(findings, number, segment, name) for number, segment, name in numbered]
     ds.ROIContourSequence = [_roi_contour(source, planes, number, segment) for number, segment, _ in numbered]
@@ -89,13 +95,16 @@ def build_rtstruct(findings: Findings, context: ObjectContext, names_gtv: bool =
     return ds
 
 
-def _names(segments: Sequence[Segment], context: ObjectContext) -> list[str]:
+def _names(segments: Sequence[Segment], context: ObjectContext, names_gtv: bool) -> list[str]:
     """Return names of at most SH_LENGTH characters, all distinct, which end with the side if there is one.
 
     Planning systems tell ROIs apart by their names, and many cut longer ones.
     """
     side = f" {context.side}" if context.side else ""
-    return [name + side for name in short_names([segment.label for segment in segments], SH_LENGTH - len(side))]
+    return [
+        name + side
+        for name in short_names([_roi_label(segment, names_gtv) for segment in segments], SH_LENGTH - len(side))
+    ]
 
 
 def _label(findings: Findings, context: ObjectContext) -> str:
@@ -212,6 +221,12 @@ def _to_lps(plane: Plane, polygon: Polygon) -> NDArray[np.float64]:
     """Convert (n, 2) (column, row), where pixel edges are integers, to (n, 3) LPS mm."""
     columns, rows = (polygon - 0.5).T * np.array([[plane.spacing[1]], [plane.spacing[0]]])
     return plane.position + np.outer(columns, plane.row_direction) + np.outer(rows, plane.column_direction)
+
+
+def _roi_label(segment: Segment, names_gtv: bool) -> str:
+    """Return the label of a segment; that of a target volume only where the site has said so."""
+    is_target = segment.label.upper().startswith(TARGET_VOLUMES)
+    return segment.type.meaning if is_target and not names_gtv else segment.label
 
 
 def _observation(number: int, segment: Segment, name: str, names_gtv: bool) -> Dataset:

@@ -92,9 +92,17 @@ def is_enhanced(ds: Dataset) -> bool:
     return bool(ds.get("PerFrameFunctionalGroupsSequence"))
 
 
+def image_name(ds: Dataset) -> str:
+    """Return the name of an image in sentences for people: its Instance Number, as viewers show it."""
+    try:
+        return f"image {int(ds.InstanceNumber)}"
+    except (AttributeError, TypeError, ValueError):
+        return "an image without number"
+
+
 def planes_of(ds: Dataset, path: Path) -> Iterator[Plane]:
     """Yield the planes of one instance, in frame order. Raises InputRefused, which names what the header lacks."""
-    name = f"instance {ds.get('SOPInstanceUID', 'without SOPInstanceUID')}"
+    name = image_name(ds)
     if not ("Rows" in ds and "Columns" in ds):
         raise InputRefused(f"{name} is not an image: it has no Rows and Columns")
     if not ds.get("SOPClassUID"):

@@ -15,7 +15,7 @@ from pydicom.filereader import read_dataset
 from inference.headers.image_content import is_signal
 from inference.headers.images import images_among
 from inference.volumes.geometry import Array
-from inference.volumes.planes import planes_of
+from inference.volumes.planes import image_name, planes_of
 from inference.volumes.stacks import SliceStack, confirm_unweighted, differences, stacks_of
 from inference.volumes.values import FrameValues, refuse_mixed, values_of
 from inference.volumes.volume import FrameReference, UnitValues, Volume
@@ -181,6 +181,6 @@ def _pixels(ds: Dataset) -> NDArray[Any]:
         return ds.pixel_array.reshape(-1, int(ds.Rows), int(ds.Columns))
     except Exception as error:  # decoders raise errors of many kinds, and their texts may quote the header
         raise InputRefused(
-            f"the pixels of instance {ds.SOPInstanceUID} cannot be decoded ({type(error).__name__}, "
+            f"the pixels of {image_name(ds)} cannot be decoded ({type(error).__name__}, "
             f"transfer syntax {ds.file_meta.TransferSyntaxUID.name})"
         ) from None
