@@ -33,7 +33,6 @@ ADVICE = {
     ProblemKind.COERCED: "see in the PACS which attributes it changes, and why",
     ProblemKind.ELEMENTS_DISCARDED: "see whether the PACS still shows the result as it should",
     ProblemKind.CLOCK_STEPPED: "see that the time is synchronised on every machine",
-    ProblemKind.RESULT_OLDER_THAN_IMAGES: "set the time zone of the node, and compare the clocks",
 }
 
 

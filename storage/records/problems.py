@@ -30,7 +30,6 @@ class ProblemKind(StrEnum):
     COERCED = "coerced"
     ELEMENTS_DISCARDED = "elements_discarded"
     CLOCK_STEPPED = "clock_stepped"
-    RESULT_OLDER_THAN_IMAGES = "result_older_than_images"
 
 
 @dataclass(frozen=True)
