@@ -1,7 +1,8 @@
 """The decision on reports of no result, once a study is over and nothing is tried any more.
 
 A study is over if procedure steps (MPPS) proved it complete, or if no image has come for a quiet time of its own. The
-quiet time is measured by the monotonic clock, so that no step of the clock ends it early.
+quiet time is measured by the monotonic clock from when this process notices the last image, so that no step of the
+wall clock ends it early; it begins anew when the process starts.
 """
 
 import logging
@@ -15,7 +16,7 @@ from dicom_node.runtime.logs import fields
 from storage.records.completion import Completion, Evidence
 from storage.records.jobs import AnalysisDetail, Job, JobKind, JobState, NoResultDetail, WithoutResult
 from storage.records.routing import RoutingDecision
-from storage.records.studies import MarkedStudy, Stage, Study
+from storage.records.studies import MarkedStudy, Stage
 from storage.tables.queueing import NoResults
 from storage.tables.studies import Studies
 
@@ -33,7 +34,7 @@ _TRYING = (JobState.QUEUED, JobState.RUNNING, JobState.RETRYING)
 
 @dataclass(frozen=True)
 class _Quiet:
-    """A study that is waited for: its last image, the seconds it was quiet when noticed, and the time of noticing."""
+    """A study that is waited for: its last image, the seconds that count already, and the time of noticing."""
 
     last_received_at: datetime
     seconds: float
@@ -60,7 +61,6 @@ class NoResultSweep:
         self._now = now
         self._monotonic = monotonic
         self._quiet: dict[tuple[str, int], _Quiet] = {}
-        self._started = False
 
     def announce(self) -> None:
         """Log for each application which studies without a result are reported."""
@@ -81,7 +81,6 @@ class NoResultSweep:
         for marked in self._no_results.pending():
             if self._is_over(marked):
                 self._decide(marked)
-        self._started = True
         oldest = self._monotonic() - self._quiet_seconds - REMEMBERED_SECONDS
         self._quiet = {key: quiet for key, quiet in self._quiet.items() if quiet.noticed >= oldest}
 
@@ -90,15 +89,9 @@ class NoResultSweep:
         key = (study.study_instance_uid, study.revision)
         quiet = self._quiet.get(key)
         if quiet is None or quiet.last_received_at != study.last_received_at:
-            seconds = self._quiet_seconds if self._is_proven(marked) else self._quiet_before(study)
+            seconds = self._quiet_seconds if self._is_proven(marked) else 0.0
             quiet = self._quiet[key] = _Quiet(study.last_received_at, seconds, self._monotonic())
         return quiet.seconds + self._monotonic() - quiet.noticed >= self._quiet_seconds
-
-    def _quiet_before(self, study: Study) -> float:
-        """Return how long the study was quiet when this process began; 0 for one that it notices later."""
-        if self._started:
-            return 0.0
-        return min(max((self._now() - study.last_received_at).total_seconds(), 0.0), self._quiet_seconds)
 
     def _is_proven(self, marked: MarkedStudy) -> bool:
         """Return True if procedure steps were the evidence that completed this revision."""
