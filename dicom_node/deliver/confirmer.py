@@ -27,14 +27,13 @@ from dicom_node.runtime.clock import StepWatch, steady_now, wall_now
 from dicom_node.runtime.logs import fields, unexpected
 from dicom_node.runtime.serve import serve
 from storage.errors import Retriable
-from storage.records.deliveries import Confirmation, ConfirmationState, DeliveryState, StoredAs
+from storage.records.deliveries import LOOK_BACK, Confirmation, ConfirmationState, DeliveryState, StoredAs
 from storage.tables.confirmations import WAITING, Confirmations
 
 log = logging.getLogger(__name__)
 
 LINGER_SECONDS = 10.0  # for a report on the association that asked; PACSs that take longer open one of their own
 ASKING = timedelta(minutes=5)  # longer than asking takes; a dispatcher that dies meanwhile loses so much time
-LOOK_BACK = timedelta(days=7)  # objects sent before that are not asked for, since the PACS may have moved them
 
 _REASONS_IN_WORDS: dict[int, str] = {
     FailureReason.PROCESSING_FAILURE: "processing failure",
@@ -175,10 +174,7 @@ class Confirmer:
         failed = {own.get(uid, uid): f"it reports {reason}{_in_words(reason)}" for uid, reason in report.failed.items()}
         asked = [uid for _, uid in confirmation.items]
         missed = {uid: failed.get(uid, "its report does not name it") for uid in asked if uid not in committed}
-        try:
-            moved = self._moved(destination, confirmation, missed)
-        except PeerUnavailable:
-            moved = {}  # the report stands
+        _, moved = self._look_elsewhere(destination, confirmation, missed)
         self._settle(confirmation, committed.intersection(asked), missed, "storage committed", moved)
 
     def _read_back(self, destination: ConfirmingDestination, confirmation: Confirmation, trouble: str = "") -> None:
@@ -195,7 +191,6 @@ class Confirmer:
         try:
             held = destination.stored(references.values()) if references else set()
             there = {uid for uid, reference in references.items() if reference.sop_instance_uid in held}
-            moved = self._moved(destination, confirmation, set(asked) - there)
         except PeerRefused as error:
             if was_requested:
                 self._settle(confirmation, set(), dict.fromkeys(asked, f"{overdue}, and {error}"), "")
@@ -204,6 +199,8 @@ class Confirmer:
             else:
                 self._give_up(confirmation, f"{trouble or 'it offers no storage commitment'}, and {error}")
             return
+        also_there, moved = self._look_elsewhere(destination, confirmation, set(asked) - there)
+        there |= also_there
         missing = [uid for uid in asked if uid not in there and uid not in moved]
         if missing and not (was_requested or is_over):
             self._postpone(confirmation, "accepted, but not found there yet")
@@ -280,24 +277,27 @@ class Confirmer:
             )
         return references
 
-    def _moved(
+    def _look_elsewhere(
         self, destination: ConfirmingDestination, confirmation: Confirmation, missing: Collection[str]
-    ) -> dict[str, StoredAs]:
-        """Return where the destination keeps objects that it does not hold under their own UIDs.
+    ) -> tuple[set[str], dict[str, StoredAs]]:
+        """Return the missing objects that are found in their own place, and where the destination keeps others.
 
-        A destination that refuses to answer keeps none elsewhere, as far as this node can know.
+        A destination that does not answer keeps none elsewhere, as far as this node can know.
         """
         references = self._references(confirmation)
         known = {reference.sop_instance_uid for uid, reference in references.items() if uid not in missing}
         sought = [reference for uid, reference in references.items() if uid in missing]
         if not sought:
-            return {}
+            return set(), {}
         own = {reference.sop_instance_uid: uid for uid, reference in references.items()}
         try:
-            found = destination.moved(sought)
-        except PeerRefused:
-            return {}
-        return {own[uid]: place for uid, place in found.items() if place.sop_instance_uid not in known}
+            found = {own[uid]: place for uid, place in destination.moved(sought).items()}
+        except (PeerRefused, PeerUnavailable):
+            return set(), {}
+        there = {uid for uid, place in found.items() if references[uid].is_at(place)}
+        return there, {
+            uid: place for uid, place in found.items() if uid not in there and place.sop_instance_uid not in known
+        }
 
 
 class _Asker:

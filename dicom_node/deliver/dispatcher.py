@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 _ARRIVED = (DeliveryState.SENT, DeliveryState.COMMITTED)
 _NO_CLEAR_ANSWER = (SendOutcome.LOST, SendOutcome.UNCLEAR)
 _GIVEN_UP = (DeliveryState.REPLACED, DeliveryState.FAILED)
+_NOT_ASKED = (SendOutcome.AWAY, SendOutcome.UNREADABLE, SendOutcome.UNSENDABLE)  # they say nothing of the destination
 
 
 class Dispatcher:
@@ -114,7 +115,7 @@ class Dispatcher:
         retry_at = self._backoff.retry_at(delivery.attempts, now)
         sent_before = delivery.may_have_arrived or delivery.sent_at is not None
         verdict = judge(result, sent_before, held, is_last=retry_at is None)
-        if result.outcome not in (SendOutcome.AWAY, SendOutcome.UNSENDABLE):
+        if result.outcome not in _NOT_ASKED:
             self._answered(destination.name)
         identifiers = {"delivery": delivery.id, "destination": destination.name, "kind": delivery.object.kind}
         match verdict:
@@ -170,7 +171,7 @@ class Dispatcher:
         """Ask the destination if it holds the object after a try with this result; None if it does not say.
 
         Where no clear answer came, the object is looked for under other UIDs too, which the result then tells. If no
-        clear answer came and none comes to any question, the destination is away.
+        answer came and none comes to any question, the destination is away.
         """
         target = delivery.object
         reference = _reference(target)
@@ -181,7 +182,7 @@ class Dispatcher:
         except (PeerRefused, AnswerUnreadable):
             return result, None
         except PeerUnavailable as error:
-            if result.outcome in _NO_CLEAR_ANSWER and not destination.echo().ok:
+            if result.outcome is SendOutcome.LOST and not destination.echo().ok:
                 return SendResult(target.sop_instance_uid, SendOutcome.AWAY, str(error)), None
             return result, None
         if not no_clear_answer:
@@ -190,6 +191,8 @@ class Dispatcher:
             place = destination.moved([reference]).get(target.sop_instance_uid)
         except (PeerRefused, PeerUnavailable):
             return result, None
+        if place is not None and reference.is_at(place):
+            return result, True
         others = self._deliveries.offered(target.job_id, destination.name)
         if place is None or place.sop_instance_uid in {
             other.sop_instance_uid for other, _ in others if other.id != target.id
@@ -279,9 +282,10 @@ class Dispatcher:
     ) -> None:
         """Queue the stand-ins of an object that is not delivered, and replace the objects that refer to it.
 
-        Nothing is sent in place of the objects in `alone`. Objects that were given up before are not tried again. An
-        object that was refused at every attempt, but never for good, is FAILED nevertheless: the cause may be a full
-        disk, and the operator can have it sent again later.
+        Nothing is sent in place of the objects in `alone`, and of those that are FAILED and may arrive yet, or have
+        arrived. Objects that were given up before are not tried again. An object that was refused at every attempt, but
+        never for good, is FAILED nevertheless: the cause may be a full disk, and the operator can have it sent again
+        later.
         """
         offered = self._deliveries.offered(delivery.object.job_id, destination.name)
         arrived = {target.id for target, sent in offered if sent is not None and sent.state in _ARRIVED}
@@ -294,7 +298,7 @@ class Dispatcher:
         refusals |= {target.id: sent.reason for target, sent in offered if sent is not None and sent.state in _GIVEN_UP}
         refusals |= dict.fromkeys((*alone, delivery.object.id), result.reason)
         offers = [Offer(target.id, target.kind, target.stands_for, target.id in arrived) for target, _ in offered]
-        choice = choose(offers, refusals, alone)
+        choice = choose(offers, refusals, {*alone, *_failed_alone(offered)})
         unsent = dict(choice.unsent)
         if result.retriable or delivery.object.id in alone:
             unsent[delivery.object.id] = Undelivered(unsent[delivery.object.id].reason, replaced=False)
@@ -316,6 +320,18 @@ def _reference(target: ResultObject) -> InstanceReference:
     return InstanceReference(
         target.study_instance_uid, target.series_instance_uid, target.sop_class_uid, target.sop_instance_uid
     )
+
+
+def _failed_alone(offered: Sequence[tuple[ResultObject, Delivery | None]]) -> set[int]:
+    """Return the ids of the objects that FAILED, and that may be there or in whose place nothing was sent."""
+    replaced = {kind for target, sent in offered if sent is not None for kind in target.stands_for}
+    return {
+        target.id
+        for target, sent in offered
+        if sent is not None
+        and sent.state is DeliveryState.FAILED
+        and (sent.may_have_arrived or target.kind not in replaced)
+    }
 
 
 def _held(destination: Destination, objects: Sequence[ResultObject]) -> set[str]:

@@ -5,7 +5,7 @@ from enum import Enum
 from dicom_node.dimse.results import SendOutcome, SendResult
 
 # The destination did not get the object, so it cannot hold it because of this try.
-_NOT_SENT = (SendOutcome.AWAY, SendOutcome.DENIED, SendOutcome.UNSENDABLE)
+_NOT_SENT = (SendOutcome.AWAY, SendOutcome.DENIED, SendOutcome.UNREADABLE, SendOutcome.UNSENDABLE)
 
 
 class DeliveryVerdict(Enum):
@@ -14,7 +14,7 @@ class DeliveryVerdict(Enum):
     ARRIVED = "arrived"  # the destination has the object
     CONFLICT = "conflict"  # it has an object of this UID that no try of this delivery can have brought
     WAIT = "wait"  # it gave no answer: try again, without counting
-    RETRY = "retry"  # it answered with a failure that may pass: try again as often as is configured
+    RETRY = "retry"  # it answered with a failure that may pass, or the file cannot be read now: try again
     REPLACE = "replace"  # it refuses this object: send what stands for it
     GIVE_UP = "give up"  # the object cannot be sent, and nothing stands for it
 

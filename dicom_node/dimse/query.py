@@ -4,7 +4,7 @@ The number comes from a study-root C-FIND at STUDY level for Number of Study Rel
 key that not every PACS answers (PS3.4 C.6.2.1.2). The instances come from one C-FIND at IMAGE level for each series.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from pydicom.dataset import Dataset
@@ -131,11 +131,17 @@ def find_moved(
                     answers = scu.find(query, model, MOST_MOVED)
             except PeerRefused:
                 continue
-            matching = [ds for ds in answers if all(str(ds.get(k, v)) == v for k, v in keys.items())]
+            matching = [ds for ds in answers if _matches(ds, keys)]
             if len(matching) == 1 and (kept := _place(matching[0])).sop_instance_uid:
                 found[reference.sop_instance_uid] = kept
                 break
     return found
+
+
+def _matches(answer: Dataset, keys: Mapping[str, str]) -> bool:
+    """Return True if the answer has the keys. It may leave out those above the last, which says what is meant."""
+    *above, last = keys
+    return str(answer.get(last)) == keys[last] and all(str(answer.get(k, keys[k])) == keys[k] for k in above)
 
 
 def _place(answer: Dataset) -> StoredAs:

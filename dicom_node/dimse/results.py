@@ -39,6 +39,7 @@ class SendOutcome(Enum):
     LOST = "lost"  # the instance was sent, and no answer to it came
     AWAY = "away"  # the destination was not reached, so that the instance cannot be there
     DENIED = "denied"  # it takes nothing from this node
+    UNREADABLE = "unreadable"  # this machine cannot read the file now
     UNSENDABLE = "unsendable"  # the file cannot be sent
 
 
@@ -64,7 +65,13 @@ class SendResult:
     @property
     def retriable(self) -> bool:
         """True where the same instance may be stored later."""
-        return self.outcome in (SendOutcome.FAILED, SendOutcome.UNCLEAR, SendOutcome.LOST, SendOutcome.AWAY)
+        return self.outcome in (
+            SendOutcome.FAILED,
+            SendOutcome.UNCLEAR,
+            SendOutcome.LOST,
+            SendOutcome.AWAY,
+            SendOutcome.UNREADABLE,
+        )
 
     @property
     def refused(self) -> bool:
@@ -117,3 +124,11 @@ class InstanceReference:
     series_instance_uid: str
     sop_class_uid: str
     sop_instance_uid: str
+
+    def is_at(self, place: StoredAs) -> bool:
+        """Return True if the place is the instance's own; UIDs of it that are not known are taken for the same."""
+        return (
+            place.sop_instance_uid == self.sop_instance_uid
+            and place.series_instance_uid in ("", self.series_instance_uid)
+            and place.study_instance_uid in ("", self.study_instance_uid)
+        )

@@ -64,10 +64,12 @@ class OutgoingInstance:
 
     @classmethod
     def from_file(cls, path: Path) -> Self:
-        """Read the file's UIDs. Raise Permanent when `path` is not a DICOM file that can be sent."""
+        """Read the file's UIDs. Raise Permanent when `path` is not a DICOM file that can be sent, and OSError."""
         try:
             meta, offset = split_dataset(path)
             transfer_syntax_uid = str(meta["TransferSyntaxUID"].value)
+        except OSError:
+            raise
         except Exception as error:
             raise Permanent(f"{path.name} is not a DICOM file that can be sent ({type(error).__name__})") from None
         with path.open("rb") as file:
@@ -213,6 +215,8 @@ class StorageSCU(Requestor):
             return SendResult(uid, SendOutcome.REFUSED, self._not_accepted(instance))
         try:
             dataset = instance.encoded(context[1])
+        except OSError as error:
+            return SendResult(uid, SendOutcome.UNREADABLE, f"{instance.path.name} cannot be read: {error.strerror}")
         except Exception as error:
             return SendResult(uid, SendOutcome.UNSENDABLE, f"the file cannot be read ({type(error).__name__})")
         response = self._send(instance, self._accepted[context], dataset)
@@ -277,7 +281,7 @@ def send_files(
             note(index, SendResult("", SendOutcome.UNSENDABLE, str(error)))
         except OSError as error:
             reason = f"{path.name} cannot be read: {error.strerror}"
-            note(index, SendResult("", SendOutcome.UNSENDABLE, reason))
+            note(index, SendResult("", SendOutcome.UNREADABLE, reason))
     for batch in _batches(outgoing):
         pending = iter(batch)
         current: tuple[int, OutgoingInstance] | None = None

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
 from storage.records.results import ResultObject
+
+LOOK_BACK = timedelta(days=7)  # objects sent before that are not asked for, since the PACS may have moved them
 
 
 class DeliveryState(StrEnum):

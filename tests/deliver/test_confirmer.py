@@ -8,7 +8,7 @@ import subprocess
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -43,6 +43,7 @@ from dicom_node.dimse.commitment import (
 from dicom_node.dimse.results import InstanceReference
 from dicom_node.dimse.scu import Target
 from dicom_node.dimse.status import DimseStatus
+from dicom_node.errors import PeerRefused, PeerUnavailable
 from dicom_node.read.stores import open_stores
 from dicom_node.receive.confirmation import ConfirmationService
 from dicom_node.receive.policy import ReceivePolicy, ServiceName
@@ -52,7 +53,7 @@ from dicom_node.roles import build_confirmer
 from dicom_node.runtime.backoff import Backoff
 from dicom_node.settings.loading import load_settings
 from storage.log.journal import Journal
-from storage.records.deliveries import Confirmation, ConfirmationReport, ConfirmationState
+from storage.records.deliveries import Confirmation, ConfirmationReport, ConfirmationState, StoredAs
 from storage.records.results import NewObject
 from storage.tables.confirmations import WAITING, Confirmations
 from storage.tables.database.connection import Database, default_url
@@ -438,6 +439,52 @@ def test_a_pacs_that_is_away_is_asked_again_and_holds_up_no_other(
     landing.confirm(mended.destination)
     assert landing.states() == ["COMMITTED", "COMMITTED"]
     assert landing.told_why("pacs") == []
+
+
+class InItsPlace(DimseDestination):
+    """Finds each object in its own place, however it is asked."""
+
+    def moved(self, references: Collection[InstanceReference]) -> dict[str, StoredAs]:
+        return {
+            r.sop_instance_uid: StoredAs(r.sop_instance_uid, r.series_instance_uid, r.study_instance_uid)
+            for r in references
+        }
+
+
+def test_what_a_report_denies_is_not_committed_though_it_is_in_its_place(
+    landing: Landing, scripted: Callable[..., Scripted], caplog: pytest.LogCaptureFixture
+) -> None:
+    def deny(assoc: Any, ds: Dataset) -> None:
+        failed = tuple(FailedInstance(*item, FailureReason.PROCESSING_FAILURE) for item in items(ds))
+        pacs.report(assoc, OutgoingReport(ds.TransactionUID, (), failed))
+
+    pacs = scripted(deny, later=0.1)
+    landing.job("pacs")
+    landing.land(InItsPlace(**vars(pacs.destination)))
+    assert landing.states() == ["QUEUED", "QUEUED"]
+    assert not any("other UIDs" in text for text in errors(caplog))
+
+
+class Half(DimseDestination):
+    """Offers no commitment, finds nothing in its series, and breaks off at other questions."""
+
+    def commit(self, *args: Any) -> None:
+        raise PeerRefused("no commitment")
+
+    def stored(self, references: Collection[InstanceReference]) -> set[str]:
+        return set()
+
+    def moved(self, references: Collection[InstanceReference]) -> dict[str, StoredAs]:
+        raise PeerUnavailable("broke off")
+
+
+def test_a_question_beyond_the_baseline_that_is_never_answered_postpones_nothing(
+    landing: Landing, scripted: Callable[..., Scripted]
+) -> None:
+    pacs = scripted()
+    landing.job("pacs")
+    landing.land(Half(**vars(pacs.destination)), patience=timedelta())
+    assert landing.states() == ["QUEUED", "QUEUED"]
 
 
 # -- PACSs without storage commitment ----------------------------------------------------------------------------------

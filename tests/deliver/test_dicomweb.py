@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset
 
 from dicom_node.deliver.destinations.dicomweb import BasicAuth, BearerAuth, DicomwebDestination, read_secret
 from dicom_node.dimse.results import InstanceReference, SendOutcome, SendResult
+from dicom_node.errors import PeerUnavailable
 from storage.errors import Permanent, Retriable
 from tests.deliver.web import Answer, Asked, Authority, OrthancWeb, Scripted, orthanc_web, tls_in_front_of
 from tests.instances import MakeFile, reference
@@ -274,6 +275,8 @@ def test_a_token_is_read_anew_for_each_request(service: Service, make_file: Make
     (result,) = destination.send([path])
     assert (result.ok, result.retriable) == (False, True)
     assert "token_file" in result.reason
+    with pytest.raises(PeerUnavailable, match="token_file"):
+        destination.stored([InstanceReference("1.2", "1.3", "1.4", "1.5")])
     assert len(scripted.asked) == 4
     assert all("Bearer" not in asked.path for asked in scripted.asked)
 
@@ -282,7 +285,7 @@ def test_a_token_is_read_anew_for_each_request(service: Service, make_file: Make
 def test_a_secret_that_cannot_be_one_is_told_without_it(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "secret"
     path.write_bytes(content)
-    with pytest.raises(Retriable, match="must hold one line") as error:
+    with pytest.raises(PeerUnavailable, match="must hold one line") as error:
         read_secret("token_file", path)
     assert "lines" not in str(error.value)
 

@@ -237,14 +237,14 @@ def test_a_rejected_association_is_permanent(pacs: Pacs, make_file: MakeFile) ->
     assert "called ae title not recognised" in result.reason
 
 
-def test_a_file_that_is_no_dicom_is_permanent_and_the_rest_is_sent(
+def test_only_a_file_that_is_no_dicom_is_permanent_and_the_rest_is_sent(
     pacs: Pacs, make_file: MakeFile, tmp_path: Path
 ) -> None:
     destination, kept = pacs()
     text = tmp_path / "notes.txt"
     text.write_text("not an image")
     results = destination.send([text, tmp_path / "missing.dcm", make_file()])
-    assert [(r.ok, r.retriable) for r in results] == [(False, False), (False, False), (True, False)]
+    assert [(r.ok, r.retriable) for r in results] == [(False, False), (False, True), (True, False)]
     assert "notes.txt" in results[0].reason
     assert len(kept) == 1
 

@@ -104,6 +104,6 @@ def test_what_is_no_object_is_refused(inbox: Path, make_file: MakeFile, tmp_path
     text.write_text("not an image")
     outside = make_file(SeriesInstanceUID="../../../elsewhere")
     results = FolderDestination("inbox", inbox).send([text, tmp_path / "missing.dcm", outside])
-    assert [(r.ok, r.retriable) for r in results] == [(False, False)] * 3
+    assert [(r.ok, r.retriable) for r in results] == [(False, False), (False, True), (False, False)]
     assert below(inbox) == []
     assert not (tmp_path / "elsewhere").exists()

@@ -215,6 +215,49 @@ def test_the_report_follows_a_seg_that_never_gets_a_readable_answer(way: Way, ar
     assert way.texts("SR-REGIONS") == ["arrived, without SEG (FAILED)"]
 
 
+def test_nothing_is_sent_in_place_of_a_seg_that_may_be_there_when_its_report_is_refused(
+    way: Way, archive: Callable[..., Archive]
+) -> None:
+    there = archive(*[answer(Answer(200, b"<html>log in</html>", "text/html"))] * 3, refuse(0xC000))
+    way.send(way.web(there), attempts=3)
+    assert way.states["SEG"] == way.states["SR-REGIONS"] == "FAILED"
+    assert "RTSTRUCT" not in way.states
+    assert there.kinds == []
+
+
+def test_a_destination_that_answers_no_queries_for_now_is_not_away(way: Way, archive: Callable[..., Archive]) -> None:
+    there = archive(answer(Answer(200, b"<html>log in</html>", "text/html")))
+    there._query = lambda asked: Answer(503)
+    way.send(way.web(there), tries=1)
+    assert way.states == {"SEG": "SENT", "SR": "SENT"}
+    assert way.texts("SEG")[0].startswith("not delivered, will be tried again: ")
+
+
+@pytest.mark.parametrize("kind", ["dimse", "web", "folder"])
+def test_a_file_that_cannot_be_read_now_is_tried_again_and_never_replaced(
+    way: Way, archive: Callable[..., Archive], tmp_path: Path, kind: str
+) -> None:
+    there: Any = {
+        "dimse": DimseDestination(way.name, "NODE", "PACS", "127.0.0.1", free_port(), 1.0),
+        "web": way.web(archive()),
+        "folder": FolderDestination(way.name, tmp_path),
+    }[kind]
+    seg, away = way.files["SEG"], tmp_path / "away"
+    seg.rename(away)
+    dispatcher = way.dispatcher(attempts=2)
+    assert dispatcher.deliver_one(there)
+    assert way.states == {"SEG": "RETRYING", "SR": "QUEUED"}
+    assert "cannot be read" in way.texts("SEG")[-1]
+    if kind == "dimse":
+        assert dispatcher.deliver_one(there)
+        assert way.states == {"SEG": "FAILED", "SR": "REPLACED", "SR-REGIONS": "QUEUED"}
+        return
+    away.rename(seg)
+    while dispatcher.deliver_one(there):
+        pass
+    assert way.states == {"SEG": "SENT", "SR": "SENT"}
+
+
 def test_the_report_follows_a_seg_that_is_never_answered_after_an_hour(
     way: Way, archive: Callable[..., Archive], caplog: pytest.LogCaptureFixture
 ) -> None:

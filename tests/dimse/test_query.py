@@ -16,9 +16,11 @@ from dicom_node.demo.pacs.base import PacsKind
 from dicom_node.demo.pacs.ports import free_port
 from dicom_node.demo.pacs.provisioning import find_orthanc
 from dicom_node.demo.pacs.start import start_pacs
-from dicom_node.dimse.query import DimseSource
+from dicom_node.dimse.query import DimseSource, find_moved
+from dicom_node.dimse.results import InstanceReference
 from dicom_node.dimse.scu import Target, send_files
 from dicom_node.errors import PeerRefused, PeerUnavailable
+from storage.records.deliveries import StoredAs
 from tests.acceptance.studies import write_ball_study
 
 
@@ -117,3 +119,26 @@ def test_a_pacs_that_is_away_or_silent_is_given_up_in_time(scp: Callable[[Find |
             with pytest.raises(PeerUnavailable):
                 source(port, timeout=0.5).count_instances("1.2.3")
             assert time.monotonic() - begin < 2.5
+
+
+@pytest.mark.parametrize("left_out", ["SOPInstanceUID", "SeriesInstanceUID", None])
+def test_an_answer_without_the_key_that_was_asked_for_is_no_answer(
+    scp: Callable[[Find | None], int], left_out: str | None
+) -> None:
+    def find(event: evt.Event) -> Iterator[tuple[Any, Dataset | None]]:
+        asked = event.identifier
+        ds = Dataset()
+        ds.QueryRetrieveLevel = "IMAGE"
+        ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPInstanceUID = "1.2", "1.2.3", "1.2.3.9"
+        if asked.SOPInstanceUID and left_out:  # found by the UID alone
+            del ds.SOPInstanceUID
+            yield 0xFF00, ds
+        elif asked.SeriesInstanceUID:
+            if left_out:
+                del ds[left_out]
+            yield 0xFF00, ds
+
+    target = Target("ORTHANC", "127.0.0.1", scp(find))
+    reference = InstanceReference("1.2", "1.2.3", "1.2.840.10008.5.1.4.1.1.4", "1.2.3.4")
+    found = find_moved("NODE", target, [reference], 5.0)
+    assert found == ({} if left_out else {"1.2.3.4": StoredAs("1.2.3.9", "1.2.3", "1.2")})

@@ -25,7 +25,7 @@ from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase, HTTPBasicAuth
 from urllib3.exceptions import MaxRetryError, NewConnectionError
 
-from dicom_node.deliver.destinations.instance_files import read_instance
+from dicom_node.deliver.destinations.instance_files import not_read, read_instance
 from dicom_node.deliver.destinations.interface import Asker
 from dicom_node.deliver.destinations.settings import DestinationSettings
 from dicom_node.deliver.destinations.stow_answer import DICOM_JSON, make_readable, read_answer
@@ -92,16 +92,16 @@ class BearerAuth(AuthBase):
 def read_secret(key: str, path: Path) -> str:
     """Return the one line of the file that `key` of the configuration names.
 
-    Raises Retriable if the file cannot be used; the message does not quote it.
+    Raises PeerUnavailable if the file cannot be used; the message does not quote it.
     """
     try:
         secret = path.read_text(encoding="utf-8").strip()
     except OSError as error:
-        raise Retriable(f"{key} = '{path}': cannot be read ({error.strerror})") from None
+        raise PeerUnavailable(f"{key} = '{path}': cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         secret = ""
     if not secret.isprintable() or not secret or (key == "token_file" and not secret.isascii()):
-        raise Retriable(f"{key} = '{path}': must hold one line of text")
+        raise PeerUnavailable(f"{key} = '{path}': must hold one line of text")
     return secret
 
 
@@ -129,6 +129,8 @@ class DicomwebDestination:
                 instances[path] = read_instance(path)
             except Permanent as error:
                 results[path] = SendResult("", SendOutcome.UNSENDABLE, str(error))
+            except OSError as error:
+                results[path] = SendResult("", SendOutcome.UNREADABLE, not_read(path, error))
         if instances:
             answered = self._store(list(instances.values()))
             results |= {path: answered[str(ds.SOPInstanceUID)] for path, ds in instances.items()}

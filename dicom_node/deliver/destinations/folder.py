@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dicom_node.deliver.destinations.instance_files import read_instance
+from dicom_node.deliver.destinations.instance_files import not_read, read_instance
 from dicom_node.deliver.destinations.interface import Asker
 from dicom_node.deliver.destinations.settings import DestinationSettings
 from dicom_node.dimse.results import EchoResult, InstanceReference, SendOutcome, SendResult
@@ -69,6 +69,8 @@ class FolderDestination:
             ds = read_instance(source, header_only=True)
         except Permanent as error:
             return SendResult("", SendOutcome.UNSENDABLE, str(error))
+        except OSError as error:
+            return SendResult("", SendOutcome.UNREADABLE, not_read(source, error))
         uid = str(ds.SOPInstanceUID)
         if reason := self._trouble():
             return SendResult(uid, SendOutcome.AWAY, reason)

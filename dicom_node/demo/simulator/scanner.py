@@ -12,6 +12,7 @@ from pathlib import Path
 from dicom_node.dimse.results import SendOutcome, SendResult
 from dicom_node.dimse.scu import OutgoingInstance, StorageSCU, Target
 from dicom_node.errors import PeerRefused, PeerUnavailable
+from storage.errors import Permanent
 
 
 class Associations(StrEnum):
@@ -120,7 +121,10 @@ def _push_group(
     progress: Callable[[SendResult], None],
 ) -> list[tuple[Path, SendResult]]:
     """Send these files over one association. A file that could not be sent is reported as a failure, never raised."""
-    instances = [OutgoingInstance.from_file(path) for path in paths]
+    try:
+        instances = [OutgoingInstance.from_file(path) for path in paths]
+    except OSError as error:
+        raise Permanent(f"{error.filename} cannot be read: {error.strerror}") from None
     outcomes: list[tuple[Path, SendResult]] = []
 
     def note(instance: OutgoingInstance, result: SendResult) -> None:
