@@ -285,6 +285,7 @@ def _miss(session: Session, where: ColumnElement[bool], why: str, now: datetime)
         attempts=0,
         resends=1,
         may_have_arrived=False,
+        waited_seconds=0.0,
         run_after=now,
         confirmation_id=None,
         reason=text,

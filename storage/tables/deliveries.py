@@ -24,7 +24,7 @@ from storage.records.results import ResultObject
 from storage.records.studies import Stage
 from storage.tables.database import schema
 from storage.tables.database.connection import Database
-from storage.tables.problems import close_problem, is_problem, open_problem
+from storage.tables.problems import close_problem, is_problem, open_problem, unanswered_key
 from storage.tables.results import delivery_record, enqueue_deliveries, move, object_record, tell
 
 ALARM_SECONDS = 3600.0  # without an answer
@@ -101,7 +101,7 @@ class Deliveries:
             rows = move(session, _held(delivery_id, dispatcher), state=DeliveryState.SENT, reason="", sent_at=now)
             for row in rows:
                 tell(session, [row], now, Stage.DELIVERED, f"{how}{_without(session, row)}")
-                close_problem(session, ProblemKind.DESTINATION_UNREACHABLE, _unanswered_key(row))
+                close_problem(session, ProblemKind.DESTINATION_UNREACHABLE, unanswered_key(row.id, row.destination))
                 if str(remark):
                     keep_remark(session, row, remark, now)
             return bool(rows)
@@ -165,9 +165,14 @@ class Deliveries:
             return is_problem(session, ProblemKind.DESTINATION_UNREACHABLE, destination)
 
     def reached(self, destination: str) -> bool:
-        """End the problem that a destination is not reached. Return True if there was one."""
+        """End the problem that a destination is not reached. Return True if there was one; all waiting starts anew."""
+        delivery = schema.DeliveryRow
         with self._database.session() as session:
-            return close_problem(session, ProblemKind.DESTINATION_UNREACHABLE, destination)
+            was_away = close_problem(session, ProblemKind.DESTINATION_UNREACHABLE, destination)
+            if was_away:
+                waits = and_(delivery.destination == destination, delivery.state.in_(_UNDER_WAY))
+                move(session, waits, waited_seconds=0.0)
+            return was_away
 
     def conflict(self, delivery: Delivery) -> None:
         """Open the problem that a destination has an object of this UID which no try of the delivery has brought."""
@@ -370,7 +375,7 @@ def _end(session: Session, deliveries: Collection[Delivery], now: datetime, what
     """Note in the timelines that deliveries ended, and that nobody waits for an answer to them any more."""
     tell(session, deliveries, now, Stage.WARNING, what)
     for ended in deliveries:
-        close_problem(session, ProblemKind.DESTINATION_UNREACHABLE, _unanswered_key(ended))
+        close_problem(session, ProblemKind.DESTINATION_UNREACHABLE, unanswered_key(ended.id, ended.destination))
 
 
 def _alarm(session: Session, waiting: Delivery, silence: Silence) -> str:
@@ -379,13 +384,10 @@ def _alarm(session: Session, waiting: Delivery, silence: Silence) -> str:
     hours = f"for more than {ALARM_SECONDS / 3600:g} h"
     if silence.sent:
         text = f"{waiting.destination} gives no answer to a {waiting.object.kind} {hours}: {silence.reason}"
-        return text if open_problem(session, kind, _unanswered_key(waiting), text, uid) else ""
+        key = unanswered_key(waiting.id, waiting.destination)
+        return text if open_problem(session, kind, key, text, uid) else ""
     text = f"{waiting.destination} has not been reached {hours}, and results wait for it: {silence.reason}"
     return text if open_problem(session, kind, waiting.destination, text) else ""
-
-
-def _unanswered_key(waiting: Delivery) -> str:
-    return f"{waiting.destination}, delivery {waiting.id}"
 
 
 def _order(delivery: Delivery) -> tuple[int, int]:

@@ -47,6 +47,17 @@ def close_problem(session: Session, kind: ProblemKind, key: str) -> bool:
     return bool(changed(session, delete(row).where(row.kind == kind, row.key == key)))
 
 
+def close_problems_of(session: Session, delivery_id: int, destination: str) -> None:
+    """End the problems of a delivery that will not be sent any more."""
+    close_problem(session, ProblemKind.UNEXPECTED_DUPLICATE, str(delivery_id))
+    close_problem(session, ProblemKind.DESTINATION_UNREACHABLE, unanswered_key(delivery_id, destination))
+
+
+def unanswered_key(delivery_id: int, destination: str) -> str:
+    """Return the key of the problem that a destination gives no answer to one delivery."""
+    return f"{destination}, delivery {delivery_id}"
+
+
 def is_problem(session: Session, kind: ProblemKind, key: str) -> bool:
     """Return True if the problem is open."""
     row = schema.ProblemRow
@@ -99,7 +110,8 @@ class Problems:
         """Note that a person has seen the problem, until it is over or changes."""
         row = schema.AcknowledgementRow
         with self._database.session() as session:
-            session.merge(row(kind=problem.kind, key=problem.key, at=datetime.now(UTC), text=problem.text, note=note))
+            at = max(datetime.now(UTC), problem.since)  # a clock that was set back acknowledges too
+            session.merge(row(kind=problem.kind, key=problem.key, at=at, text=problem.text, note=note))
 
     def sending_days(self, since: datetime) -> Sequence[SendingDay]:
         """Return the days since then on which each peer sent instances, in order."""

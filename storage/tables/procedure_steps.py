@@ -250,15 +250,20 @@ def _state(
 
 
 def _is_stranger(session: Session, uid: str, host: str, study_instance_uids: Sequence[str]) -> bool:
+    """Return True if the host neither created the step nor sent images.
+
+    A step without any statement was created before statements were kept, so that nobody is a stranger to it.
+    """
     row, feed, association = schema.ProcedureStepStatementRow, schema.FeedRow, schema.AssociationRow
-    creator = select(row.host).where(row.sop_instance_uid == uid, row.host == host[:255], row.created)
+    creators = session.scalars(select(row.host).where(row.sop_instance_uid == uid, row.created)).all()
     sent = (
         select(association.id)
         .join(feed, feed.association_id == association.id)
         .where(association.peer_host == host[:255], feed.study_instance_uid.in_(study_instance_uids))
         .limit(1)
     )
-    return bool(host) and session.scalar(creator) is None and session.scalar(sent) is None
+    is_other = bool(host) and bool(creators) and host[:255] not in creators
+    return is_other and session.scalar(sent) is None
 
 
 def _announce(

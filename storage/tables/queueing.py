@@ -29,6 +29,7 @@ from storage.records.studies import Event, MarkedStudy, Stage, Study, StudyState
 from storage.tables.database import schema
 from storage.tables.database.connection import Database, changed
 from storage.tables.events import add_event
+from storage.tables.problems import close_problems_of
 
 _SETTLED = (StudyState.ROUTED, StudyState.IGNORED)
 _WAITING = (JobState.QUEUED, JobState.RETRYING)
@@ -376,7 +377,9 @@ def _end_deliveries(session: Session, study_instance_uid: str) -> None:
     waiting = delivery.state.in_((DeliveryState.QUEUED, DeliveryState.RETRYING, DeliveryState.FAILED))
     ended = update(delivery).where(_of_reports(study_instance_uid), waiting)
     reason = "superseded by a newer decision on the study"
-    changed(session, ended.values(state=DeliveryState.REPLACED, reason=reason))
+    replaced = ended.values(state=DeliveryState.REPLACED, reason=reason).returning(delivery.id, delivery.destination)
+    for delivery_id, destination in session.execute(replaced, execution_options={"synchronize_session": False}).all():
+        close_problems_of(session, delivery_id, destination)
 
 
 def _may_be_held(session: Session, study_instance_uid: str) -> bool:

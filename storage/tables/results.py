@@ -15,8 +15,9 @@ from storage.records.jobs import Job, JobKind, JobState, NewJob, WithdrawalDetai
 from storage.records.results import NewObject, ObjectKind, ResultObject
 from storage.records.studies import Event, Stage
 from storage.tables.database import schema
-from storage.tables.database.connection import Database, changed
+from storage.tables.database.connection import Database
 from storage.tables.events import add_event
+from storage.tables.problems import close_problems_of
 from storage.tables.queueing import enqueue, job_record, names_application, not_beside, withdrawn
 
 _REPORTS = tuple(kind for kind in ObjectKind if kind.is_report)
@@ -37,17 +38,19 @@ class Results:
         """Return how many earlier jobs were to give the same result as this one."""
         row = schema.JobRow
         same = (row.kind == job.kind, row.revision == job.revision, row.fingerprint == job.fingerprint)
-        return self._count_earlier(job, *same)
+        return self._count_earlier(job, row.application == job.application, *same)
 
     def edition(self, job: Job) -> int:
-        """Return 1 for the first result of an application for a study and side. Withdrawn ones count too."""
+        """Return 1 for the first result of an application and side, or the first report of no result, of a study."""
         row = schema.JobRow
-        succeeded = (row.kind != JobKind.WITHDRAWAL, row.state == JobState.SUCCEEDED)
-        return 1 + self._count_earlier(job, *succeeded, not_beside(row.side, job.beside))
+        same = row.kind == JobKind.NO_RESULT  # of any applications; withdrawn ones count too
+        if job.kind is not JobKind.NO_RESULT:
+            same = and_(row.kind == JobKind.ANALYSIS, row.application == job.application)
+        return 1 + self._count_earlier(job, same, row.state == JobState.SUCCEEDED, not_beside(row.side, job.beside))
 
     def _count_earlier(self, job: Job, *conditions: ColumnElement[bool]) -> int:
         row = schema.JobRow
-        of_study = and_(row.study_instance_uid == job.study_instance_uid, row.application == job.application)
+        of_study = row.study_instance_uid == job.study_instance_uid
         with self._database.reading() as session:
             return session.scalar(select(func.count()).where(of_study, row.id < job.id, *conditions)) or 0
 
@@ -181,6 +184,7 @@ class Results:
                     objects.setdefault(sent.destination, []).append(sent.object_id)
                 if sent.state not in _ENDED:
                     sent.state, sent.reason, sent.dispatcher = DeliveryState.REPLACED, "withdrawn", None
+                    close_problems_of(session, sent.id, sent.destination)
                     ended += 1
             text = f"{of_side(row.application, row.side)}: the results of job {job_id} are withdrawn"
             text += f": {reason}" if reason else ""
@@ -221,8 +225,7 @@ def rejectable() -> ColumnElement[bool]:
 
 def _is_withdrawn(session: Session, row: schema.JobRow) -> bool:
     job = schema.JobRow
-    found = select(job.id).where(job.id == row.id, withdrawn(job.study_instance_uid, job.id))
-    return session.scalar(found) is not None
+    return session.scalar(select(job.id).where(job.id == row.id, withdrawn(job.study_instance_uid, job.id))) is not None
 
 
 def _others(study_instance_uid: str, other_than: int, *kinds: JobKind) -> ColumnElement[bool]:
@@ -382,17 +385,16 @@ def end_superseded_deliveries(session: Session, by: schema.JobRow, destinations:
         job.id != by.id,
         not_beside(job.side, by.beside),
     )
-    ended = changed(
-        session,
-        update(delivery)
-        .where(
-            delivery.job_id.in_(earlier),
-            delivery.destination.in_(destinations),
-            delivery.state.in_((DeliveryState.QUEUED, DeliveryState.RETRYING, DeliveryState.FAILED)),
-            delivery.object_id.in_(select(target.id).where(target.kind != ObjectKind.REJECTION)),
-        )
-        .values(state=DeliveryState.REPLACED, reason=f"superseded by the result of job {by.id}"),
+    unsent = and_(
+        delivery.job_id.in_(earlier),
+        delivery.destination.in_(destinations),
+        delivery.state.in_((DeliveryState.QUEUED, DeliveryState.RETRYING, DeliveryState.FAILED)),
+        delivery.object_id.in_(select(target.id).where(target.kind != ObjectKind.REJECTION)),
     )
+    ended = move(session, unsent, state=DeliveryState.REPLACED, reason=f"superseded by the result of job {by.id}")
+    for one in ended:
+        close_problems_of(session, one.id, one.destination)
     if ended:
-        text = f"{of_side(by.application, by.side)}: {ended} objects of earlier results were not sent, and will not be"
+        what = f"{len(ended)} objects of earlier results were not sent, and will not be"
+        text = f"{of_side(by.application, by.side)}: {what}"
         add_event(session, Event(now, by.study_instance_uid, by.revision, Stage.ENCODED, text, by.id))

@@ -26,7 +26,7 @@ PATIENT_AND_STUDY = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex",
     "StudyInstanceUID", "StudyDate", "StudyTime", "AccessionNumber", "StudyID", "ReferringPhysicianName",
 )  # fmt: skip
-CUT = {"StudyID": 16}  # characters, PS3.5 6.2: scanners and anonymisers write more, and an archive may refuse it
+LONGEST = {"StudyID": 16}  # characters, PS3.5 6.2: what scanners and anonymisers make longer is left out
 DATES = ("PatientBirthDate", "StudyDate")  # which some anonymisers fill with other text
 ABBREVIATED_SERIES_DATA = ("SeriesNumber", "SeriesDescription", "Modality", "SeriesDate", "SeriesTime")
 # name what need not be here: earlier results, the order, and the scanner's own records of the study, which are copied
@@ -101,7 +101,9 @@ def defects(ds: Dataset, study: Study) -> list[str]:
 def patient_and_study(ds: Dataset, study: Study) -> Iterator[str]:
     source = next(iter(study.sources.values()))
     for keyword in PATIENT_AND_STUDY:
-        expected = str(source.get(keyword) or "")[: CUT.get(keyword)]
+        expected = str(source.get(keyword) or "")
+        if len(expected) > LONGEST.get(keyword, len(expected)):
+            expected = ""
         if keyword in DATES and not re.fullmatch(r"\d{8}", expected):
             expected = ""
         if str(ds.get(keyword) or "") != expected:

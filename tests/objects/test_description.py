@@ -91,6 +91,7 @@ def test_a_header_that_is_not_as_it_should_be(tmp_path: Path, change: dict[str, 
         path.write_bytes(path.read_bytes().replace(b"70.00000", b"heavy   "))  # no number, though its VR says so
     for ds in _valid_objects(folder, tmp_path):
         assert "PatientWeight" not in ds
+        assert ds.StudyID in ("", "1")  # an identifier is never cut
 
 
 def _valid_objects(folder: Path, out: Path) -> list[Dataset]:

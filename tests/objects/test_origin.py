@@ -11,6 +11,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code as SRCode
 
 from dicom_node.catalogue import ConfiguredApplication
 from dicom_node.objects.base.anatomy import code_item
@@ -129,11 +130,23 @@ def test_body_part_side_order_and_institution_are_in_every_object(tmp_path: Path
 
 
 @pytest.mark.parametrize(
+    ("value", "keyword"),
+    [("0123456789123456", "CodeValue"), ("01234567891234567", "LongCodeValue"), ("urn:oid:1.2", "URNCodeValue")],
+)
+def test_a_code_is_written_where_its_value_belongs(value: str, keyword: str) -> None:
+    item = code_item(SRCode(value, "99TEST", "meaning"))
+    assert item.get(keyword) == value
+    assert sum(name in item for name in ("CodeValue", "LongCodeValue", "URNCodeValue")) == 1
+
+
+@pytest.mark.parametrize(
     ("parts", "region", "procedure"),
     [
         (("THIGH", "THIGH"), "Thigh", "MRI of Thigh"),
         (("upper-leg", None), "Thigh", "MRI of Thigh"),
         (("EXTREMITY", "KNEE"), "Knee", "MRI of Knee"),  # one is a part of the other
+        (("LEG", "KNEE"), "Knee", "MRI of Knee"),
+        (("LEG", "HAND"), None, "MRI unspecified body region"),
         (("THIGH", "KNEE"), None, "MRI unspecified body region"),
         ((None, None), None, "MRI unspecified body region"),
         (("OBERSCHENKEL", None), None, "MRI unspecified body region"),

@@ -14,6 +14,7 @@ from pydicom.valuerep import validate_value
 
 from dicom_node.objects.base.codes import IMAGED, LATERALITIES, UNSPECIFIED
 from dicom_node.objects.base.source_headers import is_one
+from dicom_node.objects.base.value_lengths import LO_LENGTH, SH_LENGTH
 from inference.contract.concepts import SCHEME
 from inference.volumes.planes import functional, is_enhanced
 from inference.volumes.volume import Volume
@@ -23,7 +24,22 @@ SYNONYMS = {  # values that scanners write, and the terms of highdicom for them,
     "UPPERLEG": "THIGH", "LEG": "LOWERLIMB", "LEXTREMITY": "LOWERLIMB", "LOWEREXTREMITY": "LOWERLIMB",
     "ARM": "UPPERLIMB", "UEXTREMITY": "UPPERLIMB", "UPPEREXTREMITY": "UPPERLIMB", "CARDIAC": "HEART",
 }  # fmt: skip
-GENERAL = ("EXTREMITY", "LOWERLIMB", "UPPERLIMB", "WHOLEBODY")  # contradict nothing that is more specific
+_LOWER_LIMB = (
+    "ANKLE", "ANTTIBIALA", "CALCANEUS", "CALF", "CFA", "CFV", "FEMORALA", "FEMORALV", "FEMUR", "FIBULA", "FOOT",
+    "GENICULARA", "GSV", "HIP", "KNEE", "LFEMORALA", "LOWERLEG", "PATELLA", "PERONEALA", "POPLITEALA",
+    "POPLITEALFOSSA", "POPLITEALV", "POSTIBIALA", "PROFFEMA", "PROFFEMV", "RFEMORALA", "SAPHENOUSV", "SESAMOID", "SFA",
+    "SFJ", "SFV", "THIGH", "TIBIA", "TIBIAFIBULA", "TOE",
+)  # fmt: skip
+_UPPER_LIMB = (
+    "ANTECUBITALV", "AXILLA", "AXILLARYA", "AXILLARYV", "BRACHIALA", "BRACHIALV", "CEPHALICV", "ELBOW", "FINGER",
+    "FOREARM", "HAND", "HUMERUS", "RADIALA", "RADIUS", "RADIUSULNA", "SHOULDER", "THUMB", "ULNA", "ULNARA", "UPPERARM",
+    "WRIST",
+)  # fmt: skip
+PARTS = {  # of the body parts that contradict none of their parts; the whole body contradicts nothing
+    "LOWERLIMB": _LOWER_LIMB,
+    "UPPERLIMB": _UPPER_LIMB,
+    "EXTREMITY": ("LOWERLIMB", "UPPERLIMB", *_LOWER_LIMB, *_UPPER_LIMB),
+}
 
 
 @dataclass(frozen=True)
@@ -105,11 +121,13 @@ def procedures_reported(headers: Sequence[Dataset], modality: str, anatomy: Anat
 def code_item(code: SRCode) -> Dataset:
     """Return a code as an item of a code sequence (PS3.3 section 8)."""
     item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = (
-        code.value,
-        code.scheme_designator,
-        code.meaning[:64],
-    )
+    if code.value.startswith(("urn:", "http:", "https:")):
+        item.URNCodeValue = code.value
+    elif len(code.value) > SH_LENGTH:
+        item.LongCodeValue = code.value
+    else:
+        item.CodeValue = code.value
+    item.CodingSchemeDesignator, item.CodeMeaning = code.scheme_designator, code.meaning[:LO_LENGTH]
     return item
 
 
@@ -154,9 +172,15 @@ def _current(code: SRCode) -> SRCode:
 
 
 def _specific(regions: list[SRCode]) -> list[SRCode]:
-    """Return the regions without the general ones, if there are others."""
-    general = [_regions()[term][0] for term in GENERAL]
-    return [region for region in regions if region not in general] or regions
+    """Return the regions without those of which another one is a part."""
+    return [region for region in regions if not any(_is_part(other, region) for other in regions)]
+
+
+def _is_part(region: SRCode, whole: SRCode) -> bool:
+    if whole == _regions()["WHOLEBODY"][0]:
+        return region != whole
+    parts = next((parts for term, parts in PARTS.items() if _regions()[term][0] == whole), ())
+    return any(_regions()[part][0] == region for part in parts)
 
 
 def _valid(body_part: str) -> str:

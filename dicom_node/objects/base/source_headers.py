@@ -30,6 +30,9 @@ OF_FRAMES = ("NumberOfFrames", "PerFrameFunctionalGroupsSequence", "SharedFuncti
 IDENTIFIERS = frozenset({
     "PatientID", "AccessionNumber", "RequestedProcedureID", "ScheduledProcedureStepID", "CodeValue",
 })  # fmt: skip
+OPTIONAL_IDENTIFIERS = frozenset({
+    "StudyID", "PlacerOrderNumberImagingServiceRequest", "FillerOrderNumberImagingServiceRequest",
+})  # fmt: skip
 TYPE_2 = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex",
     "StudyDate", "StudyTime", "AccessionNumber", "StudyID", "ReferringPhysicianName",
@@ -66,7 +69,8 @@ def source_header(path: Path) -> Dataset:
     Texts are decoded and the character set is UTF-8, because highdicom does not know all character sets; `describe`
     sets the character set of the source again. Private elements, elements that cannot be read, and attributes of the
     patient whose value is not of their VR are left out. Absent or invalid type 2 attributes of patient and study become
-    empty. Texts that are longer than their VR allows are cut, but never an identifier. Images without a frame of
+    empty. Texts that are longer than their VR allows are cut, but never an identifier: a number of the study or of an
+    order is left out instead. Images without a frame of
     reference get one, which is the same for all images of the series.
     """
     ds = dcmread(path, stop_before_pixels=True)
@@ -117,9 +121,11 @@ def _drop_unusable(ds: Dataset) -> None:
 
 
 def _cut_texts(ds: Dataset) -> None:
-    for element in ds:
+    for element in list(ds):
         longest = LONGEST.get(element.VR)
         if longest is not None and isinstance(element.value, str) and element.keyword not in IDENTIFIERS:
+            if element.keyword in OPTIONAL_IDENTIFIERS and len(element.value) > longest:
+                del ds[element.tag]
             element.value = element.value[:longest]
         elif element.VR == "SQ" and element.keyword not in OF_FRAMES:
             for item in element.value:

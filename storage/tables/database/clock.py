@@ -1,18 +1,19 @@
 """The clock of each machine, and the times of rows that wait: what happens to them when a clock is set.
 
 A row that waits holds the time at which it is due, or from which its age is counted. These columns are listed in
-`_WAITING`; a new one belongs there too. When the clock of a machine is set, they are moved along, once for each step,
-so that no waiting ends early and none is prolonged.
+`_WAITING`; a new one belongs there too. So does the time at which an object was sent that is still to be confirmed.
+When the clock of a machine is set, they are moved along, once for each step, so that no waiting ends early and none is
+prolonged.
 """
 
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, select, update
+from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from storage.records.commitments import CommitmentState
-from storage.records.deliveries import ConfirmationState, DeliveryState
+from storage.records.deliveries import LOOK_BACK, ConfirmationState, DeliveryState
 from storage.records.jobs import JobState
 from storage.records.problems import ProblemKind
 from storage.tables.database import schema
@@ -26,6 +27,7 @@ _OPEN_COMMITMENT = schema.CommitmentRow.state.in_((CommitmentState.REQUESTED, Co
 _OPEN_CONFIRMATION = schema.ConfirmationRow.state.in_(
     (ConfirmationState.ASKING, ConfirmationState.REQUESTED, ConfirmationState.READING)
 )
+_UNASKED = and_(schema.DeliveryRow.state == DeliveryState.SENT, schema.DeliveryRow.confirmation_id.is_(None))
 _DUE_AT: tuple[tuple[InstrumentedAttribute[datetime], ColumnElement[bool]], ...] = (
     (schema.JobRow.run_after, schema.JobRow.state == JobState.RETRYING),
     (schema.DeliveryRow.run_after, schema.DeliveryRow.state == DeliveryState.RETRYING),
@@ -59,7 +61,7 @@ class Clocks:
         with self._database.session() as session:
             step = self._step(session, host, boot, offset)
             if step:
-                _move_all(session, timedelta(seconds=step))
+                _move_all(session, timedelta(seconds=step), now)
                 open_problem(session, ProblemKind.CLOCK_STEPPED, host[:200], _problem(host, step))
             return step, self._bring_back(session, now)
 
@@ -81,10 +83,15 @@ class Clocks:
         if insert_if_absent(session, row, {"host": host[:255], **values}):
             return 0.0
         mine = row.host == host[:255]
-        known = session.execute(select(row.boot, row.offset_seconds).where(mine).with_for_update()).one()
-        changed(session, update(row).where(mine).values(**values))
+        held = select(row).where(or_(mine, row.boot == boot)).order_by(row.host).with_for_update()
+        (known,) = (one for one in session.scalars(held) if one.host == host[:255])
         step = offset - known.offset_seconds
-        return step if known.boot == boot and abs(step) > TOLERANCE_SECONDS else 0.0
+        is_step = known.boot == boot and abs(step) > TOLERANCE_SECONDS
+        if is_step:  # several containers may share one kernel, and so one clock
+            others = update(row).where(row.boot == boot, ~mine)
+            changed(session, others.values(offset_seconds=row.offset_seconds + step))
+        changed(session, update(row).where(mine).values(**values))
+        return step if is_step else 0.0
 
     def _bring_back(self, session: Session, now: datetime) -> int:
         return sum(
@@ -96,8 +103,10 @@ class Clocks:
         return now + self._longest + MARGIN
 
 
-def _move_all(session: Session, step: timedelta) -> None:
-    for column, waits in _WAITING:
+def _move_all(session: Session, step: timedelta, now: datetime) -> None:
+    sent_at = schema.DeliveryRow.sent_at
+    to_be_asked = (sent_at, and_(_UNASKED, sent_at >= now - step - LOOK_BACK))
+    for column, waits in (*_WAITING, to_be_asked):
         table = column.class_
         rows = session.execute(select(table.id, column).where(waits).order_by(table.id).with_for_update()).all()
         if rows:

@@ -1,15 +1,17 @@
 """The times of waiting rows, when the clock of a machine is set."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from storage.records.commitments import CommitmentRequest
+from storage.records.problems import ProblemKind, ProblemLimits
 from storage.tables.commitments import Commitments
 from storage.tables.confirmations import Confirmations
 from storage.tables.database import schema
 from storage.tables.database.clock import Clocks
+from storage.tables.problems import Problems
 from tests.storage.node import NOW, Node, after
 
 LONGEST = timedelta(minutes=15)
@@ -60,6 +62,7 @@ def test_pauses_and_deadlines_are_moved_along_once(node: Node, clocks: Clocks, s
 def test_what_has_ended_keeps_its_times(node: Node, clocks: Clocks) -> None:
     job = node.deliver("PACS")
     node.arrive()
+    assert Confirmations(node.database).begin("PACS", "1.9", NOW, after(60), after(-60)) is not None
     before = node.deliveries.list(), node.jobs.get(job.id)
     assert clocks.settle("host", "boot", 3605.0, after(3600))[0] == 3600
     assert (node.deliveries.list(), node.jobs.get(job.id)) == before
@@ -85,3 +88,33 @@ def test_a_step_is_a_problem(node: Node, clocks: Clocks) -> None:
         problem = session.scalars(select(schema.ProblemRow)).one()
         assert (problem.kind, problem.key) == ("clock_stepped", "host")
         assert "The clock of host was set back by 1:00:00" in problem.text
+
+
+def test_of_several_containers_on_one_kernel_one_moves_the_rows(node: Node, clocks: Clocks) -> None:
+    """Their host names differ, and they have the clock in common."""
+    assert clocks.settle("other", "boot", 5.0, NOW) == (0.0, 0)
+    assert clocks.settle("host", "boot", 3605.0, after(3600)) == (3600, 0)
+    assert clocks.settle("other", "boot", 3605.0, after(3600)) == (0.0, 0)
+    assert clocks.settle("other", "boot", 5.0, NOW) == (-3600, 0)
+    assert clocks.settle("host", "boot", 5.0, NOW) == (0.0, 0)
+
+
+def test_what_is_to_be_confirmed_is_still_asked_for_after_a_step_and_a_restart(node: Node, clocks: Clocks) -> None:
+    node.deliver("PACS")
+    node.arrive()
+    month = 30 * 86400
+    clocks.settle("host", "boot", 5.0 + month, after(month))
+    asked = Confirmations(node.database).begin("PACS", "1.9", after(month), after(month + 60), after(month - 7 * 86400))
+    assert asked is not None
+    assert {d.sent_at for d in node.deliveries.list()} == {after(month)}
+
+
+def test_a_problem_that_was_opened_while_the_clock_was_ahead_can_be_acknowledged(node: Node) -> None:
+    problems, limits = Problems(node.database), ProblemLimits(NOW, NOW, frozenset())
+    assert problems.open(ProblemKind.COERCED, "PACS", "it changes results")
+    with node.database.session() as session:
+        session.execute(update(schema.ProblemRow).values(since=datetime.now(UTC) + timedelta(hours=1)))
+    (problem,) = problems.list(limits)
+    problems.acknowledge(problem, "seen")
+    (seen,) = problems.with_acknowledgements([problem])
+    assert seen.acknowledged_at is not None

@@ -6,7 +6,9 @@ import pytest
 
 from storage.errors import Permanent
 from storage.records.deliveries import Delivery, DeliveryState, Remark, Silence, StoredAs, Undelivered, Waited
+from storage.records.problems import ProblemLimits
 from storage.tables.deliveries import LONGEST_LEAD_SECONDS
+from storage.tables.problems import Problems
 from tests.storage.node import NOW, STUDY, Node, after, objects, received
 
 
@@ -318,7 +320,7 @@ def test_waiting_uses_up_no_attempt_and_keeps_the_order(node: Node) -> None:
     assert node.texts().count(f"warning: SEG → PACS: not delivered, will be tried again: {away.reason}") == 1
     seg = node.next()
     assert seg is not None
-    told = node.deliveries.wait(seg.id, "dispatch", Silence("no answer", sent=False, pause=1.0, limit=4501.0), NOW)
+    told = node.deliveries.wait(seg.id, "dispatch", Silence("no answer", sent=False, pause=4501.0, limit=4501.0), NOW)
     assert [d.object.kind for d in told.given_up] == ["SEG", "SR"]
     assert states(node) == {"SEG": "FAILED", "SR": "FAILED"}
     assert node.deliveries.wait(seg.id, "dispatch", away, NOW) == Waited()
@@ -353,3 +355,39 @@ def test_what_a_destination_remarked_stays(node: Node) -> None:
         "delivered: SEG → PACS: arrived",
         f"warning: SEG → PACS: stored with a remark: {words}",
     ]
+
+
+def silent(pause: float = 3600.0, *, sent: bool) -> Silence:
+    return Silence("no answer", sent, pause, 14 * 86400.0)
+
+
+def test_after_an_outage_the_report_waits_for_its_segmentation_again(node: Node) -> None:
+    node.deliver("PACS")
+    seg = node.next()
+    assert seg is not None
+    assert node.deliveries.wait(seg.id, "dispatch", silent(sent=False), NOW).alarm
+    assert node.deliveries.reached("PACS")
+    assert not node.deliveries.reached("PACS")
+    again = node.next()
+    assert again is not None
+    node.deliveries.fail(again.id, "dispatch", "busy", after(900), NOW)
+    assert node.next() is None
+    assert {d.waited_seconds for d in node.deliveries.list()} == {0}
+
+
+@pytest.mark.parametrize("how", ["superseded", "withdrawn"])
+def test_the_problems_of_what_will_not_be_sent_end(node: Node, how: str) -> None:
+    job = node.deliver("PACS")
+    seg = node.next()
+    assert seg is not None
+    assert node.deliveries.wait(seg.id, "dispatch", silent(sent=True), NOW).alarm
+    node.deliveries.conflict(seg)
+    limits = ProblemLimits(NOW, NOW, frozenset())
+    assert len(Problems(node.database).list(limits)) == 2
+    if how == "superseded":
+        node.store(received(2))
+        node.route("liver")
+        assert node.succeed(node.claim(), "PACS")
+    else:
+        assert node.results.withdraw(job.id, "wrong", NOW)
+    assert Problems(node.database).list(limits) == []

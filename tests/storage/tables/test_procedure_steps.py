@@ -4,11 +4,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from sqlalchemy import delete
 
 from dicom_node.dimse.status import DimseStatus
 from dicom_node.receive.procedure_steps import ProcedureStepService, merge
 from storage.errors import Retriable
 from storage.records.procedure_steps import ProcedureStepState
+from storage.tables.database import schema
 from storage.tables.database.connection import Database
 from storage.tables.procedure_steps import ProcedureSteps
 from tests.receive.services.datasets import SECRET, completion, creation
@@ -151,3 +153,18 @@ def test_no_row_names_the_patient(service: ProcedureStepService, node: Node) -> 
 
         for table in ("procedure_step", "procedure_step_study", "event"):
             assert SECRET not in str(session.execute(text(f"SELECT * FROM {table}")).all())
+
+
+def test_a_step_of_an_earlier_version_has_no_strangers(
+    service: ProcedureStepService, steps: ProcedureSteps, node: Node
+) -> None:
+    service.create(UID, creation(STUDY), "MR1")
+    with node.database.session() as session:
+        session.execute(delete(schema.ProcedureStepStatementRow))
+    step = steps.get(UID)
+    assert step is not None
+    ended = merge(creation(STUDY), completion([]))
+    assert steps.update(step, ended, ProcedureStepState.COMPLETED, (STUDY,), (), NOW, "192.0.2.7")
+    found = steps.get(UID)
+    assert found is not None
+    assert found.state is ProcedureStepState.COMPLETED

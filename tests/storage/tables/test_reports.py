@@ -13,6 +13,7 @@ from storage.records.deliveries import DeliveryState
 from storage.records.jobs import Job, JobKind, JobState, NewJob, NoResultDetail, WithdrawalDetail, WithoutResult
 from storage.records.studies import StudyState
 from storage.tables.database.connection import MIGRATIONS, Database, default_url
+from storage.tables.deliveries import Deliveries
 from storage.tables.jobs import Jobs
 from storage.tables.queueing import mark_for_report
 from tests.storage.node import NOW, STUDY, UNDECIDED, Node, after, objects, received
@@ -329,6 +330,20 @@ def test_newer_images_do_not_supersede_a_withdrawal(node: Node) -> None:
     assert len(node.jobs.list()) == 3  # its failure was not reported
 
 
+def test_reports_and_results_count_apart(node: Node) -> None:
+    """Each report of a study has another number and description, whichever applications it names."""
+    node.queue("liver")
+    failed = fail(node)
+    node.report(missing())
+    first = write(node)
+    assert node.jobs.retry(failed.id)
+    result = node.claim()
+    assert node.succeed(result, "PACS")
+    node.report(missing("knee"))
+    second = write(node)
+    assert [node.results.edition(job) for job in (first, result, second)] == [1, 1, 2]
+
+
 # -- reports of earlier versions ---------------------------------------------------------------------------------------
 
 
@@ -356,7 +371,24 @@ def test_a_report_of_an_earlier_version_names_its_application(tmp_path: Path) ->
             ),
             {"at": "2026-05-04 12:00:00.000000", "detail": '{"why": "failure", "explanation": "broke", "job": 7}'},
         )
+        connection.execute(
+            text(
+                "INSERT INTO result_object (id, job_id, sop_instance_uid, sop_class_uid, series_instance_uid, "
+                "study_instance_uid, kind, path, sequence, created_at, destinations, stands_for) "
+                "VALUES (1, 1, '1.5', '1.6', '1.7', '1.2.3', 'SR', 'x', 0, :at, '[]', '')"
+            ),
+            {"at": "2026-05-04 12:00:00.000000"},
+        )
+        connection.execute(
+            text(
+                "INSERT INTO delivery (object_id, job_id, sequence, destination, state, attempts, reason, created_at, "
+                "run_after) VALUES (1, 1, 0, 'PACS', 'RETRYING', 1, 'no answer', :at, :at)"
+            ),
+            {"at": "2026-05-04 12:00:00.000000"},
+        )
     database.upgrade()
     (job,) = Jobs(database).list()
     assert job.detail == NoResultDetail((WithoutResult("liver", WhyNoResult.FAILURE, "broke", 7),))
+    (waiting,) = Deliveries(database).list()
+    assert waiting.may_have_arrived  # earlier versions did not note it
     database.close()

@@ -60,6 +60,8 @@ def upgrade() -> None:
     op.add_column("job", sa.Column("side", sa.String(length=1), server_default="", nullable=False))
     op.add_column("job", sa.Column("beside", sa.String(length=1), server_default="", nullable=False))
     op.add_column("delivery", sa.Column("may_have_arrived", sa.Boolean(), nullable=False, server_default=sa.false()))
+    # Earlier versions did not note whether the last try may have arrived.
+    op.execute("UPDATE delivery SET may_have_arrived = true WHERE state IN ('RETRYING', 'FAILED')")
     op.add_column("delivery", sa.Column("waited_seconds", sa.Double(), nullable=False, server_default="0"))
     op.add_column("commitment", sa.Column("waited_seconds", sa.Double(), nullable=False, server_default="0"))
     op.add_column("delivery", sa.Column("warning", sa.String(), nullable=False, server_default=""))
