@@ -244,15 +244,21 @@ def _geometry(facts: Sequence[Facts]) -> tuple[str, int]:
 
     The number is 0 if it cannot be told from the positions.
     """
-    if any(f.position is None or f.orientation is None for f in facts):
+    placed = [f for f in facts if f.position is not None and f.orientation is not None]
+    if 2 * len(placed) <= len(facts):
         return "", 0
+    stacks = _stacks(placed)
+    # A few images without a place, or in a direction of their own, are no slices of the volume that the others make.
+    main = [places for places in stacks if 2 * sum(number for _, number in places) > len(facts)]
+    few = [places for places in stacks if sum(number for _, number in places) < MINIMUM_SLICES]
+    stacks = [places for places in stacks if not (main and places in few)]
     total = 0
-    for places in _stacks(facts):
+    for places in stacks:
         if len(places) < MINIMUM_SLICES:
             return "", 0
         at = [place for place, _ in places]
         steps = [b - a for a, b in pairwise(at)]
-        if spacing_varies(steps, _numbers_have_holes(facts)):
+        if spacing_varies(steps, _numbers_have_holes(placed)):
             return "", 0
         step = sorted(steps)[(len(steps) - 1) // 2]  # the lower median: a gap must not pass as the rule
         missing = sum(round(s / step) - 1 for s in steps if s > GAP * step)
@@ -264,11 +270,13 @@ def _geometry(facts: Sequence[Facts]) -> tuple[str, int]:
             short = sum(most - number for _, number in places)
             return f"{plural(short, 'image')} fewer at some of {len(places)} slices than at the others", 0
         total += len(places)
-    return "", total
+    return "", total if sum(number for places in stacks for _, number in places) == len(facts) else 0
 
 
 def _numbers_have_holes(facts: Sequence[Facts]) -> bool:
     numbers = sorted(f.instance_number for f in facts if f.instance_number is not None)
+    if len(numbers) < len(facts):
+        return True  # an unknown number may be any
     return len({b - a for a, b in pairwise(numbers)}) > 1
 
 

@@ -4,7 +4,6 @@ The process may be killed at any moment. Its next start reads the journals from 
 filing is idempotent. A segment is removed once everything in it is filed, indexed and flushed.
 """
 
-import errno
 import hashlib
 import logging
 import threading
@@ -25,6 +24,7 @@ from storage.log.filing import Filing
 from storage.log.frames import Frame, FrameKind, instance_of
 from storage.log.instances import InstanceStore
 from storage.log.segments import SegmentReader
+from storage.machine import is_trouble_of_the_machine
 from storage.records.evidence import AssociationEnd
 from storage.records.instances import UID, Stored
 from storage.records.problems import ProblemKind
@@ -37,9 +37,6 @@ LOOK_SECONDS = 0.1  # between looks for new frames
 LONGEST_PAUSE_SECONDS = 10.0  # between retries while the database or the disk refuses
 BATCH = 256  # frames in one transaction
 UNFILED = "unfiled"
-TROUBLE_OF_THE_DEVICE = (
-    errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
-)  # fmt: skip
 
 
 @dataclass
@@ -310,7 +307,7 @@ class Indexer:
         except Unfileable as error:
             self._keep_unfiled(frame, place, str(error))
         except OSError as error:
-            if error.errno in TROUBLE_OF_THE_DEVICE:
+            if is_trouble_of_the_machine(error):
                 raise
             # The folder may belong to another user, for example. That must not hold up the other instances.
             self._keep_unfiled(frame, place, _reason(error))

@@ -1,6 +1,6 @@
 """The received series of a study, what each of them is recognised as, and the values that its images state.
 
-An I/O error of the machine is raised as it is (OSError): it says nothing about a series.
+An error of the machine is raised as it is (OSError, MemoryError): it says nothing about a series.
 """
 
 import logging
@@ -89,7 +89,7 @@ def _recognise(series: Series, site: SiteTable) -> tuple[Recognition, StudyValue
         headers = read_headers([instance.path for instance in series.instances])
         images, _ = images_among(headers)
         return recognise_headers(headers, site), stated_values(headers[n] for n in images)
-    except OSError:
+    except (OSError, MemoryError):
         raise
     except Exception as error:
         extra = fields("series_recognition_failed", series=series.series_instance_uid)

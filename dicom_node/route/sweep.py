@@ -25,7 +25,8 @@ RETRY_SECONDS = 10.0  # between two tries on a study whose files cannot be read
 class RoutingSweep:
     """The sweep over all studies in COMPLETE. `earlier` is None if no application asks for earlier studies.
 
-    An I/O error says nothing about a study: it stays COMPLETE, a problem is opened, and it is tried again.
+    An I/O error or a lack of memory says nothing about a study: it stays COMPLETE, a problem is opened, and it is tried
+    again.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class RoutingSweep:
             try:
                 self._reroute_later(study)
                 found = self._decide(study)
-            except OSError as error:
+            except (OSError, MemoryError) as error:
                 self._put_off_study(study, error)
                 continue
             self._apply(study, found)
@@ -73,10 +74,10 @@ class RoutingSweep:
         waiting = {study.study_instance_uid for study in completed}
         self._put_off = {uid: at for uid, at in self._put_off.items() if uid in waiting}
 
-    def _put_off_study(self, study: Study, error: OSError) -> None:
+    def _put_off_study(self, study: Study, error: OSError | MemoryError) -> None:
         uid = study.study_instance_uid
         self._put_off[uid] = self._monotonic() + RETRY_SECONDS
-        what = error.strerror or type(error).__name__
+        what = getattr(error, "strerror", None) or type(error).__name__
         text = f"the files of a complete study cannot be read ({what}); it is routed as soon as they can"
         self._problems.open(ProblemKind.MACHINE_TROUBLE, uid, text, uid)
         log.error(
@@ -110,7 +111,7 @@ class RoutingSweep:
                 if self._studies.reroute(later, f"to be routed again: the earlier study {uid} of the patient came"):
                     extra = fields("study_rerouted", study=later)
                     log.info("A study is routed again, because an earlier study of its patient came", extra=extra)
-        except (Retriable, OSError):
+        except (Retriable, OSError, MemoryError):
             raise
         except Exception as error:
             extra = fields("later_studies_search_failed", study=uid)
@@ -124,7 +125,7 @@ class RoutingSweep:
         uid = study.study_instance_uid
         try:
             return route(self._routable.read(study), self._applications)
-        except (Retriable, OSError):
+        except (Retriable, OSError, MemoryError):
             raise
         except Exception as error:
             extra = fields("routing_failed", study=uid)

@@ -7,12 +7,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from datetime import date, datetime
-from fnmatch import fnmatchcase
 from typing import Any
 
 from pydicom.dataset import Dataset
 
-from inference.headers.attributes import values
+from inference.headers.attributes import matches, values
 from inference.headers.body_parts import body_parts_of
 
 IN_A_YEAR = {"Y": 1, "M": 12, "W": 365.25 / 7, "D": 365.25}  # of the units of VR AS (PS3.5 6.2)
@@ -80,7 +79,7 @@ class StudyRule:
             return any(lowest <= age and (age < last or age == highest) for age in stated)
         if key == "procedure_code":
             return not stated.isdisjoint(wanted)
-        return any(fnmatchcase(text.lower(), pattern.strip().lower()) for text in stated for pattern in wanted)
+        return any(matches(text, pattern) for text in stated for pattern in wanted)
 
 
 def stated_values(images: Iterable[Dataset]) -> StudyValues:
@@ -136,9 +135,12 @@ def _key(code: Dataset) -> CodeKey | None:
 
 
 def _ages(ds: Dataset) -> frozenset[float]:
-    """Return Patient's Age, or the age on the day of the study by the birth date."""
+    """Return Patient's Age, or the age on the day of the study by the birth date.
+
+    An age of 0 states nothing, because systems write 000Y for an age that they do not know.
+    """
     told = re.fullmatch(r"(\d{3})([DWMY])", str(_value(ds, "PatientAge") or "").strip())
-    if told:
+    if told and int(told[1]):
         return frozenset({int(told[1]) / IN_A_YEAR[told[2]]})
     born = _day(_value(ds, "PatientBirthDate"))
     day = next((d for key in ("StudyDate", "AcquisitionDate", "SeriesDate") if (d := _day(_value(ds, key)))), None)

@@ -1,5 +1,6 @@
 """Values of attributes as headers really hold them: absent, empty, one or several."""
 
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,12 @@ def values(value: Any) -> list[Any]:
         return list(value)
     except TypeError:
         return [value]
+
+
+def matches(text: str, pattern: str) -> bool:
+    """Return True if a text matches a pattern with `*` and `?`. Case and the spaces around both do not matter."""
+    escaped = pattern.strip().lower().replace("[", "[[]")  # fnmatch would begin a class of characters
+    return fnmatchcase(text.strip().lower(), escaped)
 
 
 def vector(ds: Dataset, keyword: str, length: int, where: str) -> NDArray[np.float64]:

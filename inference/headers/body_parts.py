@@ -65,7 +65,7 @@ def body_parts_of(ds: Dataset) -> frozenset[str]:
 
     They are in Body Part Examined, and in Anatomic Region Sequence of the image or of its frames (PS3.3 C.7.6.16.2.8).
     """
-    named = str(ds.get("BodyPartExamined") or "").strip().upper()
+    named = (str(value).strip().upper() for value in values(ds.get("BodyPartExamined")))
     codes = list(values(ds.get("AnatomicRegionSequence")))
     for keyword in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
         for group in values(ds.get(keyword)):
@@ -77,4 +77,4 @@ def body_parts_of(ds: Dataset) -> frozenset[str]:
         if str(code.get("CodingSchemeDesignator", "")).strip() in _SNOMED
         for term in _BY_CODE.get(str(code.get("CodeValue", "")).strip(), ())
     )
-    return frozenset(filter(None, (named, *coded)))
+    return frozenset(filter(None, (*named, *coded)))

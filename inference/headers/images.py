@@ -4,6 +4,7 @@ Other objects come inside the series of images: raw data (which may have Rows an
 states, reports. They are left out with a reason, and never cost the series.
 """
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -16,6 +17,10 @@ from pydicom.uid import UID
 from inference.headers.attributes import values
 
 IMAGE_MODALITIES = frozenset({"MR", "CT", "PT"})
+FEW = 3  # images beside others that make no volume of their own
+MOST_REASONS = 8  # in the text about one series
+SAME_DIRECTION = 1e-3  # largest difference of a direction cosine
+SAME_PLACE = 0.05  # mm
 SCREENSHOTS = frozenset({"SCREEN SAVE", "SCREEN_SAVE", "SCREENSAVE", "SCREEN SHOT", "SCREEN_SHOT", "SCREENSHOT"})
 
 
@@ -31,13 +36,33 @@ class ImageClass(IntEnum):
 
 @dataclass(frozen=True)
 class OddObject:
-    """An object that is left out of its series, and the reason."""
+    """An object that is left out of its series, by its Instance Number, and the reason."""
 
-    sop_instance_uid: str
+    number: int | None
     reason: str
 
     def __str__(self) -> str:
-        return f"object {self.sop_instance_uid or 'without SOPInstanceUID'} is left out: it {self.reason}"
+        name = "an object without number" if self.number is None else f"object {self.number}"
+        return f"{name} is left out: it {self.reason}"
+
+
+def told_odd(odd: Sequence[OddObject]) -> list[str]:
+    """Return sentences about the objects that are left out: one for each reason, at most MOST_REASONS."""
+    reasons = Counter(one.reason for one in odd).most_common()
+    told = [
+        f"{count} objects are left out: each {reason}"
+        if count > 1
+        else next(str(one) for one in odd if one.reason == reason)
+        for reason, count in reasons[:MOST_REASONS]
+    ]
+    rest = sum(count for _, count in reasons[MOST_REASONS:])
+    return [*told, f"{rest} further objects are left out"] if rest else told
+
+
+def image_name(ds: Dataset) -> str:
+    """Return the name of an image in sentences for people: its Instance Number, as viewers show it."""
+    number = _number(ds)
+    return "an image without number" if number is None else f"image {number}"
 
 
 @lru_cache(maxsize=256)
@@ -74,13 +99,15 @@ def images_among(headers: Sequence[Dataset]) -> tuple[list[int], list[OddObject]
     ranks = [_rank(ds) for ds in headers]
     best = max((rank for rank, _ in ranks), default=ImageClass.NONE)
     if best is ImageClass.NONE:
-        return [], [OddObject(_uid(ds), reason) for ds, (_, reason) in zip(headers, ranks, strict=True)]
+        return [], [OddObject(_number(ds), reason) for ds, (_, reason) in zip(headers, ranks, strict=True)]
     ranked = [n for n, (rank, _) in enumerate(ranks) if rank is best]
-    pictures = _pictures([headers[n] for n in ranked])
-    chosen = [n for n, odd in zip(ranked, pictures, strict=True) if not odd]
     reasons = {n: reason for n, (rank, reason) in enumerate(ranks) if rank is not best}
-    reasons |= {n: odd for n, odd in zip(ranked, pictures, strict=True) if odd}
-    return chosen, [OddObject(_uid(headers[n]), reasons[n]) for n in sorted(reasons)]
+    chosen = ranked
+    for why in (_pictures, _strays):
+        odd = why([headers[n] for n in chosen])
+        reasons |= {n: reason for n, reason in zip(chosen, odd, strict=True) if reason}
+        chosen = [n for n in chosen if n not in reasons]
+    return chosen, [OddObject(_number(headers[n]), reasons[n]) for n in sorted(reasons)]
 
 
 def _rank(ds: Dataset) -> tuple[ImageClass, str]:
@@ -88,7 +115,7 @@ def _rank(ds: Dataset) -> tuple[ImageClass, str]:
     sop_class_uid = str(_value(ds, "SOPClassUID") or "")
     found = image_class(sop_class_uid)
     name = UID(sop_class_uid).name
-    if not ("Rows" in ds and "Columns" in ds):
+    if not (_value(ds, "Rows") and _value(ds, "Columns")):
         return ImageClass.NONE, f"is not an image: {name or 'an unknown object'}, without Rows and Columns"
     if not sop_class_uid:
         return ImageClass.UNKNOWN, "has no SOPClassUID"
@@ -126,12 +153,100 @@ def _why_picture(ds: Dataset, placed: bool, sizes: Collection[tuple[int, int]]) 
     return "" if (_value(ds, "Rows"), _value(ds, "Columns")) in sizes else "is a derived image of another size"
 
 
+def _strays(images: Sequence[Dataset]) -> list[str]:
+    """Return for each image the reason why it is none of the volume that most of the others make; else an empty text.
+
+    Those are localizers, and images that were derived or lie in another direction, while fewer than FEW are like them.
+    """
+    views = [_view_of(ds) for ds in images]
+    kinds = Counter((view.image_type, view.direction) for view in views)
+    alike = {kind: _number_alike(kind, kinds) for kind in kinds}
+    rare = {kind for kind, number in alike.items() if number < FEW <= len(views) - number}
+    if not rare:
+        return [""] * len(views)
+    others = [view for view in views if (view.image_type, view.direction) not in rare]
+    return [_why_stray(v, others, len(views)) if (v.image_type, v.direction) in rare else "" for v in views]
+
+
+_ViewKind = tuple[tuple[str, ...], tuple[float, ...] | None]
+
+
+def _number_alike(kind: _ViewKind, kinds: Counter[_ViewKind]) -> int:
+    image_type, direction = kind
+    return sum(
+        number
+        for (other, towards), number in kinds.items()
+        if other == image_type and _is_near(direction, towards, SAME_DIRECTION)
+    )
+
+
+def _why_stray(view: "_View", others: Sequence["_View"], total: int) -> str:
+    if view.is_localizer and 2 * sum(not other.is_localizer for other in others) > total:
+        return "is a localizer beside other images"
+    if view.direction is None:
+        return ""
+    parallel = [other for other in others if other.is_parallel(view)]
+    main = others[0].direction if others else None
+    united = main is not None and 2 * sum(_is_near(o.direction, main, SAME_DIRECTION) for o in others) > total
+    if united and not parallel:
+        return "lies in another direction than the other images"
+    acquired = sum(not other.is_derived for other in others)
+    if view.is_derived and 2 * acquired > total and any(o.is_at(view) and not o.is_derived for o in parallel):
+        return "is a derived image at the place of another one"
+    return ""
+
+
+@dataclass(frozen=True)
+class _View:
+    """The statements of an image about its type and place. `direction` is None if they are those of frames."""
+
+    image_type: tuple[str, ...]
+    direction: tuple[float, ...] | None
+    place: tuple[float, ...] | None
+
+    @property
+    def is_localizer(self) -> bool:
+        return "LOCALIZER" in self.image_type
+
+    @property
+    def is_derived(self) -> bool:
+        return "DERIVED" in self.image_type
+
+    def is_parallel(self, other: "_View") -> bool:
+        return _is_near(self.direction, other.direction, SAME_DIRECTION)
+
+    def is_at(self, other: "_View") -> bool:
+        return self.place is not None and _is_near(self.place, other.place, SAME_PLACE)
+
+
+def _view_of(ds: Dataset) -> _View:
+    image_type = tuple(str(value).strip().upper() for value in values(_value(ds, "ImageType")))
+    return _View(image_type, _floats(ds, "ImageOrientationPatient", 6), _floats(ds, "ImagePositionPatient", 3))
+
+
+def _floats(ds: Dataset, keyword: str, length: int) -> tuple[float, ...] | None:
+    try:
+        found = tuple(float(value) for value in values(_value(ds, keyword)))
+    except (TypeError, ValueError):
+        return None
+    return found if len(found) == length else None
+
+
+def _is_near(one: tuple[float, ...] | None, other: tuple[float, ...] | None, apart: float) -> bool:
+    if one is None or other is None:
+        return one is other
+    return all(abs(a - b) <= apart for a, b in zip(one, other, strict=True))
+
+
 def _has_no_place(ds: Dataset) -> bool:
     return "PerFrameFunctionalGroupsSequence" not in ds and not _value(ds, "ImagePositionPatient")
 
 
-def _uid(ds: Dataset) -> str:
-    return str(_value(ds, "SOPInstanceUID") or "")
+def _number(ds: Dataset) -> int | None:
+    try:
+        return int(_value(ds, "InstanceNumber"))
+    except (TypeError, ValueError):
+        return None
 
 
 def _value(ds: Dataset, keyword: str) -> Any:

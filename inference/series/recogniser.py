@@ -15,8 +15,8 @@ import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from inference.headers.attributes import vector
-from inference.headers.images import images_among
+from inference.headers.attributes import values, vector
+from inference.headers.images import images_among, told_odd
 from inference.series.agent import AgentEvidence, agent_evidence, seconds_after_injection
 from inference.series.image_facts import ImageFacts, facts_of
 from inference.series.kinds import Kind as Kind
@@ -117,9 +117,9 @@ def recognise_headers(headers: Sequence[Dataset], site: SiteTable = ()) -> Recog
         reasons=(
             verdict.reason,
             *(["its description alone tells of a contrast agent"] if agent is AgentEvidence.NAME else []),
-            *map(str, odd),
+            *told_odd(odd),
         ),
-        body_part=str(first.get("BodyPartExamined") or "").strip().upper(),
+        body_part=_body_part(first),
         laterality=_laterality(facts),
         volumes=len(stacks),
         problem=problem,
@@ -139,7 +139,7 @@ def recognise_headers(headers: Sequence[Dataset], site: SiteTable = ()) -> Recog
         found,
         kind=rule.kind,
         confidence=1.0,
-        reasons=(f"the site's table names it ({rule})", *map(str, odd)),
+        reasons=(f"the site's table names it ({rule})", *told_odd(odd)),
         fat_suppressed=found.fat_suppressed if rule.fat_suppressed is None else rule.fat_suppressed,
         contrast=found.contrast if rule.contrast is None else rule.contrast,
         b_values=b_values_of(facts) if rule.kind in DIFFUSION_KINDS else (),
@@ -187,6 +187,8 @@ def _readable(ds: Dataset) -> list[ImageFacts]:
     """
     try:
         return list(facts_of(ds))
+    except MemoryError:
+        raise
     except Exception:
         return []
 
@@ -196,6 +198,11 @@ def _fat_suppressed(kind: Kind, facts: Sequence[ImageFacts]) -> bool | None:
         return True
     told = {f.fat_suppressed for f in facts}
     return True if True in told else None if None in told else False
+
+
+def _body_part(ds: Dataset) -> str:
+    """Return the first value: several are against the standard, but occur."""
+    return next((text for v in values(ds.get("BodyPartExamined")) if (text := str(v).strip().upper())), "")
 
 
 def _laterality(facts: Sequence[ImageFacts]) -> str:
@@ -231,6 +238,8 @@ def _geometry(images: Sequence[Dataset]) -> tuple[list[Plane], str, list[SliceSt
         stacks = stacks_of(planes)
     except InputRefused as error:
         return planes, str(error), []
+    except MemoryError:
+        raise
     except Exception as error:  # pydicom reads values late, and raises many kinds of errors for a malformed one
         return planes, f"its place in space cannot be read ({type(error).__name__})", []
     return planes, "", stacks

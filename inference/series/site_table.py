@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from pydicom.dataset import Dataset
 
+from inference.headers.attributes import matches
 from inference.series.kinds import Kind
 
 
@@ -29,11 +29,7 @@ class SiteRule:
             "SeriesDescription": self.series_description,
             "ProtocolName": self.protocol_name,
         }
-        return all(
-            fnmatchcase(str(ds.get(keyword, "")).strip().lower(), pattern.strip().lower())
-            for keyword, pattern in patterns.items()
-            if pattern
-        )
+        return all(matches(str(ds.get(keyword, "")), pattern) for keyword, pattern in patterns.items() if pattern)
 
     def __str__(self) -> str:
         given = {

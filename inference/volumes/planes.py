@@ -17,6 +17,7 @@ from pydicom.tag import Tag
 from inference.headers.attributes import values, vector
 from inference.headers.diffusion import direction, weighting
 from inference.headers.image_content import COMPONENT, FRAME_TYPE, ONE_DIRECTION, TRACE, content_of
+from inference.headers.images import image_name
 from inference.headers.pepolar import stored_upside_down
 from inference.headers.private import PrivateElements
 from inference.volumes.tiles import TileFormat, tiled_as, tiling_of
@@ -92,28 +93,20 @@ def is_enhanced(ds: Dataset) -> bool:
     return bool(ds.get("PerFrameFunctionalGroupsSequence"))
 
 
-def image_name(ds: Dataset) -> str:
-    """Return the name of an image in sentences for people: its Instance Number, as viewers show it."""
-    try:
-        return f"image {int(ds.InstanceNumber)}"
-    except (AttributeError, TypeError, ValueError):
-        return "an image without number"
-
-
 def planes_of(ds: Dataset, path: Path) -> Iterator[Plane]:
     """Yield the planes of one instance, in frame order. Raises InputRefused, which names what the header lacks."""
     name = image_name(ds)
-    if not ("Rows" in ds and "Columns" in ds):
+    if not (ds.get("Rows") and ds.get("Columns")):
         raise InputRefused(f"{name} is not an image: it has no Rows and Columns")
     if not ds.get("SOPClassUID"):
         raise InputRefused(f"{name} has no SOPClassUID, so no result could refer to it")
     if reason := stored_upside_down(ds):
         raise InputRefused(f"{name} {reason}")
-    if int(ds.get("SamplesPerPixel", 1)) != 1:
+    if int(ds.get("SamplesPerPixel") or 1) != 1:
         raise InputRefused(f"{name} is a colour image, which is no measured signal")
     if is_enhanced(ds):
         count = len(ds.PerFrameFunctionalGroupsSequence)
-        if int(ds.get("NumberOfFrames", 1)) != count:
+        if int(ds.get("NumberOfFrames") or 1) != count:
             raise InputRefused(f"{name} says NumberOfFrames {ds.get('NumberOfFrames')} but describes {count} frames")
         dimensions = _other_dimensions(ds)
         for frame in range(count):

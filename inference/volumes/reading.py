@@ -13,9 +13,9 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 
 from inference.headers.image_content import is_signal
-from inference.headers.images import images_among
+from inference.headers.images import image_name, images_among
 from inference.volumes.geometry import Array
-from inference.volumes.planes import image_name, planes_of
+from inference.volumes.planes import ASSUMED, B_VALUE, planes_of
 from inference.volumes.stacks import SliceStack, confirm_unweighted, differences, stacks_of
 from inference.volumes.values import FrameValues, refuse_mixed, values_of
 from inference.volumes.volume import FrameReference, UnitValues, Volume
@@ -44,6 +44,14 @@ def read_volume(paths: Iterable[Path], choose: VolumeChoice | None = None) -> Vo
         chosen = choose([stack.told_apart for stack in stacks]) if choose is not None else None
         if chosen is None:
             raise InputRefused(f"the series holds {len(stacks)} volumes: {differences(stacks)}")
+        if ASSUMED in stacks[chosen].told_apart:  # only the pixels of the others can confirm the b-value
+            volume = confirm_unweighted(_load(stacks, headers))[chosen]
+            if B_VALUE not in volume.told_apart:
+                raise InputRefused(
+                    "the images that state no b-value are not brighter than the weighted ones, so they are not those "
+                    "without diffusion weighting"
+                )
+            return volume
         stacks = [stacks[chosen]]
     return confirm_unweighted(_load(stacks, headers))[0]
 
@@ -147,7 +155,7 @@ class _Slices:
 
 
 def _read_header(path: Path) -> _Header:
-    with _readable(path), path.open("rb") as file:
+    with _readable(), path.open("rb") as file:
         return _Header(dcmread(file, stop_before_pixels=True), file.tell())
 
 
@@ -156,7 +164,7 @@ def _read_pixels(path: Path, header: _Header) -> Dataset:
 
     Parsing a header again would take as long as reading its pixels.
     """
-    with _readable(path), path.open("rb") as file:
+    with _readable(), path.open("rb") as file:
         if header.ds.file_meta.TransferSyntaxUID.is_deflated:  # its offsets in the file are not those in the dataset
             return dcmread(file)
         file.seek(header.end)
@@ -166,19 +174,23 @@ def _read_pixels(path: Path, header: _Header) -> Dataset:
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _readable() -> Iterator[None]:
     try:
         yield
-    except OSError:
-        raise  # The disk failed, not the image: the caller may try again.
+    except (OSError, MemoryError):
+        raise  # The machine failed, not the image: the caller may try again.
     except Exception as error:
-        raise InputRefused(f"file {path.name} cannot be read as DICOM ({type(error).__name__})") from None
+        raise InputRefused(f"a file of the series cannot be read as DICOM ({type(error).__name__})") from None
 
 
 def _pixels(ds: Dataset) -> NDArray[Any]:
     """Decode the pixels as (frame, row, column)."""
+    if not ds.get("SamplesPerPixel"):
+        ds.SamplesPerPixel = 1  # an image that states none is no colour image, but the decoder asks for a number
     try:
         return ds.pixel_array.reshape(-1, int(ds.Rows), int(ds.Columns))
+    except MemoryError:
+        raise
     except Exception as error:  # decoders raise errors of many kinds, and their texts may quote the header
         raise InputRefused(
             f"the pixels of {image_name(ds)} cannot be decoded ({type(error).__name__}, "

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from inference.headers.image_content import COMPONENT, FRAME_TYPE, MAGNITUDE
+from inference.headers.image_content import COMPONENT, FRAME_TYPE, MAGNITUDE, is_signal
 from inference.volumes.geometry import GAP, Geometry, spacing_varies
 from inference.volumes.grouping import PlaneGroup, groups_of, may_stack, text_of
 from inference.volumes.planes import ASSUMED, B_VALUE, DIRECTION, ECHO_TIME, Plane
@@ -55,7 +55,7 @@ def assume_unweighted(stacks: Sequence[SliceStack]) -> list[SliceStack]:
     Canon and Toshiba write nothing into the images of b = 0. Derived images and parts of the complex signal are none.
     `confirm_unweighted` asks the pixels.
     """
-    weighted = [stack for stack in stacks if stack.told_apart.get(B_VALUE)]
+    weighted = [stack for stack in stacks if stack.told_apart.get(B_VALUE) and is_signal(stack.told_apart)]
     return [
         replace(stack, told_apart={**stack.told_apart, B_VALUE: 0.0, ASSUMED: True})
         if B_VALUE not in stack.told_apart and any(_may_be_unweighted(stack, other) for other in weighted)
@@ -79,7 +79,7 @@ def _may_be_unweighted(stack: SliceStack, weighted: SliceStack) -> bool:
 
 def confirm_unweighted(volumes: Sequence[Volume]) -> tuple[Volume, ...]:
     """Take the assumed b-value from volumes that are not brighter than the least weighted ones."""
-    stated = [v for v in volumes if v.told_apart.get(B_VALUE)]
+    stated = [v for v in volumes if v.told_apart.get(B_VALUE) and is_signal(v.told_apart)]
     least = min((v.told_apart[B_VALUE] for v in stated), default=0.0)
     brightest = max((float(np.nanmean(v.array)) for v in stated if v.told_apart[B_VALUE] == least), default=0.0)
     return tuple(
@@ -155,5 +155,6 @@ def _stack(group: PlaneGroup) -> SliceStack:
 
 
 def _numbers_have_holes(ordered: Sequence[Plane]) -> bool:
-    """Return True if the numbers of the images do not rise evenly, because some are missing."""
-    return len(set(np.diff(np.sort([plane.order[-1] for plane in ordered])))) > 1
+    """Return True if the numbers of the images do not rise evenly, because some are missing, or tell nothing."""
+    steps = set(np.diff(np.sort([plane.order[-1] for plane in ordered])))
+    return len(steps) > 1 or steps == {0}

@@ -153,8 +153,12 @@ def values_of(ds: Dataset, frame_number: int | None, told: Mapping[str, Any], la
         real_world = tuple(_real_world(ds, frame_number))
         modality = tuple(_modality(ds, frame_number))
         scale = _scale_slope(ds, frame_number)
-    except (ArithmeticError, AttributeError, IndexError, TypeError, ValueError):
+    except MemoryError:
+        raise
+    except Exception:  # pydicom reads values late, and raises errors of many kinds
         raise InputRefused(f"{label}: the mapping of its stored values cannot be read") from None
+    if any(mapping.slope == 0 for mapping in modality):
+        raise InputRefused(f"{label}: its Rescale Slope is 0, so its stored values mean nothing")
     groups = _by_dimension([m for m in (*real_world, *modality[:1]) if m.measured])
     arbitrary = tuple(m for m in real_world if not m.measured)
     plain = arbitrary or modality[:1]
@@ -164,7 +168,7 @@ def values_of(ds: Dataset, frame_number: int | None, told: Mapping[str, Any], la
     elif not is_signal(told):
         numbers = next(iter(groups), None)
     elif scale is not None:
-        numbers = _measured_signal(plain, scale)
+        numbers = _measured_signal(modality[:1] or arbitrary, scale)
     else:
         numbers = Numbers(plain) if plain else next(iter(groups), None)
     numbers = numbers or (Numbers(plain) if plain else stored)
@@ -284,7 +288,8 @@ def _coded_unit(item: Dataset) -> Unit | None:
     """Return the unit of a mapping; one that is not known here converts to none."""
     codes = item.get("MeasurementUnitsCodeSequence")
     text = str(codes[0].get("CodeValue") or "").strip() if codes else ""
-    found = unit_of(text) if codes and codes[0].get("CodingSchemeDesignator", "UCUM") == "UCUM" else None
+    scheme = str(codes[0].get("CodingSchemeDesignator") or "").strip() if codes else ""
+    found = unit_of(text) if codes and scheme in ("", "UCUM") else None
     if found is None and text and text.upper() != "US":
         return Unit(text, 1.0, ((f"unknown {text}", 1),))
     return found
@@ -326,8 +331,8 @@ def _modality(ds: Dataset, frame_number: int | None) -> Iterator[PixelMapping]:
     source = next(iter(items), ds)
     if any(keyword in source for keyword in ("RescaleSlope", "RescaleIntercept", "RescaleType")):
         unit = unit_of(str(source.get("RescaleType") or ""))
-        slope, intercept = _finite(source.get("RescaleSlope")) or 1.0, _finite(source.get("RescaleIntercept")) or 0.0
-        yield PixelMapping(MappingSource.RESCALE, unit, slope, intercept)
+        slope, intercept = _finite(source.get("RescaleSlope")), _finite(source.get("RescaleIntercept")) or 0.0
+        yield PixelMapping(MappingSource.RESCALE, unit, 1.0 if slope is None else slope, intercept)
 
 
 def _scale_slope(ds: Dataset, frame_number: int | None) -> float | None:

@@ -9,6 +9,8 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
 
+from storage.machine import is_trouble_of_the_machine
+
 LARGEST_DECODED_BYTES = 512 * 2**20  # of one instance; two are decoded to be compared
 PIXEL_TAGS = frozenset(Tag(keyword) for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"))
 # A change of the encoding changes these too. They say nothing about the image.
@@ -48,13 +50,18 @@ class Difference(StrEnum):
 
 
 def compare(known: Path, newcomer: bytes | Path) -> Difference:
-    """Compare two Part 10 files. If a file cannot be read or decoded, return IMAGE, so that both are kept."""
+    """Compare two Part 10 files. If a file cannot be read or decoded, return IMAGE, so that both are kept.
+
+    Raises OSError if the disk is in trouble, which says nothing about the instances.
+    """
     try:
         one, other = dcmread(known), dcmread(BytesIO(newcomer) if isinstance(newcomer, bytes) else newcomer)
         changed = _changed(one, other)
         if changed & GEOMETRY or not _same_pixels(one, other):
             return Difference.IMAGE
-    except Exception:  # damaged objects make a parser fail in many ways
+    except Exception as error:  # damaged objects make a parser fail in many ways
+        if is_trouble_of_the_machine(error):
+            raise
         return Difference.IMAGE
     return Difference.ATTRIBUTES if changed else Difference.NONE
 
@@ -63,12 +70,15 @@ def has_same_pixels(known: Path, newcomer: Path) -> bool:
     """Return True if two Part 10 files of different series have the same pixels, so that one is a copy of the other.
 
     Objects without pixels are compared as `compare` does. If a file cannot be read or decoded, return False.
+    Raises as `compare` does.
     """
     try:
         one, other = dcmread(known), dcmread(newcomer)
         decisive = PIXEL_FORM if PIXEL_TAGS & one.keys() else GEOMETRY
         return not _changed(one, other) & decisive and _same_pixels(one, other)
-    except Exception:  # damaged objects make a parser fail in many ways
+    except Exception as error:  # as above
+        if is_trouble_of_the_machine(error):
+            raise
         return False
 
 

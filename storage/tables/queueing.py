@@ -386,5 +386,5 @@ def _may_be_held(session: Session, study_instance_uid: str) -> bool:
     """Return True if a destination got a report of no result, or may have got it."""
     delivery = schema.DeliveryRow
     sent = and_(_of_reports(study_instance_uid), delivery.claimed_at.is_not(None))
-    held = and_(sent, delivery.state != DeliveryState.REPLACED)
+    held = and_(sent, or_(delivery.state != DeliveryState.REPLACED, delivery.may_have_arrived))
     return session.scalar(select(delivery.id).where(held).limit(1)) is not None

@@ -218,9 +218,11 @@ def _withdrawal_fingerprint(session: Session, job_id: int) -> str:
 def rejectable() -> ColumnElement[bool]:
     """Return the SQL condition, on deliveries joined with their objects, that a rejection note may name the object.
 
-    It excludes rejection notes themselves, and objects that their destination does not take.
+    It excludes rejection notes themselves, and objects that were replaced before any of them could arrive.
     """
-    return and_(schema.DeliveryRow.state != DeliveryState.REPLACED, schema.ResultObjectRow.kind != ObjectKind.REJECTION)
+    delivery = schema.DeliveryRow
+    held = or_(delivery.state != DeliveryState.REPLACED, delivery.may_have_arrived)
+    return and_(held, schema.ResultObjectRow.kind != ObjectKind.REJECTION)
 
 
 def _is_withdrawn(session: Session, row: schema.JobRow) -> bool:
@@ -266,7 +268,9 @@ def _reached(destinations: Collection[str]) -> ColumnElement[bool]:
     if not destinations:
         return target.stands_for == ""
     delivered = select(delivery.object_id).where(
-        delivery.destination.in_(destinations), delivery.claimed_at.is_not(None), delivery.state.not_in(_GIVEN_UP)
+        delivery.destination.in_(destinations),
+        delivery.claimed_at.is_not(None),
+        or_(delivery.state.not_in(_GIVEN_UP), delivery.may_have_arrived),
     )
     return target.id.in_(delivered)
 

@@ -184,8 +184,7 @@ class Studies:
             supersede_unfit(session, study_instance_uid, revision, [job.application for job in jobs], now)
             mark_for_report(session, study_instance_uid, now)
             _close_identity_problems(session, study_instance_uid)
-            for kind in (ProblemKind.MACHINE_TROUBLE, ProblemKind.ROUTING_FAILED):
-                close_problem(session, kind, study_instance_uid)
+            _close_routing_problems(session, study_instance_uid)
             for job in jobs:
                 hold_jobs(session, job.study_instance_uid, job.application)
                 enqueue_unless_standing(session, job, now)
@@ -212,6 +211,7 @@ class Studies:
             changed(session, update(schema.StudyRow).where(here).values(report_marked_at=None))
             waiting = and_(job.study_instance_uid == study_instance_uid, job.kind != JobKind.WITHDRAWAL)
             cancel(session, waiting, revision, "superseded: the study states different patients", now)
+            _close_routing_problems(session, study_instance_uid)
             _close_identity_problems(session, study_instance_uid, besides=kind)
             open_problem(session, kind, study_instance_uid, text, study_instance_uid)
             return True
@@ -326,6 +326,11 @@ def _close_identity_problems(session: Session, study_instance_uid: str, besides:
     for kind in (ProblemKind.PATIENTS_MIXED, ProblemKind.CORRECTION_INCOMPLETE):
         if kind is not besides:
             close_problem(session, kind, study_instance_uid)
+
+
+def _close_routing_problems(session: Session, study_instance_uid: str) -> None:
+    for kind in (ProblemKind.MACHINE_TROUBLE, ProblemKind.ROUTING_FAILED):
+        close_problem(session, kind, study_instance_uid)
 
 
 def _warn(session: Session, study_instance_uid: str, revision: int, warnings: Sequence[str], now: datetime) -> None:

@@ -16,6 +16,7 @@ from storage.log.patient_header import read_identity
 from storage.records.patients import IdentityGroup, PatientIdentity, StudyIdentities
 from storage.records.problems import ProblemKind
 from storage.tables.database import schema
+from storage.tables.problems import Problems
 from tests.storage.node import NOW, STUDY, UNDECIDED, Node, received
 
 A = PatientIdentity("A", "", "19600102", "F")
@@ -154,6 +155,7 @@ def test_a_refused_study_has_a_problem_until_it_is_routed(node: Node) -> None:
     conflict = node.instances.identities(STUDY).conflict()
     assert conflict is not None
     revision = node.complete().revision
+    Problems(node.database).open(ProblemKind.MACHINE_TROUBLE, STUDY, "the disk hung", STUDY)
     assert node.studies.refuse(STUDY, revision, conflict, "not analysed", NOW)
     assert (node.study().state, node.study().reason) == ("IGNORED", "not analysed")
     assert [job.state for job in node.jobs.list()] == ["CANCELLED"]

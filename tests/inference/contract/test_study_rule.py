@@ -53,6 +53,9 @@ ORDER = image(RequestAttributesSequence=[image(RequestedProcedureCodeSequence=[c
         (StudyRule(station_name=("MR7",)), image(StationName="mr7")),
         (StudyRule(age=(18, 120)), image(PatientAge="018Y")),
         (StudyRule(age=(18, 120)), image(PatientAge="216M")),
+        (StudyRule(age=(18, 120)), image(PatientAge="000Y", PatientBirthDate="19600102", StudyDate="20260501")),
+        (StudyRule(body_part=("THIGH",)), image(BodyPartExamined=["PELVIS", "THIGH"])),
+        (StudyRule(study_description=("[m]*",)), image(StudyDescription="[M] Thigh")),
         (StudyRule(age=(0, 0)), image(PatientAge="051W")),
         (StudyRule(age=(0, 17)), image(PatientBirthDate="20080502", StudyDate="20260501")),
         (StudyRule(age=(18, 120)), image(PatientBirthDate="20080501", StudyDate="20260501")),
@@ -77,6 +80,8 @@ def test_a_study_that_is_named(rule: StudyRule, ds: Dataset) -> None:
         (StudyRule(study_description=("thigh",)), image(StudyDescription="Left thigh"), ["the study description does"]),
         (StudyRule(age=(18, 120)), image(PatientAge="017Y"), ["the age does not match"]),
         (StudyRule(age=(0, 17)), image(PatientAge="018Y"), ["the age does not match"]),
+        (StudyRule(age=(0, 17)), image(PatientAge="000Y"), ["the age is not stated"]),
+        (StudyRule(study_description=("[mt]high",)), image(StudyDescription="Thigh"), ["the study description does"]),
         (StudyRule(age=(18, 120)), image(PatientAge="old", PatientBirthDate="1980"), ["the age is not stated"]),
         (
             StudyRule(modality=("MR",), sending_ae_title=("MR1",), age=(18, 120)),

@@ -1,6 +1,7 @@
 """Objects that are no images of their series, and series whose slices cannot make a volume: named, never silent."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
@@ -23,6 +24,7 @@ from inference.headers.images import feeds_inputs
 from inference.quantities.fits.adc import adc_map
 from inference.series.kinds import Kind
 from inference.series.recogniser import read_headers, recognise_headers
+from inference.volumes import reading
 from inference.volumes.reading import read_volume, read_volumes
 from storage.errors import InputRefused
 from storage.records.completion import Grade
@@ -65,6 +67,7 @@ def write(folder: Path, *series: Dataset) -> list[Path]:
     return paths
 
 
+SAGITTAL = {"ImageOrientationPatient": [0, 1, 0, 0, 0, -1]}
 ODD: dict[str, tuple[dict[str, Any], str]] = {
     "raw data with rows": ({"SOPClassUID": RawDataStorage}, "Raw Data"),
     "a screenshot": ({"SOPClassUID": SecondaryCaptureImageStorage, "ImagePositionPatient": None}, "capture"),
@@ -80,6 +83,10 @@ ODD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a picture of another size": ({"ImageType": ["DERIVED", "SECONDARY"], "Rows": 8, "Columns": 2}, "another size"),
     "a colour image": ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "colour"),
+    "an image without a number of rows": ({"Rows": ""}, "without Rows and Columns"),
+    "a localizer": ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"], **SAGITTAL}, "a localizer"),
+    "a reformatted image": ({"ImageType": ["DERIVED", "SECONDARY", "MPR"], **SAGITTAL}, "another direction"),
+    "an average": ({"ImageType": ["DERIVED", "PRIMARY", "AVERAGE"], "ImagePositionPatient": [0, 0, 8]}, "at the place"),
     "a private object": ({"SOPClassUID": "1.3.46.670589.11.0.0.12.2"}, "1.3.46.670589.11.0.0.12.2"),
 }
 
@@ -93,8 +100,16 @@ def test_an_odd_object_is_left_out_and_named(name: str, tmp_path: Path) -> None:
     assert volume.array[:, 0, 0].tolist() == [*range(SLICES)]
     found = recognise_headers(read_headers(paths))
     assert (found.kind, found.confidence, found.slices, found.volumes, found.problem) == (Kind.T1W, 0.9, SLICES, 1, "")
-    (told,) = [text for text in found.reasons if "1.2.3.99" in text]
+    (told,) = [text for text in found.reasons if "object 99" in text]
     assert reason in told
+
+
+def test_equal_reasons_are_told_once_and_name_no_uid(tmp_path: Path) -> None:
+    odd = [image(n, ImageType=["DERIVED", "SECONDARY", "MPR"], **SAGITTAL) for n in (98, 99)]
+    paths = write(tmp_path, image(0, SamplesPerPixel=""), *(image(n) for n in range(1, SLICES)), *odd)
+    assert read_volume(paths).array.shape == (SLICES, 4, 4)
+    told = [text for text in recognise_headers(read_headers(paths)).reasons if "left out" in text]
+    assert told == ["2 objects are left out: each lies in another direction than the other images"]
 
 
 @pytest.mark.parametrize("name", ["no storage class", "a screenshot", "raw data with rows"])
@@ -116,6 +131,9 @@ def test_completeness_does_not_count_what_volumes_leave_out() -> None:
     instances = [evidence(n, MRImageStorage, facts) for n, facts in enumerate(placed)]
     instances.append(evidence(5, SecondaryCaptureImageStorage, Facts()))
     instances.append(evidence(6, RawDataStorage, Facts()))
+    gap = [*(i for i in instances[:5] if i is not instances[2]), evidence(7, MRImageStorage, Facts())]
+    gap = [replace(i, facts=replace(i.facts, images_in_acquisition=None)) for i in gap]
+    assert take_inventory(StudyContents(tuple(gap))).short  # the picture without a place hides no gap
     (series,) = take_inventory(StudyContents(tuple(instances))).series
     assert (series.grade, series.declared) == (Grade.DECLARED, 5)
     assert not feeds_inputs(SecondaryCaptureImageStorage, "MR")  # nor makes a late one a new revision
@@ -230,6 +248,40 @@ def test_what_states_no_b_value_is_unweighted_only_if_it_is_brighter(
     if b_value is not None:
         adc = adc_map([v.array for v in volumes], [v.told_apart["b-value"] for v in volumes]).values
         assert adc == pytest.approx(np.log(3) / 1500 * 1e6, rel=1e-3)  # um2/s
+
+
+def test_maps_with_a_b_value_do_not_decide_about_the_unweighted_images(tmp_path: Path) -> None:
+    kinds = [(None, 300, {}), (1500, 100, {}), (1500, 3000, {"ImageType": ["DERIVED", "PRIMARY", "ADC"]})]
+    series = [diffusion(SLICES * k + n, *kind[:2], **kind[2]) for k, kind in enumerate(kinds) for n in range(SLICES)]
+    volumes = read_volumes(write(tmp_path, *series))
+    assert [v.told_apart.get("b-value") for v in volumes] == [0.0, 1500, 1500]
+
+
+@pytest.mark.parametrize("level", [300, 60])
+def test_the_chosen_unweighted_images_are_compared_with_the_weighted_ones(level: int, tmp_path: Path) -> None:
+    series = [diffusion(SLICES * k + n, b, v) for k, b, v in ((0, None, level), (1, 1500, 100)) for n in range(SLICES)]
+    paths = write(tmp_path, *series)
+    if level == 60:
+        with pytest.raises(InputRefused, match="not brighter than the weighted ones"):
+            read_volume(paths, lambda told: 0)
+    else:
+        assert read_volume(paths, lambda told: 0).told_apart["b-value"] == 0
+
+
+def test_a_lack_of_memory_is_no_bad_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    paths = write(tmp_path, *(image(number) for number in range(SLICES)))
+    monkeypatch.setattr(reading, "read_dataset", fail)
+    with pytest.raises(MemoryError):
+        read_volume(paths)
+
+
+def test_slices_without_numbers_are_told_from_a_varying_spacing(tmp_path: Path) -> None:
+    series = [image(n, InstanceNumber=None) for n in (0, 1, 2, 4, 5, 6, 8, 9)]
+    with pytest.raises(InputRefused, match=r"missing: distances"):
+        read_volume(write(tmp_path, *series))
 
 
 def test_labelled_and_control_images_of_every_phase_are_volumes_of_their_own(tmp_path: Path) -> None:

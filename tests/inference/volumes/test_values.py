@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 from pydicom import dcmread
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 
 from inference.headers.image_content import COMPONENT, FRAME_TYPE, ImageContent, content_of, is_signal
 from inference.headers.private import PrivateElements
@@ -150,6 +152,31 @@ def test_a_unit_that_is_not_known_is_stated_all_the_same() -> None:
 def test_a_mapping_that_cannot_be_read_is_refused() -> None:
     with pytest.raises(InputRefused, match="image 1: the mapping of its stored values cannot be read"):
         numbers(dataset(RescaleSlope="inf"), SIGNAL)
+    damaged = real_world("ms", 1)
+    damaged.pop("RealWorldValueSlope")
+    tag = Tag("RealWorldValueSlope")
+    damaged[tag] = RawDataElement(tag, "FD", 3, b"abc", 0, False, True)
+    with pytest.raises(InputRefused, match="image 1: the mapping of its stored values cannot be read"):
+        numbers(dataset(RealWorldValueMappingSequence=[damaged]), MAP)
+    with pytest.raises(InputRefused, match="image 1: its Rescale Slope is 0"):
+        numbers(dataset(RescaleSlope=0, RescaleIntercept=5), SIGNAL)
+
+
+def test_a_code_without_scheme_is_a_unit() -> None:
+    ds = dataset(RealWorldValueMappingSequence=[real_world("ms", 0.1)])
+    ds.RealWorldValueMappingSequence[0].MeasurementUnitsCodeSequence[0].CodingSchemeDesignator = ""
+    assert chosen(ds, MAP).numbers.unit == unit_of("ms")
+
+
+def test_the_scale_of_philips_belongs_to_the_rescale() -> None:
+    ds = dataset(Manufacturer="Philips", RescaleSlope=2, RescaleIntercept=-4)
+    ds.private_block(0x2005, "Philips MR Imaging DD 001", create=True).add_new(0x0E, "FL", 0.5)
+    expected = numbers(ds, SIGNAL)
+    assert expected == [-4, 16, 196, 7996]
+    mapping = real_world("1", 3, 1, 100)
+    mapping.RealWorldValueIntercept = 7.0
+    ds.RealWorldValueMappingSequence = [mapping]
+    assert numbers(ds, SIGNAL) == expected
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 """SOP instances that come under another Study or Series Instance UID, and what peers are told about them."""
 
+import errno
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
 from sqlalchemy import select
 
+from storage.log import comparison
 from storage.records.instances import Stored
 from storage.records.problems import ProblemKind
 from storage.tables.commitments import Commitments
@@ -109,6 +112,20 @@ def test_a_copy_and_a_conflict_in_one_batch(node: Node) -> None:
     assert filing.commit() == [Stored.NEW, Stored.COPY, Stored.CONFLICT]
     assert not (node.root / STUDY / f"{STUDY}.3" / "1.2.99.dcm").exists()
     assert Commitments(node.database).aside(["1.2.99"]) == {"1.2.99"}
+
+
+def test_a_disk_that_fails_decides_about_no_image(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    node.store(received(1, sop="1.2.99"))
+    with monkeypatch.context() as patched:
+        patched.setattr(comparison, "dcmread", fail)
+        for sent in (received(1, sop="1.2.99", name="B"), received(1, study=OTHER, sop="1.2.99")):
+            with pytest.raises(OSError, match="Input/output"):
+                node.store(sent)
+    assert node.store(received(1, sop="1.2.99", name="B")) is Stored.VERSION
+    assert problems(node) == []
 
 
 def test_content_that_cannot_be_filed_is_not_committed(node: Node) -> None:

@@ -157,6 +157,23 @@ def test_a_report_that_is_not_sent_never_arrives_after_the_next(node: Node) -> N
     assert delivery.state is DeliveryState.REPLACED
 
 
+def test_a_report_that_may_have_arrived_is_withdrawn_though_it_was_replaced(node: Node) -> None:
+    node.store(received())
+    ignore(node)
+    assert node.report(missing())
+    write(node)
+    sent = node.next()
+    assert sent is not None
+    node.deliveries.may_have_arrived(sent.id, "dispatch")
+    node.deliveries.fail(sent.id, "dispatch", "no answer", after(5), NOW)
+    ignore(node)
+    job = node.report()
+    assert job is not None
+    assert node.deliveries.list()[0].state is DeliveryState.REPLACED
+    assert [o.job_id for o in node.results.held_no_result(STUDY, job, "PACS")] == [1]
+    assert [o.job_id for o in node.results.previous_no_result(STUDY, job, ["PACS"])] == [1]
+
+
 def test_a_report_is_withdrawn_once_each_application_has_a_result(node: Node) -> None:
     node.queue("liver")
     failed = fail(node)
