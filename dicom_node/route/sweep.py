@@ -55,11 +55,11 @@ class RoutingSweep:
             uid = study.study_instance_uid
             if self._put_off.get(uid, 0.0) > self._monotonic():
                 continue
-            conflict = self._routable.conflict(uid)
-            if conflict is not None:
-                self._refuse(study, conflict)
-                continue
             try:
+                conflict = self._routable.conflict(uid)
+                if conflict is not None:
+                    self._refuse(study, conflict)
+                    continue
                 self._reroute_later(study)
                 found = self._decide(study)
             except (OSError, MemoryError) as error:

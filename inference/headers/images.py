@@ -198,7 +198,7 @@ def _why_stray(view: "_View", others: Sequence["_View"], total: int) -> str:
 
 @dataclass(frozen=True)
 class _View:
-    """The statements of an image about its type and place. `direction` is None if they are those of frames."""
+    """The statements of an image about its type and place. `direction` is None if the image itself states none."""
 
     image_type: tuple[str, ...]
     direction: tuple[float, ...] | None
@@ -221,7 +221,16 @@ class _View:
 
 def _view_of(ds: Dataset) -> _View:
     image_type = tuple(str(value).strip().upper() for value in values(_value(ds, "ImageType")))
-    return _View(image_type, _floats(ds, "ImageOrientationPatient", 6), _floats(ds, "ImagePositionPatient", 3))
+    direction = _floats(ds, "ImageOrientationPatient", 6)
+    if direction is not None and not _is_direction(direction):
+        direction = None  # a broken header, which the volumes name
+    return _View(image_type, direction, _floats(ds, "ImagePositionPatient", 3))
+
+
+def _is_direction(cosines: tuple[float, ...]) -> bool:
+    row, column = cosines[:3], cosines[3:]
+    pairs = ((row, row, 1.0), (column, column, 1.0), (row, column, 0.0))
+    return all(abs(sum(a * b for a, b in zip(one, other, strict=True)) - is_) < 1e-2 for one, other, is_ in pairs)
 
 
 def _floats(ds: Dataset, keyword: str, length: int) -> tuple[float, ...] | None:

@@ -92,7 +92,7 @@ class Archive:
             return entry, Stored.NEW
         if known.sha256 == entry.sha256:
             self._restore(known, content)
-            return known, Stored.DUPLICATE
+            return replace(entry, file=known.file), Stored.DUPLICATE
         difference = compare(self.path(known), content)
         if difference is Difference.NONE:
             return known, Stored.DUPLICATE

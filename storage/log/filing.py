@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from storage.log.archive import QUARANTINE, Archive, IndexEntry, InstancePlace, index_entry
 from storage.log.associations import AssociationEnded, AssociationOpened, association_ids, end_association, keep_opened
-from storage.log.study_update import StudyUpdate, is_own, tell_copies
+from storage.log.study_update import StudyUpdate, is_own, tell_contradiction, tell_copies
 from storage.records.instances import Facts, ReceivedInstance, Stored
 from storage.records.patients import NOBODY, PatientIdentity
 from storage.records.problems import ProblemKind
@@ -30,6 +30,7 @@ from storage.tables.patients import PatientKey, keep_subject
 from storage.tables.problems import open_problem
 
 COMMIT_ATTEMPTS = 3
+_ROUTED = (StudyState.ROUTED, StudyState.IGNORED)
 _FILED = (Stored.NEW, Stored.COPY, Stored.VERSION)
 
 FeedsInputs = Callable[[str, str], bool]
@@ -118,7 +119,7 @@ class Filing:
                 if attempt == COMMIT_ATTEMPTS:
                     raise
         for one in decided:
-            if one.outcome is Stored.CONFLICT and one.arrival.outcome is Stored.NEW:
+            if one.outcome is Stored.CONFLICT and one.arrival.outcome in (Stored.NEW, Stored.VERSION):
                 self._archive.displace(one.arrival.entry)
         self._archive.forget_moved()
         self._arrivals.clear()
@@ -152,21 +153,29 @@ class Filing:
         """Decide what becomes of each instance, in the order of arrival, before the database is locked for writing.
 
         Files are compared here if a SOP instance is known in another place. A new file becomes a conflict if its UID
-        belongs to another image.
+        belongs to another image, and so does what came for the same place after it. An older version that is sent again
+        after a newer one becomes the current one.
         """
         places = self._places(sorted({a.entry.sop_instance_uid for a in self._arrivals}))
         decided = []
+        displaced: set[InstancePlace] = set()
         for arrival in self._arrivals:
             entry, outcome = arrival.entry, arrival.outcome
             known = places[entry.sop_instance_uid]
             before = known.get(entry.place)
             elsewhere = tuple(other for place, other in known.items() if place != entry.place)
-            if outcome is Stored.NEW:
+            if entry.place in displaced:
+                outcome = Stored.CONFLICT
+            elif outcome is Stored.NEW:
                 if before is not None:
                     outcome = Stored.DUPLICATE if before.sha256 == entry.sha256 else Stored.CONFLICT
                 elif elsewhere:
                     is_copy = any(self._archive.is_copy(entry, other) for other in elsewhere)
                     outcome = Stored.COPY if is_copy else Stored.CONFLICT
+                    if outcome is Stored.CONFLICT:
+                        displaced.add(entry.place)
+            elif outcome is Stored.DUPLICATE and before is not None and _is_later_version(before, entry):
+                outcome = Stored.VERSION
             if outcome in _FILED:
                 known[entry.place] = entry
             decided.append(_Decided(arrival, outcome, before, elsewhere))
@@ -204,6 +213,7 @@ class Filing:
         new: list[dict[str, object]] = []
         filed: dict[str, datetime] = {}
         copies: list[tuple[InstancePlace, IndexEntry]] = []
+        arrived: set[str] = set()  # studies that got an instance or a version
         for one in decided:
             arrival, outcome = one.arrival, one.outcome
             entry, before = _with_subject(arrival.entry, subjects), _with_subject(one.before, subjects)
@@ -225,10 +235,14 @@ class Filing:
                 outcome = Stored.DUPLICATE
                 study.repeated(arrival.at, association)
             outcomes.append(outcome)
+            if outcome in _FILED:
+                arrived.add(entry.study_instance_uid)
         if new:
             session.execute(insert(schema.InstanceRow.__table__), new)  # type: ignore[arg-type]
-        for study in studies.values():
+        for uid, study in studies.items():
             study.write(session)
+            if study.state in _ROUTED and uid in arrived:
+                tell_contradiction(session, uid, study.revision)
         tell_copies(session, copies)
         note_last_filed(session, filed)
         return outcomes
@@ -251,8 +265,9 @@ class Filing:
         """Return True if a changed version reopens its study: it can feed an input, or is of a corrected patient."""
         if self._can_feed(session, study, entry):
             return True
-        is_corrected = before.subject_id != entry.subject_id and study.state != StudyState.RECEIVING
-        return is_corrected and not is_own(session, entry.sop_instance_uid)
+        subjects = (before.subject_id, entry.subject_id)
+        is_corrected = None not in subjects and subjects[0] != subjects[1]  # what states nothing corrects nothing
+        return is_corrected and study.state != StudyState.RECEIVING and not is_own(session, entry.sop_instance_uid)
 
     def _keep_version(
         self, session: Session, before: IndexEntry, entry: IndexEntry, revision: int, new: list[dict[str, object]]
@@ -309,9 +324,17 @@ class Filing:
             open_problem(session, ProblemKind.QUARANTINED, path.name, text)
 
 
+def _is_later_version(before: IndexEntry, entry: IndexEntry) -> bool:
+    """Return True if other content came after the current one. A journal filed again brings older times."""
+    return before.sha256 != entry.sha256 and entry.received_at > before.received_at
+
+
 def _is_newer(session: Session, before: IndexEntry, entry: IndexEntry) -> bool:
+    """Return True if a version was never the current one, or came again after the current one."""
     if before.sha256 == entry.sha256:
         return False
+    if _is_later_version(before, entry):
+        return True
     return session.get(schema.InstanceVersionRow, (*entry.place, entry.sha256)) is None
 
 

@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 
 from pydicom.filereader import read_file_meta_info
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from storage.errors import NodeError, Permanent, Retriable
@@ -16,19 +16,21 @@ from storage.log.associations import abort_open_associations
 from storage.log.files import dataset_offset
 from storage.log.filing import FeedsInputs, Filing
 from storage.log.header import scan_header
+from storage.log.patient_header import read_identity
 from storage.records.instances import UID, Facts, Instance, ReceivedInstance, Series, Stored
 from storage.records.patients import StudyIdentities
 from storage.records.problems import ProblemKind
 from storage.records.studies import Event, Stage
 from storage.tables.commitments import set_aside
 from storage.tables.database import schema
-from storage.tables.database.connection import Database
+from storage.tables.database.connection import Database, changed
 from storage.tables.events import add_event
-from storage.tables.patients import PATIENT_KEY, PatientKey, study_identities
+from storage.tables.patients import PATIENT_KEY, PatientKey, keep_subject, study_identities
 from storage.tables.problems import open_problem
 
 log = logging.getLogger(__name__)
 
+_KEY = ("sop_instance_uid", "series_instance_uid", "study_instance_uid", "sha256")
 _REINDEX_BATCH = 200
 _LONGEST_KEY = 200  # of a problem
 _LONGEST_HEADER = 8 * 2**20  # bytes of a dataset that are read for its header
@@ -105,9 +107,33 @@ class InstanceStore:
         ]
 
     def identities(self, study_instance_uid: str) -> StudyIdentities:
-        """Return the patients that the instances of a study state, as keyed hashes."""
+        """Return the patients that the instances of a study state, as keyed hashes.
+
+        Instances that were filed before patients were compared are read again. Raises OSError if that fails.
+        """
+        self._keep_subjects(study_instance_uid)
         with self._database.reading() as session:
             return study_identities(session, study_instance_uid)
+
+    def _keep_subjects(self, study_instance_uid: str) -> None:
+        """Keep the patient of each row that has none. An instance that states no patient gets the empty identity."""
+        instance, version = schema.InstanceRow, schema.InstanceVersionRow
+        current = select(instance).where(instance.study_instance_uid == study_instance_uid)
+        earlier = select(version).where(version.study_instance_uid == study_instance_uid)
+        with self._database.reading() as session:
+            rows: list[schema.InstanceRow | schema.InstanceVersionRow] = [
+                *session.scalars(current.where(instance.subject_id.is_(None))),
+                *session.scalars(earlier.where(version.subject_id.is_(None))),
+            ]
+            unread = [(type(row), {name: getattr(row, name) for name in _KEY}, self._path(row)) for row in rows]
+        if not unread:
+            return
+        found = [(table, key, read_identity(path)) for table, key, path in unread if path.exists()]
+        with self._database.session(derivable=True) as session:
+            subjects = {identity: keep_subject(session, self._key, identity) for *_, identity in found}
+            for table, key, identity in found:
+                here = (getattr(table, name) == value for name, value in key.items())
+                changed(session, update(table).where(*here).values(subject_id=subjects[identity]))
 
     def _record(self, row: schema.InstanceRow) -> Instance:
         return Instance(
@@ -125,7 +151,7 @@ class InstanceStore:
             facts=Facts.from_json(row.facts),
         )
 
-    def _path(self, row: schema.InstanceRow) -> Path:
+    def _path(self, row: schema.InstanceRow | schema.InstanceVersionRow) -> Path:
         usual = f"{row.study_instance_uid}/{row.series_instance_uid}/{row.sop_instance_uid}{INSTANCE_SUFFIX}"
         return self._root / (row.file or usual)
 

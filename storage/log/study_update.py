@@ -1,16 +1,22 @@
 """The row of a study while a batch of instances is filed: its revision, its counts, and its reopening."""
 
+import logging
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from storage.log.archive import IndexEntry, InstancePlace
+from storage.records.problems import ProblemKind
 from storage.records.studies import Event, Stage, StudyState
 from storage.tables.database import schema
 from storage.tables.database.connection import insert_if_absent
 from storage.tables.events import add_event
+from storage.tables.patients import study_identities
+from storage.tables.problems import is_problem, open_problem
+
+log = logging.getLogger(__name__)
 
 PRIORITIES = {"STAT": 2, "HIGH": 1}  # Requested Procedure Priority (PS3.3 C.4.11); the rest is 0
 
@@ -125,6 +131,20 @@ def is_own(session: Session, sop_instance_uid: str) -> bool:
     """Return True if the instance is a result of this node."""
     statement = select(schema.ResultObjectRow.id).where(schema.ResultObjectRow.sop_instance_uid == sop_instance_uid)
     return session.scalar(statement) is not None
+
+
+def tell_contradiction(session: Session, study_instance_uid: str, revision: int) -> None:
+    """Open a problem if a late instance contradicts the patient of a study that was routed, unless one is open."""
+    conflict = study_identities(session, study_instance_uid).conflict()
+    kinds = (ProblemKind.PATIENTS_MIXED, ProblemKind.CORRECTION_INCOMPLETE)
+    if conflict is None or any(is_problem(session, kind, study_instance_uid) for kind in kinds):
+        return
+    text = f"An instance came after the study was routed. Now {conflict.text}"
+    kind = ProblemKind.CORRECTION_INCOMPLETE if conflict.is_correction else ProblemKind.PATIENTS_MIXED
+    open_problem(session, kind, study_instance_uid, text, study_instance_uid)
+    add_event(session, Event(datetime.now(UTC), study_instance_uid, revision, Stage.WARNING, text))
+    extra = {"action": "late_instance_contradicts", "study": study_instance_uid}
+    log.error("An instance came after its study was routed, and contradicts it: %s", conflict.text, extra=extra)
 
 
 def tell_copies(session: Session, copies: Iterable[tuple[InstancePlace, IndexEntry]]) -> None:

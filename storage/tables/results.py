@@ -65,8 +65,7 @@ class Results:
         destinations, they are the reports that were sent nowhere. Reports of the side that is analysed
         `beside` this job are passed over.
 
-        Withdrawn results are passed over, and so are results that were not sent to a destination yet, because they
-        never will be.
+        Withdrawn results are passed over, and so are results that were not sent yet, because they never will be.
         """
         sides = {"L", "R"} - {beside}
         return self._latest_reports(
@@ -218,10 +217,9 @@ def _withdrawal_fingerprint(session: Session, job_id: int) -> str:
 def rejectable() -> ColumnElement[bool]:
     """Return the SQL condition, on deliveries joined with their objects, that a rejection note may name the object.
 
-    It excludes rejection notes themselves, and objects that were replaced before any of them could arrive.
+    It excludes rejection notes themselves, and objects that were replaced before they could arrive.
     """
-    delivery = schema.DeliveryRow
-    held = or_(delivery.state != DeliveryState.REPLACED, delivery.may_have_arrived)
+    held = or_(schema.DeliveryRow.state != DeliveryState.REPLACED, schema.DeliveryRow.may_have_arrived)
     return and_(held, schema.ResultObjectRow.kind != ObjectKind.REJECTION)
 
 

@@ -9,7 +9,7 @@ import pytest
 from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from storage.log.header import scan_header
 from storage.log.patient_header import read_identity
@@ -146,6 +146,33 @@ def test_an_instance_in_two_series_under_both_identities_is_being_corrected(node
     conflict = node.instances.identities(STUDY).conflict()
     assert conflict is not None
     assert conflict.is_correction
+
+
+def test_a_late_report_of_another_patient_is_a_problem(node: Node) -> None:
+    node.store(received(1, patient=A))
+    node.route("liver")
+    for number in (2, 3):
+        node.store(received(number, series=2, modality="SR", patient=B))
+    kinds = select(schema.ProblemRow.kind, schema.ProblemRow.study_instance_uid, schema.ProblemRow.times)
+    with node.database.reading() as session:
+        assert session.execute(kinds).all() == [(ProblemKind.PATIENTS_MIXED, STUDY, 1)]
+    assert node.study().state == "ROUTED"
+    (told,) = [text for text in node.texts() if "different patients" in text]
+    assert "after the study was routed" in told
+
+
+def test_instances_of_an_earlier_version_are_read_again(node: Node) -> None:
+    """An earlier version kept no patient with an instance."""
+    node.store(received(1, patient=A))
+    node.store(received(2, patient=A))
+    with node.database.session() as session:
+        session.execute(update(schema.InstanceRow).values(subject_id=None))
+    node.store(received(2, patient=B, name="CORRECTED"))
+    conflict = node.instances.identities(STUDY).conflict()
+    assert conflict is not None
+    assert (conflict.is_correction, "1 of 2 instances" in conflict.text) == (True, True)
+    with node.database.reading() as session:
+        assert None not in session.scalars(select(schema.InstanceRow.subject_id)).all()
 
 
 def test_a_refused_study_has_a_problem_until_it_is_routed(node: Node) -> None:

@@ -131,11 +131,26 @@ def test_versions_in_one_batch(node: Node) -> None:
     filing = node.instances.filing()
     for one in sent:
         filing.instance(one.instance, one.file)
-    assert filing.commit() == [Stored.NEW, Stored.VERSION, Stored.DUPLICATE, Stored.VERSION, Stored.DUPLICATE]
+    assert filing.commit() == [Stored.NEW, *[Stored.VERSION] * 4]
     stored = node.instance(sent[0].instance.sop_instance_uid)
     assert stored is not None
-    assert dataset_bytes(stored.path) == sent[3].dataset
+    assert dataset_bytes(stored.path) == sent[4].dataset
     assert node.study().instances == 1
+
+
+def test_an_older_version_that_is_sent_again_is_used(node: Node) -> None:
+    first, other = received(1), received(1, name="B")
+    node.store(first)
+    node.store(other)
+    node.route("liver")
+    again = received(1)
+    assert node.store(again) is Stored.VERSION
+    for replayed in (first, other, again):  # a journal that is filed once more after a crash
+        assert node.store(replayed) is Stored.DUPLICATE
+    stored = node.instance(first.instance.sop_instance_uid)
+    assert stored is not None
+    assert dataset_bytes(stored.path) == first.dataset
+    assert (node.study().state, node.study().revision, len(files(node.root))) == (StudyState.RECEIVING, 2, 2)
 
 
 @pytest.mark.parametrize("syntax", [JPEGLSLossless, RLELossless, DeflatedExplicitVRLittleEndian])

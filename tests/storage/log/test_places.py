@@ -128,6 +128,21 @@ def test_a_disk_that_fails_decides_about_no_image(node: Node, monkeypatch: pytes
     assert problems(node) == []
 
 
+def test_a_conflict_that_comes_twice_in_one_batch_stays_one(node: Node) -> None:
+    node.store(received(1, sop="1.2.99"))
+    filing = node.instances.filing()
+    for name in ("A", "A", "B"):
+        sent = received(1, study=OTHER, sop="1.2.99", pixels=PIXELS, name=name)
+        filing.instance(sent.instance, sent.file)
+    assert filing.commit() == [Stored.CONFLICT] * 3
+    assert Commitments(node.database).aside(["1.2.99"]) == {"1.2.99"}
+    assert node.studies.get(OTHER) is None
+    assert problems(node) == [(ProblemKind.QUARANTINED, OTHER)] * 2
+    assert len(list((node.root.parent / "quarantine").rglob("*.dcm"))) == 2
+    assert places(node) == {f"{STUDY}/{STUDY}.1/1.2.99.dcm"}
+    assert list(node.instances.files_without_row()) == []
+
+
 def test_content_that_cannot_be_filed_is_not_committed(node: Node) -> None:
     node.store(received(1, sop="1.2.99"))
     node.instances.note_aside(node.root.parent / "unfiled" / "x.dcm", "1.2.99", datetime.now(UTC))
