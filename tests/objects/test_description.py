@@ -8,6 +8,7 @@ from pydicom.dataset import Dataset
 
 from dicom_node.objects.base.context import ObjectContext
 from dicom_node.objects.base.description import series_description
+from dicom_node.objects.base.source_headers import source_header
 from dicom_node.objects.build import build_objects
 from dicom_node.objects.no_result import build_no_result
 from dicom_node.objects.profiles import ObjectProfile
@@ -73,6 +74,7 @@ def test_a_name_that_breaks_its_character_set(
         {"StudyID": None, "FrameOfReferenceUID": None},
         {"PatientName": None, "PatientID": None, "ReferringPhysicianName": None, "SpecificCharacterSet": None},
         {"PatientSex": "X", "StudyID": "longer than sixteen", "StudyDescription": "long " * 14},
+        {"PlacerOrderNumberImagingServiceRequest": "9" * 70},
         {"PatientBirthDate": "19701301", "StudyTime": "999999", "ProcedureCodeSequence": []},
     ],
 )
@@ -92,6 +94,7 @@ def test_a_header_that_is_not_as_it_should_be(tmp_path: Path, change: dict[str, 
     for ds in _valid_objects(folder, tmp_path):
         assert "PatientWeight" not in ds
         assert ds.StudyID in ("", "1")  # an identifier is never cut
+    assert "PlacerOrderNumberImagingServiceRequest" not in source_header(next(folder.iterdir()))
 
 
 def _valid_objects(folder: Path, out: Path) -> list[Dataset]:

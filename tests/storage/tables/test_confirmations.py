@@ -3,10 +3,12 @@
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import update
 
 from storage.records.deliveries import Confirmation, ConfirmationReport, ConfirmationState
 from storage.records.jobs import AnalysisDetail, JobDetail, NewJob, WithdrawalDetail
 from storage.tables.confirmations import Confirmations
+from storage.tables.database import schema
 from storage.tables.database.connection import Database
 from tests.storage.node import MR, NOW, STUDY, UNDECIDED, Node, after, objects
 
@@ -123,8 +125,11 @@ def test_a_report_may_overtake_the_answer_to_its_request(confirmations: Confirma
 def test_what_is_not_committed_is_sent_once_more_and_then_fails(confirmations: Confirmations, node: Node) -> None:
     node.deliver("PACS")
     first = asked(confirmations, node)
+    with node.database.session() as session:  # as after an outage before it arrived
+        session.execute(update(schema.DeliveryRow).values(waited_seconds=3600.0))
     (alarm,) = confirmations.settle(first.id, {SEG}, {SR: "it reports 0x0110"}, "storage committed", after(5))
     assert (alarm.object.kind, alarm.state, alarm.resends, alarm.attempts) == ("SR", "QUEUED", 1, 0)
+    assert alarm.waited_seconds == 0
     assert "warning: SR → PACS: accepted but not committed (it reports 0x0110), and is sent once more" in node.texts()
     assert begin(confirmations, "1.9.2") is None  # it is on its way
     send(node, 1)

@@ -11,10 +11,12 @@ from sqlalchemy import create_engine, text
 from storage.errors import WhyNoResult
 from storage.records.deliveries import DeliveryState
 from storage.records.jobs import Job, JobKind, JobState, NewJob, NoResultDetail, WithdrawalDetail, WithoutResult
+from storage.records.problems import ProblemKind
 from storage.records.studies import StudyState
 from storage.tables.database.connection import MIGRATIONS, Database, default_url
 from storage.tables.deliveries import Deliveries
 from storage.tables.jobs import Jobs
+from storage.tables.problems import is_problem
 from storage.tables.queueing import mark_for_report
 from tests.storage.node import NOW, STUDY, UNDECIDED, Node, after, objects, received
 
@@ -150,11 +152,15 @@ def test_a_report_that_is_not_sent_never_arrives_after_the_next(node: Node) -> N
     ignore(node)
     assert node.report(missing())
     write(node)
+    (delivery,) = node.deliveries.list()
+    node.deliveries.conflict(delivery)
     ignore(node)
     assert node.report() is None  # nobody got it, so there is nothing to withdraw
     assert node.next() is None
     (delivery,) = node.deliveries.list()
     assert delivery.state is DeliveryState.REPLACED
+    with node.database.reading() as session:
+        assert not is_problem(session, ProblemKind.UNEXPECTED_DUPLICATE, str(delivery.id))
 
 
 def test_a_report_that_may_have_arrived_is_withdrawn_though_it_was_replaced(node: Node) -> None:
