@@ -260,6 +260,7 @@ def test_a_model_folder_that_cannot_be_used(tmp_path: Path, damage: Callable[[Pa
     assert told in done.stderr
 
 
+@pytest.mark.slow
 def test_a_broken_model_folder_loses_no_study(make_node: Callable[..., tuple[Node, Pacs]], tmp_path: Path) -> None:
     """An application works, the other one's folder is broken: told in log, reason and timeline; repaired, it runs."""
     node, pacs = make_node()
@@ -299,6 +300,7 @@ def test_a_broken_model_folder_loses_no_study(make_node: Callable[..., tuple[Nod
     assert detail["reason"] == "applies: model, other"
 
 
+@pytest.mark.slow
 def test_weights_that_are_no_model_fail_the_job_and_say_so(
     make_node: Callable[..., tuple[Node, Pacs]], tmp_path: Path
 ) -> None:
@@ -317,6 +319,6 @@ def test_weights_that_are_no_model_fail_the_job_and_say_so(
     node.stop()
     node.start()
     done = command("retry", "--study", uid, "--config", node.config)
-    assert f"job {detail['jobs'][0]['id']} (model, study {uid}): QUEUED" in done.stdout
+    assert f"job {detail['jobs'][0]['id']} (model (right), study {uid}): QUEUED" in done.stdout
     node.wait(uid, lambda d: [o["kind"] for o in d["objects"]] == ["SR", "SEG", "SR"] and delivered()(d))
     assert predecessors(reports(pacs, uid)[-1]) == {str(report.SOPInstanceUID)}

@@ -48,6 +48,7 @@ def test_the_demo_shows_the_result_of_a_phantom(tmp_path: Path) -> None:
     assert "PHANTOM" not in next(tmp_path.rglob("node.log")).read_text()
 
 
+@pytest.mark.slow
 def test_the_demo_runs_a_site_s_own_study_and_model(tmp_path: Path) -> None:
     write_ball_study(tmp_path / "study")
     config = tmp_path / "node.toml"
@@ -61,6 +62,7 @@ def test_the_demo_runs_a_site_s_own_study_and_model(tmp_path: Path) -> None:
     assert "job_timeout_seconds = 77.0" in next((tmp_path / "demo").rglob("node.toml")).read_text()
 
 
+@pytest.mark.slow
 def test_a_study_that_nothing_applies_to_ends_the_demo_with_the_way_out(tmp_path: Path, test_data: Path) -> None:
     done = demo(tmp_path, "--study", str(test_data / "malformed" / "geometry_sliceincrement_001"))
     assert done.returncode == 1

@@ -46,7 +46,8 @@ def compared(detail: dict[str, Any]) -> bool:
     return bool(deliveries) and all(d["state"] in ("SENT", "COMMITTED") for d in deliveries)
 
 
-@pytest.mark.parametrize("patients", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("patients", [1, 3])
 @pytest.mark.timeout(900)
 def test_two_time_points_of_each_patient(place: tuple[Node, Pacs], tmp_path: Path, patients: int) -> None:
     node, pacs = place

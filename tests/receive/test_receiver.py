@@ -167,7 +167,7 @@ def status_of(target: Target, path: Path, **changed: str) -> int:
         path, changed.get("sop_class", sop_class), changed.get("sop_instance", sop_instance), EVR, _offset(path)
     )
     with StorageSCU("MR1", target, [(instance.sop_class_uid, EVR)], 5) as client:
-        return client._send(instance, 1, instance.encoded(EVR))
+        return int(client._send(instance, 1, instance.encoded(EVR)).Status)
 
 
 EVR = "1.2.840.10008.1.2.1"
@@ -196,7 +196,7 @@ def test_garbage_as_dataset_is_not_understood_and_the_association_goes_on(
     _, target = receive()
     good = scu.OutgoingInstance.from_file(make_file())
     with StorageSCU("MR1", target, good.contexts(), 5) as client:
-        assert client._send(good, 1, b"\xff" * 5000) == 0xC000
+        assert client._send(good, 1, b"\xff" * 5000).Status == 0xC000
         assert client.store(good).ok
 
 

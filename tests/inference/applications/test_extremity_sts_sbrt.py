@@ -158,11 +158,11 @@ def test_it_says_that_it_knows_simulations_only(followed: Findings) -> None:
 def test_it_makes_every_object_and_a_gross_tumour_volume(followed: Findings) -> None:
     context = ObjectContext("NODE", "seed")
     kinds = frozenset({ObjectKind.SEG, ObjectKind.PM, ObjectKind.RTSTRUCT, ObjectKind.SR})
-    built = build_objects(followed, context, ObjectProfile(objects=kinds))
+    built = build_objects(followed, context, ObjectProfile(objects=kinds, names_gtv=True))
     (structures,) = (one.dataset for one in built if one.kind is ObjectKind.RTSTRUCT)
     rois = {roi.ROINumber: roi.ROIName for roi in structures.StructureSetROISequence}
     types = {rois[o.ReferencedROINumber]: o.RTROIInterpretedType for o in structures.RTROIObservationsSequence}
-    assert (types["GTV"], types["Bone"], types["Neurovascular bundle"]) == ("GTV", "ORGAN", "ORGAN")
+    assert (types["GTV"], types["Bone"], types["Neurovascular"]) == ("GTV", "ORGAN", "ORGAN")
     assert [one.kind for one in built].count(ObjectKind.PM) == len(followed.maps) == 3
 
 

@@ -237,6 +237,7 @@ def interval(x: NDArray[np.float64], y: NDArray[np.bool_]) -> tuple[float, float
     return area - spread, area + spread
 
 
+@pytest.mark.slow
 def test_nothing_but_the_signal_of_the_mass_tells_what_it_is() -> None:
     malignant, shortcuts, inside = cases()
     assert 0.4 < malignant.mean() < 0.6

@@ -77,11 +77,11 @@ def test_what_is_no_image_is_passed_over(test_data: Path) -> None:
     assert (found.kind, found.slices, found.volumes, found.problem) == (Kind.T1W, 170, 1, "")
 
 
-def test_170_headers_take_well_under_a_second(test_data: Path) -> None:
+def test_170_headers_take_less_than_a_second(test_data: Path) -> None:
     headers = read_headers((test_data / "mr/philips_elition_mprage_classic").iterdir())
     begin = time.process_time()
     recognise_headers(headers)
-    assert time.process_time() - begin < 0.6
+    assert time.process_time() - begin < 1.0
 
 
 def whatever(folder: Path) -> Iterator[list[Dataset]]:

@@ -37,6 +37,7 @@ def parameters(network: torch.nn.Module) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in network.parameters()])
 
 
+@pytest.mark.slow
 def test_training_on_phantoms_alone(tmp_path: Path) -> None:
     soft_tissue_mass.run(None, tmp_path, QUICK)
     metrics = json.loads((tmp_path / "metrics.json").read_text())

@@ -157,7 +157,7 @@ def test_waiting_jobs_are_superseded(node: Node, retrying: bool) -> None:
     revise(node, "liver")
     assert states(node) == [
         ("liver", 1, JobState.CANCELLED),
-        ("knee", 1, JobState.QUEUED),
+        ("knee", 1, JobState.CANCELLED),  # it does not apply to the revision any more
         ("liver", 2, JobState.QUEUED),
     ]
     assert node.jobs.list()[0].reason == "superseded by revision 2"

@@ -1,0 +1,232 @@
+"""One node that many drawn studies share, and what became of each of them."""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydicom import Dataset
+from torch import Tensor, nn
+
+from dicom_node.dimse.scu import send_files
+from tests.acceptance.drawn.bases import BODY, BODY_LEVEL, LIMB
+from tests.acceptance.drawn.disturbances import Trouble
+from tests.acceptance.drawn.drawing import DrawnStudy
+from tests.acceptance.drawn.expectations import Outcome, mistakes, read_reports
+from tests.acceptance.node import SCANNER, Node
+
+AT_ONCE = 10  # studies that are on their way together
+REST_SECONDS = 600.0  # for all of these
+WAITING_SECONDS = 6.0  # well beyond the quiet period of the node: who still waits then, waits for something
+
+BUNDLE = """
+version = "1.0"
+title = "Body"
+algorithm = "Threshold"
+manufacturer = "dicom-node tests"
+training_data = "none"
+[input]
+minimum_slices = 5
+[model]
+weights = "model.ts"
+inference = "whole"
+[preprocessing]
+orientation = "RAS"
+spacing = [2.0, 2.0, 2.0]
+normalization = { method = "percentile", lower = 0.5, upper = 99.5 }
+[postprocessing]
+keep_largest_component = "all"
+[[labels]]
+value = 1
+name = "Body"
+category = ["91723000", "SCT", "Anatomical Structure"]
+type = ["38266002", "SCT", "Entire body"]
+color = [220, 40, 40]
+"""
+
+CONFIG = """
+[[destinations]]
+name = "inbox"
+kind = "folder"
+path = "{inbox}"
+objects = ["SR"]
+confirm = "none"
+[[applications]]
+id = "segmentation"
+name = "{body}"
+bundle = "{bundle}"
+destinations = ["inbox"]
+[[applications]]
+id = "{limb}"
+destinations = ["inbox"]
+"""
+
+
+class _Level(nn.Module):
+    """Two channels: the background wins below the level."""
+
+    def __init__(self, level: float) -> None:
+        super().__init__()
+        self.level = level
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.level - x, x - self.level], 1)
+
+
+class SharedNode:
+    """A running node with the applications of the bases, whose results go to a folder."""
+
+    def __init__(self, folder: Path, port: int, environment: Mapping[str, str]) -> None:
+        self.inbox = folder / "inbox"
+        self.inbox.mkdir()
+        bundle = folder / "bundle"
+        bundle.mkdir()
+        torch.jit.script(_Level(BODY_LEVEL)).save(str(bundle / "model.ts"))
+        (bundle / "bundle.toml").write_text(BUNDLE)
+        self.node = Node(folder, port, environment=environment)
+        with self.node.config.open("a") as config:
+            config.write(CONFIG.format(inbox=self.inbox, bundle=bundle, body=BODY, limb=LIMB))
+        self._outgoing = folder / "outgoing"
+
+    def run(self, studies: Sequence[DrawnStudy], troubles: Mapping[Trouble, Callable[[], Any]]) -> dict[str, list[str]]:
+        """Send the studies, and return by name what is wrong with each that did not come out as it had to.
+
+        Those without trouble of the machine are on their way together; each of the others is alone.
+        """
+        wrong: dict[str, list[str]] = {}
+        quiet = [study for study in studies if study.plan.trouble is Trouble.NONE]
+        groups = [quiet[i : i + AT_ONCE] for i in range(0, len(quiet), AT_ONCE)]
+        groups += [[study] for study in studies if study.plan.trouble is not Trouble.NONE]
+        for group in groups:
+            with troubles[group[0].plan.trouble]():
+                for step in range(max(len(study.plan.sent) for study in group)):
+                    for study in group:
+                        if step < len(study.plan.sent):
+                            self._send(study.plan.sent[step])
+                    self._wait_for_rest(group, step)
+            for study in group:
+                found = self._mistakes(study)
+                if found:
+                    wrong[study.name] = found
+        return wrong
+
+    def _send(self, datasets: Sequence[Dataset]) -> None:
+        self._outgoing.mkdir(exist_ok=True)
+        paths = []
+        for number, ds in enumerate(datasets):
+            paths.append(self._outgoing / f"{number:05}.dcm")
+            ds.save_as(paths[-1], enforce_file_format=True)
+        results = send_files(paths, SCANNER, self.node.target)
+        assert all(result.ok for result in results), [result.reason for result in results if not result.ok][:3]
+        for path in paths:
+            path.unlink()
+
+    def _wait_for_rest(self, group: Sequence[DrawnStudy], step: int) -> None:
+        deadline = time.monotonic() + REST_SECONDS
+        for study in group:
+            sent = study.plan.sent[: step + 1]
+            for uid, expected in study.plan.expected.items():
+                if not any(str(ds.StudyInstanceUID) == uid for datasets in sent for ds in datasets):
+                    continue
+                since = time.monotonic()
+                while not self._rests(uid):
+                    if expected.outcome is Outcome.WAIT and time.monotonic() > since + WAITING_SECONDS:
+                        break
+                    assert time.monotonic() < deadline, f"{study.name} does not come to rest: {self.node.study(uid)}"
+                    time.sleep(0.2)
+
+    def _rests(self, uid: str) -> bool:
+        detail = self.node.study(uid)
+        if detail is None or detail["state"] not in ("ROUTED", "IGNORED"):
+            return False
+        busy = any(job["state"] in ("QUEUED", "RUNNING", "RETRYING") for job in detail["jobs"])
+        return not busy and all(d["state"] not in ("QUEUED", "SENDING", "RETRYING") for d in detail["deliveries"])
+
+    def _mistakes(self, study: DrawnStudy) -> list[str]:
+        found = []
+        for uid, expected in study.plan.expected.items():
+            detail = self.node.study(uid)
+            assert detail is not None
+            waits = self.node.command("explain", uid) if expected.outcome is Outcome.WAIT else {}
+            found += mistakes(expected, detail, read_reports(self.inbox / uid), str(waits.get("waiting")))
+        return found
+
+
+@contextmanager
+def no_trouble() -> Iterator[None]:
+    yield
+
+
+LIBFAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
+
+
+class FakeClock:
+    """The wall clock of the node's processes, as libfaketime shows it; the monotonic clock is left alone."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "faketime"
+        self.set("+0")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "LD_PRELOAD": str(LIBFAKETIME),
+            "FAKETIME_TIMESTAMP_FILE": str(self._file),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+
+    def set(self, offset: str) -> None:
+        temporary = self._file.with_suffix(".new")
+        temporary.write_text(offset + "\n")
+        os.replace(temporary, self._file)
+
+
+FAILING_READS = '''
+"""Loaded by every process of the node: while the flag is there, nothing below the folder can be opened."""
+
+import builtins, errno, io, os, select, time
+
+# libfaketime 0.9.10 takes the target of clock_nanosleep for a faked time, although the monotonic clock is not faked.
+time.sleep = lambda seconds: select.select([], [], [], seconds)
+flag, folder, real = os.environ["DRAWN_FLAG"], os.environ["DRAWN_FOLDER"], io.open
+
+
+def opened(file, *arguments, **keywords):
+    if isinstance(file, (str, os.PathLike)) and os.fspath(file).startswith(folder) and os.path.exists(flag):
+        time.sleep(0.3)
+        raise OSError(errno.EIO, os.strerror(errno.EIO), os.fspath(file))
+    return real(file, *arguments, **keywords)
+
+
+builtins.open = io.open = opened
+'''
+
+
+class FailingDisk:
+    """A disk below the node's folder of instances that hangs and then fails, for as long as a test wants."""
+
+    def __init__(self, folder: Path, data_dir: Path) -> None:
+        self._modules = folder / "modules"
+        self._modules.mkdir()
+        (self._modules / "sitecustomize.py").write_text(FAILING_READS)
+        self._flag = folder / "disk-hangs"
+        self._instances = data_dir / "instances"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        paths = [str(self._modules), *filter(None, [os.environ.get("PYTHONPATH")])]
+        return {
+            "PYTHONPATH": os.pathsep.join(paths),
+            "DRAWN_FLAG": str(self._flag),
+            "DRAWN_FOLDER": str(self._instances),
+        }
+
+    def hang(self) -> None:
+        self._flag.touch()
+
+    def recover(self) -> None:
+        self._flag.unlink(missing_ok=True)
