@@ -49,10 +49,9 @@ class Results:
         return 1 + self._count_earlier(job, same, row.state == JobState.SUCCEEDED, not_beside(row.side, job.beside))
 
     def _count_earlier(self, job: Job, *conditions: ColumnElement[bool]) -> int:
-        row = schema.JobRow
-        of_study = row.study_instance_uid == job.study_instance_uid
+        earlier = (schema.JobRow.study_instance_uid == job.study_instance_uid, schema.JobRow.id < job.id)
         with self._database.reading() as session:
-            return session.scalar(select(func.count()).where(of_study, row.id < job.id, *conditions)) or 0
+            return session.scalar(select(func.count()).where(*earlier, *conditions)) or 0
 
     def previous_sr(
         self, study_instance_uid: str, application: str, job: int, destinations: Collection[str], beside: str = ""
@@ -62,8 +61,7 @@ class Results:
         They are the reports of the latest other job about the application that reported to one of the destinations, in
         the form of report that each destination takes: an analysis, or a report that it gives no result. That job is of
         an earlier revision, or of the same one if other weights computed it again or a failure was reported. Without
-        destinations, they are the reports that were sent nowhere. Reports of the side that is analysed
-        `beside` this job are passed over.
+        destinations, they are the reports that were sent nowhere. Those of the side `beside` this job are passed over.
 
         Withdrawn results are passed over, and so are results that were not sent yet, because they never will be.
         """
@@ -397,6 +395,6 @@ def end_superseded_deliveries(session: Session, by: schema.JobRow, destinations:
     for one in ended:
         close_problems_of(session, one.id, one.destination)
     if ended:
-        what = f"{len(ended)} objects of earlier results were not sent, and will not be"
-        text = f"{of_side(by.application, by.side)}: {what}"
+        told = f"{len(ended)} objects of earlier results were not sent, and will not be"
+        text = f"{of_side(by.application, by.side)}: {told}"
         add_event(session, Event(now, by.study_instance_uid, by.revision, Stage.ENCODED, text, by.id))
