@@ -206,8 +206,10 @@ class Filing:
         """Write the rows of the instances, and return the outcomes."""
         subjects = {
             patient: keep_subject(session, self._key, patient)
-            for patient in {one.arrival.entry.patient for one in decided if one.outcome in _FILED} - {NOBODY}
+            for patient in {one.arrival.entry.patient for one in decided if one.outcome in _FILED}
         }
+        # A row without a patient was filed by an earlier version: what its file states is not known here.
+        stated = {patient: subject for patient, subject in subjects.items() if patient != NOBODY}
         outcomes: list[Stored] = []
         studies: dict[str, StudyUpdate] = {}
         new: list[dict[str, object]] = []
@@ -216,7 +218,7 @@ class Filing:
         arrived: set[str] = set()  # studies that got an instance or a version
         for one in decided:
             arrival, outcome = one.arrival, one.outcome
-            entry, before = _with_subject(arrival.entry, subjects), _with_subject(one.before, subjects)
+            entry, before = _with_subject(arrival.entry, subjects), _with_subject(one.before, stated)
             association = keys.get(arrival.association or "")
             if outcome is Stored.CONFLICT:
                 self._keep_conflict(session, entry, one.elsewhere if before is None else ())

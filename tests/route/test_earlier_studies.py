@@ -184,7 +184,7 @@ def test_what_is_no_earlier_time_point_says_why(
 def test_studies_from_before_anybody_asked_are_found(node: Node, tmp_path: Path) -> None:
     course = Course(node, tmp_path, earlier=None)
     first = course.bring("first", StudyDate="20260101")
-    assert not (tmp_path / "patients.key").exists()
+    assert course.patients.unidentified() == [first]
     course.use(EarlierRule())
     assert course.points(course.bring("second", StudyDate="20260301")) == [first]
 
