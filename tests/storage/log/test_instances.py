@@ -22,6 +22,7 @@ from storage.records.evidence import AssociationEnd
 from storage.records.instances import Facts, Stored
 from storage.records.studies import StudyState
 from storage.tables.database.connection import Database
+from storage.tables.patients import PATIENT_KEY
 from tests.storage.node import NOW, STUDY, UNDECIDED, Node, Sent, objects, only_mr, received
 
 KEYS = count()
@@ -42,7 +43,8 @@ def dataset_bytes(path: Path) -> bytes:
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    found = (str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    return sorted(name for name in found if name != PATIENT_KEY)
 
 
 # -- storing -----------------------------------------------------------------------------------------------------------
