@@ -245,6 +245,7 @@ def another_unit_of_a_map(drawn: Draft) -> Plan | None:
         return None
     name = drawn.random.choice(maps)
     unit, mapped, step = drawn.random.choice(UNITS[name]), drawn.random.random() < 0.5, drawn.random.choice([0.1, 0.25])
+    drawn.series.pop("dwi")  # or ADC would be fitted to it, and the map not used
     for ds in drawn.series[name]:
         _store(ds, ds.pixel_array / step)
         _tell(ds, step * unit.factor, unit.ucum if mapped else None, unit.rescale_type)
@@ -254,10 +255,11 @@ def another_unit_of_a_map(drawn: Draft) -> Plan | None:
 def two_scales_of_a_map_that_contradict(drawn: Draft) -> Plan | None:
     if "adc" not in drawn.series:
         return None
+    drawn.series.pop("dwi")
     for ds in drawn.series["adc"]:
         _tell(ds, 1.0, "um2/s", "")
         ds.RescaleSlope, ds.RescaleIntercept, ds.RescaleType = 2, 0, "10-6 mm2/s"
-    return _one(drawn, drawn.refusal("contradict"))
+    return _one(drawn, _without(drawn, "adc", "contradicts itself"))
 
 
 def a_mapping_in_no_unit_beside_a_rescale(drawn: Draft) -> Plan | None:
@@ -330,9 +332,14 @@ def a_map_of_the_other_side(drawn: Draft) -> Plan | None:
     name = drawn.random.choice(names)
     for ds in drawn.series[name]:
         ds.Laterality = "L"
+    return _one(drawn, _without(drawn, name))
+
+
+def _without(drawn: Draft, name: str, words: str = "") -> Expected:
+    """Return the result without the quantity of a map, which its report may explain in these `words`."""
     quantity = drawn.base.quantities[name]
-    numbers = tuple(n for n in drawn.result().numbers if n is not quantity)
-    return _one(drawn, drawn.result(numbers=numbers, absent=(quantity.quantity,)))
+    numbers = tuple(number for number in drawn.result().numbers if number is not quantity)
+    return drawn.result(numbers=numbers, absent=(quantity.quantity,), words=words)
 
 
 # -- the machine -------------------------------------------------------------------------------------------------------
