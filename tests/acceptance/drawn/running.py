@@ -129,18 +129,20 @@ class SharedNode:
         for study in group:
             sent = study.plan.sent[: step + 1]
             for uid, expected in study.plan.expected.items():
-                if not any(str(ds.StudyInstanceUID) == uid for datasets in sent for ds in datasets):
+                times = sum(any(str(ds.StudyInstanceUID) == uid for ds in datasets) for datasets in sent)
+                if not times:
                     continue
                 since = time.monotonic()
-                while not self._rests(uid):
+                while not self._rests(uid, revision=times):
                     if expected.outcome is Outcome.WAIT and time.monotonic() > since + WAITING_SECONDS:
                         break
                     assert time.monotonic() < deadline, f"{study.name} does not come to rest: {self.node.study(uid)}"
                     time.sleep(0.2)
 
-    def _rests(self, uid: str) -> bool:
+    def _rests(self, uid: str, revision: int) -> bool:
+        """Return True once nothing is under way; what was sent again has opened a further revision by then."""
         detail = self.node.study(uid)
-        if detail is None or detail["state"] not in ("ROUTED", "IGNORED"):
+        if detail is None or detail["state"] not in ("ROUTED", "IGNORED") or detail["revision"] < revision:
             return False
         busy = any(job["state"] in ("QUEUED", "RUNNING", "RETRYING") for job in detail["jobs"])
         return not busy and all(d["state"] not in ("QUEUED", "SENDING", "RETRYING") for d in detail["deliveries"])
