@@ -245,10 +245,13 @@ def _segment_mistakes(segment: Segment, seen: dict[str, Any], voxels: int, findi
         yield f"{segment.label} changes only {seen['pixels']} pixels of the screen"
 
 
+ROI_NAMES = {"GTV": "Mass", "Neurovascular bundle": "Neurovascular"}  # short, and no target volume
+
+
 def structure_mistakes(seen: list[dict[str, Any]], findings: Findings) -> list[str]:
     """Where the outlines of the structure set in the viewer differ from the segments."""
     geometry = findings.source.geometry
-    if [s["label"] for s in seen] != [s.label for s in findings.segments]:
+    if [s["label"] for s in seen] != [ROI_NAMES.get(s.label, s.label) for s in findings.segments]:
         return [f"structures {[s['label'] for s in seen]}"]
     found = []
     for segment, shown in zip(findings.segments, seen, strict=True):
