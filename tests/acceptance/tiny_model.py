@@ -39,23 +39,29 @@ color = [220, 40, 40]
 
 
 class _Threshold(nn.Module):
-    """Two channels: background wins below 0.5. `rounds` multiplies matrices to take time."""
+    """Two channels: background wins below `level`. `rounds` multiplies matrices to take time."""
 
-    def __init__(self, rounds: int) -> None:
+    def __init__(self, rounds: int, level: float) -> None:
         super().__init__()
         self.rounds = rounds
+        self.level = level
 
     def forward(self, x: Tensor) -> Tensor:
         busy = torch.ones(1000, 1000)
         for _ in range(self.rounds):
             busy = torch.mm(busy, busy) / 1000.0
-        return torch.cat([0.5 - x, x - 0.5], 1) * busy.mean()
+        return torch.cat([self.level - x, x - self.level], 1) * busy.mean()
 
 
 def write_bundle(folder: Path, rounds: int = 0, each_side: bool = False) -> Path:
+    return write_threshold(folder, ('laterality = "each"' if each_side else "") + BUNDLE, rounds=rounds)
+
+
+def write_threshold(folder: Path, bundle: str, level: float = 0.5, rounds: int = 0) -> Path:
+    """Write the folder of a model that finds what is above `level`; `bundle` is its bundle.toml."""
     folder.mkdir(parents=True, exist_ok=True)
-    torch.jit.script(_Threshold(rounds)).save(str(folder / "model.ts"))
-    (folder / "bundle.toml").write_text(('laterality = "each"' if each_side else "") + BUNDLE)
+    torch.jit.script(_Threshold(rounds, level)).save(str(folder / "model.ts"))
+    (folder / "bundle.toml").write_text(bundle)
     return folder
 
 

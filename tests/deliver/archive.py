@@ -112,7 +112,7 @@ def failed(kept: Kept, reason: int, status: int = 409) -> Answer:
 
 
 def store(archive: Archive, kept: Kept) -> Answer:
-    """What the standard says; an instance that is there already is stored once."""
+    """A service as the standard says; an instance that is there already is stored once."""
     if kept not in archive.kept:
         archive.keep(kept)
     return Answer(200, json.dumps(told(kept)).encode())

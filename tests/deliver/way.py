@@ -104,7 +104,7 @@ class Way:
         return [t.partition(head)[2] for t in self.node.texts(self.study) if head in t]
 
     def listed(self) -> str:
-        """What `dicom-node jobs` shows."""
+        """Return what `dicom-node jobs` shows."""
         rows = list_jobs(
             self.node.jobs.list(study=self.study), self.node.deliveries.list(study=self.study), [self.name]
         )

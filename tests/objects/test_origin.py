@@ -1,4 +1,4 @@
-"""What results say of their origin: images, derivation, body part, side, order, place among other results, and time."""
+"""The origin that results state: images, derivation, body part, side, order, place among other results, and time."""
 
 from collections.abc import Callable
 from dataclasses import replace

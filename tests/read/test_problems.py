@@ -1,4 +1,4 @@
-"""What a person should look at: rows that are problems by their state, what was told as it happened, silent peers."""
+"""Problems that a person should look at: states of rows, what was told as it happened, silent peers."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -21,7 +21,7 @@ def as_sent(sent: Sent) -> Sent:
 
 
 def without_identity(sent: Sent) -> Sent:
-    """As a row of an earlier version: only the file states a patient."""
+    """Make the rows those of an earlier version: only the file states a patient."""
     return replace(sent, instance=replace(sent.instance, patient=NOBODY))
 
 

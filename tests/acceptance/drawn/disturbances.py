@@ -21,7 +21,7 @@ PHILIPS_BLOCK = "Philips MR Imaging DD 001"
 
 
 class Trouble(StrEnum):
-    """What happens to the machine while the study is on its way."""
+    """The trouble of the machine while the study is on its way."""
 
     NONE = "none"
     CLOCK_BACK = "the clock is set back by an hour"
@@ -63,7 +63,7 @@ class Draft:
 
 @dataclass
 class Plan:
-    """What is sent, one list after the other once the study rests, and what must come, by Study Instance UID."""
+    """The instances to send, list after list as the study rests, and what must come, by Study Instance UID."""
 
     sent: Sequence[Sequence[Dataset]]
     expected: dict[str, Expected]

@@ -1,4 +1,4 @@
-"""What must come of a drawn study, stated before it is sent."""
+"""The outcome that must come of a drawn study, stated before it is sent."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -7,9 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydicom import Dataset
-from torch import Tensor, nn
 
 from dicom_node.dimse.scu import send_files
 from tests.acceptance.drawn.bases import BODY, BODY_LEVEL, LIMB
@@ -17,6 +15,7 @@ from tests.acceptance.drawn.disturbances import Trouble
 from tests.acceptance.drawn.drawing import DrawnStudy
 from tests.acceptance.drawn.expectations import Outcome, mistakes, read_reports
 from tests.acceptance.node import SCANNER, Node
+from tests.acceptance.tiny_model import write_threshold
 
 AT_ONCE = 10  # studies that are on their way together
 REST_SECONDS = 600.0  # for all of these
@@ -65,27 +64,13 @@ destinations = ["inbox"]
 """
 
 
-class _Level(nn.Module):
-    """Two channels: the background wins below the level."""
-
-    def __init__(self, level: float) -> None:
-        super().__init__()
-        self.level = level
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([self.level - x, x - self.level], 1)
-
-
 class SharedNode:
     """A running node with the applications of the bases, whose results go to a folder."""
 
     def __init__(self, folder: Path, port: int, environment: Mapping[str, str]) -> None:
         self.inbox = folder / "inbox"
         self.inbox.mkdir()
-        bundle = folder / "bundle"
-        bundle.mkdir()
-        torch.jit.script(_Level(BODY_LEVEL)).save(str(bundle / "model.ts"))
-        (bundle / "bundle.toml").write_text(BUNDLE)
+        bundle = write_threshold(folder / "bundle", BUNDLE, BODY_LEVEL)
         self.node = Node(folder, port, environment=environment)
         with self.node.config.open("a") as config:
             config.write(CONFIG.format(inbox=self.inbox, bundle=bundle, body=BODY, limb=LIMB))
