@@ -26,9 +26,10 @@ install: $(INSTALLED) ## Create .venv with dicom-node in it
 demo: $(INSTALLED) ## The whole job on a phantom study; STUDY=<folder> pushes your own DICOM, BUNDLE=<folder> runs your own model
 	$(BIN)/dicom-node demo $(if $(STUDY),--study "$(STUDY)") $(if $(BUNDLE),--bundle "$(BUNDLE)")
 
+# Tests of a running node wait more than they compute, so three of them share two cores, with one thread each.
 test: $(INSTALLED_DEV) ## Install what the tests need, and run them (under 15 minutes on two cores)
 	tests/install-peers.sh
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not faults and not viewer" $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow and not faults and not viewer" $(PYTEST)
 
 test-slow: $(INSTALLED_DEV) ## The tests that take minutes each
 	tests/install-peers.sh

@@ -90,6 +90,7 @@ def test_a_stopped_node_gives_its_job_back_uncounted(place: tuple[Node, Pacs], p
     assert kinds(pacs, uid) == ["SEG", "SR"]
 
 
+@pytest.mark.slow
 def test_after_the_loss_of_the_database_the_same_result_has_the_same_uids(
     place: tuple[Node, Pacs], push: Push, tmp_path: Path
 ) -> None:
