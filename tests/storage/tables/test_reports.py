@@ -1,21 +1,14 @@
 """Jobs that report that there is no result, and jobs that take a result back."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import create_engine, text
 
 from storage.errors import WhyNoResult
 from storage.records.deliveries import DeliveryState
 from storage.records.jobs import Job, JobKind, JobState, NewJob, NoResultDetail, WithdrawalDetail, WithoutResult
 from storage.records.problems import ProblemKind
 from storage.records.studies import StudyState
-from storage.tables.database.connection import MIGRATIONS, Database, default_url
-from storage.tables.deliveries import Deliveries
-from storage.tables.jobs import Jobs
 from storage.tables.problems import is_problem
 from storage.tables.queueing import mark_for_report
 from tests.storage.node import NOW, STUDY, UNDECIDED, Node, after, objects, received
@@ -365,53 +358,3 @@ def test_reports_and_results_count_apart(node: Node) -> None:
     node.report(missing("knee"))
     second = write(node)
     assert [node.results.edition(job) for job in (first, result, second)] == [1, 1, 2]
-
-
-# -- reports of earlier versions ---------------------------------------------------------------------------------------
-
-
-def test_a_report_of_an_earlier_version_names_its_application(tmp_path: Path) -> None:
-    """Its row named one reason, and no application but its own."""
-    url = default_url(tmp_path)
-    database = Database(url)
-    with create_engine(url).begin() as connection:
-        config = Config()
-        config.set_main_option("script_location", str(MIGRATIONS))
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0004")
-        connection.execute(
-            text(
-                "INSERT INTO study (study_instance_uid, revision, state, reason, instances, revision_started_at, "
-                "first_received_at, last_received_at) VALUES ('1.2.3', 1, 'IGNORED', '', 1, :at, :at, :at)"
-            ),
-            {"at": "2026-05-04 12:00:00.000000"},
-        )
-        connection.execute(
-            text(
-                "INSERT INTO job (study_instance_uid, revision, application, inputs, fingerprint, state, superseded, "
-                "attempts, reason, created_at, run_after, kind, detail) VALUES ('1.2.3', 1, 'liver', '{}', 'f', "
-                "'QUEUED', 0, 0, '', :at, :at, 'NO_RESULT', :detail)"
-            ),
-            {"at": "2026-05-04 12:00:00.000000", "detail": '{"why": "failure", "explanation": "broke", "job": 7}'},
-        )
-        connection.execute(
-            text(
-                "INSERT INTO result_object (id, job_id, sop_instance_uid, sop_class_uid, series_instance_uid, "
-                "study_instance_uid, kind, path, sequence, created_at, destinations, stands_for) "
-                "VALUES (1, 1, '1.5', '1.6', '1.7', '1.2.3', 'SR', 'x', 0, :at, '[]', '')"
-            ),
-            {"at": "2026-05-04 12:00:00.000000"},
-        )
-        connection.execute(
-            text(
-                "INSERT INTO delivery (object_id, job_id, sequence, destination, state, attempts, reason, created_at, "
-                "run_after) VALUES (1, 1, 0, 'PACS', 'RETRYING', 1, 'no answer', :at, :at)"
-            ),
-            {"at": "2026-05-04 12:00:00.000000"},
-        )
-    database.upgrade()
-    (job,) = Jobs(database).list()
-    assert job.detail == NoResultDetail((WithoutResult("liver", WhyNoResult.FAILURE, "broke", 7),))
-    (waiting,) = Deliveries(database).list()
-    assert waiting.may_have_arrived  # earlier versions did not note it
-    database.close()
