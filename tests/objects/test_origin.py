@@ -38,6 +38,7 @@ CONTEXT = ObjectContext("NODE", "seed")
 EVERYTHING = ObjectProfile(
     objects=frozenset({ObjectKind.SEG, ObjectKind.PM, ObjectKind.RTSTRUCT, ObjectKind.SC, ObjectKind.SR, ObjectKind.KO})
 )
+IMAGES = ("Image Library", "Image Library Group")
 
 
 def written(folder: Path, change: Callable[[Dataset], None] = lambda ds: None) -> Volume:
@@ -146,6 +147,7 @@ def test_a_code_is_written_where_its_value_belongs(value: str, keyword: str) -> 
         (("upper-leg", None), "Thigh", "MRI of Thigh"),
         (("EXTREMITY", "KNEE"), "Knee", "MRI of Knee"),  # one is a part of the other
         (("LEG", "KNEE"), "Knee", "MRI of Knee"),
+        (("BRAIN", "BRAIN"), "Brain", "MRI of Brain"),
         (("LEG", "HAND"), None, "MRI unspecified body region"),
         (("THIGH", "KNEE"), None, "MRI unspecified body region"),
         ((None, None), None, "MRI unspecified body region"),
@@ -165,6 +167,8 @@ def test_body_parts_that_contradict_one_another_are_not_told(
     assert [i.ConceptCodeSequence[0].CodeMeaning for i in items(report, "Procedure reported")] == [procedure]
     sites = [i.ConceptCodeSequence[0].CodeMeaning for i in items(groups(report)[0], "Finding Site")]
     assert sites == ([region] if region else [])
+    targets = [i.ConceptCodeSequence[0].CodeMeaning for i in items(report, *IMAGES, "Target Region")]
+    assert targets == ([region] if region in ("Thigh", "Knee") else [])  # CID 4031 has no brain
     anatomy = made[ObjectKind.PM].SharedFunctionalGroupsSequence[0].FrameAnatomySequence[0]
     assert (anatomy.AnatomicRegionSequence[0].CodeMeaning == region) == bool(region)
 

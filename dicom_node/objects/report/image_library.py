@@ -62,7 +62,7 @@ def _facts(volume: Volume, headers: Sequence[Dataset], side: str) -> list[Any]:
     if volume.modality in MODALITIES:
         facts.append(_code(codes.DCM.Modality, MODALITIES[volume.modality]))
     anatomy = anatomy_of([(volume, headers)], side)
-    if anatomy.region is not None:
+    if anatomy.region is not None and anatomy.region in codes.cid4031:  # the group of TID 1602, which has no brain
         facts.append(_code(codes.DCM.TargetRegion, anatomy.region))
     if anatomy.laterality is not None:
         facts.append(_code(codes.DCM.ImageLaterality, anatomy.laterality))
