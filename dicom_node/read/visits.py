@@ -9,7 +9,7 @@ from typing import Any
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from storage.log.patient_header import stated_birth_date, stated_sex
+from storage.log.headers.patient_header import stated_birth_date, stated_sex
 
 SAMPLES = 3  # images of a study to try: one readable header is enough
 _ELEMENTS = [

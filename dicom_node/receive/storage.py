@@ -22,7 +22,7 @@ from dicom_node.receive.presentation_contexts import SopClass, is_storage, suppo
 from dicom_node.runtime.logs import fields, printable, unexpected
 from storage.errors import Permanent, Retriable
 from storage.log.files import FileMeta
-from storage.log.header import InstanceHeader, scan_header
+from storage.log.headers.header import InstanceHeader, scan_header
 from storage.log.journal import Journal
 from storage.log.segments import LargeFile
 from storage.records.evidence import AssociationEnd

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dicom_node.errors import PatientConflict
 from storage.log.instances import InstanceStore
-from storage.log.patient_header import read_identity
+from storage.log.headers.patient_header import read_identity
 from storage.records.patients import contradictions, listed
 
 

@@ -15,8 +15,8 @@ from storage.log.archive import ASIDE, INSTANCE_SUFFIX, VERSION_MARK, Archive, s
 from storage.log.associations import abort_open_associations
 from storage.log.files import dataset_offset
 from storage.log.filing import FeedsInputs, Filing
-from storage.log.header import scan_header
-from storage.log.patient_header import read_identity
+from storage.log.headers.header import scan_header
+from storage.log.headers.patient_header import read_identity
 from storage.records.instances import UID, Facts, Instance, ReceivedInstance, Series, Stored
 from storage.records.patients import StudyIdentities
 from storage.records.problems import ProblemKind

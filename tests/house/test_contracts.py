@@ -19,7 +19,7 @@ OFFENCES = [
     ("node", "dicom_node/work/worker.py", "import dicom_node.settings.model"),
     ("inference", "inference/volumes/planes.py", "import inference.contract.findings"),
     ("errors", "inference/headers/attributes.py", "import storage.records.studies"),
-    ("errors", "inference/headers/attributes.py", "import storage.log.header"),
+    ("errors", "inference/headers/attributes.py", "import storage.log.headers.header"),
     (
         "applications",
         "inference/applications/segmentation/application.py",

@@ -12,7 +12,7 @@ from dicom_node.receive.storage import describe_opening, ensure_acceptable, resp
 from dicom_node.roles import receiver_name
 from dicom_node.runtime.logs import printable, unexpected
 from storage.errors import Permanent, Retriable, StorageFull
-from storage.log.header import InstanceHeader
+from storage.log.headers.header import InstanceHeader
 
 COMMITMENT = "1.2.840.10008.1.20.1"
 ANYONE = ReceivePolicy("NODE")

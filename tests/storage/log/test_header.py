@@ -18,7 +18,7 @@ from pydicom.uid import (
 )
 from pynetdicom.dsutils import split_dataset
 
-from storage.log.header import (
+from storage.log.headers.header import (
     GE_PRIVATE_IMPLICIT,
     InstanceHeader,
     UnreadableDataset,

@@ -18,7 +18,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, Imp
 
 from storage.errors import Permanent
 from storage.log.files import BytesLike
-from storage.log.patient_header import (
+from storage.log.headers.patient_header import (
     OTHER_PATIENT_IDS_SEQUENCE,
     PATIENT_ELEMENTS,
     identity_of,
