@@ -31,7 +31,8 @@ from dicom_node.dimse.results import EchoResult, SendOutcome, SendResult
 from dicom_node.dimse.status import LARGEST_MESSAGE_ID, DimseStatus, RejectResult
 from dicom_node.errors import PeerRefused, PeerUnavailable
 from storage.errors import NodeError, Permanent
-from storage.log.headers.header import UnreadableDataset, scan_header
+from storage.log.headers.header import UnreadableDataset
+from storage.log.headers.instance_reader import scan_header
 from storage.records.deliveries import StoredAs
 
 MAXIMUM_CONTEXTS = 128  # presentation context IDs are the odd numbers of one byte (PS3.8 9.3.2.2)

@@ -22,7 +22,8 @@ from dicom_node.receive.presentation_contexts import SopClass, is_storage, suppo
 from dicom_node.runtime.logs import fields, printable, unexpected
 from storage.errors import Permanent, Retriable
 from storage.log.files import FileMeta
-from storage.log.headers.header import InstanceHeader, scan_header
+from storage.log.headers.header import InstanceHeader
+from storage.log.headers.instance_reader import InstanceReader, scan_header
 from storage.log.journal import Journal
 from storage.log.segments import LargeFile
 from storage.records.evidence import AssociationEnd
@@ -101,7 +102,7 @@ class Ingest:
     def accept(self, session: Session, request: StoreRequest, dataset: memoryview) -> DimseResponse:
         try:
             self._journal.ensure_space()
-            instance = self._instance(session, request, dataset)
+            instance = self._instance(session, request, scan_header(dataset, request.transfer_syntax_uid))
             self._journal.store(instance, self._part10_header(session, request), dataset)
         except Exception as error:
             return self.refuse(session, request, error)
@@ -111,22 +112,21 @@ class Ingest:
     def begin(self, session: Session, request: StoreRequest, beginning: memoryview) -> "LargeReception":
         return LargeReception(self, session, request, beginning)
 
-    def open_large(
-        self, session: Session, request: StoreRequest, beginning: memoryview
-    ) -> tuple[ReceivedInstance, LargeFile]:
+    def open_large(self, session: Session, request: StoreRequest) -> LargeFile:
         """Open the file of a large instance and write its header."""
         self._journal.ensure_space()
-        instance = self._instance(session, request, beginning)
         file = self._journal.large()
         try:
             file.write(self._part10_header(session, request))
         except BaseException:
             file.discard()
             raise
-        return instance, file
+        return file
 
-    def store_large(self, session: Session, instance: ReceivedInstance, file: LargeFile) -> DimseResponse:
-        self._journal.store_large(instance, file)
+    def store_large(
+        self, session: Session, request: StoreRequest, header: InstanceHeader, file: LargeFile
+    ) -> DimseResponse:
+        self._journal.store_large(self._instance(session, request, header), file)
         session.stored += 1
         return _SUCCESS
 
@@ -142,8 +142,7 @@ class Ingest:
             log.warning("An instance was not stored: %s", error, extra=fields("instance_refused", **identifiers))
         return response
 
-    def _instance(self, session: Session, request: StoreRequest, dataset: memoryview) -> ReceivedInstance:
-        header = scan_header(dataset, request.transfer_syntax_uid)
+    def _instance(self, session: Session, request: StoreRequest, header: InstanceHeader) -> ReceivedInstance:
         ensure_acceptable(header, request)
         if not session.noted:
             self._journal.opened(session.association, session.calling, session.called, session.host)
@@ -185,7 +184,7 @@ def ensure_acceptable(header: InstanceHeader, request: StoreRequest) -> None:
 
 
 class LargeReception:
-    """A large instance while it arrives.
+    """A large instance while it arrives. Its UIDs may stand behind its beginning, even at its end.
 
     After a failure the rest of the instance is dropped. The peer gets the response at the end of the instance, and the
     association goes on.
@@ -197,15 +196,21 @@ class LargeReception:
         self._request = request
         self._error: Exception | None = None
         self._file: LargeFile | None = None
+        self._reader = InstanceReader(request.transfer_syntax_uid)
         try:
-            self._instance, self._file = ingest.open_large(session, request, beginning)
+            self._reader.update(beginning)
+            if self._reader.is_identified:
+                ensure_acceptable(self._reader.header(), request)
+            self._file = ingest.open_large(session, request)
+            self._file.write(beginning)
         except Exception as error:
             self._error = error
-        self.write(beginning)
+            self.discard()
 
     def write(self, part: memoryview) -> None:
         if self._file is not None:
             try:
+                self._reader.update(part)
                 self._file.write(part)
             except Exception as error:
                 self._error = error
@@ -216,7 +221,8 @@ class LargeReception:
             if self._error is not None:
                 raise self._error
             assert self._file is not None
-            return self._ingest.store_large(self._session, self._instance, self._file)
+            self._reader.update(b"", final=True)
+            return self._ingest.store_large(self._session, self._request, self._reader.header(), self._file)
         except Exception as error:
             self.discard()
             return self._ingest.refuse(self._session, self._request, error)

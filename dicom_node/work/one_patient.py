@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dicom_node.errors import PatientConflict
-from storage.log.instances import InstanceStore
 from storage.log.headers.patient_header import read_identity
+from storage.log.instances import InstanceStore
 from storage.records.patients import contradictions, listed
 
 

@@ -19,7 +19,7 @@ from dicom_node.dimse.pdu import LARGEST_PDU_BYTES
 from dicom_node.dimse.scu import Target
 from storage.errors import Retriable
 from storage.log.files import IMPLEMENTATION_CLASS_UID, FileMeta
-from storage.log.headers.header import GE_PRIVATE_IMPLICIT, JPIP_HTJ2K_REFERENCED_DEFLATE, JPIP_REFERENCED_DEFLATE
+from storage.log.headers.encodings import GE_PRIVATE_IMPLICIT, JPIP_HTJ2K_REFERENCED_DEFLATE, JPIP_REFERENCED_DEFLATE
 from storage.log.segments import LARGE_SUFFIX, LargeFile
 from storage.records.evidence import AssociationEnd
 from tests.instances import MakeFile

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from sqlalchemy import select, update
 
-from storage.log.headers.header import scan_header
+from storage.log.headers.instance_reader import scan_header
 from storage.log.headers.patient_header import read_identity
 from storage.records.patients import IdentityGroup, PatientIdentity, StudyIdentities
 from storage.records.problems import ProblemKind

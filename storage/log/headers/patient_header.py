@@ -82,7 +82,7 @@ def raw_values(ds: Dataset) -> dict[int, bytes]:
 
 
 @lru_cache(maxsize=64)
-def listed_ids(element: bytes, is_implicit: bool) -> bytes:
+def listed_ids(element: bytes, is_implicit: bool, is_little: bool = True) -> bytes:
     """Return the IDs that an encoded element Other Patient IDs Sequence lists, each followed by its issuer.
 
     All are separated by backslashes. The result is empty if the element cannot be read.
@@ -90,7 +90,7 @@ def listed_ids(element: bytes, is_implicit: bool) -> bytes:
     if len(element) > _LARGEST_SEQUENCE:
         return b""
     try:
-        return _ids_of(read_dataset(BytesIO(element), is_implicit, is_little_endian=True))
+        return _ids_of(read_dataset(BytesIO(element), is_implicit, is_little))
     except Exception:  # damaged bytes make a parser fail in many ways
         return b""
 
