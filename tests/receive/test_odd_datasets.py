@@ -51,6 +51,8 @@ SOP = CLASS + INSTANCE + element(0x00080060, b"CS", b"MR")
 OTHER = element(0x00080005, b"CS", b"ISO_IR 100")
 END = STUDY + SERIES + element(0x00200013, b"IS", b"7") + element(0x7FE00010, b"OW", b"\1\2" * 50)
 REFERENCE = element(0x00081155, b"UI", b"1.2.9")
+ELSEWHERE = element(0x0020000D, b"UI", b"1.2.99")
+REQUEST = element(0x00400275, b"SQ", length=OPEN)
 SEQUENCE = element(0x00081140, b"SQ", length=OPEN)
 NESTED = element(0x00081140, b"SQ", ITEM + struct.pack("<L", len(REFERENCE)) + REFERENCE)
 SEQUENCE_DELIMITER, ITEM_DELIMITER = SEQUENCE_END + NOTHING, ITEM_END + NOTHING
@@ -105,9 +107,13 @@ DATASETS = {
         SOP + SEQUENCE + NESTED[12:] + ITEM_DELIMITER + NESTED[12:] + ITEM_DELIMITER + SEQUENCE_DELIMITER + END
     ),
     "a sequence of known length with an end": SOP + NESTED + SEQUENCE_DELIMITER + END,
-    "the same inside an item": (
-        SOP + SEQUENCE + ITEM + OPEN + NESTED + SEQUENCE_DELIMITER + REFERENCE + ITEM_DELIMITER + SEQUENCE_DELIMITER
-        + END
+    "the same inside an item, before the UID of another study": (
+        SOP + END + REQUEST + ITEM + OPEN + NESTED + SEQUENCE_DELIMITER + ELSEWHERE + ITEM_DELIMITER
+        + SEQUENCE_DELIMITER
+    ),
+    "two ends of a sequence, before the UID of another study": (
+        SOP + END + REQUEST + ITEM + OPEN + SEQUENCE + ITEM + OPEN + REFERENCE + SEQUENCE_DELIMITER * 2 + ELSEWHERE
+        + ITEM_DELIMITER + SEQUENCE_DELIMITER
     ),
     "delimiters outside of sequences": ITEM_DELIMITER + SOP + SEQUENCE_DELIMITER + ITEM_DELIMITER * 2 + END,
     "an item outside of sequences": SOP + ITEM + OPEN + REFERENCE + ITEM_DELIMITER + END,

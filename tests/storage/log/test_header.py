@@ -254,6 +254,13 @@ def test_damage_never_gives_another_answer_or_another_exception(syntax: str) -> 
         assert by_hand(cut, syntax) == by_hand(cut, syntax, random.randrange(20, 500))
 
 
+def test_odd_elements_are_read_up_to_a_limit() -> None:
+    odd = [struct.pack("<HH2sH", 0x0009, 0x1000 + number, b"??", 0) for number in range(20_000)]
+    assert scan_header(b"".join(odd[:5_000]) + encode(), ExplicitVRLittleEndian) == HEADER
+    with pytest.raises(UnreadableDataset, match=r"before element \(0009,3710\)"):
+        scan_header(b"".join(odd) + encode(), ExplicitVRLittleEndian)
+
+
 def test_the_time_is_bounded_by_the_length() -> None:
     """Each of these once cost, or could cost, more than one step for each element."""
     small = struct.pack("<HH2sH", 0x0009, 0x1010, b"LO", 0)
