@@ -487,6 +487,17 @@ def test_killed_before_the_file_has_its_name(node: Node, url: str) -> None:
     assert node.store(received(1)) is Stored.NEW
 
 
+def test_a_lost_index_is_made_anew_from_uids_far_inside_a_file(node: Node, tmp_path: Path) -> None:
+    sent = received(1)
+    before, uid, after = sent.dataset.partition(b"\x20\x00\x0d\x00UI")
+    private = b"\x09\x00\x10\x10OB\0\0" + (9 * 2**20).to_bytes(4, "little") + bytes(9 * 2**20)
+    node.store(replace(sent, dataset=before + private + uid + after))
+    fresh = Node(Database(f"sqlite:///{tmp_path / 'fresh.sqlite'}"), node.root)
+    fresh.database.upgrade()
+    assert fresh.instances.reindex() == 1
+    fresh.database.close()
+
+
 def test_a_lost_index_is_made_anew(node: Node, tmp_path: Path) -> None:
     for number in range(1, 4):
         node.store(received(number))
