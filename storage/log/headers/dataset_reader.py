@@ -131,12 +131,8 @@ class DatasetReader:
 
     def _read_explicit(self, data: BytesLike, position: int, size: int) -> int:
         order, wanted, elements = self._order, self._wanted, self.elements
-        head, long, short_vrs, long_vrs = (
-            order.head.unpack_from,
-            order.long.unpack_from,
-            order.short_vrs,
-            order.long_vrs,
-        )
+        short_vrs, long_vrs, long = order.short_vrs, order.long_vrs, order.long.unpack_from
+        head = order.head.unpack_from
         start = position
         try:
             while position < size:
@@ -325,16 +321,20 @@ class DatasetReader:
 
         Each step moves forward or closes a level, so the time is bounded by the length of the dataset.
         """
-        levels, order = self._levels, self._order
+        levels, order, delimiters = self._levels, self._order, self._delimiters
+        head, short_vrs = order.head.unpack_from, order.short_vrs
         start = position
         try:
             while levels and position < size:
                 start = position
-                tag, _, _ = order.head.unpack_from(data, position)
-                if tag in self._delimiters:
+                tag, vr, length = head(data, position)
+                if tag in delimiters:
                     position = self._delimiter(tag, data, position, size)
                     if position == start:
                         return start
+                    continue
+                if vr in short_vrs and levels[-1] == _IN_ITEM:
+                    position += 8 + length
                     continue
                 if not levels[-1] & _IN_ITEM:
                     levels.pop()  # the delimiter of the sequence is missing
