@@ -48,7 +48,7 @@ test-viewer: $(INSTALLED_DEV) ## OHIF in headless Chromium shows the results; sc
 	tests/viewer/install.sh
 	$(BIN)/python -m pytest -m viewer $(PYTEST)
 
-bench-ingest: $(INSTALLED_DEV) ## Receiving beside Orthanc and storescp; BENCH="--rounds 1 --images 100" for a look
+bench-ingest: $(INSTALLED_DEV) ## Receiving beside Orthanc and storescp; BENCH="--cases mr256-x1 --rounds 1 --images 100" for a look
 	tests/install-peers.sh
 	$(BIN)/python -m benchmarks.ingest $(BENCH)
 

@@ -1,7 +1,8 @@
 """What the senders send: valid MR objects of real size, made here, with UIDs that are new for every run.
 
 A server that has seen a SOP Instance UID does less the second time. So before each run the UIDs of all files are
-changed in place: they have a number of fixed width in them.
+changed in place: they have a number of fixed width in them. Images with the long headers of scanners are made by
+`benchmarks/vendors`; those here have short ones.
 """
 
 import mmap
@@ -23,8 +24,9 @@ from pydicom.uid import (
 
 UID_ROOT = "1.2.826.0.1.3680043.8.498.73"  # below pydicom's
 FIRST_RUN = 10_000_000  # eight digits, and so are all the others
-HEADER_BYTES = 4096  # all UIDs lie in the first ones of a file
 PRIVATE_BYTES = 5000  # scanners add about as much of their own to each image
+SMALL_PRIVATE_BYTES = 350  # they fill an image of 16² up to 2 KB
+STUDY_LENGTH = 500  # images, of the small ones
 PICTURES = 8  # different pixels; the files share them
 
 
@@ -50,25 +52,38 @@ class Renewer:
 
     def __init__(self) -> None:
         self._run = FIRST_RUN
+        self._places: dict[Path, list[int]] = {}  # where the number of the run stands in each file
 
     def renew(self, paths: Sequence[Path]) -> None:
         self._run += 1
         number = str(self._run).encode()
-        mark = f"{UID_ROOT}.".encode()
         for path in paths:
             with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as content:
-                at = content.find(mark, 0, HEADER_BYTES)
-                assert at >= 0, f"{path} has no UID of ours"
-                while at >= 0:
-                    content[at + len(mark) : at + len(mark) + len(number)] = number
-                    at = content.find(mark, at + len(mark), HEADER_BYTES)
+                if path not in self._places:
+                    self._places[path] = list(_places(content))
+                assert self._places[path], f"{path} has no UID of ours"
+                for at in self._places[path]:
+                    content[at : at + len(number)] = number
+
+    def forget(self, paths: Sequence[Path]) -> None:
+        """For files that are removed: others of the same name have their UIDs elsewhere."""
+        for path in paths:
+            self._places.pop(path, None)
+
+
+def _places(content: mmap.mmap) -> Iterator[int]:
+    mark = f"{UID_ROOT}.".encode()
+    at = content.find(mark)
+    while at >= 0:
+        yield at + len(mark)
+        at = content.find(mark, at + len(mark))
 
 
 def mr_slices(folder: Path, name: str, matrix: int, count: int, *, compress: bool = False) -> Workload:
     """`count` MR images of matrix², 16 bits, in one series; JPEG-LS lossless with `compress`."""
     folder.mkdir(parents=True)
-    pictures = list(_pictures(matrix))
-    encoded = [encapsulate([bytes(jpeg_ls.encode_array(p))]) if compress else p.tobytes() for p in pictures]
+    images = list(pictures(matrix))
+    encoded = [encapsulate([bytes(jpeg_ls.encode_array(p))]) if compress else p.tobytes() for p in images]
     paths = []
     for i in range(count):
         ds = _mr_image(matrix, i, JPEGLSLossless if compress else ExplicitVRLittleEndian)
@@ -78,7 +93,22 @@ def mr_slices(folder: Path, name: str, matrix: int, count: int, *, compress: boo
         paths.append(folder / f"{i:06}.dcm")
         ds.save_as(paths[-1], enforce_file_format=True)
     what = f"{count} MR images of {matrix}²{', JPEG-LS' if compress else ''}"
-    return _described(name, what, paths)
+    return described(name, what, paths)
+
+
+def small_images(folder: Path, name: str, count: int) -> Workload:
+    """`count` MR images of 2 KB each, in studies of STUDY_LENGTH."""
+    folder.mkdir(parents=True)
+    picture = next(pictures(16)).tobytes()
+    paths = []
+    for i in range(count):
+        ds = _mr_image(16, i, ExplicitVRLittleEndian, SMALL_PRIVATE_BYTES)
+        ds.StudyInstanceUID += f".{i // STUDY_LENGTH}"
+        ds.SeriesInstanceUID += f".{i // STUDY_LENGTH}"
+        ds.add_new("PixelData", "OW", picture)
+        paths.append(folder / f"{i:06}.dcm")
+        ds.save_as(paths[-1], enforce_file_format=True)
+    return described(name, f"{count} MR images of 16²", paths)
 
 
 def enhanced_mr(folder: Path, name: str, megabytes: int) -> Workload:
@@ -94,21 +124,21 @@ def enhanced_mr(folder: Path, name: str, megabytes: int) -> Workload:
     shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [orientation]
     ds.SharedFunctionalGroupsSequence = [shared]
     ds.PerFrameFunctionalGroupsSequence = [_frame(i) for i in range(frames)]
-    pictures = [p.tobytes() for p in _pictures(256)]
-    ds.add_new("PixelData", "OW", b"".join(pictures[i % PICTURES] for i in range(frames)))
+    images = [p.tobytes() for p in pictures(256)]
+    ds.add_new("PixelData", "OW", b"".join(images[i % PICTURES] for i in range(frames)))
     path = folder / "enhanced.dcm"
     ds.save_as(path, enforce_file_format=True)
-    return _described(name, f"one Enhanced MR of {frames} frames", [path])
+    return described(name, f"one Enhanced MR of {frames} frames", [path])
 
 
-def _described(name: str, what: str, paths: list[Path]) -> Workload:
+def described(name: str, what: str, paths: list[Path]) -> Workload:
     size = sum(p.stat().st_size for p in paths)
     each = size / len(paths)
     shown = f"{each / 1e6:.0f} MB" if each > 2e6 else f"{each / 1e3:.0f} KB"
     return Workload(name, f"{what} ({shown} each)" if len(paths) > 1 else f"{what} ({shown})", tuple(paths), size)
 
 
-def _pictures(matrix: int) -> Iterator["np.ndarray[tuple[int, int], np.dtype[np.uint16]]"]:
+def pictures(matrix: int) -> Iterator["np.ndarray[tuple[int, int], np.dtype[np.uint16]]"]:
     """Smooth anatomy under noise, as MR has it: it compresses by about a half."""
     generator = np.random.default_rng(matrix)
     y, x = np.mgrid[-1 : 1 : matrix * 1j, -1 : 1 : matrix * 1j]
@@ -126,14 +156,14 @@ def _frame(index: int) -> Dataset:
     return frame
 
 
-def _mr_image(matrix: int, index: int, transfer_syntax: UID) -> Dataset:
+def _mr_image(matrix: int, index: int, transfer_syntax: UID, private_bytes: int = PRIVATE_BYTES) -> Dataset:
     ds = _common(MRImageStorage, index, matrix, transfer_syntax)
     ds.ImageType = ["ORIGINAL", "PRIMARY", "M"]
     ds.ScanningSequence, ds.SequenceVariant, ds.ScanOptions, ds.MRAcquisitionType = "SE", "NONE", "", "2D"
     ds.EchoTime, ds.RepetitionTime, ds.EchoTrainLength = 12, 500, 1
     ds.SliceThickness, ds.PixelSpacing = 3, [1, 1]
     ds.ImagePositionPatient, ds.ImageOrientationPatient = [0, 0, 3 * index], [1, 0, 0, 0, 1, 0]
-    ds.private_block(0x0029, "DICOM NODE BENCHMARK", create=True).add_new(0x10, "OB", bytes(PRIVATE_BYTES))
+    ds.private_block(0x0029, "DICOM NODE BENCHMARK", create=True).add_new(0x10, "OB", bytes(private_bytes))
     return ds
 
 
