@@ -8,7 +8,6 @@ ratios. What came out is counted every time; a wrong count ends the run.
 import argparse
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -25,7 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import dcmread
 
+from benchmarks.meter import Measured, Meter
 from benchmarks.peak import Peak, memory
+from benchmarks.readers import node_read, pydicom_read, simpleitk_read
 from benchmarks.report import Failed, Goal, console, markdown, show, verdicts, versions
 from benchmarks.workloads import mr_slices
 
@@ -52,17 +53,6 @@ class Case:
     @property
     def contenders(self) -> tuple[str, ...]:
         return ("node", "dcmqi", "highdicom") if self.segments else ("node", "pydicom", "SimpleITK")
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One case, one contender, one round."""
-
-    seconds: float
-    cpu_seconds: float
-    peak_bytes: int  # resident memory of the process
-    growth_bytes: int  # above what it held before; of a program that is started for the case, all
-    first_seconds: float | None = None  # the node's first object of a process, which loads what later ones share
 
 
 @dataclass
@@ -177,19 +167,6 @@ def dcmqi_metadata(case: Case) -> dict[str, Any]:
 # -- contenders in Python, each in a process of its own: python -m benchmarks.objects --measure ... --------------------
 
 
-class Meter:
-    """Time and memory from the end of the preparations to the end of the work."""
-
-    def __init__(self) -> None:
-        Path("/proc/self/clear_refs").write_text("5")  # the highest resident memory counts anew
-        self._held = memory("VmRSS")
-        self._cpu, self._start = time.process_time(), time.perf_counter()
-
-    def read(self) -> Measured:
-        seconds, cpu, peak = time.perf_counter() - self._start, time.process_time() - self._cpu, memory("VmHWM")
-        return Measured(seconds, cpu, peak, peak - self._held)
-
-
 def node_seg(folder: Path, output: Path) -> Measured:
     """As the worker does it: files are durable once written, and it lives on, so the time of its second object counts.
     Its memory is that above what it held before the first one."""
@@ -258,54 +235,6 @@ def highdicom_seg(folder: Path, output: Path) -> Measured:
     return meter.read()
 
 
-def node_read(folder: Path, output: Path) -> Measured:
-    from inference.volumes.reading import read_volume
-
-    return reading(lambda paths: read_volume(paths).array, folder, output)
-
-
-def pydicom_read(folder: Path, output: Path) -> Measured:
-    """The least there is to do: files in order, each read once, into one array; nothing is checked, nothing held."""
-
-    def read(paths: list[Path]) -> NDArray[np.float32]:
-        array = np.empty((0, 0, 0), np.float32)
-        for k, path in enumerate(paths):
-            ds = dcmread(path)
-            if k == 0:
-                array = np.empty((len(paths), ds.Rows, ds.Columns), np.float32)
-            slope, intercept = np.float32(ds.get("RescaleSlope", 1)), np.float32(ds.get("RescaleIntercept", 0))
-            array[k] = ds.pixel_array * slope + intercept
-        return array
-
-    return reading(read, folder, output)
-
-
-def simpleitk_read(folder: Path, output: Path) -> Measured:
-    import SimpleITK
-
-    def read(paths: list[Path]) -> NDArray[np.float32]:
-        reader = SimpleITK.ImageSeriesReader()
-        reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(paths[0].parent)))
-        reader.SetOutputPixelType(SimpleITK.sitkFloat32)
-        image: NDArray[np.float32] = SimpleITK.GetArrayFromImage(reader.Execute())
-        return image
-
-    return reading(read, folder, output)
-
-
-def reading(read: Callable[[list[Path]], NDArray[np.float32]], folder: Path, output: Path) -> Measured:
-    """The second time counts; the first one loads what later ones share, and is of few files."""
-    paths = sorted((folder / "images").iterdir())
-    few = output.parent / "few"
-    few.mkdir()
-    read([Path(shutil.copy(path, few)) for path in paths[:4]])
-    meter = Meter()
-    array = read(paths)
-    measured = meter.read()
-    np.save(output, array[:, ::64, ::64])
-    return measured
-
-
 IN_PYTHON: dict[tuple[str, bool], Callable[[Path, Path], Measured]] = {
     ("node", True): node_seg,
     ("highdicom", True): highdicom_seg,
@@ -341,21 +270,13 @@ def dcmqi_seg(folder: Path, output: Path) -> Measured:
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     # What wait4 says of the memory counts that of the parent before exec, too.
-    with Peak(partial(peak_memory, process.pid), SAMPLE_SECONDS) as resident:
+    with Peak(partial(memory, "VmHWM", process.pid), SAMPLE_SECONDS) as resident:
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         raise Failed(f"{program.name} ended with {process.returncode}")
     return Measured(seconds, usage.ru_utime + usage.ru_stime, resident.highest, resident.highest)
-
-
-def peak_memory(process: int) -> int:
-    """The most there was; 0 when the process is gone."""
-    try:
-        return memory("VmHWM", process)
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
 
 
 def check(case: Case, output: Path, expected: int) -> None:

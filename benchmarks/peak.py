@@ -32,5 +32,8 @@ class Peak:
 
 def memory(of: str, process: int | str = "self") -> int:
     """Bytes: VmRSS, resident now, or VmHWM, the most there was. 0 when the process has ended."""
-    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{of}:")), 0)
