@@ -1,5 +1,6 @@
 """The benchmark of receiving: its images are what they claim to be, and a case runs."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -7,10 +8,9 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from benchmarks.ingest.__main__ import arguments, run
+from benchmarks.ingest.__main__ import arguments, run, tell
 from benchmarks.ingest.cases import NAMES, Sizes, Workloads, definitions
 from benchmarks.ingest.results import goals
-from benchmarks.ingest.tables import tables
 from benchmarks.vendors.images import SERIES_LENGTH, vendor_images
 from benchmarks.vendors.private import Vendor
 from benchmarks.workloads import FIRST_RUN, UID_ROOT, Renewer
@@ -89,7 +89,8 @@ def test_a_case_is_measured_beside_the_node_without_index(tmp_path: Path) -> Non
     given = ["--cases", "mr256-x1", "--rounds", "1", "--images", "2", "--servers", "node", "receive"]
     (tmp_path / "servers").mkdir()
     (tmp_path / "images").mkdir()
-    results, cases, left_out = run(arguments(given), tmp_path / "servers", tmp_path / "images")
+    options = arguments([*given, "--json", str(tmp_path / "all.json"), "--markdown", str(tmp_path / "tables.md")])
+    results, cases, left_out = run(options, tmp_path / "servers", tmp_path / "images")
     assert (len(cases), left_out) == (1, [])
     (alone,), (both,) = (results.sent["mr256-x1"][server] for server in ("receive", "node"))
     assert set(alone.cpu) == {"receive"}
@@ -97,4 +98,8 @@ def test_a_case_is_measured_beside_the_node_without_index(tmp_path: Path) -> Non
     assert alone.images == both.images == 2
     measured = [goal.text for goal in goals(results) if goal.met is not None]
     assert measured == ["1 sender, 256²", "last response → all indexed"]
-    assert [title for title, *_ in tables(results, goals(results))][:2] == ["Goals", "Received"]
+    tell(options, results, cases, left_out)
+    assert json.loads((tmp_path / "all.json").read_text())["sent"]["mr256-x1"]["receive"][0]["images"] == 2
+    text = (tmp_path / "tables.md").read_text()
+    assert "| 1 sender, 256² | ≥ 0.9 × index stopped |" in text
+    assert "Not measured: 1 sender, 256² (× orthanc);" in text
