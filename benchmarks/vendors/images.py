@@ -77,8 +77,7 @@ def vendor_images(
         ds.add_new("PixelData", "OW", pixels[i % PICTURES])
         paths.append(folder / f"{i:06}.dcm")
         ds.save_as(paths[-1], enforce_file_format=True)
-    made_by = ", ".join(v.name for v in vendors)
-    return described(name, f"{count} MR images of {matrix}² with long headers ({made_by})", paths)
+    return described(name, f"{count} MR images of {matrix}² with long headers", paths)
 
 
 def _uid(kind: int, number: int) -> str:
