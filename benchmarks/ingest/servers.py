@@ -21,6 +21,7 @@ from benchmarks.ingest.association import echo
 from benchmarks.ingest.network import LOOPBACK, Place
 from benchmarks.report import Failed
 from dicom_node.demo.pacs.ports import free_port
+from storage.tables.database.connection import Database, default_url
 
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
@@ -226,11 +227,14 @@ class Node(Server):
     def _commands(self) -> dict[str, Sequence[str]]:
         text = NODE_CONFIG.format(ae_title=self.ae_title, host=self.host, port=self.port)
         (self.folder / "node.toml").write_text(text)
-        subprocess.run(self._command("db", "upgrade"), capture_output=True, check=True, timeout=START_SECONDS)
+        self.data_dir.mkdir()
+        database = Database(default_url(self.data_dir))  # `schedule` does not start without its tables
+        database.upgrade()
+        database.close()
         return {role: self._command(role) for role in self.roles}
 
-    def _command(self, *words: str) -> Sequence[str]:
-        return [*NODE, *words, "--config", str(self.folder / "node.toml")]
+    def _command(self, role: str) -> Sequence[str]:
+        return [*NODE, role, "--config", str(self.folder / "node.toml")]
 
     def stored(self) -> int:
         """Instances that have a row, which may come after the answers.
