@@ -16,6 +16,7 @@ NodeError                    any failure that the project raises on purpose
 │   ├── InstanceMismatch     a C-STORE command and its dataset name different instances or SOP classes
 │   ├── NotNegotiated        a C-STORE uses a presentation context that is not for storing its SOP class
 │   ├── Unfileable           the UIDs of an instance cannot be names of files
+│   ├── DamagedFrame         the body of a frame of a journal is not what was written
 │   ├── InputRefused         the images cannot be used, and the message says why
 │   ├── PatientConflict      the images of a job state different patients
 │   └── ModelRefused         a model folder cannot be used, and the message says why

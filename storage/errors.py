@@ -41,6 +41,10 @@ class Unfileable(Permanent):
     """An instance whose UIDs cannot be names of files."""
 
 
+class DamagedFrame(Permanent):
+    """A frame of a journal whose body is not what was written."""
+
+
 class InputRefused(Permanent):
     """Images that cannot be used: broken geometry, several volumes in one series, no pixels.
 

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from dicom_node.read.census import Census, Fault, FoundFault
-from storage.errors import Permanent
-from storage.log import segments
+from storage.errors import DamagedFrame, Permanent
 from storage.log.archive import sop_instance_uid_of
 from storage.log.files import dataset_sha256
-from storage.log.frames import FrameKind
 from storage.log.instances import InstanceStore
-from storage.log.segments import SegmentReader
+from storage.log.segments.frames import FrameKind
+from storage.log.segments.names import list_segments
+from storage.log.segments.reader import SegmentReader
 from storage.records.instances import Instance
 
 
@@ -21,7 +21,7 @@ def take_census(data_dir: Path, instances: InstanceStore, journals: Path) -> Cen
     problems: list[FoundFault] = []
     waiting: list[str] = []
     for folder in sorted(p for p in journals.glob("*") if p.is_dir()):
-        for segment in segments.list_segments(folder):
+        for segment in list_segments(folder):
             found, damaged = _segment(segment)
             waiting += found
             if damaged:
@@ -59,19 +59,22 @@ def _fault(instance: Instance) -> Fault | None:
 
 
 def _segment(path: Path) -> tuple[list[str], bool]:
-    """Return the SOP Instance UIDs in a segment, and True if the segment is damaged before its end."""
+    """Return the SOP Instance UIDs in a segment, and True if anything in it is damaged."""
     uids: list[str] = []
-    end, damaged = 0, False
+    damaged = False
     try:
         with SegmentReader(path) as reader:
-            while True:
-                for frame in reader.frames(end):
+            end = reader.first
+            for frame in reader.all_frames():
+                damaged = damaged or frame.offset > end
+                end = frame.end
+                try:
                     if frame.kind in (FrameKind.INSTANCE, FrameKind.LARGE_INSTANCE):
+                        reader.body(frame)
                         uids.append(frame.meta["sop_instance_uid"])
-                    end = frame.end
-                beginning = reader.next_frame(end)
-                if beginning is None:
-                    return uids, damaged
-                end, damaged = beginning, damaged or beginning > end
+                except DamagedFrame:
+                    damaged = True
+            damaged = damaged or (end < reader.size and not reader.is_cut_off(end))
     except FileNotFoundError:  # filed and removed in the meantime
         return [], False
+    return uids, damaged

@@ -16,14 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from dicom_node.runtime.logs import fields, unexpected
-from storage.errors import IndexLost, Retriable, Unfileable
-from storage.log import journal, segments
+from storage.errors import DamagedFrame, IndexLost, Retriable, Unfileable
+from storage.log import journal
 from storage.log.associations import AssociationEnded, AssociationOpened
 from storage.log.files import FileSystem
 from storage.log.filing import Filing
-from storage.log.frames import Frame, FrameKind, instance_of
 from storage.log.instances import InstanceStore
-from storage.log.segments import SegmentReader
+from storage.log.segments.frames import Frame, FrameKind, instance_of
+from storage.log.segments.large import remove_stray_files
+from storage.log.segments.reader import SegmentReader
+from storage.log.segments.store import Segments
 from storage.machine import is_trouble_of_the_machine
 from storage.records.evidence import AssociationEnd
 from storage.records.instances import UID, Stored
@@ -69,6 +71,7 @@ class Indexer:
         claim: Callable[[], object] = lambda: None,
     ) -> None:
         self._journals = journals
+        self._segments = Segments(journals)
         self._instances = instances
         self._database = database
         self._problems = Problems(database)
@@ -118,12 +121,12 @@ class Indexer:
         self._places.clear()
         filing = self._instances.filing()
         for folder in self._folders():
-            for segment in segments.list_segments(folder):
-                with SegmentReader(segment) as reader:
-                    for frame in reader.frames(0):
-                        content = self._content(frame, folder)
-                        if content is not None:
-                            with suppress(Unfileable):
+            for number in self._segments.numbers(folder.name):
+                with self._segments.open(folder.name, number) as reader:
+                    for frame in reader.all_frames():
+                        with suppress(Unfileable, DamagedFrame):
+                            content = self._content(reader, frame)
+                            if content is not None:
                                 filing.mend(instance_of(frame.meta), content)
         self._instances.reindex()
         self._instances.note_all_aside(self._journals.parent / UNFILED)
@@ -139,7 +142,7 @@ class Indexer:
         mark: tuple[tuple[datetime, float], dict[Path, int]] | None = None
         while stop is None or not stop.is_set():
             began = datetime.now(UTC), time.monotonic()
-            mark = mark or (began, {folder: _last_segment(folder) for folder in self._folders()})
+            mark = mark or (began, {folder: self._last_segment(folder) for folder in self._folders()})
             more, trouble = False, None
             for folder in self._folders():
                 try:
@@ -159,29 +162,32 @@ class Indexer:
         return filed
 
     def _folders(self) -> list[Path]:
-        return sorted(folder for folder in self._journals.glob("*") if folder.is_dir())
+        return [self._journals / receiver for receiver in self._segments.receivers()]
+
+    def _last_segment(self, folder: Path) -> int:
+        return max(self._segments.numbers(folder.name), default=-1)
 
     # -- one journal ---------------------------------------------------------------------------------------------------
 
     def _advance(self, place: _Place) -> tuple[int, bool]:
         """File one segment; return the number of instances, and True if another segment follows."""
         # Listing first is essential: a receiver that starts after it begins a segment that is not in the list.
-        numbers = [segments.segment_number(path) for path in segments.list_segments(place.folder)]
-        numbers = [number for number in numbers if number >= place.segment]
+        numbers = [number for number in self._segments.numbers(place.receiver) if number >= place.segment]
         written = journal.is_written(place.folder)
         if not numbers:
             return 0, False
         if numbers[0] != place.segment:
             place.segment, place.offset, place.large = numbers[0], 0, []
         following = numbers[1] if len(numbers) > 1 else None
-        with SegmentReader(segments.segment_path(place.folder, place.segment)) as reader:
+        live = following is None and written
+        with self._segments.open(place.receiver, place.segment, live) as reader:
+            place.offset = max(place.offset, reader.first)
             filed = self._file(reader, place)
             while (beginning := reader.next_frame(place.offset)) is not None:
                 if beginning > place.offset:
                     self._keep_damaged(reader, place, beginning)
-                    place.offset = beginning
                 filed += self._file(reader, place)
-            if following is None and written:
+            if live:
                 return filed, False
             if reader.size > place.offset:
                 self._note_tail(reader, place)
@@ -210,7 +216,11 @@ class Indexer:
         for frame in reader.frames(place.offset):
             if frame.kind is FrameKind.STARTED:
                 filed += self._commit(reader, filing, place, end, large)
-            self._apply(frame, filing, place, large)
+            try:
+                self._apply(reader, frame, filing, place, large)
+            except DamagedFrame:
+                filed += self._commit(reader, filing, place, end, large)
+                self._keep_damaged(reader, place, frame.end)
             end = frame.end
             if len(filing) >= BATCH:
                 filed += self._commit(reader, filing, place, end, large)
@@ -223,12 +233,14 @@ class Indexer:
             filing = self._instances.filing()
             large: list[Path] = []
             try:
-                self._apply(frame, filing, place, large)
+                self._apply(reader, frame, filing, place, large)
                 filed += self._commit(reader, filing, place, frame.end, large)
             except (Retriable, OSError):
                 raise
+            except DamagedFrame:
+                self._keep_damaged(reader, place, frame.end)
             except Exception as error:
-                self._keep_unfiled(frame, place, unexpected(error))
+                self._keep_unfiled(reader, frame, place, unexpected(error))
                 place.offset = frame.end
         return filed
 
@@ -249,7 +261,7 @@ class Indexer:
             )
         return len(outcomes)
 
-    def _apply(self, frame: Frame, filing: Filing, place: _Place, large: list[Path]) -> None:
+    def _apply(self, reader: SegmentReader, frame: Frame, filing: Filing, place: _Place, large: list[Path]) -> None:
         meta = frame.meta
         match frame.kind:
             case FrameKind.STARTED:
@@ -271,16 +283,18 @@ class Indexer:
             case FrameKind.REFUSED:
                 self._tell_refused(meta)
             case FrameKind.INSTANCE | FrameKind.LARGE_INSTANCE:
-                content = self._content(frame, place.folder)
+                content = self._content(reader, frame)
                 if content is None:
                     extra = fields("instance_skipped", sop_instance=meta["sop_instance_uid"])
                     log.warning("A large instance that was never acknowledged has no file and is skipped", extra=extra)
                     return
-                self._file_instance(frame, content, filing, place)
+                self._file_instance(reader, frame, content, filing, place)
                 if isinstance(content, Path):
                     large.append(content)
+            case FrameKind.SEALED:
+                pass  # a table without its footer, which a crash left
             case FrameKind.UNKNOWN:
-                self._keep_unfiled(frame, place, "it was written by another version")
+                self._keep_unfiled(reader, frame, place, "it was written by another version")
 
     def _tell_refused(self, meta: dict[str, Any]) -> None:
         peer = meta["calling_ae_title"]
@@ -288,36 +302,38 @@ class Indexer:
             text = f"instances from {peer} were refused: {reason}"
             self._problems.open(ProblemKind.REFUSED, f"{peer}: {reason}", text)
 
-    def _content(self, frame: Frame, folder: Path) -> bytes | Path | None:
+    def _content(self, reader: SegmentReader, frame: Frame) -> bytes | Path | None:
         """Return the Part 10 file of an instance, or None for other frames and for a large instance without its file.
 
         The receiver removes the file of a large instance when the flush of its frame fails. Such an instance was never
-        acknowledged.
+        acknowledged. Raises DamagedFrame.
         """
         if frame.kind is FrameKind.INSTANCE:
-            return frame.body
+            return reader.body(frame)
         if frame.kind is not FrameKind.LARGE_INSTANCE:
             return None
-        path = folder / str(frame.meta["file"])
+        path = reader.path.parent / str(frame.meta["file"])
         return path if path.is_file() and path.stat().st_size == frame.meta["size"] else None
 
-    def _file_instance(self, frame: Frame, content: bytes | Path, filing: Filing, place: _Place) -> None:
+    def _file_instance(
+        self, reader: SegmentReader, frame: Frame, content: bytes | Path, filing: Filing, place: _Place
+    ) -> None:
         try:
             filing.instance(instance_of(frame.meta), content)
         except Unfileable as error:
-            self._keep_unfiled(frame, place, str(error))
+            self._keep_unfiled(reader, frame, place, str(error))
         except OSError as error:
             if is_trouble_of_the_machine(error):
                 raise
             # The folder may belong to another user, for example. That must not hold up the other instances.
-            self._keep_unfiled(frame, place, _reason(error))
+            self._keep_unfiled(reader, frame, place, _reason(error))
 
-    def _keep_unfiled(self, frame: Frame, place: _Place, reason: str) -> None:
+    def _keep_unfiled(self, reader: SegmentReader, frame: Frame, place: _Place, reason: str) -> None:
         """Keep the bytes of an instance that cannot be filed, because the instance was acknowledged."""
         folder = self._journals.parent / UNFILED
         folder.mkdir(exist_ok=True)
-        content = self._content(frame, place.folder) if frame.meta.get("sop_instance_uid") else None
-        body = content.read_bytes() if isinstance(content, Path) else frame.body
+        content = self._content(reader, frame) if frame.meta.get("sop_instance_uid") else None
+        body = content.read_bytes() if isinstance(content, Path) else reader.body(frame)
         path = folder / f"{place.receiver}-{place.segment}-{hashlib.sha256(body).hexdigest()[:16]}.dcm"
         if not path.exists():
             path.write_bytes(body)
@@ -334,10 +350,10 @@ class Indexer:
     # -- the end of a segment ------------------------------------------------------------------------------------------
 
     def _keep_damaged(self, reader: SegmentReader, place: _Place, end: int) -> None:
-        """Keep a copy of damaged bytes between whole frames. The frames that follow are still filed."""
+        """Keep a copy of the damaged bytes up to `end`, and move the place there. What follows is still filed."""
         kept = reader.path.with_name(f"{reader.path.stem}-{place.offset}.damaged")
         if not kept.exists():
-            kept.write_bytes(reader.rest(place.offset)[: end - place.offset])
+            kept.write_bytes(reader.between(place.offset, end))
         text = f"A journal of {place.receiver} is damaged; the bytes that are no frame are kept as {kept.name}"
         self._problems.open(ProblemKind.UNFILED, f"{place.receiver}/{kept.name}", text)
         log.error(
@@ -347,13 +363,14 @@ class Indexer:
             kept.name,
             extra=fields("journal_damaged", journal=place.receiver),
         )
+        place.offset = end
 
     def _note_tail(self, reader: SegmentReader, place: _Place) -> None:
         """Log the bytes behind the last frame of a finished segment; keep a copy if they are damaged."""
         left = reader.size - place.offset
         if reader.is_cut_off(place.offset):
             log.warning(
-                "A journal ends in %d bytes of an instance that was never acknowledged",
+                "A journal ends in %d bytes that were never acknowledged",
                 left,
                 extra=fields("journal_cut_off", journal=place.receiver),
             )
@@ -372,13 +389,9 @@ class Indexer:
             raise
         for path in place.large:
             path.unlink(missing_ok=True)
-        segments.segment_path(place.folder, place.segment).unlink()
-        segments.remove_stray_files(place.folder, place.segment, following)
+        self._segments.delete(place.receiver, place.segment)
+        remove_stray_files(place.folder, place.segment, following)
         place.segment, place.offset, place.large = place.segment + 1, 0, []
-
-
-def _last_segment(folder: Path) -> int:
-    return max(map(segments.segment_number, segments.list_segments(folder)), default=-1)
 
 
 def _reason(error: Exception) -> str:

@@ -25,7 +25,7 @@ from storage.log.files import FileMeta
 from storage.log.headers.header import InstanceHeader
 from storage.log.headers.instance_reader import InstanceReader, scan_header
 from storage.log.journal import Journal
-from storage.log.segments import LargeFile
+from storage.log.segments.large import LargeFile
 from storage.records.evidence import AssociationEnd
 from storage.records.instances import UID, ReceivedInstance
 

@@ -1,7 +1,7 @@
 """The journal of a receiver: an append-only log that is flushed before a peer gets the status Success.
 
-A journal is a folder of segments (`storage.log.segments`), and a segment is a sequence of frames
-(`storage.log.frames`). `dicom_node/index` files the instances that a journal holds and removes segments that are filed.
+A journal is a folder of segments (`storage.log.segments`), and a segment is a sequence of frames. `dicom_node/index`
+files the instances that a journal holds and removes segments that are filed.
 Instances that are not filed yet are still in the journal after a crash, and are filed then.
 """
 
@@ -10,24 +10,20 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
 
-from storage.errors import Permanent, StorageFull
+from storage.errors import Permanent, Retriable, StorageFull
 from storage.log.files import BytesLike, make_folder, sync_folder
-from storage.log.frames import FrameKind, encode_frame, meta_of
-from storage.log.segments import (
-    DiskErrors,
-    LargeFile,
-    SegmentWriter,
-    large_file_path,
-    list_segments,
-    segment_number,
-    segment_path,
-)
+from storage.log.segments.disk import DiskErrors
+from storage.log.segments.frames import FrameKind, NewFrame, meta_of, new_frame
+from storage.log.segments.large import LargeFile
+from storage.log.segments.names import large_file_path, segment_path
+from storage.log.segments.store import Segments
+from storage.log.segments.writer import SegmentWriter, tell_unsealed
 from storage.machine import boot_id, host_name
 from storage.records.evidence import AssociationEnd
 from storage.records.instances import ReceivedInstance
@@ -48,6 +44,7 @@ class Journal:
 
     def __init__(self, folder: Path, minimum_free_bytes: int = 0) -> None:
         self.folder = folder
+        self._segments = Segments(folder.parent)
         self._minimum_free_bytes = minimum_free_bytes
         self._lock = threading.Lock()  # held while a frame is written
         self._segment: SegmentWriter | None = None
@@ -57,10 +54,10 @@ class Journal:
         self._lock_file: IO[bytes] | None = None
 
     def open(self) -> None:
-        """Lock the journal and begin a new segment. The segments of an earlier process are never appended to.
+        """Lock the journal, begin a new segment, and seal the segments that an earlier process left unsealed.
 
-        On a full device the segment begins with the first instance that fits. Raises Permanent if another process
-        writes this journal, and Retriable.
+        Frames are never appended to the segments of an earlier process. On a full device the new segment begins with
+        the first instance that fits. Raises Permanent if another process writes this journal, and Retriable.
         """
         with DiskErrors():
             make_folder(self.folder)
@@ -73,6 +70,7 @@ class Journal:
             time.sleep(0.01)
         with self._lock, suppress(StorageFull):
             self._roll()
+        self._seal_earlier()
 
     def close(self) -> None:
         with self._lock:
@@ -103,30 +101,32 @@ class Journal:
             "at": _now(),
         }
         with self._lock:
-            self._write(FrameKind.ASSOCIATION, meta, ())
+            self._write(new_frame(FrameKind.ASSOCIATION, meta))
 
     def ended(self, association: str, end: AssociationEnd) -> None:
         """Note the end of an association, without a flush.
 
         If a crash destroys the note, the association counts as aborted, and its studies wait longer.
         """
+        meta = {"association": association, "end": end.value, "at": _now()}
         with self._lock:
-            self._write(FrameKind.ASSOCIATION_ENDED, {"association": association, "end": end.value, "at": _now()}, ())
+            self._write(new_frame(FrameKind.ASSOCIATION_ENDED, meta))
 
     def refused(self, calling_ae_title: str, peer_host: str, counts: Mapping[str, int]) -> None:
         """Note, without a flush, how many instances of an ended association were refused, by the reason."""
         meta = {"calling_ae_title": calling_ae_title, "peer_host": peer_host, "counts": dict(counts), "at": _now()}
         with self._lock:
-            self._write(FrameKind.REFUSED, meta, ())
+            self._write(new_frame(FrameKind.REFUSED, meta))
 
-    def store(self, instance: ReceivedInstance, *parts: BytesLike) -> None:
+    def store(self, instance: ReceivedInstance, *parts: BytesLike, kept: bytes = b"") -> None:
         """Keep an instance whose Part 10 file is the concatenation of `parts`; durable on return.
 
-        Raises StorageFull or Retriable. The instance must then not be acknowledged, although it may have been kept.
+        `kept` is its kept header, which can be read without the file. Raises StorageFull or Retriable. The instance
+        must then not be acknowledged, although it may have been kept.
         """
-        meta = meta_of(instance)
+        frame = new_frame(FrameKind.INSTANCE, meta_of(instance), parts, kept)
         with self._lock:
-            segment, end = self._write(FrameKind.INSTANCE, meta, parts)
+            segment, end = self._write(frame)
         self._flush(segment, end)
 
     def large(self) -> LargeFile:
@@ -138,22 +138,22 @@ class Journal:
             path = large_file_path(self.folder, self._number, self._large)
         return LargeFile(path)
 
-    def store_large(self, instance: ReceivedInstance, file: LargeFile) -> None:
+    def store_large(self, instance: ReceivedInstance, file: LargeFile, kept: bytes = b"") -> None:
         """Keep an instance whose Part 10 file is `file`; durable on return. Raises as `store` does."""
         file.make_durable()
         meta = meta_of(instance) | {"file": file.path.name, "size": file.size}
+        frame = new_frame(FrameKind.LARGE_INSTANCE, meta, kept=kept)
         with self._lock:
-            segment, end = self._write(FrameKind.LARGE_INSTANCE, meta, ())
+            segment, end = self._write(frame)
         self._flush(segment, end)
 
     # -- frames --------------------------------------------------------------------------------------------------------
 
-    def _write(self, kind: FrameKind, meta: dict[str, Any], parts: Sequence[BytesLike]) -> tuple[SegmentWriter, int]:
+    def _write(self, frame: NewFrame) -> tuple[SegmentWriter, int]:
         """Append a frame while the lock is held.
 
         Return the segment, and the offset up to which it must be flushed for the frame to be durable.
         """
-        frame = encode_frame(kind, meta, parts)
         segment = self._segment
         if segment is None or segment.size >= SEGMENT_BYTES or segment.failed:
             segment = self._roll()
@@ -172,17 +172,33 @@ class Journal:
         with DiskErrors():
             # The last number is noted, so that none is used twice even if all segments are filed and gone.
             noted = os.pread(self._lock_file.fileno(), 20, 0).strip(b"\0")
-            numbers = [int(noted) if noted.isdigit() else 0, *map(segment_number, list_segments(self.folder))]
+            numbers = [int(noted) if noted.isdigit() else 0, *self._segments.numbers(self.folder.name)]
             self._number = max(numbers) + 1
             os.pwrite(self._lock_file.fileno(), f"{self._number:020}".encode(), 0)
             os.fdatasync(self._lock_file.fileno())
             segment = SegmentWriter(segment_path(self.folder, self._number))
-            sync_folder(self.folder)
+        try:
+            with DiskErrors():
+                sync_folder(self.folder)
+            if not self._started:
+                segment.append(new_frame(FrameKind.STARTED, {"at": _now()}))
+        except Retriable:
+            segment.discard()  # the next instance tries again
+            raise
+        self._started = True
         self._segment = segment
-        if not self._started:
-            self._started = True
-            self._write(FrameKind.STARTED, {"at": _now()}, ())
         return segment
+
+    def _seal_earlier(self) -> None:
+        for number in self._segments.numbers(self.folder.name):
+            if self._segment is not None and number >= self._number:
+                continue
+            try:
+                self._segments.seal(self.folder.name, number)
+            except FileNotFoundError:  # filed and removed in the meantime
+                continue
+            except (Retriable, OSError) as error:
+                tell_unsealed(segment_path(self.folder, number), error)
 
 
 def is_written(folder: Path) -> bool:

@@ -22,9 +22,10 @@ from hypothesis.stateful import (
 
 from dicom_node.receive.policy import ReceivePolicy
 from dicom_node.receive.receiver import Receiver
-from storage.log.frames import FrameKind
 from storage.log.journal import Journal
-from storage.log.segments import SegmentReader, list_segments
+from storage.log.segments.frames import FrameKind
+from storage.log.segments.names import list_segments
+from storage.log.segments.reader import SegmentReader
 from tests.faults.wire import (
     C_STORE_RSP,
     COMMAND,
@@ -259,7 +260,7 @@ class Peers(RuleBasedStateMachine):
             with SegmentReader(path) as reader:
                 for frame in reader.frames(0):
                     if frame.kind is FrameKind.INSTANCE:
-                        kept[frame.meta["sop_instance_uid"]] = part10_dataset(frame.body)
+                        kept[frame.meta["sop_instance_uid"]] = part10_dataset(reader.body(frame))
         missing = [uid for uid in self.acknowledged if uid not in kept]
         assert not missing, f"{len(missing)} of {len(self.acknowledged)} are not in the journal"
         changed = [uid for uid, i in self.acknowledged.items() if kept[uid] != i.dataset]

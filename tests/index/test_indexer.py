@@ -1,6 +1,5 @@
 """The indexer: whatever is in a journal gets its file and its row, once, through any number of crashes."""
 
-import os
 import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,15 +12,20 @@ from sqlalchemy import select, text
 
 from dicom_node.index.indexer import Indexer
 from storage.errors import Retriable
-from storage.log import journal, segments
+from storage.log import journal
 from storage.log.files import FileSystem
-from storage.log.frames import FrameKind
 from storage.log.journal import Journal
+from storage.log.segments import names
+from storage.log.segments.frames import FrameKind, meta_of, new_frame
+from storage.log.segments.reader import SegmentReader
+from storage.log.segments.store import Segments
 from storage.records.evidence import AssociationEnd
 from storage.records.problems import ProblemKind
 from storage.records.studies import StudyState
 from storage.tables.database import schema
 from storage.tables.database.connection import Database, default_url
+from tests.storage.log.crashes import tear
+from tests.storage.log.release01 import old_segment
 from tests.storage.node import STUDY, Node, Sent, received
 
 
@@ -100,12 +104,12 @@ def test_filed_segments_are_removed(node: Node, receiver: Journal, monkeypatch: 
         store(receiver, one)
     running = indexer(node)
     running.advance()
-    assert len(segments.list_segments(receiver.folder)) == 1  # the one that is written
+    assert len(names.list_segments(receiver.folder)) == 1  # the one that is written
     for one in sent[5:]:
         store(receiver, one)
     receiver.close()
     running.advance()
-    assert segments.list_segments(receiver.folder) == []
+    assert names.list_segments(receiver.folder) == []
     held(node, *sent)
 
 
@@ -119,7 +123,7 @@ def test_a_segment_is_flushed_before_it_is_removed(
     unlink = Path.unlink
 
     def seen(path: Path, missing_ok: bool = False) -> None:
-        if path.suffix == segments.SEGMENT_SUFFIX:
+        if path.suffix == names.SEGMENT_SUFFIX:
             order.append("removed")
         unlink(path, missing_ok)
 
@@ -166,7 +170,7 @@ def test_a_new_life_is_filed_by_an_indexer_that_knew_the_old_one(node: Node, rec
     receiver.close()
     running = indexer(node)
     running.advance()
-    assert segments.list_segments(receiver.folder) == []
+    assert names.list_segments(receiver.folder) == []
     again = Journal(receiver.folder)
     again.open()
     store(again, received(2))
@@ -179,20 +183,25 @@ def test_a_torn_tail_is_passed_over(node: Node, receiver: Journal, cut: int, cap
     store(receiver, received(1))
     store(receiver, received(2))
     receiver.close()
-    (path,) = segments.list_segments(receiver.folder)
-    os.truncate(path, path.stat().st_size - cut)
+    (path,) = names.list_segments(receiver.folder)
+    tear(path, cut)
     indexer(node).advance()
     held(node, received(1))
     assert "never acknowledged" in caplog.text
-    assert segments.list_segments(receiver.folder) == []
+    assert names.list_segments(receiver.folder) == []
 
 
-def test_damage_loses_only_what_is_damaged(node: Node, receiver: Journal, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("sealed", [True, False])
+def test_damage_loses_only_what_is_damaged(
+    node: Node, receiver: Journal, sealed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     sent = [received(n) for n in range(1, 5)]
     for one in sent:
         store(receiver, one)
     receiver.close()
-    (path,) = segments.list_segments(receiver.folder)
+    (path,) = names.list_segments(receiver.folder)
+    if not sealed:
+        tear(path)
     content = bytearray(path.read_bytes())
     at = content.index(sent[1].dataset)
     content[at + 10] ^= 0xFF
@@ -202,6 +211,42 @@ def test_damage_loses_only_what_is_damaged(node: Node, receiver: Journal, caplog
     assert "damaged" in caplog.text
     (kept,) = receiver.folder.glob("*.damaged")
     assert sent[1].dataset[20:] in kept.read_bytes()
+
+
+def test_a_torn_tail_that_the_next_process_sealed_is_passed_over(
+    node: Node, receiver: Journal, caplog: pytest.LogCaptureFixture
+) -> None:
+    store(receiver, received(1))
+    store(receiver, received(2))
+    receiver.close()
+    tear(*names.list_segments(receiver.folder), 100)
+    again = Journal(receiver.folder)
+    again.open()
+    store(again, received(3))
+    indexer(node).advance()
+    held(node, received(1), received(3))
+    assert "never acknowledged" in caplog.text
+    assert list(receiver.folder.glob("*.damaged")) == []
+
+
+def test_nothing_outside_the_journal_is_read_or_removed(node: Node, receiver: Journal) -> None:
+    victim = node.root.parent / "victim"
+    victim.write_bytes(received(1).file)
+    meta = meta_of(received(1).instance) | {"file": "../../victim", "size": len(received(1).file)}
+    receiver._write(new_frame(FrameKind.LARGE_INSTANCE, meta))
+    store(receiver, received(2))
+    receiver.close()
+    indexer(node).advance()
+    held(node, received(2))
+    assert victim.read_bytes() == received(1).file
+    assert names.list_segments(receiver.folder) == []
+
+
+def test_a_journal_of_release_01_is_filed(node: Node, receiver: Journal) -> None:
+    (receiver.folder / "00000000.log").write_bytes(old_segment(received(1), received(2)))
+    store(receiver, received(3))
+    indexer(node).advance()
+    held(node, received(1), received(2), received(3))
 
 
 def test_a_file_that_power_loss_damaged_is_restored(node: Node, receiver: Journal) -> None:
@@ -260,18 +305,19 @@ def test_a_life_that_begins_before_the_indexer_asks_is_kept(
     node: Node, receiver: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     receiver.close()
-    list_segments, lives = segments.list_segments, []
+    numbers = Segments.numbers
+    lives: list[Journal] = []
 
-    def start_before_listing(folder: Path) -> list[Path]:
+    def start_before_listing(listed: Segments, name: str) -> list[int]:
         if not lives:
-            lives.append(Journal(folder))
+            lives.append(Journal(receiver.folder))
             lives[0].open()
             store(lives[0], received(1))
-        return list_segments(folder)
+        return numbers(listed, name)
 
     running = indexer(node)
     running.advance()
-    monkeypatch.setattr(segments, "list_segments", start_before_listing)
+    monkeypatch.setattr(Segments, "numbers", start_before_listing)
     running.advance()
     store(lives[0], received(2))
     running.advance()
@@ -283,15 +329,15 @@ def test_a_frame_that_was_unfinished_a_moment_ago_is_no_damage(
 ) -> None:
     """While a segment is read, an unfinished frame becomes whole and others follow it: they are for the next pass."""
     store(receiver, received(1))
-    frames = segments.SegmentReader.frames
+    frames = SegmentReader.frames
     more = [received(2), received(3)]
 
-    def overtaken(reader: segments.SegmentReader, start: int) -> Any:
+    def overtaken(reader: SegmentReader, start: int) -> Any:
         yield from frames(reader, start)
         while more:
             store(receiver, more.pop(0))
 
-    monkeypatch.setattr(segments.SegmentReader, "frames", overtaken)
+    monkeypatch.setattr(SegmentReader, "frames", overtaken)
     one = indexer(node)
     assert one.advance() == 1
     assert one.advance() == 2
@@ -303,8 +349,8 @@ def test_a_frame_that_nobody_can_file_holds_up_no_other(
     node: Node, receiver: Journal, caplog: pytest.LogCaptureFixture
 ) -> None:
     store(receiver, received(1))
-    receiver._write(FrameKind.INSTANCE, {"sop_instance_uid": "1.2"}, [b"no more than that"])
-    receiver._write(9, {}, [b"of another version"])  # type: ignore[arg-type]
+    receiver._write(new_frame(FrameKind.INSTANCE, {"sop_instance_uid": "1.2"}, [b"no more than that"]))
+    receiver._write(new_frame(9, {}, [b"of another version"]))  # type: ignore[arg-type]
     store(receiver, received(2))
     receiver.close()
     indexer(node).advance()
@@ -353,7 +399,7 @@ def test_a_failed_flush_has_everything_compared_again(
         running.advance()
     running.advance()
     held(node, sent)
-    assert segments.list_segments(receiver.folder) == []
+    assert names.list_segments(receiver.folder) == []
 
 
 @pytest.mark.parametrize("left", [4096, 8192])
@@ -379,7 +425,7 @@ def test_a_torn_file_in_quarantine_is_written_again(node: Node, receiver: Journa
     kept.write_bytes(b"")
     receiver.close()
     indexer(node).advance()
-    assert segments.list_segments(receiver.folder) == []
+    assert names.list_segments(receiver.folder) == []
     assert kept.read_bytes() == other.file
 
 
@@ -435,10 +481,10 @@ def test_a_uid_that_cannot_be_filed_is_kept(node: Node, receiver: Journal, caplo
 def test_rows_wait_for_the_flush(node: Node, receiver: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     """A frame can be read before its receiver has flushed it."""
     order: list[str] = []
-    sync = segments.SegmentReader.sync
+    sync = SegmentReader.sync
     session = node.database.session
 
-    def seen_sync(reader: segments.SegmentReader) -> None:
+    def seen_sync(reader: SegmentReader) -> None:
         sync(reader)
         order.append("flush")
 
@@ -447,7 +493,7 @@ def test_rows_wait_for_the_flush(node: Node, receiver: Journal, monkeypatch: pyt
         return session(derivable)
 
     store(receiver, received())
-    monkeypatch.setattr(segments.SegmentReader, "sync", seen_sync)
+    monkeypatch.setattr(SegmentReader, "sync", seen_sync)
     monkeypatch.setattr(node.database, "session", seen_session)
     indexer(node).advance()
     assert order.index("flush") < len(order) - 1 - order[::-1].index("rows")

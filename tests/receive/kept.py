@@ -10,9 +10,11 @@ from pydicom.filereader import read_file_meta_info
 
 from storage.errors import StorageFull
 from storage.log.files import BytesLike
-from storage.log.frames import Frame, FrameKind, instance_of
 from storage.log.journal import Journal
-from storage.log.segments import LargeFile, SegmentReader, list_segments
+from storage.log.segments.frames import Frame, FrameKind, instance_of
+from storage.log.segments.large import LargeFile
+from storage.log.segments.names import list_segments
+from storage.log.segments.reader import SegmentReader
 from storage.records.evidence import AssociationEnd
 from storage.records.instances import ReceivedInstance
 
@@ -52,21 +54,21 @@ class KeptJournal(Journal):
         if self.full:
             raise StorageFull("below the watermark")
 
-    def store(self, instance: ReceivedInstance, *parts: BytesLike) -> None:
+    def store(self, instance: ReceivedInstance, *parts: BytesLike, kept: bytes = b"") -> None:
         self.before(instance)
-        super().store(instance, *parts)
+        super().store(instance, *parts, kept=kept)
 
-    def store_large(self, instance: ReceivedInstance, file: LargeFile) -> None:
+    def store_large(self, instance: ReceivedInstance, file: LargeFile, kept: bytes = b"") -> None:
         self.before(instance)
-        super().store_large(instance, file)
+        super().store_large(instance, file, kept)
 
     @property
     def kept(self) -> list[Kept]:
         """In the order of their arrival."""
         found = []
-        for frame in self._frames():
+        for frame, body in self._contents():
             if frame.kind is FrameKind.INSTANCE:
-                found.append(Kept(instance_of(frame.meta), frame.body, large=False))
+                found.append(Kept(instance_of(frame.meta), body, large=False))
             elif frame.kind is FrameKind.LARGE_INSTANCE:
                 found.append(Kept(instance_of(frame.meta), (self.folder / frame.meta["file"]).read_bytes(), large=True))
         return found
@@ -95,6 +97,10 @@ class KeptJournal(Journal):
         return [AssociationEnd(f.meta["end"]) for f in self._frames() if f.kind is FrameKind.ASSOCIATION_ENDED]
 
     def _frames(self) -> Iterator[Frame]:
+        return (frame for frame, _ in self._contents())
+
+    def _contents(self) -> Iterator[tuple[Frame, bytes]]:
         for path in list_segments(self.folder):
             with SegmentReader(path) as reader:
-                yield from reader.frames(0)
+                for frame in reader.frames(0):
+                    yield frame, reader.body(frame)

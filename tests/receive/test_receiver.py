@@ -26,8 +26,9 @@ from dicom_node.dimse.pdu import encode_store_response
 from dicom_node.dimse.scu import StorageSCU, Target
 from dicom_node.receive.policy import Peer, ReceivePolicy, ServiceName
 from dicom_node.receive.receiver import Receiver
-from storage.log.frames import FrameKind
-from storage.log.segments import SegmentReader, list_segments
+from storage.log.segments.frames import FrameKind
+from storage.log.segments.names import list_segments
+from storage.log.segments.reader import SegmentReader
 from storage.records.evidence import AssociationEnd
 from storage.records.instances import ReceivedInstance
 from tests.instances import MakeFile

@@ -20,7 +20,8 @@ from dicom_node.dimse.scu import Target
 from storage.errors import Retriable
 from storage.log.files import IMPLEMENTATION_CLASS_UID, FileMeta
 from storage.log.headers.encodings import GE_PRIVATE_IMPLICIT, JPIP_HTJ2K_REFERENCED_DEFLATE, JPIP_REFERENCED_DEFLATE
-from storage.log.segments import LARGE_SUFFIX, LargeFile
+from storage.log.segments.large import LargeFile
+from storage.log.segments.names import LARGE_SUFFIX
 from storage.records.evidence import AssociationEnd
 from tests.instances import MakeFile
 from tests.receive.conftest import Receive, disk_full

@@ -1,0 +1,180 @@
+"""The writing of segments: frames are appended and flushed, and a segment that is finished is sealed."""
+
+import errno
+import logging
+import os
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from storage.errors import Retriable
+from storage.log.files import BytesLike
+from storage.log.segments.disk import DiskErrors, write_all
+from storage.log.segments.frames import NewFrame, encode_head
+from storage.log.segments.layout import FIRST_FRAME, SALT_BYTES, FrameTable, encode_segment_head
+from storage.log.segments.reader import SegmentReader
+
+log = logging.getLogger(__name__)
+
+FLUSHES = 8  # that may run at once on one segment
+_FAILED_MODE = 0o440  # of a segment whose flush failed: nothing may be appended to it, by any process
+_WRITABLE = 0o200
+
+
+class SegmentWriter:
+    """The segment that a journal appends to.
+
+    Frames are appended under the journal's lock. Up to FLUSHES threads flush at once, and further threads share the
+    next flush. So a thread never waits for two flushes, one that began before it appended and another one.
+
+    Each flush uses a file descriptor of its own, opened before the first write. Linux reports a failed write-back once
+    to each descriptor, and the report must not go to a thread that waits for other frames.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.size = FIRST_FRAME
+        self.failed = False  # nothing may be appended any more
+        self._salt = os.urandom(SALT_BYTES)
+        self._table = FrameTable()
+        self._flushed = 0
+        self._noting = threading.Lock()
+        self._flushing = threading.BoundedSemaphore(FLUSHES)
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        self._idle: list[int] = []
+        try:
+            self._idle += [os.open(path, os.O_WRONLY | os.O_CLOEXEC) for _ in range(FLUSHES)]
+            write_all(self._descriptor, [encode_segment_head(self._salt)])
+        except BaseException:
+            self.discard()
+            raise
+
+    def append(self, frame: NewFrame) -> int:
+        """Append a frame, and return the offset of its end. If this fails, cut off the part that was written."""
+        offset = self.size
+        self._append((encode_head(frame.head, offset, self._salt), *frame.content))
+        self._table.add(frame.head, offset)
+        return self.size
+
+    def flush(self, end: int) -> None:
+        """Make everything up to `end` durable. Raises OSError; the kernel may then have dropped written bytes."""
+        with self._flushing:
+            if self._flushed >= end:
+                return
+            if self.failed:
+                raise OSError(errno.EIO, "an earlier flush of the segment failed")
+            written = self.size
+            descriptor = self._idle.pop()
+            try:
+                os.fdatasync(descriptor)
+            except OSError:
+                self._fail()
+                raise
+            finally:
+                self._idle.append(descriptor)
+            with self._noting:
+                self._flushed = max(self._flushed, written)
+
+    def close(self) -> None:
+        """Flush for the threads that still wait, seal the segment, and close it.
+
+        After a failed flush nothing is flushed any more: the kernel reports dropped bytes only once, so a second flush
+        would succeed without them. For the same reason such a segment is not sealed.
+        """
+        for _ in range(FLUSHES):  # wait until no flush runs any more
+            self._flushing.acquire()
+        try:
+            if self._descriptor < 0:
+                return
+            if not self.failed:
+                try:
+                    os.fdatasync(self._idle[0])
+                    self._flushed = self.size
+                    self._seal()
+                except OSError:
+                    self._fail()
+            self._close()
+        finally:
+            self._flushing.release(FLUSHES)
+
+    def discard(self) -> None:
+        """Remove a segment in which nothing was acknowledged."""
+        self._close()
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
+
+    def _append(self, parts: Sequence[BytesLike]) -> None:
+        try:
+            with DiskErrors():
+                write_all(self._descriptor, parts)
+        except Retriable:
+            try:
+                os.ftruncate(self._descriptor, self.size)
+                os.lseek(self._descriptor, self.size, os.SEEK_SET)
+            except OSError:
+                self.failed = True  # its torn tail ends it; the next frame begins another segment
+            raise
+        self.size += sum(len(part) for part in parts)
+
+    def _seal(self) -> None:
+        """Append the table. On a full disk the segment stays without one until the receiver is started again."""
+        try:
+            self._append(self._table.seal(self.size, self._salt))
+            with DiskErrors():
+                os.fdatasync(self._idle[0])
+        except Retriable as error:
+            tell_unsealed(self.path, error)
+
+    def _fail(self) -> None:
+        self.failed = True
+        _mark_failed(self._descriptor)
+
+    def _close(self) -> None:
+        for descriptor in (self._descriptor, *self._idle):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._descriptor = -1
+        self._idle = []
+
+
+def seal_segment(path: Path) -> None:
+    """Seal the segment of a process that is gone. Nothing is done if it is sealed, or may not be.
+
+    A torn frame, or half a table, stays where it is. The table comes behind it, and names only whole frames. A segment
+    whose flush failed is never sealed: the page cache may show bytes that are not on the disk.
+    """
+    with SegmentReader(path) as reader:
+        found = reader.unsealed
+        if found is None or not os.fstat(reader.descriptor).st_mode & _WRITABLE:
+            return
+        try:
+            reader.sync()
+        except OSError:
+            _mark_failed(reader.descriptor)
+            raise
+        table = FrameTable()
+        for frame in reader.all_frames():
+            table.add(frame.head, frame.offset)
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    try:
+        write_all(descriptor, table.seal(found.size, found.salt))
+        os.fdatasync(descriptor)
+    except OSError:
+        with suppress(OSError):
+            os.ftruncate(descriptor, found.size)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def tell_unsealed(segment: Path, error: Exception) -> None:
+    """Log that a segment could not be sealed. Nothing is lost, and the next start tries it again."""
+    reason = error.strerror if isinstance(error, OSError) else error
+    extra = {"action": "segment_not_sealed", "journal": segment.parent.name}
+    log.warning("The segment %s of a journal could not be sealed: %s", segment.name, reason, extra=extra)
+
+
+def _mark_failed(descriptor: int) -> None:
+    with suppress(OSError):
+        os.fchmod(descriptor, _FAILED_MODE)
