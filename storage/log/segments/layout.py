@@ -8,10 +8,10 @@ A segment that is sealed ends with the frame SEALED, whose body is the table of 
 footer of a fixed size that says where this frame begins:
 
     for each frame its fields as in its head, and its offset (u64)
-    magic "DNE2", offset of the frame SEALED (u64), keyed check of this (8 bytes)
+    magic "DNE2", offset of the frame SEALED (u64)
 
-A segment is sealed if it ends with a footer that is right and leads to a whole table. Nothing is appended to it any
-more. Any other segment may be sealed, behind whatever a crash left at its end.
+A segment is sealed if it ends with a footer, and this leads to a whole table that ends where the footer begins. Nothing
+is appended to it any more. Any other segment may be sealed, behind whatever a crash left at its end.
 """
 
 import struct
@@ -19,15 +19,7 @@ import zlib
 
 from storage.errors import Retriable
 from storage.log.files import BytesLike
-from storage.log.segments.frames import (
-    CHECK_BYTES,
-    FIELDS,
-    FrameHead,
-    FrameKind,
-    encode_head,
-    keyed_check,
-    new_frame,
-)
+from storage.log.segments.frames import FIELDS, FrameHead, FrameKind, encode_head, new_frame
 
 VERSION = 2
 SALT_BYTES = 16
@@ -38,7 +30,7 @@ _CRC = struct.Struct("<I")
 _SECOND_AT = 4096
 FIRST_FRAME = _SECOND_AT + _HEAD.size + _CRC.size
 _FOOTER = struct.Struct("<4sQ")
-FOOTER_BYTES = _FOOTER.size + CHECK_BYTES
+FOOTER_BYTES = _FOOTER.size
 _ENTRY = struct.Struct(f"{FIELDS.format}Q")
 
 
@@ -78,10 +70,7 @@ class FrameTable:
     def seal(self, offset: int, salt: bytes) -> tuple[BytesLike, ...]:
         """Return the frame SEALED and the footer, which are to be written at this offset."""
         sealed = new_frame(FrameKind.SEALED, {}, [bytes(self._entries)])
-        head = encode_head(sealed.head, offset, salt)
-        footer = _FOOTER.pack(_END_MAGIC, offset)
-        footer_at = offset + len(head) + sealed.head.content_bytes
-        return (head, *sealed.content, footer, keyed_check(footer, footer_at, salt))
+        return (encode_head(sealed.head, offset, salt), *sealed.content, _FOOTER.pack(_END_MAGIC, offset))
 
 
 def decode_table(body: bytes) -> dict[int, FrameHead]:
@@ -89,10 +78,9 @@ def decode_table(body: bytes) -> dict[int, FrameHead]:
     return {offset: FrameHead(*fields) for *fields, offset in _ENTRY.iter_unpack(body)}
 
 
-def decode_footer(encoded: bytes, offset: int, salt: bytes) -> int | None:
-    """Return where the frame SEALED begins, if these bytes, read at this offset, are a footer."""
-    fields = encoded[:-CHECK_BYTES]
-    if len(encoded) != FOOTER_BYTES or keyed_check(fields, offset, salt) != encoded[-CHECK_BYTES:]:
+def decode_footer(encoded: bytes) -> int | None:
+    """Return where the frame SEALED begins that is before this footer; None if these bytes are no footer."""
+    if len(encoded) != FOOTER_BYTES or not encoded.startswith(_END_MAGIC):
         return None
-    _, sealed_at = _FOOTER.unpack(fields)
+    _, sealed_at = _FOOTER.unpack(encoded)
     return int(sealed_at)

@@ -221,10 +221,10 @@ def _find_frames(descriptor: int, live: bool) -> SegmentFrames:
     if salt is None:
         return OldFrames(descriptor, size)
     footer_at = size - FOOTER_BYTES
-    if footer_at > FIRST_FRAME:
-        sealed_at = decode_footer(read_all(descriptor, footer_at, FOOTER_BYTES), footer_at, salt)
-        sealed = None if sealed_at is None else UnsealedFrames(descriptor, footer_at, salt, live=False).at(sealed_at)
-        if sealed is not None and sealed.end == footer_at:
+    sealed_at = decode_footer(read_all(descriptor, footer_at, FOOTER_BYTES)) if footer_at > FIRST_FRAME else None
+    if sealed_at is not None:
+        sealed = UnsealedFrames(descriptor, footer_at, salt, live=False).at(sealed_at)
+        if sealed is not None and sealed.kind is FrameKind.SEALED and sealed.end == footer_at:
             table = decode_table(read_all(descriptor, sealed.body_offset, sealed.head.body_bytes))
             return SealedFrames(descriptor, sealed.offset, salt, table)
     return UnsealedFrames(descriptor, size, salt, live)

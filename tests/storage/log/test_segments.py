@@ -164,6 +164,17 @@ def test_frames_inside_an_image_are_never_taken_for_frames(
     assert [f.kind for f in found if f.kind is not FrameKind.INSTANCE] == [FrameKind.STARTED]
 
 
+def test_a_frame_of_another_segment_is_none_even_at_its_own_offset(opened: Journal, tmp_path: Path) -> None:
+    other = Journal(tmp_path / "other")
+    other.open()
+    for one in (opened, other):
+        store(one, received(1), received(2))
+    first, second = all_frames(segment(opened), live=True)[1:]
+    assert all_frames(segment(other), live=True)[2].offset == second.offset
+    change(segment(opened), second.offset, segment(other).read_bytes()[second.offset :])
+    assert all_frames(segment(opened), live=True)[1:] == [first]
+
+
 def test_a_torn_image_that_ends_in_a_segment_does_not_make_its_own_segment_look_sealed(
     opened: Journal, tmp_path: Path
 ) -> None:
@@ -282,6 +293,22 @@ def test_a_whole_table_without_its_footer_is_no_instance(opened: Journal) -> Non
     assert [f.kind for f in all_frames(path)] == [FrameKind.STARTED, FrameKind.INSTANCE, FrameKind.SEALED]
 
 
+def test_a_table_that_a_loss_of_power_tore_is_no_damage(opened: Journal) -> None:
+    store(opened, received(1))
+    opened.close()
+    path = segment(opened)
+    with SegmentReader(path) as reader:
+        sealed_at = reader.size
+    length = path.stat().st_size - sealed_at
+    change(path, sealed_at + 60, bytes(length - 60))
+    Journal(opened.folder).open()
+    assert is_sealed(path)
+    with SegmentReader(path) as reader:
+        assert reader.size == sealed_at + length
+        assert uids(list(reader.all_frames())) == [received(1).instance.sop_instance_uid]
+        assert reader.is_cut_off(sealed_at)
+
+
 def test_a_torn_frame_is_not_in_the_table(opened: Journal) -> None:
     """A loss of power may leave the size of a file without all of its bytes."""
     store(opened, received(1), received(2), received(3))
@@ -319,7 +346,7 @@ def test_a_full_disk_keeps_no_segment_from_its_end(opened: Journal, monkeypatch:
     write = writer.write_all
 
     def full(descriptor: int, parts: Sequence[bytes]) -> None:
-        if parts[-1:] and len(parts[-1]) == layout.CHECK_BYTES:  # the end of the footer
+        if len(parts[-1]) == layout.FOOTER_BYTES:
             write(descriptor, [parts[0][:10]])
             raise OSError(errno.ENOSPC, "full")
         write(descriptor, parts)
@@ -329,9 +356,12 @@ def test_a_full_disk_keeps_no_segment_from_its_end(opened: Journal, monkeypatch:
         patch.setattr(journal_module, "SEGMENT_BYTES", 5000)
         store(opened, received(2), received(3))
         opened.close()
+        before = [path.read_bytes() for path in list_segments(opened.folder)]
         again = Journal(opened.folder)
         again.open()
-        assert not any(is_sealed(path) for path in list_segments(opened.folder))
+        *earlier, _ = list_segments(opened.folder)
+        assert [path.read_bytes() for path in earlier] == before
+        assert not any(is_sealed(path) for path in earlier)
         again.close()
     Journal(opened.folder).open()
     *earlier, _ = list_segments(opened.folder)
@@ -341,11 +371,16 @@ def test_a_full_disk_keeps_no_segment_from_its_end(opened: Journal, monkeypatch:
     ]
 
 
+@pytest.mark.parametrize("fits", ["nothing", "the head of a segment"])
 def test_a_start_that_found_no_space_is_noted_with_the_next_segment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, fits: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    write = writer.write_all
+
     def full(descriptor: int, parts: Sequence[bytes]) -> None:
-        raise OSError(errno.ENOSPC, "full")
+        if fits == "nothing" or len(parts) > 1:
+            raise OSError(errno.ENOSPC, "full")
+        write(descriptor, parts)
 
     opened = Journal(tmp_path / RECEIVER)
     with monkeypatch.context() as patch:
