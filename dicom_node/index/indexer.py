@@ -179,15 +179,14 @@ class Indexer:
         if numbers[0] != place.segment:
             place.segment, place.offset, place.large = numbers[0], 0, []
         following = numbers[1] if len(numbers) > 1 else None
-        live = following is None and written
-        with self._segments.open(place.receiver, place.segment, live) as reader:
+        with self._segments.open(place.receiver, place.segment) as reader:
             place.offset = max(place.offset, reader.first)
             filed = self._file(reader, place)
             while (beginning := reader.next_frame(place.offset)) is not None:
                 if beginning > place.offset:
                     self._keep_damaged(reader, place, beginning)
                 filed += self._file(reader, place)
-            if live:
+            if following is None and written:
                 return filed, False
             if reader.size > place.offset:
                 self._note_tail(reader, place)

@@ -49,7 +49,7 @@ def remove_stray_files(folder: Path, retired: int, following: int | None) -> Non
     of a receiver that was started again; otherwise nothing is removed.
     """
     if following is not None:
-        with SegmentReader(segment_path(folder, following), live=True) as reader:
+        with SegmentReader(segment_path(folder, following)) as reader:
             frame = next(reader.frames(0), None)
         if frame is None or frame.kind is not FrameKind.STARTED:
             return

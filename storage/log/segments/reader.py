@@ -5,6 +5,7 @@ acknowledged, unless the device lost bytes that it had reported as written. Ther
 they are plainly the beginning of a frame.
 """
 
+import fcntl
 import os
 import zlib
 from collections.abc import Iterator
@@ -44,7 +45,7 @@ class SegmentFrames(Protocol):
 class UnsealedFrames:
     """The frames of a segment without a table. Each leads to the next one.
 
-    Such a segment may end in a torn frame. So a frame counts as whole once its body was checked, unless the segment is
+    Such a segment may hold torn frames. So a frame counts as whole once its body was checked, unless the segment is
     `live`: as long as its writer runs, all bytes are there that the size of the file promises.
     """
 
@@ -127,15 +128,15 @@ class SealedFrames(UnsealedFrames):
 class SegmentReader:
     """A reader of the frames of a segment that may still grow. `path` must exist.
 
-    `live` says that a writer may still append to it. Only the bytes that were there at the start are read, because a
-    reader that follows the writer would get one frame at a time. Raises Retriable for a segment of a later version.
+    Only the bytes that were there at the start are read, because a reader that follows the writer would get one frame
+    at a time. Raises Retriable for a segment of a later version.
     """
 
-    def __init__(self, path: Path, live: bool = False) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            self._frames = _find_frames(self.descriptor, live)
+            self._frames = _find_frames(self.descriptor)
         except BaseException:
             os.close(self.descriptor)
             raise
@@ -168,7 +169,7 @@ class SegmentReader:
     def frames(self, start: int) -> Iterator[Frame]:
         """Yield the whole frames from `start` on, up to the first one that is unfinished or damaged.
 
-        The body of a frame is read only if it may be torn: in a segment that is neither sealed nor live.
+        The body of a frame is read only if it may be torn: in a segment that is neither sealed nor being written.
         """
         start = max(start, self.first)
         while (frame := self._frames.at(start)) is not None:
@@ -215,7 +216,8 @@ def is_whole(frame: Frame, body: bytes) -> bool:
     return len(body) == frame.head.body_bytes and zlib.crc32(body) == frame.head.body_crc
 
 
-def _find_frames(descriptor: int, live: bool) -> SegmentFrames:
+def _find_frames(descriptor: int) -> SegmentFrames:
+    live = _is_live(descriptor)
     size = os.fstat(descriptor).st_size
     salt = decode_salt(read_all(descriptor, 0, FIRST_FRAME))
     if salt is None:
@@ -228,3 +230,13 @@ def _find_frames(descriptor: int, live: bool) -> SegmentFrames:
             table = decode_table(read_all(descriptor, sealed.body_offset, sealed.head.body_bytes))
             return SealedFrames(descriptor, sealed.offset, salt, table)
     return UnsealedFrames(descriptor, size, salt, live)
+
+
+def _is_live(descriptor: int) -> bool:
+    """Return True if the writer of a segment holds its lock. A writer that was killed holds none."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    return False

@@ -34,9 +34,9 @@ class Segments:
         """Return the numbers of a receiver's segments, oldest first."""
         return [segment_number(path) for path in list_segments(self._journals / receiver)]
 
-    def open(self, receiver: str, number: int, live: bool = False) -> SegmentReader:
-        """Open a segment for reading its frames; `live` says that its receiver may still append to it."""
-        return SegmentReader(self._path(receiver, number), live)
+    def open(self, receiver: str, number: int) -> SegmentReader:
+        """Open a segment for reading its frames."""
+        return SegmentReader(self._path(receiver, number))
 
     def seal(self, receiver: str, number: int) -> None:
         """Seal a segment to which no process appends any more. Raises OSError and Retriable."""

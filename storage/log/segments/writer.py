@@ -1,6 +1,7 @@
 """The writing of segments: frames are appended and flushed, and a segment that is finished is sealed."""
 
 import errno
+import fcntl
 import logging
 import os
 import threading
@@ -30,6 +31,8 @@ class SegmentWriter:
 
     Each flush uses a file descriptor of its own, opened before the first write. Linux reports a failed write-back once
     to each descriptor, and the report must not go to a thread that waits for other frames.
+
+    The file is locked as long as frames may be appended, which tells readers that they see all of each frame.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,6 +48,7 @@ class SegmentWriter:
         self._idle: list[int] = []
         try:
             self._idle += [os.open(path, os.O_WRONLY | os.O_CLOEXEC) for _ in range(FLUSHES)]
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
             write_all(self._descriptor, [encode_segment_head(self._salt)])
         except BaseException:
             self.discard()
