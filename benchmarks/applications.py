@@ -31,6 +31,7 @@ from inference.contract.series_input import SeriesInput
 from inference.engine.devices import resolve_devices
 from inference.engine.models import TorchEngine
 from inference.series.recogniser import read_headers, recognise_headers
+from storage.blobs import file_blobs
 from storage.log.files import write_durable
 
 LIMIT_SECONDS = 900.0
@@ -128,14 +129,14 @@ def once(case: Case, application: Application, engine: TorchEngine, folder: Path
     *earlier, latest = sorted(folder.iterdir())
     for time_point, study in ((0, latest), *enumerate(earlier, 1)):
         paths = [sorted(series.iterdir()) for series in sorted(study.iterdir())]
-        series = [recognise_headers(read_headers(files)) for files in paths]
+        series = [recognise_headers(read_headers(file_blobs(files))) for files in paths]
         files_of = {s.series_instance_uid: tuple(files) for s, files in zip(series, paths, strict=True)}
         binding = bind(application.manifest.inputs, series)
         if not binding.accepted:
             raise Failed(f"{case.name}: {binding.reason}")
         for name, uid in binding.inputs.items():
             key = input_key(name, time_point)
-            inputs[key] = SeriesInput(name, uid, files_of[uid], time_point)
+            inputs[key] = SeriesInput(name, uid, file_blobs(files_of[uid]), time_point)
     findings = application.run(inputs, engine, clock.enter)
     if not findings.segments:
         raise Failed(f"{case.name}: nothing was found")

@@ -29,6 +29,8 @@ from benchmarks.peak import Peak, memory
 from benchmarks.readers import node_read, pydicom_read, simpleitk_read
 from benchmarks.report import Failed, Goal, console, markdown, show, verdicts, versions
 from benchmarks.workloads import mr_slices
+from inference.headers.reading import read_header
+from storage.blobs import file_blobs
 
 SLICE_DISTANCE = 3  # mm, of the images of `mr_slices`
 LIMIT_SECONDS = 300.0
@@ -193,7 +195,7 @@ def findings_of(folder: Path) -> Any:
     from inference.contract.findings import Algorithm, Code, Findings, Segment
     from inference.volumes.reading import read_volume
 
-    volume = read_volume(sorted((folder / "images").iterdir()))
+    volume = read_volume(file_blobs(sorted((folder / "images").iterdir())))
     found: Labels = np.load(folder / "labels.npy")
     segments = tuple(
         Segment(f"Segment {n}", found == n, Code(*ABNORMAL), Code(*MASS), COLOR, f"Segment {n}", f"2.25.{n}")
@@ -210,7 +212,7 @@ def highdicom_seg(folder: Path, output: Path) -> Measured:
     findings = findings_of(folder)
     found: Labels = np.load(folder / "labels.npy")
     meter = Meter()
-    sources = [dcmread(frame.path, stop_before_pixels=True) for frame in findings.source.frames]
+    sources = [read_header(frame.blob) for frame in findings.source.frames]
     algorithm = hd.AlgorithmIdentificationSequence("Benchmark", hd.sr.CodedConcept("1", "99X", "Other"), "1")
     seg = hd.seg.Segmentation(
         source_images=sources,

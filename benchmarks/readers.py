@@ -13,8 +13,9 @@ from benchmarks.meter import Measured, Meter
 
 def node_read(folder: Path, output: Path) -> Measured:
     from inference.volumes.reading import read_volume
+    from storage.blobs import file_blobs
 
-    return reading(lambda paths: read_volume(paths).array, folder, output)
+    return reading(lambda paths: read_volume(file_blobs(paths)).array, folder, output)
 
 
 def pydicom_read(folder: Path, output: Path) -> Measured:

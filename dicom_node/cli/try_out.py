@@ -115,6 +115,7 @@ def send_command(
 ) -> None:
     """Send DICOM files with C-STORE and check every answer."""
     from dicom_node.dimse.scu import find_files, send_files
+    from storage.blobs import file_blobs
 
     logs.configure("send", "ERROR")
     settings, _ = read_config(config)
@@ -123,7 +124,7 @@ def send_command(
     paths = find_files(files)
     if not paths:
         raise Permanent(f"There is no file in {', '.join(map(str, files))}: nothing is sent")
-    results = send_files(paths, own, target, settings.dispatch.timeout_seconds)
+    results = send_files(file_blobs(paths), own, target, settings.dispatch.timeout_seconds)
     console.print(f"{sum(r.ok for r in results)} of {len(results)} accepted by {target}", highlight=False)
     report_failures([(p.name, r.reason) for p, r in zip(paths, results, strict=True) if not r.ok])
 
@@ -137,10 +138,12 @@ def recognise_command(
     from dicom_node.demo.series_tree import series_tree
     from dicom_node.demo.simulator.study_files import load_study
     from inference.series.recogniser import read_headers, recognise_headers
+    from storage.blobs import file_blobs
 
     settings, _ = read_config(config)
     site = settings.site_table
-    found = [recognise_headers(read_headers(paths), site) for paths in load_study(folders).series.values()]
+    series = load_study(folders).series.values()
+    found = [recognise_headers(read_headers(file_blobs(paths)), site) for paths in series]
     if as_json:
         print_json(found)
     else:

@@ -154,7 +154,7 @@ class Dispatcher:
             if self._acceptance.refused(destination, {target.sop_class_uid}):
                 reason = _not_accepted(destination, target.sop_class_uid)
                 return SendResult(uid, SendOutcome.REFUSED, reason), None
-            (result,) = destination.send([target.path])
+            (result,) = destination.send([target.blob])
         except Exception as error:
             extra = fields("sending_interrupted", delivery=delivery.id)
             log.error("Sending an object failed unexpectedly: %s", unexpected(error), extra=extra)

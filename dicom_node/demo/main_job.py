@@ -33,6 +33,7 @@ from dicom_node.read.summary import summarise
 from dicom_node.settings.loading import load_settings
 from dicom_node.settings.model import Settings
 from inference.series.recogniser import read_headers
+from storage.blobs import file_blobs
 from storage.errors import NodeError, Permanent
 from storage.records.deliveries import DeliveryState
 from storage.records.jobs import JobKind, JobState
@@ -103,7 +104,7 @@ def _own_study(study: Path) -> Pushed:
     files = load_study(study)
     studies: dict[str, list[tuple[Path, ...]]] = {}
     for paths in files.series.values():
-        (header,) = read_headers(paths[:1])
+        (header,) = read_headers(file_blobs(paths[:1]))
         studies.setdefault(str(header.StudyInstanceUID), []).append(paths)
     if len(studies) > 1:
         raise Permanent(f"{study} holds {len(studies)} studies; the demo pushes one, name its folder")
@@ -181,7 +182,7 @@ def _show(explanation: Explanation, pacs: Pacs, pushed: Pushed, folder: Path, co
     console.print("\n[bold]Where everything is[/]")
     for instance in held:
         console.print(f"  {instance.modality:4} in the PACS: {instance.sop_instance_uid}", highlight=False)
-        console.print(f"       file: {ours[instance.sop_instance_uid].path}", highlight=False, soft_wrap=True)
+        console.print(f"       file: {ours[instance.sop_instance_uid].blob}", highlight=False, soft_wrap=True)
     if "SEG" in objects:
         files = _sources(objects["SEG"], pushed.paths)
         picture = write_overlay(folder / "overlay.png", objects["SEG"], files)

@@ -18,6 +18,7 @@ from inference.volumes.geometry import Affine, Mask
 from inference.volumes.planes import functional
 from inference.volumes.reading import read_volume
 from inference.volumes.volume import Volume
+from storage.blobs import file_blobs
 
 PANEL = 420  # pixels, the longer side of one panel
 OPACITY = 0.45
@@ -53,7 +54,7 @@ def write_overlay(path: Path, seg: Dataset, source_files: Sequence[Path]) -> Pat
     names of the segments below. An oblique image is not interpolated: its own planes are shown, as the nearest ones to
     axial, coronal and sagittal.
     """
-    volume = read_volume(source_files)
+    volume = read_volume(file_blobs(source_files))
     turn = upright(volume.geometry.affine)
     array = turn.apply(volume.array)
     spacing = [volume.geometry.spacing[axis] for axis in turn.order]

@@ -1,4 +1,4 @@
-"""The node as a storage SCU (PS3.4 annex B): it sends files to another application entity, one answer for each.
+"""The node as a storage SCU (PS3.4 annex B): it sends instances to another application entity, one answer for each.
 
 pynetdicom's client runs a second thread that can take the response away from `send_c_store`. Here that thread is never
 started: the thread that sends a request reads the response.
@@ -12,15 +12,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from pydicom import dcmread, dcmwrite
+from pydicom import dcmwrite
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
+from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.tag import Tag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, build_context, build_role
 from pynetdicom._globals import MODE_REQUESTOR
 from pynetdicom.dimse_primitives import C_STORE
-from pynetdicom.dsutils import split_dataset
 from pynetdicom.sop_class import Verification
 from pynetdicom.transport import AddressInformation
 
@@ -30,6 +30,8 @@ from dicom_node.dimse.requested_association import DeadlineSocket, RequestedAsso
 from dicom_node.dimse.results import EchoResult, SendOutcome, SendResult
 from dicom_node.dimse.status import LARGEST_MESSAGE_ID, DimseStatus, RejectResult
 from dicom_node.errors import PeerRefused, PeerUnavailable
+from inference.headers.reading import read_object
+from storage.blobs import Blob
 from storage.errors import NodeError, Permanent
 from storage.log.headers.header import UnreadableDataset
 from storage.log.headers.instance_reader import scan_header
@@ -55,31 +57,31 @@ class Target:
 
 @dataclass(frozen=True)
 class OutgoingInstance:
-    """An instance to send: a Part 10 file that is read when its turn comes."""
+    """An instance to send, which is read when its turn comes."""
 
-    path: Path
+    blob: Blob
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str
     offset: int = field(repr=False)  # of the dataset in the file
 
     @classmethod
-    def from_file(cls, path: Path) -> Self:
-        """Read the file's UIDs. Raise Permanent when `path` is not a DICOM file that can be sent, and OSError."""
-        try:
-            meta, offset = split_dataset(path)
-            transfer_syntax_uid = str(meta["TransferSyntaxUID"].value)
-        except OSError:
-            raise
-        except Exception as error:
-            raise Permanent(f"{path.name} is not a DICOM file that can be sent ({type(error).__name__})") from None
-        with path.open("rb") as file:
-            file.seek(offset)
+    def from_blob(cls, blob: Blob) -> Self:
+        """Read the UIDs. Raise Permanent when `blob` is not a DICOM file that can be sent, and OSError."""
+        with blob.open() as file:
+            try:
+                read_preamble(file, force=False)
+                transfer_syntax_uid = str(_read_file_meta_info(file)["TransferSyntaxUID"].value)
+            except OSError:
+                raise
+            except Exception as error:
+                raise Permanent(f"{blob} is not a DICOM file that can be sent ({type(error).__name__})") from None
+            offset = file.tell()
             try:
                 header = scan_header(file.read(), transfer_syntax_uid)
             except UnreadableDataset as error:
-                raise Permanent(f"{path.name}: {error}") from None
-        return cls(path, header.sop_class_uid, header.sop_instance_uid, transfer_syntax_uid, offset)
+                raise Permanent(f"{blob}: {error}") from None
+        return cls(blob, header.sop_class_uid, header.sop_instance_uid, transfer_syntax_uid, offset)
 
     def contexts(self) -> list[Context]:
         """Return the contexts to propose: its own syntax, and the default one (PS3.5 10.1) if that is lossless."""
@@ -91,10 +93,10 @@ class OutgoingInstance:
     def encoded(self, transfer_syntax_uid: str) -> bytes:
         """Return the encoded dataset: the file's own bytes, or re-encoded if only the default syntax was accepted."""
         if transfer_syntax_uid == self.transfer_syntax_uid:
-            with self.path.open("rb") as file:
+            with self.blob.open() as file:
                 file.seek(self.offset)
                 return file.read()
-        ds = dcmread(self.path)
+        ds = read_object(self.blob)
         buffer = BytesIO()
         syntax = UID(transfer_syntax_uid)
         dcmwrite(buffer, Dataset(ds), implicit_vr=syntax.is_implicit_VR, little_endian=syntax.is_little_endian)
@@ -217,7 +219,7 @@ class StorageSCU(Requestor):
         try:
             dataset = instance.encoded(context[1])
         except OSError as error:
-            return SendResult(uid, SendOutcome.UNREADABLE, f"{instance.path.name} cannot be read: {error.strerror}")
+            return SendResult(uid, SendOutcome.UNREADABLE, f"{instance.blob} cannot be read: {error.strerror}")
         except Exception as error:
             return SendResult(uid, SendOutcome.UNSENDABLE, f"the file cannot be read ({type(error).__name__})")
         response = self._send(instance, self._accepted[context], dataset)
@@ -258,31 +260,30 @@ class StorageSCU(Requestor):
 
 
 def send_files(
-    paths: Sequence[Path],
+    blobs: Sequence[Blob],
     calling_ae_title: str,
     target: Target,
     timeout: float = 30.0,
     progress: Callable[[SendResult], None] = lambda result: None,
 ) -> list[SendResult]:
-    """Send files over as few associations as possible; return one result for each, in order.
+    """Send instances over as few associations as possible; return one result for each, in order.
 
-    Failures of peers and files become results, not exceptions.
+    Failures of peers and of files become results, not exceptions.
     """
-    results: list[SendResult | None] = [None] * len(paths)
+    results: list[SendResult | None] = [None] * len(blobs)
 
     def note(index: int, result: SendResult) -> None:
         results[index] = result
         progress(result)
 
     outgoing: list[tuple[int, OutgoingInstance]] = []
-    for index, path in enumerate(paths):
+    for index, blob in enumerate(blobs):
         try:
-            outgoing.append((index, OutgoingInstance.from_file(path)))
+            outgoing.append((index, OutgoingInstance.from_blob(blob)))
         except Permanent as error:
             note(index, SendResult("", SendOutcome.UNSENDABLE, str(error)))
         except OSError as error:
-            reason = f"{path.name} cannot be read: {error.strerror}"
-            note(index, SendResult("", SendOutcome.UNREADABLE, reason))
+            note(index, SendResult("", SendOutcome.UNREADABLE, f"{blob} cannot be read: {error.strerror}"))
     for batch in _batches(outgoing):
         pending = iter(batch)
         current: tuple[int, OutgoingInstance] | None = None

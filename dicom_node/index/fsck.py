@@ -1,11 +1,12 @@
 """The check behind `dicom-node fsck`: every acknowledged instance must be here, whole and indexed."""
 
+import os
 from pathlib import Path
 
 from dicom_node.read.census import Census, Fault, FoundFault
+from storage.blobs import is_intact
 from storage.errors import DamagedFrame, Permanent
 from storage.log.archive import sop_instance_uid_of
-from storage.log.files import dataset_sha256
 from storage.log.instances import InstanceStore
 from storage.log.segments.frames import FrameKind
 from storage.log.segments.names import list_segments
@@ -36,7 +37,7 @@ def take_census(data_dir: Path, instances: InstanceStore, journals: Path) -> Cen
         counted += 1
         fault = _fault(instance)
         if fault is not None:
-            name = str(instance.path.relative_to(data_dir))
+            name = os.path.relpath(str(instance.blob), data_dir)
             problems.append(FoundFault(fault, name, instance.study_instance_uid, instance.sop_instance_uid))
     problems += [
         FoundFault(Fault.NOT_INDEXED, str(path.relative_to(data_dir)), path.parent.parent.name)
@@ -49,13 +50,11 @@ def take_census(data_dir: Path, instances: InstanceStore, journals: Path) -> Cen
 
 def _fault(instance: Instance) -> Fault | None:
     try:
-        if instance.path.stat().st_size != instance.size or dataset_sha256(instance.path) != instance.sha256:
-            return Fault.DAMAGED
+        return None if is_intact(instance.blob) else Fault.DAMAGED
     except FileNotFoundError:
         return Fault.MISSING
     except (OSError, Permanent):
         return Fault.DAMAGED
-    return None
 
 
 def _segment(path: Path) -> tuple[list[str], bool]:

@@ -60,8 +60,8 @@ def build_objects(
 def _warned(findings: Findings, context: ObjectContext) -> Findings:
     """Add a note to the findings if their time is earlier than that of an image."""
     volumes = (findings.source, *findings.inputs)
-    paths = {frame.path for volume in volumes for frame in (volume.frames[0], volume.frames[-1])}
-    if not is_older_than_images(findings.started_at, paths, context):
+    blobs = {frame.blob for volume in volumes for frame in (volume.frames[0], volume.frames[-1])}
+    if not is_older_than_images(findings.started_at, blobs, context):
         return findings
     log.warning(CLOCKS_DIFFER, extra=fields("clocks_differ", study=findings.source.study_instance_uid))
     return replace(findings, notes=(*findings.notes, CLOCKS_DIFFER))

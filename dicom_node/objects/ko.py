@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 from highdicom import sr
 from highdicom.ko import KeyObjectSelectionDocument
@@ -22,6 +21,7 @@ from dicom_node.objects.base.source_headers import source_header
 from dicom_node.objects.drawing.outline import key_slice
 from dicom_node.objects.report import content
 from inference.contract.findings import Algorithm, Findings
+from storage.blobs import Blob
 from storage.records.results import ObjectKind
 
 NOT_IMAGES = ("1.2.840.10008.5.1.4.1.1.88.", RTStructureSetStorage)  # SR and KO documents, RT Structure Sets
@@ -54,7 +54,7 @@ def build_ko(findings: Findings, context: ObjectContext, objects: Sequence[Datas
     series = findings.source.series_instance_uid
     notice = f"{RESEARCH_NOTICE}. " if findings.research else ""
     ko = _document(
-        source_header(findings.source.frames[0].path),
+        source_header(findings.source.frames[0].blob),
         codes.DCM.OfInterest,
         f"{notice}Key images and results of {findings.title}.",
         [
@@ -70,7 +70,7 @@ def build_ko(findings: Findings, context: ObjectContext, objects: Sequence[Datas
     return ko
 
 
-def build_rejection(source: Path, objects: Sequence[ResultReference], context: ObjectContext) -> Dataset:
+def build_rejection(source: Blob, objects: Sequence[ResultReference], context: ObjectContext) -> Dataset:
     """Build the rejection note (IHE RAD IOCM, title 113001) that withdraws `objects`, results of one study.
 
     `source` is any stored instance of the study. The evidence names only the withdrawn objects, because an archive

@@ -1,7 +1,6 @@
 """The report of no result, an Enhanced SR. It exists because silence would read as a normal finding."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from highdicom import sr
@@ -16,18 +15,19 @@ from dicom_node.objects.base.series_numbers import NO_RESULT_SERIES
 from dicom_node.objects.base.source_headers import source_header
 from dicom_node.objects.report import content
 from inference.contract.findings import NoResult, NotComputed
+from storage.blobs import Blob
 
 KIND = "No AI result"
 
 
-def build_no_result(result: NoResult, sources: Sequence[Path], context: ObjectContext) -> Dataset:
+def build_no_result(result: NoResult, sources: Sequence[Blob], context: ObjectContext) -> Dataset:
     """Build the small report that says of each application why there is no result.
 
     `sources` are the instances that were looked at, at least one. The report follows TID 1500, and has no coordinates.
     Its title is a code of our own: viewers open a report titled Imaging Measurement Report as drawings on images, and
     show a blank page where it has none, but they show a report of any other title as text.
     """
-    headers = [source_header(path) for path in sources]
+    headers = [source_header(blob) for blob in sources]
     anatomy = anatomy_of([(None, headers)], context.side)
     procedures = procedures_reported(headers, str(headers[0].get("Modality")), anatomy)
     report = sr.MeasurementReport(

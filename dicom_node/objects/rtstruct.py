@@ -1,7 +1,6 @@
 """RT Structure Set (PS3.3 A.19): every segment as planar contours on the source slices, for planning systems."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,13 +125,8 @@ def _description(findings: Findings, context: ObjectContext) -> str:
 def _planes(source: Volume, headers: Sequence[Dataset]) -> list[Plane]:
     """Return the plane of each slice as the header of the slice gives it."""
     if source.frames[0].tile is not None:
-        return [plane for header in slice_headers(source) for plane in planes_of(header, Path())]
-    paths = dict.fromkeys(frame.path for frame in source.frames)
-    planes = {
-        (plane.sop_instance_uid, plane.frame_number): plane
-        for path, header in zip(paths, headers, strict=True)
-        for plane in planes_of(header, path)
-    }
+        return [plane for header in slice_headers(source) for plane in planes_of(header)]
+    planes = {(plane.sop_instance_uid, plane.frame_number): plane for header in headers for plane in planes_of(header)}
     return [planes[frame.sop_instance_uid, frame.frame_number] for frame in source.frames]
 
 

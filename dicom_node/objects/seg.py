@@ -17,7 +17,6 @@ import highdicom as hd
 import numpy as np
 from highdicom.spatial import get_volume_positions
 from numpy.typing import NDArray
-from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.valuerep import DS
@@ -33,6 +32,7 @@ from dicom_node.objects.base.source_headers import slice_headers, slice_position
 from dicom_node.objects.profiles import ObjectProfile, SegmentationForm
 from dicom_node.runtime.logs import fields
 from inference.contract.findings import Findings, Segment
+from inference.headers.reading import read_header
 from inference.volumes.planes import functional, is_enhanced
 from inference.volumes.volume import FrameReference, Volume
 from storage.records.results import ObjectKind
@@ -267,9 +267,8 @@ def _positions(volume: Volume) -> list[Position]:
     if volume.frames[0].tile is not None:
         return [slice_position(volume, k) for k in range(len(volume.frames))]
     tags = ["ImagePositionPatient", "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"]
-    paths = dict.fromkeys(frame.path for frame in volume.frames)
-    headers = {path: dcmread(path, stop_before_pixels=True, specific_tags=tags) for path in paths}
-    return [_position(headers[frame.path], frame.frame_number) for frame in volume.frames]
+    headers = {blob: read_header(blob, tags) for blob in dict.fromkeys(frame.blob for frame in volume.frames)}
+    return [_position(headers[frame.blob], frame.frame_number) for frame in volume.frames]
 
 
 def _position(header: Dataset, frame_number: int | None) -> Position:

@@ -4,9 +4,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pydicom import dcmread
-
 from dicom_node.read.study import StudyDetail
+from inference.headers.reading import read_header
 from inference.series.naming import series_label
 from storage.records.instances import Instance
 from storage.records.routing import RecognisedSeries, RoutingDecision
@@ -62,9 +61,9 @@ def name_series(detail: StudyDetail, routing: RoutingDecision | None) -> SeriesN
 
 def _header(instance: Instance) -> tuple[int | None, str]:
     try:
-        ds = dcmread(instance.path, stop_before_pixels=True, specific_tags=_TAGS)
+        ds = read_header(instance.blob, _TAGS)
         number = ds.get("SeriesNumber")
         description = " ".join(str(ds.get("SeriesDescription") or "").split())
         return (None if number is None else int(number)), description
-    except Exception:  # the file is gone or malformed: the series is shown without a name
+    except Exception:  # it is gone or malformed: the series is shown without a name
         return None, ""

@@ -47,17 +47,28 @@ class StudyDetail:
             "jobs": serialise(self.jobs),
             "objects": [_object(o) for o in self.objects],
             "deliveries": serialise(self.deliveries),
-            "procedure_steps": serialise(self.procedure_steps),
+            "procedure_steps": [_stored(step) for step in self.procedure_steps],
             "timeline": serialise(self.timeline),
         }
 
 
 def _instance(instance: Instance) -> dict[str, Any]:
-    return {**serialise(instance), "facts": serialise(vars(instance.facts))}  # with those that the header does not tell
+    return {
+        **_stored(instance),
+        "size": instance.blob.size,
+        "sha256": instance.blob.checksum,
+        "facts": serialise(vars(instance.facts)),  # with those that the header does not tell
+    }
 
 
 def _object(result: ResultObject) -> dict[str, Any]:
-    return {**serialise(result), "stands_for": " ".join(result.stands_for)}  # a text, as programs have always read it
+    return {**_stored(result), "stands_for": " ".join(result.stands_for)}  # a text, as programs have always read it
+
+
+def _stored(record: Instance | ResultObject | ProcedureStep) -> dict[str, Any]:
+    """Return the fields of a record. Its `path` says where its file lies."""
+    plain = {key: value for key, value in vars(record).items() if key != "blob"}
+    return {**serialise(plain), "path": str(record.blob)}
 
 
 def read_study(stores: Stores, study: Study, destinations: Collection[str] | None = None) -> StudyDetail:

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from pathlib import Path
 from typing import Any
 
-from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from inference.headers.reading import read_header
+from storage.blobs import Blob
 from storage.log.headers.patient_header import stated_birth_date, stated_sex
 
 SAMPLES = 3  # images of a study to try: one readable header is enough
@@ -46,12 +46,12 @@ class Visit:
         return self.time < other.time if self.time and other.time and self.time != other.time else None
 
 
-def read_visit(paths: Sequence[Path]) -> Visit | None:
+def read_visit(blobs: Sequence[Blob]) -> Visit | None:
     """Read the visit from the first readable header; None if all are malformed.
 
-    Raises OSError if no header gives the visit, and one of the files cannot be read now.
+    Raises OSError if no header gives the visit, and one of the instances cannot be read now.
     """
-    ds = _first_header(paths)
+    ds = _first_header(blobs)
     return None if ds is None else visit_of(ds)
 
 
@@ -70,10 +70,10 @@ def visit_of(ds: Dataset) -> Visit:
     )
 
 
-def read_acquisition_date(paths: Sequence[Path]) -> date | None:
+def read_acquisition_date(blobs: Sequence[Blob]) -> date | None:
     """Read the date of acquisition from the first readable header; None if there is none."""
     try:
-        ds = _first_header(paths)
+        ds = _first_header(blobs)
     except OSError:  # Whoever needs the images will meet the error. A missing date alone stops nobody.
         return None
     return None if ds is None else acquisition_date(ds)
@@ -85,11 +85,11 @@ def acquisition_date(ds: Dataset) -> date | None:
     return next((day for day in (_day(ds.get(keyword)) for keyword in keywords) if day is not None), None)
 
 
-def _first_header(paths: Sequence[Path]) -> Dataset | None:
+def _first_header(blobs: Sequence[Blob]) -> Dataset | None:
     trouble: OSError | None = None
-    for path in paths:
+    for blob in blobs:
         try:
-            ds = _header(path)
+            ds = _header(blob)
         except OSError as error:
             trouble = error
             continue
@@ -100,9 +100,9 @@ def _first_header(paths: Sequence[Path]) -> Dataset | None:
     return None
 
 
-def _header(path: Path) -> Dataset | None:
+def _header(blob: Blob) -> Dataset | None:
     try:
-        return dcmread(path, stop_before_pixels=True, specific_tags=_ELEMENTS)
+        return read_header(blob, _ELEMENTS)
     except OSError:  # The machine is in trouble, which says nothing about the image.
         raise
     except Exception:  # A parser fails on damaged bytes in many ways. Recognising the series reports the damage.

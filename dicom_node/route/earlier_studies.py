@@ -106,7 +106,7 @@ class EarlierStudies:
 
     def _visit(self, study_instance_uid: str) -> Visit | None:
         """Return the visit of a study; None if no header can be read. Raises OSError as `read_visit` does."""
-        return read_visit([instance.path for instance in self._instances.sample(study_instance_uid, SAMPLES)])
+        return read_visit([instance.blob for instance in self._instances.sample(study_instance_uid, SAMPLES)])
 
 
 def _problem(visit: Visit, other: Visit) -> str:

@@ -60,7 +60,7 @@ class SeriesRecogniser:
         self._descriptions: dict[str, tuple[int, Recognition, StudyValues]] = {}
 
     def describe(self, series: Series) -> Recognition:
-        """Return what the series is recognised as. Raises OSError if its files cannot be read now."""
+        """Return what the series is recognised as. Raises OSError if its instances cannot be read now."""
         return self.look(series)[0]
 
     def look(self, series: Series) -> tuple[Recognition, StudyValues]:
@@ -79,14 +79,14 @@ class SeriesRecogniser:
 
 def _series_version(series: Series) -> int:
     """Return a number that changes with the instances of the series and with their content."""
-    return hash(tuple((i.sop_instance_uid, i.sha256) for i in series.instances))
+    return hash(tuple((i.sop_instance_uid, i.blob.checksum) for i in series.instances))
 
 
 def _recognise(series: Series, site: SiteTable) -> tuple[Recognition, StudyValues]:
     """Recognise a series. If it is malformed, the description has a problem, and the study is routed without it."""
     headers: Sequence[Dataset] = ()
     try:
-        headers = read_headers([instance.path for instance in series.instances])
+        headers = read_headers([instance.blob for instance in series.instances])
         images, _ = images_among(headers)
         return recognise_headers(headers, site), stated_values(headers[n] for n in images)
     except (OSError, MemoryError):

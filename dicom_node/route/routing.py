@@ -72,7 +72,7 @@ class RoutableStudy:
     @property
     def contents(self) -> str:
         """A digest of the images, which changes with their number and with their content."""
-        listed = " ".join(sorted(f"{i.sop_instance_uid} {i.sha256}" for i in self.images))
+        listed = " ".join(sorted(f"{i.sop_instance_uid} {i.blob.checksum}" for i in self.images))
         return hashlib.sha256(listed.encode()).hexdigest()
 
 
@@ -181,8 +181,8 @@ def fingerprint(
     digest = hashlib.sha256(f"{manifest.id}\n{manifest.name}\n{manifest.sha256}\n".encode())
     for name, series in sorted(inputs.items()):
         digest.update(f"{name}\n".encode())
-        for uid, sha256 in sorted((i.sop_instance_uid, i.sha256) for i in series.instances):
-            digest.update(f"{uid} {sha256}\n".encode())
+        for uid, checksum in sorted((i.sop_instance_uid, i.blob.checksum) for i in series.instances):
+            digest.update(f"{uid} {checksum}\n".encode())
     for study in not_taken:
         digest.update(f"{json.dumps(study.to_json(), sort_keys=True)}\n".encode())
     digest.update(f"{json.dumps([*left_out, *sides])}\n".encode())

@@ -9,7 +9,7 @@ from dicom_node.objects.build import build_objects
 from dicom_node.read.visits import SAMPLES, read_acquisition_date
 from dicom_node.runtime.logs import fields
 from dicom_node.work.applications import WarmApplications
-from dicom_node.work.one_patient import ensure_files_of_one_patient
+from dicom_node.work.one_patient import ensure_images_of_one_patient
 from dicom_node.work.output import JobResult, Outputs
 from dicom_node.work.withdrawal import WithdrawalTask
 from inference.contract.application import Progress
@@ -46,7 +46,7 @@ class AnalysisTask:
         """
         application = self._applications.load(job.application)
         inputs = self._inputs(job, detail)
-        ensure_files_of_one_patient(path for series in inputs.values() for path in series.paths)
+        ensure_images_of_one_patient(blob for series in inputs.values() for blob in series.blobs)
         started = time.monotonic()
         findings = application.run(inputs, self._engine, _log_progress(job))
         findings = replace(
@@ -79,8 +79,8 @@ class AnalysisTask:
         inputs = {}
         for key, uid in job.inputs.items():
             name, time_point = split_key(key)
-            paths = tuple(instance.path for instance in series[time_point][uid].instances)
-            inputs[key] = SeriesInput(name, uid, paths, time_point, read_acquisition_date(paths))
+            blobs = tuple(instance.blob for instance in series[time_point][uid].instances)
+            inputs[key] = SeriesInput(name, uid, blobs, time_point, read_acquisition_date(blobs))
         return inputs
 
     def _not_compared(self, detail: AnalysisDetail) -> Iterator[str]:
@@ -90,7 +90,7 @@ class AnalysisTask:
         """
         for study in detail.not_taken:
             sample = self._instances.sample(study.study_instance_uid, SAMPLES)
-            day = read_acquisition_date([instance.path for instance in sample])
+            day = read_acquisition_date([instance.blob for instance in sample])
             which = "other" if study.days is None else "earlier"  # its date is unknown, so it may be a later one
             when = "" if day is None else f" of {day.isoformat()}"
             yield f"The {which} study{when} was not compared: {study.reason}."

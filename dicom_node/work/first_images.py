@@ -5,11 +5,10 @@ whatever storage class.
 """
 
 from collections.abc import Callable, Collection, Sequence
-from pathlib import Path
-
-from pydicom import dcmread
 
 from inference.headers.images import counts_as_image, feeds_inputs
+from inference.headers.reading import read_header
+from storage.blobs import Blob
 from storage.errors import InputRefused
 from storage.log.instances import InstanceStore
 from storage.records.instances import Instance, Series
@@ -26,7 +25,7 @@ class FirstImages:
         self._instances = instances
         self._results = results
 
-    def find(self, job: Job) -> Sequence[Path]:
+    def find(self, job: Job) -> Sequence[Blob]:
         """Return the first readable image of each series that feeds the job.
 
         If the job names no series, or none that can be read, take every series of the study. Raises InputRefused if no
@@ -64,19 +63,19 @@ class _Search:
         self._own = own
         self.trouble: OSError | None = None
 
-    def images(self, series: Sequence[Series], takes: Callable[[Instance], bool]) -> list[Path]:
+    def images(self, series: Sequence[Series], takes: Callable[[Instance], bool]) -> list[Blob]:
         """Return the first readable image of each series, at most MOST_IMAGES."""
         found = (
             self._first([i for i in s.instances if takes(i) and i.sop_instance_uid not in self._own]) for s in series
         )
-        return [path for path in found if path is not None][:MOST_IMAGES]
+        return [blob for blob in found if blob is not None][:MOST_IMAGES]
 
-    def _first(self, images: Sequence[Instance]) -> Path | None:
+    def _first(self, images: Sequence[Instance]) -> Blob | None:
         for image in sorted(images, key=lambda i: (i.facts.instance_number or 0, i.sop_instance_uid)):
             try:
-                header = dcmread(image.path, stop_before_pixels=True)
+                header = read_header(image.blob)
                 if "Rows" in header and "Columns" in header:
-                    return image.path
+                    return image.blob
             except OSError as error:
                 self.trouble = error
             except Exception:  # noqa: S112 - parsers fail in many ways, and the analysis has reported the damage already

@@ -13,7 +13,7 @@ from dicom_node.objects.sr import as_sop_class
 from dicom_node.runtime.logs import fields, unexpected
 from dicom_node.work.applications import WarmApplications
 from dicom_node.work.first_images import FirstImages
-from dicom_node.work.one_patient import ensure_files_of_one_patient
+from dicom_node.work.one_patient import ensure_images_of_one_patient
 from dicom_node.work.output import JobOutput, JobResult, Outputs
 from dicom_node.work.withdrawal import WithdrawalTask
 from inference.contract.application import Application
@@ -66,7 +66,7 @@ class NoResultTask:
         """Write the report, and its other form for a destination that refuses the first."""
         context = output.context(group.names, group.seed)
         images = self._first_images.find(output.job)
-        ensure_files_of_one_patient(images)
+        ensure_images_of_one_patient(images)
         report = build_no_result(self._no_result(output.job, group.applications), images, context)
         other = as_sop_class(
             report,

@@ -162,7 +162,7 @@ class JobOutput:
             series_instance_uid=str(ds.SeriesInstanceUID),
             study_instance_uid=str(ds.StudyInstanceUID),
             kind=built.kind,
-            path=write_durable(self.folder / f"{built.kind.lower()}_{ds.SOPInstanceUID}.dcm", ds),
+            blob=write_durable(self.folder / f"{built.kind.lower()}_{ds.SOPInstanceUID}.dcm", ds),
             destinations=destinations,
             stands_for=built.stands_for,
         )

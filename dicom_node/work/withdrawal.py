@@ -2,13 +2,13 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from dicom_node.objects.base.context import ResultReference
 from dicom_node.objects.build import BuiltObject
 from dicom_node.objects.ko import build_rejection
 from dicom_node.work.first_images import FirstImages
 from dicom_node.work.output import JobOutput, JobResult, Outputs
+from storage.blobs import Blob
 from storage.records.jobs import Job, WithdrawalDetail
 from storage.records.results import NewObject, ObjectKind, ResultObject
 from storage.tables.results import Results
@@ -69,14 +69,14 @@ class WithdrawalTask:
             notes.append(output.write(note, group.destinations))
         return notes
 
-    def _source(self, job: Job, withdrawn: Sequence[ResultObject]) -> Path:
-        """Return the file whose patient and study the note takes over: an image of the study.
+    def _source(self, job: Job, withdrawn: Sequence[ResultObject]) -> Blob:
+        """Return the instance whose patient and study the note takes over: an image of the study.
 
         If the study states different patients, it is a withdrawn object, because the note must be of its patient.
         """
         if self._first_images.state_one_patient(job):
             return self._first_images.find(job)[0]
-        return withdrawn[0].path
+        return withdrawn[0].blob
 
 
 def group_by_objects(held: Mapping[str, Sequence[ResultObject]]) -> list[Withdrawn]:

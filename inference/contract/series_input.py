@@ -4,18 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
-from pathlib import Path
 
 from inference.contract.inputs import SIGNAL_KINDS, InputRule, volume_for
 from inference.headers.image_content import COMPONENT, IMAGINARY, PHASE
 from inference.volumes.reading import read_volume, read_volumes
 from inference.volumes.volume import Volume
+from storage.blobs import Blob
 from storage.errors import InputRefused
 
 
 @dataclass(frozen=True)
 class SeriesInput:
-    """The series bound to one input of the application: its files, in no particular order.
+    """The series bound to one input of the application: its instances, in no particular order.
 
     `time_point` is 0 for the study that is analysed, and counts earlier studies of the same patient from 1, the oldest
     first. `acquired` is None if the images do not state it.
@@ -23,7 +23,7 @@ class SeriesInput:
 
     name: str
     series_instance_uid: str
-    paths: tuple[Path, ...]
+    blobs: tuple[Blob, ...]
     time_point: int = 0
     acquired: date | None = None
 
@@ -39,8 +39,8 @@ def read_input(series: SeriesInput, rules: Sequence[InputRule]) -> tuple[Volume,
     """
     rule = {rule.name: rule for rule in rules}[series.name]
     if rule.volumes == "all":
-        return read_volumes(series.paths)
-    volume = read_volume(series.paths, partial(volume_for, rule))
+        return read_volumes(series.blobs)
+    volume = read_volume(series.blobs, partial(volume_for, rule))
     component = volume.told_apart.get(COMPONENT)
     if component in (PHASE, IMAGINARY) and rule.kind and SIGNAL_KINDS.issuperset(rule.kind):
         raise InputRefused(f"the images of the series show the {component}, and {rule.name} needs a signal")

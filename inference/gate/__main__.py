@@ -12,6 +12,7 @@ from inference.gate.assessment import assess
 from inference.gate.image_quality import METRICS
 from inference.gate.reference import load_reference
 from inference.volumes.reading import read_volumes
+from storage.blobs import file_blobs
 from storage.errors import InputRefused
 
 
@@ -26,7 +27,7 @@ def main() -> None:
     print(_row("limit", *limits))
     for folder in arguments.folders:
         try:
-            volumes = read_volumes(sorted(path for path in folder.iterdir() if path.is_file()))
+            volumes = read_volumes(file_blobs(sorted(path for path in folder.iterdir() if path.is_file())))
         except InputRefused as error:
             print(_row(folder, f"{error.why}: {error}"))
             continue

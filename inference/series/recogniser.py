@@ -8,15 +8,14 @@ it decides only if the physics does not, and with low confidence. The site's own
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from inference.headers.attributes import values, vector
 from inference.headers.images import images_among, told_odd
+from inference.headers.reading import read_header
 from inference.series.agent import AgentEvidence, agent_evidence, seconds_after_injection
 from inference.series.image_facts import ImageFacts, facts_of
 from inference.series.kinds import Kind as Kind
@@ -31,6 +30,7 @@ from inference.series.series_rules import (
 from inference.series.site_table import SiteTable, rule_for
 from inference.volumes.planes import Plane, functional, is_enhanced, planes_of
 from inference.volumes.stacks import SliceStack, differences, stacks_of
+from storage.blobs import Blob
 from storage.errors import InputRefused
 
 PRE_CONTRAST = "pre-contrast"
@@ -77,9 +77,9 @@ class Recognition:
     description: str = ""  # Series Description: free text of the scanner, which no log may hold
 
 
-def read_headers(paths: Iterable[Path]) -> list[Dataset]:
+def read_headers(blobs: Iterable[Blob]) -> list[Dataset]:
     """Read the headers of a series, without pixels."""
-    return [dcmread(path, stop_before_pixels=True) for path in paths]
+    return [read_header(blob) for blob in blobs]
 
 
 def recognise_headers(headers: Sequence[Dataset], site: SiteTable = ()) -> Recognition:
@@ -234,7 +234,7 @@ def _geometry(images: Sequence[Dataset]) -> tuple[list[Plane], str, list[SliceSt
     planes: list[Plane] = []
     try:
         for ds in images:
-            planes += planes_of(ds, Path())
+            planes += planes_of(ds)
         stacks = stacks_of(planes)
     except InputRefused as error:
         return planes, str(error), []

@@ -12,6 +12,7 @@ import numpy as np
 
 from inference.training.cases import Case
 from inference.volumes.reading import read_volume
+from storage.blobs import file_blobs
 
 HELD_OUT = 7
 FOLDS = 5
@@ -43,7 +44,7 @@ def folds(names: list[str]) -> list[tuple[list[str], list[str]]]:
 
 def load_patient(folder: Path, name: str) -> Case:
     """Read one patient. Raises ValueError if mask and series do not lie on the same grid."""
-    volume = read_volume(sorted((folder / name / "MR_T1").iterdir()))
+    volume = read_volume(file_blobs(sorted((folder / name / "MR_T1").iterdir())))
     image = nibabel.load(folder / name / "MR_T1_mask.nii.gz")
     mask = np.transpose(np.asarray(image.dataobj) > 0, (2, 1, 0))
     # NIfTI counts its axes column, row, slice, and its coordinates point right, anterior, superior.

@@ -6,7 +6,6 @@ functional groups of C.7.6.16); later modules get only `Plane`.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,10 +45,11 @@ class Plane:
     times (ms), flip angle (degrees), b-value (s/mm2), number of the time point and the like; a value is None if the
     header does not state it. `order` is the order of acquisition, as far as numbers tell it. `label` helps a reader to
     find the plane. `tile` is the row and column, counted from 0, of its first pixel in an image that several slices are
-    tiled into; it is None for an image that is one slice.
+    tiled into; it is None for an image that is one slice. `instance` is the number of the instance among its series, if
+    the caller of `planes_of` gave it one.
     """
 
-    path: Path
+    instance: int
     sop_class_uid: str
     sop_instance_uid: str
     frame_number: int | None
@@ -93,7 +93,7 @@ def is_enhanced(ds: Dataset) -> bool:
     return bool(ds.get("PerFrameFunctionalGroupsSequence"))
 
 
-def planes_of(ds: Dataset, path: Path) -> Iterator[Plane]:
+def planes_of(ds: Dataset, instance: int = 0) -> Iterator[Plane]:
     """Yield the planes of one instance, in frame order. Raises InputRefused, which names what the header lacks."""
     name = image_name(ds)
     if not (ds.get("Rows") and ds.get("Columns")):
@@ -110,18 +110,18 @@ def planes_of(ds: Dataset, path: Path) -> Iterator[Plane]:
             raise InputRefused(f"{name} says NumberOfFrames {ds.get('NumberOfFrames')} but describes {count} frames")
         dimensions = _other_dimensions(ds)
         for frame in range(count):
-            yield _enhanced_plane(ds, path, frame, name, dimensions)
+            yield _enhanced_plane(ds, instance, frame, name, dimensions)
     elif int(ds.get("NumberOfFrames") or 1) != 1:
         raise InputRefused(f"{name} has several frames without the functional groups that place them in space")
     elif tile_format := tiled_as(ds):
-        yield from _tiled_planes(ds, path, tile_format, name)
+        yield from _tiled_planes(ds, instance, tile_format, name)
     else:
-        yield _plane(ds, path, None, name, vector(ds, POSITION, 3, name), ds, ds, _classic_differences(ds))
+        yield _plane(ds, instance, None, name, vector(ds, POSITION, 3, name), ds, ds, _classic_differences(ds))
 
 
-def _tiled_planes(ds: Dataset, path: Path, tile_format: TileFormat, name: str) -> Iterator[Plane]:
+def _tiled_planes(ds: Dataset, instance: int, tile_format: TileFormat, name: str) -> Iterator[Plane]:
     tiling = tiling_of(ds, tile_format, name)
-    plane = _plane(ds, path, None, name, tiling.positions[0], ds, ds, _classic_differences(ds))
+    plane = _plane(ds, instance, None, name, tiling.positions[0], ds, ds, _classic_differences(ds))
     for k, (corner, position) in enumerate(zip(tiling.corners, tiling.positions, strict=True), 1):
         yield replace(
             plane,
@@ -134,14 +134,14 @@ def _tiled_planes(ds: Dataset, path: Path, tile_format: TileFormat, name: str) -
         )
 
 
-def _enhanced_plane(ds: Dataset, path: Path, frame: int, name: str, dimensions: list[int]) -> Plane:
+def _enhanced_plane(ds: Dataset, instance: int, frame: int, name: str, dimensions: list[int]) -> Plane:
     at, orientation, measures = (
         functional(ds, frame, f"{g}Sequence") for g in ("PlanePosition", "PlaneOrientation", "PixelMeasures")
     )
     if at is None or orientation is None or measures is None:
         raise InputRefused(f"{name}, frame {frame + 1}: position, orientation or pixel measures are missing")
     position = vector(at, POSITION, 3, f"{name}, frame {frame + 1}")
-    plane = _plane(ds, path, frame + 1, name, position, orientation, measures, _enhanced_differences(ds, frame))
+    plane = _plane(ds, instance, frame + 1, name, position, orientation, measures, _enhanced_differences(ds, frame))
     content = functional(ds, frame, "FrameContentSequence")
     index = values(content.get("DimensionIndexValues")) if content is not None else []
     others = [float(index[d]) for d in dimensions if d < len(index)]
@@ -164,7 +164,7 @@ def _other_dimensions(ds: Dataset) -> list[int]:
 
 def _plane(
     ds: Dataset,
-    path: Path,
+    instance: int,
     frame_number: int | None,
     name: str,
     position: LpsVector,
@@ -181,7 +181,7 @@ def _plane(
     if not np.all(spacing > 0):
         raise InputRefused(f"{where}: PixelSpacing is not positive")
     return Plane(
-        path=path,
+        instance=instance,
         sop_class_uid=str(ds.SOPClassUID),
         sop_instance_uid=str(ds.SOPInstanceUID),
         frame_number=frame_number,

@@ -1,9 +1,8 @@
-"""The reading of volumes from the files of a series."""
+"""The reading of volumes from the instances of a series."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,13 +18,15 @@ from inference.volumes.planes import ASSUMED, B_VALUE, planes_of
 from inference.volumes.stacks import SliceStack, confirm_unweighted, differences, stacks_of
 from inference.volumes.values import FrameValues, refuse_mixed, values_of
 from inference.volumes.volume import FrameReference, UnitValues, Volume
+from storage.blobs import Blob
 from storage.errors import InputRefused
 
 
 @dataclass(frozen=True, eq=False)
 class _Header:
-    """A header before its pixels, and the byte of the file at which it ends."""
+    """The header of an instance before its pixels, and the byte of its file at which it ends."""
 
+    blob: Blob
     ds: Dataset
     end: int
 
@@ -34,12 +35,12 @@ VolumeChoice = Callable[[Sequence[Mapping[str, Any]]], int | None]
 """Chooses one of several volumes by what tells each apart (`Volume.told_apart`): its index, None if none is meant."""
 
 
-def read_volume(paths: Iterable[Path], choose: VolumeChoice | None = None) -> Volume:
+def read_volume(blobs: Iterable[Blob], choose: VolumeChoice | None = None) -> Volume:
     """Read the only volume of a series, or the volume among several that `choose` returns.
 
     Raises InputRefused, with the reason, if the series makes no volume, or several volumes and `choose` is None.
     """
-    headers, stacks = _stacks_in(paths)
+    headers, stacks = _stacks_in(blobs)
     if len(stacks) > 1:
         chosen = choose([stack.told_apart for stack in stacks]) if choose is not None else None
         if chosen is None:
@@ -56,28 +57,30 @@ def read_volume(paths: Iterable[Path], choose: VolumeChoice | None = None) -> Vo
     return confirm_unweighted(_load(stacks, headers))[0]
 
 
-def read_volumes(paths: Iterable[Path]) -> tuple[Volume, ...]:
+def read_volumes(blobs: Iterable[Blob]) -> tuple[Volume, ...]:
     """Read all volumes of a series, at least one, in the order of acquisition. Raises InputRefused as `stacks_of`."""
-    headers, stacks = _stacks_in(paths)
+    headers, stacks = _stacks_in(blobs)
     return confirm_unweighted(_load(stacks, headers))
 
 
-def _stacks_in(paths: Iterable[Path]) -> tuple[dict[Path, _Header], list[SliceStack]]:
-    everything = {path: _read_header(path) for path in paths}
-    chosen, odd = images_among([header.ds for header in everything.values()])
+def _stacks_in(blobs: Iterable[Blob]) -> tuple[dict[int, _Header], list[SliceStack]]:
+    """Return the headers of the images, numbered in the order of `blobs`, and the stacks that their planes make."""
+    everything = list(map(_begin, blobs))
+    chosen, odd = images_among([header.ds for header in everything])
     if not chosen and odd:
         raise InputRefused(f"the series holds no image: its first object {odd[0].reason}")
-    headers = {path: header for n, (path, header) in enumerate(everything.items()) if n in set(chosen)}
-    return headers, stacks_of([plane for path, header in headers.items() for plane in planes_of(header.ds, path)])
+    headers = {n: everything[n] for n in sorted(chosen)}
+    return headers, stacks_of([plane for n, header in headers.items() for plane in planes_of(header.ds, n)])
 
 
-def _load(stacks: Sequence[SliceStack], headers: dict[Path, _Header]) -> tuple[Volume, ...]:
-    """Read the pixels, file by file, and remove each header from `headers`, so that its pixels are freed after use."""
+def _load(stacks: Sequence[SliceStack], headers: dict[int, _Header]) -> tuple[Volume, ...]:
+    """Read the pixels, instance by instance, and remove each from `headers`, so that its pixels are freed after use."""
+    blobs = {n: header.blob for n, header in headers.items()}
     any_header = next(iter(headers.values())).ds
     study_instance_uid, series_instance_uid = str(any_header.StudyInstanceUID), str(any_header.SeriesInstanceUID)
     modality = str(any_header.get("Modality", ""))
     values = [
-        [values_of(headers[p.path].ds, p.frame_number, stack.told_apart, p.label) for p in stack.planes]
+        [values_of(headers[p.instance].ds, p.frame_number, stack.told_apart, p.label) for p in stack.planes]
         for stack in stacks
     ]
     refuse_mixed(
@@ -86,20 +89,20 @@ def _load(stacks: Sequence[SliceStack], headers: dict[Path, _Header]) -> tuple[V
         for plane, found in zip(stack.planes, frames, strict=True)
     )
     filled = [_Slices(stack, frames) for stack, frames in zip(stacks, values, strict=True)]
-    wanted: dict[Path, list[tuple[int, int]]] = {}
-    for n, stack in enumerate(stacks):
-        for k, plane in enumerate(stack.planes):
-            wanted.setdefault(plane.path, []).append((n, k))
-    for path, slices in wanted.items():
-        pixels = _pixels(_read_pixels(path, headers.pop(path)))
-        for n, k in slices:
-            filled[n].fill(k, pixels)
+    wanted: dict[int, list[tuple[_Slices, int]]] = {}
+    for slices in filled:
+        for k, plane in enumerate(slices.stack.planes):
+            wanted.setdefault(plane.instance, []).append((slices, k))
+    for n in sorted(wanted):  # the order in which storage gives them is that in which they lie
+        pixels = _pixels(_read_on(headers.pop(n)))
+        for slices, k in wanted[n]:
+            slices.fill(k, pixels)
     return tuple(
         Volume(
             array=slices.array,
             geometry=slices.stack.geometry,
             frames=tuple(
-                FrameReference(p.sop_class_uid, p.sop_instance_uid, p.frame_number, p.path, p.tile)
+                FrameReference(p.sop_class_uid, p.sop_instance_uid, p.frame_number, blobs[p.instance], p.tile)
                 for p in slices.stack.planes
             ),
             study_instance_uid=study_instance_uid,
@@ -154,17 +157,18 @@ class _Slices:
         return self.unit is not None and not self.unit.arbitrary
 
 
-def _read_header(path: Path) -> _Header:
-    with _readable(), path.open("rb") as file:
-        return _Header(dcmread(file, stop_before_pixels=True), file.tell())
+def _begin(blob: Blob) -> _Header:
+    with _readable(), blob.open() as file:
+        return _Header(blob, dcmread(file, stop_before_pixels=True), file.tell())
 
 
-def _read_pixels(path: Path, header: _Header) -> Dataset:
+def _read_on(header: _Header) -> Dataset:
     """Return the dataset of `header` with the rest of its file.
 
-    Parsing a header again would take as long as reading its pixels.
+    Parsing a header again would take as long as reading its pixels. The file was closed in between, because a series
+    may have more instances than a process may have open files.
     """
-    with _readable(), path.open("rb") as file:
+    with _readable(), header.blob.open() as file:
         if header.ds.file_meta.TransferSyntaxUID.is_deflated:  # its offsets in the file are not those in the dataset
             return dcmread(file)
         file.seek(header.end)

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from inference.headers.units import Unit
 from inference.volumes.geometry import Array, Geometry
+from storage.blobs import Blob
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class FrameReference:
     sop_class_uid: str
     sop_instance_uid: str
     frame_number: int | None
-    path: Path
+    blob: Blob
     tile: tuple[int, int] | None = None
 
 

@@ -12,9 +12,10 @@ from itertools import count
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from storage.blobs import FileBlob, dataset_offset
 from storage.errors import Permanent, Unfileable
 from storage.log.comparison import Difference, compare, has_same_pixels
-from storage.log.files import Tree, dataset_offset, dataset_sha256
+from storage.log.files import Tree
 from storage.records.instances import UID, Facts, ReceivedInstance, Stored
 from storage.records.patients import NOBODY, PatientIdentity
 
@@ -151,7 +152,7 @@ class Archive:
 
     def _holds(self, path: Path, sha256: str) -> bool:
         try:
-            return dataset_sha256(path) == sha256
+            return FileBlob(path).checksum == sha256
         except Permanent:
             return False
 
@@ -189,7 +190,7 @@ def index_entry(received: ReceivedInstance, content: bytes | Path) -> IndexEntry
         if not UID.fullmatch(uid):
             raise Unfileable("A UID has other characters than digits and dots, or more than 64")
     if isinstance(content, Path):
-        size, sha256 = content.stat().st_size, dataset_sha256(content)
+        size, sha256 = content.stat().st_size, FileBlob(content).checksum
     else:
         size = len(content)
         sha256 = hashlib.sha256(memoryview(content)[dataset_offset(content[:144]) :]).hexdigest()

@@ -2,7 +2,6 @@
 
 import ctypes
 import errno
-import hashlib
 import os
 import shutil
 import struct
@@ -15,14 +14,14 @@ from typing import BinaryIO
 
 from pydicom.dataset import Dataset
 
-from storage.errors import Permanent, StorageFull
+from storage.blobs import PREAMBLE, Blob, FileBlob
+from storage.errors import StorageFull
 
 BytesLike = bytes | bytearray | memoryview
 
 IMPLEMENTATION_CLASS_UID = "2.25.183557818718648495613969241002425635108"
 IMPLEMENTATION_VERSION_NAME = "DICOM_NODE_0_1"  # SH, at most 16 characters
 
-PREAMBLE = bytes(128) + b"DICM"
 INCOMING = ".incoming"  # the folder of temporary files, so that a crash leaves them all in one place
 STALE_SECONDS = 600.0  # no writer needs longer for one file
 _FOLDERS_REMEMBERED = 1_000
@@ -30,7 +29,7 @@ _COPIED_AT_ONCE = 2**20
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
-def write_durable(path: Path, ds: Dataset) -> Path:
+def write_durable(path: Path, ds: Dataset) -> FileBlob:
     """Write `ds` as a Part 10 file (PS3.10 7.1) to `path`, which is replaced. The file is durable on return.
 
     Raises StorageFull, and then leaves no file behind.
@@ -42,11 +41,11 @@ def write_durable(path: Path, ds: Dataset) -> Path:
             _flush(file)
             os.replace(temporary, path)
             sync_folder(path.parent)
-    return path
+    return FileBlob(path)
 
 
-def copy_durable(source: Path, path: Path) -> None:
-    """Copy a file to `path`, which is replaced. The copy is durable on return, and readable as the umask says.
+def copy_durable(source: Blob, path: Path) -> None:
+    """Copy a blob to `path`, which is replaced. The copy is durable on return, and readable as the umask says.
 
     Raises StorageFull and OSError, and then leaves no file behind. A crash may leave a file whose name begins with a
     dot; the next attempt overwrites it.
@@ -55,7 +54,7 @@ def copy_durable(source: Path, path: Path) -> None:
     with _space():
         make_folder(path.parent)
         try:
-            with source.open("rb") as content, temporary.open("wb") as file:
+            with source.open() as content, temporary.open("wb") as file:
                 shutil.copyfileobj(content, file, _COPIED_AT_ONCE)
                 _flush(file)
             os.replace(temporary, path)
@@ -214,29 +213,6 @@ class FileMeta:
         length = len(self._before) + len(instance) + len(self._after)
         group_length = struct.pack("<HH2sHL", 0x0002, 0x0000, b"UL", 4, length)
         return b"".join((PREAMBLE, group_length, self._before, instance, self._after))
-
-
-def dataset_offset(start: bytes) -> int:
-    """Return the offset of the dataset in a Part 10 file that begins with `start`.
-
-    Raises Permanent for a file that this node has not written.
-    """
-    if len(start) < len(PREAMBLE) + 12 or start[128:140] != b"DICM\x02\x00\x00\x00UL\x04\x00":
-        raise Permanent("not a Part 10 file of this node")
-    (length,) = struct.unpack_from("<L", start, len(PREAMBLE) + 8)
-    return len(PREAMBLE) + 12 + int(length)
-
-
-def dataset_sha256(path: Path) -> str:
-    """Return the SHA-256 of the bytes after the file meta information, in hexadecimal.
-
-    Raises Permanent for a file that this node has not written.
-    """
-    with path.open("rb") as file:
-        # Read from the disk, and not from the page cache.
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        file.seek(dataset_offset(file.read(len(PREAMBLE) + 12)))
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _element(element: int, vr: bytes, value: str, padding: bytes) -> bytes:

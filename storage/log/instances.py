@@ -10,10 +10,10 @@ from pydicom.filereader import read_file_meta_info
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
+from storage.blobs import FileBlob, dataset_offset
 from storage.errors import NodeError, Permanent, Retriable
 from storage.log.archive import ASIDE, INSTANCE_SUFFIX, VERSION_MARK, Archive, sop_instance_uid_of
 from storage.log.associations import abort_open_associations
-from storage.log.files import dataset_offset
 from storage.log.filing import FeedsInputs, Filing
 from storage.log.headers.instance_reader import InstanceReader
 from storage.log.headers.patient_header import read_identity
@@ -128,7 +128,7 @@ class InstanceStore:
             unread = [(type(row), {name: getattr(row, name) for name in _KEY}, self._path(row)) for row in rows]
         if not unread:
             return
-        found = [(table, key, read_identity(path)) for table, key, path in unread if path.exists()]
+        found = [(table, key, read_identity(FileBlob(path))) for table, key, path in unread if path.exists()]
         with self._database.session(derivable=True) as session:
             subjects = {identity: keep_subject(session, self._key, identity) for *_, identity in found}
             for table, key, identity in found:
@@ -143,9 +143,7 @@ class InstanceStore:
             study_instance_uid=row.study_instance_uid,
             transfer_syntax_uid=row.transfer_syntax_uid,
             modality=row.modality,
-            path=self._path(row),
-            size=row.size,
-            sha256=row.sha256,
+            blob=FileBlob(self._path(row), row.size, row.sha256),
             received_at=row.received_at,
             revision=row.revision,
             facts=Facts.from_json(row.facts),

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
+from storage.blobs import Blob
 from storage.records.patients import NOBODY, PatientIdentity
 
 UID = re.compile(r"[0-9][0-9.]{0,63}")  # wider than PS3.5 9.1, but safe as a file name
@@ -58,7 +58,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Instance:
-    """A stored composite instance. `path` is a DICOM Part 10 file whose dataset bytes are as received."""
+    """A stored composite instance. The dataset's bytes in `blob` are as received."""
 
     sop_instance_uid: str
     sop_class_uid: str
@@ -66,9 +66,7 @@ class Instance:
     study_instance_uid: str
     transfer_syntax_uid: str
     modality: str
-    path: Path
-    size: int  # bytes of the file
-    sha256: str  # of the dataset's bytes as received, without the file meta information
+    blob: Blob
     received_at: datetime
     revision: int  # the revision of the study that this instance arrived in
     facts: Facts = Facts()

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from pathlib import Path
+
+from storage.blobs import Blob
 
 
 class ProcedureStepState(StrEnum):
@@ -16,7 +17,7 @@ class ProcedureStepState(StrEnum):
 
 @dataclass(frozen=True)
 class ProcedureStep:
-    """A Modality Performed Procedure Step (PS3.4 annex F). Its dataset, which names the patient, is the file `path`.
+    """A Modality Performed Procedure Step (PS3.4 annex F). Its dataset, which names the patient, is `blob`.
 
     `referenced` are the SOP instances that its Performed Series Sequence lists. They are final once the state is.
     """
@@ -28,5 +29,5 @@ class ProcedureStep:
     referenced: tuple[str, ...]
     created_at: datetime
     ended_at: datetime | None
-    path: Path
+    blob: Blob
     version: int = 1  # one more with each N-SET

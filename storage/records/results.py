@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from pathlib import Path
+
+from storage.blobs import Blob, FileBlob
 
 
 class ObjectKind(StrEnum):
@@ -38,7 +39,7 @@ class NewObject:
     series_instance_uid: str
     study_instance_uid: str
     kind: ObjectKind
-    path: Path
+    blob: FileBlob
     destinations: tuple[str, ...]  # for which it was made
     stands_for: tuple[ObjectKind, ...] = ()  # the kinds in whose place it may be sent; empty for what is sent itself
 
@@ -54,7 +55,7 @@ class ResultObject:
     series_instance_uid: str
     study_instance_uid: str
     kind: ObjectKind
-    path: Path
+    blob: Blob
     sequence: int  # order of delivery within its job, from 0
     created_at: datetime
     destinations: tuple[str, ...] = ()

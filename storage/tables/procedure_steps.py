@@ -22,6 +22,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 from sqlalchemy import and_, func, select, update
 from sqlalchemy.orm import Session
 
+from storage.blobs import FileBlob
 from storage.errors import Permanent
 from storage.log.files import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, write_durable
 from storage.records.procedure_steps import ProcedureStep, ProcedureStepState
@@ -156,7 +157,8 @@ class ProcedureSteps:
 
     def dataset(self, step: ProcedureStep) -> Dataset:
         """Return the dataset. Raises OSError if the file is gone, because a newer version has replaced it."""
-        return Dataset(dcmread(BytesIO(step.path.read_bytes())))
+        with step.blob.open() as file:
+            return Dataset(dcmread(file))
 
     # -- files ---------------------------------------------------------------------------------------------------------
 
@@ -181,7 +183,7 @@ class ProcedureSteps:
         except Exception as error:
             raise Permanent(f"The dataset cannot be encoded ({type(error).__name__})") from None
         digest = hashlib.sha256(content.getvalue()).hexdigest()[:16]
-        return write_durable(self._root / f"{sop_instance_uid}-{version}-{digest}{_SUFFIX}", kept)
+        return write_durable(self._root / f"{sop_instance_uid}-{version}-{digest}{_SUFFIX}", kept).path
 
     def _remove_versions_before(self, step: ProcedureStep, version: int) -> None:
         """Remove the files of earlier versions, of writers that lost a race, and of writers that died."""
@@ -210,7 +212,7 @@ class ProcedureSteps:
                 referenced=tuple(row.referenced),
                 created_at=row.created_at,
                 ended_at=row.ended_at,
-                path=self._root / row.path,
+                blob=FileBlob(self._root / row.path),
                 version=row.version,
             )
             for row in rows

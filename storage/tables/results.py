@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, and_, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
+from storage.blobs import FileBlob
 from storage.errors import Permanent
 from storage.records.deliveries import Delivery, DeliveryState, StoredAs
 from storage.records.jobs import Job, JobKind, JobState, NewJob, WithdrawalDetail, of_side
@@ -100,13 +101,9 @@ class Results:
         return self._objects(held)
 
     def _latest_reports(
-        self,
-        study_instance_uid: str,
-        job: int,
-        destinations: Collection[str],
-        concerns: Callable[[schema.JobRow], bool],
+        self, study_instance_uid: str, job: int, destinations: Collection[str], takes: Callable[[schema.JobRow], bool]
     ) -> Sequence[ResultObject]:
-        """Return the reports of the latest job that `concerns` accepts and that reported to the destinations."""
+        """Return the reports of the latest job that `takes` accepts and that reported to the destinations."""
         job_row, target = schema.JobRow, schema.ResultObjectRow
         is_report = and_(target.kind.in_(_REPORTS), _reached(destinations))
         reporting = (
@@ -119,7 +116,7 @@ class Results:
             .order_by(job_row.finished_at.desc(), job_row.id.desc())  # one that was queued again ends after newer ones
         )
         with self._database.reading() as session:
-            latest = next((row.id for row in session.scalars(reporting) if concerns(row)), None)
+            latest = next((row.id for row in session.scalars(reporting) if takes(row)), None)
         return [] if latest is None else self._objects(select(target).where(target.job_id == latest, is_report))
 
     def superseded(
@@ -279,7 +276,7 @@ def keep_object(session: Session, job_id: int, sequence: int, new: NewObject, no
     if known is not None:
         if known.job_id != job_id:
             raise Permanent(f"The result object {new.sop_instance_uid} belongs to job {known.job_id}")
-        known.path = str(new.path)
+        known.path = str(new.blob.path)
         return known
     row = schema.ResultObjectRow(
         job_id=job_id,
@@ -288,7 +285,7 @@ def keep_object(session: Session, job_id: int, sequence: int, new: NewObject, no
         series_instance_uid=new.series_instance_uid,
         study_instance_uid=new.study_instance_uid,
         kind=new.kind,
-        path=str(new.path),
+        path=str(new.blob.path),
         sequence=sequence,
         created_at=now,
         destinations=list(new.destinations),
@@ -327,7 +324,7 @@ def object_record(row: schema.ResultObjectRow) -> ResultObject:
         series_instance_uid=row.series_instance_uid,
         study_instance_uid=row.study_instance_uid,
         kind=row.kind,
-        path=Path(row.path),
+        blob=FileBlob(Path(row.path)),
         sequence=row.sequence,
         created_at=row.created_at,
         destinations=tuple(row.destinations),

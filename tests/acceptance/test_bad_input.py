@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset
 from dicom_node.demo.pacs.base import Pacs
 from dicom_node.demo.pacs.ports import free_port
 from dicom_node.dimse.scu import find_files, send_echo, send_files
+from storage.blobs import file_blobs
 from tests.acceptance.node import SCANNER, Node, delivered
 from tests.acceptance.studies import write_ball_study
 from tests.acceptance.tiny_model import write_bundle
@@ -53,7 +54,7 @@ def send_series(node: Node, folder: Path) -> str:
     from pydicom import dcmread
 
     files = find_files([folder])
-    assert all(r.ok for r in send_files(files, SCANNER, node.target))
+    assert all(r.ok for r in send_files(file_blobs(files), SCANNER, node.target))
     return str(dcmread(files[0], stop_before_pixels=True).StudyInstanceUID)
 
 

@@ -13,6 +13,7 @@ from dicom_node.demo.overlay import masks_of, write_overlay
 from dicom_node.demo.pacs.base import Pacs
 from inference.volumes.measurements import volume_ml
 from inference.volumes.reading import read_volume
+from storage.blobs import file_blobs
 from tests.acceptance.conftest import Push
 from tests.acceptance.node import Node, delivered
 from tests.conftest import REPOSITORY
@@ -56,7 +57,7 @@ def test_structures_lie_where_they_should(
     held = {i.modality: pacs.dataset(i.sop_instance_uid) for i in pacs.instances(uid) if i.modality in ("SEG", "SR")}
     assert sorted(i.modality for i in pacs.instances(uid) if i.modality != "MR") == ["SEG", "SR"]
 
-    volume = read_volume(files)
+    volume = read_volume(file_blobs(files))
     masks = masks_of(held["SEG"], volume)
     expected = json.loads((test_models / "brain_meshnet" / "expected.json").read_text())[series]
     for number, structure in enumerate(STRUCTURES, start=1):

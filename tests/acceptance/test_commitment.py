@@ -15,6 +15,7 @@ from dicom_node.demo.pacs.provisioning import find_orthanc
 from dicom_node.demo.pacs.start import start_pacs
 from dicom_node.dimse.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE
 from dicom_node.dimse.scu import Target, send_files
+from storage.blobs import file_blobs
 from tests.acceptance.receiving import ReceivingNode, uids, write_images
 from tests.dcmjs import Dcmjs, install
 from tests.dcmjs.requests import committed
@@ -84,7 +85,7 @@ def test_stored_and_committed_on_one_association(node: ReceivingNode, tmp_path: 
 
 def test_dcmjs_hears_on_the_association_that_asked(node: ReceivingNode, dcmjs: Dcmjs, tmp_path: Path) -> None:
     study = "1.2.11"
-    assert all(r.ok for r in send_files(write_images(tmp_path, study, 5), "MR1", node.target))
+    assert all(r.ok for r in send_files(file_blobs(write_images(tmp_path, study, 5)), "MR1", node.target))
     missing, other = (MR, f"{study}.1.9"), (SR, f"{study}.1.1")
     requests = [
         committed("1.9.11", *((MR, uid) for uid in uids(study, 5))),
@@ -104,7 +105,7 @@ def test_dcmjs_hears_on_the_association_that_asked(node: ReceivingNode, dcmjs: D
 
 def test_dcmjs_hears_on_a_new_association(node: ReceivingNode, dcmjs: Dcmjs, port: int, tmp_path: Path) -> None:
     study = "1.2.12"
-    assert all(r.ok for r in send_files(write_images(tmp_path, study, 3), "MR2", node.target))
+    assert all(r.ok for r in send_files(file_blobs(write_images(tmp_path, study, 3)), "MR2", node.target))
     request = committed("1.9.13", *((MR, uid) for uid in uids(study, 3)))
     asked = dcmjs.scu(node.target.port, [request], calling="MR2", called="DICOM_NODE", linger=0.5)
     assert ([a["status"] for a in asked["answers"]], asked["reports"]) == ([0x0000], [])
@@ -129,7 +130,7 @@ def test_nothing_is_committed_or_denied_before_it_is_indexed(
     study = "1.2.14"
     node.stop("index")
     listening = dcmjs.listen(port)
-    assert all(r.ok for r in send_files(write_images(tmp_path, study, 3), "MR2", node.target))
+    assert all(r.ok for r in send_files(file_blobs(write_images(tmp_path, study, 3)), "MR2", node.target))
     request = committed("1.9.15", *((MR, uid) for uid in uids(study, 3)), (MR, f"{study}.1.9"))
     dcmjs.scu(node.target.port, [request], calling="MR2", called="DICOM_NODE")
     time.sleep(3)
@@ -158,7 +159,9 @@ def test_orthanc(tmp_path: Path) -> None:
     node = ReceivingNode(tmp_path / "node", port, [{"ae_title": "MR1"}, peer])
     node.start()
     try:
-        assert all(r.ok for r in send_files(write_images(tmp_path / "images", study, 20), "MR1", pacs.target))
+        assert all(
+            r.ok for r in send_files(file_blobs(write_images(tmp_path / "images", study, 20)), "MR1", pacs.target)
+        )
         stored = call(pacs, "/modalities/node/store", call(pacs, "/instances"))
         assert stored["FailedInstancesCount"] == 0
         transaction = request_commitment(pacs, *((MR, uid) for uid in uids(study, 20)))

@@ -17,6 +17,7 @@ from pynetdicom.sop_class import ModalityPerformedProcedureStep
 from dicom_node.demo.pacs.base import Pacs
 from dicom_node.demo.simulator.phantom_study import PhantomStudy
 from dicom_node.dimse.scu import OutgoingInstance, StorageSCU, send_files
+from storage.blobs import FileBlob, file_blobs
 from tests.acceptance.node import SCANNER, Node, delivered
 from tests.acceptance.studies import write_ball_study
 
@@ -75,13 +76,13 @@ def write_t2w(folder: Path, study: PhantomStudy, count: int = 20) -> list[Path]:
 
 def push(node: Node, paths: Sequence[Path]) -> None:
     """Over one association, which is released."""
-    results = send_files(paths, SCANNER, node.target)
+    results = send_files(file_blobs(paths), SCANNER, node.target)
     assert all(r.ok for r in results), [r.reason for r in results if not r.ok]
 
 
 def association(node: Node, paths: Sequence[Path]) -> StorageSCU:
     """Return an association for these files, which sends nothing by itself."""
-    contexts = [c for path in paths for c in OutgoingInstance.from_file(path).contexts()]
+    contexts = [c for path in paths for c in OutgoingInstance.from_blob(FileBlob(path)).contexts()]
     return StorageSCU(SCANNER, node.target, contexts, 30)
 
 
@@ -184,7 +185,7 @@ def test_the_count_of_the_pacs_decides(place: tuple[Node, Pacs], tmp_path: Path)
     study = write_study(tmp_path / "study", ImagesInAcquisition=20)
     uid = study.study_instance_uid
     other = write_t2w(tmp_path / "t2w", study)
-    assert all(r.ok for r in send_files([*study.paths, *other], "DICOM_NODE", pacs.target))
+    assert all(r.ok for r in send_files(file_blobs([*study.paths, *other]), "DICOM_NODE", pacs.target))
     push(node, study.paths)
     explained = waits(node, uid, "20 of 40 instances that pacs counts")
     assert explained["asked"][0]["data"]["count"] == 40
@@ -197,7 +198,7 @@ def test_the_count_of_the_pacs_decides(place: tuple[Node, Pacs], tmp_path: Path)
 
     # Our own results, which the PACS now holds as well, are no images that are missing here.
     late = write_t2w(tmp_path / "late", study, 5)
-    assert all(r.ok for r in send_files(late, "DICOM_NODE", pacs.target))
+    assert all(r.ok for r in send_files(file_blobs(late), "DICOM_NODE", pacs.target))
     push(node, late)
     event = completion(node, uid, revision=2)
     assert event["data"]["evidence"] == "count of the source PACS"
@@ -212,7 +213,7 @@ def test_an_abort_and_a_resend_wait_longer_not_less(place: tuple[Node, Pacs], tm
     uid = study.study_instance_uid
     with suppress(RuntimeError), association(node, study.paths) as scu:
         for path in study.paths[:8]:
-            assert scu.store(OutgoingInstance.from_file(path)).ok
+            assert scu.store(OutgoingInstance.from_blob(FileBlob(path))).ok
         raise RuntimeError("the scanner's network broke")
     waits(node, uid, "after an aborted association")
     push(node, study.paths)
@@ -248,9 +249,9 @@ def test_an_application_starts_on_its_inputs_and_stat_goes_ahead(place: tuple[No
     other = write_t2w(tmp_path / "t2w", study)
     with association(node, [*study.paths, *other]) as scu:
         for path in study.paths:
-            assert scu.store(OutgoingInstance.from_file(path)).ok
+            assert scu.store(OutgoingInstance.from_blob(FileBlob(path))).ok
         for path in other:
-            assert scu.store(OutgoingInstance.from_file(path)).ok
+            assert scu.store(OutgoingInstance.from_blob(FileBlob(path))).ok
             time.sleep(0.4)
         detail = node.wait(uid, lambda d: bool(d["jobs"]), seconds=20)
         assert detail["state"] == "RECEIVING"

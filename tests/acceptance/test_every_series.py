@@ -14,6 +14,7 @@ from dicom_node.demo.pacs.provisioning import find_orthanc
 from dicom_node.demo.pacs.start import start_pacs
 from dicom_node.dimse.scu import Target, send_files
 from inference.contract.manifest import known_applications, takes_bundle
+from storage.blobs import file_blobs
 from tests.acceptance.node import SCANNER, Node
 
 APPLICATIONS = [name for name in known_applications() if not takes_bundle(name)]
@@ -56,7 +57,7 @@ def test_every_study_ends_in_a_result_or_a_reason(place: tuple[Node, Pacs], test
     assert [path.parent.name for path in sent.pop("", [])] == ["ir_gre_no_sop_class"]
     assert len(sent) > 15
     for paths in sent.values():
-        assert all(result.ok for result in send_files(paths, SCANNER, node.target))
+        assert all(result.ok for result in send_files(file_blobs(paths), SCANNER, node.target))
     for uid in sent:
         detail = node.wait(uid, ended, 600)
         for job in (job for job in detail["jobs"] if job["state"] == "SUCCEEDED"):

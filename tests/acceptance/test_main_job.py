@@ -15,6 +15,7 @@ from dicom_node.dimse.scu import send_files
 from inference.volumes.measurements import volume_ml
 from inference.volumes.reading import read_volume
 from inference.volumes.volume import Volume
+from storage.blobs import file_blobs
 from tests.acceptance.conftest import Push
 from tests.acceptance.node import SCANNER, Node, committed, delivered
 from tests.acceptance.studies import RADIUS, write_ball_study
@@ -58,7 +59,7 @@ def test_a_pushed_study_gets_one_seg_and_one_sr(
 
     held = results(pacs, study.study_instance_uid)
     (seg,), (sr,) = held["SEG"], held["SR"]
-    volume = read_volume(study.paths)
+    volume = read_volume(file_blobs(study.paths))
     mask = mask_in_pacs(seg, volume)
     assert np.linalg.norm(np.array(centroid_lps(mask, volume.geometry)) - lps_centre(study)) < 1.0
     assert volume_ml(mask, volume.geometry) == pytest.approx(TRUE_ML, rel=0.10)
@@ -143,7 +144,7 @@ def test_a_late_slice_makes_a_new_revision_that_supersedes(
     last.rename(kept)
     push(node, tmp_path / "study")
     node.wait(study.study_instance_uid, delivered(1))
-    (result,) = send_files([kept], SCANNER, node.target)
+    (result,) = send_files(file_blobs([kept]), SCANNER, node.target)
     assert result.ok
     detail = node.wait(study.study_instance_uid, delivered(2))
     assert detail["revision"] == 2

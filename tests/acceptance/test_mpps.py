@@ -7,6 +7,7 @@ import pytest
 
 from dicom_node.demo.pacs.ports import free_port
 from dicom_node.dimse.scu import send_files
+from storage.blobs import file_blobs
 from tests.acceptance.receiving import ReceivingNode, uids, write_images
 from tests.dcmjs import Dcmjs, install
 from tests.dcmjs.requests import completed, created
@@ -32,7 +33,7 @@ def test_a_step_and_its_images(node: ReceivingNode, dcmjs: Dcmjs, tmp_path: Path
     begun = dcmjs.scu(node.target.port, [created(STUDY, STEP)], called="DICOM_NODE", roles=(True, True))
     assert [a["status"] for a in begun["answers"]] == [0x0000]
     assert [(c["accepted"], c["scu"], c["scp"]) for c in begun["contexts"]] == [(True, True, False)]
-    assert all(r.ok for r in send_files(write_images(tmp_path, STUDY, 12), "MR1", node.target))
+    assert all(r.ok for r in send_files(file_blobs(write_images(tmp_path, STUDY, 12)), "MR1", node.target))
     node.stop("receive")
     node.start("receive")
     ended = dcmjs.scu(

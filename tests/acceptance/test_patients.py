@@ -17,6 +17,7 @@ from dicom_node.demo.pacs.base import Pacs
 from dicom_node.demo.simulator.phantom_study import PhantomStudy
 from dicom_node.dimse.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE
 from dicom_node.dimse.scu import send_files
+from storage.blobs import file_blobs
 from tests.acceptance.node import SCANNER, Node, delivered
 from tests.acceptance.studies import write_ball_study
 from tests.receive.services.datasets import commitment
@@ -56,7 +57,7 @@ def change(paths: Sequence[Path], **attributes: Any) -> None:
 
 
 def send(node: Node, paths: Sequence[Path]) -> None:
-    assert all(r.ok for r in send_files(paths, SCANNER, node.target))
+    assert all(r.ok for r in send_files(file_blobs(paths), SCANNER, node.target))
 
 
 def listed(ds: Dataset, **attributes: str) -> Dataset:

@@ -14,6 +14,7 @@ from dicom_node.dimse.scu import send_files
 from dicom_node.objects.reading.report import read_report
 from inference.volumes.measurements import volume_ml
 from inference.volumes.reading import read_volume
+from storage.blobs import file_blobs
 from tests.acceptance.conftest import Push
 from tests.acceptance.node import SCANNER, Node, delivered
 from tests.acceptance.studies import write_ball_sides
@@ -56,7 +57,7 @@ def objects_of(pacs: Pacs, detail: dict, revision: int) -> dict[str, dict[str, D
 def check_side(study: PhantomStudy, side: str, objects: dict[str, Dataset], tmp_path: Path) -> None:
     """SEG and SR show the ball of this side, on the images of this side."""
     source = study.series[SERIES[side]]
-    (mask,) = masks_of(objects["SEG"], volume := read_volume(source.paths)).values()
+    (mask,) = masks_of(objects["SEG"], volume := read_volume(file_blobs(source.paths))).values()
     assert volume_ml(mask, volume.geometry) == pytest.approx(true_ml(RADII[side]), rel=0.10)
     assert objects["SEG"].ReferencedSeriesSequence[0].SeriesInstanceUID == source.series_instance_uid
     told = [m.value for g in read_report(objects["SR"]).groups for m in g.measurements if m.name.value == VOLUME]
@@ -97,7 +98,7 @@ def test_each_side_gets_its_own_result_and_supersedes_itself(
     check_side(study, "R", first["R"], tmp_path)
 
     late = late.rename(last)
-    (sent,) = send_files([late], SCANNER, node.target)
+    (sent,) = send_files(file_blobs([late]), SCANNER, node.target)
     assert sent.ok
     detail = node.wait(uid, delivered(2))
     second = objects_of(pacs, detail, 2)

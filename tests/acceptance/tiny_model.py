@@ -10,6 +10,7 @@ from inference.contract.findings import Findings
 from inference.contract.manifest import load_manifest
 from inference.contract.series_input import SeriesInput
 from inference.engine.models import TorchEngine
+from storage.blobs import file_blobs
 
 BUNDLE = """
 version = "1.0"
@@ -68,4 +69,6 @@ def write_threshold(folder: Path, bundle: str, level: float = 0.5, rounds: int =
 def run_bundle(folder: Path, paths: tuple[Path, ...]) -> Findings:
     """Run the model of `folder` on the series of these files."""
     application = load_application(load_manifest("segmentation", "own", folder))
-    return application.run({"image": SeriesInput("image", "1.2", paths)}, TorchEngine("cpu"), lambda what, done: None)
+    return application.run(
+        {"image": SeriesInput("image", "1.2", file_blobs(paths))}, TorchEngine("cpu"), lambda what, done: None
+    )

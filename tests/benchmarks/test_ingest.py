@@ -18,6 +18,7 @@ from inference.headers.csa import read_csa
 from inference.headers.private import PrivateElements
 from inference.series.kinds import Kind
 from inference.series.recogniser import read_headers, recognise_headers
+from storage.blobs import file_blobs
 
 LEAST_ELEMENTS = 130
 CREATORS = {
@@ -56,7 +57,7 @@ def test_siemens_images_have_two_csa_headers_of_100_kilobytes(tmp_path: Path) ->
 def test_every_vendor_sends_series_that_are_recognised(tmp_path: Path) -> None:
     paths = vendor_images(tmp_path / "images", "images", 16, 12 * SERIES_LENGTH).paths
     starts = range(0, len(paths), SERIES_LENGTH)
-    series = [recognise_headers(read_headers(paths[i : i + SERIES_LENGTH])) for i in starts]
+    series = [recognise_headers(read_headers(file_blobs(paths[i : i + SERIES_LENGTH]))) for i in starts]
     assert [s.problem for s in series] == [""] * 12
     assert [s.kind for s in series] == [Kind.T1W] * 4 + [Kind.T2W] * 4 + [Kind.DWI] * 4
     assert {s.b_values for s in series[8:]} == {(0.0, 800.0)}

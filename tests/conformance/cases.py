@@ -1,6 +1,6 @@
 """The real series that objects are made from, and findings with everything a report can say."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from inference.contract.findings import (
 )
 from inference.volumes.reading import read_volume, read_volumes
 from inference.volumes.volume import Volume
+from storage.blobs import Blob
 from tests.objects.sources import blobs, findings
 
 LONG_AXIS = Code("103339001", "SCT", "Long axis")
@@ -38,15 +39,15 @@ class Case:
 
     name: str
     folder: str
-    read: Callable[[list[Path]], Volume] = read_volume
+    read: Callable[[Sequence[Blob]], Volume] = read_volume
 
     def paths(self, test_data: Path) -> list[Path]:
         return sorted(path for path in (test_data / self.folder).rglob("*") if path.is_file())
 
 
-def _first_volume(paths: list[Path]) -> Volume:
+def _first_volume(blobs: Sequence[Blob]) -> Volume:
     """Of a series that holds several."""
-    return read_volumes(paths)[0]
+    return read_volumes(blobs)[0]
 
 
 CASES = [

@@ -79,7 +79,7 @@ class Study:
     def planes(self) -> Mapping[tuple[str, int | None], Sequence[Plane]]:
         """The planes of the sources, by instance and frame number; several where slices are tiled into one image."""
         found: dict[tuple[str, int | None], list[Plane]] = {}
-        for plane in (plane for header in self.sources.values() for plane in planes_of(header, Path())):
+        for plane in (plane for header in self.sources.values() for plane in planes_of(header)):
             found.setdefault((plane.sop_instance_uid, plane.frame_number), []).append(plane)
         return found
 
@@ -186,7 +186,7 @@ def geometry(ds: Dataset, study: Study) -> Iterator[str]:
     if not ds.get("PerFrameFunctionalGroupsSequence"):
         return
     try:
-        planes = list(planes_of(ds, Path()))
+        planes = list(planes_of(ds))
     except InputRefused as error:
         yield str(error)
         return

@@ -148,7 +148,7 @@ def _plastimatch(made: Made, path: Path, study: Study) -> list[str]:
     images = path.with_suffix(".images")
     images.mkdir()
     for frame in made.findings.source.frames:
-        (images / f"{frame.sop_instance_uid}.dcm").symlink_to(frame.path.resolve())
+        (images / f"{frame.sop_instance_uid}.dcm").symlink_to(frame.blob.path.resolve())
     files = validators.plastimatch_masks(path, images, path.with_suffix(".masks"))
     found = {name: int(np.count_nonzero(nibabel.load(file).get_fdata())) for name, file in files.items()}
     wanted = {s.label: int(s.mask.sum()) for s in made.findings.segments}

@@ -15,6 +15,7 @@ from dicom_node.objects.ko import build_rejection
 from dicom_node.objects.no_result import build_no_result
 from dicom_node.objects.profiles import ObjectProfile, SegmentationForm
 from inference.contract.findings import Findings, NoResult, NotComputed
+from storage.blobs import FileBlob, file_blobs
 from storage.errors import InputRefused, WhyNoResult
 from storage.records.results import ObjectKind
 from tests.conformance.cases import Case, rich_findings
@@ -75,7 +76,7 @@ def other_segmentations(findings: Findings, context: ObjectContext) -> list[Made
 def no_result(error: InputRefused, sources: list[Path], context: ObjectContext) -> list[Made]:
     refused = NotComputed("Test mass", WhyNoResult.UNUSABLE_IMAGES, str(error))
     result = NoResult((refused,), datetime(2026, 11, 23, 12, 0, tzinfo=UTC))
-    return [Made("SR, no result", build_no_result(result, sources, context))]
+    return [Made("SR, no result", build_no_result(result, file_blobs(sources), context))]
 
 
 def rejection(made: list[Made], sources: list[Path], context: ObjectContext) -> list[Made]:
@@ -88,7 +89,7 @@ def rejection(made: list[Made], sources: list[Path], context: ObjectContext) -> 
         for one in made
         if one.dataset.get("SegmentationType") != "LABELMAP"
     ]
-    return [Made("KO, rejection", build_rejection(sources[0], withdrawn, context))]
+    return [Made("KO, rejection", build_rejection(FileBlob(sources[0]), withdrawn, context))]
 
 
 # What is made of findings, of images that are refused, and of what was made. A new builder is a line here.
@@ -103,7 +104,7 @@ def make(case: Case, test_data: Path) -> Results:
     context = ObjectContext("NODE", f"conformance {case.name}")
     done = Results(case, paths, [])
     try:
-        found = rich_findings(case.read(paths))
+        found = rich_findings(case.read(file_blobs(paths)))
     except InputRefused as error:
         makers = [partial(refused, error, paths) for refused in FROM_REFUSALS]
     else:

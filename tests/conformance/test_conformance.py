@@ -11,6 +11,7 @@ import pytest
 
 from dicom_node.objects.base.context import ObjectContext
 from inference.volumes.reading import read_volume
+from storage.blobs import file_blobs
 from tests.conformance.breakages import BREAKAGES, Breakage
 from tests.conformance.cases import CASES, Case, rich_findings
 from tests.conformance.judges import JUDGES
@@ -35,7 +36,7 @@ def test_objects_of_real_series_are_valid(test_data: Path, tmp_path: Path, case:
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Results:
     folder = write_oblique(tmp_path_factory.mktemp("oblique"), "Müller^Änne", "ISO_IR 192")
     paths = sorted(folder.iterdir())
-    found = rich_findings(read_volume(paths))
+    found = rich_findings(read_volume(file_blobs(paths)))
     context = ObjectContext("NODE", "negative controls")
     made = results(found, context)
     return Results(CASES[0], paths, made + rejection(made, paths, context))

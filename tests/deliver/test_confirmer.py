@@ -52,6 +52,7 @@ from dicom_node.receive.receiver import DimseService, Receiver
 from dicom_node.roles import build_confirmer
 from dicom_node.runtime.backoff import Backoff
 from dicom_node.settings.loading import load_settings
+from storage.blobs import FileBlob
 from storage.log.journal import Journal
 from storage.records.deliveries import Confirmation, ConfirmationReport, ConfirmationState, StoredAs
 from storage.records.results import NewObject
@@ -89,7 +90,9 @@ class Landing:
             path = self._make_file(StudyInstanceUID=study, SOPClassUID=sop_class_uid)
             ds = dcmread(path)
             objects.append(
-                NewObject(ds.SOPInstanceUID, sop_class_uid, ds.SeriesInstanceUID, study, kind, path, destinations)
+                NewObject(
+                    ds.SOPInstanceUID, sop_class_uid, ds.SeriesInstanceUID, study, kind, FileBlob(path), destinations
+                )
             )
         assert self.node.jobs.succeed(job.id, "worker", objects, {}, NOW)
         return [o.sop_instance_uid for o in objects]

@@ -15,6 +15,7 @@ from pydicom.dataset import Dataset
 from dicom_node.deliver.destinations.dicomweb import BasicAuth, BearerAuth, DicomwebDestination, read_secret
 from dicom_node.dimse.results import InstanceReference, SendOutcome, SendResult
 from dicom_node.errors import PeerUnavailable
+from storage.blobs import file_blobs
 from storage.errors import Permanent, Retriable
 from tests.deliver.web import Answer, Asked, Authority, OrthancWeb, Scripted, orthanc_web, tls_in_front_of
 from tests.instances import MakeFile, reference
@@ -91,7 +92,7 @@ def test_objects_arrive_over_tls_with_a_password(
         assert destination.echo().ok
         assert destination.stored(references) == set()
         for paths in ([one], [one, two]):  # the first one twice: that is harmless
-            results = destination.send(paths)
+            results = destination.send(file_blobs(paths))
             assert [(r.sop_instance_uid, r.ok, r.reason) for r in results] == [(uid(p), True, "") for p in paths]
         absent, elsewhere = (
             replace(references[0], sop_instance_uid="1.2.3"),
@@ -114,7 +115,7 @@ def test_what_orthanc_drops_and_says_to_have_stored_is_found_out(
     study = str(dcmread(taken).StudyInstanceUID)
     dropped, text = make_file(Modality="KO", StudyInstanceUID=study), tmp_path / "notes.txt"
     text.write_text("not an image")
-    results = destination.send([dropped, text, taken])
+    results = destination.send(file_blobs([dropped, text, taken]))
     assert [(r.ok, r.retriable) for r in results] == [(True, False), (False, False), (True, False)]
     assert "notes.txt" in results[1].reason
     assert destination.stored([reference(dropped), reference(taken)]) == {uid(taken)}
@@ -132,13 +133,13 @@ def test_a_wrong_password_and_an_unknown_ca_are_told(
         destination = DicomwebDestination(
             "archive", f"https://127.0.0.1:{port}/dicom-web", 10, wrong, authority.certificate
         )
-        (result,) = destination.send([path])
+        (result,) = destination.send(file_blobs([path]))
         assert (result.ok, result.retriable) == (False, False)
         assert "HTTP 401" in result.reason
         assert "`password_file`" in result.reason
         assert "guessed" not in result.reason
         for trusted in (other.certificate, None):  # None: whom this system trusts
-            (result,) = replace(destination, auth=right, ca_file=trusted).send([path])
+            (result,) = replace(destination, auth=right, ca_file=trusted).send(file_blobs([path]))
             assert (result.ok, result.retriable) == (False, True)
             assert "certificate is not trusted" in result.reason
             assert "`ca_file`" in result.reason
@@ -156,13 +157,13 @@ def test_a_client_certificate_is_shown(
     certificate, key = clients.sign("node")
     with tls_in_front_of(scripted.port, authority, clients) as port:
         destination = DicomwebDestination("archive", f"https://127.0.0.1:{port}/web", 5, None, authority.certificate)
-        (result,) = destination.send([path])
+        (result,) = destination.send(file_blobs([path]))
         assert (result.ok, result.retriable) == (False, True)
         assert scripted.asked == []
-        assert replace(destination, client_certificate=certificate, client_key=key).send([path])[0].ok
+        assert replace(destination, client_certificate=certificate, client_key=key).send(file_blobs([path]))[0].ok
         both = tmp_path / "both.pem"
         both.write_bytes(certificate.read_bytes() + key.read_bytes())
-        assert replace(destination, client_certificate=both).send([path])[0].ok
+        assert replace(destination, client_certificate=both).send(file_blobs([path]))[0].ok
 
 
 # -- a service by script -----------------------------------------------------------------------------------------------
@@ -172,7 +173,7 @@ def test_a_partial_failure_is_read_for_each_instance(service: Service, make_file
     paths = [make_file() for _ in range(6)]
     a, b, c, d, e, _ = map(uid, paths)
     destination, _ = service(answer(202, {a: 0, b: 0xB000}, {c: 0xA700, d: 0x0122, e: None}))
-    results = destination.send(paths)
+    results = destination.send(file_blobs(paths))
     assert [r.sop_instance_uid for r in results] == [uid(p) for p in paths]
     assert [(r.ok, r.retriable) for r in results] == [
         (True, False), (True, False), (False, True), (False, False), (False, True), (False, True)
@@ -199,7 +200,7 @@ def test_a_refusal_of_all_says_why_for_each(
     as_json = answer(status, {}, {uid(path): 0x0122}).body
     body = as_json if "json" in media_type else XML.format(uid=uid(path), reason=0x0122).encode()
     destination, _ = service(Answer(status, body, media_type))
-    (result,) = destination.send([path])
+    (result,) = destination.send(file_blobs([path]))
     assert result == SendResult(uid(path), SendOutcome.REFUSED, "refused (0x0122)")
 
 
@@ -223,7 +224,7 @@ def test_a_refusal_of_all_says_why_for_each(
 def test_statuses(service: Service, make_file: MakeFile, status: int, retriable: bool, told: str) -> None:
     body = json.dumps({"Message": "SECRET^PERSON"}).encode()
     destination, scripted = service(Answer(status, body, "application/json", {"Warning": '299 x "SECRET^PERSON"'}))
-    (result,) = destination.send([make_file()])
+    (result,) = destination.send(file_blobs([make_file()]))
     assert (result.ok, result.retriable) == (False, retriable)
     assert told in result.reason
     assert result.refused is (status in (400, 409, 413, 415))  # then another object may be taken
@@ -249,7 +250,7 @@ def test_statuses(service: Service, make_file: MakeFile, status: int, retriable:
 )
 def test_what_no_answer_names_is_not_stored(service: Service, make_file: MakeFile, reply: Answer | None) -> None:
     destination, _ = service(lambda asked: reply)
-    (result,) = destination.send([make_file()])
+    (result,) = destination.send(file_blobs([make_file()]))
     assert (result.ok, result.retriable) == (False, True)
     assert result.reason
 
@@ -262,17 +263,17 @@ def test_a_token_is_read_anew_for_each_request(service: Service, make_file: Make
         return answer(200, {uid(path): 0}) if asked.headers.get("authorization") == f"Bearer {valid}" else Answer(401)
 
     destination, scripted = service(guarded)
-    assert not destination.send([path])[0].ok
+    assert not destination.send(file_blobs([path]))[0].ok
     destination = replace(destination, auth=BearerAuth(secret(tmp_path, valid)))
-    assert destination.send([path])[0].ok
+    assert destination.send(file_blobs([path]))[0].ok
     valid = "ghi.JKL-2"
-    (result,) = destination.send([path])
+    (result,) = destination.send(file_blobs([path]))
     assert (result.ok, result.retriable) == (False, False)
     assert "abc.DEF-1" not in result.reason
     secret(tmp_path, valid)
-    assert destination.send([path])[0].ok
+    assert destination.send(file_blobs([path]))[0].ok
     (tmp_path / "secret").unlink()
-    (result,) = destination.send([path])
+    (result,) = destination.send(file_blobs([path]))
     assert (result.ok, result.retriable) == (False, True)
     assert "token_file" in result.reason
     with pytest.raises(PeerUnavailable, match="token_file"):
@@ -299,9 +300,9 @@ def test_silence_and_nobody_there_are_retriable(make_file: MakeFile, pixels: int
     with socket.create_server(("127.0.0.1", 0)) as listener:
         destination = DicomwebDestination("archive", f"http://127.0.0.1:{listener.getsockname()[1]}/web", 1.0)
         start = time.monotonic()
-        (silent,) = destination.send([path])
+        (silent,) = destination.send(file_blobs([path]))
         assert time.monotonic() - start < 6
-    (gone,) = destination.send([path])
+    (gone,) = destination.send(file_blobs([path]))
     for result in (silent, gone):
         assert (result.ok, result.retriable) == (False, True)
     assert told in silent.reason
@@ -312,7 +313,7 @@ def test_images_do_not_follow_a_redirection(service: Service, make_file: MakeFil
     _, other = service(Answer(200))
     for status in (302, 307):
         destination, _ = service(Answer(status, headers={"Location": f"{other.url}/studies"}))
-        (result,) = destination.send([make_file()])
+        (result,) = destination.send(file_blobs([make_file()]))
         assert (result.ok, result.retriable) == (False, False)
         assert "set `url`" in result.reason
     assert other.asked == []
@@ -324,7 +325,7 @@ def test_an_object_goes_as_it_is_with_its_length_and_urls_hold_uids_alone(
     path = make_file(pixels=3_000_000)
     destination, scripted = service(lambda asked: answer(200, {uid(path): 0}) if asked.body else Answer(204))
     with caplog.at_level(logging.DEBUG, logger="dicom_node"):
-        assert destination.send([path])[0].ok
+        assert destination.send(file_blobs([path]))[0].ok
         assert destination.echo().ok
         odd = replace(reference(path), study_instance_uid="1.2..3")
         assert destination.stored([odd]) == set()  # a scanner's UID that is not quite one

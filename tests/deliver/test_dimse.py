@@ -33,6 +33,7 @@ from pynetdicom.sop_class import (
 from dicom_node.deliver.destinations.dimse import DimseDestination
 from dicom_node.dimse.results import SendResult
 from dicom_node.dimse.scu import MAXIMUM_CONTEXTS
+from storage.blobs import file_blobs
 from tests.instances import MakeFile
 
 Answer = int | Callable[[Any], int]
@@ -82,7 +83,7 @@ def dataset_of(path: Path) -> bytes:
 def test_every_instance_arrives_as_it_is(pacs: Pacs, make_file: MakeFile) -> None:
     destination, kept = pacs()
     paths = [make_file(), make_file(SOPClassUID=SegmentationStorage), make_file()]
-    results = destination.send(paths)
+    results = destination.send(file_blobs(paths))
     assert [(r.ok, r.retriable, r.reason) for r in results] == [(True, False, "")] * 3
     assert [r.sop_instance_uid for r in results] == [dcmread(p).SOPInstanceUID for p in paths]
     assert [dataset for _, dataset in kept] == [dataset_of(p) for p in paths]
@@ -115,7 +116,7 @@ def test_statuses(status: int, ok: bool, retriable: bool) -> None:
 
 def test_each_instance_has_its_own_status(pacs: Pacs, make_file: MakeFile) -> None:
     destination, kept = pacs(0x0000, 0xA700, 0xC123, 0xB000, 0x0000)
-    results = destination.send([make_file() for _ in range(5)])
+    results = destination.send(file_blobs([make_file() for _ in range(5)]))
     assert [(r.ok, r.retriable) for r in results] == [
         (True, False), (False, True), (False, False), (True, False), (True, False)
     ]  # fmt: skip
@@ -126,7 +127,7 @@ def test_each_instance_has_its_own_status(pacs: Pacs, make_file: MakeFile) -> No
 
 def test_a_class_that_is_not_accepted_is_named_and_the_others_go_through(pacs: Pacs, make_file: MakeFile) -> None:
     destination, kept = pacs(classes=(MRImageStorage,))
-    results = destination.send([make_file(SOPClassUID=Comprehensive3DSRStorage), make_file()])
+    results = destination.send(file_blobs([make_file(SOPClassUID=Comprehensive3DSRStorage), make_file()]))
     assert [(r.ok, r.retriable) for r in results] == [(False, False), (True, False)]
     assert "Comprehensive 3D SR" in results[0].reason
     assert len(kept) == 1
@@ -134,7 +135,7 @@ def test_a_class_that_is_not_accepted_is_named_and_the_others_go_through(pacs: P
 
 def test_nothing_accepted_at_all_is_permanent_too(pacs: Pacs, make_file: MakeFile) -> None:
     destination, _ = pacs(classes=(MRImageStorage,))
-    (result,) = destination.send([make_file(SOPClassUID=SegmentationStorage)])
+    (result,) = destination.send(file_blobs([make_file(SOPClassUID=SegmentationStorage)]))
     assert (result.ok, result.retriable) == (False, False)
     assert "Segmentation Storage" in result.reason
 
@@ -147,7 +148,7 @@ def test_a_syntax_that_is_not_accepted_is_named(pacs: Pacs, make_file: MakeFile)
     meta = BytesIO()
     write_file_meta_info(meta, ds.file_meta)
     path.write_bytes(b"\0" * 128 + b"DICM" + meta.getvalue() + dataset_of(path))
-    (result,) = destination.send([path])
+    (result,) = destination.send(file_blobs([path]))
     assert (result.ok, result.retriable) == (False, False)
     assert "JPEG-LS" in result.reason
 
@@ -156,7 +157,7 @@ def test_a_syntax_that_is_not_accepted_is_named(pacs: Pacs, make_file: MakeFile)
 def test_a_pacs_that_takes_only_the_default_syntax_gets_it(pacs: Pacs, make_file: MakeFile, syntax: str) -> None:
     destination, kept = pacs(syntaxes=(ImplicitVRLittleEndian,))
     path = make_file(transfer_syntax=syntax)
-    assert destination.send([path])[0].ok
+    assert destination.send(file_blobs([path]))[0].ok
     ((accepted, dataset),) = kept
     expected = dcmread(path)
     expected.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
@@ -181,10 +182,10 @@ def test_a_lost_response_is_retriable_and_sending_again_keeps_the_uid(
 ) -> None:
     destination, kept = pacs(0x0000, failure, timeout=0.5)
     paths = [make_file() for _ in range(3)]
-    results = destination.send(paths)
+    results = destination.send(file_blobs(paths))
     assert [(r.ok, r.retriable) for r in results] == [(True, False), (False, True), (False, True)]
     assert all(r.reason for r in results[1:])
-    again = destination.send(paths[1:])
+    again = destination.send(file_blobs(paths[1:]))
     assert all(r.ok for r in again)
     assert [r.sop_instance_uid for r in again] == [r.sop_instance_uid for r in results[1:]]
     assert {dataset for _, dataset in kept} == {dataset_of(p) for p in paths}
@@ -193,7 +194,7 @@ def test_a_lost_response_is_retriable_and_sending_again_keeps_the_uid(
 def test_many_instances_lose_no_response(pacs: Pacs, make_file: MakeFile) -> None:
     destination, kept = pacs(timeout=3.0)
     paths = [make_file() for _ in range(40)] * 5
-    assert all(r.ok for r in destination.send(paths))
+    assert all(r.ok for r in destination.send(file_blobs(paths)))
     assert len(kept) == 200
 
 
@@ -201,7 +202,7 @@ def test_a_port_without_a_listener_is_retriable(make_file: MakeFile) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     destination = DimseDestination("pacs", "NODE", "PACS", "127.0.0.1", port, 1.0)
-    (result,) = destination.send([make_file()])
+    (result,) = destination.send(file_blobs([make_file()]))
     assert (result.ok, result.retriable) == (False, True)
     assert f"127.0.0.1:{port}" in result.reason
     assert not destination.echo().ok
@@ -223,7 +224,7 @@ def test_a_peer_that_hangs_or_talks_nonsense_is_retriable_and_does_not_hang_us(
         thread.start()
         destination = DimseDestination("pacs", "NODE", "PACS", "127.0.0.1", listener.getsockname()[1], 1.0)
         start = time.monotonic()
-        (result,) = destination.send([make_file()])
+        (result,) = destination.send(file_blobs([make_file()]))
         assert time.monotonic() - start < 6
         thread.join()
         accepted[0].close()
@@ -232,7 +233,7 @@ def test_a_peer_that_hangs_or_talks_nonsense_is_retriable_and_does_not_hang_us(
 
 def test_a_rejected_association_is_permanent(pacs: Pacs, make_file: MakeFile) -> None:
     destination, _ = pacs(called="OTHER")
-    (result,) = destination.send([make_file()])
+    (result,) = destination.send(file_blobs([make_file()]))
     assert (result.ok, result.retriable) == (False, False)
     assert "called ae title not recognised" in result.reason
 
@@ -243,7 +244,7 @@ def test_only_a_file_that_is_no_dicom_is_permanent_and_the_rest_is_sent(
     destination, kept = pacs()
     text = tmp_path / "notes.txt"
     text.write_text("not an image")
-    results = destination.send([text, tmp_path / "missing.dcm", make_file()])
+    results = destination.send(file_blobs([text, tmp_path / "missing.dcm", make_file()]))
     assert [(r.ok, r.retriable) for r in results] == [(False, False), (False, True), (True, False)]
     assert "notes.txt" in results[0].reason
     assert len(kept) == 1
@@ -253,7 +254,7 @@ def test_more_classes_than_contexts_take_more_than_one_association(pacs: Pacs, m
     classes = tuple(generate_uid() for _ in range(MAXIMUM_CONTEXTS // 2 + 6))
     destination, _ = pacs(classes=(MRImageStorage,))
     paths = [make_file(SOPClassUID=c) for c in classes] + [make_file()]
-    results = destination.send(paths)
+    results = destination.send(file_blobs(paths))
     assert [r.ok for r in results] == [False] * len(classes) + [True]
     assert not any(r.retriable for r in results)
 
@@ -276,6 +277,6 @@ def test_reasons_and_logs_hold_nothing_of_the_patient(
 
     caplog.set_level(logging.DEBUG, logger="dicom_node")
     destination, _ = pacs(quoting)
-    (result,) = destination.send([make_file()])
+    (result,) = destination.send(file_blobs([make_file()]))
     assert not result.ok
     assert "SECRET" not in result.reason + "".join(r.getMessage() for r in caplog.records if "dicom_node" in r.name)

@@ -37,6 +37,7 @@ from dicom_node.objects.build import build_objects
 from dicom_node.objects.profiles import ObjectProfile
 from dicom_node.objects.registry import WRITTEN_SOP_CLASSES, stands_for
 from dicom_node.runtime.backoff import Backoff
+from storage.blobs import Blob, FileBlob
 from storage.records.results import NewObject, ObjectKind
 from storage.tables.database.connection import Database, default_url
 from tests.instances import MakeFile
@@ -98,7 +99,7 @@ class Delivering:
             ds = dcmread(path)
             objects.append(
                 NewObject(
-                    ds.SOPInstanceUID, ds.SOPClassUID, ds.SeriesInstanceUID, study, kind, path, ("pacs",),
+                    ds.SOPInstanceUID, ds.SOPClassUID, ds.SeriesInstanceUID, study, kind, FileBlob(path), ("pacs",),
                     instead_of,
                 )
             )  # fmt: skip
@@ -312,7 +313,7 @@ class Asked:
         self.accepts: frozenset[str] | None = WRITTEN_SOP_CLASSES
         self.times = 0
 
-    def send(self, paths: Sequence[Path]) -> list[SendResult]:
+    def send(self, blobs: Sequence[Blob]) -> list[SendResult]:
         raise NotImplementedError
 
     def accepted(self, sop_class_uids: Collection[str]) -> frozenset[str] | None:

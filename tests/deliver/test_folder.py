@@ -9,6 +9,7 @@ from pydicom import dcmread
 from dicom_node.deliver.destinations.folder import FolderDestination
 from dicom_node.dimse.results import InstanceReference
 from dicom_node.errors import PeerRefused
+from storage.blobs import file_blobs
 from storage.errors import Retriable
 from tests.instances import MakeFile, reference
 
@@ -39,7 +40,7 @@ def test_objects_are_filed_by_study_and_series_and_once(inbox: Path, make_file: 
     with pytest.raises(PeerRefused, match="not there any more"):
         destination.stored(references)
     for _ in range(2):
-        results = destination.send([one, two])
+        results = destination.send(file_blobs([one, two]))
         assert [(r.sop_instance_uid, r.ok, r.reason) for r in results] == [(uid, True, "") for uid in uids]
     assert below(inbox) == sorted([place(one), place(two)])
     for path in (one, two):
@@ -54,7 +55,7 @@ def test_who_may_read_them_follows_the_umask(inbox: Path, make_file: MakeFile) -
     path = make_file()
     old = os.umask(0o027)
     try:
-        assert FolderDestination("inbox", inbox).send([path])[0].ok
+        assert FolderDestination("inbox", inbox).send(file_blobs([path]))[0].ok
     finally:
         os.umask(old)
     assert (inbox / place(path)).stat().st_mode & 0o777 == 0o640
@@ -68,14 +69,14 @@ def test_a_torn_file_of_a_crash_is_no_object_and_is_replaced(inbox: Path, make_f
     destination = FolderDestination("inbox", inbox)
     with pytest.raises(PeerRefused):
         destination.stored([reference(path)])
-    assert destination.send([path])[0].ok
+    assert destination.send(file_blobs([path]))[0].ok
     assert below(inbox) == [place(path)]
 
 
 def test_a_folder_that_is_not_there_is_waited_for_and_not_made(inbox: Path, make_file: MakeFile) -> None:
     inbox.rmdir()
     destination = FolderDestination("inbox", inbox)
-    (result,) = destination.send([make_file()])
+    (result,) = destination.send(file_blobs([make_file()]))
     assert (result.ok, result.retriable) == (False, True)
     assert "is not there" in result.reason
     assert not inbox.exists()
@@ -85,7 +86,8 @@ def test_a_folder_that_is_not_there_is_waited_for_and_not_made(inbox: Path, make
 
 
 def test_a_folder_that_cannot_be_written_is_told(make_file: MakeFile) -> None:
-    (result,) = FolderDestination("inbox", Path("/sys")).send([make_file()])  # root may not write there either
+    unwritable = Path("/sys")  # root may not write there either
+    (result,) = FolderDestination("inbox", unwritable).send(file_blobs([make_file()]))
     assert (result.ok, result.retriable) == (False, True)
     assert "cannot be written by this user" in result.reason
 
@@ -93,7 +95,7 @@ def test_a_folder_that_cannot_be_written_is_told(make_file: MakeFile) -> None:
 def test_a_full_folder_is_told_and_keeps_nothing_half(small_disk: Path, make_file: MakeFile) -> None:
     destination = FolderDestination("inbox", small_disk)
     small, large = make_file(), make_file(pixels=100_000)
-    results = destination.send([large, small])
+    results = destination.send(file_blobs([large, small]))
     assert [(r.ok, r.retriable) for r in results] == [(False, True), (True, False)]
     assert "full" in results[0].reason
     assert below(small_disk) == [place(small)]
@@ -103,7 +105,7 @@ def test_what_is_no_object_is_refused(inbox: Path, make_file: MakeFile, tmp_path
     text = tmp_path / "notes.txt"
     text.write_text("not an image")
     outside = make_file(SeriesInstanceUID="../../../elsewhere")
-    results = FolderDestination("inbox", inbox).send([text, tmp_path / "missing.dcm", outside])
+    results = FolderDestination("inbox", inbox).send(file_blobs([text, tmp_path / "missing.dcm", outside]))
     assert [(r.ok, r.retriable) for r in results] == [(False, False), (False, True), (False, False)]
     assert below(inbox) == []
     assert not (tmp_path / "elsewhere").exists()

@@ -19,6 +19,7 @@ from dicom_node.roles import build_destination, build_dispatcher
 from dicom_node.settings.check import find_mistakes
 from dicom_node.settings.loading import inspect_config, load_settings
 from dicom_node.settings.model import Settings
+from storage.blobs import Blob
 from tests.settings.test_settings import GOOD
 
 SHELF = '[[destinations]]\nname = "shelf"\nkind = "shelf"\nplace = "cellar"\nboards = 3\n'
@@ -29,11 +30,11 @@ class Shelf:
     name: str
     place: Path
     timeout: float
-    objects: list[Path] = field(default_factory=list)
+    objects: list[Blob] = field(default_factory=list)
 
-    def send(self, paths: Sequence[Path]) -> list[SendResult]:
-        self.objects += paths
-        return [SendResult(path.stem, ok=True) for path in paths]
+    def send(self, blobs: Sequence[Blob]) -> list[SendResult]:
+        self.objects += blobs
+        return [SendResult(str(blob), ok=True) for blob in blobs]
 
     def accepted(self, sop_class_uids: Collection[str]) -> frozenset[str] | None:
         return frozenset(sop_class_uids)

@@ -24,6 +24,7 @@ from dicom_node.deliver.dispatcher import Dispatcher
 from dicom_node.demo.tables import jobs_list
 from dicom_node.read.jobs import list_jobs
 from dicom_node.runtime.backoff import Backoff
+from storage.blobs import FileBlob
 from storage.records.results import NewObject, ObjectKind
 from storage.tables.confirmations import Confirmations
 from storage.tables.database import schema
@@ -65,8 +66,8 @@ class Way:
             self.series[kind] = str(ds.SeriesInstanceUID)
             objects.append(
                 NewObject(
-                    ds.SOPInstanceUID, ds.SOPClassUID, ds.SeriesInstanceUID, self.study, kind, path, (self.name,),
-                    instead_of,
+                    ds.SOPInstanceUID, ds.SOPClassUID, ds.SeriesInstanceUID, self.study, kind, FileBlob(path),
+                    (self.name,), instead_of,
                 )
             )  # fmt: skip
         assert self.node.jobs.succeed(self.node.claim().id, "worker", objects, {}, NOW)

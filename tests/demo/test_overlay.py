@@ -14,6 +14,7 @@ from dicom_node.objects.base.context import ObjectContext
 from dicom_node.objects.seg import build_seg
 from inference.contract.findings import Algorithm, Code, Findings, Segment
 from inference.volumes.reading import read_volume
+from storage.blobs import file_blobs
 
 BALL = np.array([24.0, -18.0, 30.0])  # LPS mm: left, front, head
 SIZES = np.array([96.0, 100.0, 120.0])  # mm, of the image along x, y, z
@@ -38,7 +39,7 @@ def test_every_panel_is_upright(tmp_path: Path, axes: tuple[str, str, str]) -> N
     ball = (np.linalg.norm(points - BALL, axis=1) < 12).reshape(shape)
     limb = ImagedLimb({"t1w": (Stack((300 + 500 * ball).astype(np.float32), affine),)}, ball)
     paths = write_phantom_study(tmp_path / "study", limb, 1).series["t1w"].paths
-    volume = read_volume(paths)
+    volume = read_volume(file_blobs(paths))
     read = np.linalg.norm(volume.geometry.to_lps(np.indices(volume.array.shape).reshape(3, -1).T * 1.0) - BALL, axis=1)
     segment = Segment(
         "Ball", (read < 12).reshape(volume.array.shape), Code("49755003", "SCT", "Abnormal"),

@@ -18,6 +18,7 @@ from dicom_node.demo.pacs.provisioning import find_orthanc
 from dicom_node.demo.pacs.start import start_pacs
 from dicom_node.dimse.results import SendResult
 from dicom_node.dimse.scu import Target, send_echo, send_files
+from storage.blobs import file_blobs
 from tests.instances import MakeFile
 
 CALLER = "TEST_SCU"
@@ -47,7 +48,7 @@ def start(kind: PacsKind, tmp_path: Path) -> Iterator[StartPacs]:
 
 
 def send(pacs: Pacs, *paths: Path) -> list[SendResult]:
-    return send_files(paths, CALLER, pacs.target)
+    return send_files(file_blobs(paths), CALLER, pacs.target)
 
 
 def test_it_answers_an_echo_as_soon_as_it_is_started(start: StartPacs) -> None:
@@ -109,7 +110,7 @@ def test_stopping_and_starting_keeps_ports_and_storage(start: StartPacs, make_fi
 def test_strangers_are_turned_away(start: StartPacs, make_file: MakeFile) -> None:
     pacs = start()
     assert not send_echo("STRANGER", pacs.target).ok
-    assert [r.ok for r in send_files([make_file()], "STRANGER", pacs.target)] == [False]
+    assert [r.ok for r in send_files(file_blobs([make_file()]), "STRANGER", pacs.target)] == [False]
 
 
 def test_everything_is_routed_back_to_the_node(start: StartPacs, tmp_path: Path, make_file: MakeFile) -> None:

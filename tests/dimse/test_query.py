@@ -20,6 +20,7 @@ from dicom_node.dimse.query import DimseSource, find_moved
 from dicom_node.dimse.results import InstanceReference
 from dicom_node.dimse.scu import Target, send_files
 from dicom_node.errors import PeerRefused, PeerUnavailable
+from storage.blobs import file_blobs
 from storage.records.deliveries import StoredAs
 from tests.acceptance.studies import write_ball_study
 
@@ -35,9 +36,9 @@ def test_orthanc_counts(tmp_path: Path) -> None:
     with start_pacs(tmp_path / "pacs", node=Target("NODE", "127.0.0.1", 104), kind=PacsKind.ORTHANC) as pacs:
         asked = source(pacs.port)
         assert asked.count_instances(study.study_instance_uid) == 0
-        assert all(r.ok for r in send_files(study.paths[:-1], "NODE", pacs.target))
+        assert all(r.ok for r in send_files(file_blobs(study.paths[:-1]), "NODE", pacs.target))
         assert asked.count_instances(study.study_instance_uid) == len(study.paths) - 1
-        assert all(r.ok for r in send_files(study.paths, "NODE", pacs.target))
+        assert all(r.ok for r in send_files(file_blobs(study.paths), "NODE", pacs.target))
         assert asked.count_instances(study.study_instance_uid) == len(study.paths)
         assert asked.count_instances(str(generate_uid())) == 0
         with pytest.raises(PeerRefused, match="rejects the association"):

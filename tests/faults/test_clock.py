@@ -12,6 +12,7 @@ import pytest
 
 from dicom_node.demo.pacs.ports import free_port
 from dicom_node.dimse.scu import send_files
+from storage.blobs import file_blobs
 from tests.acceptance.node import SCANNER, Node, delivered, running
 from tests.acceptance.studies import write_ball_study
 from tests.acceptance.tiny_model import write_bundle
@@ -81,7 +82,7 @@ def set_while_it_works(place: Place, folder: Path, seconds: int, restarted: str 
     node = place.node
     asked = place.pacs.asked
     uid = write_ball_study(folder, seed=random.Random(f"{seconds}{restarted}").randrange(10**6)).study_instance_uid
-    assert all(r.ok for r in send_files(sorted(folder.rglob("*.dcm")), SCANNER, node.target))
+    assert all(r.ok for r in send_files(file_blobs(sorted(folder.rglob("*.dcm"))), SCANNER, node.target))
     node.wait(uid, running)
     arriving = Arriving(node, random.Random(f"{seconds}{restarted}"))
     arriving.start()

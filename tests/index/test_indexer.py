@@ -57,7 +57,7 @@ def held(node: Node, *sent: Sent) -> None:
     found = {i.sop_instance_uid: i for i in node.instances.instances(STUDY)}
     assert set(found) == {s.instance.sop_instance_uid for s in sent}
     for one in sent:
-        assert found[one.instance.sop_instance_uid].path.read_bytes() == one.file
+        assert found[one.instance.sop_instance_uid].blob.open().read() == one.file
     assert node.study().instances == len(sent)
 
 

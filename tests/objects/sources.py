@@ -11,6 +11,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from inference.contract.findings import Algorithm, Code, Findings, Measurement, Segment
 from inference.volumes.geometry import Geometry
 from inference.volumes.volume import FrameReference, Volume
+from storage.blobs import FileBlob
 
 MASS = Code("4147007", "SCT", "Mass")
 ABNORMAL = Code("49755003", "SCT", "Morphologically Abnormal Structure")
@@ -45,7 +46,7 @@ def read(folder: Path) -> Volume:
         for (position, orientation, spacing, number), image in zip(planes, pixels, strict=True):
             o = np.array(orientation, float)
             at = round(float(np.cross(o[:3], o[3:]) @ np.array(position, float)), 3)
-            reference = FrameReference(str(ds.SOPClassUID), str(ds.SOPInstanceUID), number, path)
+            reference = FrameReference(str(ds.SOPClassUID), str(ds.SOPInstanceUID), number, FileBlob(path))
             if all(at != other[0] for other in found):
                 found.append((at, np.array(position, float), o, np.array(spacing, float), image, reference, ds))
         del ds

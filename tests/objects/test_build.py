@@ -28,6 +28,7 @@ from dicom_node.objects.profiles import ObjectProfile, SegmentationForm
 from dicom_node.objects.registry import WRITTEN_SOP_CLASSES
 from inference.contract.findings import Code, ParametricMap
 from inference.volumes.reading import read_volume
+from storage.blobs import file_blobs
 from storage.records.results import ObjectKind
 from tests.objects.sources import findings, read, write_oblique
 
@@ -78,7 +79,7 @@ def test_masks_and_names_read_back(tmp_path: Path, name: str, charset: str | lis
 def test_enhanced_frames_are_named_as_they_are_stored(test_data: Path) -> None:
     """Frame 1 of this object is the last slice, and several segments lie on the same frames."""
     folder = test_data / "mr" / "siemens_xa30_study" / "5_anat-T1w_acq-tfl"
-    found = findings(read_volume(folder.iterdir()))
+    found = findings(read_volume(file_blobs(folder.iterdir())))
     assert found.source.frames[0].frame_number == found.source.array.shape[0]
     seg, _ = primary(build_objects(found, ObjectContext("NODE", "seed")))
     masks = masks_of(seg, found.source)

@@ -14,6 +14,7 @@ from dicom_node.objects.no_result import build_no_result
 from dicom_node.objects.profiles import ObjectProfile
 from inference.contract.findings import NoResult, NotComputed
 from inference.volumes.reading import read_volume
+from storage.blobs import FileBlob, file_blobs
 from storage.errors import WhyNoResult
 from storage.records.results import ObjectKind
 from tests.objects.sources import findings, write_oblique
@@ -36,7 +37,7 @@ def test_names_keep_their_character_set(test_data: Path, tmp_path: Path) -> None
     sources = sorted((test_data / "malformed" / "charsets_pydicom").glob("chr[!S]*.dcm"))
     assert len(sources) == 15
     for source in sources:
-        path = save(build_no_result(FAILED, [source], CONTEXT), tmp_path / source.name)
+        path = save(build_no_result(FAILED, file_blobs([source]), CONTEXT), tmp_path / source.name)
         ours, theirs = dcmread(path), dcmread(source)
         assert ours.SpecificCharacterSet == theirs.SpecificCharacterSet, source.name
         assert str(ours.PatientName) == str(theirs.PatientName), source.name
@@ -94,15 +95,15 @@ def test_a_header_that_is_not_as_it_should_be(tmp_path: Path, change: dict[str, 
     for ds in _valid_objects(folder, tmp_path):
         assert "PatientWeight" not in ds
         assert ds.StudyID in ("", "1")  # an identifier is never cut
-    assert "PlacerOrderNumberImagingServiceRequest" not in source_header(next(folder.iterdir()))
+    assert "PlacerOrderNumberImagingServiceRequest" not in source_header(FileBlob(next(folder.iterdir())))
 
 
 def _valid_objects(folder: Path, out: Path) -> list[Dataset]:
     """Every object that may be sent of a series, and a report of no AI result, proven valid and read back."""
-    found = findings(read_volume(sorted(folder.iterdir())))
+    found = findings(read_volume(file_blobs(sorted(folder.iterdir()))))
     everything = ObjectProfile(objects=frozenset({ObjectKind.SEG, ObjectKind.SR, ObjectKind.KO}))
     results = [built.dataset for built in build_objects(found, CONTEXT, everything)]
-    results.append(build_no_result(FAILED, sorted(folder.iterdir()), CONTEXT))
+    results.append(build_no_result(FAILED, file_blobs(sorted(folder.iterdir())), CONTEXT))
     paths = [save(ds, out / f"{number}.dcm") for number, ds in enumerate(results)]
     assert [dciodvfy_errors(path) for path in paths] == [[]] * len(paths)
     return [dcmread(path) for path in paths]

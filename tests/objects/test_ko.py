@@ -12,6 +12,7 @@ from dicom_node.objects.build import build_objects
 from dicom_node.objects.drawing.outline import key_slice
 from dicom_node.objects.ko import build_ko, build_rejection
 from inference.volumes.reading import read_volume
+from storage.blobs import FileBlob, file_blobs
 from tests.objects.sources import findings, read, write_oblique
 from tests.objects.test_sr import evidence, save
 from tests.validators import dciodvfy_errors, dsrdump_errors, pixelmed_report_errors
@@ -45,7 +46,9 @@ def test_of_interest_ties_key_images_and_results(tmp_path: Path) -> None:
 
 
 def test_the_key_image_of_a_multi_frame_source_is_a_frame(test_data: Path) -> None:
-    found = findings(read_volume((test_data / "mr" / "siemens_xa30_study" / "5_anat-T1w_acq-tfl").iterdir()))
+    found = findings(
+        read_volume(file_blobs((test_data / "mr" / "siemens_xa30_study" / "5_anat-T1w_acq-tfl").iterdir()))
+    )
     ko = build_ko(found, CONTEXT, [])
     frames = [found.source.frames[key_slice(segment.mask)] for segment in found.segments]
     assert named(ko) == [(frame.sop_instance_uid, frame.frame_number) for frame in frames]
@@ -55,7 +58,7 @@ def test_the_key_image_of_a_multi_frame_source_is_a_frame(test_data: Path) -> No
 def test_a_rejection_names_what_is_withdrawn_alone(tmp_path: Path) -> None:
     """An archive takes away all that the evidence names: the images must not be in it."""
     source = next(iter(sorted(write_oblique(tmp_path / "mr", "Müller^Änne", "ISO_IR 100").iterdir())))
-    path = save(build_rejection(source, WITHDRAWN, CONTEXT), tmp_path / "rejection.dcm")
+    path = save(build_rejection(FileBlob(source), WITHDRAWN, CONTEXT), tmp_path / "rejection.dcm")
     ko = dcmread(path)
     assert ko.ConceptNameCodeSequence[0].CodeValue == "113001"
     assert named(ko) == [("2.25.1", None), ("2.25.2", None)]
@@ -64,7 +67,7 @@ def test_a_rejection_names_what_is_withdrawn_alone(tmp_path: Path) -> None:
     assert dciodvfy_errors(path) == []
     assert dsrdump_errors(path) == []
     with pytest.raises(ValueError, match="at least one object"):
-        build_rejection(source, (), CONTEXT)
+        build_rejection(FileBlob(source), (), CONTEXT)
 
 
 @pytest.mark.slow
@@ -73,6 +76,6 @@ def test_pixelmed_finds_the_template_kept(tmp_path: Path) -> None:
     selection = build_ko(
         found, CONTEXT, [built.dataset for built in build_objects(found, CONTEXT) if not built.stands_for]
     )
-    rejection = build_rejection(found.source.frames[0].path, WITHDRAWN, CONTEXT)
+    rejection = build_rejection(found.source.frames[0].blob, WITHDRAWN, CONTEXT)
     for name, ko in (("selection", selection), ("rejection", rejection)):
         assert pixelmed_report_errors(save(ko, tmp_path / f"{name}.dcm"), "TID_2010") == []

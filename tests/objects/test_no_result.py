@@ -10,6 +10,7 @@ from dicom_node.objects.base.codes import REASONS
 from dicom_node.objects.base.context import ObjectContext
 from dicom_node.objects.no_result import build_no_result
 from inference.contract.findings import Algorithm, NoResult, NotComputed
+from storage.blobs import file_blobs
 from storage.errors import WhyNoResult
 from tests.objects.sources import write_oblique
 from tests.objects.test_sr import all_items, evidence, items, save
@@ -25,7 +26,7 @@ STARTED = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 def test_it_says_why_in_code_and_words(tmp_path: Path, why: WhyNoResult, algorithm: Algorithm | None) -> None:
     paths = sorted(write_oblique(tmp_path / "mr", "Müller^Änne", "ISO_IR 100").iterdir())
     result = NoResult((NotComputed("Test mass", why, "The images show motion.", algorithm),), STARTED)
-    path = save(build_no_result(result, paths, CONTEXT), tmp_path / "no-result.dcm")
+    path = save(build_no_result(result, file_blobs(paths), CONTEXT), tmp_path / "no-result.dcm")
     assert dciodvfy_errors(path) == []
     assert dsrdump_errors(path) == []
     report = dcmread(path)
@@ -46,7 +47,7 @@ def test_pixelmed_finds_the_template_kept(tmp_path: Path) -> None:
     """Its checks of TID 1500 begin below a title of CID 7021, so the title is one for them."""
     paths = sorted(write_oblique(tmp_path / "mr", "A^B", "ISO_IR 100").iterdir())
     result = NoResult((NotComputed("Test mass", WhyNoResult.FAILURE, "Broken.", ALGORITHM),), STARTED)
-    report = build_no_result(result, paths, CONTEXT)
+    report = build_no_result(result, file_blobs(paths), CONTEXT)
     assert pixelmed_report_errors(save(report, tmp_path / "titled.dcm"), "TID_1500") == []
     title = report.ConceptNameCodeSequence[0]
     title.CodeValue, title.CodingSchemeDesignator, title.CodeMeaning = "126000", "DCM", "Imaging Measurement Report"

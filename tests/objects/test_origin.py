@@ -25,6 +25,7 @@ from dicom_node.objects.sc import _legend, _number
 from dicom_node.work.applications import WarmApplications
 from inference.contract.concepts import DIFFUSION_ANALYSIS
 from inference.contract.findings import Code, Measurement, ParametricMap
+from inference.headers.reading import read_object
 from inference.volumes.volume import Volume
 from storage.records.results import ObjectKind
 from tests.objects.sources import findings, read, write_oblique
@@ -70,7 +71,7 @@ def objects(found: Volume, context: ObjectContext = CONTEXT) -> dict[ObjectKind,
 def test_a_map_names_the_images_it_was_computed_from_and_how(tmp_path: Path) -> None:
     """Each slice lies between two of the diffusion series, which alone says what it shows."""
     source = written(tmp_path / "t1w")
-    header = dcmread(source.frames[0].path)
+    header = read_object(source.frames[0].blob)
     step = source.geometry.affine[:3, 0]
 
     def between(ds: Dataset) -> None:
@@ -107,7 +108,7 @@ def test_a_map_names_the_images_it_was_computed_from_and_how(tmp_path: Path) -> 
 def test_body_part_side_order_and_institution_are_in_every_object(tmp_path: Path) -> None:
     volume = written(tmp_path / "images", ordered)
     made = objects(volume)
-    made[ObjectKind.REJECTION] = build_no_result(FAILED, [volume.frames[0].path], CONTEXT)
+    made[ObjectKind.REJECTION] = build_no_result(FAILED, [volume.frames[0].blob], CONTEXT)
     for kind, ds in made.items():
         assert dciodvfy_errors(save(ds, tmp_path / f"{kind}.dcm")) == [], kind
         assert (ds.InstitutionName, str(ds.ReferringPhysicianName)) == ("Hospital", "Ref^Phys")

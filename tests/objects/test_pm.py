@@ -16,6 +16,7 @@ from inference.contract.findings import Code, Findings, ParametricMap
 from inference.volumes.planes import functional
 from inference.volumes.reading import read_volume
 from inference.volumes.volume import Volume
+from storage.blobs import file_blobs
 from tests.objects.sources import findings, read, write_oblique
 from tests.validators import dciodvfy_errors, dcmqi_map
 
@@ -84,7 +85,7 @@ def test_values_and_what_they_mean_read_back(tmp_path: Path) -> None:
 )
 def test_maps_of_real_series(tmp_path: Path, test_data: Path, series: str) -> None:
     """Sagittal, oblique and Enhanced; frame 1 of the Enhanced object is the last slice."""
-    volume = read_volume((test_data / "mr" / series).iterdir())
+    volume = read_volume(file_blobs((test_data / "mr" / series).iterdir()))
     one = adc_map(volume)
     ds, path = written(replace(findings(volume), maps=(one,)), one, tmp_path)
     assert dciodvfy_errors(path) == []

@@ -18,6 +18,7 @@ from dicom_node.objects.reading.segmentation import read_segmentation
 from inference.contract.findings import MEASUREMENT_FAILURE, Code
 from inference.volumes.geometry import Geometry
 from inference.volumes.reading import read_volume
+from storage.blobs import FileBlob, file_blobs
 from storage.errors import InputRefused
 from tests.objects.sources import findings, read, write_oblique
 
@@ -60,7 +61,7 @@ def test_the_voxels_are_those_of_the_label_map_beside(
         array, grid = labels(conformance / name)
         for number in set(np.unique(array).tolist()) - {0, *background}:
             found[number] = array == number
-    read_back = read_segmentation(conformance / seg, grid)
+    read_back = read_segmentation(FileBlob(conformance / seg), grid)
     assert {s.number for s in read_back.segments} == set(found)
     for segment in read_back.segments:
         assert np.array_equal(segment.mask, found[segment.number])
@@ -83,18 +84,18 @@ def test_a_label_map_holds_several_segments(conformance: Path) -> None:
 def test_the_own_grid_is_that_of_the_frames(conformance: Path) -> None:
     """Frames of 13 slices, the first not the first in the file; and four frames with a wide gap between two of them."""
     _, grid = labels(conformance / "dcmqi_23x38x3" / "label.nrrd")
-    own = read_segmentation(conformance / "dcmqi_23x38x3" / "label.seg").geometry
+    own = read_segmentation(FileBlob(conformance / "dcmqi_23x38x3" / "label.seg")).geometry
     assert own.shape == grid.shape
     assert np.allclose(own.affine, grid.affine, atol=1e-3)
-    gapped = read_segmentation(conformance / "highdicom" / "seg_image_ct_binary_overlap.dcm")
+    gapped = read_segmentation(FileBlob(conformance / "highdicom" / "seg_image_ct_binary_overlap.dcm"))
     assert gapped.geometry.spacing == pytest.approx((1.25, 0.488281, 0.488281))
     assert [np.flatnonzero(s.mask.any(axis=(1, 2))).tolist() for s in gapped.segments] == [[0, 162, 163, 164]] * 2
 
 
 def test_what_a_segment_is(conformance: Path) -> None:
-    seg = read_segmentation(conformance / "highdicom" / "seg_image_ct_binary_overlap.dcm")
+    seg = read_segmentation(FileBlob(conformance / "highdicom" / "seg_image_ct_binary_overlap.dcm"))
     source = {ds.SOPInstanceUID for ds in map(dcmread, (conformance / "dcmqi_liver_ct").iterdir())}
-    liver = read_segmentation(conformance / "dcmqi_seg" / "liver.dcm")
+    liver = read_segmentation(FileBlob(conformance / "dcmqi_seg" / "liver.dcm"))
     assert {uid for _, uid in liver.sources} == source
     assert liver.segments[0].label == "Liver"
     assert [(s.number, s.label, s.tracking_id) for s in seg.segments] == [
@@ -104,7 +105,7 @@ def test_what_a_segment_is(conformance: Path) -> None:
 
 
 def test_fractions_are_read_as_fractions(conformance: Path) -> None:
-    seg = read_segmentation(conformance / "highdicom" / "seg_image_ct_true_fractional.dcm")
+    seg = read_segmentation(FileBlob(conformance / "highdicom" / "seg_image_ct_true_fractional.dcm"))
     assert seg.form is SegmentationForm.FRACTIONAL
     (segment,) = seg.segments
     assert segment.fraction is not None
@@ -124,12 +125,12 @@ def test_fractions_are_read_as_fractions(conformance: Path) -> None:
 )
 def test_what_is_no_segmentation_in_space_is_refused(conformance: Path, name: str, reason: str) -> None:
     with pytest.raises(InputRefused, match=reason):
-        read_segmentation(conformance / name)
+        read_segmentation(FileBlob(conformance / name))
 
 
 def test_frames_off_the_grid_are_refused(conformance: Path) -> None:
     path = conformance / "dcmqi_23x38x3" / "label.seg"
-    grid = read_segmentation(path).geometry
+    grid = read_segmentation(FileBlob(path)).geometry
     for change, reason in (
         (np.array([0, 0, 0.3]), "voxels off the grid"),
         (np.array([0, 70.0, 0]), "outside the grid"),
@@ -137,16 +138,16 @@ def test_frames_off_the_grid_are_refused(conformance: Path) -> None:
         affine = grid.affine.copy()
         affine[:3, 3] += change
         with pytest.raises(InputRefused, match=reason):
-            read_segmentation(path, Geometry(grid.shape, affine))
+            read_segmentation(FileBlob(path), Geometry(grid.shape, affine))
     affine = grid.affine.copy()
     affine[:3, 2] *= -1
     with pytest.raises(InputRefused, match="another orientation"):
-        read_segmentation(path, Geometry(grid.shape, affine))
+        read_segmentation(FileBlob(path), Geometry(grid.shape, affine))
 
 
 def test_a_report_by_dcmqi(conformance: Path) -> None:
     folder = conformance / "dcmqi_sr_tid1500"
-    report, seg = read_report(folder / "sr.dcm"), read_segmentation(folder / "seg.dcm")
+    report, seg = read_report(FileBlob(folder / "sr.dcm")), read_segmentation(FileBlob(folder / "seg.dcm"))
     (group,) = report.groups
     assert group.tracking_uid == "2.25.318774060119084600392715520575818119084"
     assert (group.tracking_id, group.time_point) == ("primary tumor", "1")
@@ -166,14 +167,14 @@ def test_a_report_by_dcmqi(conformance: Path) -> None:
 
 
 def test_reports_by_highdicom(conformance: Path) -> None:
-    (group,) = read_report(conformance / "highdicom" / "sr_document.dcm").groups
+    (group,) = read_report(FileBlob(conformance / "highdicom" / "sr_document.dcm")).groups
     (area,) = group.measurements
     assert (area.name.meaning, area.value, area.unit) == (
         "Area of defined region", 1.7, Code("cm2", "UCUM", "square centimeter"),
     )  # fmt: skip
     assert (group.regions[0].graphic_type, group.regions[0].image) == ("CIRCLE", group.images[0])
     level, nodule, aorta, vertebra = read_report(
-        conformance / "highdicom" / "sr_document_with_multiple_groups.dcm"
+        FileBlob(conformance / "highdicom" / "sr_document_with_multiple_groups.dcm")
     ).groups
     assert [g.tracking_id for g in (level, nodule, aorta, vertebra)] == [
         "Image0001", "LungNodule0001", "Aorta0001", "Vertebra0001",
@@ -199,7 +200,7 @@ def test_reports_by_highdicom(conformance: Path) -> None:
 def test_what_is_no_measurement_report_is_refused(conformance: Path, name: str, reason: str) -> None:
     path = conformance / name
     with pytest.raises(InputRefused, match=reason):
-        read_report(min(path.iterdir()) if path.is_dir() else path)  # the scanner's reports have no names of their own
+        read_report(FileBlob(min(path.iterdir()) if path.is_dir() else path))  # the scanner's reports have no names
 
 
 def test_the_own_objects_read_back(tmp_path: Path) -> None:
@@ -234,7 +235,7 @@ def test_a_missing_value_has_its_reason(conformance: Path) -> None:
 
 def test_an_enhanced_source_reads_back(test_data: Path) -> None:
     """Frame 1 of this source is the last slice; the segmentation names one instance."""
-    volume = read_volume((test_data / "mr" / "siemens_xa30_study" / "5_anat-T1w_acq-tfl").iterdir())
+    volume = read_volume(file_blobs((test_data / "mr" / "siemens_xa30_study" / "5_anat-T1w_acq-tfl").iterdir()))
     found = findings(volume)
     seg = build_objects(found, ObjectContext("NODE", "seed"))[0].dataset
     read_back = read_segmentation(seg, volume.geometry)

@@ -15,6 +15,7 @@ from dicom_node.objects.rtstruct import build_rtstruct
 from inference.contract.findings import Code, Findings, Segment
 from inference.volumes.reading import read_volume
 from inference.volumes.volume import Volume
+from storage.blobs import file_blobs
 from tests.objects.sources import ABNORMAL, MASS, findings, read, write_oblique
 from tests.validators import dciodvfy_errors, plastimatch_masks
 
@@ -71,7 +72,7 @@ def test_an_independent_reader_gets_the_very_masks(tmp_path: Path) -> None:
 def test_real_series_read_back(tmp_path: Path, test_data: Path, series: str) -> None:
     """Sagittal, head first on the right side; and axial."""
     images = test_data / "mr" / series
-    found = findings(read_volume(images.iterdir()))
+    found = findings(read_volume(file_blobs(images.iterdir())))
     _, path = written(found, tmp_path)
     assert dciodvfy_errors(path) == []
     assert_read_back(found, path, images, tmp_path / "masks")
@@ -79,7 +80,7 @@ def test_real_series_read_back(tmp_path: Path, test_data: Path, series: str) -> 
 
 def test_a_contour_longer_than_an_explicit_vr_can_be(tmp_path: Path, test_data: Path) -> None:
     images = test_data / "mr" / "ge_hdxt_prostate_adc"
-    volume = read_volume(images.iterdir())
+    volume = read_volume(file_blobs(images.iterdir()))
     mask = np.zeros(volume.array.shape, bool)
     mask[5] = np.random.default_rng(1).random(mask.shape[1:]) < 0.7
     ds, path = written(findings(volume, (segment("Noise", mask),)), tmp_path)
@@ -92,7 +93,7 @@ def test_a_contour_longer_than_an_explicit_vr_can_be(tmp_path: Path, test_data: 
 def test_contours_name_the_frames_of_an_enhanced_source(tmp_path: Path, test_data: Path) -> None:
     """Frame 1 of this object is the last slice."""
     folder = test_data / "mr" / "siemens_xa30_study" / "5_anat-T1w_acq-tfl"
-    found = findings(read_volume(folder.iterdir()))
+    found = findings(read_volume(file_blobs(folder.iterdir())))
     ds, path = written(found, tmp_path)
     assert dciodvfy_errors(path) == []
     (study,) = ds.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence

@@ -23,8 +23,10 @@ from dicom_node.objects.pm import build_pm
 from dicom_node.objects.rtstruct import build_rtstruct
 from dicom_node.objects.sc import LINE, MAXIMUM_KEY_IMAGES, SIDE, build_sc
 from inference.contract.findings import Code, Findings, ParametricMap, Segment
+from inference.headers.reading import read_object
 from inference.volumes.reading import read_volume
 from inference.volumes.volume import Volume
+from storage.blobs import file_blobs
 from tests.objects.sources import ABNORMAL, MASS, findings, read, write_oblique
 from tests.validators import dciodvfy_errors, dcmtk_frame
 
@@ -90,7 +92,7 @@ def test_a_pacs_takes_every_object_and_shows_the_pictures(volume: Volume, tmp_pa
         paths.append(tmp_path / f"{ds.Modality}.dcm")
         ds.save_as(paths[-1], enforce_file_format=True)
     with start_pacs(tmp_path / "pacs", callers=["NODE"], kind=PacsKind.ORTHANC) as pacs:
-        assert [result.ok for result in send_files(paths, "NODE", pacs.target)] == [True, True, True]
+        assert [result.ok for result in send_files(file_blobs(paths), "NODE", pacs.target)] == [True, True, True]
         stored = pacs.instances(volume.study_instance_uid)
         assert {(i.sop_instance_uid, i.sop_class_uid) for i in stored} == {
             (ds.SOPInstanceUID, ds.SOPClassUID) for ds in map(dcmread, paths)
@@ -159,7 +161,7 @@ def test_no_pixel_depends_on_who_the_patient_is(volume: Volume, tmp_path: Path) 
     ds, _ = written(findings(volume), tmp_path)
     assert ds.BurnedInAnnotation == "NO"
     for frame in volume.frames:
-        image = dcmread(frame.path)
+        image = read_object(frame.blob)
         image.PatientName, image.PatientID, image.PatientBirthDate, image.PatientSex = (
             "Other^One",
             "42",
@@ -168,7 +170,7 @@ def test_no_pixel_depends_on_who_the_patient_is(volume: Volume, tmp_path: Path) 
         )
         image.StudyDate, image.StudyTime, image.AccessionNumber, image.StudyID = "20200202", "020202", "B7", "9"
         image.BurnedInAnnotation = "YES"
-        image.save_as(frame.path)
+        image.save_as(str(frame.blob))
     other, _ = written(findings(volume), tmp_path)
     assert other.PixelData == ds.PixelData
     assert other.BurnedInAnnotation == "YES"  # the key images are the source's
@@ -176,7 +178,7 @@ def test_no_pixel_depends_on_who_the_patient_is(volume: Volume, tmp_path: Path) 
 
 def test_frames_of_an_enhanced_source_are_named(tmp_path: Path, test_data: Path) -> None:
     folder = test_data / "mr" / "siemens_xa30_study" / "5_anat-T1w_acq-tfl"
-    found = findings(read_volume(folder.iterdir()))
+    found = findings(read_volume(file_blobs(folder.iterdir())))
     ds, path = written(found, tmp_path)
     assert dciodvfy_errors(path) == []
     for item, one in zip(ds.SourceImageSequence, found.segments, strict=True):

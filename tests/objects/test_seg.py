@@ -22,6 +22,7 @@ from dicom_node.objects.base.source_headers import reduced_enhanced, source_head
 from dicom_node.objects.profiles import ObjectProfile, SegmentationForm
 from dicom_node.objects.seg import _description, build_seg
 from inference.contract.findings import Findings, Segment
+from inference.headers.reading import read_header
 from inference.volumes.volume import Volume
 from storage.log.files import write_durable
 from tests.objects.sources import blobs, findings, read, write_oblique
@@ -161,8 +162,8 @@ def test_the_object_is_the_one_that_highdicom_makes(
     volume = volume_of(source, tmp_path, request)
     found = findings(volume, segments(volume))
     wanted = profile(form, omits_empty_frames)
-    ours = write_durable(tmp_path / "ours.dcm", build_seg(found, CONTEXT, wanted))
-    theirs = write_durable(tmp_path / "theirs.dcm", made_by_highdicom(found, wanted))
+    ours = write_durable(tmp_path / "ours.dcm", build_seg(found, CONTEXT, wanted)).path
+    theirs = write_durable(tmp_path / "theirs.dcm", made_by_highdicom(found, wanted)).path
     assert differences(dcmread(ours), dcmread(theirs)) == []
 
 
@@ -184,9 +185,9 @@ def cached(folder: Path) -> Volume:
 def lps(volume: Volume, mask: NDArray[np.bool_]) -> NDArray[np.float64]:
     """(n, 3) centres of the voxels of a mask, from the headers of the slices."""
     places = []
-    headers = {path: dcmread(path, stop_before_pixels=True) for path in {frame.path for frame in volume.frames}}
+    headers = {blob: read_header(blob) for blob in {frame.blob for frame in volume.frames}}
     for frame, image in zip(volume.frames, mask, strict=True):
-        header = headers[frame.path]
+        header = headers[frame.blob]
         groups = [header]
         if frame.frame_number is not None:
             own = header.PerFrameFunctionalGroupsSequence[frame.frame_number - 1]
@@ -224,7 +225,7 @@ def assert_read_back(path: Path, found: Findings, folder: Path) -> None:
 def test_real_series_are_read_back(tmp_path: Path, request: pytest.FixtureRequest, source: str) -> None:
     volume = volume_of(source, tmp_path, request)
     found = findings(volume, overlapping(volume))
-    path = write_durable(tmp_path / "seg.dcm", build_seg(found, CONTEXT))
+    path = write_durable(tmp_path / "seg.dcm", build_seg(found, CONTEXT)).path
     assert dciodvfy_errors(path) == []
     assert_read_back(path, found, tmp_path / "dcmqi")
 
@@ -241,7 +242,7 @@ def test_every_patient_position_is_read_back(tmp_path: Path, patient_position: s
         ds.ImageOrientationPatient = list((np.array(ds.ImageOrientationPatient, float).reshape(2, 3) @ turn.T).ravel())
         ds.save_as(file)
     found = findings(read(folder))
-    path = write_durable(tmp_path / "seg.dcm", build_seg(found, CONTEXT))
+    path = write_durable(tmp_path / "seg.dcm", build_seg(found, CONTEXT)).path
     assert_read_back(path, found, tmp_path / "dcmqi")
 
 
@@ -258,7 +259,7 @@ def test_uneven_gaps_stay_what_they_are(tmp_path: Path) -> None:
         ds.save_as(file)
     volume = read(folder)
     found = findings(volume)
-    path = write_durable(tmp_path / "seg.dcm", build_seg(found, CONTEXT))
+    path = write_durable(tmp_path / "seg.dcm", build_seg(found, CONTEXT)).path
     assert dciodvfy_errors(path) == []
     seg = hd.seg.segread(path)
     measures = seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
@@ -274,7 +275,7 @@ def test_uneven_gaps_stay_what_they_are(tmp_path: Path) -> None:
 def test_probabilities_are_read_back(tmp_path: Path) -> None:
     volume = read(write_oblique(tmp_path / "source", "A^B", "ISO_IR 100"))
     found = findings(volume, probable(volume))
-    path = write_durable(tmp_path / "seg.dcm", build_seg(found, CONTEXT, profile(FRACTIONAL)))
+    path = write_durable(tmp_path / "seg.dcm", build_seg(found, CONTEXT, profile(FRACTIONAL))).path
     assert dciodvfy_errors(path) == []
     seg = hd.seg.segread(path)
     assert (seg.SegmentationFractionalType, seg.MaximumFractionalValue) == ("PROBABILITY", 255)
@@ -295,7 +296,7 @@ def test_a_label_map_is_read_back(tmp_path: Path) -> None:
     found = findings(volume)
     seg = build_seg(found, CONTEXT, profile(LABELMAP))
     assert seg.SOPClassUID == LABEL_MAP_STORAGE
-    assert_read_back(write_durable(tmp_path / "seg.dcm", seg), found, tmp_path / "dcmqi")
+    assert_read_back(write_durable(tmp_path / "seg.dcm", seg).path, found, tmp_path / "dcmqi")
 
 
 def test_overlapping_segments_are_no_label_map(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -315,9 +316,8 @@ def test_more_segments_than_a_byte_can_tell(tmp_path: Path) -> None:
         mask[5, number // 40, number % 40] = True
         segments.append(replace(one, mask=mask, label=f"Spot {number}", tracking_uid=f"2.25.{number + 1}"))
     for form in (BINARY, LABELMAP):
-        path = write_durable(
-            tmp_path / f"{form}.dcm", build_seg(findings(volume, tuple(segments)), CONTEXT, profile(form))
-        )
+        seg = build_seg(findings(volume, tuple(segments)), CONTEXT, profile(form))
+        path = write_durable(tmp_path / f"{form}.dcm", seg).path
         read_back = hd.seg.segread(path).get_pixels_by_source_instance(
             [volume.frames[5].sop_instance_uid], combine_segments=True
         )

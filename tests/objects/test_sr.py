@@ -16,6 +16,7 @@ from dicom_node.objects.base.context import ObjectContext, ResultReference
 from dicom_node.objects.seg import build_seg
 from dicom_node.objects.sr import MOST_REGIONS, as_sop_class, build_sr
 from inference.contract.findings import NOT_ATTEMPTED, Code, Evaluation, Findings, Measurement, Segment, TimePoint
+from inference.headers.reading import read_object
 from tests.objects.sources import CM3, VOLUME, findings, read, write_oblique
 from tests.validators import dciodvfy_errors, dcmqi_measurements, dsrdump_errors, pixelmed_report_errors
 
@@ -173,7 +174,7 @@ def test_the_image_library_tells_how_the_images_were_acquired(found: Findings) -
     assert (numbers["Pixel Data Rows"], numbers["Pixel Data Columns"]) == (50, 46)
     assert (numbers["Vertical Pixel Spacing"], numbers["Horizontal Pixel Spacing"]) == (1.5, 1.25)
     assert (numbers["Slice Thickness"], numbers["Spacing between slices"]) == (4, 4)
-    header = dcmread(found.source.frames[0].path)
+    header = read_object(found.source.frames[0].blob)
     orientation = [numbers[f"Image Orientation (Patient) {axis}"] for axis in (
         "Row X", "Row Y", "Row Z", "Column X", "Column Y", "Column Z"
     )]  # fmt: skip

@@ -9,6 +9,7 @@ from pydicom import dcmread
 from dicom_node.objects.base.context import ObjectContext
 from dicom_node.objects.no_result import build_no_result
 from inference.contract.findings import NoResult, NotComputed
+from storage.blobs import file_blobs
 from storage.errors import WhyNoResult
 from tests.objects.sources import write_oblique
 from tests.objects.test_sr import evidence, save
@@ -38,6 +39,6 @@ def test_a_report_names_images_of_any_class(tmp_path: Path, sop_class_uid: str) 
         ),
         datetime(2026, 11, 23, 12, 0, tzinfo=UTC),
     )
-    path = save(build_no_result(result, paths, ObjectContext("NODE", "seed")), tmp_path / "no-result.dcm")
+    path = save(build_no_result(result, file_blobs(paths), ObjectContext("NODE", "seed")), tmp_path / "no-result.dcm")
     assert dciodvfy_errors(path) == []
     assert evidence(dcmread(path)) == {str(dcmread(source).SOPInstanceUID) for source in paths}

@@ -6,7 +6,6 @@ import highdicom as hd
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
-from pydicom import dcmread
 
 from dicom_node.objects.base.context import ObjectContext
 from dicom_node.objects.pm import build_pm
@@ -15,7 +14,9 @@ from dicom_node.objects.rtstruct import build_rtstruct
 from dicom_node.objects.seg import build_seg
 from dicom_node.objects.sr import build_sr
 from inference.contract.findings import Findings
+from inference.headers.reading import read_object
 from inference.volumes.reading import read_volumes
+from storage.blobs import file_blobs
 from tests.conformance.cases import rich_findings
 from tests.validators import dciodvfy_errors
 
@@ -24,7 +25,9 @@ CONTEXT = ObjectContext("NODE", "seed")
 
 @pytest.fixture(params=["siemens_prisma_epi_mosaic", "uih_umr770_dti_vframe"])
 def found(request: pytest.FixtureRequest, test_data: Path) -> Findings:
-    return rich_findings(read_volumes(sorted((test_data / "mr" / request.param).iterdir())[:2])[1], overlap=False)
+    return rich_findings(
+        read_volumes(file_blobs(sorted((test_data / "mr" / request.param).iterdir())[:2]))[1], overlap=False
+    )
 
 
 def test_a_segmentation_lies_where_the_tiles_lie(tmp_path: Path, found: Findings) -> None:
@@ -44,7 +47,7 @@ def test_a_segmentation_lies_where_the_tiles_lie(tmp_path: Path, found: Findings
 
 def test_a_report_draws_on_the_tiles(found: Findings) -> None:
     """Pixels of the whole image inside a region are those of the slice inside the segment."""
-    image = dcmread(found.source.frames[0].path).pixel_array
+    image = read_object(found.source.frames[0].blob).pixel_array
     for group in read_report(build_sr(found, CONTEXT, None)).groups:
         segment = next((s for s in found.segments if s.tracking_uid == group.tracking_uid), None)
         if segment is None:

@@ -16,6 +16,7 @@ from dicom_node.read.explanation import Explanation
 from dicom_node.read.series_names import UNNAMED
 from dicom_node.read.study import StudyDetail
 from dicom_node.read.summary import MOST_LINES, Summary, summarise
+from storage.blobs import FileBlob
 from storage.errors import WhyNoResult
 from storage.records.completion import Evidence, Waiting
 from storage.records.instances import Instance
@@ -39,7 +40,9 @@ UID = re.compile(r"\d+(\.\d+){3,}")
 
 
 def instance(series: str, path: Path = Path("/nowhere.dcm")) -> Instance:
-    return Instance(f"{series}.1", "1.2.840.10008.5.1.4.1.1.4", series, STUDY, "1.2", "MR", path, 1, "", NOW, 1)
+    return Instance(
+        f"{series}.1", "1.2.840.10008.5.1.4.1.1.4", series, STUDY, "1.2", "MR", FileBlob(path, 1, ""), NOW, 1
+    )
 
 
 def detail(state: StudyState = StudyState.ROUTED, jobs: Sequence[Job] = (), reason: str = "") -> StudyDetail:

@@ -15,6 +15,7 @@ from pynetdicom.sop_class import CTImageStorage, MRImageStorage, Verification
 from dicom_node.dimse import scu
 from dicom_node.dimse.pdu import LARGEST_PDU_BYTES
 from dicom_node.dimse.scu import Target
+from storage.blobs import FileBlob, file_blobs
 from storage.records.evidence import AssociationEnd
 from tests.instances import MakeFile
 from tests.receive.conftest import Receive
@@ -41,7 +42,7 @@ UNRECOGNIZED_PDU, UNEXPECTED_PDU, UNEXPECTED_PARAMETER, INVALID_PARAMETER = ((0x
 @pytest.fixture
 def dataset(make_file: MakeFile) -> tuple[str, bytes]:
     """SOP Instance UID and encoded dataset of an instance."""
-    instance = scu.OutgoingInstance.from_file(make_file())
+    instance = scu.OutgoingInstance.from_blob(FileBlob(make_file()))
     return instance.sop_instance_uid, instance.encoded(instance.transfer_syntax_uid)
 
 
@@ -101,7 +102,7 @@ def test_violations_are_answered_with_an_abort_and_its_reason(
     wait_until(lambda: [r for r in caplog.records if "aborted: 0 stored" in r.message])
     assert not [r for r in caplog.records if r.levelno >= logging.ERROR]
     assert not journal.kept
-    assert scu.send_files([make_file()], "MR1", target)[0].ok
+    assert scu.send_files(file_blobs([make_file()]), "MR1", target)[0].ok
 
 
 def test_a_context_may_not_change_within_a_message(receive: Receive) -> None:
@@ -144,7 +145,7 @@ def test_fragments_may_be_of_one_byte_or_none(
 def test_requests_that_come_before_the_last_answer_are_all_answered(
     receive: Receive, journal: KeptJournal, make_file: MakeFile
 ) -> None:
-    instances = [scu.OutgoingInstance.from_file(make_file()) for _ in range(5)]
+    instances = [scu.OutgoingInstance.from_blob(FileBlob(make_file())) for _ in range(5)]
     _, target = receive()
     with RawPeer(target) as peer:
         requests = [whole(i.sop_instance_uid, i.encoded(i.transfer_syntax_uid)) for i in instances]
@@ -240,7 +241,7 @@ def test_a_slow_peer_with_enough_bytes_is_served(
     receive: Receive, journal: KeptJournal, make_file: MakeFile, in_one_fragment: bool
 ) -> None:
     """Several times the time-out in all, and never silent for as long as that."""
-    instance = scu.OutgoingInstance.from_file(make_file(pixels=8_000))
+    instance = scu.OutgoingInstance.from_blob(FileBlob(make_file(pixels=8_000)))
     encoded = instance.encoded(instance.transfer_syntax_uid)
     _, target = receive(network_timeout=0.3)
     request = data(fragment(DATASET | LAST, encoded))
@@ -349,7 +350,7 @@ def test_a_class_is_stored_in_its_own_context_only(
 def test_uids_that_cannot_be_filed_are_refused_before_they_are_acknowledged(
     receive: Receive, journal: KeptJournal, make_file: MakeFile
 ) -> None:
-    instance = scu.OutgoingInstance.from_file(make_file())
+    instance = scu.OutgoingInstance.from_blob(FileBlob(make_file()))
     encoded = instance.encoded(instance.transfer_syntax_uid)
     bad = "../" + "1" * (len(instance.sop_instance_uid) - 3)
     _, target = receive()

@@ -26,6 +26,7 @@ from dicom_node.dimse.pdu import encode_store_response
 from dicom_node.dimse.scu import StorageSCU, Target
 from dicom_node.receive.policy import Peer, ReceivePolicy, ServiceName
 from dicom_node.receive.receiver import Receiver
+from storage.blobs import FileBlob, file_blobs
 from storage.log.segments.frames import FrameKind
 from storage.log.segments.names import list_segments
 from storage.log.segments.reader import SegmentReader
@@ -102,7 +103,7 @@ REAL_FILES = [
 def test_real_files_arrive_byte_for_byte(receive: Receive, journal: KeptJournal, test_data: Path, name: str) -> None:
     _, target = receive()
     path = test_data / name
-    assert scu.send_files([path], "MR1", target)[0].ok
+    assert scu.send_files(file_blobs([path]), "MR1", target)[0].ok
     (kept,) = journal.kept
     assert kept.digest == dataset_digest(path)
     assert kept.instance.transfer_syntax_uid == str(split_dataset(path)[0].TransferSyntaxUID)
@@ -130,7 +131,7 @@ def test_private_classes_and_syntaxes_are_accepted(receive: Receive, journal: Ke
     _, target = receive()
     sop_class, syntax = generate_uid(), generate_uid()
     path = make_file(SOPClassUID=sop_class)
-    instance = scu.OutgoingInstance(path, sop_class, *_identity(path), syntax, _offset(path))
+    instance = scu.OutgoingInstance(FileBlob(path), sop_class, *_identity(path), syntax, _offset(path))
     with StorageSCU("MR1", target, [(sop_class, syntax)], 5) as client:
         assert client.store(instance).ok
     received = journal.kept[0].instance
@@ -153,7 +154,7 @@ def test_only_verification_and_storage_are_accepted(receive: Receive) -> None:
 def test_a_large_instance_arrives_whole(receive: Receive, journal: KeptJournal, make_file: MakeFile) -> None:
     _, target = receive()
     path = make_file(pixels=8 * 2**20)
-    (result,) = scu.send_files([path], "MR1", target)
+    (result,) = scu.send_files(file_blobs([path]), "MR1", target)
     assert result.ok
     assert journal.digests == {dataset_digest(path)}
 
@@ -165,7 +166,11 @@ def status_of(target: Target, path: Path, **changed: str) -> int:
     """The raw status of one C-STORE whose command may name something else than the dataset."""
     sop_instance, sop_class = _identity(path)[0], str(MRImageStorage)
     instance = scu.OutgoingInstance(
-        path, changed.get("sop_class", sop_class), changed.get("sop_instance", sop_instance), EVR, _offset(path)
+        FileBlob(path),
+        changed.get("sop_class", sop_class),
+        changed.get("sop_instance", sop_instance),
+        EVR,
+        _offset(path),
     )
     with StorageSCU("MR1", target, [(instance.sop_class_uid, EVR)], 5) as client:
         return int(client._send(instance, 1, instance.encoded(EVR)).Status)
@@ -195,7 +200,7 @@ def test_garbage_as_dataset_is_not_understood_and_the_association_goes_on(
     receive: Receive, journal: KeptJournal, make_file: MakeFile
 ) -> None:
     _, target = receive()
-    good = scu.OutgoingInstance.from_file(make_file())
+    good = scu.OutgoingInstance.from_blob(FileBlob(make_file()))
     with StorageSCU("MR1", target, good.contexts(), 5) as client:
         assert client._send(good, 1, b"\xff" * 5000).Status == 0xC000
         assert client.store(good).ok
@@ -286,7 +291,7 @@ def test_a_response_is_what_the_standard_says(comment: str) -> None:
 
 def test_responses_do_not_wait_for_a_delayed_acknowledgement(receive: Receive, make_file: MakeFile) -> None:
     receiver, target = receive()
-    instance = scu.OutgoingInstance.from_file(make_file())
+    instance = scu.OutgoingInstance.from_blob(FileBlob(make_file()))
     with StorageSCU("MR1", target, instance.contexts(), 5):
         (assoc,) = receiver._listener.connections  # type: ignore[union-attr]
         assert assoc.connection._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
@@ -376,7 +381,7 @@ def test_a_port_scan_costs_one_line_and_nothing_else(
     time.sleep(0.05)
     assert len(refusals(caplog)) == 1
     assert words in refusals(caplog)[0]
-    assert scu.send_files([make_file()], "MR1", target)[0].ok
+    assert scu.send_files(file_blobs([make_file()]), "MR1", target)[0].ok
 
 
 def test_half_open_connections_block_nobody_and_are_dropped(receive: Receive, make_file: MakeFile) -> None:
@@ -386,7 +391,7 @@ def test_half_open_connections_block_nobody_and_are_dropped(receive: Receive, ma
     for connection in silent[3:]:
         connection.sendall(b"\x01\x00\x00\x00\x01\x00half a request")
     try:
-        assert scu.send_files([make_file()], "MR1", target)[0].ok
+        assert scu.send_files(file_blobs([make_file()]), "MR1", target)[0].ok
         wait_until(lambda: not receiver._listener.connections, 10)  # type: ignore[union-attr]
     finally:
         for connection in silent:
@@ -401,19 +406,19 @@ def test_connections_are_bounded(receive: Receive, make_file: MakeFile, caplog: 
     for connection in held:
         connection.close()
     wait_until(lambda: not receiver._listener.connections)  # type: ignore[union-attr]
-    assert scu.send_files([make_file()], "MR1", target)[0].ok
+    assert scu.send_files(file_blobs([make_file()]), "MR1", target)[0].ok
 
 
 def test_silent_connections_keep_nobody_out(receive: Receive, make_file: MakeFile) -> None:
     """The oldest of them gives way; associations stay."""
     receiver, target = receive(maximum_associations=50)
-    instance = scu.OutgoingInstance.from_file(make_file())
+    instance = scu.OutgoingInstance.from_blob(FileBlob(make_file()))
     with StorageSCU("MR1", target, instance.contexts(), 5) as client:
         silent = [socket.create_connection((target.host, target.port)) for _ in range(500)]
         try:
             for path in (make_file(), make_file()):
                 began = time.monotonic()
-                assert scu.send_files([path], "MR2", target)[0].ok
+                assert scu.send_files(file_blobs([path]), "MR2", target)[0].ok
                 assert time.monotonic() - began < 2
             assert client.store(instance).ok
             wait_until(lambda: len(receiver._listener.connections) <= 200)  # type: ignore[union-attr]
@@ -444,14 +449,14 @@ def test_a_connection_for_which_there_is_no_thread_is_forgotten(
     assert not receiver._listener.connections  # type: ignore[union-attr]
     wait_until(lambda: len(os.listdir("/proc/self/fd")) == before)
     assert len([r for r in caplog.records if "could not be served: RuntimeError" in r.message]) == 5
-    assert scu.send_files([make_file()], "MR1", target)[0].ok
+    assert scu.send_files(file_blobs([make_file()]), "MR1", target)[0].ok
 
 
 def test_a_peer_that_vanishes_leaves_an_aborted_association(
     receive: Receive, journal: KeptJournal, make_file: MakeFile
 ) -> None:
     _, target = receive()
-    instance = scu.OutgoingInstance.from_file(make_file())
+    instance = scu.OutgoingInstance.from_blob(FileBlob(make_file()))
     client = StorageSCU("MR1", target, instance.contexts(), 5).__enter__()
     assert client.store(instance).ok
     assert client._assoc is not None
@@ -462,7 +467,7 @@ def test_a_peer_that_vanishes_leaves_an_aborted_association(
 
 def test_an_idle_association_is_ended(receive: Receive, journal: KeptJournal, make_file: MakeFile) -> None:
     _, target = receive(network_timeout=0.5)
-    instance = scu.OutgoingInstance.from_file(make_file())
+    instance = scu.OutgoingInstance.from_blob(FileBlob(make_file()))
     client = StorageSCU("MR1", target, instance.contexts(), 5).__enter__()
     assert client.store(instance).ok
     wait_until(lambda: journal.ends)
@@ -491,7 +496,7 @@ def test_names_of_associations_are_never_used_again(journal: KeptJournal, make_f
         receiver = Receiver(ReceivePolicy("NODE", "127.0.0.1", 0), journal, "a-very-long-host-name." * 5 + "/receive-0")
         receiver.start()
         for _ in range(2):
-            assert scu.send_files([make_file()], "MR1", Target("NODE", "127.0.0.1", receiver.port))[0].ok
+            assert scu.send_files(file_blobs([make_file()]), "MR1", Target("NODE", "127.0.0.1", receiver.port))[0].ok
         receiver.stop(grace=1)
     names = list(journal.opened_associations)
     assert len(names) == 4
@@ -502,7 +507,7 @@ def test_stop_cuts_what_does_not_end(journal: KeptJournal, make_file: MakeFile) 
     receiver = Receiver(ReceivePolicy("NODE", "127.0.0.1", 0), journal, "receive-0")
     receiver.start()
     target = Target("NODE", "127.0.0.1", receiver.port)
-    instance = scu.OutgoingInstance.from_file(make_file())
+    instance = scu.OutgoingInstance.from_blob(FileBlob(make_file()))
     client = StorageSCU("MR1", target, instance.contexts(), 5).__enter__()
     assert client.store(instance).ok
     start = time.monotonic()
@@ -517,7 +522,7 @@ def test_stop_is_not_held_up_by_half_a_pdu(journal: KeptJournal, make_file: Make
     receiver = Receiver(ReceivePolicy("NODE", "127.0.0.1", 0), journal, "receive-0")
     receiver.start()
     target = Target("NODE", "127.0.0.1", receiver.port)
-    instance = scu.OutgoingInstance.from_file(make_file())
+    instance = scu.OutgoingInstance.from_blob(FileBlob(make_file()))
     client = StorageSCU("MR1", target, instance.contexts(), 5).__enter__()
     assert client._assoc is not None
     client._assoc.dul.socket.socket.sendall(b"\x04\x00\x00\x00\x40\x00\x00\x00\x3f\xfc\x01\x01half a command")
@@ -579,7 +584,7 @@ def test_two_processes_share_a_port_and_are_small(make_file: MakeFile, tmp_path:
             assert int(kilobytes) < 90_000
         target = Target("NODE", "127.0.0.1", int(port))
         paths = [make_file() for _ in range(24)]
-        assert all(scu.send_files([path], "MR1", target)[0].ok for path in paths)
+        assert all(scu.send_files(file_blobs([path]), "MR1", target)[0].ok for path in paths)
         for child in children:
             child.communicate("\n", timeout=20)
         counts = [len(KeptJournal(tmp_path / "journals" / name).kept) for name in ("receive-0", "receive-1")]
@@ -608,7 +613,7 @@ def test_no_attribute_of_the_patient_reaches_a_log(
     _, target = receive()
     uid = generate_uid()
     paths = [make_file(SOPInstanceUID=uid), make_file(SOPInstanceUID=uid), make_file(StudyInstanceUID=None)]
-    scu.send_files(paths, "MR1", target)
+    scu.send_files(file_blobs(paths), "MR1", target)
     journal.before = disk_full
     run(STORESCU, "-aec", "NODE", target.host, target.port, make_file(), status=0xA7)
     status_of(target, paths[2])

@@ -14,6 +14,7 @@ from dicom_node.dimse.scu import Target
 from dicom_node.receive.policy import Peer, ServiceName
 from dicom_node.receive.presentation_contexts import SopClass
 from dicom_node.receive.receiver import DimseService
+from storage.blobs import FileBlob
 from tests.instances import MakeFile
 from tests.receive.conftest import Receive
 from tests.receive.kept import KeptJournal
@@ -123,7 +124,7 @@ def test_a_report_goes_out_on_the_same_association_later(
 def test_a_store_may_come_before_the_answer_to_a_report(
     receive: Receive, journal: KeptJournal, make_file: MakeFile
 ) -> None:
-    instance = scu.OutgoingInstance.from_file(make_file())
+    instance = scu.OutgoingInstance.from_blob(FileBlob(make_file()))
     receiver, target = receive(services=[DimseService((COMMITMENT,), ())])
     statuses: list[Any] = []
 

@@ -17,6 +17,7 @@ from dicom_node.dimse import scu
 from dicom_node.dimse.messages import LARGE_BYTES
 from dicom_node.dimse.pdu import LARGEST_PDU_BYTES
 from dicom_node.dimse.scu import Target
+from storage.blobs import FileBlob, file_blobs
 from storage.errors import Retriable
 from storage.log.files import IMPLEMENTATION_CLASS_UID, FileMeta
 from storage.log.headers.encodings import GE_PRIVATE_IMPLICIT, JPIP_HTJ2K_REFERENCED_DEFLATE, JPIP_REFERENCED_DEFLATE
@@ -232,7 +233,7 @@ def highest(process: psutil.Process) -> int:
 
 def test_a_large_instance_takes_little_memory(node: tuple[Target, psutil.Process], make_file: MakeFile) -> None:
     target, process = node
-    assert scu.send_files([make_file()], "MR1", target)[0].ok
+    assert scu.send_files(file_blobs([make_file()]), "MR1", target)[0].ok
     idle = highest(process)
     encoded = encode()
     piece = bytes(1_000_000)
@@ -251,7 +252,7 @@ def test_a_large_instance_takes_little_memory(node: tuple[Target, psutil.Process
 def test_idle_associations_take_little_memory(node: tuple[Target, psutil.Process], make_file: MakeFile) -> None:
     """Also those that have delivered something before."""
     target, process = node
-    instance = scu.OutgoingInstance.from_file(make_file(pixels=500_000))
+    instance = scu.OutgoingInstance.from_blob(FileBlob(make_file(pixels=500_000)))
     encoded = instance.encoded(instance.transfer_syntax_uid)
     with RawPeer(target) as peer:
         assert send(peer, instance.sop_instance_uid, encoded) == 0x0000

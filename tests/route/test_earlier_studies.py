@@ -21,6 +21,7 @@ from inference.contract.findings import Findings
 from inference.contract.inputs import EarlierRule, InputRule
 from inference.contract.manifest import Manifest
 from inference.contract.series_input import SeriesInput
+from inference.headers.reading import read_object
 from inference.series.recogniser import recognise_headers
 from storage.records.jobs import Job, JobKind, JobState
 from storage.records.studies import StudyState
@@ -196,7 +197,7 @@ def test_the_worker_gives_the_series_of_each_time_point(node: Node, tmp_path: Pa
     given: dict[str, dict[str, SeriesInput]] = {}
 
     def run(inputs: dict[str, SeriesInput], *_: object) -> None:
-        given[inputs["t1w"].paths[0].parts[-3]] = inputs
+        given[inputs["t1w"].blobs[0].path.parts[-3]] = inputs
         raise RuntimeError
 
     worker = build_worker(node, application(None), SimpleNamespace(run=run), {}, tmp_path / "objects")
@@ -207,7 +208,7 @@ def test_the_worker_gives_the_series_of_each_time_point(node: Node, tmp_path: Pa
     assert (now.time_point, now.acquired) == (0, date(2026, 3, 1))
     assert (before.name, before.time_point, before.acquired) == ("t1w", 1, date(2025, 12, 25))
     assert before == replace(given[first]["t1w"], time_point=1)
-    assert len(before.paths) == 20
+    assert len(before.blobs) == 20
 
 
 def test_the_report_tells_of_earlier_studies_that_were_not_compared(node: Node, tmp_path: Path) -> None:
@@ -223,7 +224,7 @@ def test_the_report_tells_of_earlier_studies_that_were_not_compared(node: Node, 
     found = findings(read(paths[0].parent), ())
 
     def run(inputs: dict[str, SeriesInput], *_: object) -> Findings:
-        assert inputs["t1w"].paths[0].parts[-3] == uid  # the jobs of the other studies fail
+        assert inputs["t1w"].blobs[0].path.parts[-3] == uid  # the jobs of the other studies fail
         return found
 
     profiles = {"pacs": ObjectProfile()}
@@ -231,7 +232,7 @@ def test_the_report_tells_of_earlier_studies_that_were_not_compared(node: Node, 
     while worker.work_one():
         pass
     (report,) = (result for result in node.results.objects(uid) if result.kind == "SR")
-    said = [str(element.value) for element in dcmread(report.path).iterall() if element.keyword == "TextValue"]
+    said = [str(element.value) for element in read_object(report.blob).iterall() if element.keyword == "TextValue"]
     assert [text for text in said if text in found.notes or "not compared" in text] == [
         *found.notes,
         "The earlier study of 2026-01-01 was not compared: fits, but only 1 earlier study is taken: "

@@ -15,6 +15,7 @@ from inference.contract.inputs import EarlierRule, InputRule
 from inference.contract.manifest import Manifest
 from inference.series.kinds import Kind
 from inference.series.recogniser import Recognition
+from storage.blobs import FileBlob
 from storage.records.instances import Instance, Series
 from storage.records.jobs import NewJob
 from storage.records.routing import RoutingDecision
@@ -23,8 +24,8 @@ from storage.records.routing import RoutingDecision
 def series(uid: str, instances: int = 3) -> Series:
     made = tuple(
         Instance(
-            f"{uid}.{n}", "1.2.840.10008.5.1.4.1.1.4", uid, "1.9", "1.2.840.10008.1.2.1", "MR", Path("x"), 1, "",
-            datetime(2026, 1, 1, tzinfo=UTC), 1,
+            f"{uid}.{n}", "1.2.840.10008.5.1.4.1.1.4", uid, "1.9", "1.2.840.10008.1.2.1", "MR",
+            FileBlob(Path("x"), 1, ""), datetime(2026, 1, 1, tzinfo=UTC), 1,
         )
         for n in range(instances)
     )  # fmt: skip

@@ -128,7 +128,7 @@ def test_a_folder_that_is_away_decides_about_no_study(
     study = write_ball_study(tmp_path / "study")
     uid = study.study_instance_uid
     push(node, clock, study.paths, "a", 20)
-    folder = node.instances.series(uid)[0].instances[0].path.parents[1]
+    folder = node.instances.series(uid)[0].instances[0].blob.path.parents[1]
     away = folder.with_name("away")
     folder.rename(away)
     end(sweeper, node, clock)

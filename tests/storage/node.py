@@ -11,6 +11,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from storage.blobs import FileBlob
 from storage.log.associations import AssociationEnded, AssociationOpened
 from storage.log.files import FileMeta
 from storage.log.instances import InstanceStore
@@ -220,7 +221,7 @@ def objects(job: Job, *destinations: str, stand_ins: Mapping[str, str] = Mapping
             series_instance_uid=f"2.25.{job.id}",
             study_instance_uid=job.study_instance_uid,
             kind=ObjectKind(kind),
-            path=Path(f"/objects/{job.id}/{kind}.dcm"),
+            blob=FileBlob(Path(f"/objects/{job.id}/{kind}.dcm")),
             destinations=destinations,
             stands_for=tuple(map(ObjectKind, stand_ins.get(kind, "").split())),
         )

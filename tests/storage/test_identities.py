@@ -11,6 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from sqlalchemy import select, update
 
+from storage.blobs import FileBlob
 from storage.log.headers.instance_reader import scan_header
 from storage.log.headers.patient_header import read_identity
 from storage.records.patients import IdentityGroup, PatientIdentity, StudyIdentities
@@ -76,8 +77,8 @@ def test_a_file_states_what_its_header_does(tmp_path: Path, test_data: Path) -> 
     content = path.read_bytes()
     meta_end = 144 + int.from_bytes(content[140:144], "little")
     syntax = str(dcmread(path, stop_before_pixels=True).file_meta.TransferSyntaxUID)
-    assert read_identity(path) == scan_header(content[meta_end:], syntax).patient
-    assert read_identity(path).patient_id
+    assert read_identity(FileBlob(path)) == scan_header(content[meta_end:], syntax).patient
+    assert read_identity(FileBlob(path)).patient_id
 
 
 def study(*identities: PatientIdentity, corrected: frozenset[tuple[int, int]] = frozenset()) -> StudyIdentities:

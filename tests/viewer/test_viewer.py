@@ -31,6 +31,7 @@ from inference.contract.manifest import load_manifest
 from inference.contract.series_input import SeriesInput
 from inference.engine.models import TorchEngine
 from inference.volumes.reading import read_volume
+from storage.blobs import file_blobs
 from storage.errors import WhyNoResult
 from storage.records.results import ObjectKind
 from tests.acceptance.studies import write_ball_study
@@ -90,7 +91,7 @@ def regions_only(paths: list[Path]) -> Findings:
 
     Where segments overlap, OHIF 3.13.2 shows them right, but its own statistics take half the slice distance.
     """
-    return replace(rich_findings(read_volume(paths), overlap=False), measurements=())
+    return replace(rich_findings(read_volume(file_blobs(paths)), overlap=False), measurements=())
 
 
 def put(
@@ -158,7 +159,7 @@ def test_a_trials_objects_are_shown(viewer: Viewer, tmp_path: Path) -> None:
     """The second examination of a simulated limb: segmentation, maps, structures for planning, and the report."""
     studies = [study for study, _ in write_limb_patient(tmp_path / "limb", TRIAL_SEED, 2)]
     inputs = {
-        input_key(name, point): SeriesInput(name, series.series_instance_uid, series.paths, point)
+        input_key(name, point): SeriesInput(name, series.series_instance_uid, file_blobs(series.paths), point)
         for point, study in ((1, studies[0]), (0, studies[1]))
         for name, series in study.series.items()
         if name in ("t1w", "t2w_fs", "dwi", "t1_map", "t2_map")
@@ -167,7 +168,7 @@ def test_a_trials_objects_are_shown(viewer: Viewer, tmp_path: Path) -> None:
     findings = application.run(inputs, TorchEngine("cpu"), lambda what, part: None)
     kinds = frozenset({ObjectKind.SEG, ObjectKind.PM, ObjectKind.RTSTRUCT, ObjectKind.SR})
     shown = [input_key(name, 0) for name in ("t1w", "dwi", "t1_map", "t2_map")]  # maps name what they were made from
-    paths = [path for key in shown for path in inputs[key].paths]
+    paths = [blob.path for key in shown for blob in inputs[key].blobs]
     study = put(viewer, paths, findings, tmp_path, profile=ObjectProfile(objects=kinds))
     # One more finding in the report: what changed since the first examination belongs to no region.
     seen = viewer.look(replace(study, findings=study.findings + 1), SCREENSHOTS / "trial")
@@ -183,7 +184,7 @@ def test_a_trials_objects_are_shown(viewer: Viewer, tmp_path: Path) -> None:
 
 def test_values_of_no_region_are_shown_beside_those_of_regions(viewer: Viewer, tmp_path: Path) -> None:
     paths = write_ball_study(tmp_path / "study", seed=3).paths
-    findings = rich_findings(read_volume(paths), overlap=False)
+    findings = rich_findings(read_volume(file_blobs(paths)), overlap=False)
     study = put(viewer, paths, findings, tmp_path)
     seen = viewer.look(
         replace(study, segmentation="", findings=len(findings.segments) + 1), SCREENSHOTS / "values_of_no_region"
@@ -194,7 +195,7 @@ def test_values_of_no_region_are_shown_beside_those_of_regions(viewer: Viewer, t
 
 def test_a_report_without_findings_is_a_page_of_text(viewer: Viewer, tmp_path: Path) -> None:
     paths = write_ball_study(tmp_path / "study", seed=4).paths
-    findings = replace(rich_findings(read_volume(paths)), segments=())
+    findings = replace(rich_findings(read_volume(file_blobs(paths))), segments=())
     (page,) = viewer.look(put(viewer, paths, findings, tmp_path), SCREENSHOTS / "no_finding")["report"]
     for words in (RESEARCH_NOTICE, "segmented nothing", *findings.notes, "0.42"):
         assert words in page["text"]
@@ -204,7 +205,7 @@ def test_a_report_of_no_result_is_a_page_of_text(viewer: Viewer, tmp_path: Path)
     paths = write_ball_study(tmp_path / "study", seed=5).paths
     refused = NotComputed("Test mass", WhyNoResult.POOR_QUALITY, "The images show motion.")
     result = NoResult((refused,), datetime.now(UTC))
-    report = build_no_result(result, paths, ObjectContext("NODE", f"viewer {tmp_path}"))
+    report = build_no_result(result, file_blobs(paths), ObjectContext("NODE", f"viewer {tmp_path}"))
     report.save_as(tmp_path / "report.dcm", enforce_file_format=True)
     viewer.store([*paths, tmp_path / "report.dcm"])
     study = Study(str(report.StudyInstanceUID), "T1 TSE axial", report=str(report.SeriesDescription))

@@ -14,6 +14,7 @@ from dicom_node.demo.pacs.base import Pacs
 from dicom_node.demo.pacs.orthanc import DICOMWEB_PLUGIN
 from dicom_node.demo.pacs.provisioning import find_orthanc
 from dicom_node.dimse.scu import send_files
+from storage.blobs import file_blobs
 
 FOLDER = Path(__file__).parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dicom-node-tests" / "viewer"
@@ -50,7 +51,7 @@ class Viewer:
     url: str
 
     def store(self, paths: list[Path]) -> None:
-        failed = [result.reason for result in send_files(paths, CALLER, self.pacs.target) if not result.ok]
+        failed = [result.reason for result in send_files(file_blobs(paths), CALLER, self.pacs.target) if not result.ok]
         assert not failed, failed
 
     def look(self, study: Study, folder: Path) -> dict[str, Any]:

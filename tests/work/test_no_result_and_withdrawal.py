@@ -21,6 +21,7 @@ from inference.contract.inputs import InputRule
 from inference.contract.manifest import Manifest
 from inference.contract.series_input import SeriesInput
 from inference.engine.models import TorchEngine
+from inference.headers.reading import read_object
 from inference.volumes.reading import read_volume
 from storage.errors import InputRefused, WhyNoResult
 from storage.records.instances import ReceivedInstance
@@ -51,7 +52,7 @@ class Application:
     def run(self, inputs: Mapping[str, SeriesInput], engine: TorchEngine, progress: Progress) -> Findings:
         if self.refusal is not None:
             raise self.refusal
-        volume = read_volume(inputs["t1w"].paths)
+        volume = read_volume(inputs["t1w"].blobs)
         segment = Segment("Ball", self.mask, ABNORMAL, MASS, (255, 0, 0), "Ball", "2.25.77")
         return Findings(volume, (volume,), (segment,), self.algorithm, MANIFEST.title, datetime.now(UTC))
 
@@ -122,7 +123,7 @@ def tell(node: Node, study: PhantomStudy, *applications: WithoutResult) -> None:
 def predecessors(report: ResultObject) -> set[str]:
     return {
         str(sop.ReferencedSOPInstanceUID)
-        for study in dcmread(report.path).get("PredecessorDocumentsSequence", [])
+        for study in read_object(report.blob).get("PredecessorDocumentsSequence", [])
         for series in study.ReferencedSeriesSequence
         for sop in series.ReferencedSOPSequence
     }
@@ -131,8 +132,8 @@ def predecessors(report: ResultObject) -> set[str]:
 def made(node: Node, study: PhantomStudy, kind: str) -> tuple[ResultObject, Dataset]:
     """The latest object of this kind; valid."""
     *_, latest = [o for o in node.results.objects(study.study_instance_uid) if o.kind == kind and not o.stands_for]
-    assert dciodvfy_errors(latest.path) == []
-    return latest, dcmread(latest.path)
+    assert dciodvfy_errors(latest.blob.path) == []
+    return latest, read_object(latest.blob)
 
 
 def texts(ds: Dataset) -> str:
@@ -194,8 +195,8 @@ def test_an_unusable_application_and_a_damaged_image_leave_a_report(node: Node, 
     tell(node, study, WithoutResult("mass", WhyNoResult.FAILURE, "there is no such file"))
     *others, last = node.instances.instances(uid)
     for instance in others:
-        instance.path.chmod(0o600)
-        instance.path.write_bytes(b"damaged")
+        instance.blob.path.chmod(0o600)
+        instance.blob.path.write_bytes(b"damaged")
     assert worker(node, None, pacs=ObjectProfile()).work_one()
     _, ds = made(node, study, "SR")
     assert "there is no such file" in texts(ds)
@@ -215,7 +216,7 @@ def test_a_rejection_note_goes_to_those_who_got_something(node: Node, study: Pha
     assert busy.work_one()
     uids = {o.kind: o.sop_instance_uid for o in node.results.objects(study.study_instance_uid) if o.job_id == 1}
     notes = [o for o in node.results.objects(study.study_instance_uid) if o.kind == "REJECTION"]
-    told = {note.destinations: referenced(dcmread(note.path)) for note in notes}
+    told = {note.destinations: referenced(read_object(note.blob)) for note in notes}
     assert told == {("archive",): {uids["SEG"]}, ("pacs",): {uids["SEG"], uids["SR"]}}
     _, ds = made(node, study, "REJECTION")
     assert ds.ConceptNameCodeSequence[0].CodeValue == "113001"
@@ -233,9 +234,9 @@ def test_a_rejection_note_of_a_study_of_two_patients_is_of_the_patient_of_the_re
     node.arrive("pacs")
     patient = dcmread(study.paths[0]).PatientID
     for instance in node.instances.instances(uid):
-        ds = dcmread(instance.path)
+        ds = dcmread(instance.blob.path)
         ds.PatientID = "OTHER"
-        ds.save_as(instance.path)
+        ds.save_as(instance.blob.path)
     for number, name in enumerate(("A", "B"), 1):
         sent = received(number, sop=f"1.2.99.{number}", patient=PatientIdentity(name))
         node.store(replace(sent, instance=replace(sent.instance, study_instance_uid=uid)))
@@ -257,7 +258,9 @@ def test_a_superseded_result_is_withdrawn_where_that_is_wanted(node: Node, study
         "SEG", "SR", "SEG", "SR", "REJECTION",
     ]  # fmt: skip
     series = [
-        (dcmread(o.path).SeriesNumber, dcmread(o.path).SeriesDescription[:16]) for o in objects if o.kind == "SEG"
+        (read_object(o.blob).SeriesNumber, read_object(o.blob).SeriesDescription[:16])
+        for o in objects
+        if o.kind == "SEG"
     ]
     assert set(series) == {(9001, "Mass of a SEG, R"), (9101, "Mass of a r2 SEG")}
     note, ds = made(node, study, "REJECTION")
@@ -315,7 +318,7 @@ def test_each_destination_hears_of_the_applications_that_deliver_there(node: Nod
     tell(node, study, *missing)
     assert busy.work_one()
     written = [o for o in node.results.objects(study.study_instance_uid) if not o.stands_for]
-    told = {o.destinations: texts(dcmread(o.path)) for o in written}
+    told = {o.destinations: texts(read_object(o.blob)) for o in written}
     assert set(told) == {("pacs",), ("archive",)}
     assert "no series of mass fits" in told["archive",]
     assert "knee" not in told["archive",]

@@ -8,12 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from pydicom import dcmread
 from sqlalchemy import update
 
 from dicom_node.catalogue import ConfiguredApplication
 from dicom_node.objects.profiles import ObjectProfile
 from dicom_node.work.worker import EXIT_AGAIN
+from inference.headers.reading import read_object
 from storage.records.jobs import JobState
 from storage.records.results import ObjectKind
 from storage.tables.database import schema
@@ -164,7 +164,7 @@ def test_destinations_with_the_same_profile_get_the_same_objects(node: Node, tmp
     node.route("liver")
     assert worker.work_one()
     for destination in ("pacs", "reports"):
-        later = dcmread(offered(2, destination)["SR"].path)
+        later = read_object(offered(2, destination)["SR"].blob)
         (study,) = later.PredecessorDocumentsSequence
         (series,) = study.ReferencedSeriesSequence
         (predecessor,) = series.ReferencedSOPSequence

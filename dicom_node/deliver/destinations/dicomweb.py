@@ -38,6 +38,7 @@ from dicom_node.errors import (
     PeerRefused,
     PeerUnavailable,
 )
+from storage.blobs import Blob
 from storage.errors import NodeError, Permanent, Retriable
 from storage.log.files import IMPLEMENTATION_CLASS_UID
 from storage.records.deliveries import StoredAs
@@ -107,7 +108,7 @@ def read_secret(key: str, path: Path) -> str:
 
 @dataclass(frozen=True)
 class DicomwebDestination:
-    """A DICOMweb service. All files of one call of `send` go in one request.
+    """A DICOMweb service. All objects of one call of `send` go in one request.
 
     `timeout` (seconds) limits connecting and each silence. `ca_file` names the authorities that may have signed the
     certificate of the service; None stands for those that this system trusts.
@@ -121,20 +122,20 @@ class DicomwebDestination:
     client_certificate: Path | None = None
     client_key: Path | None = None
 
-    def send(self, paths: Sequence[Path]) -> list[SendResult]:
-        results: dict[Path, SendResult] = {}
-        instances: dict[Path, Dataset] = {}
-        for path in paths:
+    def send(self, blobs: Sequence[Blob]) -> list[SendResult]:
+        results: dict[Blob, SendResult] = {}
+        instances: dict[Blob, Dataset] = {}
+        for blob in blobs:
             try:
-                instances[path] = read_instance(path)
+                instances[blob] = read_instance(blob)
             except Permanent as error:
-                results[path] = SendResult("", SendOutcome.UNSENDABLE, str(error))
+                results[blob] = SendResult("", SendOutcome.UNSENDABLE, str(error))
             except OSError as error:
-                results[path] = SendResult("", SendOutcome.UNREADABLE, not_read(path, error))
+                results[blob] = SendResult("", SendOutcome.UNREADABLE, not_read(blob, error))
         if instances:
             answered = self._store(list(instances.values()))
-            results |= {path: answered[str(ds.SOPInstanceUID)] for path, ds in instances.items()}
-        return [results[path] for path in paths]
+            results |= {blob: answered[str(ds.SOPInstanceUID)] for blob, ds in instances.items()}
+        return [results[blob] for blob in blobs]
 
     def accepted(self, sop_class_uids: Collection[str]) -> frozenset[str] | None:
         """Return None, because no service says beforehand which SOP classes it takes."""

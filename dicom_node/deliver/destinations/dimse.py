@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -14,6 +13,7 @@ from dicom_node.dimse import scu
 from dicom_node.dimse.query import find_instances, find_moved
 from dicom_node.dimse.results import EchoResult, InstanceReference, SendResult
 from dicom_node.runtime.configuration import AETitle, Port
+from storage.blobs import Blob
 from storage.records.deliveries import StoredAs
 
 
@@ -31,8 +31,8 @@ class DimseDestination:
     port: int
     timeout: float = 30.0
 
-    def send(self, paths: Sequence[Path]) -> list[SendResult]:
-        return scu.send_files(paths, self.calling_ae_title, self._target, self.timeout)
+    def send(self, blobs: Sequence[Blob]) -> list[SendResult]:
+        return scu.send_files(blobs, self.calling_ae_title, self._target, self.timeout)
 
     def accepted(self, sop_class_uids: Collection[str]) -> frozenset[str] | None:
         return scu.accepted_sop_classes(self.calling_ae_title, self._target, sop_class_uids, self.timeout)

@@ -1,7 +1,7 @@
 """A folder that others read: a share of the hospital, or the inbox of another program."""
 
 import errno
-import filecmp
+import hashlib
 import os
 import time
 from collections.abc import Collection, Sequence
@@ -14,6 +14,7 @@ from dicom_node.deliver.destinations.interface import Asker
 from dicom_node.deliver.destinations.settings import DestinationSettings
 from dicom_node.dimse.results import EchoResult, InstanceReference, SendOutcome, SendResult
 from dicom_node.errors import PeerRefused, PeerUnavailable
+from storage.blobs import Blob
 from storage.errors import Permanent, StorageFull
 from storage.log.files import copy_durable
 from storage.records.deliveries import StoredAs
@@ -30,8 +31,8 @@ class FolderDestination:
     name: str
     path: Path
 
-    def send(self, paths: Sequence[Path]) -> list[SendResult]:
-        return [self._write(path) for path in paths]
+    def send(self, blobs: Sequence[Blob]) -> list[SendResult]:
+        return [self._write(blob) for blob in blobs]
 
     def accepted(self, sop_class_uids: Collection[str]) -> frozenset[str] | None:
         return frozenset(sop_class_uids)
@@ -64,21 +65,21 @@ class FolderDestination:
     def _file(self, study_instance_uid: str, series_instance_uid: str, sop_instance_uid: str) -> Path:
         return self.path / study_instance_uid / series_instance_uid / f"{sop_instance_uid}.dcm"
 
-    def _write(self, source: Path) -> SendResult:
+    def _write(self, blob: Blob) -> SendResult:
         try:
-            ds = read_instance(source, header_only=True)
+            ds = read_instance(blob, header_only=True)
         except Permanent as error:
             return SendResult("", SendOutcome.UNSENDABLE, str(error))
         except OSError as error:
-            return SendResult("", SendOutcome.UNREADABLE, not_read(source, error))
+            return SendResult("", SendOutcome.UNREADABLE, not_read(blob, error))
         uid = str(ds.SOPInstanceUID)
         if reason := self._trouble():
             return SendResult(uid, SendOutcome.AWAY, reason)
         target = self._file(ds.StudyInstanceUID, ds.SeriesInstanceUID, uid)
         try:
-            if target.exists() and not filecmp.cmp(source, target, shallow=False):
+            if target.exists() and not _is_same(blob, target):
                 return SendResult(uid, SendOutcome.EXISTS, "another file of this SOP Instance UID is there")
-            copy_durable(source, target)
+            copy_durable(blob, target)
         except StorageFull:
             return SendResult(uid, SendOutcome.AWAY, f"the folder {self.path} is full: make room there")
         except OSError as error:
@@ -97,6 +98,14 @@ class FolderDestination:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             return f"the folder {self.path} cannot be written by this user: change its owner, or how it is mounted"
         return f"the folder {self.path} cannot be written ({error.strerror})"
+
+
+def _is_same(blob: Blob, target: Path) -> bool:
+    """Return True if the file has the bytes of the blob."""
+    if target.stat().st_size != blob.size:
+        return False
+    with blob.open() as one, target.open("rb") as other:
+        return hashlib.file_digest(one, "sha256").digest() == hashlib.file_digest(other, "sha256").digest()
 
 
 class FolderSettings(DestinationSettings):

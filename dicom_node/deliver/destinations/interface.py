@@ -1,11 +1,11 @@
 """The interface of every kind of destination, as the dispatcher and the confirmer use it."""
 
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import Protocol
 
 from dicom_node.dimse.commitment import IncomingReport
 from dicom_node.dimse.results import EchoResult, InstanceReference, SendResult
+from storage.blobs import Blob
 from storage.records.deliveries import StoredAs
 
 
@@ -15,10 +15,10 @@ class Destination(Protocol):
     @property
     def name(self) -> str: ...
 
-    def send(self, paths: Sequence[Path]) -> list[SendResult]:
-        """Send the files, and return a result for each file, in the same order.
+    def send(self, blobs: Sequence[Blob]) -> list[SendResult]:
+        """Send the objects, and return a result for each object, in the same order.
 
-        A failure of the peer, of a disk or of a file is a result, never an exception.
+        A failure of the peer, of a disk or of an object is a result, never an exception.
         """
 
     def accepted(self, sop_class_uids: Collection[str]) -> frozenset[str] | None:

@@ -17,6 +17,7 @@ from dicom_node.dimse.pynetdicom_setup import silence_pynetdicom
 from dicom_node.dimse.scu import Target, send_files
 from dicom_node.dimse.status import DimseStatus
 from dicom_node.runtime.logs import fields
+from storage.blobs import FileBlob
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +118,7 @@ class StorageScp(Pacs):
 
     def _route(self, node: Target) -> None:
         while (path := self._to_route.get()) is not None:
-            for result in send_files([path], self.ae_title, node):
+            for result in send_files([FileBlob(path)], self.ae_title, node):
                 if not result.ok:
                     log.warning(
                         "An instance cannot be sent back to the node: %s",

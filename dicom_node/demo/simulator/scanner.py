@@ -12,6 +12,7 @@ from pathlib import Path
 from dicom_node.dimse.results import SendOutcome, SendResult
 from dicom_node.dimse.scu import OutgoingInstance, StorageSCU, Target
 from dicom_node.errors import PeerRefused, PeerUnavailable
+from storage.blobs import FileBlob
 from storage.errors import Permanent
 
 
@@ -122,13 +123,13 @@ def _push_group(
 ) -> list[tuple[Path, SendResult]]:
     """Send these files over one association. A file that could not be sent is reported as a failure, never raised."""
     try:
-        instances = [OutgoingInstance.from_file(path) for path in paths]
+        instances = [OutgoingInstance.from_blob(FileBlob(path)) for path in paths]
     except OSError as error:
         raise Permanent(f"{error.filename} cannot be read: {error.strerror}") from None
     outcomes: list[tuple[Path, SendResult]] = []
 
-    def note(instance: OutgoingInstance, result: SendResult) -> None:
-        outcomes.append((instance.path, result))
+    def note(result: SendResult) -> None:
+        outcomes.append((paths[len(outcomes)], result))
         progress(result)
 
     try:
@@ -136,9 +137,9 @@ def _push_group(
         with StorageSCU(calling_ae_title, target, contexts, timeout) as scu:
             for instance in instances:
                 pace.wait()
-                note(instance, scu.store(instance))
+                note(scu.store(instance))
     except (PeerUnavailable, PeerRefused) as error:
         for instance in instances[len(outcomes) :]:
             outcome = SendOutcome.LOST if isinstance(error, PeerUnavailable) else SendOutcome.DENIED
-            note(instance, SendResult(instance.sop_instance_uid, outcome, str(error)))
+            note(SendResult(instance.sop_instance_uid, outcome, str(error)))
     return outcomes

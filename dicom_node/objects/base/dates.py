@@ -3,12 +3,12 @@
 import re
 from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone, tzinfo
-from pathlib import Path
 
-from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from dicom_node.objects.base.context import ObjectContext
+from inference.headers.reading import read_header
+from storage.blobs import Blob
 
 OFFSET = re.compile(r"[+-](0\d|1[0-4])[0-5]\d")  # &ZZXX
 OF_IMAGE = ("Acquisition", "Content", "Series", "Study")  # dates and times of an image, the latest as a rule first
@@ -49,9 +49,9 @@ def zone_of(image: Dataset, context: ObjectContext) -> tzinfo | None:
     return timezone(timedelta(minutes=round(offset.total_seconds() / 60)))
 
 
-def is_older_than_images(at: datetime, paths: Iterable[Path], context: ObjectContext) -> bool:
+def is_older_than_images(at: datetime, blobs: Iterable[Blob], context: ObjectContext) -> bool:
     """Return True if a result of this time would bear an earlier time than one of the images."""
-    return any(_is_later(dcmread(path, specific_tags=TIMES, stop_before_pixels=True), at, context) for path in paths)
+    return any(_is_later(read_header(blob, TIMES), at, context) for blob in blobs)
 
 
 def _is_later(image: Dataset, at: datetime, context: ObjectContext) -> bool:

@@ -3,10 +3,8 @@
 import logging
 from collections.abc import Iterator
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-from pydicom import dcmread
 from pydicom.charset import convert_encodings, python_encoding
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
@@ -21,6 +19,8 @@ from dicom_node.objects.base.source_headers import UTF_8, source_header, source_
 from dicom_node.objects.base.value_lengths import LABEL_LENGTH, LO_LENGTH, short_names
 from dicom_node.runtime.logs import fields
 from inference.contract.findings import Algorithm, Findings, NoResult
+from inference.headers.reading import read_header
+from storage.blobs import Blob
 
 DECLARED = ["TimezoneOffsetFromUTC", "SpecificCharacterSet", "StudyDate", "StudyTime"]
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def describe(
     """
     if ds.Modality not in NO_IMAGES:
         describe_anatomy(ds, anatomy or anatomy_of_findings(findings, context))
-    describe_result(ds, findings, findings.source.frames[0].path, context, kind)
+    describe_result(ds, findings, findings.source.frames[0].blob, context, kind)
 
 
 def describe_anatomy(ds: Dataset, anatomy: Anatomy) -> None:
@@ -79,7 +79,7 @@ def anatomy_of_findings(findings: Findings, context: ObjectContext) -> Anatomy:
     return anatomy_of([(volume, source_headers(volume)) for volume in used], context.side)
 
 
-def describe_result(ds: Dataset, result: Findings | NoResult, source: Path, context: ObjectContext, kind: str) -> None:
+def describe_result(ds: Dataset, result: Findings | NoResult, source: Blob, context: ObjectContext, kind: str) -> None:
     """Set the series description, and all that `describe_origin` sets. `source` is a stored instance of the study."""
     ds.SeriesDescription = series_description(result, context, kind)
     if isinstance(result, NoResult) and is_older_than_images(result.started_at, [source], context):
@@ -88,10 +88,10 @@ def describe_result(ds: Dataset, result: Findings | NoResult, source: Path, cont
 
 
 def describe_origin(
-    ds: Dataset, algorithm: Algorithm | None, at: datetime, source: Path, context: ObjectContext
+    ds: Dataset, algorithm: Algorithm | None, at: datetime, source: Blob, context: ObjectContext
 ) -> None:
     """Set order, institution, dates, character set, and the equipment that contributed (PS3.3 C.12.1)."""
-    declared = dcmread(source, specific_tags=DECLARED, stop_before_pixels=True)
+    declared = read_header(source, DECLARED)
     describe_order(ds, source_header(source))
     set_dates(ds, at, declared, context)
     purpose = Dataset()

@@ -3,13 +3,11 @@
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
-from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from highdicom._standard_utils import get_sop_class_iod_map
-from pydicom import dcmread
 from pydicom.config import RAISE
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
@@ -18,9 +16,11 @@ from pydicom.valuerep import DA, DS, TM, validate_value
 
 from dicom_node.objects.base.context import derived_uid
 from dicom_node.objects.base.value_lengths import LO_LENGTH, SH_LENGTH
+from inference.headers.reading import read_header
 from inference.volumes.planes import is_enhanced, shared_groups
 from inference.volumes.tiles import TileFormat
 from inference.volumes.volume import Volume
+from storage.blobs import Blob
 
 UTF_8 = "ISO_IR 192"
 LONGEST = {"SH": SH_LENGTH, "LO": LO_LENGTH}
@@ -54,8 +54,8 @@ _headers: WeakKeyDictionary[Volume, list[Dataset]] = WeakKeyDictionary()
 
 def _read_headers(volume: Volume) -> list[Dataset]:
     headers: list[Dataset] = []
-    for path in dict.fromkeys(frame.path for frame in volume.frames):
-        ds = source_header(path)
+    for blob in dict.fromkeys(frame.blob for frame in volume.frames):
+        ds = source_header(blob)
         if headers and "ImageOrientationPatient" in ds and _close(ds, headers[0]):
             # highdicom compares orientations by text; scanners round the last digit differently within a series
             ds.ImageOrientationPatient = headers[0].ImageOrientationPatient
@@ -63,7 +63,7 @@ def _read_headers(volume: Volume) -> list[Dataset]:
     return headers
 
 
-def source_header(path: Path) -> Dataset:
+def source_header(blob: Blob) -> Dataset:
     """Read the header of a stored instance, fit for highdicom 0.28.2 to copy patient and study from.
 
     Texts are decoded and the character set is UTF-8, because highdicom does not know all character sets; `describe`
@@ -73,7 +73,7 @@ def source_header(path: Path) -> Dataset:
     order is left out instead. Images without a frame of
     reference get one, which is the same for all images of the series.
     """
-    ds = dcmread(path, stop_before_pixels=True)
+    ds = read_header(blob)
     _drop_unusable(ds)
     ds.SpecificCharacterSet = UTF_8
     _cut_texts(ds)

@@ -5,17 +5,17 @@ Reading is strict about what a later comparison relies on (identity, numbers), a
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as SRCode
 
 from dicom_node.objects.reading.codes import code_of, first_code, same
 from inference.contract.findings import Code, Evaluation
+from inference.headers.reading import read_header
+from storage.blobs import Blob
 from storage.errors import InputRefused
 
 # Concept names of PS3.16 that pydicom's dictionary lacks: TID 1410 row 3, TID 1502 row 1.
@@ -126,7 +126,7 @@ class MeasurementReport:
     evidence: tuple[tuple[str, str], ...]
 
 
-def read_report(source: Path | Dataset) -> MeasurementReport:
+def read_report(source: Blob | Dataset) -> MeasurementReport:
     """Read the measurement groups of `source`, in order. Raises InputRefused if it is no measurement report."""
     ds = source if isinstance(source, Dataset) else _read(source)
     title = first_code(ds, "ConceptNameCodeSequence")
@@ -151,13 +151,13 @@ def read_report(source: Path | Dataset) -> MeasurementReport:
     )
 
 
-def _read(path: Path) -> Dataset:
+def _read(blob: Blob) -> Dataset:
     try:
-        return dcmread(path, stop_before_pixels=True)
+        return read_header(blob)
     except OSError:
         raise  # a failure of the disk, which may pass
     except Exception as error:
-        raise InputRefused(f"file {path.name} cannot be read as DICOM ({type(error).__name__})") from None
+        raise InputRefused(f"{blob} cannot be read as DICOM ({type(error).__name__})") from None
 
 
 def _children(item: Dataset) -> Sequence[Dataset]:

@@ -5,12 +5,10 @@ Reading is strict about what a later comparison relies on (identity, geometry), 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import SegmentationStorage
@@ -19,10 +17,12 @@ from dicom_node.objects.profiles import SegmentationForm
 from dicom_node.objects.reading.codes import code_of, first_code, same
 from dicom_node.objects.registry import LABEL_MAP_SEGMENTATION_STORAGE
 from inference.contract.findings import Code
+from inference.headers.reading import read_object
 from inference.volumes.geometry import Geometry, Mask
 from inference.volumes.grouping import DIRECTION_TOLERANCE
 from inference.volumes.planes import Plane, functional, planes_of
 from inference.volumes.stacks import SAME_POSITION
+from storage.blobs import Blob
 from storage.errors import InputRefused
 
 OFF_GRID = 0.05  # voxels: how far a frame may lie off the grid; writers round positions to a few digits
@@ -66,7 +66,7 @@ class ReadSegmentation:
     sources: tuple[tuple[str, str], ...]
 
 
-def read_segmentation(source: Path | Dataset, grid: Geometry | None = None) -> ReadSegmentation:
+def read_segmentation(source: Blob | Dataset, grid: Geometry | None = None) -> ReadSegmentation:
     """Read the segments of `source` on `grid`, or on the grid on which its own frames lie.
 
     Frames may cover only a part of `grid`. They are placed, never resampled. Raises InputRefused if `source` is no
@@ -83,7 +83,7 @@ def read_segmentation(source: Path | Dataset, grid: Geometry | None = None) -> R
         raise InputRefused(f"{name}: Segmentation Type is none of {', '.join(SegmentationForm)}") from None
     if not ds.get("PerFrameFunctionalGroupsSequence") or not ds.get("SharedFunctionalGroupsSequence"):
         raise InputRefused(f"{name} has no functional groups, which would place its frames")
-    planes = list(planes_of(ds, Path()))
+    planes = list(planes_of(ds))
     geometry = grid or _own_grid(ds, planes, name)
     pixels = _pixels(ds, len(planes), name)
     frames = [
@@ -110,13 +110,13 @@ def read_segmentation(source: Path | Dataset, grid: Geometry | None = None) -> R
     )
 
 
-def _read(path: Path) -> Dataset:
+def _read(blob: Blob) -> Dataset:
     try:
-        return dcmread(path)
+        return read_object(blob)
     except OSError:
         raise  # a failure of the disk, which may pass
     except Exception as error:
-        raise InputRefused(f"file {path.name} cannot be read as DICOM ({type(error).__name__})") from None
+        raise InputRefused(f"{blob} cannot be read as DICOM ({type(error).__name__})") from None
 
 
 @dataclass(frozen=True, eq=False)

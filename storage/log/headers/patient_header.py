@@ -8,12 +8,12 @@ import unicodedata
 from collections.abc import Mapping
 from functools import lru_cache
 from io import BytesIO
-from pathlib import Path
 
 from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset, read_partial
 
+from storage.blobs import Blob
 from storage.records.patients import NOBODY, PatientIdentity
 
 SPECIFIC_CHARACTER_SET = 0x00080005
@@ -48,9 +48,9 @@ def identity_of(values: Mapping[int, bytes]) -> PatientIdentity:
     return _identity(*stated) if remembered else _identity.__wrapped__(*stated)
 
 
-def read_identity(path: Path) -> PatientIdentity:
-    """Read the identity from a file, without what follows the patient. Damaged bytes state nothing. Raises OSError."""
-    with path.open("rb") as file:
+def read_identity(blob: Blob) -> PatientIdentity:
+    """Read the identity, without what follows the patient. Damaged bytes state nothing. Raises OSError."""
+    with blob.open() as file:
         try:
             ds = read_partial(file, stop_when=lambda tag, vr, length: tag > _LAST, specific_tags=list(PATIENT_ELEMENTS))
             return identity_of(raw_values(ds))

@@ -10,6 +10,7 @@ from typing import Any
 from pydicom import Dataset
 
 from dicom_node.dimse.scu import send_files
+from storage.blobs import file_blobs
 from tests.acceptance.drawn.bases import BODY, BODY_LEVEL, LIMB
 from tests.acceptance.drawn.disturbances import Trouble
 from tests.acceptance.drawn.drawing import DrawnStudy
@@ -104,7 +105,7 @@ class SharedNode:
         for number, ds in enumerate(datasets):
             paths.append(self._outgoing / f"{number:05}.dcm")
             ds.save_as(paths[-1], enforce_file_format=True)
-        results = send_files(paths, SCANNER, self.node.target)
+        results = send_files(file_blobs(paths), SCANNER, self.node.target)
         assert all(result.ok for result in results), [result.reason for result in results if not result.ok][:3]
         for path in paths:
             path.unlink()

@@ -21,6 +21,7 @@ from inference.phantoms.limb.images import DWI_B_VALUES
 from inference.phantoms.limb.study import limb_study as phantom
 from inference.volumes.measurements import volume_ml
 from inference.volumes.reading import read_volume
+from storage.blobs import file_blobs
 from tests.commands import invoke
 from tests.demo.simulator.test_phantom_study import DCIODVFY
 from tests.receive.kept import KeptJournal
@@ -118,9 +119,9 @@ def test_what_is_written_is_the_phantom(tmp_path: Path, coarse: None) -> None:
     """Volumes read back lie where the masks say: the mass's values in the maps, its volume from the written mask."""
     ((written, truth),) = limb_study.write_limb_patient(tmp_path, SEED, 1)
     for name, expected in (("adc", truth["adc"]), ("t1_map", truth["t1"]), ("t2_map", truth["t2"])):
-        volume = read_volume(written.series[name].paths)
+        volume = read_volume(file_blobs(written.series[name].paths))
         assert volume.array[written.mask].mean() == pytest.approx(expected, rel=0.1), name
-    volume = read_volume(written.series["t1w"].paths)
+    volume = read_volume(file_blobs(written.series["t1w"].paths))
     assert np.allclose(volume.geometry.affine, written.affine, atol=1e-5)
     assert volume_ml(written.mask, volume.geometry) == pytest.approx(truth["volume_ml"], rel=0.1)
 

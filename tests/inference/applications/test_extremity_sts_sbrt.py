@@ -1,6 +1,6 @@
 """The application `extremity_sts_sbrt` from files to findings and objects, on simulated limbs it has not seen."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pydicom import dcmread
 
 from dicom_node.demo.simulator.limb_study import write_limb_patient, write_limb_study
 from dicom_node.demo.simulator.phantom_study import PhantomStudy
@@ -45,6 +44,7 @@ from inference.contract.inputs import input_key
 from inference.contract.manifest import load_manifest
 from inference.contract.series_input import SeriesInput
 from inference.engine.models import TorchEngine
+from inference.headers.reading import read_object
 from inference.phantoms.limb.study import limb_study
 from inference.quantities.missing import Missing
 from inference.quantities.panel import Panel
@@ -53,6 +53,7 @@ from inference.quantities.response import Course, Response
 from inference.quantities.statistics import MEAN
 from inference.volumes.geometry import Geometry
 from inference.volumes.volume import Volume
+from storage.blobs import Blob, file_blobs
 from storage.errors import InputRefused
 from storage.records.results import ObjectKind
 
@@ -72,7 +73,7 @@ class Examined:
             input_key(name, time_point): SeriesInput(
                 name,
                 self.study.series[name].series_instance_uid,
-                self.study.series[name].paths,
+                file_blobs(self.study.series[name].paths),
                 time_point,
                 date(2026, 1, 5) if time_point else date(2026, 3, 2),
             )
@@ -200,17 +201,16 @@ def test_empty_images_are_refused(
 ) -> None:
     inputs = patient[0].inputs(*LEAST)
     with pytest.raises(InputRefused, match="shows the body: 0 %"):
-        run(inputs | {"t1w": replace(inputs["t1w"], paths=blanked(inputs["t1w"].paths, tmp_path))})
+        run(inputs | {"t1w": replace(inputs["t1w"], blobs=blanked(inputs["t1w"].blobs, tmp_path))})
 
 
-def blanked(paths: tuple[Path, ...], folder: Path) -> tuple[Path, ...]:
+def blanked(blobs: Iterable[Blob], folder: Path) -> tuple[Blob, ...]:
     written = []
-    for path in paths:
-        ds = dcmread(path)
+    for number, ds in enumerate(map(read_object, blobs)):
         ds.PixelData = bytes(len(ds.PixelData))
-        written.append(folder / path.name)
+        written.append(folder / f"{number}.dcm")
         ds.save_as(written[-1])
-    return tuple(written)
+    return file_blobs(written)
 
 
 def test_without_fat_suppressed_t2w_nothing_is_outlined(
@@ -222,7 +222,7 @@ def test_without_fat_suppressed_t2w_nothing_is_outlined(
     with pytest.raises(InputRefused, match="no t2w_fs series"):
         run(inputs)
     with pytest.raises(InputRefused, match="missing"):
-        run(inputs | {"t2w_fs": replace(t2w, paths=t2w.paths[:10] + t2w.paths[11:])})
+        run(inputs | {"t2w_fs": replace(t2w, blobs=t2w.blobs[:10] + t2w.blobs[11:])})
     findings = run(patient[1].inputs(*LEAST) | patient[0].inputs("t1w", time_point=1))
     assert any("was left out: it has no t2w_fs series" in note for note in findings.notes)
     assert not findings.evaluations
@@ -233,8 +233,8 @@ def test_an_earlier_study_that_cannot_be_used_is_left_out(
 ) -> None:
     first, second = patient
     earlier = first.inputs(*LEAST, time_point=1)
-    gap = earlier["t1w@1"].paths
-    earlier["t1w@1"] = replace(earlier["t1w@1"], paths=gap[:10] + gap[11:])
+    gap = earlier["t1w@1"].blobs
+    earlier["t1w@1"] = replace(earlier["t1w@1"], blobs=gap[:10] + gap[11:])
     findings = run(second.inputs(*LEAST) | earlier)
     assert any("earlier study of 2026-01-05 was left out" in note and "missing" in note for note in findings.notes)
     assert any("No earlier study could be compared" in note for note in findings.notes)
@@ -248,14 +248,14 @@ def test_nothing_is_outlined_where_there_is_no_t2w(
 ) -> None:
     inputs = patient[1].inputs(*LEAST)
     t2w = inputs["t2w_fs"]
-    findings = run(inputs | {"t2w_fs": replace(t2w, paths=t2w.paths[:21])})
+    findings = run(inputs | {"t2w_fs": replace(t2w, blobs=t2w.blobs[:21])})
     assert any("Only where the fat-suppressed T2w lies over the T1w was anything searched" in n for n in findings.notes)
     assert any("reaches the edge of what was imaged" in note for note in findings.notes)
     outlined = np.any([one.mask.any(axis=(1, 2)) for one in findings.segments], axis=0)
     assert np.any([one.mask.any(axis=(1, 2)) for one in followed.segments], axis=0).all()
     assert outlined.sum() in (21, 22)
     with pytest.raises(InputRefused, match=r"shows 2[0-9]% of what T1w shows of the limb"):
-        run(inputs | {"t2w_fs": replace(t2w, paths=t2w.paths[:10])})
+        run(inputs | {"t2w_fs": replace(t2w, blobs=t2w.blobs[:10])})
 
 
 def ellipsoid(turn: NDArray[np.float64], offset: float = 0.0) -> Examination:

@@ -25,6 +25,7 @@ from inference.training.scoring import dice
 from inference.training.soft_tissue_mass import phantom_cases
 from inference.training.soft_tissue_mass.ellipsoid_baseline import ellipsoid, fit_ellipsoid
 from inference.volumes.geometry import Geometry, Mask
+from storage.blobs import file_blobs
 from storage.errors import InputRefused
 
 
@@ -39,7 +40,7 @@ def engine() -> TorchEngine:
 
 
 def run(application: Application, engine: TorchEngine, paths: list[Path]) -> Findings:
-    return application.run({"t1w": SeriesInput("t1w", "", tuple(paths))}, engine, lambda what, part: None)
+    return application.run({"t1w": SeriesInput("t1w", "", file_blobs(tuple(paths)))}, engine, lambda what, part: None)
 
 
 @dataclass(frozen=True)

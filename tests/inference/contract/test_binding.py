@@ -11,6 +11,7 @@ from inference.headers.image_content import COMPONENT
 from inference.headers.images import feeds_inputs
 from inference.series.kinds import Kind
 from inference.series.recogniser import Recognition, read_headers, recognise_headers
+from storage.blobs import file_blobs
 from storage.errors import InputRefused
 
 
@@ -114,7 +115,7 @@ def test_diffusion_needs_the_b_values_that_are_asked_for() -> None:
 def test_a_series_of_several_volumes_feeds_what_takes_them(test_data: Path) -> None:
     """A real series has two echoes: an input of one volume refuses it without `select`, one of all volumes takes it."""
     folder = test_data / "mr" / "siemens_xa30_study" / "8_gre_field_mapping"
-    found = recognise_headers(read_headers(sorted(folder.glob("*.dcm"))))
+    found = recognise_headers(read_headers(file_blobs(sorted(folder.glob("*.dcm")))))
     assert found.volumes == 2
     one = InputRule("echoes")
     assert "volumes" in refusal(one, found)

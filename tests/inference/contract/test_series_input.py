@@ -15,6 +15,7 @@ from inference.headers.image_content import COMPONENT, FRAME_TYPE, MAGNITUDE
 from inference.series.kinds import Kind
 from inference.series.recogniser import read_headers, recognise_headers
 from inference.series.site_table import SiteRule
+from storage.blobs import file_blobs
 from storage.errors import InputRefused
 from tests.acceptance.tiny_model import BUNDLE, write_bundle
 
@@ -35,7 +36,7 @@ def manifest_of(folder: Path, select: str | None) -> Manifest:
 
 
 def run(manifest: Manifest, paths: tuple[Path, ...]) -> Findings:
-    inputs = {"image": SeriesInput("image", "", paths)}
+    inputs = {"image": SeriesInput("image", "", file_blobs(paths))}
     return load_application(manifest).run(inputs, TorchEngine("cpu"), lambda what, done: None)
 
 
@@ -45,7 +46,7 @@ def test_an_application_gets_the_volume_that_its_descriptor_selects(
 ) -> None:
     paths = files(test_data / TWO_ECHOES)
     manifest = manifest_of(tmp_path, select)
-    assert bind(manifest.inputs, [recognise_headers(read_headers(paths))]).accepted
+    assert bind(manifest.inputs, [recognise_headers(read_headers(file_blobs(paths)))]).accepted
     source = run(manifest, paths).source
     assert source.told_apart["EchoTime"] == echo_time
     assert source.geometry.shape == (33, 64, 64)
@@ -76,7 +77,7 @@ def test_a_phase_is_no_echo(tmp_path: Path, test_data: Path) -> None:
 def test_without_a_selection_a_series_of_several_volumes_is_not_taken(tmp_path: Path, test_data: Path) -> None:
     paths = files(test_data / TWO_ECHOES)
     manifest = manifest_of(tmp_path, None)
-    binding = bind(manifest.inputs, [recognise_headers(read_headers(paths))])
+    binding = bind(manifest.inputs, [recognise_headers(read_headers(file_blobs(paths)))])
     assert not binding.accepted
     assert "holds 2 volumes (EchoTime 10, 12.46), and the input takes one" in binding.reason
     with pytest.raises(InputRefused, match=r"the series holds 2 volumes: EchoTime 10, 12\.46"):
@@ -84,7 +85,7 @@ def test_without_a_selection_a_series_of_several_volumes_is_not_taken(tmp_path: 
 
 
 def test_an_input_may_take_all_volumes(test_data: Path) -> None:
-    series = SeriesInput("echoes", "", files(test_data / TWO_ECHOES))
+    series = SeriesInput("echoes", "", file_blobs(files(test_data / TWO_ECHOES)))
     volumes = read_input(series, [InputRule("echoes", volumes="all")])
     assert [volume.told_apart["EchoTime"] for volume in volumes] == [10, 12.46]
 
@@ -107,9 +108,9 @@ def test_the_only_volume_of_a_kind_is_the_one_that_is_meant(
         pytest.skip("the cases of the field are not here")
     site = (SiteRule(kind=kind, series_description="*"),)
     rules = (InputRule("image", kind=(kind,)),)
-    binding = bind(rules, [recognise_headers(read_headers(files(folder)), site)])
+    binding = bind(rules, [recognise_headers(read_headers(file_blobs(files(folder))), site)])
     assert binding.accepted is (what is not None)
-    series = SeriesInput("image", "", files(folder))
+    series = SeriesInput("image", "", file_blobs(files(folder)))
     if what is None:
         assert "volumes" in binding.reason
         with pytest.raises(InputRefused, match="the series holds"):

@@ -12,6 +12,7 @@ from inference.contract.application import load_application
 from inference.contract.manifest import load_manifest
 from inference.contract.series_input import SeriesInput
 from inference.engine.models import TorchEngine
+from storage.blobs import file_blobs
 from storage.errors import ModelRefused
 from tests.acceptance.studies import write_ball_study
 from tests.acceptance.tiny_model import BUNDLE, run_bundle, write_bundle
@@ -43,7 +44,7 @@ def test_weights_that_change_under_the_node_are_refused(tmp_path: Path) -> None:
     study = write_ball_study(tmp_path / "study")
     with pytest.raises(ModelRefused, match="changed while the node was running"):
         application.run(
-            {"image": SeriesInput("image", "1.2", study.series["t1w"].paths)},
+            {"image": SeriesInput("image", "1.2", file_blobs(study.series["t1w"].paths))},
             TorchEngine("cpu"),
             lambda what, done: None,
         )

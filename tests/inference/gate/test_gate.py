@@ -20,6 +20,7 @@ from inference.training.soft_tissue_mass import phantom_cases
 from inference.volumes.geometry import Geometry
 from inference.volumes.reading import read_volume, read_volumes
 from inference.volumes.volume import Volume
+from storage.blobs import file_blobs
 from storage.errors import InputRefused, ModelRefused, WhyNoResult
 
 SHIPPED = APPLICATIONS / "soft_tissue_mass" / "gate_t1w.json"
@@ -84,7 +85,7 @@ def test_limbs_are_accepted_with_and_without_a_mass(reference: TrainingReference
 @pytest.mark.parametrize("head", HEADS)
 def test_heads_are_not_what_the_model_learned_from(test_data: Path, reference: TrainingReference, head: str) -> None:
     with pytest.raises(InputRefused, match="do not look like those the model learned from: distance") as refused:
-        check_volume(read_volume(files(test_data / "mr" / head)), reference)
+        check_volume(read_volume(file_blobs(files(test_data / "mr" / head))), reference)
     assert refused.value.why == WhyNoResult.OUT_OF_DISTRIBUTION
 
 
@@ -104,13 +105,13 @@ def test_other_organs_are_refused(test_data: Path, reference: TrainingReference,
 def test_a_physical_phantom_and_a_few_slices_are_refused(
     test_data: Path, reference: TrainingReference, folder: str
 ) -> None:
-    (volume, *_) = read_volumes(files(test_data / "mr" / folder))
+    (volume, *_) = read_volumes(file_blobs(files(test_data / "mr" / folder)))
     assert whys(volume, reference) == {WhyNoResult.POOR_QUALITY, WhyNoResult.OUT_OF_DISTRIBUTION}
 
 
 def test_a_colour_map_is_no_volume(test_data: Path) -> None:
     with pytest.raises(InputRefused, match="colour"):
-        read_volume(files(test_data / "mr/siemens_xa30_study/14_DWI_dir80_PA"))
+        read_volume(file_blobs(files(test_data / "mr/siemens_xa30_study/14_DWI_dir80_PA")))
 
 
 def test_what_holds_no_picture_is_refused(limb: Volume, reference: TrainingReference) -> None:

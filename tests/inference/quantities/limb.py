@@ -5,6 +5,7 @@ from typing import Any
 
 from dicom_node.demo.simulator.phantom_study import PhantomStudy
 from inference.contract.series_input import SeriesInput
+from storage.blobs import file_blobs
 
 
 @dataclass(frozen=True)
@@ -13,4 +14,4 @@ class Examined:
     truth: dict[str, Any]
 
     def inputs(self, *names: str) -> dict[str, SeriesInput]:
-        return {name: SeriesInput(name, "", self.study.series[name].paths) for name in names}
+        return {name: SeriesInput(name, "", file_blobs(self.study.series[name].paths)) for name in names}

@@ -17,6 +17,7 @@ from inference.volumes.geometry import Geometry
 from inference.volumes.planes import B_VALUE
 from inference.volumes.reading import read_volume
 from inference.volumes.volume import Volume
+from storage.blobs import file_blobs
 from storage.errors import InputRefused
 
 SHAPE = (6, 96, 96)
@@ -118,7 +119,7 @@ def test_the_adc_is_the_scanners_own(test_data: Path) -> None:
     """A head at b 0 and 2500, whose 80 directions the scanner fitted one by one."""
     study = test_data / "mr" / "siemens_xa30_study"
     paths = {n: sorted((study / f"{n}_DWI_dir80_PA").glob("*.dcm")) for n in (11, 12, 16)}
-    own, trace, b0 = (read_volume(paths[n]) for n in (11, 12, 16))
+    own, trace, b0 = (read_volume(file_blobs(paths[n])) for n in (11, 12, 16))
     high = trace.told_apart["b-value"]
     found = adc_map([b0.array, trace.array], (0.0, high))
     both = np.isfinite(found.values) & (own.array > 0)

@@ -22,6 +22,7 @@ from inference.quantities.panel_quantities import ADC, FAT, QUANTITIES, T1, T2
 from inference.quantities.statistics import Statistics, interior
 from inference.volumes.geometry import Geometry
 from inference.volumes.reading import read_volume
+from storage.blobs import file_blobs
 from storage.errors import InputRefused
 from tests.inference.quantities.limb import Examined
 
@@ -31,7 +32,7 @@ FAT_POINTS = 1.0  # % of fat
 
 
 def test_every_number_is_the_truth_within_its_error(examined: Examined) -> None:
-    source = read_volume(examined.study.series["t1w"].paths)
+    source = read_volume(file_blobs(examined.study.series["t1w"].paths))
     volumes, notes = read_optional_volumes(examined.inputs("dwi", "adc", "t1_map", "t2_map", "water", "fat"), RULES)
     found = measure_panel(volumes, source)
     assert notes == ()
@@ -51,10 +52,10 @@ def test_every_number_is_the_truth_within_its_error(examined: Examined) -> None:
 
 
 def test_what_is_missing_is_said_with_its_reason(examined: Examined, tmp_path: Path) -> None:
-    source = read_volume(examined.study.series["t1w"].paths)
+    source = read_volume(file_blobs(examined.study.series["t1w"].paths))
     ten_times = rescaled(examined.study.series["t1_map"].paths, tmp_path, 10)
-    inputs = examined.inputs("adc", "t2_map") | {"t1_map": SeriesInput("t1_map", "", ten_times)}
-    inputs["t2_map"] = replace(inputs["t2_map"], paths=inputs["t2_map"].paths[::2][:-3] + inputs["t2_map"].paths[-1:])
+    inputs = examined.inputs("adc", "t2_map") | {"t1_map": SeriesInput("t1_map", "", file_blobs(ten_times))}
+    inputs["t2_map"] = replace(inputs["t2_map"], blobs=inputs["t2_map"].blobs[::2][:-3] + inputs["t2_map"].blobs[-1:])
     volumes, notes = read_optional_volumes(inputs, RULES)
     found = measure_panel(volumes, source)
     assert any(note.startswith("The series for t2_map was not used") and "missing" in note for note in notes)
@@ -71,7 +72,7 @@ def test_what_is_missing_is_said_with_its_reason(examined: Examined, tmp_path: P
 @pytest.mark.parametrize("folder", ["ge_hdxt_prostate_adc", "siemens_xa30_study/11_DWI_dir80_PA"])
 def test_a_unit_is_judged_by_the_whole_map(test_data: Path, folder: str) -> None:
     """Real ones; of the first, ten times too high, a quarter could still be an ADC."""
-    scanned = read_volume(sorted((test_data / "mr" / folder).rglob("*.dcm")))
+    scanned = read_volume(file_blobs(sorted((test_data / "mr" / folder).rglob("*.dcm"))))
     noise = np.random.default_rng(0).normal(0, 4000, scanned.array.shape).astype(np.float32)  # of a fit in the air
     noisy = replace(scanned, array=np.where(scanned.array == 0, noise, scanned.array))
     assert [set(measure_panel({"adc": (one,)}, one).values) for one in (scanned, noisy)] == [{"adc"}] * 2
@@ -107,7 +108,7 @@ def test_water_and_fat_must_show_the_same_place(examined: Examined, changed: str
 
 
 def test_only_what_is_asked_for_is_told_and_why_a_better_series_was_not_used(examined: Examined) -> None:
-    source = read_volume(examined.study.series["t1w"].paths)
+    source = read_volume(file_blobs(examined.study.series["t1w"].paths))
     volumes, _ = read_optional_volumes(examined.inputs("dwi", "adc", "water", "fat"), RULES)
     found = measure_panel(volumes | {"dwi": volumes["dwi"][:1]}, source, (ADC, T1))
     assert {m.name for m in found.measurements(examined.study.mask)} == {ADC.code, T1.code}
@@ -130,7 +131,7 @@ def rescaled(paths: tuple[Path, ...], folder: Path, factor: float) -> tuple[Path
 
 
 def test_a_map_of_another_frame_of_reference_is_registered_or_left_out(examined: Examined) -> None:
-    source = read_volume(examined.study.series["t1w"].paths)
+    source = read_volume(file_blobs(examined.study.series["t1w"].paths))
     volumes, _ = read_optional_volumes(examined.inputs("t2_map"), RULES)
     (t2,) = volumes["t2_map"]
     affine = t2.geometry.affine.copy()
@@ -147,7 +148,7 @@ def test_a_map_of_another_frame_of_reference_is_registered_or_left_out(examined:
 
 def test_what_shows_less_of_a_limb_has_no_place_along_it(examined: Examined) -> None:
     """Along the shaft every place looks much alike: half a volume can be registered 20 mm off, and accepted."""
-    source, whole = (read_volume(examined.study.series[name].paths) for name in ("t1w", "t2w_fs"))
+    source, whole = (read_volume(file_blobs(examined.study.series[name].paths)) for name in ("t1w", "t2w_fs"))
     affine = whole.geometry.affine.copy()
     affine[:3, 3] += (7.0, -5.0, 25.0)
     half = replace(
@@ -160,7 +161,7 @@ def test_what_shows_less_of_a_limb_has_no_place_along_it(examined: Examined) -> 
 
 def test_outside_of_the_field_of_view_nothing_is_known(examined: Examined) -> None:
     """The field of view ends with the faces of the voxels: numerical noise in a position loses no slice."""
-    source, whole = (read_volume(examined.study.series[name].paths) for name in ("t1w", "t2w_fs"))
+    source, whole = (read_volume(file_blobs(examined.study.series[name].paths)) for name in ("t1w", "t2w_fs"))
     affine = whole.geometry.affine.copy()
     affine[:3, 3] += (0.0, 0.0, 1e-6)
     part = replace(whole, array=whole.array[:30], geometry=Geometry((30, *whole.geometry.shape[1:]), affine))

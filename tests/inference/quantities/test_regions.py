@@ -5,18 +5,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pydicom import dcmread
 from pydicom.sr.codedict import codes
 from scipy import stats
 
 from dicom_node.objects.report.units import check_unit
 from inference.contract.findings import MEASUREMENT_FAILURE, NOT_ATTEMPTED, OUT_OF_RANGE, Code
+from inference.headers.reading import read_object
 from inference.quantities.distances import shortest_distance
 from inference.quantities.missing import Missing
 from inference.quantities.response import Course, Response, recist
 from inference.quantities.statistics import Statistics, as_measurements, region_statistics
 from inference.volumes.geometry import Geometry
 from inference.volumes.reading import read_volume
+from storage.blobs import file_blobs
 from storage.errors import InputRefused
 
 Mask = NDArray[np.bool_]
@@ -51,13 +52,13 @@ def block(*where: slice) -> Mask:
 def test_statistics_of_a_scanners_adc_map(test_data: Path) -> None:
     """A block in the prostate, against scipy on the pixels of the one file."""
     paths = sorted((test_data / "mr" / "ge_hdxt_prostate_adc").glob("*.dcm"))
-    volume = read_volume(paths)
+    volume = read_volume(file_blobs(paths))
     where = (slice(9, 10), slice(120, 140), slice(115, 140))
     mask = np.zeros(volume.array.shape, bool)
     mask[where] = True
     found = region_statistics(volume.array, mask, limits=(0.0, 5000.0))
     assert isinstance(found, Statistics)
-    ds = dcmread(volume.frames[9].path)
+    ds = read_object(volume.frames[9].blob)
     pixels = ds.pixel_array[120:140, 115:140].ravel().astype(float)
     assert found.count == 500
     assert (found.mean, found.median, found.sd) == pytest.approx((pixels.mean(), np.median(pixels), pixels.std()))

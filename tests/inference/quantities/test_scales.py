@@ -19,6 +19,7 @@ from inference.quantities.panel_quantities import ADC, FAT, QUANTITIES, T1, T2, 
 from inference.quantities.statistics import Statistics
 from inference.volumes.reading import read_volume, read_volumes
 from inference.volumes.volume import Volume
+from storage.blobs import file_blobs
 from storage.errors import InputRefused
 from tests.inference.quantities.limb import Examined
 
@@ -38,7 +39,7 @@ class Usual:
 
 @pytest.fixture(scope="module")
 def usual(examined: Examined) -> Usual:
-    source = read_volume(examined.study.series["t1w"].paths)
+    source = read_volume(file_blobs(examined.study.series["t1w"].paths))
     volumes, _ = read_optional_volumes(examined.inputs("dwi", "t1_map", "t2_map", "water", "fat"), RULES)
     maps, _ = read_optional_volumes(examined.inputs("adc", "t1_map", "t2_map"), RULES)
     return Usual(source, measure_panel(volumes, source), measure_panel(maps, source, (ADC, T1, T2)))
@@ -59,7 +60,7 @@ def changed(examined: Examined, name: str, folder: Path, change: Change) -> Seri
         change(ds)
         paths.append(folder / name / path.name)
         ds.save_as(paths[-1])
-    return SeriesInput(name, "", tuple(paths))
+    return SeriesInput(name, "", file_blobs(tuple(paths)))
 
 
 def bare(ds: Dataset) -> None:
@@ -193,7 +194,7 @@ def test_fits_see_one_scale(examined: Examined, usual: Usual, tmp_path: Path, ch
 def test_a_fat_fraction_is_the_same_in_every_unit(
     examined: Examined, usual: Usual, tmp_path: Path, unit: str | None, slope: float
 ) -> None:
-    water, fat = (read_volume(examined.study.series[name].paths) for name in ("water", "fat"))
+    water, fat = (read_volume(file_blobs(examined.study.series[name].paths)) for name in ("water", "fat"))
     percent = np.nan_to_num(fat_fraction(water.array, fat.array))
     slices = {frame.sop_instance_uid: k for k, frame in enumerate(fat.frames)}
 
@@ -203,7 +204,7 @@ def test_a_fat_fraction_is_the_same_in_every_unit(
         ds.ImageType = ["DERIVED", "PRIMARY", "DIXON", "FAT_FRACTION"]
 
     series = changed(examined, "fat", tmp_path, change)
-    found = measure_panel({"fat_fraction": read_volumes(series.paths)}, usual.source, (FAT,))
+    found = measure_panel({"fat_fraction": read_volumes(series.blobs)}, usual.source, (FAT,))
     assert mean_of(found, FAT, examined) == pytest.approx(mean_of(usual.panel, FAT, examined), rel=0.01)
 
 
@@ -247,7 +248,7 @@ AGREEING = (
 def test_contradictions_are_refused(examined: Examined, tmp_path: Path, name: str, change: Change, reason: str) -> None:
     series = changed(examined, name, tmp_path, change)
     with pytest.raises(InputRefused, match=reason):
-        read_volumes(series.paths)
+        read_volumes(series.blobs)
     volumes, (note,) = read_optional_volumes({name: series}, RULES)
     assert volumes == {}
     assert note.startswith(f"The series for {name} was not used: image ")
@@ -304,7 +305,9 @@ def test_cases_of_the_field(test_data: Path, series: str, name: str, quantity: P
     folder = test_data.parent / CASES / series
     if not folder.is_dir():
         pytest.skip("the cases of the field are not here")
-    (volumes, notes) = read_optional_volumes({name: SeriesInput(name, "", tuple(sorted(folder.iterdir())))}, RULES)
+    (volumes, notes) = read_optional_volumes(
+        {name: SeriesInput(name, "", file_blobs(tuple(sorted(folder.iterdir()))))}, RULES
+    )
     found = measure_panel(volumes, volumes[name][0], (quantity,))
     assert notes == found.assumed == ()
     assert np.nanmean(found.values[quantity.name]) == pytest.approx(expected, rel=0.002)
@@ -314,7 +317,7 @@ def test_an_adc_inside_a_diffusion_series_is_used_where_nothing_can_be_fitted(te
     folder = test_data.parent / CASES / "adcmix_adc_frames_b0"
     if not folder.is_dir():
         pytest.skip("the cases of the field are not here")
-    volumes = [v for v in read_volumes(sorted(folder.iterdir())) if v.told_apart.get("b-value") == 0]
+    volumes = [v for v in read_volumes(file_blobs(sorted(folder.iterdir()))) if v.told_apart.get("b-value") == 0]
     found = measure_panel({"dwi": tuple(volumes)}, volumes[0], (ADC,))
     assert np.nanmean(found.values["adc"]) == pytest.approx(1200)
     assert found.maps[0].method is None

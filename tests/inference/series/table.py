@@ -15,6 +15,7 @@ from typing import Any
 from pydicom.dataset import Dataset
 
 from inference.series.recogniser import Recognition, read_headers, recognise_headers
+from storage.blobs import file_blobs
 
 LABELS = {"mr": Path(__file__).with_name("labels.toml"), "../cases/mr": Path(__file__).with_name("cases.toml")}
 DATA = Path(os.environ.get("DICOM_NODE_TEST_DATA", Path(__file__).parents[4] / "shared" / "data"))
@@ -77,7 +78,7 @@ def rows(data: Path) -> Iterator[Row]:
 def _rows(folder: Path, labelled: Sequence[dict[str, Any]]) -> Iterator[Row]:
     for path in sorted({label["folder"] for label in labelled}):
         by_uid: defaultdict[str, list[Dataset]] = defaultdict(list)
-        for ds in read_headers(sorted(p for p in (folder / path).iterdir() if p.is_file())):
+        for ds in read_headers(file_blobs(sorted(p for p in (folder / path).iterdir() if p.is_file()))):
             by_uid[str(ds.get("SeriesInstanceUID", ""))].append(ds)
         for label in [label for label in labelled if label["folder"] == path]:
             headers = by_uid.pop(label.get("series", next(iter(by_uid))))

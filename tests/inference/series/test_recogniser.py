@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset
 from inference.series.kinds import Kind
 from inference.series.recogniser import read_headers, recognise_headers
 from inference.series.site_table import SiteRule
+from storage.blobs import file_blobs
 from tests.inference.series.table import LABELS, Row, counted, folders, labels, printed, rows
 
 
@@ -63,7 +64,7 @@ def test_repeats_are_counted(table: list[Row]) -> None:
 
 
 def test_a_name_alone_gives_little_confidence(test_data: Path) -> None:
-    found = recognise_headers(read_headers((test_data / "sarcoma/STS_001/MR_T1").iterdir()))
+    found = recognise_headers(read_headers(file_blobs((test_data / "sarcoma/STS_001/MR_T1").iterdir())))
     assert (found.kind, found.plane, found.slices) == (Kind.T1W, "axial", 59)
     assert 0.3 <= found.confidence < 0.5
     assert "description" in found.reasons[0]
@@ -71,14 +72,14 @@ def test_a_name_alone_gives_little_confidence(test_data: Path) -> None:
 
 def test_what_is_no_image_is_passed_over(test_data: Path) -> None:
     """Philips sends its raw data with the UID of the images' series."""
-    mprage = read_headers(sorted((test_data / "mr/philips_elition_mprage_classic").iterdir()))
-    raw = read_headers((test_data / "mr/philips_elition_rawdata_nonimage").iterdir())
+    mprage = read_headers(file_blobs(sorted((test_data / "mr/philips_elition_mprage_classic").iterdir())))
+    raw = read_headers(file_blobs((test_data / "mr/philips_elition_rawdata_nonimage").iterdir()))
     found = recognise_headers([*raw, *mprage])
     assert (found.kind, found.slices, found.volumes, found.problem) == (Kind.T1W, 170, 1, "")
 
 
 def test_170_headers_take_less_than_a_second(test_data: Path) -> None:
-    headers = read_headers((test_data / "mr/philips_elition_mprage_classic").iterdir())
+    headers = read_headers(file_blobs((test_data / "mr/philips_elition_mprage_classic").iterdir()))
     begin = time.process_time()
     recognise_headers(headers)
     assert time.process_time() - begin < 1.0

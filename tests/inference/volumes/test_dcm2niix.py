@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from inference.volumes.reading import read_volumes
 from inference.volumes.volume import Volume
+from storage.blobs import file_blobs
 from storage.errors import InputRefused
 
 LPS_OF_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -132,7 +133,7 @@ def difference(folder: Path, output: Path) -> str:
     """Describe how what the node and dcm2niix make of a series differs; return an empty text where it does not."""
     theirs = list(converted(folder, output / "measured"))
     try:
-        ours = read_volumes(sorted(folder.iterdir()))
+        ours = read_volumes(file_blobs(sorted(folder.iterdir())))
     except InputRefused as refusal:
         return f"{len(theirs)} volume{'s' * (len(theirs) > 1)}, and the node refuses: {refusal}" if theirs else ""
     if len(theirs) != len(ours):

@@ -26,6 +26,7 @@ from inference.series.kinds import Kind
 from inference.series.recogniser import read_headers, recognise_headers
 from inference.volumes import reading
 from inference.volumes.reading import read_volume, read_volumes
+from storage.blobs import file_blobs
 from storage.errors import InputRefused
 from storage.records.completion import Grade
 from storage.records.evidence import InstanceEvidence, StudyContents
@@ -96,9 +97,9 @@ def test_an_odd_object_is_left_out_and_named(name: str, tmp_path: Path) -> None:
     changes, reason = ODD[name]
     series = [image(number) for number in range(SLICES)]
     paths = write(tmp_path, image(99, **changes), *series)
-    volume = read_volume(paths)
+    volume = read_volume(file_blobs(paths))
     assert volume.array[:, 0, 0].tolist() == [*range(SLICES)]
-    found = recognise_headers(read_headers(paths))
+    found = recognise_headers(read_headers(file_blobs(paths)))
     assert (found.kind, found.confidence, found.slices, found.volumes, found.problem) == (Kind.T1W, 0.9, SLICES, 1, "")
     (told,) = [text for text in found.reasons if "object 99" in text]
     assert reason in told
@@ -107,8 +108,8 @@ def test_an_odd_object_is_left_out_and_named(name: str, tmp_path: Path) -> None:
 def test_equal_reasons_are_told_once_and_name_no_uid(tmp_path: Path) -> None:
     odd = [image(n, ImageType=["DERIVED", "SECONDARY", "MPR"], **SAGITTAL) for n in (98, 99)]
     paths = write(tmp_path, image(0, SamplesPerPixel=""), *(image(n) for n in range(1, SLICES)), *odd)
-    assert read_volume(paths).array.shape == (SLICES, 4, 4)
-    told = [text for text in recognise_headers(read_headers(paths)).reasons if "left out" in text]
+    assert read_volume(file_blobs(paths)).array.shape == (SLICES, 4, 4)
+    told = [text for text in recognise_headers(read_headers(file_blobs(paths))).reasons if "left out" in text]
     assert told == ["2 objects are left out: each lies in another direction than the other images"]
 
 
@@ -116,8 +117,8 @@ def test_equal_reasons_are_told_once_and_name_no_uid(tmp_path: Path) -> None:
 def test_a_series_of_odd_objects_alone_is_refused_with_a_sentence(name: str, tmp_path: Path) -> None:
     paths = write(tmp_path, *(image(number, **ODD[name][0]) for number in range(SLICES)))
     with pytest.raises(InputRefused, match=r"no SOPClassUID|ImagePositionPatient is missing|Raw Data"):
-        read_volume(paths)
-    assert recognise_headers(read_headers(paths)).problem
+        read_volume(file_blobs(paths))
+    assert recognise_headers(read_headers(file_blobs(paths))).problem
 
 
 def test_completeness_does_not_count_what_volumes_leave_out() -> None:
@@ -161,7 +162,7 @@ DOUBLED = (*range(0, 50, 5), *range(55, 155, 10))
 )
 def test_varying_spacing_is_told_from_missing_slices(series: list[Dataset], reason: str, tmp_path: Path) -> None:
     with pytest.raises(InputRefused, match=reason):
-        read_volume(write(tmp_path, *series))
+        read_volume(file_blobs(write(tmp_path, *series)))
     instances = [
         InstanceEvidence(
             str(ds.SOPInstanceUID),
@@ -194,9 +195,10 @@ def test_volumes_of_reversed_polarity_are_refused(tmp_path: Path) -> None:
     for scheme in ("1", "2", "3", None):
         paths = write(tmp_path, *(pepolar(number, scheme) for number in range(SLICES)))
         with pytest.raises(InputRefused, match="upside down"):
-            read_volume(paths)
-        assert "upside down" in recognise_headers(read_headers(paths)).problem
-    assert read_volume(write(tmp_path, *(pepolar(number, "0") for number in range(SLICES)))).array.shape[0] == SLICES
+            read_volume(file_blobs(paths))
+        assert "upside down" in recognise_headers(read_headers(file_blobs(paths))).problem
+    paths = write(tmp_path, *(pepolar(number, "0") for number in range(SLICES)))
+    assert read_volume(file_blobs(paths)).array.shape[0] == SLICES
 
 
 def test_groups_that_are_all_per_frame_make_one_volume(tmp_path: Path) -> None:
@@ -213,7 +215,7 @@ def test_groups_that_are_all_per_frame_make_one_volume(tmp_path: Path) -> None:
         frame.PlaneOrientationSequence[0].ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
         frame.PixelMeasuresSequence[0].PixelSpacing = [1, 1]
         ds.PerFrameFunctionalGroupsSequence.append(frame)
-    volume = read_volume(write(tmp_path, ds))
+    volume = read_volume(file_blobs(write(tmp_path, ds)))
     assert volume.array[:, 0, 0].tolist() == [*range(SLICES)][::-1]
     assert volume.geometry.spacing == (4.0, 1.0, 1.0)
 
@@ -242,7 +244,7 @@ def test_what_states_no_b_value_is_unweighted_only_if_it_is_brighter(
 ) -> None:
     plain = [diffusion(n, None, level, **changes) for n in range(SLICES)]
     weighted = [diffusion(SLICES + n, 1500, 100) for n in range(SLICES)]
-    volumes = read_volumes(write(tmp_path, *plain, *weighted))
+    volumes = read_volumes(file_blobs(write(tmp_path, *plain, *weighted)))
     assert [v.told_apart.get("b-value") for v in volumes] == [b_value, 1500]
     assert all("assumed" not in v.told_apart for v in volumes)
     if b_value is not None:
@@ -253,7 +255,7 @@ def test_what_states_no_b_value_is_unweighted_only_if_it_is_brighter(
 def test_maps_with_a_b_value_do_not_decide_about_the_unweighted_images(tmp_path: Path) -> None:
     kinds = [(None, 300, {}), (1500, 100, {}), (1500, 3000, {"ImageType": ["DERIVED", "PRIMARY", "ADC"]})]
     series = [diffusion(SLICES * k + n, *kind[:2], **kind[2]) for k, kind in enumerate(kinds) for n in range(SLICES)]
-    volumes = read_volumes(write(tmp_path, *series))
+    volumes = read_volumes(file_blobs(write(tmp_path, *series)))
     assert [v.told_apart.get("b-value") for v in volumes] == [0.0, 1500, 1500]
 
 
@@ -263,9 +265,9 @@ def test_the_chosen_unweighted_images_are_compared_with_the_weighted_ones(level:
     paths = write(tmp_path, *series)
     if level == 60:
         with pytest.raises(InputRefused, match="not brighter than the weighted ones"):
-            read_volume(paths, lambda told: 0)
+            read_volume(file_blobs(paths), lambda told: 0)
     else:
-        assert read_volume(paths, lambda told: 0).told_apart["b-value"] == 0
+        assert read_volume(file_blobs(paths), lambda told: 0).told_apart["b-value"] == 0
 
 
 def test_a_lack_of_memory_is_no_bad_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,13 +277,13 @@ def test_a_lack_of_memory_is_no_bad_image(tmp_path: Path, monkeypatch: pytest.Mo
     paths = write(tmp_path, *(image(number) for number in range(SLICES)))
     monkeypatch.setattr(reading, "read_dataset", fail)
     with pytest.raises(MemoryError):
-        read_volume(paths)
+        read_volume(file_blobs(paths))
 
 
 def test_slices_without_numbers_are_told_from_a_varying_spacing(tmp_path: Path) -> None:
     series = [image(n, InstanceNumber=None) for n in (0, 1, 2, 4, 5, 6, 8, 9)]
     with pytest.raises(InputRefused, match=r"missing: distances"):
-        read_volume(write(tmp_path, *series))
+        read_volume(file_blobs(write(tmp_path, *series)))
 
 
 def test_labelled_and_control_images_of_every_phase_are_volumes_of_their_own(tmp_path: Path) -> None:
@@ -292,10 +294,10 @@ def test_labelled_and_control_images_of_every_phase_are_volumes_of_their_own(tmp
         ds.private_block(0x2005, "Philips MR Imaging DD 005", create=True).add_new(0x29, "CS", label)
         ds.private_block(0x2001, "Philips Imaging DD 001", create=True).add_new(0x08, "IS", phase)
         series.append(ds)
-    volumes = read_volumes(write(tmp_path, *series))
+    volumes = read_volumes(file_blobs(write(tmp_path, *series)))
     assert {(v.told_apart["spin labelling"], v.told_apart["phase number"]) for v in volumes} == set(
         product(("LABEL", "CONTROL"), (1.0, 2.0, 3.0))
     )
     assert all(v.array.shape[0] == SLICES for v in volumes)
-    found = recognise_headers(read_headers(sorted(tmp_path.iterdir())))
+    found = recognise_headers(read_headers(file_blobs(sorted(tmp_path.iterdir()))))
     assert (found.kind, found.volumes, found.problem) == (Kind.ASL, 6, "")

@@ -13,6 +13,7 @@ from inference.volumes.reading import read_volume
 from inference.volumes.registration import Registration, register
 from inference.volumes.resampling import resample_to_grid
 from inference.volumes.volume import Volume
+from storage.blobs import file_blobs
 
 T1W = Acquisition(600.0, 12.0)
 T2W_FS = Acquisition(4000.0, 80.0, fat_suppressed=True)
@@ -58,7 +59,7 @@ def limb(acquisition: Acquisition, slices: int, spacing: tuple[float, float], se
 @pytest.fixture(scope="module")
 def head(test_data: Path) -> Volume:
     folder = test_data / "mr" / "siemens_prisma_t1_sag_HFDR"
-    return read_volume(sorted(folder.rglob("*.dcm")))
+    return read_volume(file_blobs(sorted(folder.rglob("*.dcm"))))
 
 
 @pytest.fixture(scope="module")

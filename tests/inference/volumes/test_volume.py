@@ -17,10 +17,12 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, EnhancedMRImageStorage, 
 
 from inference.headers.csa import read_csa
 from inference.headers.image_content import COMPONENT
+from inference.headers.reading import read_header
 from inference.volumes.grouping import REPETITION
 from inference.volumes.planes import DIRECTION, TIME, planes_of
 from inference.volumes.reading import read_volume, read_volumes
 from inference.volumes.stacks import SliceStack, differences, stacks_of
+from storage.blobs import file_blobs
 from storage.errors import InputRefused
 from tests.objects.sources import write_oblique
 
@@ -48,12 +50,12 @@ def test_real_series_have_exact_geometry(
     test_data: Path, series: str, shape: tuple[int, ...], spacing: tuple[float, ...], tolerance: float
 ) -> None:
     """Every voxel centre that the affine gives agrees with the plane's own header (PS3.3 C.7.6.2.1.1)."""
-    volume = read_volume(files(test_data / series))
+    volume = read_volume(file_blobs(files(test_data / series)))
     assert volume.array.shape == shape
     assert volume.geometry.spacing == pytest.approx(spacing, abs=0.01)
     for k in (0, shape[0] // 2, shape[0] - 1):
         frame = volume.frames[k]
-        ds = dcmread(frame.path, stop_before_pixels=True)
+        ds = read_header(frame.blob)
         if frame.frame_number is None:
             position, orientation, pixel = ds.ImagePositionPatient, ds.ImageOrientationPatient, ds.PixelSpacing
         else:
@@ -76,7 +78,7 @@ def test_real_series_have_exact_geometry(
 
 def test_voxels_agree_with_simpleitk(test_data: Path) -> None:
     folder = test_data / "mr" / "philips_elition_mprage_classic"
-    volume = read_volume(files(folder))
+    volume = read_volume(file_blobs(files(folder)))
     shown = volume.array * volume.display_scale
     reader = SimpleITK.ImageSeriesReader()
     reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
@@ -105,7 +107,7 @@ def test_voxels_agree_with_simpleitk(test_data: Path) -> None:
 )
 def test_what_is_no_single_volume_is_refused_with_the_reason(test_data: Path, series: str, reason: str) -> None:
     with pytest.raises(InputRefused, match=reason.replace("(", r"\(").replace(")", r"\)")):
-        read_volume(files(test_data / series))
+        read_volume(file_blobs(files(test_data / series)))
 
 
 def headers_of(folder: Path) -> list[Dataset]:
@@ -113,7 +115,7 @@ def headers_of(folder: Path) -> list[Dataset]:
 
 
 def stacks(headers: Iterable[Dataset]) -> list[SliceStack]:
-    return stacks_of([plane for header in headers for plane in planes_of(header, Path())])
+    return stacks_of([plane for header in headers for plane in planes_of(header)])
 
 
 def test_classic_and_enhanced_split_alike(test_data: Path) -> None:
@@ -307,12 +309,12 @@ def test_an_echo_time_never_belongs_to_a_slice() -> None:
 def test_tiles_come_alike_in_implicit_vr(test_data: Path, tmp_path: Path, series: str) -> None:
     """Implicit VR tells no VR of a private attribute."""
     paths = sorted(files(test_data / "mr" / series))[:2]
-    explicit = read_volumes(paths)
+    explicit = read_volumes(file_blobs(paths))
     for path in paths:
         ds = dcmread(path)
         ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
         ds.save_as(tmp_path / path.name, enforce_file_format=True, implicit_vr=True, little_endian=True)
-    for one, other in zip(explicit, read_volumes(tmp_path.iterdir()), strict=True):
+    for one, other in zip(explicit, read_volumes(file_blobs(tmp_path.iterdir())), strict=True):
         assert np.array_equal(one.array, other.array)
         assert np.array_equal(one.geometry.affine, other.geometry.affine)
         assert one.told_apart == other.told_apart
@@ -321,13 +323,13 @@ def test_tiles_come_alike_in_implicit_vr(test_data: Path, tmp_path: Path, series
 def test_slices_of_a_mosaic_follow_its_normal(test_data: Path) -> None:
     """SliceNormalVector points against the image's normal where the first tile is the uppermost slice."""
     ds = headers_of(test_data / "mr/siemens_prisma_epi_mosaic")[0]
-    forward = [plane.position for plane in planes_of(ds, Path())]
+    forward = [plane.position for plane in planes_of(ds)]
     block = ds[CSA_HEADER].value
     at = block.index(b"SliceNormalVector")
     for number in (b"0.12360148", b"0.99233194"):
         block = block[:at] + block[at:].replace(number + b"\0", b"-" + number, 1)
     ds[CSA_HEADER].value = block
-    backward = [plane.position for plane in planes_of(ds, Path())]
+    backward = [plane.position for plane in planes_of(ds)]
     assert np.allclose(np.array(backward) - backward[0], forward[0] - np.array(forward), atol=1e-6)
     assert stacks([ds])[0].planes[0].label.startswith("tile 40 of image")
 
@@ -353,7 +355,7 @@ def test_a_mosaic_with_a_broken_header_is_refused(test_data: Path, value: Any, r
         at = block.index(old, block.index(b"NumberOfImagesInMosaic"))
         ds[CSA_HEADER].value = block[:at] + new + block[at + len(new) :]
     with pytest.raises(InputRefused, match=reason):
-        list(planes_of(ds, Path()))
+        list(planes_of(ds))
 
 
 def test_no_csa_header_does_harm(test_data: Path) -> None:
@@ -366,7 +368,7 @@ def test_no_csa_header_does_harm(test_data: Path) -> None:
             broken[at] = rng.integers(256)
         ds[CSA_HEADER].value = bytes(broken)
         with suppress(InputRefused):
-            assert len(list(planes_of(ds, Path()))) <= 1024
+            assert len(list(planes_of(ds))) <= 1024
 
 
 @pytest.mark.filterwarnings("ignore:The DICOM readers are highly experimental")
@@ -389,14 +391,14 @@ def test_objects_without_an_image_are_passed_over(test_data: Path) -> None:
         files(test_data / "mr/siemens_prisma_t1_sag_HFDR"),
         files(test_data / "mr/philips_elition_rawdata_nonimage"),
     )
-    assert np.array_equal(read_volume([*raw, *images]).array, read_volume(images).array)
+    assert np.array_equal(read_volume(file_blobs([*raw, *images])).array, read_volume(file_blobs(images)).array)
     with pytest.raises(InputRefused, match="is not an image"):
-        read_volume(raw)
+        read_volume(file_blobs(raw))
 
 
 def test_order_of_files_does_not_matter(tmp_path: Path) -> None:
     paths = sorted(write_oblique(tmp_path, "A^B", "ISO_IR 100").iterdir())
-    forward, backward = read_volume(paths), read_volume(paths[::-1])
+    forward, backward = read_volume(file_blobs(paths)), read_volume(file_blobs(paths[::-1]))
     assert np.array_equal(forward.array, backward.array)
     assert np.array_equal(forward.geometry.affine, backward.geometry.affine)
 
@@ -419,25 +421,25 @@ def test_a_broken_header_is_named(tmp_path: Path, keyword: str, value: list[floa
         setattr(ds, keyword, value)
     dcmwrite(paths[5], ds)
     with pytest.raises(InputRefused, match=reason):
-        read_volume(paths)
+        read_volume(file_blobs(paths))
 
 
 def test_rescale_is_applied(tmp_path: Path) -> None:
     paths = sorted(write_oblique(tmp_path, "A^B", "ISO_IR 100").iterdir())
-    plain = read_volume(paths).array
+    plain = read_volume(file_blobs(paths)).array
     for path in paths:
         ds = dcmread(path)
         ds.RescaleSlope, ds.RescaleIntercept = "2.5", "-10"
         dcmwrite(path, ds)
-    assert np.allclose(read_volume(paths).array, plain * 2.5 - 10)
+    assert np.allclose(read_volume(file_blobs(paths)).array, plain * 2.5 - 10)
 
 
 def test_a_deflated_file_is_read_like_any_other(tmp_path: Path) -> None:
     """The pixels have no offset in a deflated file (PS3.5 A.5)."""
     paths = sorted(write_oblique(tmp_path, "A^B", "ISO_IR 100").iterdir())
-    plain = read_volume(paths).array
+    plain = read_volume(file_blobs(paths)).array
     for path in paths:
         ds = dcmread(path)
         ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
         dcmwrite(path, ds)
-    assert np.array_equal(read_volume(paths).array, plain)
+    assert np.array_equal(read_volume(file_blobs(paths)).array, plain)

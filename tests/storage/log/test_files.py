@@ -9,6 +9,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from storage.blobs import FileBlob
 from storage.errors import Permanent, StorageFull
 from storage.log.files import (
     IMPLEMENTATION_CLASS_UID,
@@ -16,7 +17,6 @@ from storage.log.files import (
     FileMeta,
     FileSystem,
     Tree,
-    dataset_sha256,
     write_durable,
 )
 
@@ -38,7 +38,7 @@ def files(folder: Path) -> list[str]:
 def test_a_dataset_is_written_and_replaced(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folders" / "seg.dcm"
     for size in (100, 200):
-        assert write_durable(path, dataset(size)) == path
+        assert write_durable(path, dataset(size)) == FileBlob(path)
         assert len(dcmread(path).PixelData) == size
     assert files(tmp_path) == ["new/folders/seg.dcm"]
 
@@ -156,11 +156,11 @@ def test_the_digest_covers_the_dataset_alone(tmp_path: Path) -> None:
     paths = [tmp_path / "1.dcm", tmp_path / "2.dcm"]
     for path, source in zip(paths, ("MR1", "OTHER"), strict=True):
         path.write_bytes(FileMeta("1.2", ExplicitVRLittleEndian, source).header("1.2.3") + b"dataset")
-    assert dataset_sha256(paths[0]) == dataset_sha256(paths[1])
+    assert FileBlob(paths[0]).checksum == FileBlob(paths[1]).checksum
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 500, bytes(128) + b"DICM"])
 def test_a_foreign_file_has_no_digest(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "1.dcm").write_bytes(content)
     with pytest.raises(Permanent):
-        dataset_sha256(tmp_path / "1.dcm")
+        _ = FileBlob(tmp_path / "1.dcm").checksum

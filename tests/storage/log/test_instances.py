@@ -55,11 +55,11 @@ def test_a_new_instance_is_a_file_and_a_row(node: Node) -> None:
     assert node.store(one) is Stored.NEW
     stored = node.instance(one.instance.sop_instance_uid)
     assert stored is not None
-    assert stored.path == node.root / STUDY / f"{STUDY}.1" / f"{STUDY}.1.1.dcm"
-    assert dataset_bytes(stored.path) == one.dataset
-    assert stored.size == stored.path.stat().st_size
+    assert stored.blob.path == node.root / STUDY / f"{STUDY}.1" / f"{STUDY}.1.1.dcm"
+    assert dataset_bytes(stored.blob.path) == one.dataset
+    assert stored.blob.size == stored.blob.path.stat().st_size
     assert (stored.modality, stored.revision) == ("MR", 1)
-    assert dcmread(stored.path).file_meta.SourceApplicationEntityTitle == "MR1"
+    assert dcmread(stored.blob.path).file_meta.SourceApplicationEntityTitle == "MR1"
     study = node.study()
     assert (study.state, study.revision, study.instances) == (StudyState.RECEIVING, 1, 1)
     assert files(node.root.parent) == [f"instances/{STUDY}/{STUDY}.1/{STUDY}.1.1.dcm"]
@@ -92,7 +92,7 @@ def test_another_image_never_replaces(node: Node) -> None:
         assert node.store(other) is Stored.CONFLICT
     stored = node.instance(first.instance.sop_instance_uid)
     assert stored is not None
-    assert dataset_bytes(stored.path) == first.dataset
+    assert dataset_bytes(stored.blob.path) == first.dataset
     (kept,) = (node.root.parent / "quarantine").rglob("*.dcm")
     assert dataset_bytes(kept) == other.dataset
     assert sum(text.startswith("warning") for text in node.texts()) == 1
@@ -116,7 +116,7 @@ def test_a_corrected_name_is_a_version_that_is_used(node: Node) -> None:
     assert node.store(corrected) is Stored.VERSION
     stored = node.instance(first.instance.sop_instance_uid)
     assert stored is not None
-    assert dataset_bytes(stored.path) == corrected.dataset
+    assert dataset_bytes(stored.blob.path) == corrected.dataset
     assert dataset_bytes(node.root / STUDY / f"{STUDY}.1" / f"{STUDY}.1.1.dcm") == first.dataset
     study = node.study()
     assert (study.state, study.revision, study.instances) == (StudyState.RECEIVING, 2, 1)
@@ -136,7 +136,7 @@ def test_versions_in_one_batch(node: Node) -> None:
     assert filing.commit() == [Stored.NEW, *[Stored.VERSION] * 4]
     stored = node.instance(sent[0].instance.sop_instance_uid)
     assert stored is not None
-    assert dataset_bytes(stored.path) == sent[4].dataset
+    assert dataset_bytes(stored.blob.path) == sent[4].dataset
     assert node.study().instances == 1
 
 
@@ -151,7 +151,7 @@ def test_an_older_version_that_is_sent_again_is_used(node: Node) -> None:
         assert node.store(replayed) is Stored.DUPLICATE
     stored = node.instance(first.instance.sop_instance_uid)
     assert stored is not None
-    assert dataset_bytes(stored.path) == first.dataset
+    assert dataset_bytes(stored.blob.path) == first.dataset
     assert (node.study().state, node.study().revision, len(files(node.root))) == (StudyState.RECEIVING, 2, 2)
 
 
@@ -321,7 +321,7 @@ def test_different_images_under_one_uid_in_one_batch(node: Node) -> None:
     assert Counter(filing.commit()) == {Stored.NEW: 10, Stored.CONFLICT: 20}
     kept = list((node.root.parent / "quarantine").rglob("*.dcm"))
     assert len(kept) == 20
-    here = {dataset_bytes(i.path) for i in node.instances.instances(STUDY)}
+    here = {dataset_bytes(i.blob.path) for i in node.instances.instances(STUDY)}
     assert here == {s.dataset for s in sent[::3]}
     assert {dataset_bytes(p) for p in kept} | here == {s.dataset for s in sent}
 
@@ -465,7 +465,7 @@ def test_killed_between_file_and_row(node: Node, url: str) -> None:
     lost = node.instance(f"{STUDY}.1.2")
     assert lost is not None
     assert (lost.modality, lost.transfer_syntax_uid) == ("MR", received().instance.transfer_syntax_uid)
-    assert dataset_bytes(lost.path) == received(2).dataset
+    assert dataset_bytes(lost.blob.path) == received(2).dataset
     assert node.instances.reindex() == 0
     assert node.store(received(2)) is Stored.DUPLICATE
 
@@ -509,7 +509,15 @@ def test_a_lost_index_is_made_anew(node: Node, tmp_path: Path) -> None:
 
     def known(n: Node) -> list[tuple[str, ...]]:
         return sorted(
-            (i.sop_instance_uid, i.sop_class_uid, i.modality, i.sha256, str(i.path), i.transfer_syntax_uid, str(i.size))
+            (
+                i.sop_instance_uid,
+                i.sop_class_uid,
+                i.modality,
+                i.blob.checksum,
+                str(i.blob),
+                i.transfer_syntax_uid,
+                str(i.blob.size),
+            )
             for uid in (STUDY, "1.2.4")
             for i in n.instances.instances(uid)
         )

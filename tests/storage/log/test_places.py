@@ -25,7 +25,7 @@ def problems(node: Node) -> list[tuple[ProblemKind, str]]:
 
 
 def places(node: Node) -> set[str]:
-    return {str(i.path.relative_to(node.root)) for i in node.instances.all()}
+    return {str(i.blob.path.relative_to(node.root)) for i in node.instances.all()}
 
 
 def test_the_same_pixels_under_other_uids_are_filed_in_both_places(node: Node) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from storage.blobs import FileBlob
 from storage.errors import Permanent, WhyNoResult
 from storage.records.deliveries import DeliveryState
 from storage.records.jobs import (
@@ -153,7 +154,7 @@ def test_success_ends_the_job_and_enqueues_its_objects(node: Node) -> None:
     assert (ended.state, ended.finished_at, ended.reason) == (JobState.SUCCEEDED, after(5), "")
     seg, sr = node.results.objects(STUDY)
     assert (seg.kind, seg.sequence, sr.kind, sr.sequence) == ("SEG", 0, "SR", 1)
-    assert seg.path == Path("/objects/1/SEG.dcm")
+    assert seg.blob == FileBlob(Path("/objects/1/SEG.dcm"))
     assert [(d.destination, d.object.kind, d.state) for d in node.deliveries.list()] == [
         ("ARCHIVE", "SEG", DeliveryState.QUEUED),
         ("ARCHIVE", "SR", DeliveryState.QUEUED),

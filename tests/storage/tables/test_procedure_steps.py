@@ -43,7 +43,7 @@ def test_a_step_is_kept_with_its_dataset(service: ProcedureStepService, steps: P
     assert (step.referenced, step.created_at, step.ended_at) == ((), NOW, None)
     ds = steps.dataset(step)
     assert (ds.PatientName, ds.SOPInstanceUID) == (SECRET, UID)
-    assert step.path.stat().st_mode & 0o077 == 0
+    assert step.blob.path.stat().st_mode & 0o077 == 0
     assert [s.sop_instance_uid for s in steps.of_study("1.2.4")] == [UID]
     assert steps.of_study("1.2.5") == []
 
@@ -60,7 +60,7 @@ def test_the_end_replaces_the_file_and_stands_on_the_timeline(
     assert len(step.referenced) == 170
     ds = steps.dataset(step)
     assert (ds.PatientName, ds.PerformedProcedureStepEndTime) == (SECRET, "121500")
-    assert files(tmp_path) == [step.path.name]
+    assert files(tmp_path) == [step.blob.path.name]
     told = [text for text in node.texts() if "procedure step" in text]
     assert told == [
         "received: procedure step IN PROGRESS",
@@ -96,7 +96,7 @@ def test_of_two_ends_at_once_one_wins(service: ProcedureStepService, steps: Proc
         won = [a.status for a in answers].index(DimseStatus.SUCCESS)
         assert step.state == changes[won].PerformedProcedureStepStatus
         assert steps.dataset(step).PerformedProcedureStepStatus == step.state
-        assert [name for name in files(tmp_path) if name.startswith(f"{uid}-")] == [step.path.name]
+        assert [name for name in files(tmp_path) if name.startswith(f"{uid}-")] == [step.blob.path.name]
 
 
 def test_a_change_of_what_is_no_longer_so_is_lost_to_nobody(
@@ -111,7 +111,7 @@ def test_a_change_of_what_is_no_longer_so_is_lost_to_nobody(
     now = steps.get(UID)
     assert now is not None
     assert (now.version, now.state, now.referenced) == (2, ProcedureStepState.IN_PROGRESS, ("1.2.3.1.1",))
-    assert files(tmp_path) == [now.path.name]
+    assert files(tmp_path) == [now.blob.path.name]
 
 
 def test_what_has_ended_is_not_changed(service: ProcedureStepService, steps: ProcedureSteps) -> None:

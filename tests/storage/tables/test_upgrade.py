@@ -59,12 +59,12 @@ def upgraded(url: str) -> Iterator[Database]:
 def test_instances_and_their_versions_keep_their_place(upgraded: Database, tmp_path: Path) -> None:
     store = InstanceStore(upgraded, tmp_path / "instances", lambda sop_class, modality: True)
     found = {one.sop_instance_uid: one for one in store.instances("1.2.3")}
-    assert {uid: (one.series_instance_uid, one.sha256) for uid, one in found.items()} == {
+    assert {uid: (one.series_instance_uid, one.blob.checksum) for uid, one in found.items()} == {
         "1.2.3.1.1": ("1.2.3.1", CORRECTED),
         "1.2.3.1.2": ("1.2.3.1", FIRST),
     }
-    assert found["1.2.3.1.1"].path == tmp_path / "instances/1.2.3/1.2.3.1/v.dcm"
-    assert found["1.2.3.1.2"].path == tmp_path / "instances/1.2.3/1.2.3.1/1.2.3.1.2.dcm"
+    assert found["1.2.3.1.1"].blob.path == tmp_path / "instances/1.2.3/1.2.3.1/v.dcm"
+    assert found["1.2.3.1.2"].blob.path == tmp_path / "instances/1.2.3/1.2.3.1/1.2.3.1.2.dcm"
     with upgraded.reading() as session:
         versions = session.execute(
             text("SELECT sop_instance_uid, series_instance_uid, study_instance_uid, sha256 FROM instance_version")
