@@ -334,8 +334,7 @@ class Indexer:
         content = self._content(reader, frame) if frame.meta.get("sop_instance_uid") else None
         body = content.read_bytes() if isinstance(content, Path) else reader.body(frame)
         path = folder / f"{place.receiver}-{place.segment}-{hashlib.sha256(body).hexdigest()[:16]}.dcm"
-        if not path.exists():
-            path.write_bytes(body)
+        path.write_bytes(body)  # also over what a full disk left of it
         meta = frame.meta
         if meta.get("sop_instance_uid"):
             at = datetime.fromisoformat(meta["received_at"]) if "received_at" in meta else datetime.now(UTC)
@@ -351,8 +350,7 @@ class Indexer:
     def _keep_damaged(self, reader: SegmentReader, place: _Place, end: int) -> None:
         """Keep a copy of the damaged bytes up to `end`, and move the place there. What follows is still filed."""
         kept = reader.path.with_name(f"{reader.path.stem}-{place.offset}.damaged")
-        if not kept.exists():
-            kept.write_bytes(reader.between(place.offset, end))
+        kept.write_bytes(reader.between(place.offset, end))  # also over what a full disk left of it
         text = f"A journal of {place.receiver} is damaged; the bytes that are no frame are kept as {kept.name}"
         self._problems.open(ProblemKind.UNFILED, f"{place.receiver}/{kept.name}", text)
         log.error(

@@ -1,5 +1,6 @@
 """The indexer: whatever is in a journal gets its file and its row, once, through any number of crashes."""
 
+import errno
 import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
@@ -476,6 +477,34 @@ def test_a_uid_that_cannot_be_filed_is_kept(node: Node, receiver: Journal, caplo
     (kept,) = (node.root.parent / "unfiled").iterdir()
     assert kept.read_bytes() == strange.file
     assert "cannot be filed" in caplog.text
+
+
+@pytest.mark.parametrize("damaged", [True, False])
+def test_what_a_full_disk_left_of_kept_bytes_is_written_again(
+    node: Node, receiver: Journal, damaged: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = received()
+    store(receiver, sent if damaged else Sent(replace(sent.instance, study_instance_uid="../x"), sent.dataset))
+    receiver.close()
+    (path,) = names.list_segments(receiver.folder)
+    content = path.read_bytes()
+    if damaged:
+        path.write_bytes(content.replace(sent.dataset[20:], b"!" * len(sent.dataset[20:])))
+    write = Path.write_bytes
+
+    def full(path: Path, content: bytes) -> int:
+        write(path, content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, "full")
+
+    running = indexer(node)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(OSError, match="full"):
+            running.advance()
+    running.advance()
+    assert names.list_segments(receiver.folder) == []
+    (kept,) = receiver.folder.glob("*.damaged") if damaged else (node.root.parent / "unfiled").iterdir()
+    assert (b"!" * len(sent.dataset[20:]) if damaged else sent.file) in kept.read_bytes()
 
 
 def test_rows_wait_for_the_flush(node: Node, receiver: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
