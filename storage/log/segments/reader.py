@@ -17,7 +17,7 @@ from storage.errors import DamagedFrame
 from storage.log.segments.disk import read_all
 from storage.log.segments.frames import HEAD_BYTES, MAGIC, Frame, FrameHead, FrameKind, decode_head, decode_meta
 from storage.log.segments.layout import FIRST_FRAME, FOOTER_BYTES, decode_footer, decode_salt, decode_table
-from storage.log.segments.release01 import OldFrames
+from storage.log.segments.release01 import OLD_MAGIC, OldFrames
 
 SEARCHED_AT_ONCE = 2**20
 
@@ -219,12 +219,14 @@ def is_whole(frame: Frame, body: bytes) -> bool:
 def _find_frames(descriptor: int) -> SegmentFrames:
     live = _is_live(descriptor)
     size = os.fstat(descriptor).st_size
-    salt = decode_salt(read_all(descriptor, 0, FIRST_FRAME))
+    beginning = read_all(descriptor, 0, FIRST_FRAME)
+    # An image of release 0.1 may lie where the second head of a segment would be.
+    salt = None if beginning.startswith(OLD_MAGIC) else decode_salt(beginning)
     if salt is None:
         return OldFrames(descriptor, size)
     footer_at = size - FOOTER_BYTES
     sealed_at = decode_footer(read_all(descriptor, footer_at, FOOTER_BYTES)) if footer_at > FIRST_FRAME else None
-    if sealed_at is not None:
+    if sealed_at is not None and sealed_at < footer_at:  # an image may end with any bytes
         sealed = UnsealedFrames(descriptor, footer_at, salt, live=False).at(sealed_at)
         if sealed is not None and sealed.kind is FrameKind.SEALED and sealed.end == footer_at:
             table = decode_table(read_all(descriptor, sealed.body_offset, sealed.head.body_bytes))

@@ -12,7 +12,7 @@ import zlib
 from storage.log.segments.disk import read_all
 from storage.log.segments.frames import Frame, FrameHead, decode_meta
 
-_MAGIC = b"DNJ1"
+OLD_MAGIC = b"DNJ1"
 _HEAD = struct.Struct("<4sB3xIQI")
 _CRC = struct.Struct("<I")
 _HEAD_BYTES = _HEAD.size + _CRC.size
@@ -64,7 +64,7 @@ class OldFrames:
         if len(encoded) < _HEAD_BYTES or encoded[_HEAD.size :] != _CRC.pack(zlib.crc32(encoded[: _HEAD.size])):
             return None, 0
         magic, kind, meta_bytes, body_bytes, crc = _HEAD.unpack_from(encoded)
-        if magic != _MAGIC:
+        if magic != OLD_MAGIC:
             return None, 0
         return FrameHead(kind, meta_bytes, 0, body_bytes, 0, 0), crc
 

@@ -191,6 +191,19 @@ def test_a_torn_image_that_ends_in_a_segment_does_not_make_its_own_segment_look_
     assert uids(all_frames(path)) == []
 
 
+@pytest.mark.parametrize("offset", [0, 2**63, 2**64 - 1])
+def test_an_image_may_end_like_a_segment(opened: Journal, offset: int) -> None:
+    """What it says is no place in the file, and not even a number that the system takes for one."""
+    store(opened, image(1, b"DNE2" + struct.pack("<Q", offset)))
+    for sealed in (False, True):
+        assert is_sealed(segment(opened)) == sealed
+        assert uids(all_frames(segment(opened))) == [received(1).instance.sop_instance_uid]
+        opened.close()
+        if not sealed:
+            tear(segment(opened))
+            Journal(opened.folder).open()
+
+
 @pytest.mark.parametrize(
     "name", ["../../victim", "/etc/passwd", "..", "", "00000001-1.large/../victim", "00000001.log", None]
 )
@@ -428,6 +441,17 @@ def test_after_damage_release_01_is_trusted_only_where_a_frame_ends(opened: Jour
         change(path, start - meta_bytes - 20, b"!")
     expected = (1, 3) if at == "body" else (1,)
     assert uids(all_frames(path)) == [received(n).instance.sop_instance_uid for n in expected]
+
+
+@pytest.mark.parametrize("version", [layout.VERSION, layout.VERSION + 1])
+def test_an_image_of_release_01_may_hold_the_head_of_a_segment(opened: Journal, version: int) -> None:
+    head = layout.encode_segment_head(bytes(16))[:24].replace(struct.pack("<I", 2), struct.pack("<I", version), 1)
+    head += struct.pack("<I", zlib.crc32(head))
+    path = opened.folder / "00000000.log"
+    at = old_segment(image(1, b"pixel 00" * 1024)).index(b"pixel 00")
+    path.write_bytes(old_segment(image(1, (bytes(4096 - at) + head).ljust(8192, b"\0"))))
+    assert path.read_bytes()[4096 : 4096 + 28] == head
+    assert uids(all_frames(path)) == [received(1).instance.sop_instance_uid]
 
 
 def test_names_of_release_01_are_checked_too(opened: Journal) -> None:
