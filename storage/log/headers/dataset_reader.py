@@ -6,8 +6,6 @@ place, unknown VRs, elements in any order. What follows a place where the struct
 """
 
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
 
 from storage.log.files import BytesLike
 from storage.log.headers.content_hashes import ContentHasher
@@ -22,31 +20,17 @@ from storage.log.headers.encodings import (
     UNKNOWN_HEAD,
     ByteOrder,
 )
+from storage.log.headers.wanted import LARGEST_ELEMENT, Wanted
 
-LARGEST_ELEMENT = 2**14  # bytes of an element that is kept, unless a larger size is asked for
+LARGEST_ELEMENTS = 2**21  # bytes of all those of one dataset that are not small
+_SMALL = 2**8  # bytes
 _LOOKAHEAD = 2**16  # bytes up to which the length of an odd element is checked by what follows it
 _MOST_ODD = 10_000  # elements of one dataset, because each of them costs ten times as much as another one
 _LARGEST_IMPLICIT = 2**24  # bytes of an element without VR that may follow another one
 _NEAR = 0x80 << 16  # from a tag to the next one: larger steps are no evidence
 _BARE_HEAD = struct.Struct("<LL")  # tag, length: an element in implicit VR
+_DEEPEST = 1_000  # sequences and items, each inside the one before
 _IN_ITEM, _IMPLICIT = 1, 2  # bits of a level: inside an item and not a sequence; in implicit VR
-
-
-@dataclass(frozen=True, eq=False)
-class Wanted:
-    """The elements that a reader keeps, by the numbers that each byte order reads for their tags.
-
-    `sizes` has the size of those that may be larger than LARGEST_ELEMENT.
-    """
-
-    little: Mapping[int, int]
-    big: Mapping[int, int]
-    sizes: Mapping[int, int]
-
-    @classmethod
-    def of(cls, tags: frozenset[int], sizes: Mapping[int, int]) -> "Wanted":
-        every = tags | {*PIXEL_DATA}
-        return cls({LITTLE.key(tag): tag for tag in every}, {BIG.key(tag): tag for tag in every}, sizes)
 
 
 class _More(Exception):
@@ -86,6 +70,7 @@ class DatasetReader:
         self._in_pixels = False  # the outermost of them is pixel data
         self._sequence_end = -1  # where the last nested sequence of defined length ended
         self._odd = 0
+        self._room = LARGEST_ELEMENTS
         self._final = False
 
     def update(self, part: BytesLike, final: bool = False) -> None:
@@ -149,7 +134,7 @@ class DatasetReader:
                     continue
                 if tag in wanted:
                     name = wanted[tag]
-                    if end <= size and length < LARGEST_ELEMENT and name < PIXEL_DATA[0]:
+                    if end <= size and length < _SMALL and name not in elements and name < PIXEL_DATA[0]:
                         elements[name] = bytes(data[start:end])
                     else:
                         self._keep(name, data, start, (end - length, end))
@@ -174,7 +159,7 @@ class DatasetReader:
                 end = position + 8 + length
                 if tag in wanted:
                     name = wanted[tag]
-                    if end <= size and length < LARGEST_ELEMENT and name < PIXEL_DATA[0]:
+                    if end <= size and length < _SMALL and name not in elements and name < PIXEL_DATA[0]:
                         elements[name] = bytes(data[start:end])
                     else:
                         self._keep(name, data, start, (end - length, end))
@@ -186,15 +171,21 @@ class DatasetReader:
     # -- elements that are not simple ----------------------------------------------------------------------------------
 
     def _keep(self, name: int, data: BytesLike, start: int, value: tuple[int, int], odd: bool = False) -> None:
-        """Keep a wanted element. Raises _More if the element is not here yet."""
+        """Keep a wanted element. Raises _More if the element is not here yet.
+
+        The last one of a tag counts, but neither an empty one nor one behind the pixels takes the place of another.
+        """
         begin, end = value
         if name >= PIXEL_DATA[0]:
             self._open_pixels(begin)
             self._in_pixels = False
             self._mark(end)
-        elif end - begin > self._sizes.get(name, LARGEST_ELEMENT):
+        elif name in self.elements and (begin == end or self.has_pixels):
+            return
+        elif end - begin > min(self._sizes.get(name, LARGEST_ELEMENT), self._room):
             self.left_out.add(name)
         elif end <= len(data):
+            self._room -= end - begin
             head = UNKNOWN_HEAD.pack(name >> 16, name & 0xFFFF, b"UN", 0, end - begin)
             self.elements[name] = head + bytes(data[begin:end]) if odd else bytes(data[start:end])
         elif self._final:
@@ -227,12 +218,15 @@ class DatasetReader:
         """Read an element of undefined length. Return `start` if it is wanted and has not come completely."""
         if name is not None and name >= PIXEL_DATA[0]:
             self._open_pixels(value)
+        if self.has_pixels and name in self.elements:
+            name = None
         self._levels = [_IMPLICIT if implicit else 0]
         position = self._inside(data, value, len(data))
         if name is None or self._in_pixels:
             if not self._levels:
                 self._close_pixels(position)
-        elif not self._levels and position - start <= LARGEST_ELEMENT:
+        elif not self._levels and position - start <= min(LARGEST_ELEMENT, self._room):
+            self._room -= position - start
             self.elements[name] = bytes(data[start:position])
         elif self._levels and not self._final and len(data) - start <= LARGEST_ELEMENT:
             self._levels = []
@@ -342,6 +336,8 @@ class DatasetReader:
                 implicit = bool(levels[-1] & _IMPLICIT)
                 value, length, vr = self._measure(data, position, size, implicit)
                 if length == UNDEFINED:
+                    if len(levels) >= _DEEPEST:
+                        raise _Broken(order.key(tag))
                     levels.append(_IMPLICIT if implicit or vr == order.un else 0)
                     position = value
                 else:

@@ -19,7 +19,7 @@ from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_dataset
 
 from storage.log.headers.csa import trim_csa
-from storage.log.headers.dataset_reader import DatasetReader, Wanted
+from storage.log.headers.dataset_reader import DatasetReader
 from storage.log.headers.encodings import UNKNOWN_HEAD, value_of
 from storage.log.headers.kept_elements import (
     CSA_NAMES,
@@ -32,6 +32,7 @@ from storage.log.headers.kept_elements import (
     PrivateBlock,
 )
 from storage.log.headers.patient_header import PATIENT_BIRTH_DATE
+from storage.log.headers.wanted import Wanted
 
 LARGEST_KEPT = 2**13  # bytes of one element; a larger one must be read from the instance
 LARGEST_CSA = 2**18  # bytes of a CSA header that is trimmed

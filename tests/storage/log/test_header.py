@@ -1,5 +1,6 @@
 import struct
 import time
+import tracemalloc
 import zlib
 from contextlib import suppress
 from io import BytesIO
@@ -20,11 +21,12 @@ from pydicom.uid import (
 )
 from pynetdicom.dsutils import split_dataset
 
-from storage.log.headers.dataset_reader import DatasetReader, Wanted
+from storage.log.headers.dataset_reader import DatasetReader
 from storage.log.headers.encodings import BIG_ENDIAN, DEFLATED, GE_PRIVATE_IMPLICIT, IMPLICIT, value_of
 from storage.log.headers.header import HEADER_ELEMENTS, InstanceHeader, UnreadableDataset
-from storage.log.headers.instance_reader import scan_header
+from storage.log.headers.instance_reader import InstanceReader, scan_header
 from storage.log.headers.patient_header import OTHER_PATIENT_IDS_SEQUENCE, raw_values
+from storage.log.headers.wanted import Wanted
 
 UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 HEADER = InstanceHeader("1.2.840.10008.5.1.4.1.1.4", "1.2.3.4", "1.2.3", "1.2.3.5", "MR")
@@ -309,3 +311,32 @@ def test_the_beginning_of_a_dataset_is_enough() -> None:
     whole = encode()
     at = whole.index(b"\x7f\xe0"[::-1] + b"\x10\x00")
     assert scan_header(whole[: at + 20], ExplicitVRLittleEndian) == HEADER
+
+
+def test_of_a_uid_that_comes_again_the_last_one_before_the_pixels_counts() -> None:
+    whole = encode()
+    at = whole.index(b"\x7f\xe0"[::-1] + b"\x10\x00")
+    empty, other = (struct.pack("<HH2sH", 0x0020, 0x000D, b"UI", len(v)) + v for v in (b"", b"1.2.99"))
+    for dataset, study in (
+        (whole[:at] + other + whole[at:], "1.2.99"),
+        (whole[:at] + empty + whole[at:], HEADER.study_instance_uid),
+        (whole + other, HEADER.study_instance_uid),
+        (whole + empty, HEADER.study_instance_uid),
+    ):
+        assert scan_header(dataset, ExplicitVRLittleEndian).study_instance_uid == study
+
+
+def test_the_memory_does_not_grow_with_the_instance() -> None:
+    sequence = struct.pack("<HHL", 0x0040, 0x0275, 0xFFFFFFFF) + struct.pack("<HHL", 0xFFFE, 0xE000, 0xFFFFFFFF)
+    private = [struct.pack("<HHL", 0x0029, at << 8 | 0x10, 2**16) + bytes(2**16) for at in range(0x10, 0x100)]
+    creators = [
+        struct.pack("<HHL", group, at, 2**13) + bytes(2**13) for group in (0x0019, 0x2005) for at in range(0x10, 0x100)
+    ]
+    for pieces in ([sequence * 2**12] * 128, private, creators):
+        reader = InstanceReader(ImplicitVRLittleEndian)
+        tracemalloc.start()
+        for piece in pieces:
+            reader.update(memoryview(piece))
+        used, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert used < 3 * 2**20
