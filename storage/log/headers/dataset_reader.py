@@ -29,6 +29,7 @@ _MOST_ODD = 10_000  # elements of one dataset, because each of them costs ten ti
 _LARGEST_IMPLICIT = 2**24  # bytes of an element without VR that may follow another one
 _NEAR = 0x80 << 16  # from a tag to the next one: larger steps are no evidence
 _BARE_HEAD = struct.Struct("<LL")  # tag, length: an element in implicit VR
+_LAST_OF_HEADER = 0x0040FFFF  # what repeats it further behind may be part of a sequence whose length is wrong
 _DEEPEST = 1_000  # sequences and items, each inside the one before
 _IN_ITEM, _IMPLICIT = 1, 2  # bits of a level: inside an item and not a sequence; in implicit VR
 
@@ -171,16 +172,13 @@ class DatasetReader:
     # -- elements that are not simple ----------------------------------------------------------------------------------
 
     def _keep(self, name: int, data: BytesLike, start: int, value: tuple[int, int], odd: bool = False) -> None:
-        """Keep a wanted element. Raises _More if the element is not here yet.
-
-        The last one of a tag counts, but neither an empty one nor one behind the pixels takes the place of another.
-        """
+        """Keep a wanted element, unless it is an empty repetition. Raises _More if it is not here yet."""
         begin, end = value
         if name >= PIXEL_DATA[0]:
             self._open_pixels(begin)
             self._in_pixels = False
             self._mark(end)
-        elif name in self.elements and (begin == end or self.has_pixels):
+        elif self._is_settled(name) or (begin == end and name in self.elements):
             return
         elif end - begin > min(self._sizes.get(name, LARGEST_ELEMENT), self._room):
             self.left_out.add(name)
@@ -192,6 +190,10 @@ class DatasetReader:
             self.left_out.add(name)
         else:
             raise _More
+
+    def _is_settled(self, name: int) -> bool:
+        """Return True if an element was kept that no later one replaces, because that would be far out of its place."""
+        return name in self.elements and (self.has_pixels or next(reversed(self.elements)) > _LAST_OF_HEADER)
 
     def _read_odd(self, data: BytesLike, start: int, size: int) -> int:
         """Read an element of undefined length, a delimiter out of place, or an element of an odd VR.
@@ -218,7 +220,7 @@ class DatasetReader:
         """Read an element of undefined length. Return `start` if it is wanted and has not come completely."""
         if name is not None and name >= PIXEL_DATA[0]:
             self._open_pixels(value)
-        if self.has_pixels and name in self.elements:
+        if name is not None and self._is_settled(name):
             name = None
         self._levels = [_IMPLICIT if implicit else 0]
         position = self._inside(data, value, len(data))

@@ -47,6 +47,7 @@ HEADER_ELEMENTS = (
 )
 
 _LARGEST_INTEGER = 2**31 - 1  # of IS (PS3.5 table 6.2-1)
+_DIGITS = 12  # of IS; a longer text is converted as a decimal, because Python refuses thousands of digits
 
 UIDS = {
     SOP_CLASS_UID: "SOP Class UID",
@@ -110,7 +111,7 @@ def header_of(values: Mapping[int, bytes], broken_at: int | None = None) -> Inst
 def _explained(broken_at: int | None) -> str:
     if broken_at is None:
         return ""
-    if not broken_at:
+    if not broken_at or min(broken_at.to_bytes(4)) >= ord(" "):  # four letters, perhaps of a name
         return ", and its last element is cut off or damaged"
     return f" before element ({broken_at >> 16:04X},{broken_at & 0xFFFF:04X}), from which on it cannot be read"
 
@@ -132,7 +133,7 @@ def _integer(value: bytes | None) -> int | None:
     if not value:
         return None
     first = value.split(b"\\", 1)[0].strip(b" \0")
-    if first.isdigit():
+    if first.isdigit() and len(first) <= _DIGITS:
         number = int(first)
     else:
         numbers = _decimals(first, 1)

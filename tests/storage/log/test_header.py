@@ -80,12 +80,16 @@ def test_a_missing_uid_is_named(keyword: str) -> None:
         scan_header(encode(**{keyword: None}), ExplicitVRLittleEndian)
 
 
-@pytest.mark.parametrize("dataset", [b"", b"\xff" * 100, encode()[:50], b"SECRET^PERSON" * 40])
+CUT = struct.pack("<HH2sH", 0x0010, 0x0010, b"PN", 6)  # a name with a wrong length
+
+
+@pytest.mark.parametrize("dataset", [b"", b"\xff" * 100, encode()[:50], b"SECRET^PERSON" * 40, CUT + b"SECRETPERSON"])
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
 def test_damaged_bytes_are_unreadable_and_not_quoted(dataset: bytes, syntax: str) -> None:
     with pytest.raises(UnreadableDataset) as caught:
         scan_header(dataset, syntax)
     assert "SECRET" not in str(caught.value)
+    assert "4550" not in str(caught.value)  # PE of PERSON, as a tag is written
 
 
 def test_a_deflated_bomb_is_cut_off() -> None:
@@ -287,6 +291,7 @@ def test_the_time_is_bounded_by_the_length() -> None:
         (0x00201002, b"12.0", 12),
         (0x00201002, b"12.5", None),
         (0x00201002, b"-3", -3),
+        (0x00201002, b"9" * 5000, None),  # Python refuses to convert so many digits
         (0x00201002, b"1e400 ", None),
         (0x00180086, b"2\\3 ", 2),
     ],
@@ -313,13 +318,15 @@ def test_the_beginning_of_a_dataset_is_enough() -> None:
     assert scan_header(whole[: at + 20], ExplicitVRLittleEndian) == HEADER
 
 
-def test_of_a_uid_that_comes_again_the_last_one_before_the_pixels_counts() -> None:
+def test_of_a_uid_that_comes_again_the_last_one_counts_unless_it_is_empty_or_out_of_place() -> None:
     whole = encode()
     at = whole.index(b"\x7f\xe0"[::-1] + b"\x10\x00")
     empty, other = (struct.pack("<HH2sH", 0x0020, 0x000D, b"UI", len(v)) + v for v in (b"", b"1.2.99"))
+    private = struct.pack("<HH2sH", 0x2005, 0x0010, b"LO", 25 + 1) + b"Philips MR Imaging DD 001 "
     for dataset, study in (
         (whole[:at] + other + whole[at:], "1.2.99"),
         (whole[:at] + empty + whole[at:], HEADER.study_instance_uid),
+        (whole[:at] + private + other + whole[at:], HEADER.study_instance_uid),
         (whole + other, HEADER.study_instance_uid),
         (whole + empty, HEADER.study_instance_uid),
     ):
