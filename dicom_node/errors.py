@@ -18,6 +18,7 @@ NodeError                    any failure that the project raises on purpose
 │   ├── Unfileable           the UIDs of an instance cannot be names of files
 │   ├── DamagedFrame         the body of a frame of a journal is not what was written
 │   ├── InputRefused         the images cannot be used, and the message says why
+│   │   └── MalformedObject  a parser cannot read the bytes of an object
 │   ├── PatientConflict      the images of a job state different patients
 │   └── ModelRefused         a model folder cannot be used, and the message says why
 └── PacsUnavailable          the PACS of the demo could not be started

@@ -3,13 +3,14 @@
 import hashlib
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
 from typing import Protocol
 
-from storage.errors import Permanent
+from storage.errors import MalformedObject, Permanent
 
 PREAMBLE = bytes(128) + b"DICM"
 _START = len(PREAMBLE) + 12  # the preamble, the prefix and File Meta Information Group Length
@@ -65,6 +66,22 @@ class FileBlob:
 def file_blobs(paths: Iterable[Path]) -> tuple[FileBlob, ...]:
     """Return the blobs of these files, which are not read."""
     return tuple(map(FileBlob, paths))
+
+
+@contextmanager
+def open_to_parse(blob: Blob) -> Iterator[BufferedReader]:
+    """Open a blob for a parser, and raise MalformedObject for whatever the parser raises.
+
+    An error of the machine says nothing about the bytes, and passes as it is: MemoryError, and OSError with a number.
+    pydicom raises OSError for malformed bytes too, but without a number.
+    """
+    with blob.open() as file:
+        try:
+            yield file
+        except Exception as error:
+            if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
+                raise
+            raise MalformedObject(f"an object cannot be read as DICOM ({type(error).__name__})") from None
 
 
 def is_intact(blob: Blob) -> bool:

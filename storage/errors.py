@@ -56,5 +56,9 @@ class InputRefused(Permanent):
         self.why = why
 
 
+class MalformedObject(InputRefused):
+    """An object whose bytes a parser cannot read."""
+
+
 class ModelRefused(Permanent):
     """A model folder that cannot be used: no descriptor, unreadable weights, wrong labels."""

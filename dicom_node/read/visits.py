@@ -9,6 +9,7 @@ from pydicom.dataset import Dataset
 
 from inference.headers.reading import read_header
 from storage.blobs import Blob
+from storage.errors import MalformedObject
 from storage.log.headers.patient_header import stated_birth_date, stated_sex
 
 SAMPLES = 3  # images of a study to try: one readable header is enough
@@ -103,9 +104,7 @@ def _first_header(blobs: Sequence[Blob]) -> Dataset | None:
 def _header(blob: Blob) -> Dataset | None:
     try:
         return read_header(blob, _ELEMENTS)
-    except OSError:  # The machine is in trouble, which says nothing about the image.
-        raise
-    except Exception:  # A parser fails on damaged bytes in many ways. Recognising the series reports the damage.
+    except MalformedObject:  # Recognising the series reports the damage.
         return None
 
 

@@ -4,9 +4,8 @@ An error of the machine is raised as it is (OSError, MemoryError): it says nothi
 """
 
 import logging
-from collections.abc import Collection, Sequence
-
-from pydicom.dataset import Dataset
+from collections.abc import Collection
+from dataclasses import replace
 
 from dicom_node.runtime.logs import fields, unexpected
 from inference.contract.study_rule import StudyValues, stated_values
@@ -84,14 +83,18 @@ def _series_version(series: Series) -> int:
 
 def _recognise(series: Series, site: SiteTable) -> tuple[Recognition, StudyValues]:
     """Recognise a series. If it is malformed, the description has a problem, and the study is routed without it."""
-    headers: Sequence[Dataset] = ()
+    headers = read_headers([instance.blob for instance in series.instances])
     try:
-        headers = read_headers([instance.blob for instance in series.instances])
         images, _ = images_among(headers)
-        return recognise_headers(headers, site), stated_values(headers[n] for n in images)
-    except (OSError, MemoryError):
+        found = recognise_headers(headers, site)
+        # A header that cannot be read names no series.
+        found = replace(
+            found, series_instance_uid=series.series_instance_uid, modality=found.modality or series.modality
+        )
+        return found, stated_values(headers[n] for n in images)
+    except MemoryError:
         raise
-    except Exception as error:
+    except Exception as error:  # pydicom raises OSError too for a malformed value, but no file is read here
         extra = fields("series_recognition_failed", series=series.series_instance_uid)
         log.error("A series cannot be recognised: %s", unexpected(error), extra=extra)
         unknown = Recognition(

@@ -7,7 +7,7 @@ whatever storage class.
 from collections.abc import Callable, Collection, Sequence
 
 from inference.headers.images import counts_as_image, feeds_inputs
-from inference.headers.reading import read_header
+from inference.headers.reading import read_beginning
 from storage.blobs import Blob
 from storage.errors import InputRefused
 from storage.log.instances import InstanceStore
@@ -73,11 +73,10 @@ class _Search:
     def _first(self, images: Sequence[Instance]) -> Blob | None:
         for image in sorted(images, key=lambda i: (i.facts.instance_number or 0, i.sop_instance_uid)):
             try:
-                header = read_header(image.blob)
-                if "Rows" in header and "Columns" in header:
-                    return image.blob
+                header = read_beginning(image.blob).header
             except OSError as error:
                 self.trouble = error
-            except Exception:  # noqa: S112 - parsers fail in many ways, and the analysis has reported the damage already
                 continue
+            if all(keyword in header for keyword in ("SOPInstanceUID", "Rows", "Columns")):
+                return image.blob
         return None

@@ -1,7 +1,7 @@
 """The definition of an image, by which completeness, recognition, volumes and routing all decide.
 
 Other objects come inside the series of images: raw data (which may have Rows and Columns), screenshots, presentation
-states, reports. They are left out with a reason, and never cost the series.
+states, reports, and what cannot be read. They are left out with a reason, and never cost the series.
 """
 
 from collections import Counter
@@ -15,6 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from inference.headers.attributes import values
+from inference.headers.reading import UnreadableHeader
 
 IMAGE_MODALITIES = frozenset({"MR", "CT", "PT"})
 FEW = 3  # images beside others that make no volume of their own
@@ -90,6 +91,12 @@ def feeds_inputs(sop_class_uid: str, modality: str) -> bool:
     return modality in IMAGE_MODALITIES and image_class(sop_class_uid) is ImageClass.IMAGE
 
 
+def may_be_image(ds: Dataset) -> bool:
+    """Return True if an object that is no image might feed an input if all of it could be read."""
+    told = (str(_value(ds, keyword) or "") for keyword in ("SOPClassUID", "Modality"))
+    return isinstance(ds, UnreadableHeader) or feeds_inputs(*told)
+
+
 def images_among(headers: Sequence[Dataset]) -> tuple[list[int], list[OddObject]]:
     """Return which of the objects of one series are its images, as indices, and the others with their reasons.
 
@@ -112,6 +119,8 @@ def images_among(headers: Sequence[Dataset]) -> tuple[list[int], list[OddObject]
 
 def _rank(ds: Dataset) -> tuple[ImageClass, str]:
     """Return what one object is, and the reason why it is no image of a series that holds better ones."""
+    if isinstance(ds, UnreadableHeader):
+        return ImageClass.NONE, "cannot be read as DICOM"
     sop_class_uid = str(_value(ds, "SOPClassUID") or "")
     found = image_class(sop_class_uid)
     name = UID(sop_class_uid).name

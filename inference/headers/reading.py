@@ -1,23 +1,67 @@
 """The reading of one instance with pydicom."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from pydicom import dcmread
-from pydicom.dataset import FileDataset
+from pydicom.dataset import Dataset, FileDataset
 
-from storage.blobs import Blob
+from storage.blobs import Blob, open_to_parse
+from storage.errors import MalformedObject
+
+_UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")  # which every stored instance has
+
+
+class UnreadableHeader(Dataset):
+    """The empty header of an instance that is stored, but cannot be read."""
+
+
+@dataclass(frozen=True, eq=False)
+class Beginning:
+    """The header of an instance, which precedes its pixels, and the byte of the file at which it ends."""
+
+    blob: Blob
+    header: Dataset
+    end: int
 
 
 def read_header(blob: Blob, keywords: Sequence[str] | None = None) -> FileDataset:
-    """Read what precedes the pixels, or the elements with these keywords alone.
+    """Read what precedes the pixels, or the elements with these keywords alone, and of those no malformed ones.
 
-    Raises OSError. A malformed file makes pydicom raise errors of many kinds.
+    Raises as `open_to_parse` does.
     """
-    with blob.open() as file:
-        return dcmread(file, stop_before_pixels=True, specific_tags=None if keywords is None else list(keywords))
+    with open_to_parse(blob) as file:
+        header = dcmread(file, stop_before_pixels=True, specific_tags=None if keywords is None else list(keywords))
+    if keywords is not None:
+        _leave_out_malformed(header)
+    return header
 
 
 def read_object(blob: Blob) -> FileDataset:
-    """Read all of an instance. Raises as `read_header` does."""
-    with blob.open() as file:
+    """Read all of an instance. Raises as `open_to_parse` does."""
+    with open_to_parse(blob) as file:
         return dcmread(file)
+
+
+def read_beginning(blob: Blob) -> Beginning:
+    """Read what precedes the pixels of an image. Raises OSError and MemoryError.
+
+    A malformed instance has an `UnreadableHeader`, so that it does not cost its series. That is also one of which
+    pydicom misses a UID, because it reads no further or because the UID stands behind the pixels. An image without a
+    SOP Class UID is left to `images_among`.
+    """
+    try:
+        with open_to_parse(blob) as file:
+            header, end = dcmread(file, stop_before_pixels=True), file.tell()
+            is_read = all(header.get(uid) for uid in _UIDS) or ("Rows" in header and "SOPClassUID" not in header)
+    except MalformedObject:
+        return Beginning(blob, UnreadableHeader(), 0)
+    return Beginning(blob, header if is_read else UnreadableHeader(), end)
+
+
+def _leave_out_malformed(header: Dataset) -> None:
+    for tag in list(header.keys()):
+        try:
+            header[tag]
+        except Exception:  # pydicom reads values late, and raises errors of many kinds
+            del header[tag]

@@ -14,8 +14,8 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from inference.headers.attributes import values, vector
-from inference.headers.images import images_among, told_odd
-from inference.headers.reading import read_header
+from inference.headers.images import images_among, may_be_image, told_odd
+from inference.headers.reading import read_beginning
 from inference.series.agent import AgentEvidence, agent_evidence, seconds_after_injection
 from inference.series.image_facts import ImageFacts, facts_of
 from inference.series.kinds import Kind as Kind
@@ -78,8 +78,8 @@ class Recognition:
 
 
 def read_headers(blobs: Iterable[Blob]) -> list[Dataset]:
-    """Read the headers of a series, without pixels."""
-    return [read_header(blob) for blob in blobs]
+    """Read the headers of a series as `read_beginning` does."""
+    return [read_beginning(blob).header for blob in blobs]
 
 
 def recognise_headers(headers: Sequence[Dataset], site: SiteTable = ()) -> Recognition:
@@ -91,6 +91,9 @@ def recognise_headers(headers: Sequence[Dataset], site: SiteTable = ()) -> Recog
     chosen, odd = images_among(headers)
     images = [headers[n] for n in chosen]
     if not images:
+        if any(map(may_be_image, headers)):  # nothing is reported of a series that is known to hold no image
+            reason = "; ".join(told_odd(odd))
+            return _nothing(headers[0], Kind.UNKNOWN, 0.0, reason, "no image of the series can be read")
         reason = f"holds no image: its first object {odd[0].reason}"
         return _nothing(headers[0], Kind.NON_IMAGE, 1.0, reason, "the series holds no image")
     first = images[0]
@@ -99,6 +102,8 @@ def recognise_headers(headers: Sequence[Dataset], site: SiteTable = ()) -> Recog
     if not facts:
         return _nothing(first, Kind.UNKNOWN, 0.0, "its headers are malformed", "its headers are malformed")
     planes, problem, stacks = _geometry(images)
+    told = told_odd(odd)
+    problem = "; ".join([problem, *told]) if problem else ""  # a slice that seems to be missing may be one of these
     verdict = kind_of_series(modality, facts, planes)
     phases = 1 if verdict.kind in DIFFUSION_KINDS else phases_of(facts)
     agent = agent_evidence(facts)
@@ -117,7 +122,7 @@ def recognise_headers(headers: Sequence[Dataset], site: SiteTable = ()) -> Recog
         reasons=(
             verdict.reason,
             *(["its description alone tells of a contrast agent"] if agent is AgentEvidence.NAME else []),
-            *told_odd(odd),
+            *([] if problem else told),
         ),
         body_part=_body_part(first),
         laterality=_laterality(facts),
@@ -139,7 +144,7 @@ def recognise_headers(headers: Sequence[Dataset], site: SiteTable = ()) -> Recog
         found,
         kind=rule.kind,
         confidence=1.0,
-        reasons=(f"the site's table names it ({rule})", *told_odd(odd)),
+        reasons=(f"the site's table names it ({rule})", *([] if problem else told)),
         fat_suppressed=found.fat_suppressed if rule.fat_suppressed is None else rule.fat_suppressed,
         contrast=found.contrast if rule.contrast is None else rule.contrast,
         b_values=b_values_of(facts) if rule.kind in DIFFUSION_KINDS else (),

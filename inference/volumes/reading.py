@@ -1,8 +1,6 @@
 """The reading of volumes from the instances of a series."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,23 +11,14 @@ from pydicom.filereader import read_dataset
 
 from inference.headers.image_content import is_signal
 from inference.headers.images import image_name, images_among
+from inference.headers.reading import Beginning, read_beginning
 from inference.volumes.geometry import Array
 from inference.volumes.planes import ASSUMED, B_VALUE, planes_of
 from inference.volumes.stacks import SliceStack, confirm_unweighted, differences, stacks_of
 from inference.volumes.values import FrameValues, refuse_mixed, values_of
 from inference.volumes.volume import FrameReference, UnitValues, Volume
-from storage.blobs import Blob
+from storage.blobs import Blob, open_to_parse
 from storage.errors import InputRefused
-
-
-@dataclass(frozen=True, eq=False)
-class _Header:
-    """The header of an instance before its pixels, and the byte of its file at which it ends."""
-
-    blob: Blob
-    ds: Dataset
-    end: int
-
 
 VolumeChoice = Callable[[Sequence[Mapping[str, Any]]], int | None]
 """Chooses one of several volumes by what tells each apart (`Volume.told_apart`): its index, None if none is meant."""
@@ -40,13 +29,13 @@ def read_volume(blobs: Iterable[Blob], choose: VolumeChoice | None = None) -> Vo
 
     Raises InputRefused, with the reason, if the series makes no volume, or several volumes and `choose` is None.
     """
-    headers, stacks = _stacks_in(blobs)
+    images, stacks = _stacks_in(blobs)
     if len(stacks) > 1:
         chosen = choose([stack.told_apart for stack in stacks]) if choose is not None else None
         if chosen is None:
             raise InputRefused(f"the series holds {len(stacks)} volumes: {differences(stacks)}")
         if ASSUMED in stacks[chosen].told_apart:  # only the pixels of the others can confirm the b-value
-            volume = confirm_unweighted(_load(stacks, headers))[chosen]
+            volume = confirm_unweighted(_load(stacks, images))[chosen]
             if B_VALUE not in volume.told_apart:
                 raise InputRefused(
                     "the images that state no b-value are not brighter than the weighted ones, so they are not those "
@@ -54,33 +43,33 @@ def read_volume(blobs: Iterable[Blob], choose: VolumeChoice | None = None) -> Vo
                 )
             return volume
         stacks = [stacks[chosen]]
-    return confirm_unweighted(_load(stacks, headers))[0]
+    return confirm_unweighted(_load(stacks, images))[0]
 
 
 def read_volumes(blobs: Iterable[Blob]) -> tuple[Volume, ...]:
     """Read all volumes of a series, at least one, in the order of acquisition. Raises InputRefused as `stacks_of`."""
-    headers, stacks = _stacks_in(blobs)
-    return confirm_unweighted(_load(stacks, headers))
+    images, stacks = _stacks_in(blobs)
+    return confirm_unweighted(_load(stacks, images))
 
 
-def _stacks_in(blobs: Iterable[Blob]) -> tuple[dict[int, _Header], list[SliceStack]]:
-    """Return the headers of the images, numbered in the order of `blobs`, and the stacks that their planes make."""
-    everything = list(map(_begin, blobs))
-    chosen, odd = images_among([header.ds for header in everything])
+def _stacks_in(blobs: Iterable[Blob]) -> tuple[dict[int, Beginning], list[SliceStack]]:
+    """Return the beginnings of the images, numbered in the order of `blobs`, and the stacks that their planes make."""
+    everything = list(map(read_beginning, blobs))
+    chosen, odd = images_among([beginning.header for beginning in everything])
     if not chosen and odd:
         raise InputRefused(f"the series holds no image: its first object {odd[0].reason}")
-    headers = {n: everything[n] for n in sorted(chosen)}
-    return headers, stacks_of([plane for n, header in headers.items() for plane in planes_of(header.ds, n)])
+    images = {n: everything[n] for n in sorted(chosen)}
+    return images, stacks_of([plane for n, image in images.items() for plane in planes_of(image.header, n)])
 
 
-def _load(stacks: Sequence[SliceStack], headers: dict[int, _Header]) -> tuple[Volume, ...]:
-    """Read the pixels, instance by instance, and remove each from `headers`, so that its pixels are freed after use."""
-    blobs = {n: header.blob for n, header in headers.items()}
-    any_header = next(iter(headers.values())).ds
+def _load(stacks: Sequence[SliceStack], images: dict[int, Beginning]) -> tuple[Volume, ...]:
+    """Read the pixels, instance by instance, and remove each from `images`, so that its pixels are freed after use."""
+    blobs = {n: image.blob for n, image in images.items()}
+    any_header = next(iter(images.values())).header
     study_instance_uid, series_instance_uid = str(any_header.StudyInstanceUID), str(any_header.SeriesInstanceUID)
     modality = str(any_header.get("Modality", ""))
     values = [
-        [values_of(headers[p.instance].ds, p.frame_number, stack.told_apart, p.label) for p in stack.planes]
+        [values_of(images[p.instance].header, p.frame_number, stack.told_apart, p.label) for p in stack.planes]
         for stack in stacks
     ]
     refuse_mixed(
@@ -94,7 +83,7 @@ def _load(stacks: Sequence[SliceStack], headers: dict[int, _Header]) -> tuple[Vo
         for k, plane in enumerate(slices.stack.planes):
             wanted.setdefault(plane.instance, []).append((slices, k))
     for n in sorted(wanted):  # the order in which storage gives them is that in which they lie
-        pixels = _pixels(_read_on(headers.pop(n)))
+        pixels = _pixels(_read_on(images.pop(n)))
         for slices, k in wanted[n]:
             slices.fill(k, pixels)
     return tuple(
@@ -157,34 +146,20 @@ class _Slices:
         return self.unit is not None and not self.unit.arbitrary
 
 
-def _begin(blob: Blob) -> _Header:
-    with _readable(), blob.open() as file:
-        return _Header(blob, dcmread(file, stop_before_pixels=True), file.tell())
-
-
-def _read_on(header: _Header) -> Dataset:
-    """Return the dataset of `header` with the rest of its file.
+def _read_on(image: Beginning) -> Dataset:
+    """Return the header of `image` with the rest of its file.
 
     Parsing a header again would take as long as reading its pixels. The file was closed in between, because a series
     may have more instances than a process may have open files.
     """
-    with _readable(), header.blob.open() as file:
-        if header.ds.file_meta.TransferSyntaxUID.is_deflated:  # its offsets in the file are not those in the dataset
+    ds = image.header
+    with open_to_parse(image.blob) as file:
+        if ds.file_meta.TransferSyntaxUID.is_deflated:  # its offsets in the file are not those in the dataset
             return dcmread(file)
-        file.seek(header.end)
-        implicit, little = header.ds.original_encoding
-        header.ds.update(read_dataset(file, bool(implicit), bool(little)))
-        return header.ds
-
-
-@contextmanager
-def _readable() -> Iterator[None]:
-    try:
-        yield
-    except (OSError, MemoryError):
-        raise  # The machine failed, not the image: the caller may try again.
-    except Exception as error:
-        raise InputRefused(f"a file of the series cannot be read as DICOM ({type(error).__name__})") from None
+        file.seek(image.end)
+        implicit, little = ds.original_encoding
+        ds.update(read_dataset(file, bool(implicit), bool(little)))
+        return ds
 
 
 def _pixels(ds: Dataset) -> NDArray[Any]:

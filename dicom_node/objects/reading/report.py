@@ -128,7 +128,7 @@ class MeasurementReport:
 
 def read_report(source: Blob | Dataset) -> MeasurementReport:
     """Read the measurement groups of `source`, in order. Raises InputRefused if it is no measurement report."""
-    ds = source if isinstance(source, Dataset) else _read(source)
+    ds = source if isinstance(source, Dataset) else read_header(source)
     title = first_code(ds, "ConceptNameCodeSequence")
     if ds.get("Modality") != "SR" or ds.get("ValueType") != "CONTAINER" or title is None:
         raise InputRefused(f"instance {ds.get('SOPInstanceUID', '?')} is no structured report")
@@ -149,15 +149,6 @@ def read_report(source: Blob | Dataset) -> MeasurementReport:
         groups=tuple(_group(g, f"report {ds.SOPInstanceUID}, group {k}") for k, g in enumerate(groups, 1)),
         evidence=tuple(_evidence(ds)),
     )
-
-
-def _read(blob: Blob) -> Dataset:
-    try:
-        return read_header(blob)
-    except OSError:
-        raise  # a failure of the disk, which may pass
-    except Exception as error:
-        raise InputRefused(f"{blob} cannot be read as DICOM ({type(error).__name__})") from None
 
 
 def _children(item: Dataset) -> Sequence[Dataset]:

@@ -73,7 +73,7 @@ def read_segmentation(source: Blob | Dataset, grid: Geometry | None = None) -> R
     segmentation or has no place in space, if its frames lie off the grid or are turned against it, and if its pixels
     cannot be decoded.
     """
-    ds = source if isinstance(source, Dataset) else _read(source)
+    ds = source if isinstance(source, Dataset) else read_object(source)
     if ds.get("SOPClassUID") not in (SegmentationStorage, LABEL_MAP_SEGMENTATION_STORAGE):
         raise InputRefused(f"instance {ds.get('SOPInstanceUID', '?')} is no segmentation")
     name = f"segmentation {ds.SOPInstanceUID}"
@@ -108,15 +108,6 @@ def read_segmentation(source: Blob | Dataset, grid: Geometry | None = None) -> R
         segments=tuple(segments),
         sources=_sources(ds, len(planes)),
     )
-
-
-def _read(blob: Blob) -> Dataset:
-    try:
-        return read_object(blob)
-    except OSError:
-        raise  # a failure of the disk, which may pass
-    except Exception as error:
-        raise InputRefused(f"{blob} cannot be read as DICOM ({type(error).__name__})") from None
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,8 @@ from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset, read_partial
 
-from storage.blobs import Blob
+from storage.blobs import Blob, open_to_parse
+from storage.errors import MalformedObject
 from storage.records.patients import NOBODY, PatientIdentity
 
 SPECIFIC_CHARACTER_SET = 0x00080005
@@ -50,14 +51,12 @@ def identity_of(values: Mapping[int, bytes]) -> PatientIdentity:
 
 def read_identity(blob: Blob) -> PatientIdentity:
     """Read the identity, without what follows the patient. Damaged bytes state nothing. Raises OSError."""
-    with blob.open() as file:
-        try:
+    try:
+        with open_to_parse(blob) as file:
             ds = read_partial(file, stop_when=lambda tag, vr, length: tag > _LAST, specific_tags=list(PATIENT_ELEMENTS))
             return identity_of(raw_values(ds))
-        except OSError:
-            raise
-        except Exception:  # a parser fails in many ways; whoever reads the image will say so
-            return NOBODY
+    except MalformedObject:  # whoever reads the image will say so
+        return NOBODY
 
 
 def stated_birth_date(text: str) -> str:

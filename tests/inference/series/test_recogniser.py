@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.uid import RawDataStorage
 
 from inference.series.kinds import Kind
 from inference.series.recogniser import read_headers, recognise_headers
@@ -418,7 +419,10 @@ def test_a_site_names_the_kind_outright(rule: SiteRule, named: bool) -> None:
 def test_a_site_makes_no_image_of_what_is_none() -> None:
     ds = header()
     del ds.Rows
-    assert recognise_headers([ds], [SiteRule(Kind.T1W, series_description="*")]).kind is Kind.NON_IMAGE
+    rules = [SiteRule(Kind.T1W, series_description="*")]
+    assert recognise_headers([ds], rules).kind is Kind.UNKNOWN
+    ds.SOPClassUID = RawDataStorage
+    assert recognise_headers([ds], rules).kind is Kind.NON_IMAGE
 
 
 @pytest.mark.parametrize(
