@@ -19,6 +19,8 @@ from tests.receive.raw import RELEASE, RawPeer, association_request
 from tests.receive.test_odd_datasets import ITEM, NOISE, OPEN, REFERENCE, SEQUENCE, SEQUENCE_DELIMITER, element
 from tests.receive.test_streaming import send
 
+pytestmark = pytest.mark.slow  # a minute
+
 MIDDLE = 7  # of the 20 slices
 UNREADABLE = "cannot be read as DICOM"
 ROWLESS = "is not an image: MR Image Storage, without Rows and Columns"
