@@ -116,7 +116,7 @@ class DatasetReader:
         return position
 
     def _read_explicit(self, data: BytesLike, position: int, size: int) -> int:
-        order, wanted, elements = self._order, self._wanted, self.elements
+        order, wanted = self._order, self._wanted
         short_vrs, long_vrs, long = order.short_vrs, order.long_vrs, order.long.unpack_from
         head = order.head.unpack_from
         start = position
@@ -134,18 +134,14 @@ class DatasetReader:
                         return position
                     continue
                 if tag in wanted:
-                    name = wanted[tag]
-                    if end <= size and length < _SMALL and name not in elements and name < PIXEL_DATA[0]:
-                        elements[name] = bytes(data[start:end])
-                    else:
-                        self._keep(name, data, start, (end - length, end))
+                    self._keep(wanted[tag], data, start, (end - length, end))
                 position = end
         except (struct.error, _More):
             return start
         return position
 
     def _read_implicit(self, data: BytesLike, position: int, size: int) -> int:
-        wanted, elements, delimiters = self._wanted, self.elements, self._delimiters
+        wanted, delimiters = self._wanted, self._delimiters
         unpack = _BARE_HEAD.unpack_from
         start = position
         try:
@@ -159,11 +155,7 @@ class DatasetReader:
                     continue
                 end = position + 8 + length
                 if tag in wanted:
-                    name = wanted[tag]
-                    if end <= size and length < _SMALL and name not in elements and name < PIXEL_DATA[0]:
-                        elements[name] = bytes(data[start:end])
-                    else:
-                        self._keep(name, data, start, (end - length, end))
+                    self._keep(wanted[tag], data, start, (end - length, end))
                 position = end
         except (struct.error, _More):
             return start
@@ -174,7 +166,10 @@ class DatasetReader:
     def _keep(self, name: int, data: BytesLike, start: int, value: tuple[int, int], odd: bool = False) -> None:
         """Keep a wanted element, unless it is an empty repetition. Raises _More if it is not here yet."""
         begin, end = value
-        if name >= PIXEL_DATA[0]:
+        is_first = name not in self.elements and name < PIXEL_DATA[0]
+        if is_first and not odd and end - begin < _SMALL and end <= len(data):
+            self.elements[name] = bytes(data[start:end])
+        elif name >= PIXEL_DATA[0]:
             self._open_pixels(begin)
             self._in_pixels = False
             self._mark(end)
