@@ -34,7 +34,7 @@ from inference.headers.reading import read_object
 from storage.blobs import Blob
 from storage.errors import NodeError, Permanent
 from storage.log.headers.header import UnreadableDataset
-from storage.log.headers.instance_reader import scan_header
+from storage.log.headers.instance_reader import read_instance_header
 from storage.records.deliveries import StoredAs
 
 MAXIMUM_CONTEXTS = 128  # presentation context IDs are the odd numbers of one byte (PS3.8 9.3.2.2)
@@ -78,7 +78,7 @@ class OutgoingInstance:
                 raise Permanent(f"{blob} is not a DICOM file that can be sent ({type(error).__name__})") from None
             offset = file.tell()
             try:
-                header = scan_header(file.read(), transfer_syntax_uid)
+                header = read_instance_header(file, transfer_syntax_uid)
             except UnreadableDataset as error:
                 raise Permanent(f"{blob}: {error}") from None
         return cls(blob, header.sop_class_uid, header.sop_instance_uid, transfer_syntax_uid, offset)

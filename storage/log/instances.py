@@ -15,7 +15,7 @@ from storage.errors import NodeError, Permanent, Retriable
 from storage.log.archive import ASIDE, INSTANCE_SUFFIX, VERSION_MARK, Archive, sop_instance_uid_of
 from storage.log.associations import abort_open_associations
 from storage.log.filing import FeedsInputs, Filing
-from storage.log.headers.instance_reader import InstanceReader
+from storage.log.headers.instance_reader import read_instance_header
 from storage.log.headers.patient_header import read_identity
 from storage.records.instances import UID, Facts, Instance, ReceivedInstance, Series, Stored
 from storage.records.patients import StudyIdentities
@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 _KEY = ("sop_instance_uid", "series_instance_uid", "study_instance_uid", "sha256")
 _REINDEX_BATCH = 200
 _LONGEST_KEY = 200  # of a problem
-_READ_AT_ONCE = 8 * 2**20  # bytes of a dataset
 
 
 class InstanceStore:
@@ -287,14 +286,7 @@ def _read(path: Path) -> ReceivedInstance:
     transfer_syntax_uid = str(meta.TransferSyntaxUID)
     with path.open("rb") as file:
         file.seek(dataset_offset(file.read(144)))
-        reader = InstanceReader(transfer_syntax_uid)
-        while part := file.read(_READ_AT_ONCE):
-            reader.update(part)
-            if reader.is_identified and reader.has_reached_pixels:
-                break
-        else:
-            reader.update(b"", final=True)
-    header = reader.header()
+        header = read_instance_header(file, transfer_syntax_uid)
     named = (path.parent.parent.name, path.parent.name, sop_instance_uid_of(path))
     if (header.study_instance_uid, header.series_instance_uid, header.sop_instance_uid) != named:
         raise Permanent("it holds another instance than its name says")

@@ -2,6 +2,7 @@
 
 import hashlib
 import zlib
+from io import BufferedReader
 
 from storage.log.files import BytesLike
 from storage.log.headers.content_hashes import ContentHasher, ContentHashes
@@ -14,6 +15,7 @@ from storage.log.headers.wanted import Wanted
 
 LARGEST_INFLATED = 64 * 2**20  # bytes; what a deflated dataset holds behind them is not read
 _INFLATED_AT_ONCE = 2**20
+_READ_AT_ONCE = 8 * 2**20  # bytes of a file
 
 _WANTED = Wanted.of(CANDIDATES | {*HEADER_ELEMENTS}, CANDIDATE_SIZES)
 
@@ -26,6 +28,21 @@ def scan_header(dataset: BytesLike, transfer_syntax_uid: str) -> InstanceHeader:
     """
     reader = InstanceReader(transfer_syntax_uid)
     reader.update(dataset, final=True)
+    return reader.header()
+
+
+def read_instance_header(file: BufferedReader, transfer_syntax_uid: str) -> InstanceHeader:
+    """Return the header of the dataset that begins at the position of `file`, which is read no further than needed.
+
+    Raises UnreadableDataset as `scan_header` does.
+    """
+    reader = InstanceReader(transfer_syntax_uid)
+    while part := file.read(_READ_AT_ONCE):
+        reader.update(part)
+        if reader.is_identified and reader.has_reached_pixels:
+            break
+    else:
+        reader.update(b"", final=True)
     return reader.header()
 
 
