@@ -1,6 +1,7 @@
 """The check behind `dicom-node fsck`: every acknowledged instance must be here, whole and indexed."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from dicom_node.read.census import Census, Fault, FoundFault
@@ -9,8 +10,8 @@ from storage.errors import DamagedFrame, Permanent
 from storage.log.archive import sop_instance_uid_of
 from storage.log.instances import InstanceStore
 from storage.log.segments.frames import FrameKind
-from storage.log.segments.names import list_segments
 from storage.log.segments.reader import SegmentReader
+from storage.log.segments.store import Segments
 from storage.records.instances import Instance
 
 
@@ -21,13 +22,16 @@ def take_census(data_dir: Path, instances: InstanceStore, journals: Path) -> Cen
     """
     problems: list[FoundFault] = []
     waiting: list[str] = []
-    for folder in sorted(p for p in journals.glob("*") if p.is_dir()):
-        for segment in list_segments(folder):
-            found, damaged = _segment(segment)
-            waiting += found
-            if damaged:
-                problems.append(FoundFault(Fault.JOURNAL, str(segment.relative_to(data_dir))))
-        problems += [FoundFault(Fault.JOURNAL, str(p.relative_to(data_dir))) for p in sorted(folder.glob("*.damaged"))]
+    segments = Segments(journals)
+    for receiver in segments.receivers():
+        for number in segments.numbers(receiver):
+            with suppress(FileNotFoundError), segments.open(receiver, number) as reader:  # filed and removed meanwhile
+                found, damaged = _frames(reader)
+                waiting += found
+                if damaged:
+                    problems.append(FoundFault(Fault.JOURNAL, str(reader.path.relative_to(data_dir))))
+        kept = sorted((journals / receiver).glob("*.damaged"))
+        problems += [FoundFault(Fault.JOURNAL, str(p.relative_to(data_dir))) for p in kept]
     problems += [
         FoundFault(Fault.UNFILED, str(p.relative_to(data_dir))) for p in sorted((data_dir / "unfiled").glob("*.dcm"))
     ]
@@ -57,23 +61,17 @@ def _fault(instance: Instance) -> Fault | None:
         return Fault.DAMAGED
 
 
-def _segment(path: Path) -> tuple[list[str], bool]:
+def _frames(reader: SegmentReader) -> tuple[list[str], bool]:
     """Return the SOP Instance UIDs in a segment, and True if anything in it is damaged."""
     uids: list[str] = []
-    damaged = False
-    try:
-        with SegmentReader(path) as reader:
-            end = reader.first
-            for frame in reader.all_frames():
-                damaged = damaged or frame.offset > end
-                end = frame.end
-                try:
-                    if frame.kind in (FrameKind.INSTANCE, FrameKind.LARGE_INSTANCE):
-                        reader.body(frame)
-                        uids.append(frame.meta["sop_instance_uid"])
-                except DamagedFrame:
-                    damaged = True
-            damaged = damaged or (end < reader.size and not reader.is_cut_off(end))
-    except FileNotFoundError:  # filed and removed in the meantime
-        return [], False
-    return uids, damaged
+    damaged, end = False, reader.first
+    for frame in reader.all_frames():
+        damaged = damaged or frame.offset > end
+        end = frame.end
+        try:
+            if frame.kind in (FrameKind.INSTANCE, FrameKind.LARGE_INSTANCE):
+                reader.body(frame)
+                uids.append(frame.meta["sop_instance_uid"])
+        except DamagedFrame:
+            damaged = True
+    return uids, damaged or (end < reader.size and not reader.is_cut_off(end))
