@@ -1,4 +1,4 @@
-"""What a piece of work in this process costs: time, processor time, memory."""
+"""The cost of a piece of work in this process: time, processor time, memory."""
 
 import time
 from dataclasses import dataclass

@@ -89,7 +89,7 @@ def _element(element: int, value: bytes) -> bytes:
 
 
 def echo(host: str, port: int, ae_title: str) -> bool:
-    """Whether somebody there answers."""
+    """Return True if somebody there answers."""
     try:
         association = Association(host, port, ae_title)
         association.echo()

@@ -17,7 +17,7 @@ AT_REST, READ, GROWTH = "at-rest", "read", "growth"
 
 @dataclass(frozen=True)
 class Setting:
-    """What servers have from their start, so each setting has servers of its own.
+    """The equipment of servers from their start, so each setting has servers of its own.
 
     `nodelay` holds for senders and servers; without it both are as Debian ships them. In `slow_flush` each flush of the
     servers takes FLUSH_MILLISECONDS longer. A `full_index` holds many rows before anything is sent, on an own disk.

@@ -1,4 +1,4 @@
-"""Where servers and senders are: both on the loopback interface, or each in a network namespace of its own."""
+"""The place of servers and senders: both on the loopback interface, or each in a network namespace of its own."""
 
 import ctypes
 import fcntl
@@ -31,7 +31,7 @@ class NotPossible(Exception):
 
 @dataclass(frozen=True)
 class Place:
-    """What to put before a command of a server, and of a sender; and how they reach each other."""
+    """The words before a command of a server, and of a sender; and how they reach each other."""
 
     server_address: str = LOOPBACK
     server_namespace: str | None = None

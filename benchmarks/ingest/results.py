@@ -1,4 +1,4 @@
-"""What was measured, and the goals that it is held against."""
+"""Measurements, and the goals that they are held against."""
 
 import statistics
 from collections.abc import Callable, Mapping
@@ -30,7 +30,7 @@ class Sent:
 
 @dataclass(frozen=True)
 class AtRest:
-    """What a server costs before the first case of a round."""
+    """The cost of a server before the first case of a round."""
 
     idle_bytes: int
     associations_bytes: int  # above idle, with IDLE_ASSOCIATIONS that say nothing

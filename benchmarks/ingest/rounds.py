@@ -25,7 +25,7 @@ READERS = ("node", "pydicom")
 
 @dataclass(frozen=True)
 class Plan:
-    """What every round does. `servers` are those that take part; without `has_disk` none gets a disk of its own."""
+    """The work of every round. `servers` are those that take part; without `has_disk` none gets a disk of its own."""
 
     names: Sequence[str]
     cases: Sequence[Case]
@@ -110,7 +110,7 @@ class Rounds:
         console.log(f"round {number + 1}, {case.name}, {name}: {told}", highlight=False)
 
     def _run_reading(self, number: int) -> None:
-        """As `make bench-objects` reads the same series, each reader in a process of its own."""
+        """Read the series of `make bench-objects`, each reader in a process of its own."""
         if self._read is None:
             folder = self._source / READ
             objects.prepare(objects.READ, folder)

@@ -130,7 +130,7 @@ class Server(ABC):
     # -- what it costs -------------------------------------------------------------------------------------------------
 
     def _each(self, of: Callable[[psutil.Process], T]) -> Iterator[tuple[str, T]]:
-        """What `of` says of the processes that run now, each under the name of the one that it comes from."""
+        """Yield what `of` says of the processes that run now, each under the name of the one that it comes from."""
         for name, process in self._processes.items():
             own = psutil.Process(process.pid)
             for found in (own, *own.children(recursive=True)):

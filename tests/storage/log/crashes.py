@@ -1,4 +1,4 @@
-"""What a crash leaves of a segment."""
+"""Segments as a crash leaves them."""
 
 import os
 from pathlib import Path

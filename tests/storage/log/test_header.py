@@ -248,7 +248,7 @@ def test_the_reader_agrees_with_pydicom_on_generated_datasets(syntax: str) -> No
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
 def test_damage_never_gives_another_answer_or_another_exception(syntax: str) -> None:
-    """What is read of damaged bytes is not always what pydicom reads; but it does not depend on how they arrive."""
+    """Damaged bytes are not always read as pydicom reads them; but that does not depend on how they arrive."""
     random = Random(2)
     for _ in range(800):
         dataset = bytearray(generated(random, implicit=syntax == ImplicitVRLittleEndian))

@@ -193,7 +193,7 @@ def test_a_torn_image_that_ends_in_a_segment_does_not_make_its_own_segment_look_
 
 @pytest.mark.parametrize("offset", [0, 2**63, 2**64 - 1])
 def test_an_image_may_end_like_a_segment(opened: Journal, offset: int) -> None:
-    """What it says is no place in the file, and not even a number that the system takes for one."""
+    """It names no place in the file, and not even a number that the system takes for one."""
     store(opened, image(1, b"DNE2" + struct.pack("<Q", offset)))
     for sealed in (False, True):
         assert is_sealed(segment(opened)) == sealed
