@@ -205,7 +205,7 @@ class Filing:
     def _index(self, session: Session, decided: Sequence[_Decided], keys: dict[str, int]) -> list[Stored]:
         """Write the rows of the instances, and return the outcomes."""
         subjects = {
-            patient: keep_subject(session, self._key, patient)
+            patient: keep_subject(session, self._key.subject(patient))
             for patient in {one.arrival.entry.patient for one in decided if one.outcome in _FILED}
         }
         # A row without a patient was filed by an earlier version: what its file states is not known here.

@@ -129,7 +129,7 @@ class InstanceStore:
             return
         found = [(table, key, read_identity(FileBlob(path))) for table, key, path in unread if path.exists()]
         with self._database.session(derivable=True) as session:
-            subjects = {identity: keep_subject(session, self._key, identity) for *_, identity in found}
+            subjects = {identity: keep_subject(session, self._key.subject(identity)) for *_, identity in found}
             for table, key, identity in found:
                 here = (getattr(table, name) == value for name, value in key.items())
                 changed(session, update(table).where(*here).values(subject_id=subjects[identity]))

@@ -1,5 +1,6 @@
 """Records of instances: received, stored, grouped into series."""
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,7 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from storage.blobs import Blob
-from storage.records.patients import NOBODY, PatientIdentity
+from storage.records.patients import NOBODY, PatientIdentity, Subject
 
 UID = re.compile(r"[0-9][0-9.]{0,63}")  # wider than PS3.5 9.1, but safe as a file name
 
@@ -21,6 +22,42 @@ class Stored(StrEnum):
     VERSION = "VERSION"  # the same pixels under changed attributes of patient or study: both kept, the newer used
     COPY = "COPY"  # the same pixels under another Study or Series Instance UID: filed there too
     CONFLICT = "CONFLICT"  # the same SOP Instance UID with other pixels: kept beside, in quarantine, never instead
+
+
+@dataclass(frozen=True)
+class ContentHashes:
+    """The SHA-256 of the value of the pixel data element, empty if there is none, and that of all other bytes.
+
+    Pixel data are the elements Pixel Data, Float and Double Float Pixel Data at the top level. Tag, VR and length of
+    the element belong to the other bytes; the items and the delimiter of encapsulated pixel data belong to its value.
+    """
+
+    pixels: str
+    rest: str
+
+    @property
+    def checksum(self) -> str:
+        """The SHA-256 of both, which tells contents apart."""
+        return hashlib.sha256(f"{self.pixels} {self.rest}".encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Address:
+    """The place of an instance in the log: its frame in a segment of a receiver's journal, and its Part 10 file.
+
+    The Part 10 file are the `length` bytes from `body_offset` of the segment on. That of a large instance is the file
+    named `file` beside the segment, and then `body_offset` is 0.
+    """
+
+    receiver: str
+    segment: int
+    frame_offset: int
+    body_offset: int
+    length: int
+    file: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.receiver}/{self.segment:08}:{self.frame_offset}"
 
 
 @dataclass(frozen=True)
@@ -76,7 +113,8 @@ class Instance:
 class ReceivedInstance:
     """An instance as a C-STORE request delivers it, when its bytes go into the journal.
 
-    `association` is the receiver's own name for the association, which is never used twice.
+    `association` is the receiver's own name for the association, which is never used twice. `subject` and `hashes` are
+    None in journals of release 0.1, which have the `patient` in clear instead.
     """
 
     sop_instance_uid: str
@@ -89,6 +127,8 @@ class ReceivedInstance:
     association: str
     received_at: datetime
     facts: Facts = Facts()
+    subject: Subject | None = field(default=None, repr=False)
+    hashes: ContentHashes | None = None
     patient: PatientIdentity = field(default=NOBODY, repr=False)
 
 

@@ -56,6 +56,14 @@ class PatientIdentity:
 NOBODY = PatientIdentity()
 
 
+@dataclass(frozen=True)
+class Subject:
+    """An identity with keyed hashes in place of values, and the name of their key (`storage.tables.patients`)."""
+
+    key: str
+    hashes: PatientIdentity = NOBODY
+
+
 def contradictions(identities: Sequence[PatientIdentity]) -> list[str]:
     """Return the attributes by which the identities contradict one another, as DICOM names them."""
     found = []

@@ -194,21 +194,21 @@ class Commitments:
 # -- content that is kept aside ----------------------------------------------------------------------------------------
 
 
-def set_aside(session: Session, file: str, sop_instance_uid: str, received_at: datetime) -> None:
-    """Note that content of an acknowledged instance is kept aside, as `file` below the data directory."""
+def set_aside(session: Session, place: str, sop_instance_uid: str, received_at: datetime) -> None:
+    """Note that content of an acknowledged instance is kept aside, at `place`."""
     row = schema.AsideRow
-    values = {"file": file, "sop_instance_uid": sop_instance_uid, "received_at": received_at}
+    values = {"place": place, "sop_instance_uid": sop_instance_uid, "received_at": received_at}
     if not insert_if_absent(session, row, values):
         changed(
             session,
-            update(row).where(row.file == file, row.received_at < received_at).values(received_at=received_at),
+            update(row).where(row.place == place, row.received_at < received_at).values(received_at=received_at),
         )
 
 
 def note_last_filed(session: Session, filed: Mapping[str, datetime]) -> None:
     """Note when content of these SOP instances was acknowledged that is part of a study, if other is kept aside."""
     row = schema.AsideRow
-    if session.scalar(select(row.file).limit(1)) is None:
+    if session.scalar(select(row.place).limit(1)) is None:
         return
     for chunk in chunks(sorted(filed)):
         for found in session.scalars(select(row).where(row.sop_instance_uid.in_(chunk))):

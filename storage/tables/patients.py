@@ -15,7 +15,7 @@ from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from storage.log.files import create_once
-from storage.records.patients import IdentityGroup, PatientIdentity, StudyIdentities, contradictions
+from storage.records.patients import IdentityGroup, PatientIdentity, StudyIdentities, Subject, contradictions
 from storage.records.studies import StudyState
 from storage.tables.database import schema
 from storage.tables.database.connection import Database, changed, insert_if_absent
@@ -39,19 +39,20 @@ class PatientKey:
     def name(self) -> str:
         return hashlib.sha256(self._key).hexdigest()[:_NAME_LENGTH]
 
-    def hashed(self, identity: PatientIdentity) -> PatientIdentity:
+    def subject(self, identity: PatientIdentity) -> Subject:
         """Return the identity with the hash of each value. Empty values stay empty."""
 
         def hashed(kind: str, value: str) -> str:
             return self.hash(f"{kind}:{value}") if value else ""
 
-        return PatientIdentity(
+        hashes = PatientIdentity(
             patient_id=hashed("ID", identity.patient_id),
             issuer=hashed("issuer", identity.issuer),
             birth_date=hashed("birth date", identity.birth_date),
             sex=hashed("sex", identity.sex),
             others=tuple(sorted((hashed("ID", one), hashed("issuer", issuer)) for one, issuer in identity.others)),
         )
+        return Subject(self.name, hashes)
 
     @cached_property
     def _key(self) -> bytes:
@@ -122,10 +123,10 @@ class Patients:
 # -- the patients inside a study ---------------------------------------------------------------------------------------
 
 
-def keep_subject(session: Session, key: PatientKey, identity: PatientIdentity) -> int:
+def keep_subject(session: Session, subject: Subject) -> int:
     """Return the id of the row of an identity, which is inserted if it is absent."""
-    hashes = key.hashed(identity).to_json()
-    digest = key.name + hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:_HASH_LENGTH]
+    hashes = subject.hashes.to_json()
+    digest = subject.key + hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:_HASH_LENGTH]
     known = select(schema.SubjectRow.id).where(schema.SubjectRow.digest == digest)
     found = session.scalar(known)
     if found is None:

@@ -2,21 +2,9 @@
 
 import hashlib
 from collections import deque
-from dataclasses import dataclass
 
 from storage.log.files import BytesLike
-
-
-@dataclass(frozen=True)
-class ContentHashes:
-    """The SHA-256 of the value of the pixel data element, empty if there is none, and that of all other bytes.
-
-    Pixel data are the elements Pixel Data, Float and Double Float Pixel Data at the top level. Tag, VR and length of
-    the element belong to the other bytes; the items and the delimiter of encapsulated pixel data belong to its value.
-    """
-
-    pixels: str
-    rest: str
+from storage.records.instances import ContentHashes
 
 
 class ContentHasher:

@@ -5,13 +5,14 @@ import zlib
 from io import BufferedReader
 
 from storage.log.files import BytesLike
-from storage.log.headers.content_hashes import ContentHasher, ContentHashes
+from storage.log.headers.content_hashes import ContentHasher
 from storage.log.headers.dataset_reader import DatasetReader
 from storage.log.headers.encodings import BIG_ENDIAN, DEFLATED, IMPLICIT, value_of
 from storage.log.headers.header import HEADER_ELEMENTS, UIDS, InstanceHeader, UnreadableDataset, header_of
 from storage.log.headers.kept_header import CANDIDATE_SIZES, CANDIDATES, encode_kept_header
 from storage.log.headers.patient_header import OTHER_PATIENT_IDS_SEQUENCE, listed_ids
 from storage.log.headers.wanted import Wanted
+from storage.records.instances import ContentHashes
 
 LARGEST_INFLATED = 64 * 2**20  # bytes; what a deflated dataset holds behind them is not read
 _INFLATED_AT_ONCE = 2**20

@@ -1,7 +1,6 @@
 """The segments of all receivers, behind one seam: nothing above it knows that they are files."""
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from storage.errors import DamagedFrame
@@ -9,16 +8,7 @@ from storage.log.segments.disk import read_all
 from storage.log.segments.names import list_segments, segment_number, segment_path
 from storage.log.segments.reader import SegmentReader
 from storage.log.segments.writer import seal_segment
-
-
-@dataclass(frozen=True)
-class Address:
-    """The place of some bytes: a receiver, the number of one of its segments, and a range of it."""
-
-    receiver: str
-    segment: int
-    offset: int
-    length: int
+from storage.records.instances import Address
 
 
 class Segments:
@@ -43,10 +33,12 @@ class Segments:
         seal_segment(self._path(receiver, number))
 
     def read(self, address: Address) -> bytes:
-        """Return the bytes at this address. Raises DamagedFrame if the segment ends before them, and OSError."""
-        descriptor = os.open(self._path(address.receiver, address.segment), os.O_RDONLY | os.O_CLOEXEC)
+        """Return the Part 10 file at this address. Raises DamagedFrame if it ends before its end, and OSError."""
+        path = self._path(address.receiver, address.segment)
+        path = path if address.file is None else path.with_name(address.file)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            found = read_all(descriptor, address.offset, address.length)
+            found = read_all(descriptor, address.body_offset, address.length)
         finally:
             os.close(descriptor)
         if len(found) < address.length:

@@ -22,9 +22,13 @@ from storage.tables.database.columns import Base
 from storage.tables.database.instance_schema import AsideRow as AsideRow
 from storage.tables.database.instance_schema import InstanceRow as InstanceRow
 from storage.tables.database.instance_schema import InstanceVersionRow as InstanceVersionRow
+from storage.tables.database.instance_schema import JournalRow as JournalRow
+from storage.tables.database.instance_schema import OwnInstanceRow as OwnInstanceRow
+from storage.tables.database.instance_schema import SegmentRow as SegmentRow
+from storage.tables.database.instance_schema import SharedHeaderRow as SharedHeaderRow
 from storage.tables.database.instance_schema import SubjectRow as SubjectRow
 
-REVISION = "0005"
+REVISION = "0006"
 
 _UID = String(64)  # PS3.5 table 6.2-1
 _AE = String(16)

@@ -20,11 +20,11 @@ from pydicom.uid import (
 )
 
 from inference.headers.csa import read_csa
-from storage.log.headers.content_hashes import ContentHashes
 from storage.log.headers.csa import trim_csa
 from storage.log.headers.instance_reader import LARGEST_INFLATED, InstanceReader
 from storage.log.headers.kept_elements import KEPT_ELEMENTS, LIST_VERSION
 from storage.log.headers.kept_header import decode_kept_header, is_enough
+from storage.records.instances import ContentHashes
 
 SYNTAXES = [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian]
 PIXELS = b"\1\2" * 400

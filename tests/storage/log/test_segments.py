@@ -5,6 +5,7 @@ import os
 import struct
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from storage.log.segments import layout, writer
 from storage.log.segments.frames import Frame, FrameKind, meta_of, new_frame
 from storage.log.segments.names import list_segments
 from storage.log.segments.reader import SegmentReader
-from storage.log.segments.store import Address, Segments
+from storage.log.segments.store import Segments
+from storage.records.instances import Address
 from tests.storage.log.crashes import tear
 from tests.storage.log.release01 import old_frame, old_segment
 from tests.storage.node import Sent, received
@@ -99,10 +101,10 @@ def test_a_range_is_read_by_its_address(opened: Journal) -> None:
     assert segments.numbers(RECEIVER) == [1]
     with segments.open(RECEIVER, 1) as reader:
         _, stored = reader.frames(0)
-    address = Address(RECEIVER, 1, stored.body_offset, stored.head.body_bytes)
+    address = Address(RECEIVER, 1, stored.offset, stored.body_offset, stored.head.body_bytes)
     assert segments.read(address) == sent.file
     with pytest.raises(DamagedFrame):
-        segments.read(Address(RECEIVER, 1, stored.body_offset, stored.head.body_bytes + 1))
+        segments.read(replace(address, length=address.length + 1))
 
 
 def test_a_body_that_changed_on_the_disk_is_not_handed_out(opened: Journal) -> None:

@@ -1,0 +1,61 @@
+"""Instances lie in segments; their hashes and kept headers have columns; what is kept aside has a reason."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0006"
+down_revision = "0005"
+
+
+def upgrade() -> None:
+    op.create_table(
+        "segment",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("receiver", sa.String(length=64), nullable=False),
+        sa.Column("number", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("receiver", "number", name="uq_segment_receiver_number"),
+    )
+    op.create_table(
+        "journal",
+        sa.Column("receiver", sa.String(length=64), nullable=False),
+        sa.Column("segment", sa.BigInteger(), nullable=False),
+        sa.Column("offset", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("receiver"),
+    )
+    op.create_table(
+        "shared_header",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("study_instance_uid", sa.String(length=64), nullable=False),
+        sa.Column("series_instance_uid", sa.String(length=64), nullable=False),
+        sa.Column("kept", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index(
+        "ix_shared_header_series", "shared_header", ["study_instance_uid", "series_instance_uid"], unique=False
+    )
+    op.execute("ALTER TABLE aside RENAME COLUMN file TO place")
+    op.add_column("aside", sa.Column("file", sa.String(), nullable=True))
+    for column in ("series_instance_uid", "study_instance_uid"):
+        op.add_column("aside", sa.Column(column, sa.String(length=64), nullable=False, server_default=""))
+    op.add_column("aside", sa.Column("size", sa.BigInteger(), nullable=True))
+    op.add_column("aside", sa.Column("sha256", sa.String(length=64), nullable=False, server_default=""))
+    op.add_column("aside", sa.Column("reason", sa.String(length=255), nullable=False, server_default=""))
+    op.create_index("ix_aside_study", "aside", ["study_instance_uid"], unique=False)
+    for table in ("instance", "instance_version", "aside"):
+        op.execute(f"ALTER TABLE {table} ADD COLUMN segment_id INTEGER REFERENCES segment (id)")
+        op.create_index(f"ix_{table}_segment_id", table, ["segment_id"], unique=False)
+        op.add_column(table, sa.Column("frame_offset", sa.BigInteger(), nullable=True))
+        op.add_column(table, sa.Column("body_offset", sa.BigInteger(), nullable=True))
+    for table in ("instance", "instance_version"):
+        op.add_column(table, sa.Column("pixels_sha256", sa.String(length=64), nullable=True))
+        op.add_column(table, sa.Column("rest_sha256", sa.String(length=64), nullable=True))
+    op.add_column("instance_version", sa.Column("size", sa.BigInteger(), nullable=True))
+    op.execute("ALTER TABLE instance ADD COLUMN shared_header_id INTEGER REFERENCES shared_header (id)")
+    op.add_column("instance", sa.Column("kept", sa.LargeBinary(), nullable=True))
+    op.create_table(
+        "own_instance",
+        sa.Column("sop_instance_uid", sa.String(length=64), nullable=False),
+        sa.PrimaryKeyConstraint("sop_instance_uid"),
+    )
+    op.execute("INSERT INTO own_instance SELECT DISTINCT sop_instance_uid FROM result_object")
