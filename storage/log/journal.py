@@ -21,7 +21,7 @@ from storage.log.files import BytesLike, make_folder, sync_folder
 from storage.log.segments.disk import DiskErrors
 from storage.log.segments.frames import FrameKind, NewFrame, meta_of, new_frame
 from storage.log.segments.large import LargeFile
-from storage.log.segments.names import large_file_path, segment_path
+from storage.log.segments.names import WRITER, WriterNote, large_file_path, read_note, segment_path
 from storage.log.segments.store import Segments
 from storage.log.segments.writer import SegmentWriter, tell_unsealed
 from storage.machine import boot_id, host_name
@@ -32,7 +32,6 @@ SEGMENT_BYTES = 64 * 2**20
 LOCK_SECONDS = 1.0
 FILED = "filed"  # beside the journals: the mark that `filed_until` reads
 MARK_BYTES = 512  # the same at any time, so that nothing of an earlier mark remains
-WRITER = "writer.lock"  # locked by the receiver while it has the journal open; holds the number of the last segment
 
 
 class Journal:
@@ -50,6 +49,8 @@ class Journal:
         self._segment: SegmentWriter | None = None
         self._large = 0
         self._number = 0  # of the last segment that was begun
+        self._sealed = 0  # all segments up to this one are sealed, or never will be
+        self._all_sealed = False  # whether all segments before the one that is written are
         self._started = False  # whether the STARTED frame of this process is written
         self._lock_file: IO[bytes] | None = None
 
@@ -68,9 +69,13 @@ class Journal:
             if time.monotonic() > deadline:
                 raise Permanent(f"Another process writes the journal {self.folder.name}")
             time.sleep(0.01)
+        with DiskErrors():
+            self._number = self._segments.end(self.folder.name)
+            self._sealed = read_note(self._lock_file.fileno()).sealed
+        begun = self._number
         with self._lock, suppress(StorageFull):
             self._roll()
-        self._seal_earlier()
+        self._seal_earlier(begun)
 
     def close(self) -> None:
         with self._lock:
@@ -165,17 +170,15 @@ class Journal:
 
     def _roll(self) -> SegmentWriter:
         """Begin the next segment. Its name is durable before anything in it is acknowledged."""
-        assert self._lock_file is not None
         before, self._segment = self._segment, None
         if before is not None:
             before.close()
+            self._all_sealed = self._all_sealed and before.sealed
+        self._number += 1
+        if self._all_sealed:
+            self._sealed = self._number - 1
         with DiskErrors():
-            # The last number is noted, so that none is used twice even if all segments are filed and gone.
-            noted = os.pread(self._lock_file.fileno(), 20, 0).strip(b"\0")
-            numbers = [int(noted) if noted.isdigit() else 0, *self._segments.numbers(self.folder.name)]
-            self._number = max(numbers) + 1
-            os.pwrite(self._lock_file.fileno(), f"{self._number:020}".encode(), 0)
-            os.fdatasync(self._lock_file.fileno())
+            self._note()
             segment = SegmentWriter(segment_path(self.folder, self._number))
         try:
             with DiskErrors():
@@ -189,16 +192,29 @@ class Journal:
         self._segment = segment
         return segment
 
-    def _seal_earlier(self) -> None:
-        for number in self._segments.numbers(self.folder.name):
-            if self._segment is not None and number >= self._number:
-                continue
-            try:
-                self._segments.seal(self.folder.name, number)
-            except FileNotFoundError:  # filed and removed in the meantime
-                continue
-            except (Retriable, OSError) as error:
-                tell_unsealed(segment_path(self.folder, number), error)
+    def _note(self) -> None:
+        assert self._lock_file is not None
+        WriterNote(self._number, self._sealed).write(self._lock_file.fileno())
+
+    def _seal_earlier(self, last: int) -> None:
+        """Seal the segments of earlier processes, whose last one has the number `last`."""
+        unsealed = []
+        number = self._sealed + 1
+        while numbers := [at for at in self._segments.following(self.folder.name, number) if at <= last]:
+            for number in numbers:
+                try:
+                    self._segments.seal(self.folder.name, number)
+                except FileNotFoundError:  # removed in the meantime
+                    continue
+                except (Retriable, OSError) as error:
+                    tell_unsealed(segment_path(self.folder, number), error)
+                    unsealed.append(number)
+            number += 1
+        with self._lock:
+            self._sealed = min(unsealed, default=last + 1) - 1
+            self._all_sealed = not unsealed
+            with suppress(StorageFull), DiskErrors():
+                self._note()
 
 
 def is_written(folder: Path) -> bool:

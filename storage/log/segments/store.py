@@ -5,10 +5,12 @@ from pathlib import Path
 
 from storage.errors import DamagedFrame
 from storage.log.segments.disk import read_all
-from storage.log.segments.names import list_segments, segment_number, segment_path
+from storage.log.segments.names import WRITER, list_segments, read_note, segment_number, segment_path
 from storage.log.segments.reader import SegmentReader
 from storage.log.segments.writer import seal_segment
 from storage.records.instances import Address
+
+LOOKED_FOR = 256  # numbers, one by one, before a folder is listed
 
 
 class Segments:
@@ -16,13 +18,49 @@ class Segments:
 
     def __init__(self, journals: Path) -> None:
         self._journals = journals
+        self._listed: dict[str, int] = {}  # the largest number of each folder when it was first needed
 
     def receivers(self) -> list[str]:
         return sorted(folder.name for folder in self._journals.glob("*") if folder.is_dir())
 
     def numbers(self, receiver: str) -> list[int]:
-        """Return the numbers of a receiver's segments, oldest first."""
+        """Return the numbers of all of a receiver's segments, oldest first. This lists the whole folder."""
         return [segment_number(path) for path in list_segments(self._journals / receiver)]
+
+    def following(self, receiver: str, number: int) -> list[int]:
+        """Return the numbers from `number` on, oldest first: all, or the first ones if there are many.
+
+        If there are two at least, at least two are returned. The cost does not grow with the number of older segments.
+        """
+        end = self.end(receiver)
+        found = [at for at in range(number, min(end, number + LOOKED_FOR) + 1) if self._path(receiver, at).exists()]
+        if len(found) > 1 or end <= number + LOOKED_FOR:
+            return found
+        return [at for at in self.numbers(receiver) if at >= number][:LOOKED_FOR]  # many numbers are missing
+
+    def last(self, receiver: str) -> int:
+        """Return the number of a receiver's last segment; -1 if it has none."""
+        end = self.end(receiver)
+        for number in range(end, max(0, end - LOOKED_FOR), -1):
+            if self._path(receiver, number).exists():
+                return number
+        return max(self.numbers(receiver), default=-1)
+
+    def end(self, receiver: str) -> int:
+        """Return the largest number that a receiver's segment may have so far. It is never used again.
+
+        The folder is listed once, because the note of its writer may be lost, or be older than the segments.
+        """
+        if receiver not in self._listed:
+            self._listed[receiver] = max(self.numbers(receiver), default=0)
+        try:
+            descriptor = os.open(self._journals / receiver / WRITER, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return self._listed[receiver]
+        try:
+            return max(self._listed[receiver], read_note(descriptor).last)
+        finally:
+            os.close(descriptor)
 
     def open(self, receiver: str, number: int) -> SegmentReader:
         """Open a segment for reading its frames."""

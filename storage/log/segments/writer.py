@@ -39,6 +39,7 @@ class SegmentWriter:
         self.path = path
         self.size = FIRST_FRAME
         self.failed = False  # nothing may be appended any more
+        self.sealed = False
         self._salt = os.urandom(SALT_BYTES)
         self._table = FrameTable()
         self._flushed = 0
@@ -127,6 +128,7 @@ class SegmentWriter:
             self._append(self._table.seal(self.size, self._salt))
             with DiskErrors():
                 os.fdatasync(self._idle[0])
+            self.sealed = True
         except Retriable as error:
             tell_unsealed(self.path, error)
 

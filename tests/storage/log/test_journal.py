@@ -14,9 +14,10 @@ import pytest
 from storage.errors import Permanent, Retriable, StorageFull
 from storage.log import journal
 from storage.log.journal import Journal
-from storage.log.segments import names, writer
+from storage.log.segments import names, store, writer
 from storage.log.segments.frames import Frame, FrameKind, instance_of, new_frame
 from storage.log.segments.reader import SegmentReader
+from storage.log.segments.store import Segments
 from storage.records.evidence import AssociationEnd
 from storage.records.instances import Facts
 from tests.storage.log.crashes import tear
@@ -247,21 +248,92 @@ def test_a_full_device_does_not_keep_a_receiver_from_starting(tmp_path: Path, mo
     assert [f.kind for f in frames(result.folder)] == [FrameKind.STARTED, FrameKind.INSTANCE]
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * 20, b"garbage"])
+@pytest.mark.parametrize("content", [b"", b"\0" * 20, b"garbage", b"7", b"7 8 9", b"%020d %020d" % (7, 7)])
 def test_the_number_of_the_last_segment_may_be_lost(tmp_path: Path, content: bytes) -> None:
     folder = tmp_path / "receive-0"
     folder.mkdir()
-    (folder / journal.WRITER).write_bytes(content)
+    (folder / names.WRITER).write_bytes(content)
     (folder / "00000041.log").touch()
+    assert Segments(tmp_path).last(folder.name) == 41
     opened = Journal(folder)
     opened.open()
     assert [names.segment_number(p) for p in names.list_segments(folder)] == [41, 42]
 
 
+def test_a_start_opens_no_segment_that_is_known_to_be_sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "SEGMENT_BYTES", 1)  # each instance begins a segment
+    opened: list[int] = []
+    seal = Segments.seal
+
+    def seen(segments: Segments, receiver: str, number: int) -> None:
+        opened.append(number)
+        seal(segments, receiver, number)
+
+    monkeypatch.setattr(Segments, "seal", seen)
+    for _ in range(2):
+        life = Journal(tmp_path / "receive-0")
+        life.open()
+        for number in range(1, 6):
+            life.store(received(number).instance, received(number).file)
+        life.close()
+    assert opened == [6]
+    os.truncate(tmp_path / "receive-0" / "00000012.log", 5000)  # as a crash leaves it
+    opened.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(Segments, "seal", _refuse)
+        life = Journal(tmp_path / "receive-0")
+        life.open()
+        life.store(received(1).instance, received(1).file)
+        life.close()
+    Journal(tmp_path / "receive-0").open()
+    assert opened == [12, 13, 14]
+    assert _is_sealed(tmp_path / "receive-0" / "00000012.log")
+
+
+def _refuse(_: Segments, receiver: str, number: int) -> None:
+    raise Retriable(f"{receiver} {number}")
+
+
+def _is_sealed(path: Path) -> bool:
+    with SegmentReader(path) as reader:
+        return reader.unsealed is None
+
+
+def test_new_segments_are_found_without_listing_the_old_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "SEGMENT_BYTES", 1)
+    writer = Journal(tmp_path / "receive-0")
+    writer.open()
+    segments = Segments(tmp_path)
+    assert segments.following("receive-0", 0) == [1]
+    listed: list[Path] = []
+    monkeypatch.setattr(store, "list_segments", lambda folder: listed.append(folder) or [])
+    for number in range(1, 5):
+        writer.store(received(number).instance, received(number).file)
+    (tmp_path / "receive-0" / "00000003.log").unlink()
+    assert (segments.following("receive-0", 2), segments.last("receive-0")) == ([2, 4, 5], 5)
+    assert segments.following("receive-0", 6) == []
+    assert not listed
+
+
+def test_segments_behind_a_large_gap_are_found(tmp_path: Path) -> None:
+    folder = tmp_path / "receive-0"
+    folder.mkdir()
+    assert (Segments(tmp_path).last("receive-0"), Segments(tmp_path).following("receive-0", 0)) == (-1, [])
+    numbers = [3, 4 + 2 * store.LOOKED_FOR, 5 + 2 * store.LOOKED_FOR]
+    for number in numbers:
+        names.segment_path(folder, number).touch()
+    with (folder / names.WRITER).open("wb") as note:
+        names.WriterNote(5 * store.LOOKED_FOR).write(note.fileno())
+    segments = Segments(tmp_path)
+    assert segments.following("receive-0", 0) == numbers
+    assert segments.following("receive-0", 4) == numbers[1:]
+    assert segments.last("receive-0") == numbers[-1]
+
+
 def test_the_indexer_s_look_does_not_keep_a_receiver_from_starting(tmp_path: Path) -> None:
     folder = tmp_path / "receive-0"
     folder.mkdir()
-    with (folder / journal.WRITER).open("ab") as lock:
+    with (folder / names.WRITER).open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         released = threading.Timer(0.2, lambda: fcntl.flock(lock, fcntl.LOCK_UN))
         released.start()
