@@ -32,12 +32,21 @@ class Blob(Protocol):
 
     @property
     def checksum(self) -> str:
-        """The SHA-256 of the dataset's bytes, without the file meta information, in hexadecimal."""
+        """A SHA-256 of the dataset without the file meta information, in hexadecimal. It tells contents apart."""
+
+    def is_intact(self) -> bool:
+        """Read the blob from the disk, and return True if it is what the index knows.
+
+        Raises OSError and Permanent.
+        """
 
 
 @dataclass(frozen=True)
 class FileBlob:
-    """A blob that is a file of its own. Size and checksum are read from the file unless the index has kept them."""
+    """A blob that is a file of its own. Size and checksum are read from the file unless the index has kept them.
+
+    Its checksum is the SHA-256 of the dataset's bytes.
+    """
 
     path: Path
     kept_size: int | None = field(default=None, compare=False)
@@ -62,6 +71,14 @@ class FileBlob:
         with self.open() as file:
             return _dataset_sha256(file)
 
+    def is_intact(self) -> bool:
+        """Read the file from the disk, and return True if it has the size and the checksum that the index has kept.
+
+        Raises OSError, and Permanent as `dataset_offset` does.
+        """
+        with self.open() as file:
+            return file.seek(0, os.SEEK_END) == self.size and _dataset_sha256(file) == self.checksum
+
 
 def file_blobs(paths: Iterable[Path]) -> tuple[FileBlob, ...]:
     """Return the blobs of these files, which are not read."""
@@ -82,15 +99,6 @@ def open_to_parse(blob: Blob) -> Iterator[BufferedReader]:
             if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
                 raise
             raise MalformedObject(f"an object cannot be read as DICOM ({type(error).__name__})") from None
-
-
-def is_intact(blob: Blob) -> bool:
-    """Read the blob from the disk, and return True if it has the size and the checksum that the index has kept.
-
-    Raises OSError, and Permanent as `dataset_offset` does.
-    """
-    with blob.open() as file:
-        return file.seek(0, os.SEEK_END) == blob.size and _dataset_sha256(file) == blob.checksum
 
 
 def dataset_offset(start: bytes) -> int:

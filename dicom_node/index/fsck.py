@@ -5,7 +5,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from dicom_node.read.census import Census, Fault, FoundFault
-from storage.blobs import is_intact
 from storage.errors import DamagedFrame, Permanent
 from storage.log.archive import sop_instance_uid_of
 from storage.log.instances import InstanceStore
@@ -54,7 +53,7 @@ def take_census(data_dir: Path, instances: InstanceStore, journals: Path) -> Cen
 
 def _fault(instance: Instance) -> Fault | None:
     try:
-        return None if is_intact(instance.blob) else Fault.DAMAGED
+        return None if instance.blob.is_intact() else Fault.DAMAGED
     except FileNotFoundError:
         return Fault.MISSING
     except (OSError, Permanent):

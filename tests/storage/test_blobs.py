@@ -1,10 +1,8 @@
 """Blobs, and that every reader takes one that is no file: a range of a file that holds others."""
 
-import io
-import os
 import pickle
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,72 +19,16 @@ from inference.contract.findings import Findings, NoResult, NotComputed
 from inference.headers.reading import read_object
 from inference.series.recogniser import read_headers, recognise_headers
 from inference.volumes.reading import read_volume
-from storage.blobs import Blob, FileBlob, file_blobs, is_intact
+from storage.blobs import Blob, FileBlob, file_blobs
 from storage.errors import Permanent, WhyNoResult
 from storage.log.headers.patient_header import read_identity
+from storage.log.segments.ranges import SegmentRange
 from storage.records.results import ObjectKind
 from tests.acceptance.studies import write_ball_study
 from tests.objects.sources import findings
+from tests.storage.log.logged import logged
 
 CONTEXT = ObjectContext("NODE", "seed")
-
-
-class _Window(io.RawIOBase):
-    """The bytes of a range, read at their place, so that readers may share a descriptor."""
-
-    def __init__(self, name: Path, offset: int, length: int) -> None:
-        self.name, self._offset, self._length, self._at = str(name), offset, length, 0
-        self._descriptor = os.open(name, os.O_RDONLY)
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._length}[whence] + offset
-        return self._at
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        size = min(len(buffer), max(0, self._length - self._at))
-        read = os.pread(self._descriptor, size, self._offset + self._at)
-        buffer[: len(read)] = read
-        self._at += len(read)
-        return len(read)
-
-    def fileno(self) -> int:
-        return self._descriptor
-
-    def close(self) -> None:
-        if not self.closed:
-            os.close(self._descriptor)
-        super().close()
-
-
-@dataclass(frozen=True)
-class Range:
-    """A blob in the middle of a file."""
-
-    path: Path
-    offset: int
-    size: int
-    checksum: str
-
-    def open(self) -> io.BufferedReader:
-        return io.BufferedReader(_Window(self.path, self.offset, self.size))
-
-
-def packed(blobs: tuple[FileBlob, ...], path: Path) -> tuple[Range, ...]:
-    """Write the blobs into one file, with other bytes between them."""
-    ranges = []
-    with path.open("wb") as file:
-        for blob in blobs:
-            file.write(os.urandom(1000))
-            ranges.append(Range(path, file.tell(), blob.size, blob.checksum))
-            file.write(blob.path.read_bytes())
-        file.write(os.urandom(1000))
-    return tuple(ranges)
 
 
 @pytest.fixture
@@ -95,8 +37,8 @@ def files(tmp_path: Path) -> tuple[FileBlob, ...]:
 
 
 def test_every_reader_takes_ranges_of_a_file(files: tuple[FileBlob, ...], tmp_path: Path) -> None:
-    ranges = packed(files, tmp_path / "segment")
-    assert all(map(is_intact, ranges))
+    ranges = logged(files, tmp_path / "journal")
+    assert all(isinstance(blob, SegmentRange) for blob in ranges)
     assert [read_identity(blob) for blob in ranges] == [read_identity(blob) for blob in files]
     assert read_visit(ranges) == read_visit(files)
     assert recognise_headers(read_headers(ranges)) == recognise_headers(read_headers(files))
@@ -139,14 +81,14 @@ def test_a_blob_is_a_value(files: tuple[FileBlob, ...]) -> None:
 def test_a_changed_byte_is_found(files: tuple[FileBlob, ...]) -> None:
     path = files[0].path
     kept = FileBlob(path, files[0].size, files[0].checksum)
-    assert is_intact(kept)
-    assert not is_intact(replace(kept, kept_size=files[0].size + 1))
+    assert kept.is_intact()
+    assert not replace(kept, kept_size=files[0].size + 1).is_intact()
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    assert not is_intact(kept)
+    assert not kept.is_intact()
     path.write_bytes(content[:-2])
-    assert not is_intact(kept)
+    assert not kept.is_intact()
     path.write_bytes(b"no Part 10 file")
     with pytest.raises(Permanent):
         assert FileBlob(path).checksum

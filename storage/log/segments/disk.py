@@ -8,6 +8,8 @@ from types import TracebackType
 from storage.errors import Retriable, StorageFull
 from storage.log.files import BytesLike
 
+_PAGE = os.sysconf("SC_PAGESIZE")
+
 
 class DiskErrors:
     """A context that turns errors of the file system into StorageFull and Retriable.
@@ -51,3 +53,9 @@ def read_all(descriptor: int, offset: int, length: int) -> bytes:
         found = os.pread(descriptor, length, offset)
         parts.append(found)
     return b"".join(parts)
+
+
+def drop_cached(descriptor: int, start: int, end: int) -> None:
+    """Have the bytes from `start` to `end` read from the disk the next time, and not from the page cache."""
+    start -= start % _PAGE  # of a page that is named in part, nothing would be dropped
+    os.posix_fadvise(descriptor, start, end - start + -end % _PAGE, os.POSIX_FADV_DONTNEED)

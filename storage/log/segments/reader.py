@@ -211,6 +211,17 @@ class SegmentReader:
         return read_all(self.descriptor, start, end - start)
 
 
+def frame_at(descriptor: int, offset: int) -> Frame | None:
+    """Return the frame that begins at this offset; None if its head, meta or kept header is not what was written.
+
+    Its own head is read, also where the table of a sealed segment has a copy. Its body is read only in a segment of
+    release 0.1. Raises Retriable for a segment of a later version.
+    """
+    salt, size = _salt(descriptor), os.fstat(descriptor).st_size
+    frames = OldFrames(descriptor, size) if salt is None else UnsealedFrames(descriptor, size, salt, live=True)
+    return frames.at(offset)
+
+
 def is_whole(frame: Frame, body: bytes) -> bool:
     """Return True if these bytes are the body of this frame as it was written."""
     return len(body) == frame.head.body_bytes and zlib.crc32(body) == frame.head.body_crc
@@ -219,9 +230,7 @@ def is_whole(frame: Frame, body: bytes) -> bool:
 def _find_frames(descriptor: int) -> SegmentFrames:
     live = _is_live(descriptor)
     size = os.fstat(descriptor).st_size
-    beginning = read_all(descriptor, 0, FIRST_FRAME)
-    # An image of release 0.1 may lie where the second head of a segment would be.
-    salt = None if beginning.startswith(OLD_MAGIC) else decode_salt(beginning)
+    salt = _salt(descriptor)
     if salt is None:
         return OldFrames(descriptor, size)
     footer_at = size - FOOTER_BYTES
@@ -232,6 +241,13 @@ def _find_frames(descriptor: int) -> SegmentFrames:
             table = decode_table(read_all(descriptor, sealed.body_offset, sealed.head.body_bytes))
             return SealedFrames(descriptor, sealed.offset, salt, table)
     return UnsealedFrames(descriptor, size, salt, live)
+
+
+def _salt(descriptor: int) -> bytes | None:
+    """Return the salt of a segment; None if it is one of release 0.1, or damaged as if it were."""
+    beginning = read_all(descriptor, 0, FIRST_FRAME)
+    # An image of release 0.1 may lie where the second head of a segment would be.
+    return None if beginning.startswith(OLD_MAGIC) else decode_salt(beginning)
 
 
 def _is_live(descriptor: int) -> bool:

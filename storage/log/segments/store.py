@@ -3,9 +3,11 @@
 import os
 from pathlib import Path
 
+from storage.blobs import Blob
 from storage.errors import DamagedFrame
 from storage.log.segments.disk import read_all
 from storage.log.segments.names import WRITER, list_segments, read_note, segment_number, segment_path
+from storage.log.segments.ranges import LargeInstanceFile, SegmentRange
 from storage.log.segments.reader import SegmentReader
 from storage.log.segments.writer import seal_segment
 from storage.records.instances import Address
@@ -69,6 +71,13 @@ class Segments:
     def seal(self, receiver: str, number: int) -> None:
         """Seal a segment to which no process appends any more. Raises OSError and Retriable."""
         seal_segment(self._path(receiver, number))
+
+    def blob(self, address: Address, checksum: str) -> Blob:
+        """Return the blob of an instance. `checksum` is that of its content hashes, which the index has kept."""
+        path = self._path(address.receiver, address.segment)
+        if address.file is not None:
+            return LargeInstanceFile(path.with_name(address.file), address.length, checksum)
+        return SegmentRange(path, address.frame_offset, address.body_offset, address.length, checksum)
 
     def read(self, address: Address) -> bytes:
         """Return the Part 10 file at this address. Raises DamagedFrame if it ends before its end, and OSError."""
