@@ -36,6 +36,7 @@ from dicom_node.receive.procedure_steps import ProcedureStepService
 from dicom_node.receive.receiver import DimseService, Receiver
 from dicom_node.route.earlier_studies import EarlierStudies
 from dicom_node.route.early_start import EarlyStarter
+from dicom_node.route.identification import ExistingPatients
 from dicom_node.route.recognition import ReceivedSeries, SeriesRecogniser
 from dicom_node.route.reporting import NoResultSweep
 from dicom_node.route.routable import RoutableStudies
@@ -198,6 +199,9 @@ def build_scheduler(settings: Settings, stores: Stores) -> Scheduler:
         ScheduledTask("reports of no result", REPORT_SECONDS, (no_result.sweep,)),
         ScheduledTask("release of stalled work", RELEASE_SECONDS, (stalled.release,)),
     ]
+    if earlier is not None:
+        existing = ExistingPatients(stores.patients, earlier, stores.studies)
+        tasks.append(ScheduledTask("identification of patients", SWEEP_SECONDS, (existing.advance,)))
     if (source := build_source(settings)) is not None:
         questions = SourceQuestions(stores.studies, source, settings.completion.rule, completion)
         tasks.append(ScheduledTask("questions to the source", SWEEP_SECONDS, (questions.ask,)))

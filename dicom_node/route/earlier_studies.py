@@ -4,21 +4,19 @@ Two studies are of one patient if Patient ID and Issuer of Patient ID are the sa
 where both studies give them. They are ordered by Study Date and Study Time (PS3.3 C.7.2.1).
 """
 
-import logging
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 
 from dicom_node.read.visits import SAMPLES, Visit, read_visit
 from dicom_node.route.recognition import ReceivedSeries, SeriesRecogniser
-from dicom_node.runtime.logs import fields
 from inference.series.recogniser import Recognition
+from storage.log.headers.patient_header import read_identity
 from storage.log.instances import InstanceStore
-from storage.records.instances import Series
+from storage.records.instances import Instance, Series
+from storage.records.patients import NOBODY, PatientIdentity
 from storage.tables.patients import Patients
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,28 +51,40 @@ class EarlierStudies:
 
     def before(self, study_instance_uid: str) -> list[EarlierStudy]:
         """Return the earlier complete studies of the patient, the oldest first, and then those that may be earlier."""
-        self._identify_all()
-        visit = self._visit(study_instance_uid)
+        self.identify(study_instance_uid)
+        others = self._patients.others(study_instance_uid)
+        visit = self._visit(study_instance_uid) if others else None
         if visit is None:
             return []
-        others = self._visits(set(self._patients.studies(visit.patient_id, visit.issuer)) - {study_instance_uid})
-        before = [(uid, other) for uid, other in others.items() if other.is_before(visit) is not False]
+        before = [(uid, other) for uid, other in self._visits(others).items() if other.is_before(visit) is not False]
         before.sort(key=lambda one: (_problem(visit, one[1]) != "", one[1].day or date.max, one[1].time, one[0]))
         return [self._study(uid, other, visit) for uid, other in before]
 
     def arrived(self, study_instance_uid: str) -> list[str]:
-        """Register the patient of this complete study, and return the later studies, which must be routed again.
+        """Return the later studies of the patient of this complete study, which must be routed again.
 
-        These are the later studies of its patient, and of the patient that it had before a correction.
+        These are the later studies of its patient, and of the patient under which it was routed before a correction.
         """
-        self._identify_all()
-        visit = self._visit(study_instance_uid)
+        self.identify(study_instance_uid)
+        return self._later(study_instance_uid, self._patients.routed(study_instance_uid))
+
+    def missed(self, study_instance_uid: str, event: int) -> list[str]:
+        """Return the later studies of the patient that were routed after this event, without this study."""
+        return self._later(study_instance_uid, self._patients.routed_since(study_instance_uid, event))
+
+    def identify(self, study_instance_uid: str) -> bool:
+        """Identify the patient of a study that the index did not identify. Return True if that was necessary.
+
+        Raises OSError if no row states the patient, and an instance cannot be read now.
+        """
+        instances = partial(self._instances.sample, study_instance_uid, SAMPLES)
+        return self._patients.identify(study_instance_uid, lambda: _stated_by(instances()))
+
+    def _later(self, study_instance_uid: str, others: Sequence[str]) -> list[str]:
+        visit = self._visit(study_instance_uid) if others else None
         if visit is None:
             return []
-        former = self._patients.others(study_instance_uid)
-        self._patients.identify(study_instance_uid, visit.patient_id, visit.issuer)
-        others = self._visits({*former, *self._patients.others(study_instance_uid)})
-        return sorted(uid for uid, other in others.items() if visit.is_before(other))
+        return sorted(uid for uid, other in self._visits(others).items() if visit.is_before(other))
 
     def _study(self, study_instance_uid: str, visit: Visit, later: Visit) -> EarlierStudy:
         problem = _problem(later, visit)
@@ -88,17 +98,6 @@ class EarlierStudies:
         recognised = tuple(self._recogniser.describe(s) for s in series)
         return EarlierStudy(study_instance_uid, (later.day - visit.day).days, series, recognised)
 
-    def _identify_all(self) -> None:
-        """Register the patients of studies that were complete before an application asked for earlier studies."""
-        known: dict[str, Visit] = {}
-        for uid in self._patients.unidentified():
-            with suppress(OSError):  # Another study must not wait for this one, which is tried again.
-                known |= self._visits([uid])
-        for uid, visit in known.items():
-            self._patients.identify(uid, visit.patient_id, visit.issuer)
-        if len(known) > 1:
-            log.info("Identified the patients of %d existing studies", len(known), extra=fields("patients_identified"))
-
     def _visits(self, study_instance_uids: Iterable[str]) -> dict[str, Visit]:
         """Return the visits of those studies of which a header can be read."""
         found = ((uid, self._visit(uid)) for uid in study_instance_uids)
@@ -107,6 +106,12 @@ class EarlierStudies:
     def _visit(self, study_instance_uid: str) -> Visit | None:
         """Return the visit of a study; None if no header can be read. Raises OSError as `read_visit` does."""
         return read_visit([instance.blob for instance in self._instances.sample(study_instance_uid, SAMPLES)])
+
+
+def _stated_by(instances: Sequence[Instance]) -> PatientIdentity:
+    """Return what the first of the instances states that states a Patient ID."""
+    identities = (read_identity(instance.blob) for instance in instances)
+    return next((identity for identity in identities if identity.patient_id), NOBODY)
 
 
 def _problem(visit: Visit, other: Visit) -> str:

@@ -64,6 +64,14 @@ class Subject:
     hashes: PatientIdentity = NOBODY
 
 
+@dataclass(frozen=True)
+class StudyBatch:
+    """The studies of a batch whose patient is not identified. The next batch follows `last`, or none if it is None."""
+
+    unidentified: tuple[str, ...]
+    last: str | None
+
+
 def contradictions(identities: Sequence[PatientIdentity]) -> list[str]:
     """Return the attributes by which the identities contradict one another, as DICOM names them."""
     found = []

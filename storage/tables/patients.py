@@ -8,22 +8,32 @@ import hashlib
 import hmac
 import json
 import secrets
+from collections.abc import Callable, Collection
 from functools import cached_property
 from pathlib import Path
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import and_, func, select
 from sqlalchemy.orm import Session, aliased
 
 from storage.log.files import create_once
-from storage.records.patients import IdentityGroup, PatientIdentity, StudyIdentities, Subject, contradictions
-from storage.records.studies import StudyState
+from storage.records.patients import (
+    IdentityGroup,
+    PatientIdentity,
+    StudyBatch,
+    StudyIdentities,
+    Subject,
+    contradictions,
+)
+from storage.records.studies import Stage, StudyState
 from storage.tables.database import schema
-from storage.tables.database.connection import Database, changed, insert_if_absent
+from storage.tables.database.connection import Database, chunks, insert_if_absent
 
 PATIENT_KEY = "patients.key"  # the name of the file, in the data directory
 _KEY_BYTES = 32
 _NAME_LENGTH = 16  # of the key; it begins every identity, so that identities under another key are recognised
 _HASH_LENGTH = 48
+_KEY_END = "-"  # between key and hash, which tells identities of studies from those that earlier versions made
+_IDENTITY_LENGTH = 64
 
 
 class PatientKey:
@@ -62,62 +72,150 @@ class PatientKey:
 
 
 class Patients:
-    """The identities of the patients of studies.
+    """The identities of the patients of studies, by which studies of one patient are found.
 
-    The key is created with the first identity. If the key changes, for example because its file was lost, all studies
-    have to be identified again.
+    The index identifies the patient of a study. Studies that it filed before it did so, or under another key, are
+    identified later, in batches.
     """
 
     def __init__(self, database: Database, key_file: Path) -> None:
         self._database = database
         self._key = PatientKey(key_file)
 
-    def identify(self, study_instance_uid: str, patient_id: str, issuer: str) -> None:
-        """Keep the identity of the study's patient. Without a patient ID, it matches that of no other study."""
-        identity = self._identity(patient_id, issuer)
-        study = schema.StudyRow
-        with self._database.session() as session:
-            changed(
-                session, update(study).where(study.study_instance_uid == study_instance_uid).values(subject=identity)
-            )
-
-    def unidentified(self) -> list[str]:
-        """Return the complete studies whose patient was not identified yet."""
-        study = schema.StudyRow
-        unknown = or_(study.subject.is_(None), ~study.subject.startswith(self._key.name, autoescape=True))
-        with self._database.reading() as session:
-            return list(
-                session.scalars(select(study.study_instance_uid).where(study.state != StudyState.RECEIVING, unknown))
-            )
-
-    def studies(self, patient_id: str, issuer: str) -> list[str]:
-        """Return the complete studies that are identified as this patient's."""
-        return self._studies(self._identity(patient_id, issuer))
-
     def others(self, study_instance_uid: str) -> list[str]:
-        """Return the other complete studies of the patient of this study."""
+        """Return the other complete studies of the patient of this study, in the order of their UIDs."""
         with self._database.reading() as session:
             study = session.get(schema.StudyRow, study_instance_uid)
-            identity = None if study is None else study.subject
-        return [uid for uid in self._studies(identity or "") if uid != study_instance_uid]
+            return [] if study is None else _complete_studies(session, study.subject, study_instance_uid)
 
-    def _studies(self, identity: str) -> list[str]:
-        if len(identity) <= _NAME_LENGTH:
-            return []
-        study = schema.StudyRow
+    def routed(self, study_instance_uid: str) -> list[str]:
+        """Note under which patient a study is routed.
+
+        Return the other complete studies of this patient, and of the one under which it was routed before: an ID may
+        have been corrected since.
+        """
+        row = schema.StudyRow
+        here = row.study_instance_uid == study_instance_uid
+        with self._database.session() as session:
+            study = session.scalars(select(row).where(here).with_for_update()).one_or_none()
+            if study is None:
+                return []
+            study.subject = _stated_identity(session, study_instance_uid, self._key.name) or study.subject
+            former, study.routed_subject = study.routed_subject, study.subject
+            subjects = {study.subject, former}
+            return sorted({uid for one in subjects for uid in _complete_studies(session, one, study_instance_uid)})
+
+    def last_event(self) -> int:
+        """Return the id of the last event of any study; 0 before the first one."""
         with self._database.reading() as session:
-            return list(
-                session.scalars(
-                    select(study.study_instance_uid)
-                    .where(study.subject == identity, study.state != StudyState.RECEIVING)
-                    .order_by(study.study_instance_uid)
-                )
-            )
+            return session.scalar(select(func.max(schema.EventRow.id))) or 0
 
-    def _identity(self, patient_id: str, issuer: str) -> str:
-        if not patient_id:
-            return self._key.name
-        return self._key.name + self._key.hash(f"{len(issuer)}:{issuer}{patient_id}")
+    def routed_since(self, study_instance_uid: str, event: int) -> list[str]:
+        """Return the other studies of the patient of this study that were routed after this event."""
+        row = schema.EventRow
+        later = and_(row.stage == Stage.ROUTED, row.id > event)
+        others = self.others(study_instance_uid)
+        with self._database.reading() as session:
+            found = (
+                session.scalars(select(row.study_instance_uid).where(row.study_instance_uid.in_(chunk), later))
+                for chunk in chunks(others)
+            )
+            return sorted({uid for uids in found for uid in uids})
+
+    # -- studies that the index did not identify -----------------------------------------------------------------------
+
+    def unidentified(self, after: str, count: int) -> StudyBatch:
+        """Look at the next `count` studies behind `after`, by their UIDs, for those that have no identity."""
+        row = schema.StudyRow
+        statement = select(row.study_instance_uid, row.subject).where(row.study_instance_uid > after)
+        with self._database.reading() as session:
+            found = session.execute(statement.order_by(row.study_instance_uid).limit(count)).all()
+        unknown = tuple(uid for uid, subject in found if not _is_under(subject, self._key.name))
+        return StudyBatch(unknown, found[-1][0] if len(found) == count else None)
+
+    def identify(self, study_instance_uid: str, read: Callable[[], PatientIdentity]) -> bool:
+        """Identify the patient of a study from its rows, or by `read`. Return False if the index has identified it.
+
+        `read` reads an instance, and is only called if no row states a patient under the key of today. What it raises
+        passes through.
+        """
+        row = schema.StudyRow
+        here = row.study_instance_uid == study_instance_uid
+        with self._database.reading() as session:
+            subject = session.scalar(select(row.subject).where(here))
+            if _is_under(subject, self._key.name):
+                return False
+            found = _stated_identity(session, study_instance_uid, self._key.name)
+        identity = found or study_identity(self._key.subject(read()))
+        with self._database.session(derivable=True) as session:
+            study = session.scalars(select(row).where(here).with_for_update()).one_or_none()
+            if study is None or _is_under(study.subject, self._key.name):  # the index was faster
+                return False
+            if study.state in (StudyState.ROUTED, StudyState.IGNORED):
+                study.routed_subject = identity
+            study.subject = identity
+            return True
+
+
+def _complete_studies(session: Session, identity: str | None, besides: str) -> list[str]:
+    """Return the complete studies that have this identity; none if it names nobody, or is of an earlier version."""
+    if identity is None or not identity.partition(_KEY_END)[2]:
+        return []
+    study = schema.StudyRow
+    known = select(study.study_instance_uid).where(
+        study.subject == identity, study.state != StudyState.RECEIVING, study.study_instance_uid != besides
+    )
+    return list(session.scalars(known.order_by(study.study_instance_uid)))
+
+
+# -- the identity of a study -------------------------------------------------------------------------------------------
+
+
+def study_identity(subject: Subject) -> str:
+    """Return the identity of a study whose instances state `subject`.
+
+    It is made of the name of the key, and of the hashes of Patient ID and its issuer. Without a Patient ID, it is one
+    of nobody, and matches no other study.
+    """
+    patient_id, issuer = subject.hashes.patient_id, subject.hashes.issuer
+    digest = hashlib.sha256(f"{issuer}:{patient_id}".encode()).hexdigest() if patient_id else ""
+    return f"{subject.key}{_KEY_END}{digest}"[:_IDENTITY_LENGTH]
+
+
+def identify_study(session: Session, study: schema.StudyRow, subjects: Collection[Subject]) -> None:
+    """Keep the identity of a study after instances that state `subjects` were indexed.
+
+    If the instances of the study differ in it, its identity is that of the first instance, by the UIDs of series and
+    instance, that states a Patient ID. This is read from rows, so those of these instances must be there.
+    """
+    found = {study_identity(subject) for subject in subjects}
+    if found and found != {study.subject}:
+        key = next(iter(subjects)).key
+        identity = _stated_identity(session, study.study_instance_uid, key) or study_identity(Subject(key))
+        study.subject = identity
+
+
+def _stated_identity(session: Session, study_instance_uid: str, key: str) -> str | None:
+    """Return the identity that the rows of a study state under this key; None if they state none."""
+    instance, subject = schema.InstanceRow, schema.SubjectRow
+    statement = (
+        select(subject.hashes)
+        .join(instance, instance.subject_id == subject.id)
+        .where(
+            instance.study_instance_uid == study_instance_uid,
+            func.substr(subject.digest, 1, _NAME_LENGTH) == key,
+            subject.hashes["patient_id"].as_string().is_not(None),
+        )
+        .order_by(instance.series_instance_uid, instance.sop_instance_uid)
+        .limit(1)
+    )
+    hashes = session.scalar(statement)
+    return None if hashes is None else study_identity(Subject(key, PatientIdentity.from_json(hashes)))
+
+
+def _is_under(identity: str | None, key: str) -> bool:
+    """Return True if an identity was made under this key, and in the way of this version."""
+    return identity is not None and identity.startswith(key + _KEY_END)
 
 
 # -- the patients inside a study ---------------------------------------------------------------------------------------

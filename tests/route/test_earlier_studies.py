@@ -11,12 +11,16 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from rich.console import Console
+from sqlalchemy import update
 
 from dicom_node.catalogue import ConfiguredApplication
 from dicom_node.demo.explanation_tree import explanation_tree
 from dicom_node.objects.profiles import ObjectProfile
 from dicom_node.read.explanation import Explanation
 from dicom_node.read.study import read_study
+from dicom_node.route.earlier_studies import EarlierStudies
+from dicom_node.route.identification import ExistingPatients
+from dicom_node.route.recognition import ReceivedSeries, SeriesRecogniser
 from inference.contract.findings import Findings
 from inference.contract.inputs import EarlierRule, InputRule
 from inference.contract.manifest import Manifest
@@ -25,6 +29,7 @@ from inference.headers.reading import read_object
 from inference.series.recogniser import recognise_headers
 from storage.records.jobs import Job, JobKind, JobState
 from storage.records.studies import StudyState
+from storage.tables.database.schema import StudyRow
 from storage.tables.patients import Patients
 from tests.acceptance.studies import write_ball_study
 from tests.inference.series.test_recogniser import header
@@ -35,6 +40,7 @@ from tests.stores import stores_of
 from tests.work.parts import build_worker
 
 SECRET = "SECRET-7"
+RECOGNISER = SeriesRecogniser(())
 
 
 def application(earlier: EarlierRule | None) -> ConfiguredApplication:
@@ -54,6 +60,17 @@ class Course:
 
     def use(self, earlier: EarlierRule | None) -> None:
         self.sweeps = Sweeps(self.node, self.clock, applications=[application(earlier)], patients=self.patients)
+
+    def start(self) -> ExistingPatients:
+        """The part that a start of the role begins, and that goes on beside the sweeps."""
+        instances = self.node.instances
+        earlier = EarlierStudies(self.patients, instances, ReceivedSeries(instances, self.node.results), RECOGNISER)
+        return ExistingPatients(self.patients, earlier, self.node.studies)
+
+    def forget(self) -> None:
+        """Leave the studies as they were before the index identified patients."""
+        with self.node.database.session() as session:
+            session.execute(update(StudyRow).values(subject=None, routed_subject=None))
 
     def write(self, name: str, **attributes: str) -> tuple[str, list[Path]]:
         study = write_ball_study(self.folder / name)
@@ -185,9 +202,19 @@ def test_what_is_no_earlier_time_point_says_why(
 def test_studies_from_before_anybody_asked_are_found(node: Node, tmp_path: Path) -> None:
     course = Course(node, tmp_path, earlier=None)
     first = course.bring("first", StudyDate="20260101")
-    assert course.patients.unidentified() == [first]
+    course.forget()
     course.use(EarlierRule())
-    assert course.points(course.bring("second", StudyDate="20260301")) == [first]
+    existing = course.start()
+    second = course.bring("second", StudyDate="20260301")
+    assert course.points(second) == []
+    existing.advance()
+    course.clock.pass_(1)
+    course.sweeps.sweep()
+    assert course.points(second) == [first]
+    course.forget()
+    course.start().advance()  # what was routed before it is not routed again
+    assert node.study(second).state is StudyState.ROUTED
+    assert course.patients.others(second) == [first]
 
 
 def test_the_worker_gives_the_series_of_each_time_point(node: Node, tmp_path: Path) -> None:

@@ -22,7 +22,9 @@ from dicom_node.route.urgency import Urgency
 from dicom_node.schedule import ScheduledTask
 from inference.contract.manifest import InputRule, Manifest
 from inference.series.site_table import SiteTable
+from storage.blobs import FileBlob
 from storage.log.associations import AssociationEnded, AssociationOpened
+from storage.log.headers.patient_header import read_identity
 from storage.records.evidence import AssociationEnd
 from storage.records.instances import Facts, ReceivedInstance
 from storage.tables.database.connection import Database, default_url
@@ -161,6 +163,7 @@ def push(node: Node, clock: Clock, paths: Sequence[Path], association: str, decl
         instance = ReceivedInstance(
             str(ds.SOPInstanceUID), str(ds.SOPClassUID), str(ds.SeriesInstanceUID), str(ds.StudyInstanceUID),
             str(ds.file_meta.TransferSyntaxUID), "MR", "MR1", association, clock.wall(), facts,
+            patient=read_identity(FileBlob(path)),
         )  # fmt: skip
         filing.instance(instance, path.read_bytes())
     filing.commit()

@@ -38,7 +38,8 @@ class StudyRow(Base):
     """A study in the state of its current revision. Earlier revisions remain in events, routings and jobs.
 
     `subject` is the patient's identity, a keyed hash made by `storage.tables.patients`. It is null until the patient is
-    identified. `report_marked_at` is set while the report of no result is to be decided.
+    identified. `routed_subject` is the one under which the study was routed last. `report_marked_at` is set while the
+    report of no result is to be decided.
     """
 
     __tablename__ = "study"
@@ -58,6 +59,7 @@ class StudyRow(Base):
     last_received_at: Mapped[datetime]
     priority: Mapped[int] = mapped_column(default=0, server_default="0")
     subject: Mapped[str | None] = mapped_column(String(64))
+    routed_subject: Mapped[str | None] = mapped_column(String(64))
     report_marked_at: Mapped[datetime | None]
 
 

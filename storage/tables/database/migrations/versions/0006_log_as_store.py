@@ -59,3 +59,4 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("sop_instance_uid"),
     )
     op.execute("INSERT INTO own_instance SELECT DISTINCT sop_instance_uid FROM result_object")
+    op.add_column("study", sa.Column("routed_subject", sa.String(length=64), nullable=True))
