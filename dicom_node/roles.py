@@ -62,6 +62,7 @@ from inference.headers.images import feeds_inputs
 from storage.log.files import FileSystem
 from storage.log.instances import InstanceStore
 from storage.log.journal import Journal, filed_until
+from storage.log.patient_key import PatientKey
 from storage.records.routing import RoutingDecision
 from storage.records.studies import Study
 from storage.tables.commitments import Commitments
@@ -114,7 +115,8 @@ def build_receiver(settings: Settings, index: int) -> Receiver:
     ensure_pinned_version()
     name = receiver_name(socket.gethostname(), index)
     journal = Journal(settings.folders.journals / name, int(settings.receive.minimum_free_megabytes * 2**20))
-    return Receiver(receive_policy(settings), journal, name, further_services(settings))
+    key = PatientKey(settings.folders.patients_key)
+    return Receiver(receive_policy(settings), journal, key, name, further_services(settings))
 
 
 def receiver_name(host: str, index: int) -> str:

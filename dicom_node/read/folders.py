@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from storage.errors import Permanent
-from storage.tables.patients import PATIENT_KEY
+from storage.log.patient_key import PATIENT_KEY
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from dicom_node.receive.storage import StorageService
 from dicom_node.runtime.logs import fields
 from storage.errors import Permanent
 from storage.log.journal import Journal
+from storage.log.patient_key import PatientKey
 
 log = logging.getLogger(__name__)
 
@@ -56,12 +57,17 @@ class Receiver:
     """A receiving process: `start` opens the port, `run` waits, `stop` closes. `name` is unique among receivers."""
 
     def __init__(
-        self, policy: ReceivePolicy, journal: Journal, name: str, services: Sequence[DimseService] = ()
+        self,
+        policy: ReceivePolicy,
+        journal: Journal,
+        key: PatientKey,
+        name: str,
+        services: Sequence[DimseService] = (),
     ) -> None:
         self._policy = policy
         self._journal = journal
         self._services = services
-        self._service = StorageService(policy, journal, name, [c for s in services for c in s.sop_classes])
+        self._service = StorageService(policy, journal, key, name, [c for s in services for c in s.sop_classes])
         self._listener: Acceptor | None = None
 
     @property

@@ -23,8 +23,9 @@ from dicom_node.runtime.logs import fields, printable, unexpected
 from storage.errors import Permanent, Retriable
 from storage.log.files import FileMeta
 from storage.log.headers.header import InstanceHeader
-from storage.log.headers.instance_reader import InstanceReader, scan_header
+from storage.log.headers.instance_reader import InstanceReader
 from storage.log.journal import Journal
+from storage.log.patient_key import PatientKey
 from storage.log.segments.large import LargeFile
 from storage.records.evidence import AssociationEnd
 from storage.records.instances import UID, ReceivedInstance
@@ -96,14 +97,18 @@ class Ingest:
     Nothing here raises: every failure becomes a response for the peer and a line in the log.
     """
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, key: PatientKey) -> None:
         self._journal = journal
+        self._key = key
 
     def accept(self, session: Session, request: StoreRequest, dataset: memoryview) -> DimseResponse:
         try:
             self._journal.ensure_space()
-            instance = self._instance(session, request, scan_header(dataset, request.transfer_syntax_uid))
-            self._journal.store(instance, self._part10_header(session, request), dataset)
+            reader = InstanceReader(request.transfer_syntax_uid, hashing=True)
+            reader.update(dataset, final=True)
+            instance = self._instance(session, request, reader)
+            part10_header = self._part10_header(session, request)
+            self._journal.store(instance, part10_header, dataset, kept=reader.kept_header())
         except Exception as error:
             return self.refuse(session, request, error)
         session.stored += 1
@@ -124,9 +129,9 @@ class Ingest:
         return file
 
     def store_large(
-        self, session: Session, request: StoreRequest, header: InstanceHeader, file: LargeFile
+        self, session: Session, request: StoreRequest, reader: InstanceReader, file: LargeFile
     ) -> DimseResponse:
-        self._journal.store_large(self._instance(session, request, header), file)
+        self._journal.store_large(self._instance(session, request, reader), file, reader.kept_header())
         session.stored += 1
         return _SUCCESS
 
@@ -142,8 +147,11 @@ class Ingest:
             log.warning("An instance was not stored: %s", error, extra=fields("instance_refused", **identifiers))
         return response
 
-    def _instance(self, session: Session, request: StoreRequest, header: InstanceHeader) -> ReceivedInstance:
+    def _instance(self, session: Session, request: StoreRequest, reader: InstanceReader) -> ReceivedInstance:
+        """Return what is known of an instance that was read to its end. The values of its patient are hashed here."""
+        header = reader.header()
         ensure_acceptable(header, request)
+        subject = self._key.subject(header.patient)
         if not session.noted:
             self._journal.opened(session.association, session.calling, session.called, session.host)
             session.noted = True
@@ -158,7 +166,8 @@ class Ingest:
             association=session.association,
             received_at=datetime.now(UTC),
             facts=header.facts,
-            patient=header.patient,
+            subject=subject,
+            hashes=reader.hashes(),
         )
 
     def _part10_header(self, session: Session, request: StoreRequest) -> bytes:
@@ -196,7 +205,7 @@ class LargeReception:
         self._request = request
         self._error: Exception | None = None
         self._file: LargeFile | None = None
-        self._reader = InstanceReader(request.transfer_syntax_uid)
+        self._reader = InstanceReader(request.transfer_syntax_uid, hashing=True)
         try:
             self._reader.update(beginning)
             if self._reader.is_identified:
@@ -222,7 +231,7 @@ class LargeReception:
                 raise self._error
             assert self._file is not None
             self._reader.update(b"", final=True)
-            return self._ingest.store_large(self._session, self._request, self._reader.header(), self._file)
+            return self._ingest.store_large(self._session, self._request, self._reader, self._file)
         except Exception as error:
             self.discard()
             return self._ingest.refuse(self._session, self._request, error)
@@ -243,6 +252,7 @@ class StorageService:
         self,
         policy: ReceivePolicy,
         journal: Journal,
+        key: PatientKey,
         receiver: str,
         further: Sequence[SopClass] = (),
         addresses: Callable[[str], Iterable[str]] = resolve,
@@ -251,7 +261,7 @@ class StorageService:
         self._journal = journal
         self._further = further
         self._addresses = addresses
-        self._ingest = Ingest(journal)
+        self._ingest = Ingest(journal, key)
         life = f"-{time.time_ns():x}-"
         self._name = receiver[-(ASSOCIATION_NAME_LENGTH - len(life) - 10) :] + life
         self._numbers = itertools.count(1)

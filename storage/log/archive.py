@@ -17,7 +17,7 @@ from storage.errors import Permanent, Unfileable
 from storage.log.comparison import Difference, compare, has_same_pixels
 from storage.log.files import Tree
 from storage.records.instances import UID, Facts, ReceivedInstance, Stored
-from storage.records.patients import NOBODY, PatientIdentity
+from storage.records.patients import Subject
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class IndexEntry:
     received_at: datetime
     facts: Facts
     file: str | None = None
-    patient: PatientIdentity = field(default=NOBODY, repr=False)  # of an instance that arrives
+    subject: Subject | None = field(default=None, repr=False)  # of an instance that arrives
     subject_id: int | None = None  # of an instance that has a row
 
     @property
@@ -205,7 +205,7 @@ def index_entry(received: ReceivedInstance, content: bytes | Path) -> IndexEntry
         sha256=sha256,
         received_at=received.received_at,
         facts=received.facts,
-        patient=received.patient,
+        subject=received.subject,
     )
 
 

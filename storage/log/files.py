@@ -8,7 +8,7 @@ import struct
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -66,19 +66,12 @@ def copy_durable(source: Blob, path: Path) -> None:
 def create_once(path: Path, content: bytes) -> None:
     """Create a file that its owner alone can read, unless it exists. It is durable on return.
 
-    If two processes do so at once, the file of the first one stays.
+    If several threads or processes do so at once, the file of the first one stays.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    try:
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(content)
-            _flush(file)
+    with suppress(FileExistsError), _temporary(path.parent) as (file, temporary):
+        file.write(content)
+        _flush(file)
         os.link(temporary, path)
-    except FileExistsError:
-        pass
-    finally:
-        temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 

@@ -17,16 +17,17 @@ from sqlalchemy.orm import Session
 
 from storage.log.archive import QUARANTINE, Archive, IndexEntry, InstancePlace, index_entry
 from storage.log.associations import AssociationEnded, AssociationOpened, association_ids, end_association, keep_opened
+from storage.log.patient_key import PatientKey
 from storage.log.study_update import StudyUpdate, is_own, tell_contradiction, tell_copies
 from storage.records.instances import Facts, ReceivedInstance, Stored
-from storage.records.patients import NOBODY, PatientIdentity
+from storage.records.patients import NOBODY, Subject
 from storage.records.problems import ProblemKind
 from storage.records.studies import Event, Stage, StudyState
 from storage.tables.commitments import note_last_filed, set_aside
 from storage.tables.database import schema
 from storage.tables.database.connection import Database, changed, chunks, insert_if_absent
 from storage.tables.events import add_event
-from storage.tables.patients import PatientKey, keep_subject
+from storage.tables.patients import keep_subject
 from storage.tables.problems import open_problem
 
 COMMIT_ATTEMPTS = 3
@@ -83,6 +84,7 @@ class Filing:
         Raises Unfileable for a UID that cannot be the name of a file, StorageFull, OSError.
         """
         entry = index_entry(received, content)
+        entry = replace(entry, subject=received.subject or self._key.subject(received.patient))
         placed, outcome = self._archive.place(entry, content, self._known(entry))
         if outcome in (Stored.NEW, Stored.VERSION):
             self._current[entry.place] = placed
@@ -205,11 +207,12 @@ class Filing:
     def _index(self, session: Session, decided: Sequence[_Decided], keys: dict[str, int]) -> list[Stored]:
         """Write the rows of the instances, and return the outcomes."""
         subjects = {
-            patient: keep_subject(session, self._key.subject(patient))
-            for patient in {one.arrival.entry.patient for one in decided if one.outcome in _FILED}
+            subject: keep_subject(session, subject)
+            for one in decided
+            if one.outcome in _FILED and (subject := one.arrival.entry.subject) is not None
         }
         # A row without a patient was filed by an earlier version: what its file states is not known here.
-        stated = {patient: subject for patient, subject in subjects.items() if patient != NOBODY}
+        stated = {subject: row for subject, row in subjects.items() if subject.hashes != NOBODY}
         outcomes: list[Stored] = []
         studies: dict[str, StudyUpdate] = {}
         new: list[dict[str, object]] = []
@@ -359,15 +362,15 @@ def _entry(row: schema.InstanceRow) -> IndexEntry:
 
 def _columns(entry: IndexEntry, revision: int) -> dict[str, object]:
     columns = {**vars(entry), "facts": entry.facts.to_json(), "revision": revision}
-    del columns["patient"]  # a row has the hashes only
+    del columns["subject"]  # a row of its own
     return columns
 
 
 _Entry = TypeVar("_Entry", IndexEntry, IndexEntry | None)
 
 
-def _with_subject(entry: _Entry, subjects: Mapping[PatientIdentity, int]) -> _Entry:
+def _with_subject(entry: _Entry, subjects: Mapping[Subject, int]) -> _Entry:
     """Return the entry with the row of its patient. An entry that was read from the index has it already."""
-    if entry is None or entry.subject_id is not None:
+    if entry is None or entry.subject is None or entry.subject_id is not None:
         return entry
-    return replace(entry, subject_id=subjects.get(entry.patient))
+    return replace(entry, subject_id=subjects.get(entry.subject))

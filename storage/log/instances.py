@@ -17,6 +17,7 @@ from storage.log.associations import abort_open_associations
 from storage.log.filing import FeedsInputs, Filing
 from storage.log.headers.instance_reader import read_instance_header
 from storage.log.headers.patient_header import read_identity
+from storage.log.patient_key import PATIENT_KEY, PatientKey
 from storage.records.instances import UID, Facts, Instance, ReceivedInstance, Series, Stored
 from storage.records.patients import StudyIdentities
 from storage.records.problems import ProblemKind
@@ -25,7 +26,7 @@ from storage.tables.commitments import set_aside
 from storage.tables.database import schema
 from storage.tables.database.connection import Database, changed
 from storage.tables.events import add_event
-from storage.tables.patients import PATIENT_KEY, PatientKey, keep_subject, study_identities
+from storage.tables.patients import keep_subject, study_identities
 from storage.tables.problems import open_problem
 
 log = logging.getLogger(__name__)

@@ -30,6 +30,7 @@ class ContentHashes:
 
     Pixel data are the elements Pixel Data, Float and Double Float Pixel Data at the top level. Tag, VR and length of
     the element belong to the other bytes; the items and the delimiter of encapsulated pixel data belong to its value.
+    A 65th such element of one dataset, and all after it, belong to the other bytes.
     """
 
     pixels: str

@@ -58,7 +58,7 @@ NOBODY = PatientIdentity()
 
 @dataclass(frozen=True)
 class Subject:
-    """An identity with keyed hashes in place of values, and the name of their key (`storage.tables.patients`)."""
+    """An identity with keyed hashes in place of values, and the name of their key (`storage.log.patient_key`)."""
 
     key: str
     hashes: PatientIdentity = NOBODY

@@ -1,21 +1,14 @@
-"""The identification of patients, inside a study and across studies, without storing who they are.
-
-The database holds keyed hashes of what instances state about their patient. The key is a file beside the images, which
-name the patients anyway. With the database but without the key, nobody can test patient IDs against the hashes.
-"""
+"""The identification of patients, inside a study and across studies, by keyed hashes (`storage.log.patient_key`)."""
 
 import hashlib
-import hmac
 import json
-import secrets
 from collections.abc import Callable, Collection
-from functools import cached_property
 from pathlib import Path
 
 from sqlalchemy import and_, func, select
 from sqlalchemy.orm import Session, aliased
 
-from storage.log.files import create_once
+from storage.log.patient_key import HASH_LENGTH, NAME_LENGTH, PatientKey
 from storage.records.patients import (
     IdentityGroup,
     PatientIdentity,
@@ -28,47 +21,8 @@ from storage.records.studies import Stage, StudyState
 from storage.tables.database import schema
 from storage.tables.database.connection import Database, chunks, insert_if_absent
 
-PATIENT_KEY = "patients.key"  # the name of the file, in the data directory
-_KEY_BYTES = 32
-_NAME_LENGTH = 16  # of the key; it begins every identity, so that identities under another key are recognised
-_HASH_LENGTH = 48
 _KEY_END = "-"  # between key and hash, which tells identities of studies from those that earlier versions made
 _IDENTITY_LENGTH = 64
-
-
-class PatientKey:
-    """The key of all hashes of patients. The file is created with the first hash."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-
-    def hash(self, said: str) -> str:
-        return hmac.new(self._key, said.encode(), hashlib.sha256).hexdigest()[:_HASH_LENGTH]
-
-    @cached_property
-    def name(self) -> str:
-        return hashlib.sha256(self._key).hexdigest()[:_NAME_LENGTH]
-
-    def subject(self, identity: PatientIdentity) -> Subject:
-        """Return the identity with the hash of each value. Empty values stay empty."""
-
-        def hashed(kind: str, value: str) -> str:
-            return self.hash(f"{kind}:{value}") if value else ""
-
-        hashes = PatientIdentity(
-            patient_id=hashed("ID", identity.patient_id),
-            issuer=hashed("issuer", identity.issuer),
-            birth_date=hashed("birth date", identity.birth_date),
-            sex=hashed("sex", identity.sex),
-            others=tuple(sorted((hashed("ID", one), hashed("issuer", issuer)) for one, issuer in identity.others)),
-        )
-        return Subject(self.name, hashes)
-
-    @cached_property
-    def _key(self) -> bytes:
-        if not self._file.exists():
-            create_once(self._file, secrets.token_bytes(_KEY_BYTES))
-        return self._file.read_bytes()
 
 
 class Patients:
@@ -203,7 +157,7 @@ def _stated_identity(session: Session, study_instance_uid: str, key: str) -> str
         .join(instance, instance.subject_id == subject.id)
         .where(
             instance.study_instance_uid == study_instance_uid,
-            func.substr(subject.digest, 1, _NAME_LENGTH) == key,
+            func.substr(subject.digest, 1, NAME_LENGTH) == key,
             subject.hashes["patient_id"].as_string().is_not(None),
         )
         .order_by(instance.series_instance_uid, instance.sop_instance_uid)
@@ -224,7 +178,7 @@ def _is_under(identity: str | None, key: str) -> bool:
 def keep_subject(session: Session, subject: Subject) -> int:
     """Return the id of the row of an identity, which is inserted if it is absent."""
     hashes = subject.hashes.to_json()
-    digest = subject.key + hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:_HASH_LENGTH]
+    digest = subject.key + hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:HASH_LENGTH]
     known = select(schema.SubjectRow.id).where(schema.SubjectRow.digest == digest)
     found = session.scalar(known)
     if found is None:
@@ -247,7 +201,7 @@ def study_identities(session: Session, study_instance_uid: str) -> StudyIdentiti
         .group_by(subject.id)
         .order_by(subject.id)
     ).all()
-    rows = [row for row in rows if row[1][:_NAME_LENGTH] == rows[-1][1][:_NAME_LENGTH]]
+    rows = [row for row in rows if row[1][:NAME_LENGTH] == rows[-1][1][:NAME_LENGTH]]
     groups = tuple(IdentityGroup(PatientIdentity.from_json(row[2]), row[3], row[4]) for row in rows)
     if not contradictions([group.identity for group in groups]):
         return StudyIdentities(groups)

@@ -54,6 +54,7 @@ from dicom_node.runtime.backoff import Backoff
 from dicom_node.settings.loading import load_settings
 from storage.blobs import FileBlob
 from storage.log.journal import Journal
+from storage.log.patient_key import PATIENT_KEY, PatientKey
 from storage.records.deliveries import Confirmation, ConfirmationReport, ConfirmationState, StoredAs
 from storage.records.results import NewObject
 from storage.tables.confirmations import WAITING, Confirmations
@@ -156,7 +157,8 @@ def receiver(landing: Landing, tmp_path: Path) -> Iterator[Target]:
     push_model = SopClass(PUSH_MODEL, ServiceName.COMMITMENT, scu_role=True, scp_role=True)
     policy = ReceivePolicy("NODE", "127.0.0.1", 0)
     services = [DimseService((push_model,), tuple(service.handlers()))]
-    started = Receiver(policy, Journal(tmp_path / "journal", 0), "receive-0", services)
+    journal, key = Journal(tmp_path / "journal", 0), PatientKey(tmp_path / PATIENT_KEY)
+    started = Receiver(policy, journal, key, "receive-0", services)
     started.start()
     yield Target("NODE", "127.0.0.1", started.port)
     started.stop(grace=0.5)

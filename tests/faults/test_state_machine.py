@@ -23,6 +23,7 @@ from hypothesis.stateful import (
 from dicom_node.receive.policy import ReceivePolicy
 from dicom_node.receive.receiver import Receiver
 from storage.log.journal import Journal
+from storage.log.patient_key import PATIENT_KEY, PatientKey
 from storage.log.segments.frames import FrameKind
 from storage.log.segments.names import list_segments
 from storage.log.segments.reader import SegmentReader
@@ -69,6 +70,7 @@ class Peers(RuleBasedStateMachine):
                 request_timeout=NETWORK_TIMEOUT,
             ),
             Journal(self.folder / "journal"),
+            PatientKey(self.folder / PATIENT_KEY),
             "receive-0",
         )
         self.receiver.start()

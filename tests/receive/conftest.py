@@ -26,7 +26,7 @@ def receive(journal: KeptJournal) -> Iterator[Receive]:
 
     def start(services: Sequence[DimseService] = (), **policy: object) -> tuple[Receiver, Target]:
         settings = {"ae_title": "NODE", "host": "127.0.0.1", "port": 0, "network_timeout": 10.0, **policy}
-        receiver = Receiver(ReceivePolicy(**settings), journal, "receive-0", services)  # type: ignore[arg-type]
+        receiver = Receiver(ReceivePolicy(**settings), journal, journal.key, "receive-0", services)  # type: ignore[arg-type]
         receiver.start()
         started.append(receiver)
         return receiver, Target("NODE", "127.0.0.1", receiver.port)

@@ -11,6 +11,7 @@ from pydicom.filereader import read_file_meta_info
 from storage.errors import StorageFull
 from storage.log.files import BytesLike
 from storage.log.journal import Journal
+from storage.log.patient_key import PATIENT_KEY, PatientKey
 from storage.log.segments.frames import Frame, FrameKind, instance_of
 from storage.log.segments.large import LargeFile
 from storage.log.segments.names import list_segments
@@ -43,10 +44,11 @@ class Kept:
 
 
 class KeptJournal(Journal):
-    """A real journal. `before` runs ahead of each store, to fail or to wait there."""
+    """A real journal, and the key beside it. `before` runs ahead of each store, to fail or to wait there."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
+        self.key = PatientKey(folder.parent / PATIENT_KEY)
         self.before: Callable[[ReceivedInstance], None] = lambda instance: None
         self.full = False
 

@@ -493,7 +493,9 @@ def test_the_journal_tells_the_indexer_of_a_new_life(receive: Receive, journal: 
 
 def test_names_of_associations_are_never_used_again(journal: KeptJournal, make_file: MakeFile) -> None:
     for _ in range(2):
-        receiver = Receiver(ReceivePolicy("NODE", "127.0.0.1", 0), journal, "a-very-long-host-name." * 5 + "/receive-0")
+        receiver = Receiver(
+            ReceivePolicy("NODE", "127.0.0.1", 0), journal, journal.key, "a-very-long-host-name." * 5 + "/receive-0"
+        )
         receiver.start()
         for _ in range(2):
             assert scu.send_files(file_blobs([make_file()]), "MR1", Target("NODE", "127.0.0.1", receiver.port))[0].ok
@@ -504,7 +506,7 @@ def test_names_of_associations_are_never_used_again(journal: KeptJournal, make_f
 
 
 def test_stop_cuts_what_does_not_end(journal: KeptJournal, make_file: MakeFile) -> None:
-    receiver = Receiver(ReceivePolicy("NODE", "127.0.0.1", 0), journal, "receive-0")
+    receiver = Receiver(ReceivePolicy("NODE", "127.0.0.1", 0), journal, journal.key, "receive-0")
     receiver.start()
     target = Target("NODE", "127.0.0.1", receiver.port)
     instance = scu.OutgoingInstance.from_blob(FileBlob(make_file()))
@@ -519,7 +521,7 @@ def test_stop_cuts_what_does_not_end(journal: KeptJournal, make_file: MakeFile) 
 
 def test_stop_is_not_held_up_by_half_a_pdu(journal: KeptJournal, make_file: MakeFile) -> None:
     before = set(threading.enumerate())
-    receiver = Receiver(ReceivePolicy("NODE", "127.0.0.1", 0), journal, "receive-0")
+    receiver = Receiver(ReceivePolicy("NODE", "127.0.0.1", 0), journal, journal.key, "receive-0")
     receiver.start()
     target = Target("NODE", "127.0.0.1", receiver.port)
     instance = scu.OutgoingInstance.from_blob(FileBlob(make_file()))
@@ -538,7 +540,10 @@ def test_stop_is_not_held_up_by_half_a_pdu(journal: KeptJournal, make_file: Make
 
 
 def test_run_ends_with_its_event(journal: KeptJournal) -> None:
-    receiver, stop = Receiver(ReceivePolicy("NODE", "127.0.0.1", 0), journal, "receive-0"), threading.Event()
+    receiver, stop = (
+        Receiver(ReceivePolicy("NODE", "127.0.0.1", 0), journal, journal.key, "receive-0"),
+        threading.Event(),
+    )
     thread = threading.Thread(target=receiver.run, args=(stop,))
     thread.start()
     wait_until(lambda: receiver._listener is not None)
@@ -553,8 +558,9 @@ from pathlib import Path
 from dicom_node.receive.receiver import Receiver
 from dicom_node.receive.policy import ReceivePolicy
 from storage.log.journal import Journal
-journal = Journal(Path(sys.argv[3]) / sys.argv[2])
-receiver = Receiver(ReceivePolicy("NODE", "127.0.0.1", int(sys.argv[1])), journal, sys.argv[2])
+from storage.log.patient_key import PatientKey
+journal, key = Journal(Path(sys.argv[3]) / sys.argv[2]), PatientKey(Path(sys.argv[3]) / "patients.key")
+receiver = Receiver(ReceivePolicy("NODE", "127.0.0.1", int(sys.argv[1])), journal, key, sys.argv[2])
 receiver.start()
 loaded = sorted({name.split(".")[0] for name in sys.modules} & {"torch", "monai", "SimpleITK", "sqlalchemy"})
 rss = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmRSS"))

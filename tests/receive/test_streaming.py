@@ -200,7 +200,9 @@ from pathlib import Path
 from dicom_node.receive.receiver import Receiver
 from dicom_node.receive.policy import ReceivePolicy
 from storage.log.journal import Journal
-receiver = Receiver(ReceivePolicy("NODE", "127.0.0.1", 0), Journal(Path(sys.argv[1])), "receive-0")
+from storage.log.patient_key import PatientKey
+journal, key = Journal(Path(sys.argv[1])), PatientKey(Path(sys.argv[1] + ".key"))
+receiver = Receiver(ReceivePolicy("NODE", "127.0.0.1", 0), journal, key, "receive-0")
 receiver.start()
 print(receiver.port, flush=True)
 sys.stdin.readline()

@@ -37,6 +37,7 @@ PATIENT_ELEMENTS = (
 
 _LAST = 0x0010FFFF
 _LARGEST_SEQUENCE = 2**14  # bytes; a longer list of IDs is nobody's
+_MOST_OTHERS = 64  # other IDs; a longer list is nobody's either
 _LARGEST_REMEMBERED = 2**12  # bytes
 _SEXES = frozenset("MFO")  # PS3.3 C.7.1.1
 _DATE = re.compile(r"[0-9]{4}(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])")
@@ -124,12 +125,13 @@ def _identity(
     pairs = [(text(one), "") for one in (other_ids or b"").split(b"\\")]
     values = (listed or b"").split(b"\\")
     pairs += [(text(one), text(from_)) for one, from_ in zip(values[::2], values[1::2], strict=False)]
+    others = {pair for pair in pairs if pair[0]}
     identity = PatientIdentity(
         patient_id=text(patient_id),
         issuer=text(issuer),
         birth_date=stated_birth_date(text(birth_date)),
         sex=stated_sex(text(sex)),
-        others=tuple(sorted({pair for pair in pairs if pair[0]})),
+        others=tuple(sorted(others)) if len(others) <= _MOST_OTHERS else (),
     )
     return NOBODY if identity == NOBODY else identity
 

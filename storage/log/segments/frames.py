@@ -25,8 +25,8 @@ from typing import Any, NamedTuple
 
 from storage.log.files import BytesLike
 from storage.log.segments.names import LARGE_NAME
-from storage.records.instances import Facts, ReceivedInstance
-from storage.records.patients import PatientIdentity
+from storage.records.instances import ContentHashes, Facts, ReceivedInstance
+from storage.records.patients import PatientIdentity, Subject
 
 MAGIC = b"DNF2"
 CHECK_BYTES = 8
@@ -146,17 +146,30 @@ def instance_of(meta: dict[str, Any]) -> ReceivedInstance:
         **{key: meta[key] for key in _PLAIN_FIELDS},
         received_at=datetime.fromisoformat(meta["received_at"]),
         facts=Facts.from_json(meta["facts"]),
-        patient=PatientIdentity.from_json(meta.get("patient", {})),  # journals of earlier versions have none
+        subject=_subject_of(meta["subject"]) if "subject" in meta else None,
+        hashes=ContentHashes(**meta["hashes"]) if "hashes" in meta else None,
+        patient=PatientIdentity.from_json(meta.get("patient", {})),  # of release 0.1 alone
     )
 
 
 def meta_of(instance: ReceivedInstance) -> dict[str, Any]:
-    """Return the meta of an instance's frame, from which `instance_of` restores the instance."""
-    return {key: getattr(instance, key) for key in _PLAIN_FIELDS} | {
-        "received_at": instance.received_at.isoformat(),
-        "facts": instance.facts.to_json(),
-        "patient": instance.patient.to_json(),
-    }
+    """Return the meta of an instance's frame, from which `instance_of` restores the instance.
+
+    What identifies its patient is in there as keyed hashes alone. `patient`, which is in clear, is left out.
+    """
+    meta = {key: getattr(instance, key) for key in _PLAIN_FIELDS}
+    meta["received_at"] = instance.received_at.isoformat()
+    meta["facts"] = instance.facts.to_json()
+    if instance.subject is not None:
+        meta["subject"] = {"key": instance.subject.key, **instance.subject.hashes.to_json()}
+    if instance.hashes is not None:
+        meta["hashes"] = {"pixels": instance.hashes.pixels, "rest": instance.hashes.rest}
+    return meta
 
 
-_PLAIN_FIELDS = tuple(set(ReceivedInstance.__dataclass_fields__) - {"received_at", "facts", "patient"})
+def _subject_of(plain: dict[str, Any]) -> Subject:
+    return Subject(plain["key"], PatientIdentity.from_json(plain))
+
+
+_OTHER_FIELDS = {"received_at", "facts", "subject", "hashes", "patient"}
+_PLAIN_FIELDS = tuple(key for key in ReceivedInstance.__dataclass_fields__ if key not in _OTHER_FIELDS)

@@ -47,7 +47,7 @@ def sent(tmp_path_factory: pytest.TempPathFactory, coarse: None) -> Sent:
     """Return what `simulate` sent, by study and series, and the truth it wrote."""
     tmp_path = tmp_path_factory.mktemp("sent")
     journal = KeptJournal(tmp_path / "journal")
-    receiver = Receiver(ReceivePolicy("NODE", "127.0.0.1", 0), journal, "receive-0")
+    receiver = Receiver(ReceivePolicy("NODE", "127.0.0.1", 0), journal, journal.key, "receive-0")
     receiver.start()
     try:
         done = invoke(

@@ -135,7 +135,7 @@ def test_uids_are_new_each_time_unless_asked_otherwise(tmp_path: Path, limb: Ima
 def test_from_the_phantom_to_the_receiver(tmp_path: Path, limb: ImagedLimb) -> None:
     study = write_phantom_study(tmp_path / "study", limb, 1)
     journal = KeptJournal(tmp_path / "journal")
-    receiver = Receiver(ReceivePolicy("NODE", "127.0.0.1", 0), journal, "receive-0")
+    receiver = Receiver(ReceivePolicy("NODE", "127.0.0.1", 0), journal, journal.key, "receive-0")
     receiver.start()
     try:
         loaded = load_study(tmp_path / "study")

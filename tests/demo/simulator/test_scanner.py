@@ -30,7 +30,7 @@ def journal(tmp_path: Path) -> KeptJournal:
 
 @pytest.fixture
 def target(journal: KeptJournal) -> Iterator[Target]:
-    receiver = Receiver(ReceivePolicy("NODE", "127.0.0.1", 0, network_timeout=10), journal, "receive-0")
+    receiver = Receiver(ReceivePolicy("NODE", "127.0.0.1", 0, network_timeout=10), journal, journal.key, "receive-0")
     receiver.start()
     yield Target("NODE", "127.0.0.1", receiver.port)
     receiver.stop(grace=1)

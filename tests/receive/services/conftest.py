@@ -21,6 +21,7 @@ from dicom_node.receive.procedure_steps import MODALITY_PERFORMED_PROCEDURE_STEP
 from dicom_node.receive.receiver import DimseService, Receiver
 from dicom_node.runtime.backoff import Backoff
 from storage.log.journal import Journal
+from storage.log.patient_key import PATIENT_KEY, PatientKey
 from storage.records.commitments import Commitment
 from storage.tables.commitments import Commitments
 from storage.tables.confirmations import Confirmations
@@ -92,7 +93,8 @@ def services(tmp_path: Path) -> Iterator[Services]:
             ),
         ),
     ]
-    receiver = Receiver(ReceivePolicy("NODE", "127.0.0.1", 0), Journal(tmp_path / "journal"), "receive-0", further)
+    journal, key = Journal(tmp_path / "journal"), PatientKey(tmp_path / PATIENT_KEY)
+    receiver = Receiver(ReceivePolicy("NODE", "127.0.0.1", 0), journal, key, "receive-0", further)
     receiver.start()
     made = Services(receiver.port, Node(database, tmp_path / "instances"), steps, commitments, reports, addressees)
     yield made

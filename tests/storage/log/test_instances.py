@@ -18,11 +18,11 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEGLSLossless, RLE
 
 from storage.errors import Permanent, Retriable, StorageFull
 from storage.log.instances import InstanceStore
+from storage.log.patient_key import PATIENT_KEY
 from storage.records.evidence import AssociationEnd
 from storage.records.instances import Facts, Stored
 from storage.records.studies import StudyState
 from storage.tables.database.connection import Database
-from storage.tables.patients import PATIENT_KEY
 from tests.storage.node import NOW, STUDY, UNDECIDED, Node, Sent, objects, only_mr, received
 
 KEYS = count()

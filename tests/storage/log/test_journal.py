@@ -15,12 +15,14 @@ from storage.errors import Permanent, Retriable, StorageFull
 from storage.log import journal
 from storage.log.journal import Journal
 from storage.log.segments import names, store, writer
-from storage.log.segments.frames import Frame, FrameKind, instance_of, new_frame
+from storage.log.segments.frames import Frame, FrameKind, instance_of, meta_of, new_frame
 from storage.log.segments.reader import SegmentReader
 from storage.log.segments.store import Segments
 from storage.records.evidence import AssociationEnd
-from storage.records.instances import Facts
+from storage.records.instances import ContentHashes, Facts
+from storage.records.patients import PatientIdentity, Subject
 from tests.storage.log.crashes import tear
+from tests.storage.log.release01 import old_segment
 from tests.storage.node import received
 
 
@@ -42,7 +44,10 @@ def frames(folder: Path) -> list[Frame]:
 def test_what_is_stored_is_read_again(opened: Journal) -> None:
     sent = received()
     facts = Facts(images_in_acquisition=7, position=(1.0, 2.0, -3.5), priority="STAT")
+    subject = Subject("f" * 16, PatientIdentity("a1", "b2", others=(("c3", ""),)))
+    hashes = ContentHashes("", "d4")
     instance = replace(sent.instance, facts=facts, source_ae_title="MÜLLER", association="a-1")
+    instance = replace(instance, subject=subject, hashes=hashes)
     opened.opened("a-1", "MR1", "NODE", "host")
     opened.store(instance, sent.file[:500], memoryview(sent.file)[500:])
     opened.ended("a-1", AssociationEnd.RELEASED)
@@ -56,6 +61,14 @@ def test_what_is_stored_is_read_again(opened: Journal) -> None:
         assert reader.body(stored) == sent.file
     assert association.meta["calling_ae_title"] == "MR1"
     assert ended.meta["end"] == "RELEASED"
+
+
+def test_what_release_0_1_stored_is_read_again(tmp_path: Path) -> None:
+    sent = received(patient=PatientIdentity("A1", "HOSPITAL", others=(("B2", ""),)))
+    (tmp_path / "00000001.log").write_bytes(old_segment(sent))
+    _, stored = frames(tmp_path)
+    assert instance_of(stored.meta) == sent.instance
+    assert "HOSPITAL" not in str(meta_of(sent.instance))
 
 
 def test_a_large_instance_lies_beside(opened: Journal) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import struct
+import tracemalloc
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -20,6 +21,7 @@ from pydicom.uid import (
 )
 
 from inference.headers.csa import read_csa
+from storage.log.headers.content_hashes import MOST_PIXEL_ELEMENTS
 from storage.log.headers.csa import trim_csa
 from storage.log.headers.instance_reader import LARGEST_INFLATED, InstanceReader
 from storage.log.headers.kept_elements import KEPT_ELEMENTS, LIST_VERSION
@@ -234,3 +236,24 @@ def test_a_deflated_dataset_that_holds_too_much_is_hashed_as_it_came() -> None:
     damaged = encoded(image(), DeflatedExplicitVRLittleEndian)[:-20]
     whole = ContentHashes("", hashlib.sha256(damaged).hexdigest())
     assert read(damaged, DeflatedExplicitVRLittleEndian, 100).hashes() == whole
+
+
+def test_a_dataset_of_many_pixel_elements_takes_no_memory() -> None:
+    pixels = struct.pack("<HH2sHL", 0x7FE0, 0x0010, b"OW", 0, 2)
+    content = encoded(image()).removesuffix(PIXELS)[:-12] + b"".join(
+        pixels + number.to_bytes(2) for number in range(60_000)
+    )
+    first = content.index(pixels)
+    ends = [first + len(pixels) + (len(pixels) + 2) * number for number in range(MOST_PIXEL_ELEMENTS)]
+    values, others, at = b"", b"", 0
+    for end in ends:
+        others, values, at = others + content[at:end], values + content[end : end + 2], end + 2
+    others += content[at:]
+    tracemalloc.start()
+    try:
+        found = read(content).hashes()
+        assert tracemalloc.get_traced_memory()[1] < 500_000
+    finally:
+        tracemalloc.stop()
+    assert found == ContentHashes(hashlib.sha256(values).hexdigest(), hashlib.sha256(others).hexdigest())
+    assert read(content, parts=1_000).hashes() == found

@@ -20,7 +20,7 @@ from storage.log.segments.reader import SegmentReader
 from storage.log.segments.store import Segments
 from storage.records.instances import Address
 from tests.storage.log.crashes import tear
-from tests.storage.log.release01 import old_frame, old_segment
+from tests.storage.log.release01 import old_frame, old_meta, old_segment
 from tests.storage.node import Sent, received
 
 RECEIVER = "receive-0"
@@ -439,7 +439,7 @@ def test_after_damage_release_01_is_trusted_only_where_a_frame_ends(opened: Jour
     if at == "body":
         change(path, start, b"!")
     else:
-        meta_bytes = len(new_frame(FrameKind.INSTANCE, meta_of(second.instance)).content[0])
+        meta_bytes = len(new_frame(FrameKind.INSTANCE, old_meta(second.instance)).content[0])
         change(path, start - meta_bytes - 20, b"!")
     expected = (1, 3) if at == "body" else (1,)
     assert uids(all_frames(path)) == [received(n).instance.sop_instance_uid for n in expected]
