@@ -68,9 +68,9 @@ def said(children: Sequence["subprocess.Popen[str]"]) -> list[str]:
 def test_a_key_that_is_replaced_counts_from_the_next_start(tmp_path: Path) -> None:
     file = tmp_path / "patients.key"
     running = PatientKey(file)
-    before = running.subject(PERSON)
+    before, another = running.subject(PERSON), running.hash("ANOTHER")
     file.write_bytes(bytes(range(32)))
-    assert running.subject(PatientIdentity("ANOTHER")).key == before.key
+    assert (running.subject(PERSON), running.hash("ANOTHER")) == (before, another)
     after = PatientKey(file).subject(PERSON)
     assert after.key != before.key
     assert after.hashes.patient_id != before.hashes.patient_id
