@@ -205,7 +205,6 @@ def index_entry(received: ReceivedInstance, content: bytes | Path) -> IndexEntry
         sha256=sha256,
         received_at=received.received_at,
         facts=received.facts,
-        subject=received.subject,
     )
 
 

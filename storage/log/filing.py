@@ -84,8 +84,8 @@ class Filing:
         Raises Unfileable for a UID that cannot be the name of a file, StorageFull, OSError.
         """
         entry = index_entry(received, content)
-        entry = replace(entry, subject=received.subject or self._key.subject(received.patient))
         placed, outcome = self._archive.place(entry, content, self._known(entry))
+        placed = replace(placed, subject=received.subject or self._key.subject(received.patient))
         if outcome in (Stored.NEW, Stored.VERSION):
             self._current[entry.place] = placed
             self._versions[entry.place, entry.sha256] = placed
@@ -208,8 +208,8 @@ class Filing:
         """Write the rows of the instances, and return the outcomes."""
         subjects = {
             subject: keep_subject(session, subject)
-            for one in decided
-            if one.outcome in _FILED and (subject := one.arrival.entry.subject) is not None
+            for subject in {one.arrival.entry.subject for one in decided if one.outcome in _FILED}
+            if subject is not None
         }
         # A row without a patient was filed by an earlier version: what its file states is not known here.
         stated = {subject: row for subject, row in subjects.items() if subject.hashes != NOBODY}

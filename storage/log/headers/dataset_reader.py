@@ -116,7 +116,7 @@ class DatasetReader:
         return position
 
     def _read_explicit(self, data: BytesLike, position: int, size: int) -> int:
-        order, wanted = self._order, self._wanted
+        order, wanted, elements = self._order, self._wanted, self.elements
         short_vrs, long_vrs, long = order.short_vrs, order.long_vrs, order.long.unpack_from
         head = order.head.unpack_from
         start = position
@@ -134,7 +134,11 @@ class DatasetReader:
                         return position
                     continue
                 if tag in wanted:
-                    self._keep(wanted[tag], data, start, (end - length, end))
+                    name = wanted[tag]
+                    if length < _SMALL and end <= size and name not in elements and name < PIXEL_DATA[0]:
+                        elements[name] = bytes(data[start:end])  # as nearly all of them
+                    else:
+                        self._keep(name, data, start, (end - length, end))
                 position = end
         except (struct.error, _More):
             return start

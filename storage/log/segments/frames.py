@@ -93,9 +93,12 @@ class NewFrame(NamedTuple):
     content: tuple[BytesLike, ...]
 
 
+_to_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
+
 def new_frame(kind: FrameKind, meta: dict[str, Any], body: Sequence[BytesLike] = (), kept: bytes = b"") -> NewFrame:
     """Return the frame whose body is the concatenation of the pieces `body`."""
-    encoded = json.dumps(meta, separators=(",", ":"), ensure_ascii=False).encode()
+    encoded = _to_json(meta).encode()
     body_bytes = body_crc = 0
     for part in body:
         body_bytes += len(part)
