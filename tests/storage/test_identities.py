@@ -24,6 +24,9 @@ A = PatientIdentity("A", "", "19600102", "F")
 B = PatientIdentity("B", "", "19700304", "M")
 
 
+MANY = [f"{number:03}" for number in range(65)]
+
+
 def header(syntax: str = ExplicitVRLittleEndian, others: Any = (), **attributes: Any) -> PatientIdentity:
     ds = Dataset()
     ds.SOPClassUID, ds.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.4", "1.2.3.4"
@@ -66,9 +69,11 @@ def test_every_encoding_states_the_same(syntax: str, others: list[tuple[str, str
         ({"PatientBirthDate": "1960.01.02", "PatientSex": "o"}, PatientIdentity(birth_date="19600102", sex="O")),
         ({"SpecificCharacterSet": "ISO_IR 100", "PatientID": "Ä1"}, PatientIdentity("Ä1")),
         ({"SpecificCharacterSet": "ISO_IR 192", "PatientID": "Ä1"}, PatientIdentity("Ä1")),
+        ({"OtherPatientIDs": MANY[:64]}, PatientIdentity(others=tuple((one, "") for one in MANY[:64]))),
+        ({"OtherPatientIDs": MANY}, PatientIdentity()),  # a list of nobody's
     ],
 )
-def test_what_is_stated(attributes: dict[str, str], stated: PatientIdentity) -> None:
+def test_what_is_stated(attributes: dict[str, Any], stated: PatientIdentity) -> None:
     assert header(**attributes) == stated
 
 
