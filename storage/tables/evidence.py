@@ -82,13 +82,16 @@ def study_contents(session: Session, study_instance_uid: str) -> StudyContents:
 def count_own_results(session: Session, study_instance_uid: str, destination: str) -> int:
     """Count the results of this node that were delivered to `destination` for a study, or came back from anywhere."""
     target, delivery, instance = schema.ResultObjectRow, schema.DeliveryRow, schema.InstanceRow
-    delivered = select(delivery.object_id).where(
-        delivery.destination == destination, delivery.state.in_((DeliveryState.SENT, DeliveryState.COMMITTED))
+    delivered = select(delivery.id).where(
+        delivery.object_id == target.id,
+        delivery.destination == destination,
+        delivery.state.in_((DeliveryState.SENT, DeliveryState.COMMITTED)),
     )
-    back = select(instance.sop_instance_uid).where(instance.study_instance_uid == study_instance_uid)
+    back = select(instance.sop_instance_uid).where(
+        instance.sop_instance_uid == target.sop_instance_uid, instance.study_instance_uid == study_instance_uid
+    )
     statement = select(func.count(target.id)).where(
-        target.study_instance_uid == study_instance_uid,
-        or_(target.id.in_(delivered), target.sop_instance_uid.in_(back)),
+        target.study_instance_uid == study_instance_uid, or_(delivered.exists(), back.exists())
     )
     return session.scalar(statement) or 0
 

@@ -291,9 +291,10 @@ class NoResults:
     def pending(self) -> list[MarkedStudy]:
         """Return the marked studies that are routed, the first marked first."""
         study = schema.StudyRow
-        statement = select(study).where(study.report_marked_at.is_not(None), study.state.in_(_SETTLED))
+        statement = select(study).where(study.report_marked_at.is_not(None)).order_by(study.report_marked_at)
         with self._database.reading() as session:
-            rows = session.scalars(statement.order_by(study.report_marked_at))
+            # Nearly all studies are settled, so a condition on the state would lead SQLite to the wrong index.
+            rows = [row for row in session.scalars(statement) if row.state in _SETTLED]
             return [MarkedStudy(study_record(row), row.report_marked_at) for row in rows if row.report_marked_at]
 
     def jobs(self, study_instance_uid: str) -> list[Job]:

@@ -245,7 +245,7 @@ def _not_rejected(study_instance_uid: str, destinations: Collection[str]) -> Col
             job.study_instance_uid == study_instance_uid,
             job.kind == JobKind.NO_RESULT,
             target.kind == ObjectKind.REJECTION,
-            target.id.in_(select(delivery.object_id).where(delivery.destination.in_(destinations))),
+            select(delivery.id).where(delivery.object_id == target.id, delivery.destination.in_(destinations)).exists(),
         )
         .scalar_subquery()
     )
@@ -260,12 +260,13 @@ def _reached(destinations: Collection[str]) -> ColumnElement[bool]:
     delivery, target = schema.DeliveryRow, schema.ResultObjectRow
     if not destinations:
         return target.stands_for == ""
-    delivered = select(delivery.object_id).where(
+    delivered = select(delivery.id).where(
+        delivery.object_id == target.id,
         delivery.destination.in_(destinations),
         delivery.claimed_at.is_not(None),
         or_(delivery.state.not_in(_GIVEN_UP), delivery.may_have_arrived),
     )
-    return target.id.in_(delivered)
+    return delivered.exists()
 
 
 def keep_object(session: Session, job_id: int, sequence: int, new: NewObject, now: datetime) -> schema.ResultObjectRow:

@@ -97,8 +97,8 @@ class InstanceRow(Placed, Base):
     received_at: Mapped[datetime]
     revision: Mapped[int]
     facts: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
-    subject_id: Mapped[int | None] = mapped_column(ForeignKey("subject.id"))
-    shared_header_id: Mapped[int | None] = mapped_column(ForeignKey("shared_header.id"))
+    subject_id: Mapped[int | None] = mapped_column(ForeignKey("subject.id"), index=True)
+    shared_header_id: Mapped[int | None] = mapped_column(ForeignKey("shared_header.id"), index=True)
     kept: Mapped[bytes | None] = mapped_column(LargeBinary)  # the kept header, against the shared one
 
 
@@ -111,6 +111,7 @@ class InstanceVersionRow(Placed, Base):
             ["sop_instance_uid", "series_instance_uid", "study_instance_uid"],
             ["instance.sop_instance_uid", "instance.series_instance_uid", "instance.study_instance_uid"],
         ),
+        Index("ix_instance_version_study", "study_instance_uid"),
     )
 
     sop_instance_uid: Mapped[str] = mapped_column(_UID, primary_key=True)
@@ -121,7 +122,7 @@ class InstanceVersionRow(Placed, Base):
     rest_sha256: Mapped[str | None] = mapped_column(String(64))
     size: Mapped[int | None] = mapped_column(BigInteger)
     received_at: Mapped[datetime]
-    subject_id: Mapped[int | None] = mapped_column(ForeignKey("subject.id"))
+    subject_id: Mapped[int | None] = mapped_column(ForeignKey("subject.id"), index=True)
 
 
 class AsideRow(Placed, Base):

@@ -114,6 +114,7 @@ class JobRow(Base):
     __table_args__ = (
         Index("ix_job_state_run_after", "state", "run_after"),
         Index("ix_job_study_application", "study_instance_uid", "application"),
+        Index("ix_job_study_state", "study_instance_uid", "state"),
         {
             "sqlite_autoincrement": True
         },  # an id must never be used twice, because folders of results and deliveries refer to it
@@ -173,7 +174,8 @@ class DeliveryRow(Base):
     __tablename__ = "delivery"
     __table_args__ = (
         UniqueConstraint("object_id", "destination", name="uq_delivery_object_destination"),
-        Index("ix_delivery_destination_state", "destination", "state", "run_after"),
+        # A destination has nearly all rows, so it must not come first: SQLite would search by it alone.
+        Index("ix_delivery_state_destination", "state", "destination", "run_after"),
         Index("ix_delivery_job_destination", "job_id", "destination", "sequence"),
         Index("ix_delivery_confirmation", "confirmation_id", "destination", "state"),
     )

@@ -60,3 +60,14 @@ def upgrade() -> None:
     )
     op.execute("INSERT INTO own_instance SELECT DISTINCT sop_instance_uid FROM result_object")
     op.add_column("study", sa.Column("routed_subject", sa.String(length=64), nullable=True))
+    op.drop_index("ix_delivery_destination_state", "delivery")
+    op.create_index("ix_delivery_state_destination", "delivery", ["state", "destination", "run_after"], unique=False)
+    op.create_index("ix_instance_version_study", "instance_version", ["study_instance_uid"], unique=False)
+    op.create_index("ix_job_study_state", "job", ["study_instance_uid", "state"], unique=False)
+    # A row that others may refer to is deleted only after a search for these.
+    for table, column in (
+        ("instance", "shared_header_id"),
+        ("instance", "subject_id"),
+        ("instance_version", "subject_id"),
+    ):
+        op.create_index(f"ix_{table}_{column}", table, [column], unique=False)
