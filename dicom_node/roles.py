@@ -59,7 +59,8 @@ from dicom_node.settings.check import WORKER_PROCESS, list_devices
 from dicom_node.settings.model import Settings
 from dicom_node.settings.peers import addressees, receive_policy
 from inference.headers.images import feeds_inputs
-from storage.log.files import FileSystem
+from storage.log.files import remove_stale
+from storage.log.filing.release01 import OldFiles
 from storage.log.instances import InstanceStore
 from storage.log.journal import Journal, filed_until
 from storage.log.patient_key import PatientKey
@@ -67,7 +68,7 @@ from storage.records.routing import RoutingDecision
 from storage.records.studies import Study
 from storage.tables.commitments import Commitments
 from storage.tables.confirmations import Confirmations
-from storage.tables.database.connection import Database, sqlite_file
+from storage.tables.database.connection import Database
 from storage.tables.database.installation import claim_installation
 from storage.tables.procedure_steps import ProcedureSteps
 
@@ -154,14 +155,11 @@ def further_services(settings: Settings) -> list[DimseService]:
 def build_indexer(settings: Settings) -> Indexer:
     """Build the indexer without a query, because the database may be busy or have no tables yet."""
     database = Database(settings.database_url)
-    instances = InstanceStore(database, settings.folders.instances, feeds_inputs)
-    places, database_file = settings.folders, sqlite_file(settings.database_url)
-    folders = [places.data_dir, places.instances, places.quarantine, places.unfiled]
-    folders += [] if database_file is None else [database_file.resolve().parent]
-    # One flush for each file system, whichever of these folders are mounts of their own.
-    by_device = {file_system.device: file_system for file_system in map(FileSystem, folders)}
-    claim = partial(claim_installation, database, settings.folders.installation)
-    return Indexer(settings.folders.journals, instances, database, list(by_device.values()), claim=claim)
+    folders = settings.folders
+    instances = InstanceStore(database, folders.journals, folders.instances, feeds_inputs)
+    old_files = OldFiles(database, instances, folders.instances)
+    claim = partial(claim_installation, database, folders.installation)
+    return Indexer(folders.journals, instances, old_files, database, claim=claim)
 
 
 def build_source(settings: Settings) -> SourcePacs | None:
@@ -207,7 +205,8 @@ def build_scheduler(settings: Settings, stores: Stores) -> Scheduler:
     if (source := build_source(settings)) is not None:
         questions = SourceQuestions(stores.studies, source, settings.completion.rule, completion)
         tasks.append(ScheduledTask("questions to the source", SWEEP_SECONDS, (questions.ask,)))
-    return Scheduler(tasks, [DailyTask("removal of stale files", CLEAN_UP_HOUR, stores.instances.remove_stale)])
+    stale = partial(remove_stale, settings.folders.objects)
+    return Scheduler(tasks, [DailyTask("removal of stale files", CLEAN_UP_HOUR, stale)])
 
 
 def _routable(

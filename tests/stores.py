@@ -1,12 +1,19 @@
 """The stores of a test's node, as the commands and the page read them."""
 
+from dicom_node.index.indexer import Indexer
 from dicom_node.read.stores import Stores
+from storage.log.filing.release01 import OldFiles
 from storage.tables.commitments import Commitments
 from storage.tables.confirmations import Confirmations
 from storage.tables.patients import Patients
 from storage.tables.problems import Problems
 from storage.tables.procedure_steps import ProcedureSteps
 from tests.storage.node import Node
+
+
+def indexer_of(node: Node) -> Indexer:
+    old_files = OldFiles(node.database, node.instances, node.root)
+    return Indexer(node.journals, node.instances, old_files, node.database)
 
 
 def stores_of(node: Node) -> Stores:

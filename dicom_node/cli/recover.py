@@ -131,9 +131,9 @@ def fsck_command(
             )
         claim_role(settings.node.data_dir, "index", of="everywhere")
         indexer = roles.build_indexer(settings)
-        indexer.rebuild()
+        indexer.start_over()
         indexer.advance()
-    census = take_census(settings.node.data_dir, stores.instances, settings.folders.journals)
+    census = take_census(settings.folders, stores)
     if as_json:
         print_json(census)
     else:

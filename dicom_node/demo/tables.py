@@ -168,19 +168,20 @@ def census_lines(census: Census) -> RenderableType:
     """Return the lines that show the census of `fsck`."""
     lines: list[RenderableType] = [
         Text(
-            f"{census.instances} instances, {census.waiting} in journals, {census.quarantined} in quarantine; "
+            f"{census.instances} instances, {census.waiting} not filed yet, {census.quarantined} in quarantine; "
             f"{len(census.problems) or 'no'} problem{'' if len(census.problems) == 1 else 's'}",
             style="bold red" if census.problems else "green",
         )
     ]
     if census.problems:
-        table = Table("Problem", "File", header_style="bold")
+        table = Table("Problem", "Where", header_style="bold")
         for problem in census.problems:
             table.add_row(problem.fault, Text(problem.path, overflow="fold"))
         lines.append(table)
         lines.append(
             Text(
-                "`dicom-node fsck --repair` mends what journals still hold; the rest must be sent again by its sender."
+                "`dicom-node fsck --repair` gives rows to what has none, also to bytes that came again; the rest must "
+                "be sent again by its sender."
             )
         )
     return Group(*lines)

@@ -1,54 +1,110 @@
 """The check behind `dicom-node fsck`: every acknowledged instance must be here, whole and indexed."""
 
-import os
 from contextlib import suppress
-from pathlib import Path
+from dataclasses import dataclass, field
 
 from dicom_node.read.census import Census, Fault, FoundFault
-from storage.errors import DamagedFrame, Permanent
-from storage.log.archive import sop_instance_uid_of
-from storage.log.instances import InstanceStore
-from storage.log.segments.frames import FrameKind
+from dicom_node.read.folders import NodeFolders
+from dicom_node.read.stores import Stores
+from storage.errors import Permanent
+from storage.log.filing.entries import InstancePlace
+from storage.log.filing.reached import Reached, read_reached
+from storage.log.filing.release01 import OldFiles
+from storage.log.segments.frames import Frame, FrameKind, instance_of
 from storage.log.segments.reader import SegmentReader
-from storage.log.segments.store import Segments
+from storage.log.segments.store import Segments, address_of
 from storage.records.instances import Instance
 
+_INSTANCES = (FrameKind.INSTANCE, FrameKind.LARGE_INSTANCE)
 
-def take_census(data_dir: Path, instances: InstanceStore, journals: Path) -> Census:
-    """Read every file once, and return the counts and every problem.
 
-    Safe while the node runs, because instances that a journal still holds count as waiting, not as missing.
+def take_census(folders: NodeFolders, stores: Stores) -> Census:
+    """Read every instance once, and return the counts and every problem.
+
+    Safe while the node runs, because instances that are not filed yet count as waiting, not as missing.
     """
     problems: list[FoundFault] = []
-    waiting: list[str] = []
-    segments = Segments(journals)
+    # The places come first: whatever is behind them may be filed, and listed, in the meantime.
+    reached = {one.receiver: one for one in read_reached(stores.database)}
+    listed = _Listed()
+    for place, checksum in stores.instances.listed():
+        listed.add(place, checksum)
+    waiting = 0
+    segments = Segments(folders.journals)
     for receiver in segments.receivers():
         for number in segments.numbers(receiver):
-            with suppress(FileNotFoundError), segments.open(receiver, number) as reader:  # filed and removed meanwhile
-                found, damaged = _frames(reader)
-                waiting += found
-                if damaged:
-                    problems.append(FoundFault(Fault.JOURNAL, str(reader.path.relative_to(data_dir))))
-        kept = sorted((journals / receiver).glob("*.damaged"))
-        problems += [FoundFault(Fault.JOURNAL, str(p.relative_to(data_dir))) for p in kept]
-    problems += [
-        FoundFault(Fault.UNFILED, str(p.relative_to(data_dir))) for p in sorted((data_dir / "unfiled").glob("*.dcm"))
-    ]
-    in_journals = frozenset(waiting)
+            with suppress(FileNotFoundError), segments.open(receiver, number) as reader:  # deleted meanwhile
+                found = _check_segment(reader, receiver, number, reached.get(receiver), listed)
+                waiting += found.waiting
+                problems += found.problems
     counted = 0
-    for instance in instances.all():
+    for instance in stores.instances.all():
         counted += 1
         fault = _fault(instance)
         if fault is not None:
-            name = os.path.relpath(str(instance.blob), data_dir)
+            name = str(instance.blob).removeprefix(f"{folders.data_dir}/")
             problems.append(FoundFault(fault, name, instance.study_instance_uid, instance.sop_instance_uid))
+    old_files = OldFiles(stores.database, stores.instances, folders.instances)
     problems += [
-        FoundFault(Fault.NOT_INDEXED, str(path.relative_to(data_dir)), path.parent.parent.name)
-        for path in instances.files_without_row()
-        if sop_instance_uid_of(path) not in in_journals
+        FoundFault(Fault.NOT_INDEXED, str(path.relative_to(folders.data_dir)), path.parent.parent.name)
+        for path in old_files.without_row()
     ]
-    quarantined = sum(1 for _ in (data_dir / "quarantine").rglob("*.dcm"))
-    return Census(counted, len(waiting), quarantined, tuple(problems))
+    aside = stores.instances.kept_aside()
+    problems += [
+        FoundFault(Fault.UNFILED, one.place, one.study_instance_uid, one.sop_instance_uid)
+        for one in aside
+        if not one.is_quarantined
+    ]
+    return Census(counted, waiting, sum(one.is_quarantined for one in aside), tuple(problems))
+
+
+class _Listed:
+    """The content that rows list, as numbers, because there may be millions."""
+
+    def __init__(self) -> None:
+        self._contents: set[int] = set()
+        self._places: set[int] = set()
+
+    def add(self, place: InstancePlace, checksum: str) -> None:
+        self._contents.add(hash((place, checksum)))
+        self._places.add(hash(place))
+
+    def has(self, frame: Frame) -> bool:
+        """Return True if the instance of a frame is listed. Release 0.1 did not note checksums in frames."""
+        received = instance_of(frame.meta)
+        place = InstancePlace(received.sop_instance_uid, received.series_instance_uid, received.study_instance_uid)
+        if received.hashes is None:
+            return hash(place) in self._places
+        return hash((place, received.hashes.checksum)) in self._contents
+
+
+@dataclass
+class _SegmentCheck:
+    waiting: int = 0
+    problems: list[FoundFault] = field(default_factory=list)
+
+
+def _check_segment(
+    reader: SegmentReader, receiver: str, number: int, reached: Reached | None, listed: _Listed
+) -> _SegmentCheck:
+    found = _SegmentCheck()
+    name = f"{receiver}/{reader.path.stem}"
+    filed = (0, 0) if reached is None else (reached.segment, reached.offset)
+    end = reader.first
+    for frame in reader.all_frames():
+        if frame.offset > end:
+            found.problems.append(FoundFault(Fault.JOURNAL, f"{name}:{end}"))
+        end = frame.end
+        if frame.kind not in _INSTANCES:
+            continue
+        if (number, frame.offset) >= filed:
+            found.waiting += 1
+        elif not listed.has(frame):
+            uids = (str(frame.meta["study_instance_uid"]), str(frame.meta["sop_instance_uid"]))
+            found.problems.append(FoundFault(Fault.NOT_INDEXED, str(address_of(frame, receiver, number)), *uids))
+    if end < reader.size and not reader.is_cut_off(end):
+        found.problems.append(FoundFault(Fault.JOURNAL, f"{name}:{end}"))
+    return found
 
 
 def _fault(instance: Instance) -> Fault | None:
@@ -58,19 +114,3 @@ def _fault(instance: Instance) -> Fault | None:
         return Fault.MISSING
     except (OSError, Permanent):
         return Fault.DAMAGED
-
-
-def _frames(reader: SegmentReader) -> tuple[list[str], bool]:
-    """Return the SOP Instance UIDs in a segment, and True if anything in it is damaged."""
-    uids: list[str] = []
-    damaged, end = False, reader.first
-    for frame in reader.all_frames():
-        damaged = damaged or frame.offset > end
-        end = frame.end
-        try:
-            if frame.kind in (FrameKind.INSTANCE, FrameKind.LARGE_INSTANCE):
-                reader.body(frame)
-                uids.append(frame.meta["sop_instance_uid"])
-        except DamagedFrame:
-            damaged = True
-    return uids, damaged or (end < reader.size and not reader.is_cut_off(end))

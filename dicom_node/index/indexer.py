@@ -1,34 +1,33 @@
-"""The `index` role: it files the instances that receivers have written into their journals, and gives them rows.
+"""The `index` role: it gives rows to the instances that receivers have written into their journals.
 
-The process may be killed at any moment. Its next start reads the journals from their beginning, which is safe because
-filing is idempotent. A segment is removed once everything in it is filed, indexed and flushed.
+What lies in a journal stays there. A row says where; the place up to which a journal is filed is a row too, written in
+the same transaction. So the process may be killed at any moment, and goes on where the database stands.
 """
 
-import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from dicom_node.runtime.logs import fields, unexpected
-from storage.errors import DamagedFrame, IndexLost, Retriable, Unfileable
+from storage.errors import IndexLost, Retriable, Unfileable
 from storage.log import journal
-from storage.log.associations import AssociationEnded, AssociationOpened
-from storage.log.files import FileSystem
-from storage.log.filing import Filing
+from storage.log.filing.aside import Aside
+from storage.log.filing.associations import AssociationEnded, AssociationOpened
+from storage.log.filing.batch import Filing
+from storage.log.filing.reached import Reached, read_reached
+from storage.log.filing.release01 import OldFiles
 from storage.log.instances import InstanceStore
 from storage.log.segments.frames import Frame, FrameKind, instance_of
-from storage.log.segments.large import remove_stray_files
 from storage.log.segments.reader import SegmentReader
-from storage.log.segments.store import Segments
+from storage.log.segments.store import Segments, address_of
 from storage.machine import is_trouble_of_the_machine
 from storage.records.evidence import AssociationEnd
-from storage.records.instances import UID, Stored
+from storage.records.instances import Stored
 from storage.records.problems import ProblemKind
 from storage.tables.database.connection import Database
 from storage.tables.problems import Problems
@@ -38,21 +37,21 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.1  # between looks for new frames
 LONGEST_PAUSE_SECONDS = 10.0  # between retries while the database or the disk refuses
 BATCH = 256  # frames in one transaction
-UNFILED = "unfiled"
 
 
 @dataclass
 class _Place:
-    """The place in a journal up to which everything is filed and indexed."""
+    """The place in a journal up to which everything is filed. `noted` is what the database says of it."""
 
-    folder: Path
+    receiver: str
     segment: int = 0
     offset: int = 0
-    large: list[Path] = field(default_factory=list)  # files of large instances in this segment
+    life: int = 0  # the segment in which the receiver was last started
+    noted: Reached | None = None
 
     @property
-    def receiver(self) -> str:
-        return self.folder.name
+    def reached(self) -> Reached:
+        return Reached(self.receiver, self.segment, self.offset, self.life)
 
 
 class Indexer:
@@ -65,36 +64,32 @@ class Indexer:
         self,
         journals: Path,
         instances: InstanceStore,
+        old_files: OldFiles,
         database: Database,
-        file_systems: Sequence[FileSystem],
         wait: Callable[[threading.Event, float], bool] = lambda stop, seconds: stop.wait(seconds),
         claim: Callable[[], object] = lambda: None,
     ) -> None:
         self._journals = journals
         self._segments = Segments(journals)
         self._instances = instances
+        self._old_files = old_files
         self._database = database
         self._problems = Problems(database)
-        self._file_systems = file_systems
         self._claim = claim
         self._wait = wait
-        self._places: dict[Path, _Place] = {}
+        self._places: dict[str, _Place] = {}
+        self._prepared = False
 
     def run(self, stop: threading.Event) -> None:
         """File until `stop` is set. Neither failures of the database or the disk nor damaged frames end the loop."""
         pause = LOOK_SECONDS
-        prepared = False
         while not self._wait(stop, pause):
             try:
-                if not prepared:
-                    self.prepare()
-                    prepared = True
                 self.advance(stop)
                 pause = LOOK_SECONDS
             except IndexLost:
                 extra = fields("index_lost")
-                log.error("The database has lost its tables; the index will be rebuilt from the files", extra=extra)
-                prepared = False
+                log.error("The database was removed or replaced; the index is rebuilt from the journals", extra=extra)
             except (Retriable, OSError) as error:
                 pause = min(LONGEST_PAUSE_SECONDS, pause * 2)
                 extra = fields("filing_postponed")
@@ -103,52 +98,61 @@ class Indexer:
                 )
 
     def prepare(self) -> None:
-        """Bring the database's schema to this version, and rebuild the index from the files if it is empty.
+        """Bring the database's schema to this version, and learn up to where the journals are filed.
 
-        Raises Permanent if the database belongs to another data directory.
+        An empty index first gets the rows of what release 0.1 filed. Raises Permanent if the database belongs to
+        another data directory.
         """
         self._database.upgrade()
         self._claim()
         if self._instances.is_empty():
-            self.rebuild()
+            self._old_files.reindex()
+            self._old_files.note_aside()
+        noted = read_reached(self._database)
+        self._places = {one.receiver: _Place(**vars(one), noted=one) for one in noted}
 
-    def rebuild(self) -> None:
-        """Give rows to all files that lack them.
-
-        A crash may have left partial files, which must not be taken for instances. So every file whose instance a
-        journal still holds is mended from the journal first.
-        """
-        self._places.clear()
-        filing = self._instances.filing()
-        for folder in self._folders():
-            for number in self._segments.numbers(folder.name):
-                with self._segments.open(folder.name, number) as reader:
-                    for frame in reader.all_frames():
-                        with suppress(Unfileable, DamagedFrame):
-                            content = self._content(reader, frame)
-                            if content is not None:
-                                filing.mend(instance_of(frame.meta), content)
-        self._instances.reindex()
-        self._instances.note_all_aside(self._journals.parent / UNFILED)
+    def start_over(self) -> None:
+        """File everything from the beginning at the next call of `advance`: rows that are lost come back."""
+        self._ensure_prepared()
+        self._old_files.reindex()
+        for place in self._places.values():
+            place.segment = place.offset = 0
 
     def advance(self, stop: threading.Event | None = None) -> int:
         """File everything in the journals, one segment of each journal in turn; return the number of instances.
 
         A failure in one journal does not stop the others; it is raised at the end of the round, as Retriable or
-        OSError. The next call continues at the same place.
+        OSError. The next call continues at the same place. Raises IndexLost if the database is another one than before,
+        and the next call goes on where that one stands.
         """
+        self._ensure_prepared()
+        try:
+            return self._advance_all(stop)
+        except IndexLost:
+            self._prepared = False
+            raise
+
+    def _ensure_prepared(self) -> None:
+        if not self._prepared:
+            self.prepare()
+            self._prepared = True
+
+    def _advance_all(self, stop: threading.Event | None) -> int:
         filed = 0
         # A time, by both clocks, and the last segments that it can concern.
-        mark: tuple[tuple[datetime, float], dict[Path, int]] | None = None
+        mark: tuple[tuple[datetime, float], dict[str, int]] | None = None
         while stop is None or not stop.is_set():
             began = datetime.now(UTC), time.monotonic()
-            mark = mark or (began, {folder: self._last_segment(folder) for folder in self._folders()})
+            receivers = self._segments.receivers()
+            mark = mark or (began, {receiver: self._segments.last(receiver) for receiver in receivers})
             more, trouble = False, None
-            for folder in self._folders():
+            for receiver in receivers:
                 try:
-                    found, goes_on = self._advance(self._places.setdefault(folder, _Place(folder)))
+                    found, goes_on = self._advance(self._places.setdefault(receiver, _Place(receiver)))
                     filed += found
                     more = more or goes_on
+                except IndexLost:
+                    raise
                 except (Retriable, OSError) as error:
                     trouble = error
             if trouble is not None:
@@ -156,41 +160,36 @@ class Indexer:
             if not more:
                 journal.mark_filed(self._journals, *began)
                 break
-            if all(self._places[folder].segment > last for folder, last in mark[1].items()):
+            if all(self._places[receiver].segment > last for receiver, last in mark[1].items()):
                 journal.mark_filed(self._journals, *mark[0])  # the mark moves even under a load that never ends
                 mark = None
         return filed
-
-    def _folders(self) -> list[Path]:
-        return [self._journals / receiver for receiver in self._segments.receivers()]
-
-    def _last_segment(self, folder: Path) -> int:
-        return max(self._segments.numbers(folder.name), default=-1)
 
     # -- one journal ---------------------------------------------------------------------------------------------------
 
     def _advance(self, place: _Place) -> tuple[int, bool]:
         """File one segment; return the number of instances, and True if another segment follows."""
         # Listing first is essential: a receiver that starts after it begins a segment that is not in the list.
-        numbers = [number for number in self._segments.numbers(place.receiver) if number >= place.segment]
-        written = journal.is_written(place.folder)
+        numbers = self._segments.following(place.receiver, place.segment)
+        written = journal.is_written(self._journals / place.receiver)
         if not numbers:
             return 0, False
         if numbers[0] != place.segment:
-            place.segment, place.offset, place.large = numbers[0], 0, []
+            place.segment, place.offset = numbers[0], 0
         following = numbers[1] if len(numbers) > 1 else None
         with self._segments.open(place.receiver, place.segment) as reader:
             place.offset = max(place.offset, reader.first)
             filed = self._file(reader, place)
             while (beginning := reader.next_frame(place.offset)) is not None:
                 if beginning > place.offset:
-                    self._keep_damaged(reader, place, beginning)
+                    self._pass_damaged(reader, place, beginning)
                 filed += self._file(reader, place)
             if following is None and written:
                 return filed, False
             if reader.size > place.offset:
                 self._note_tail(reader, place)
-        self._retire(place, following)
+        if following is not None:
+            self._finish(place, following)
         return filed, following is not None
 
     def _file(self, reader: SegmentReader, place: _Place) -> int:
@@ -211,47 +210,41 @@ class Indexer:
         filed = 0
         filing = self._instances.filing()
         end = place.offset
-        large: list[Path] = []
         for frame in reader.frames(place.offset):
             if frame.kind is FrameKind.STARTED:
-                filed += self._commit(reader, filing, place, end, large)
-            try:
-                self._apply(reader, frame, filing, place, large)
-            except DamagedFrame:
-                filed += self._commit(reader, filing, place, end, large)
-                self._keep_damaged(reader, place, frame.end)
+                filed += self._commit(reader, filing, place, end)
+            self._apply(reader, frame, filing, place)
             end = frame.end
             if len(filing) >= BATCH:
-                filed += self._commit(reader, filing, place, end, large)
-        return filed + self._commit(reader, filing, place, end, large)
+                filed += self._commit(reader, filing, place, end)
+        return filed + self._commit(reader, filing, place, end)
 
     def _file_singly(self, reader: SegmentReader, place: _Place) -> int:
-        """File each frame in a transaction of its own; keep a frame that cannot be filed and go on."""
+        """File each frame in a transaction of its own; keep a frame aside that cannot be filed, and go on."""
         filed = 0
         for frame in reader.frames(place.offset):
             filing = self._instances.filing()
-            large: list[Path] = []
             try:
-                self._apply(reader, frame, filing, place, large)
-                filed += self._commit(reader, filing, place, frame.end, large)
+                self._apply(reader, frame, filing, place)
+                filed += self._commit(reader, filing, place, frame.end)
             except (Retriable, OSError):
                 raise
-            except DamagedFrame:
-                self._keep_damaged(reader, place, frame.end)
             except Exception as error:
-                self._keep_unfiled(reader, frame, place, unexpected(error))
-                place.offset = frame.end
+                aside = self._instances.filing()
+                self._keep_aside(frame, aside, place, unexpected(error))
+                self._commit(reader, aside, place, frame.end)
         return filed
 
-    def _commit(self, reader: SegmentReader, filing: Filing, place: _Place, end: int, large: list[Path]) -> int:
-        outcomes: list[Stored] = []
+    def _commit(self, reader: SegmentReader, filing: Filing, place: _Place, end: int) -> int:
+        if end == place.offset and not len(filing):
+            return 0
         if len(filing):
             # The bytes that were read may not be flushed yet, and a row must not outlive its bytes.
             reader.sync()
-            outcomes = filing.commit()
-        place.offset = end
-        place.large.extend(large)
-        large.clear()
+        place_then = replace(place.reached, offset=end)
+        filing.reached(place_then, place.noted)
+        outcomes = filing.commit()
+        place.offset, place.noted = end, place_then
         conflicts = sum(outcome is Stored.CONFLICT for outcome in outcomes)
         if conflicts:
             extra = fields("instance_quarantined")
@@ -260,7 +253,7 @@ class Indexer:
             )
         return len(outcomes)
 
-    def _apply(self, reader: SegmentReader, frame: Frame, filing: Filing, place: _Place, large: list[Path]) -> None:
+    def _apply(self, reader: SegmentReader, frame: Frame, filing: Filing, place: _Place) -> None:
         meta = frame.meta
         match frame.kind:
             case FrameKind.STARTED:
@@ -281,19 +274,18 @@ class Indexer:
                 filing.ended(AssociationEnded(meta["association"], end, datetime.fromisoformat(meta["at"])))
             case FrameKind.REFUSED:
                 self._tell_refused(meta)
-            case FrameKind.INSTANCE | FrameKind.LARGE_INSTANCE:
-                content = self._content(reader, frame)
-                if content is None:
-                    extra = fields("instance_skipped", sop_instance=meta["sop_instance_uid"])
-                    log.warning("A large instance that was never acknowledged has no file and is skipped", extra=extra)
+            case FrameKind.INSTANCE:
+                self._file_instance(frame, filing, place)
+            case FrameKind.LARGE_INSTANCE:  # the receiver removes its file when the flush of the frame fails
+                if self._segments.has_file(place.receiver, frame):
+                    self._file_instance(frame, filing, place)
                     return
-                self._file_instance(reader, frame, content, filing, place)
-                if isinstance(content, Path):
-                    large.append(content)
+                extra = fields("instance_skipped", sop_instance=meta["sop_instance_uid"])
+                log.warning("A large instance that was never acknowledged has no file and is skipped", extra=extra)
             case FrameKind.SEALED:
                 pass  # a table without its footer, which a crash left
             case FrameKind.UNKNOWN:
-                self._keep_unfiled(reader, frame, place, "it was written by another version")
+                self._keep_aside(frame, filing, place, "it was written by another version")
 
     def _tell_refused(self, meta: dict[str, Any]) -> None:
         peer = meta["calling_ae_title"]
@@ -301,69 +293,45 @@ class Indexer:
             text = f"instances from {peer} were refused: {reason}"
             self._problems.open(ProblemKind.REFUSED, f"{peer}: {reason}", text)
 
-    def _content(self, reader: SegmentReader, frame: Frame) -> bytes | Path | None:
-        """Return the Part 10 file of an instance, or None for other frames and for a large instance without its file.
-
-        The receiver removes the file of a large instance when the flush of its frame fails. Such an instance was never
-        acknowledged. Raises DamagedFrame.
-        """
-        if frame.kind is FrameKind.INSTANCE:
-            return reader.body(frame)
-        if frame.kind is not FrameKind.LARGE_INSTANCE:
-            return None
-        path = reader.path.parent / str(frame.meta["file"])
-        return path if path.is_file() and path.stat().st_size == frame.meta["size"] else None
-
-    def _file_instance(
-        self, reader: SegmentReader, frame: Frame, content: bytes | Path, filing: Filing, place: _Place
-    ) -> None:
+    def _file_instance(self, frame: Frame, filing: Filing, place: _Place) -> None:
+        address = address_of(frame, place.receiver, place.segment)
         try:
-            filing.instance(instance_of(frame.meta), content)
+            filing.instance(instance_of(frame.meta), address, frame.kept)
         except Unfileable as error:
-            self._keep_unfiled(reader, frame, place, str(error))
+            self._keep_aside(frame, filing, place, str(error))
         except OSError as error:
             if is_trouble_of_the_machine(error):
                 raise
-            # The folder may belong to another user, for example. That must not hold up the other instances.
-            self._keep_unfiled(reader, frame, place, _reason(error))
+            self._keep_aside(frame, filing, place, _reason(error))
 
-    def _keep_unfiled(self, reader: SegmentReader, frame: Frame, place: _Place, reason: str) -> None:
-        """Keep the bytes of an instance that cannot be filed, because the instance was acknowledged."""
-        folder = self._journals.parent / UNFILED
-        folder.mkdir(exist_ok=True)
-        content = self._content(reader, frame) if frame.meta.get("sop_instance_uid") else None
-        body = content.read_bytes() if isinstance(content, Path) else reader.body(frame)
-        path = folder / f"{place.receiver}-{place.segment}-{hashlib.sha256(body).hexdigest()[:16]}.dcm"
-        path.write_bytes(body)  # also over what a full disk left of it
+    def _keep_aside(self, frame: Frame, filing: Filing, place: _Place, reason: str) -> None:
+        """Keep a frame as a part of no study. It stays where it is, because its instance was acknowledged."""
         meta = frame.meta
-        if meta.get("sop_instance_uid"):
-            at = datetime.fromisoformat(meta["received_at"]) if "received_at" in meta else datetime.now(UTC)
-            self._instances.note_aside(path, str(meta["sop_instance_uid"]), at)
-        study = str(meta.get("study_instance_uid", ""))
-        text = f"An acknowledged frame of a journal cannot be filed ({reason}); it is kept as {path.name}"
-        self._problems.open(ProblemKind.UNFILED, path.name, text, study if UID.fullmatch(study) else "")
+        address = address_of(frame, place.receiver, place.segment)
+        sop, series, study = (str(meta.get(f"{level}_instance_uid", "")) for level in ("sop", "series", "study"))
+        at = datetime.fromisoformat(meta["received_at"]) if "received_at" in meta else datetime.now(UTC)
+        filing.aside(Aside(str(address), address, sop, series, study, "", at, reason))
         extra = fields("instance_unfiled")
-        log.error("A frame of a journal cannot be filed (%s); it is kept as %s", reason, path.name, extra=extra)
+        log.error("A frame of a journal cannot be filed (%s); it is kept as %s", reason, address, extra=extra)
 
     # -- the end of a segment ------------------------------------------------------------------------------------------
 
-    def _keep_damaged(self, reader: SegmentReader, place: _Place, end: int) -> None:
-        """Keep a copy of the damaged bytes up to `end`, and move the place there. What follows is still filed."""
-        kept = reader.path.with_name(f"{reader.path.stem}-{place.offset}.damaged")
-        kept.write_bytes(reader.between(place.offset, end))  # also over what a full disk left of it
-        text = f"A journal of {place.receiver} is damaged; the bytes that are no frame are kept as {kept.name}"
-        self._problems.open(ProblemKind.UNFILED, f"{place.receiver}/{kept.name}", text)
+    def _pass_damaged(self, reader: SegmentReader, place: _Place, end: int) -> None:
+        """Tell of damaged bytes up to `end`, which stay where they are, and go on behind them."""
+        where = f"{place.receiver}/{reader.path.stem}:{place.offset}"
+        text = f"A journal of {place.receiver} is damaged: {end - place.offset} bytes at {where} are no frame"
+        self._problems.open(ProblemKind.UNFILED, where, text)
         log.error(
-            "A journal is damaged: %d bytes of %s are no frame; they are kept as %s",
+            "A journal is damaged: %d bytes of %s at %d are no frame; what follows is filed",
             end - place.offset,
             reader.path.name,
-            kept.name,
+            place.offset,
             extra=fields("journal_damaged", journal=place.receiver),
         )
-        place.offset = end
+        self._move(place, end)
 
     def _note_tail(self, reader: SegmentReader, place: _Place) -> None:
-        """Log the bytes behind the last frame of a finished segment; keep a copy if they are damaged."""
+        """Log the bytes behind the last frame of a finished segment; tell of them if they are damaged."""
         left = reader.size - place.offset
         if reader.is_cut_off(place.offset):
             log.warning(
@@ -371,24 +339,26 @@ class Indexer:
                 left,
                 extra=fields("journal_cut_off", journal=place.receiver),
             )
+            self._move(place, reader.size)
         else:
-            self._keep_damaged(reader, place, reader.size)
+            self._pass_damaged(reader, place, reader.size)
 
-    def _retire(self, place: _Place, following: int | None) -> None:
-        """Flush the files of a segment, then remove it."""
-        try:
-            for file_system in self._file_systems:
-                file_system.flush()
-        except OSError:
-            # The kernel reports a failed write once and for all files together, so the whole segment is compared with
-            # the disk again.
-            place.offset, place.large = 0, []
-            raise
-        for path in place.large:
-            path.unlink(missing_ok=True)
-        self._segments.delete(place.receiver, place.segment)
-        remove_stray_files(place.folder, place.segment, following)
-        place.segment, place.offset, place.large = place.segment + 1, 0, []
+    def _finish(self, place: _Place, following: int) -> None:
+        """Go on with the next segment."""
+        started = self._segments.begins_a_life(place.receiver, following)
+        if started:
+            # Whatever the life before was still writing has no frame, and never gets one.
+            self._segments.remove_stray_files(place.receiver, range(place.life, following))
+            place.life = following
+        place.segment = following
+        self._move(place, 0)
+
+    def _move(self, place: _Place, offset: int) -> None:
+        filing = self._instances.filing()
+        reached = replace(place.reached, offset=offset)
+        filing.reached(reached, place.noted)
+        filing.commit()
+        place.offset, place.noted = offset, reached
 
 
 def _reason(error: Exception) -> str:

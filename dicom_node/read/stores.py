@@ -84,7 +84,7 @@ def _stores(database: Database, config: StoresConfig, installation: str) -> Stor
     return Stores(
         installation=installation,
         database=database,
-        instances=InstanceStore(database, config.folders.instances, feeds_inputs),
+        instances=InstanceStore(database, config.folders.journals, config.folders.instances, feeds_inputs),
         studies=Studies(database),
         jobs=Jobs(database),
         no_results=NoResults(database),

@@ -1,6 +1,5 @@
 """Durable files, which are written under a temporary name, flushed and renamed, before their folder is flushed."""
 
-import ctypes
 import errno
 import os
 import shutil
@@ -22,11 +21,9 @@ BytesLike = bytes | bytearray | memoryview
 IMPLEMENTATION_CLASS_UID = "2.25.183557818718648495613969241002425635108"
 IMPLEMENTATION_VERSION_NAME = "DICOM_NODE_0_1"  # SH, at most 16 characters
 
-INCOMING = ".incoming"  # the folder of temporary files, so that a crash leaves them all in one place
 STALE_SECONDS = 600.0  # no writer needs longer for one file
-_FOLDERS_REMEMBERED = 1_000
+_TEMPORARY = ".writing-"  # how the names of temporary files begin
 _COPIED_AT_ONCE = 2**20
-_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def write_durable(path: Path, ds: Dataset) -> FileBlob:
@@ -75,91 +72,16 @@ def create_once(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
-class Tree:
-    """The files below `root`. No file is ever replaced; several threads and processes may write at once.
-
-    Files are not flushed here: `FileSystem.flush` does that for many files at once.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._folders: set[Path] = set()
-
-    def put(self, path: Path, content: bytes | Path) -> bool:
-        """Create a file atomically at `path`: from bytes, or as another link to a file.
-
-        Return False and change nothing if the file exists. Raises StorageFull and OSError.
-        """
-        with _space():
-            if isinstance(content, Path):
-                return self._name(content, path)
-            self._make(self.root / INCOMING)
-            with _temporary(self.root / INCOMING) as (file, temporary):
-                file.write(content)
-                file.flush()
-                return self._name(temporary, path)
-
-    def _name(self, source: Path, path: Path) -> bool:
-        self._make(path.parent)
-        try:
-            os.link(source, path)
-        except FileExistsError:
-            return False
-        except FileNotFoundError:  # the folder was removed since it was remembered
-            self._folders.clear()
-            self._make(path.parent)
-            os.link(source, path)
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-            return self.put(path, source.read_bytes())
-        return True
-
-    def remove_stale(self) -> int:
-        """Remove the temporary files of writers that died; return their number."""
-        removed = 0
-        oldest = time.time() - STALE_SECONDS
-        for temporary in (self.root / INCOMING).glob("*"):
-            try:
-                if temporary.stat().st_mtime < oldest:
-                    temporary.unlink()
-                    removed += 1
-            except FileNotFoundError:  # its writer has just removed it
-                continue
-        return removed
-
-    def _make(self, folder: Path) -> None:
-        if folder in self._folders:
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        if len(self._folders) >= _FOLDERS_REMEMBERED:
-            self._folders.clear()
-        self._folders.add(folder)
-
-
-class FileSystem:
-    """The file system that holds `folder`, which is flushed as a whole: one flush for any number of files.
-
-    It must be opened before the first write, because Linux reports a failed write-back only to descriptors that were
-    open before.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-
-    @property
-    def device(self) -> int:
-        return os.fstat(self._descriptor).st_dev
-
-    def flush(self) -> None:
-        """Make everything on the file system durable (syncfs). Raises OSError if something could not be written."""
-        if _LIBC.syncfs(self._descriptor) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
-
-    def close(self) -> None:
-        os.close(self._descriptor)
+def remove_stale(root: Path) -> int:
+    """Remove the temporary files below a folder whose writers died; return their number."""
+    removed = 0
+    oldest = time.time() - STALE_SECONDS
+    for temporary in root.rglob(f"{_TEMPORARY}*"):
+        with suppress(FileNotFoundError):  # its writer has just removed or renamed it
+            if temporary.stat().st_mtime < oldest:
+                temporary.unlink()
+                removed += 1
+    return removed
 
 
 def make_folder(folder: Path) -> None:
@@ -223,7 +145,7 @@ def _flush(file: BinaryIO) -> None:
 @contextmanager
 def _temporary(folder: Path) -> Iterator[tuple[BinaryIO, Path]]:
     """Yield a file that is removed afterwards unless it was renamed. Only the node's own user may read it."""
-    descriptor, name = tempfile.mkstemp(dir=folder)
+    descriptor, name = tempfile.mkstemp(prefix=_TEMPORARY, dir=folder)
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -181,8 +181,8 @@ class Commitments:
 
     def aside(self, sop_instance_uids: Iterable[str]) -> frozenset[str]:
         """Return those of the given instances whose content that was acknowledged last is part of no study."""
-        row = schema.AsideRow
-        stands = or_(row.filed_at.is_(None), row.filed_at < row.received_at)
+        row = schema.ContestedRow
+        stands = or_(row.filed_at.is_(None), row.filed_at < row.aside_at)
         with self._database.reading() as session:
             return frozenset(
                 uid
@@ -194,21 +194,18 @@ class Commitments:
 # -- content that is kept aside ----------------------------------------------------------------------------------------
 
 
-def set_aside(session: Session, place: str, sop_instance_uid: str, received_at: datetime) -> None:
-    """Note that content of an acknowledged instance is kept aside, at `place`."""
-    row = schema.AsideRow
-    values = {"place": place, "sop_instance_uid": sop_instance_uid, "received_at": received_at}
-    if not insert_if_absent(session, row, values):
-        changed(
-            session,
-            update(row).where(row.place == place, row.received_at < received_at).values(received_at=received_at),
-        )
+def set_aside(session: Session, sop_instance_uid: str, received_at: datetime) -> None:
+    """Note that content of a SOP instance was acknowledged that is part of no study."""
+    row = schema.ContestedRow
+    if not insert_if_absent(session, row, {"sop_instance_uid": sop_instance_uid, "aside_at": received_at}):
+        here = (row.sop_instance_uid == sop_instance_uid, row.aside_at < received_at)
+        changed(session, update(row).where(*here).values(aside_at=received_at))
 
 
 def note_last_filed(session: Session, filed: Mapping[str, datetime]) -> None:
     """Note when content of these SOP instances was acknowledged that is part of a study, if other is kept aside."""
-    row = schema.AsideRow
-    if session.scalar(select(row.place).limit(1)) is None:
+    row = schema.ContestedRow
+    if session.scalar(select(row.sop_instance_uid).limit(1)) is None:
         return
     for chunk in chunks(sorted(filed)):
         for found in session.scalars(select(row).where(row.sop_instance_uid.in_(chunk))):

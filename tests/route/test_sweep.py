@@ -9,6 +9,8 @@ from pydicom import dcmread
 
 from inference.series.kinds import Kind
 from inference.series.site_table import SiteRule
+from storage.log import journal
+from storage.log.segments.ranges import SegmentRange
 from storage.records.completion import Completion, Evidence
 from storage.records.jobs import JobKind, JobState
 from storage.records.problems import Problem, ProblemKind, ProblemLimits
@@ -120,17 +122,20 @@ def test_a_completed_procedure_step_ends_the_quiet_time(node: Node, clock: Clock
 # -- trouble of the machine --------------------------------------------------------------------------------------------
 
 
-def test_a_folder_that_is_away_decides_about_no_study(
-    node: Node, clock: Clock, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_disk_that_is_away_decides_about_no_study(
+    node: Node, clock: Clock, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The study stays COMPLETE, others go on, and it is routed when the folder answers."""
+    """The study stays COMPLETE, others go on, and it is routed when the disk answers."""
+    monkeypatch.setattr(journal, "SEGMENT_BYTES", 1)  # a segment for each instance
     sweeper = Sweeps(node, clock, applications=[replace(application(start=False), no_result="always")])
     study = write_ball_study(tmp_path / "study")
     uid = study.study_instance_uid
     push(node, clock, study.paths, "a", 20)
-    folder = node.instances.series(uid)[0].instances[0].blob.path.parents[1]
-    away = folder.with_name("away")
-    folder.rename(away)
+    segments = [i.blob.path for i in node.instances.instances(uid) if isinstance(i.blob, SegmentRange)]
+    away = tmp_path / "away"
+    away.mkdir()
+    for segment in segments:
+        segment.rename(away / segment.name)
     end(sweeper, node, clock)
     other = write_ball_study(tmp_path / "other", seed=8)
     push(node, clock, other.paths, "b", 20)
@@ -148,7 +153,8 @@ def test_a_folder_that_is_away_decides_about_no_study(
     clock.pass_(REPORT_QUIET)
     sweeper.sweep()
     assert [j.study_instance_uid for j in node.jobs.list()] == [other.study_instance_uid]
-    away.rename(folder)
+    for segment in segments:
+        (away / segment.name).rename(segment)
     clock.pass_(11)
     sweeper.sweep()
     assert node.study(uid).state is StudyState.ROUTED

@@ -23,7 +23,7 @@ from dicom_node.schedule import ScheduledTask
 from inference.contract.manifest import InputRule, Manifest
 from inference.series.site_table import SiteTable
 from storage.blobs import FileBlob
-from storage.log.associations import AssociationEnded, AssociationOpened
+from storage.log.filing.associations import AssociationEnded, AssociationOpened
 from storage.log.headers.patient_header import read_identity
 from storage.records.evidence import AssociationEnd
 from storage.records.instances import Facts, ReceivedInstance
@@ -31,7 +31,7 @@ from storage.tables.database.connection import Database, default_url
 from storage.tables.patients import Patients
 from storage.tables.problems import Problems
 from storage.tables.queueing import NoResults
-from tests.storage.node import STUDY, Node, received
+from tests.storage.node import STUDY, Node, received, sent_file
 
 RULE = CompletionRule(quiet=30, released=10, settled=2, maximum_age=600)
 REPORT_QUIET = 900
@@ -165,7 +165,7 @@ def push(node: Node, clock: Clock, paths: Sequence[Path], association: str, decl
             str(ds.file_meta.TransferSyntaxUID), "MR", "MR1", association, clock.wall(), facts,
             patient=read_identity(FileBlob(path)),
         )  # fmt: skip
-        filing.instance(instance, path.read_bytes())
+        node.add(filing, sent_file(path, instance))
     filing.commit()
 
 

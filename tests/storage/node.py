@@ -1,7 +1,7 @@
 """The stores of one node over one database, and short ways to bring a study where a test needs it."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
@@ -11,10 +11,16 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from storage.blobs import FileBlob
-from storage.log.associations import AssociationEnded, AssociationOpened
+from storage.blobs import Blob, FileBlob, dataset_offset
 from storage.log.files import FileMeta
+from storage.log.filing.associations import AssociationEnded, AssociationOpened
+from storage.log.filing.batch import Filing
+from storage.log.filing.reached import Reached, read_reached
+from storage.log.headers.instance_reader import InstanceReader
 from storage.log.instances import InstanceStore
+from storage.log.journal import Journal
+from storage.log.segments.ranges import SegmentRange
+from storage.log.segments.store import Segments, address_of
 from storage.records.completion import Completion, Evidence
 from storage.records.deliveries import Delivery
 from storage.records.evidence import AssociationEnd
@@ -34,6 +40,7 @@ from storage.tables.studies import Studies
 MR = "1.2.840.10008.5.1.4.1.1.4"
 SR = "1.2.840.10008.5.1.4.1.1.88.34"
 STUDY = "1.2.3"
+RECEIVER = "test-node"  # whose journal has what a test stores without a receiver
 NOW = datetime(2026, 5, 4, 12, 0, 0, 123456, tzinfo=UTC)
 SECRET = "SECRET^PERSON"
 
@@ -88,15 +95,41 @@ def received(  # noqa: PLR0913 - a test names the few that it changes
         received_at=datetime.now(UTC),
         patient=patient,
     )
-    return Sent(instance, buffer.getvalue())
+    return sent_as(instance, buffer.getvalue())
+
+
+def sent_as(instance: ReceivedInstance, dataset: bytes) -> "Sent":
+    """Read a dataset as the receiver does."""
+    reader = InstanceReader(instance.transfer_syntax_uid, hashing=True)
+    reader.update(dataset, final=True)
+    return Sent(replace(instance, hashes=reader.hashes()), dataset, reader.kept_header())
+
+
+def sent_file(path: Path, instance: ReceivedInstance) -> "Sent":
+    """Read a Part 10 file as the receiver reads what is sent."""
+    content = path.read_bytes()
+    return sent_as(instance, content[dataset_offset(content[:144]) :])
+
+
+def overwrite(blob: Blob, change: Callable[[bytes], bytes]) -> None:
+    """Change the bytes of a logged instance where they lie, without changing their number."""
+    assert isinstance(blob, SegmentRange)
+    blob.path.chmod(0o600)
+    with blob.path.open("r+b") as segment:
+        segment.seek(blob.offset)
+        changed = change(segment.read(blob.size))
+        assert len(changed) == blob.size
+        segment.seek(blob.offset)
+        segment.write(changed)
 
 
 @dataclass(frozen=True)
 class Sent:
-    """What a peer sent: what the receiver knows of it, and its dataset."""
+    """What a peer sent: what the receiver knows of it, its dataset, and its kept header."""
 
     instance: ReceivedInstance
     dataset: bytes
+    kept: bytes = b""
 
     @property
     def file(self) -> bytes:
@@ -109,7 +142,10 @@ class Node:
     def __init__(self, database: Database, root: Path) -> None:
         self.database = database
         self.root = root
-        self.instances = InstanceStore(database, root, only_mr)
+        self.journals = root.parent / "journal"
+        self.instances = InstanceStore(database, self.journals, root, only_mr)
+        self._journal: Journal | None = None
+        self._stored_in = self._stored_until = 0  # segment and offset behind what was stored last
         self.studies = Studies(database)
         self.jobs = Jobs(database)
         self.no_results = NoResults(database)
@@ -117,11 +153,27 @@ class Node:
         self.deliveries = Deliveries(database)
 
     def store(self, sent: Sent) -> Stored:
-        """Files and indexes one instance, as the indexer does with many."""
+        """Stores and files one instance, as the receiver and the indexer do with many."""
         filing = self.instances.filing()
-        filing.instance(sent.instance, sent.file)
+        self.add(filing, sent)
         (stored,) = filing.commit()
         return stored
+
+    def add(self, filing: Filing, sent: Sent) -> None:
+        """Adds an instance to a batch, once it is in a journal of its own."""
+        if self._journal is None:
+            self._journal = Journal(self.journals / RECEIVER)
+            self._journal.open()
+        self._journal.store(sent.instance, sent.file, kept=sent.kept)
+        segments = Segments(self.journals)
+        number = segments.last(RECEIVER)
+        start = self._stored_until if number == self._stored_in else 0
+        with segments.open(RECEIVER, number) as reader:
+            *_, frame = reader.frames(start)
+        self._stored_in, self._stored_until = number, frame.end
+        filing.instance(sent.instance, address_of(frame, RECEIVER, number), frame.kept)
+        noted = next((one for one in read_reached(self.database) if one.receiver == RECEIVER), None)
+        filing.reached(Reached(RECEIVER, number, frame.end, number), noted)
 
     def open_association(self, key: str = "a", calling: str = "MR1", receiver: str = "receive-0") -> str:
         filing = self.instances.filing()

@@ -30,7 +30,7 @@ class GivenApplication(WarmApplications):
 
 
 def open_stores(database: Database, folder: Path) -> SimpleNamespace:
-    instances = InstanceStore(database, folder, lambda sop, modality: True)
+    instances = InstanceStore(database, folder.parent / "journal", folder, lambda sop, modality: True)
     return SimpleNamespace(jobs=Jobs(database), results=Results(database), instances=instances)
 
 

@@ -31,7 +31,7 @@ from storage.records.results import ResultObject
 from storage.tables.database.connection import Database, default_url
 from tests.acceptance.studies import write_ball_study
 from tests.objects.sources import ABNORMAL, MASS
-from tests.storage.node import NOW, UNDECIDED, Node, received
+from tests.storage.node import NOW, UNDECIDED, Node, overwrite, received, sent_file
 from tests.validators import dciodvfy_errors
 from tests.work.parts import build_worker
 
@@ -81,7 +81,7 @@ def receive(node: Node, study: PhantomStudy) -> None:
             str(ds.SOPInstanceUID), str(ds.SOPClassUID), str(ds.SeriesInstanceUID), str(ds.StudyInstanceUID),
             str(ds.file_meta.TransferSyntaxUID), "MR", "MR1", "", datetime.now(UTC),
         )  # fmt: skip
-        filing.instance(instance, path.read_bytes())
+        node.add(filing, sent_file(path, instance))
     filing.commit()
     node.complete(study.study_instance_uid)
 
@@ -195,8 +195,7 @@ def test_an_unusable_application_and_a_damaged_image_leave_a_report(node: Node, 
     tell(node, study, WithoutResult("mass", WhyNoResult.FAILURE, "there is no such file"))
     *others, last = node.instances.instances(uid)
     for instance in others:
-        instance.blob.path.chmod(0o600)
-        instance.blob.path.write_bytes(b"damaged")
+        overwrite(instance.blob, lambda content: b"damaged".ljust(len(content), b"!"))
     assert worker(node, None, pacs=ObjectProfile()).work_one()
     _, ds = made(node, study, "SR")
     assert "there is no such file" in texts(ds)
@@ -234,9 +233,7 @@ def test_a_rejection_note_of_a_study_of_two_patients_is_of_the_patient_of_the_re
     node.arrive("pacs")
     patient = dcmread(study.paths[0]).PatientID
     for instance in node.instances.instances(uid):
-        ds = dcmread(instance.blob.path)
-        ds.PatientID = "OTHER"
-        ds.save_as(instance.blob.path)
+        overwrite(instance.blob, lambda content: content.replace(patient.encode(), b"OTHER".ljust(len(patient))))
     for number, name in enumerate(("A", "B"), 1):
         sent = received(number, sop=f"1.2.99.{number}", patient=PatientIdentity(name))
         node.store(replace(sent, instance=replace(sent.instance, study_instance_uid=uid)))

@@ -5,9 +5,6 @@ from pathlib import Path
 
 from storage.log.files import BytesLike, sync_folder
 from storage.log.segments.disk import DiskErrors, write_all
-from storage.log.segments.frames import FrameKind
-from storage.log.segments.names import LARGE_SUFFIX, segment_path
-from storage.log.segments.reader import SegmentReader
 
 
 class LargeFile:
@@ -40,19 +37,3 @@ class LargeFile:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
-
-
-def remove_stray_files(folder: Path, retired: int, following: int | None) -> None:
-    """Remove the files of large instances that no frame can name any more.
-
-    All segments up to `retired` are filed and removed. The segment `following`, if there is one, must be the first one
-    of a receiver that was started again; otherwise nothing is removed.
-    """
-    if following is not None:
-        with SegmentReader(segment_path(folder, following)) as reader:
-            frame = next(reader.frames(0), None)
-        if frame is None or frame.kind is not FrameKind.STARTED:
-            return
-    for path in folder.glob(f"*{LARGE_SUFFIX}"):
-        if int(path.name.split("-")[0]) <= retired:
-            path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The blobs of logged instances: a range of a segment, and the file of a large instance beside it.
+"""The blobs of logged instances: a range of a segment, and a file of its own.
 
 Many readers may read the ranges of one segment, so that it is opened once and read with `pread`. It is not mapped into
 memory, because an error of the disk would then be a signal that ends the process.
@@ -59,8 +59,8 @@ class SegmentRange:
 
 
 @dataclass(frozen=True)
-class LargeInstanceFile:
-    """The file of a large instance, beside the segments."""
+class InstanceFile:
+    """An instance that is a file of its own: a large one beside the segments, or one that release 0.1 filed."""
 
     path: Path
     size: int = field(compare=False)

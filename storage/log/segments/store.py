@@ -6,8 +6,9 @@ from pathlib import Path
 from storage.blobs import Blob
 from storage.errors import DamagedFrame
 from storage.log.segments.disk import read_all
-from storage.log.segments.names import WRITER, list_segments, read_note, segment_number, segment_path
-from storage.log.segments.ranges import LargeInstanceFile, SegmentRange
+from storage.log.segments.frames import Frame, FrameKind
+from storage.log.segments.names import LARGE_SUFFIX, WRITER, list_segments, read_note, segment_number, segment_path
+from storage.log.segments.ranges import InstanceFile, SegmentRange
 from storage.log.segments.reader import SegmentReader
 from storage.log.segments.writer import seal_segment
 from storage.records.instances import Address
@@ -72,11 +73,36 @@ class Segments:
         """Seal a segment to which no process appends any more. Raises OSError and Retriable."""
         seal_segment(self._path(receiver, number))
 
+    def has_file(self, receiver: str, frame: Frame) -> bool:
+        """Return True if the file of a large instance is beside the segments, as long as its frame says."""
+        path = self._journals / receiver / str(frame.meta["file"])
+        return path.is_file() and path.stat().st_size == frame.meta["size"]
+
+    def begins_a_life(self, receiver: str, number: int) -> bool:
+        """Return True if a segment is the first one of a receiver that was started again."""
+        with self.open(receiver, number) as reader:
+            frame = next(reader.frames(0), None)
+        return frame is not None and frame.kind is FrameKind.STARTED
+
+    def remove_stray_files(self, receiver: str, life: range) -> None:
+        """Remove the files of large instances that an ended life of a receiver left, and that none of its frames names.
+
+        `life` are the numbers of its segments.
+        """
+        named: set[str] = set()
+        for number in self.following(receiver, life.start):
+            if number in life:
+                with self.open(receiver, number) as reader:
+                    named |= {f.meta["file"] for f in reader.all_frames() if f.kind is FrameKind.LARGE_INSTANCE}
+        for path in (self._journals / receiver).glob(f"*{LARGE_SUFFIX}"):
+            if int(path.name.split("-")[0]) in life and path.name not in named:
+                path.unlink(missing_ok=True)
+
     def blob(self, address: Address, checksum: str) -> Blob:
         """Return the blob of an instance. `checksum` is that of its content hashes, which the index has kept."""
         path = self._path(address.receiver, address.segment)
         if address.file is not None:
-            return LargeInstanceFile(path.with_name(address.file), address.length, checksum)
+            return InstanceFile(path.with_name(address.file), address.length, checksum)
         return SegmentRange(path, address.frame_offset, address.body_offset, address.length, checksum)
 
     def read(self, address: Address) -> bytes:
@@ -98,3 +124,11 @@ class Segments:
 
     def _path(self, receiver: str, number: int) -> Path:
         return segment_path(self._journals / receiver, number)
+
+
+def address_of(frame: Frame, receiver: str, segment: int) -> Address:
+    """Return the address of what a frame of this segment holds."""
+    file = frame.meta.get("file")
+    if file is not None:
+        return Address(receiver, segment, frame.offset, 0, int(frame.meta["size"]), str(file))
+    return Address(receiver, segment, frame.offset, frame.body_offset, frame.head.body_bytes)

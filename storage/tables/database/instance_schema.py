@@ -44,6 +44,7 @@ class JournalRow(Base):
     receiver: Mapped[str] = mapped_column(String(64), primary_key=True)
     segment: Mapped[int] = mapped_column(BigInteger)
     offset: Mapped[int] = mapped_column(BigInteger)
+    life: Mapped[int] = mapped_column(BigInteger)  # the segment in which the receiver was last started
 
 
 class SharedHeaderRow(Base):
@@ -99,7 +100,7 @@ class InstanceRow(Placed, Base):
     facts: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
     subject_id: Mapped[int | None] = mapped_column(ForeignKey("subject.id"), index=True)
     shared_header_id: Mapped[int | None] = mapped_column(ForeignKey("shared_header.id"), index=True)
-    kept: Mapped[bytes | None] = mapped_column(LargeBinary)  # the kept header, against the shared one
+    kept: Mapped[bytes | None] = mapped_column(LargeBinary, deferred=True)  # the kept header, against the shared one
 
 
 class InstanceVersionRow(Placed, Base):
@@ -128,12 +129,15 @@ class InstanceVersionRow(Placed, Base):
 class AsideRow(Placed, Base):
     """Content of an acknowledged SOP instance that is kept, and is part of no study.
 
-    `place` is where it lies, in words for people. `reason` says why it is part of no study. `filed_at` is when content
-    of the same SOP instance was last acknowledged that is part of a study; null if that was never after this one.
+    `place` is where it lies, in words for people. `reason` says why it is part of no study. What is not known of it is
+    empty.
     """
 
     __tablename__ = "aside"
-    __table_args__ = (Index("ix_aside_sop_instance", "sop_instance_uid"), Index("ix_aside_study", "study_instance_uid"))
+    __table_args__ = (
+        Index("ix_aside_sop_instance", "sop_instance_uid", "sha256"),
+        Index("ix_aside_study", "study_instance_uid"),
+    )
 
     place: Mapped[str] = mapped_column(String(255), primary_key=True)
     sop_instance_uid: Mapped[str] = mapped_column(_UID)
@@ -143,6 +147,19 @@ class AsideRow(Placed, Base):
     sha256: Mapped[str] = mapped_column(String(64), server_default="")
     reason: Mapped[str] = mapped_column(String(255), server_default="")
     received_at: Mapped[datetime]
+
+
+class ContestedRow(Base):
+    """A SOP instance of which content is kept aside: when such content was acknowledged last.
+
+    `filed_at` is when content of it was last acknowledged that is part of a study; null if that was never after the
+    first one that is kept aside.
+    """
+
+    __tablename__ = "contested"
+
+    sop_instance_uid: Mapped[str] = mapped_column(_UID, primary_key=True)
+    aside_at: Mapped[datetime]
     filed_at: Mapped[datetime | None]
 
 

@@ -20,6 +20,7 @@ from storage.records.results import ObjectKind
 from storage.records.studies import Stage, StudyState
 from storage.tables.database.columns import Base
 from storage.tables.database.instance_schema import AsideRow as AsideRow
+from storage.tables.database.instance_schema import ContestedRow as ContestedRow
 from storage.tables.database.instance_schema import InstanceRow as InstanceRow
 from storage.tables.database.instance_schema import InstanceVersionRow as InstanceVersionRow
 from storage.tables.database.instance_schema import JournalRow as JournalRow

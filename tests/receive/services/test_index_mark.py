@@ -14,6 +14,7 @@ from storage.log import journal as journal_module
 from storage.log.journal import Journal, filed_until
 from storage.tables.database.connection import Database, default_url
 from tests.storage.node import Node, received
+from tests.stores import indexer_of
 
 
 def test_it_moves_only_once_everything_before_it_has_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,7 +24,7 @@ def test_it_moves_only_once_everything_before_it_has_rows(tmp_path: Path, monkey
     journals = tmp_path / "journal"
     journal = Journal(journals / "receive-0")
     journal.open()
-    indexer = Indexer(journals, node.instances, database, [])
+    indexer = indexer_of(node)
     sent = received(1)
     journal.store(sent.instance, sent.file)
     acknowledged = datetime.now(UTC)
@@ -50,7 +51,7 @@ def test_it_says_nothing_of_what_came_while_it_was_filing(tmp_path: Path, monkey
     journals = tmp_path / "journal"
     journal = Journal(journals / "receive-0")
     journal.open()
-    indexer = Indexer(journals, Node(database, tmp_path / "instances").instances, database, [])
+    indexer = indexer_of(Node(database, tmp_path / "instances"))
     advance, acknowledged = Indexer._advance, []
 
     def one_comes_behind(self: Indexer, place: Any) -> int:
@@ -95,7 +96,7 @@ def test_it_moves_under_a_load_that_never_ends(tmp_path: Path, monkeypatch: pyte
     sent = received(5000)
     journal.store(sent.instance, sent.file)
     monkeypatch.setattr(Indexer, "_advance", one_comes_behind)
-    Indexer(journals, Node(database, tmp_path / "instances").instances, database, []).advance(stop)
+    indexer_of(Node(database, tmp_path / "instances")).advance(stop)
     assert filed_until(journals) is not None
     journal.close()
     database.close()

@@ -15,8 +15,7 @@ from storage.log.files import (
     IMPLEMENTATION_CLASS_UID,
     STALE_SECONDS,
     FileMeta,
-    FileSystem,
-    Tree,
+    remove_stale,
     write_durable,
 )
 
@@ -62,51 +61,22 @@ def test_a_result_is_flushed_before_it_has_its_name(tmp_path: Path, monkeypatch:
     assert steps == ["flush file", "name", "flush folder"]
 
 
-def test_nothing_is_replaced(tmp_path: Path) -> None:
-    tree = Tree(tmp_path)
-    path = tmp_path / "a" / "1.dcm"
-    assert tree.put(path, b"head")
-    assert not tree.put(path, b"other")
-    assert path.read_bytes() == b"head"
-    assert files(tmp_path) == ["a/1.dcm"]
-
-
-def test_a_file_gets_another_name(tmp_path: Path) -> None:
-    tree = Tree(tmp_path)
-    (tmp_path / "large").write_bytes(b"large")
-    assert tree.put(tmp_path / "a" / "1.dcm", tmp_path / "large")
-    (tmp_path / "large").unlink()
-    assert (tmp_path / "a" / "1.dcm").read_bytes() == b"large"
-
-
-def test_a_folder_may_have_been_removed(tmp_path: Path) -> None:
-    tree = Tree(tmp_path)
-    assert tree.put(tmp_path / "a" / "1.dcm", b"x")
-    (tmp_path / "a" / "1.dcm").unlink()
-    (tmp_path / "a").rmdir()
-    assert tree.put(tmp_path / "a" / "2.dcm", b"x")
-
-
 def test_temporary_files_of_the_dead_are_removed(tmp_path: Path) -> None:
-    tree = Tree(tmp_path)
-    tree.put(tmp_path / "a" / "1.dcm", b"x")
-    dead, alive = tmp_path / ".incoming" / "dead", tmp_path / ".incoming" / "alive"
+    write_durable(tmp_path / "a" / "seg.dcm", dataset())
+    dead, alive = tmp_path / "a" / ".writing-dead", tmp_path / "a" / ".writing-alive"
     dead.touch()
     alive.touch()
     old = alive.stat().st_mtime - STALE_SECONDS - 1
     os.utime(dead, (old, old))
-    assert tree.remove_stale() == 1
-    assert files(tmp_path) == [".incoming/alive", "a/1.dcm"]
+    assert remove_stale(tmp_path) == 1
+    assert files(tmp_path) == ["a/.writing-alive", "a/seg.dcm"]
 
 
 def test_a_full_disk_is_said_and_leaves_nothing(small_disk: Path) -> None:
-    tree = Tree(small_disk)
-    with pytest.raises(StorageFull):
-        tree.put(small_disk / "a" / "1.dcm", bytes(200_000))
     with pytest.raises(StorageFull):
         write_durable(small_disk / "seg.dcm", dataset(200_000))
     assert files(small_disk) == []
-    assert tree.put(small_disk / "a" / "1.dcm", bytes(2_000))  # and the room is free again
+    write_durable(small_disk / "seg.dcm", dataset(2_000))  # and the room is free again
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
@@ -118,21 +88,6 @@ def test_a_disk_that_is_full_when_flushed(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(StorageFull):
         write_durable(tmp_path / "seg.dcm", dataset())
     assert files(tmp_path) == []
-
-
-def test_other_failures_stay_what_they_are(tmp_path: Path) -> None:
-    (tmp_path / "a").touch()
-    with pytest.raises(OSError, match=r"exists|directory"):
-        Tree(tmp_path).put(tmp_path / "a" / "1.dcm", b"x")
-
-
-def test_a_file_system_is_flushed_as_a_whole(tmp_path: Path) -> None:
-    file_system = FileSystem(tmp_path / "new")
-    (tmp_path / "new" / "1").write_bytes(b"x")
-    file_system.flush()
-    file_system.close()
-    with pytest.raises(OSError, match="descriptor"):
-        file_system.flush()
 
 
 @pytest.mark.parametrize("source", ["MR1", "MR12", "", "A_TITLE_LONGER_THAN_16"])

@@ -19,7 +19,7 @@ from storage.log import journal as journal_module
 from storage.log.files import copy_durable
 from storage.log.journal import Journal
 from storage.log.segments.names import segment_path
-from storage.log.segments.ranges import OPEN_SEGMENTS, LargeInstanceFile, SegmentRange
+from storage.log.segments.ranges import OPEN_SEGMENTS, InstanceFile, SegmentRange
 from storage.log.segments.store import Segments
 from tests.storage.log.logged import RECEIVER, addresses_in, hashes_of, logged
 from tests.storage.node import Sent, received
@@ -197,7 +197,7 @@ def test_large_instances_are_checked_by_size_and_hashes(tmp_path: Path) -> None:
     sent = image(1, 3_000_000)
     (tmp_path / "1.dcm").write_bytes(sent.file)
     (blob,) = logged(file_blobs([tmp_path / "1.dcm"]), tmp_path / "journal", large=True)
-    assert isinstance(blob, LargeInstanceFile)
+    assert isinstance(blob, InstanceFile)
     assert str(blob) == str(blob.path) == str(tmp_path / "journal" / RECEIVER / "00000001-1.large")
     assert read(blob) == sent.file
     assert pickle.loads(pickle.dumps(blob)) == blob

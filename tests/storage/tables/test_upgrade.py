@@ -57,7 +57,7 @@ def upgraded(url: str) -> Iterator[Database]:
 
 
 def test_instances_and_their_versions_keep_their_place(upgraded: Database, tmp_path: Path) -> None:
-    store = InstanceStore(upgraded, tmp_path / "instances", lambda sop_class, modality: True)
+    store = InstanceStore(upgraded, tmp_path / "journal", tmp_path / "instances", lambda sop_class, modality: True)
     found = {one.sop_instance_uid: one for one in store.instances("1.2.3")}
     assert {uid: (one.series_instance_uid, one.blob.checksum) for uid, one in found.items()} == {
         "1.2.3.1.1": ("1.2.3.1", CORRECTED),

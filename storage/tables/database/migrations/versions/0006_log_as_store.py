@@ -21,6 +21,7 @@ def upgrade() -> None:
         sa.Column("receiver", sa.String(length=64), nullable=False),
         sa.Column("segment", sa.BigInteger(), nullable=False),
         sa.Column("offset", sa.BigInteger(), nullable=False),
+        sa.Column("life", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("receiver"),
     )
     op.create_table(
@@ -34,14 +35,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_shared_header_series", "shared_header", ["study_instance_uid", "series_instance_uid"], unique=False
     )
-    op.execute("ALTER TABLE aside RENAME COLUMN file TO place")
-    op.add_column("aside", sa.Column("file", sa.String(), nullable=True))
-    for column in ("series_instance_uid", "study_instance_uid"):
-        op.add_column("aside", sa.Column(column, sa.String(length=64), nullable=False, server_default=""))
-    op.add_column("aside", sa.Column("size", sa.BigInteger(), nullable=True))
-    op.add_column("aside", sa.Column("sha256", sa.String(length=64), nullable=False, server_default=""))
-    op.add_column("aside", sa.Column("reason", sa.String(length=255), nullable=False, server_default=""))
-    op.create_index("ix_aside_study", "aside", ["study_instance_uid"], unique=False)
+    _keep_aside()
     for table in ("instance", "instance_version", "aside"):
         op.execute(f"ALTER TABLE {table} ADD COLUMN segment_id INTEGER REFERENCES segment (id)")
         op.create_index(f"ix_{table}_segment_id", table, ["segment_id"], unique=False)
@@ -71,3 +65,28 @@ def upgrade() -> None:
         ("instance_version", "subject_id"),
     ):
         op.create_index(f"ix_{table}_{column}", table, [column], unique=False)
+
+
+def _keep_aside() -> None:
+    op.create_table(
+        "contested",
+        sa.Column("sop_instance_uid", sa.String(length=64), nullable=False),
+        sa.Column("aside_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("filed_at", sa.DateTime(timezone=True), nullable=True),
+        sa.PrimaryKeyConstraint("sop_instance_uid"),
+    )
+    op.execute(
+        "INSERT INTO contested SELECT sop_instance_uid, max(received_at), max(filed_at) FROM aside "
+        "GROUP BY sop_instance_uid"
+    )
+    op.drop_column("aside", "filed_at")
+    op.execute("ALTER TABLE aside RENAME COLUMN file TO place")
+    op.add_column("aside", sa.Column("file", sa.String(), nullable=True))
+    for column in ("series_instance_uid", "study_instance_uid"):
+        op.add_column("aside", sa.Column(column, sa.String(length=64), nullable=False, server_default=""))
+    op.add_column("aside", sa.Column("size", sa.BigInteger(), nullable=True))
+    op.add_column("aside", sa.Column("sha256", sa.String(length=64), nullable=False, server_default=""))
+    op.add_column("aside", sa.Column("reason", sa.String(length=255), nullable=False, server_default=""))
+    op.drop_index("ix_aside_sop_instance", "aside")
+    op.create_index("ix_aside_sop_instance", "aside", ["sop_instance_uid", "sha256"], unique=False)
+    op.create_index("ix_aside_study", "aside", ["study_instance_uid"], unique=False)

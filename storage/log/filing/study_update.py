@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from storage.log.archive import IndexEntry, InstancePlace
+from storage.log.filing.entries import IndexEntry, InstancePlace
 from storage.records.problems import ProblemKind
 from storage.records.studies import Event, Stage, StudyState
 from storage.tables.database import schema

@@ -1,15 +1,16 @@
 """The comparison of two instances that have the same SOP Instance UID."""
 
+from dataclasses import dataclass
 from enum import StrEnum
-from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
 
+from storage.blobs import Blob
 from storage.machine import is_trouble_of_the_machine
+from storage.records.instances import ContentHashes
 
 LARGEST_DECODED_BYTES = 512 * 2**20  # of one instance; two are decoded to be compared
 PIXEL_TAGS = frozenset(Tag(keyword) for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"))
@@ -42,22 +43,36 @@ PIXEL_FORM = frozenset(
 
 
 class Difference(StrEnum):
-    """The difference between an instance and the archived one with the same UID."""
+    """The difference between an instance and the known one with the same UID."""
 
     NONE = "NONE"  # the same attributes and pixels, in whatever transfer syntax
     ATTRIBUTES = "ATTRIBUTES"  # the same image under other attributes: a corrected name, for example
     IMAGE = "IMAGE"  # other pixels or another geometry
 
 
-def compare(known: Path, newcomer: bytes | Path) -> Difference:
-    """Compare two Part 10 files. If a file cannot be read or decoded, return IMAGE, so that both are kept.
+@dataclass(frozen=True)
+class Content:
+    """The content of an instance: where it can be read, its transfer syntax and its hashes."""
 
-    Raises OSError if the disk is in trouble, which says nothing about the instances.
+    blob: Blob
+    transfer_syntax_uid: str
+    hashes: ContentHashes
+
+
+def compare(known: Content, newcomer: Content) -> Difference:
+    """Compare two instances: by their hashes, by their headers if these differ, by decoded pixels at last.
+
+    If one cannot be read or decoded, return IMAGE, so that both are kept. Raises OSError if the disk is in trouble,
+    which says nothing about the instances.
     """
+    if known.hashes == newcomer.hashes:
+        return Difference.NONE
+    if _differ_in_pixels(known, newcomer):
+        return Difference.IMAGE
     try:
-        one, other = dcmread(known), dcmread(BytesIO(newcomer) if isinstance(newcomer, bytes) else newcomer)
+        one, other = _read(known), _read(newcomer)
         changed = _changed(one, other)
-        if changed & GEOMETRY or not _same_pixels(one, other):
+        if changed & GEOMETRY or not _same_pixels(one, other, known, newcomer):
             return Difference.IMAGE
     except Exception as error:  # damaged objects make a parser fail in many ways
         if is_trouble_of_the_machine(error):
@@ -66,20 +81,34 @@ def compare(known: Path, newcomer: bytes | Path) -> Difference:
     return Difference.ATTRIBUTES if changed else Difference.NONE
 
 
-def has_same_pixels(known: Path, newcomer: Path) -> bool:
-    """Return True if two Part 10 files of different series have the same pixels, so that one is a copy of the other.
+def has_same_pixels(known: Content, newcomer: Content) -> bool:
+    """Return True if two instances of different series have the same pixels, so that one is a copy of the other.
 
-    Objects without pixels are compared as `compare` does. If a file cannot be read or decoded, return False.
-    Raises as `compare` does.
+    Objects without pixels are compared as `compare` does. If one cannot be read or decoded, return False. Raises as
+    `compare` does.
     """
+    if _differ_in_pixels(known, newcomer):
+        return False
     try:
-        one, other = dcmread(known), dcmread(newcomer)
-        decisive = PIXEL_FORM if PIXEL_TAGS & one.keys() else GEOMETRY
-        return not _changed(one, other) & decisive and _same_pixels(one, other)
+        one, other = _read(known), _read(newcomer)
+        decisive = PIXEL_FORM if known.hashes.pixels else GEOMETRY
+        return not _changed(one, other) & decisive and _same_pixels(one, other, known, newcomer)
     except Exception as error:  # as above
         if is_trouble_of_the_machine(error):
             raise
         return False
+
+
+def _differ_in_pixels(one: Content, other: Content) -> bool:
+    """Return True if the hashes alone show that the pixels differ: in one transfer syntax, or if only one has any."""
+    if one.hashes.pixels == other.hashes.pixels:
+        return False
+    return one.transfer_syntax_uid == other.transfer_syntax_uid or not (one.hashes.pixels and other.hashes.pixels)
+
+
+def _read(one: Content) -> Dataset:
+    with one.blob.open() as file:
+        return dcmread(file)
 
 
 def _changed(one: Dataset, other: Dataset) -> set[BaseTag]:
@@ -93,16 +122,14 @@ def _value(ds: Dataset, tag: BaseTag) -> Any:
     return ds[tag].value if tag in ds else None
 
 
-def _same_pixels(one: Dataset, other: Dataset) -> bool:
-    present = [tag for tag in PIXEL_TAGS if tag in one or tag in other]
-    if any((tag in one) != (tag in other) for tag in present):
+def _same_pixels(one: Dataset, other: Dataset, known: Content, newcomer: Content) -> bool:
+    if PIXEL_TAGS & one.keys() != PIXEL_TAGS & other.keys():
         return False
-    same_syntax = one.file_meta.TransferSyntaxUID == other.file_meta.TransferSyntaxUID
-    if same_syntax and all(one[tag].value == other[tag].value for tag in present):
+    if known.hashes.pixels == newcomer.hashes.pixels:
         return True
     if max(_decoded_bytes(one), _decoded_bytes(other)) > LARGEST_DECODED_BYTES:
         return False
-    return not present or bool((one.pixel_array == other.pixel_array).all())
+    return bool((one.pixel_array == other.pixel_array).all())
 
 
 def _decoded_bytes(ds: Dataset) -> int:
