@@ -147,7 +147,7 @@ def _pictures(images: Sequence[Dataset]) -> list[str]:
     Beside acquired images that is a derived one of another size, or one that states no place in space.
     """
     acquired = [ds for ds in images if "DERIVED" not in values(_value(ds, "ImageType"))]
-    if len(acquired) <= len(images) / 2:
+    if len(acquired) <= len(images) / 2 or len(acquired) == len(images):
         return [""] * len(images)
     placed = not all(_has_no_place(ds) for ds in acquired)
     sizes = {(_value(ds, "Rows"), _value(ds, "Columns")) for ds in acquired}

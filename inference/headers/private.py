@@ -22,7 +22,11 @@ class PrivateElements:
     def __init__(self, ds: Dataset, manufacturer: str = "") -> None:
         """Keep `ds`. For an item of a sequence, `manufacturer` must be passed, because the item does not hold it."""
         self._ds = ds
-        self._manufacturer = manufacturer
+        self._stated = manufacturer
+
+    @cached_property
+    def _manufacturer(self) -> str:
+        return (self._stated or str(self._ds.get("Manufacturer", ""))).upper()
 
     @cached_property
     def _blocks(self) -> dict[tuple[int, str], int]:
@@ -40,8 +44,7 @@ class PrivateElements:
         """
         block = self._blocks.get((group, creator))
         if block is None and vendor and not any(known == group for known, _ in self._blocks):
-            made_by = (self._manufacturer or str(self._ds.get("Manufacturer", ""))).upper()
-            block = USUAL_BLOCKS.get(creator, USUAL_BLOCK) if made_by.startswith(vendor) else None
+            block = USUAL_BLOCKS.get(creator, USUAL_BLOCK) if self._manufacturer.startswith(vendor) else None
         tag = group << 16 | (block or 0) << 8 | element
         return self._ds[tag].value if block is not None and tag in self._ds else None
 

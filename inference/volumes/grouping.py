@@ -43,9 +43,9 @@ def may_stack(one: Plane, other: Plane) -> bool:
     return (
         (one.rows, one.columns) == (other.rows, other.columns)
         and one.frame_of_reference_uid == other.frame_of_reference_uid
-        and np.allclose(one.spacing, other.spacing, atol=SPACING_TOLERANCE)
-        and np.allclose(one.row_direction, other.row_direction, atol=DIRECTION_TOLERANCE)
-        and np.allclose(one.column_direction, other.column_direction, atol=DIRECTION_TOLERANCE)
+        and all(abs(a - b) <= SPACING_TOLERANCE for a, b in zip(one.spacing, other.spacing, strict=True))
+        and bool((np.abs(one.row_direction - other.row_direction) <= DIRECTION_TOLERANCE).all())
+        and bool((np.abs(one.column_direction - other.column_direction) <= DIRECTION_TOLERANCE).all())
     )
 
 
@@ -79,7 +79,7 @@ def _groups(grid: Sequence[Plane]) -> list[PlaneGroup]:
 
 def _places(grid: Sequence[Plane]) -> dict[Plane, int]:
     """Count the places along the normal, and return the number of the place of each plane."""
-    along = np.array([float(plane.position @ grid[0].normal) for plane in grid])
+    along = np.array([plane.position for plane in grid]) @ grid[0].normal
     order = np.argsort(along, kind="stable")
     numbers = np.concatenate([[0], np.cumsum(np.diff(along[order]) > SAME_PLACE)])
     return {grid[i]: int(number) for i, number in zip(order, numbers, strict=True)}

@@ -176,7 +176,8 @@ def _plane(
     directions = vector(orientation, "ImageOrientationPatient", 6, where)
     spacing = vector(measures, "PixelSpacing", 2, where)
     row, column = directions[:3], directions[3:]
-    if abs(np.linalg.norm(row) - 1) > 1e-3 or abs(np.linalg.norm(column) - 1) > 1e-3 or abs(float(row @ column)) > 1e-3:
+    row_length, column_length = np.linalg.norm(row), np.linalg.norm(column)
+    if abs(row_length - 1) > 1e-3 or abs(column_length - 1) > 1e-3 or abs(float(row @ column)) > 1e-3:
         raise InputRefused(f"{where}: ImageOrientationPatient is not two perpendicular unit vectors")
     if not np.all(spacing > 0):
         raise InputRefused(f"{where}: PixelSpacing is not positive")
@@ -189,8 +190,8 @@ def _plane(
         rows=int(ds.Rows),
         columns=int(ds.Columns),
         position=position,
-        row_direction=row / np.linalg.norm(row),
-        column_direction=column / np.linalg.norm(column),
+        row_direction=row / row_length,
+        column_direction=column / column_length,
         spacing=(float(spacing[0]), float(spacing[1])),
         told_apart=told_apart,
         order=(number(ds.get("AcquisitionNumber")) or 0, number(ds.get("InstanceNumber")) or 0),

@@ -5,19 +5,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import dcmread
-from pydicom.dataset import Dataset
-from pydicom.filereader import read_dataset
 
 from inference.headers.image_content import is_signal
-from inference.headers.images import image_name, images_among
+from inference.headers.images import images_among
+from inference.headers.pixels import read_pixels
 from inference.headers.reading import Beginning, read_beginning
 from inference.volumes.geometry import Array
 from inference.volumes.planes import ASSUMED, B_VALUE, planes_of
 from inference.volumes.stacks import SliceStack, confirm_unweighted, differences, stacks_of
 from inference.volumes.values import FrameValues, refuse_mixed, values_of
 from inference.volumes.volume import FrameReference, UnitValues, Volume
-from storage.blobs import Blob, open_to_parse
+from storage.blobs import Blob
 from storage.errors import InputRefused
 
 VolumeChoice = Callable[[Sequence[Mapping[str, Any]]], int | None]
@@ -83,7 +81,7 @@ def _load(stacks: Sequence[SliceStack], images: dict[int, Beginning]) -> tuple[V
         for k, plane in enumerate(slices.stack.planes):
             wanted.setdefault(plane.instance, []).append((slices, k))
     for n in sorted(wanted):  # the order in which storage gives them is that in which they lie
-        pixels = _pixels(_read_on(images.pop(n)))
+        pixels = read_pixels(images.pop(n))
         for slices, k in wanted[n]:
             slices.fill(k, pixels)
     return tuple(
@@ -144,34 +142,3 @@ class _Slices:
     @property
     def _measured(self) -> bool:
         return self.unit is not None and not self.unit.arbitrary
-
-
-def _read_on(image: Beginning) -> Dataset:
-    """Return the header of `image` with the rest of its file.
-
-    Parsing a header again would take as long as reading its pixels. The file was closed in between, because a series
-    may have more instances than a process may have open files.
-    """
-    ds = image.header
-    with open_to_parse(image.blob) as file:
-        if ds.file_meta.TransferSyntaxUID.is_deflated:  # its offsets in the file are not those in the dataset
-            return dcmread(file)
-        file.seek(image.end)
-        implicit, little = ds.original_encoding
-        ds.update(read_dataset(file, bool(implicit), bool(little)))
-        return ds
-
-
-def _pixels(ds: Dataset) -> NDArray[Any]:
-    """Decode the pixels as (frame, row, column)."""
-    if not ds.get("SamplesPerPixel"):
-        ds.SamplesPerPixel = 1  # an image that states none is no colour image, but the decoder asks for a number
-    try:
-        return ds.pixel_array.reshape(-1, int(ds.Rows), int(ds.Columns))
-    except MemoryError:
-        raise
-    except Exception as error:  # decoders raise errors of many kinds, and their texts may quote the header
-        raise InputRefused(
-            f"the pixels of {image_name(ds)} cannot be decoded ({type(error).__name__}, "
-            f"transfer syntax {ds.file_meta.TransferSyntaxUID.name})"
-        ) from None

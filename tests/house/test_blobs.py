@@ -14,7 +14,7 @@ HAVE_FILES_OF_THEIR_OWN = (
     "inference/gate/__main__.py",
     "inference/training/",
 )
-READ_OPEN_BLOBS = {"inference/headers/reading.py", "inference/volumes/reading.py"}
+READ_OPEN_BLOBS = {"inference/headers/reading.py", "inference/headers/pixels.py"}
 
 
 def imported(path: Path) -> set[str]:

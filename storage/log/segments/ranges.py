@@ -129,6 +129,9 @@ class _Window(io.RawIOBase):
         self._at = at
         return at
 
+    def tell(self) -> int:
+        return self._at
+
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         wanted = memoryview(buffer)[: max(0, self._size - self._at)]
         if not wanted or self._segment is None:

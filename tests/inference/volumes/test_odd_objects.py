@@ -20,11 +20,11 @@ from pydicom.uid import (
 )
 
 from dicom_node.complete.inventory import take_inventory
+from inference.headers import pixels
 from inference.headers.images import feeds_inputs
 from inference.quantities.fits.adc import adc_map
 from inference.series.kinds import Kind
 from inference.series.recogniser import read_headers, recognise_headers
-from inference.volumes import reading
 from inference.volumes.reading import read_volume, read_volumes
 from storage.blobs import file_blobs
 from storage.errors import InputRefused
@@ -275,7 +275,7 @@ def test_a_lack_of_memory_is_no_bad_image(tmp_path: Path, monkeypatch: pytest.Mo
         raise MemoryError
 
     paths = write(tmp_path, *(image(number) for number in range(SLICES)))
-    monkeypatch.setattr(reading, "read_dataset", fail)
+    monkeypatch.setattr(pixels, "_read_plain", fail)
     with pytest.raises(MemoryError):
         read_volume(file_blobs(paths))
 

@@ -218,7 +218,7 @@ def test_signals() -> None:
 # The places that name stored values or their mappings, with the reason why they need no numbers with a unit.
 READERS = {
     "inference/volumes/values.py": "the one way to numbers",
-    "inference/volumes/reading.py": "gives the stored values to it",
+    "inference/headers/pixels.py": "gives the stored values to it",
     "inference/series/image_facts.py": "reads the quantity and the unit of a map, and no pixels",
     "dicom_node/objects/sc.py": "writes pictures",
     "dicom_node/objects/seg.py": "writes masks",
