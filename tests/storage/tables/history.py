@@ -62,6 +62,9 @@ def fill(database: Database, studies: int) -> None:
         )  # fmt: skip
         write(session, schema.FeedRow, study_instance_uid=study, revision=1, association_id=number)
         write(session, schema.SubjectRow, every=10, id=number, digest=uid(KEY), hashes={"patient_id": "x"})
+        write(
+            session, schema.SharedHeaderRow, id=number, study_instance_uid=study, series_instance_uid=study, kept=b"",
+        )  # fmt: skip
         write(session, schema.SegmentRow, id=number, receiver="receive-0", number=number)
         write(
             session, schema.InstanceRow, sop_instance_uid=image, series_instance_uid=study, study_instance_uid=study,
@@ -114,6 +117,15 @@ def fill(database: Database, studies: int) -> None:
             run_after=BEFORE, association="", waited_seconds=0,
         )  # fmt: skip
         if session.get_bind().dialect.name == "postgresql":
-            for name in ("association", "job", "result_object", "confirmation", "delivery", "commitment", "segment"):
+            for name in (
+                "association",
+                "job",
+                "result_object",
+                "confirmation",
+                "delivery",
+                "commitment",
+                "segment",
+                "shared_header",
+            ):
                 session.execute(text(f"SELECT setval(pg_get_serial_sequence('{name}', 'id'), {studies})"))
             session.execute(text("ANALYZE"))
