@@ -41,6 +41,10 @@ class SegmentFrames(Protocol):
         """Return True if what begins here was never finished."""
         ...
 
+    def lists_from(self, offset: int) -> bool:
+        """Return True if a table says that frames were written here or behind."""
+        ...
+
 
 class UnsealedFrames:
     """The frames of a segment without a table. Each leads to the next one.
@@ -84,6 +88,9 @@ class UnsealedFrames:
             return self.size - offset < HEAD_BYTES
         return head.kind == FrameKind.SEALED or offset + HEAD_BYTES + head.content_bytes > self.size
 
+    def lists_from(self, offset: int) -> bool:
+        return False
+
     def _head(self, offset: int) -> FrameHead | None:
         return decode_head(read_all(self._descriptor, offset, HEAD_BYTES), offset, self.salt)
 
@@ -120,6 +127,12 @@ class SealedFrames(UnsealedFrames):
     def at(self, offset: int) -> Frame | None:
         head = self._table.get(offset)
         return None if head is None else self._read(head, offset)
+
+    def is_cut_off(self, offset: int) -> bool:
+        return not self.lists_from(offset) and super().is_cut_off(offset)
+
+    def lists_from(self, offset: int) -> bool:
+        return any(at >= offset for at in self._table)
 
     def following(self, offset: int) -> int | None:
         return next((at for at in self._table if at > offset and self.at(at) is not None), None)
@@ -205,7 +218,9 @@ class SegmentReader:
 
         They are then the beginning of a frame without its end, or space that was reserved and not written.
         """
-        return self._frames.is_cut_off(start) or not any(self.between(start, self.size))
+        if self._frames.is_cut_off(start):
+            return True
+        return not self._frames.lists_from(start) and not any(self.between(start, self.size))
 
     def between(self, start: int, end: int) -> bytes:
         return read_all(self.descriptor, start, end - start)

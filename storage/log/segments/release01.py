@@ -59,6 +59,9 @@ class OldFrames:
         head, _ = self._head(offset)
         return self.size - offset < _HEAD_BYTES if head is None else self._end(head, offset) > self.size
 
+    def lists_from(self, offset: int) -> bool:
+        return False
+
     def _head(self, offset: int) -> tuple[FrameHead | None, int]:
         encoded = read_all(self._descriptor, offset, _HEAD_BYTES)
         if len(encoded) < _HEAD_BYTES or encoded[_HEAD.size :] != _CRC.pack(zlib.crc32(encoded[: _HEAD.size])):

@@ -7,6 +7,7 @@ from storage.blobs import Blob
 from storage.errors import DamagedFrame
 from storage.log.segments.disk import read_all
 from storage.log.segments.frames import Frame, FrameKind
+from storage.log.segments.judged import FrameVerdict, judge_frames
 from storage.log.segments.names import LARGE_SUFFIX, WRITER, list_segments, read_note, segment_number, segment_path
 from storage.log.segments.ranges import InstanceFile, SegmentRange
 from storage.log.segments.reader import SegmentReader
@@ -89,14 +90,20 @@ class Segments:
 
         `life` are the numbers of its segments.
         """
-        named: set[str] = set()
-        for number in self.following(receiver, life.start):
+        strays = {path.name: path for path in (self._journals / receiver).glob(f"*{LARGE_SUFFIX}")}
+        strays = {name: path for name, path in strays.items() if int(name.split("-")[0]) in life}
+        if not strays:
+            return
+        for number in self.numbers(receiver):
             if number in life:
                 with self.open(receiver, number) as reader:
-                    named |= {f.meta["file"] for f in reader.all_frames() if f.kind is FrameKind.LARGE_INSTANCE}
-        for path in (self._journals / receiver).glob(f"*{LARGE_SUFFIX}"):
-            if int(path.name.split("-")[0]) in life and path.name not in named:
-                path.unlink(missing_ok=True)
+                    for part in judge_frames(reader, bodies=False):
+                        if part.verdict is FrameVerdict.DAMAGED:
+                            return  # it may be the frame of one of them
+                        if part.frame is not None and part.frame.kind is FrameKind.LARGE_INSTANCE:
+                            strays.pop(part.frame.meta["file"], None)
+        for path in strays.values():
+            path.unlink(missing_ok=True)
 
     def blob(self, address: Address, checksum: str) -> Blob:
         """Return the blob of an instance. `checksum` is that of its content hashes, which the index has kept."""
