@@ -54,7 +54,6 @@ class Patients:
             study = session.scalars(select(row).where(here).with_for_update()).one_or_none()
             if study is None:
                 return []
-            study.subject = _stated_identity(session, study_instance_uid, self._key.name) or study.subject
             former, study.routed_subject = study.routed_subject, study.subject
             subjects = {study.subject, former}
             return sorted({uid for one in subjects for uid in _complete_studies(session, one, study_instance_uid)})

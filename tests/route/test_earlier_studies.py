@@ -109,6 +109,10 @@ class Course:
         return console.export_text()
 
 
+def study_of(inputs: Mapping[str, SeriesInput]) -> str:
+    return str(read_object(inputs["t1w"].blobs[0]).StudyInstanceUID)
+
+
 def change(path: Path, attributes: Mapping[str, str]) -> None:
     ds = dcmread(path)
     for keyword, value in attributes.items():
@@ -224,7 +228,7 @@ def test_the_worker_gives_the_series_of_each_time_point(node: Node, tmp_path: Pa
     given: dict[str, dict[str, SeriesInput]] = {}
 
     def run(inputs: dict[str, SeriesInput], *_: object) -> None:
-        given[inputs["t1w"].blobs[0].path.parts[-3]] = inputs
+        given[study_of(inputs)] = inputs
         raise RuntimeError
 
     worker = build_worker(node, application(None), SimpleNamespace(run=run), {}, tmp_path / "objects")
@@ -251,7 +255,7 @@ def test_the_report_tells_of_earlier_studies_that_were_not_compared(node: Node, 
     found = findings(read(paths[0].parent), ())
 
     def run(inputs: dict[str, SeriesInput], *_: object) -> Findings:
-        assert inputs["t1w"].blobs[0].path.parts[-3] == uid  # the jobs of the other studies fail
+        assert study_of(inputs) == uid  # the jobs of the other studies fail
         return found
 
     profiles = {"pacs": ObjectProfile()}

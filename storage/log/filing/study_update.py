@@ -8,12 +8,13 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from storage.log.filing.entries import IndexEntry, InstancePlace
+from storage.records.patients import Subject
 from storage.records.problems import ProblemKind
 from storage.records.studies import Event, Stage, StudyState
 from storage.tables.database import schema
 from storage.tables.database.connection import insert_if_absent
 from storage.tables.events import add_event
-from storage.tables.patients import study_identities
+from storage.tables.patients import identify_study, study_identities
 from storage.tables.problems import is_problem, open_problem
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ class StudyUpdate:
         self._row = row
         self._is_new = is_new
         self._feeds: set[tuple[int, int]] = set()  # (revision, association)
+        self._subjects: set[Subject] = set()  # the patients that new instances and versions state
 
     @classmethod
     def locked(cls, session: Session, entry: IndexEntry) -> "StudyUpdate":
@@ -71,6 +73,7 @@ class StudyUpdate:
             self._is_new = False
         elif reopens:
             self._reopen(session, entry, association, f"a late {entry.modality or 'image'} instance")
+        self._note_subject(entry)
         self._row.instances += 1
         self._row.priority = max(self._row.priority, PRIORITIES.get(entry.facts.priority or "", 0))
         self._note(entry.received_at, association)
@@ -84,6 +87,7 @@ class StudyUpdate:
             self._announce(
                 session, entry, association, "an instance came again under changed attributes: the newer one is used"
             )
+        self._note_subject(entry)
         self._note(entry.received_at, association)
 
     def repeated(self, at: datetime, association: int | None) -> None:
@@ -92,6 +96,8 @@ class StudyUpdate:
             self._note(at, association)
 
     def write(self, session: Session) -> None:
+        """Write the row, once those of the instances are written."""
+        identify_study(session, self._row, self._subjects)
         session.flush()
         for revision, association in self._feeds:
             insert_if_absent(
@@ -110,6 +116,10 @@ class StudyUpdate:
         self._row.reason = f"{what} of series {entry.series_instance_uid} came"
         self._row.revision_started_at = entry.received_at
         self._announce(session, entry, association, f"revision {self._row.revision}: {self._row.reason}")
+
+    def _note_subject(self, entry: IndexEntry) -> None:
+        if entry.subject is not None:
+            self._subjects.add(entry.subject)
 
     def _note(self, at: datetime, association: int | None) -> None:
         last = self._row.last_received_at

@@ -22,19 +22,17 @@ from tests.storage.node import MR, NOW
 
 BEFORE = NOW - timedelta(days=400)
 KEY = "k" * 16
-GROWING = frozenset(Base.metadata.tables) - {
-    "acknowledgement", "installation", "journal", "machine_clock", "problem", "procedure_step_statement",
-}  # fmt: skip
 
 
-def fill(database: Database, studies: int) -> None:
-    """Write that many studies of one image and one result each, all of them finished long ago.
+def fill(database: Database, studies: int) -> frozenset[str]:
+    """Write that many studies of one image and one result each, finished long ago; return the tables that have rows.
 
-    Every tenth study is of one of a few patients; nobody knows of whom the others are.
+    Nobody knows of whom they are, which is one identity for all.
     """
     n = select(literal(1, Integer).label("i")).cte("n", recursive=True)
     n = n.union_all(select(n.c.i + 1).where(n.c.i < studies))
     number = n.c.i
+    filled: set[str] = set()
 
     def uid(prefix: str) -> ColumnElement[str]:
         return literal(prefix) + cast(number, String)
@@ -46,6 +44,7 @@ def fill(database: Database, studies: int) -> None:
             for name, value in values.items()
         ]
         rows = select(*chosen).select_from(n).where(number % every == 0)
+        filled.add(table.__tablename__)
         session.execute(insert(table.__table__).from_select(list(values), rows))  # type: ignore[arg-type]
 
     study, image, result = uid("1.2."), uid("1.3."), uid("1.4.")
@@ -61,7 +60,7 @@ def fill(database: Database, studies: int) -> None:
             peer_host="host", receiver="receive-0", opened_at=BEFORE, ended_at=BEFORE, ended=AssociationEnd.RELEASED,
         )  # fmt: skip
         write(session, schema.FeedRow, study_instance_uid=study, revision=1, association_id=number)
-        write(session, schema.SubjectRow, every=10, id=number, digest=uid(KEY), hashes={"patient_id": "x"})
+        write(session, schema.SubjectRow, id=number, digest=uid(KEY), hashes={"patient_id": "x"})
         write(
             session, schema.SharedHeaderRow, id=number, study_instance_uid=study, series_instance_uid=study, kept=b"",
         )  # fmt: skip
@@ -69,16 +68,18 @@ def fill(database: Database, studies: int) -> None:
         write(
             session, schema.InstanceRow, sop_instance_uid=image, series_instance_uid=study, study_instance_uid=study,
             sop_class_uid=MR, transfer_syntax_uid=MR, modality="MR", size=1, sha256="", revision=1, facts={},
-            segment_id=number, frame_offset=number, body_offset=number, **at,
+            segment_id=number, frame_offset=number, body_offset=number, subject_id=number, **at,
         )  # fmt: skip
         write(
             session, schema.InstanceVersionRow, every=10, sop_instance_uid=image, series_instance_uid=study,
-            study_instance_uid=study, sha256="", segment_id=number, frame_offset=number, **at,
+            study_instance_uid=study, sha256="", segment_id=number, frame_offset=number, body_offset=number,
+            subject_id=number, **at,
         )  # fmt: skip
         write(
             session, schema.AsideRow, every=10, place=uid("p"), sop_instance_uid=image, study_instance_uid=study,
-            segment_id=number, frame_offset=number, **at,
+            segment_id=number, frame_offset=number, body_offset=number, **at,
         )  # fmt: skip
+        write(session, schema.ContestedRow, sop_instance_uid=image, filed_at=BEFORE, aside_at=BEFORE)
         write(session, schema.OwnInstanceRow, sop_instance_uid=result)
         write(
             session, schema.JobRow, id=number, study_instance_uid=study, revision=1, application="mass", inputs={},
@@ -126,6 +127,8 @@ def fill(database: Database, studies: int) -> None:
                 "commitment",
                 "segment",
                 "shared_header",
+                "subject",
             ):
                 session.execute(text(f"SELECT setval(pg_get_serial_sequence('{name}', 'id'), {studies})"))
             session.execute(text("ANALYZE"))
+    return frozenset(filled)

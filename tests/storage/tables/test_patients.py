@@ -54,7 +54,7 @@ def test_studies_of_one_patient_are_found(node: Node, patients: Patients) -> Non
     bring(node, PatientIdentity(SECRET, "OTHER HOSPITAL"), "1.3")
     bring(node, NOBODY, "1.4", "1.5")
     node.store(received(study="1.6", patient=PERSON))  # still arrives
-    assert identify_all(patients) == ["1.4", "1.5"]
+    assert patients.unidentified("", 100) == StudyBatch((), None)
     assert patients.others("1.1") == ["1.2"]
     assert patients.others("1.6") == ["1.1", "1.2"]
     assert patients.others("1.3") == patients.others("1.4") == patients.others("9.9") == []
@@ -79,7 +79,6 @@ def test_existing_studies_are_identified_from_their_rows_once(
 
 def test_under_a_lost_key_instances_are_read_again(node: Node, patients: Patients) -> None:
     bring(node, PERSON, "1.1", "1.2")
-    identify_all(patients)
     other = under_key(node, "other.key")
     assert identify_all(other, stated=PERSON) == ["1.1", "1.2"]
     assert other.others("1.1") == ["1.2"]
@@ -93,14 +92,12 @@ def test_what_states_an_id_names_the_patient(node: Node, patients: Patients) -> 
     for number, patient in ((1, NOBODY), (2, PERSON), (3, replace(PERSON, issuer="OTHER"))):
         node.store(received(number, study="1.2", patient=patient))
     node.complete("1.2")
-    identify_all(patients)
     assert patients.others("1.1") == ["1.2"]
 
 
 def test_a_correction_concerns_the_studies_of_both_patients(node: Node, patients: Patients) -> None:
     bring(node, PERSON, "1.1", "1.2")
     bring(node, PatientIdentity("CORRECTED"), "1.3")
-    identify_all(patients)
     assert patients.routed("1.1") == ["1.2"]
     node.store(received(study="1.1", patient=PatientIdentity("CORRECTED"), comment="corrected"))
     node.complete("1.1")
@@ -110,7 +107,6 @@ def test_a_correction_concerns_the_studies_of_both_patients(node: Node, patients
 
 def test_studies_that_were_routed_meanwhile(node: Node, patients: Patients) -> None:
     bring(node, PERSON, "1.1", "1.2", "1.3")
-    identify_all(patients)
     assert node.studies.ignore("1.2", 1, "", UNDECIDED, NOW)
     event = patients.last_event()
     assert patients.routed_since("1.1", event) == []
@@ -120,7 +116,6 @@ def test_studies_that_were_routed_meanwhile(node: Node, patients: Patients) -> N
 
 def test_identifiers_are_neither_kept_nor_hashed_without_the_key(node: Node, patients: Patients) -> None:
     bring(node, PERSON, "1.1", "1.2")
-    identify_all(patients)
     with node.database.reading() as session:
         (one,) = set(session.scalars(select(schema.StudyRow.subject)))
     identify_all(under_key(node, "other.key"), stated=PERSON)
