@@ -1,6 +1,7 @@
 """Values of attributes as headers really hold them: absent, empty, one or several."""
 
 from fnmatch import fnmatchcase
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -35,9 +36,9 @@ def vector(ds: Dataset, keyword: str, length: int, where: str) -> NDArray[np.flo
     `where`, which names the instance or frame.
     """
     try:
-        found = np.array([float(v) for v in values(ds.get(keyword))])
+        found = [float(v) for v in values(ds.get(keyword))]
     except (TypeError, ValueError):
-        found = np.array([])
-    if found.shape != (length,) or not np.isfinite(found).all():
+        found = []
+    if len(found) != length or not all(map(isfinite, found)):
         raise InputRefused(f"{where}: {keyword} is missing or is not {length} numbers")
-    return found
+    return np.array(found)

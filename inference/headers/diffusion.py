@@ -47,11 +47,11 @@ LARGEST_B_VALUE = 1e5  # s/mm2, far above what any scanner can do; larger number
 
 def b_value(ds: Dataset) -> float | None:
     """Return the b-value in s/mm2, or None if the header states no diffusion weighting."""
-    return weighting(ds).b_value
+    return weighting(ds, PrivateElements(ds)).b_value
 
 
-def weighting(ds: Dataset) -> DiffusionWeighting:
-    """Return the diffusion weighting that the header states.
+def weighting(ds: Dataset, private: PrivateElements) -> DiffusionWeighting:
+    """Return the diffusion weighting that the header states, whose private elements are `private`.
 
     The direction is as the vendor writes it; GE, for example, uses the axes of the image. It distinguishes images, but
     must not be used as a direction in the patient.
@@ -60,7 +60,6 @@ def weighting(ds: Dataset) -> DiffusionWeighting:
     orientation = _numbers(ds.get("DiffusionGradientOrientation"))
     if standard and (orientation or standard[0] == 0):
         return DiffusionWeighting(standard[0], direction(orientation) if standard[0] > 0 else None)
-    private = PrivateElements(ds)
     b = standard[0] if standard else _private_b_value(private)
     if b is None:
         b = _in_words(ds)

@@ -15,9 +15,11 @@ FORWARD, REVERSED = 0, 1  # 2 and 3 alternate; 2 is the default
 NAME = "epi_pepolar"
 
 
-def stored_upside_down(ds: Dataset) -> str:
-    """Return the reason why the rows of an image may be in reverse order; an empty text if they are not."""
-    private = PrivateElements(ds)
+def stored_upside_down(ds: Dataset, private: PrivateElements) -> str:
+    """Return the reason why the rows of an image may be in reverse order; an empty text if they are not.
+
+    `private` are the private elements of `ds`.
+    """
     names = (private.text(*SEQUENCE), private.text(*INTERNAL_SEQUENCE), str(ds.get("PulseSequenceName") or ""))
     if not any(NAME in name.lower() for name in names):
         return ""

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
+from pydicom.tag import BaseTag, Tag
 
 from storage.blobs import Blob, open_to_parse
 from storage.errors import MalformedObject
 
-_UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")  # which every stored instance has
+_UIDS = tuple(map(Tag, ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")))  # of every stored instance
 
 
 class UnreadableHeader(Dataset):
@@ -53,10 +54,16 @@ def read_beginning(blob: Blob) -> Beginning:
     try:
         with open_to_parse(blob) as file:
             header, end = dcmread(file, stop_before_pixels=True), file.tell()
-            is_read = all(header.get(uid) for uid in _UIDS) or ("Rows" in header and "SOPClassUID" not in header)
+            is_read = all(_states(header, uid) for uid in _UIDS) or ("Rows" in header and "SOPClassUID" not in header)
     except MalformedObject:
         return Beginning(blob, UnreadableHeader(), 0)
     return Beginning(blob, header if is_read else UnreadableHeader(), end)
+
+
+def _states(header: Dataset, uid: BaseTag) -> bool:
+    """Return True if a header states a UID. Its bytes are not converted, because this is asked of every image."""
+    element = header.get_item(uid)
+    return element is not None and bool((element.value or b"").strip(b" \0"))
 
 
 def _leave_out_malformed(header: Dataset) -> None:

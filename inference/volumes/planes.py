@@ -100,7 +100,8 @@ def planes_of(ds: Dataset, instance: int = 0) -> Iterator[Plane]:
         raise InputRefused(f"{name} is not an image: it has no Rows and Columns")
     if not ds.get("SOPClassUID"):
         raise InputRefused(f"{name} has no SOPClassUID, so no result could refer to it")
-    if reason := stored_upside_down(ds):
+    private = PrivateElements(ds)
+    if reason := stored_upside_down(ds, private):
         raise InputRefused(f"{name} {reason}")
     if int(ds.get("SamplesPerPixel") or 1) != 1:
         raise InputRefused(f"{name} is a colour image, which is no measured signal")
@@ -114,14 +115,17 @@ def planes_of(ds: Dataset, instance: int = 0) -> Iterator[Plane]:
     elif int(ds.get("NumberOfFrames") or 1) != 1:
         raise InputRefused(f"{name} has several frames without the functional groups that place them in space")
     elif tile_format := tiled_as(ds):
-        yield from _tiled_planes(ds, instance, tile_format, name)
+        yield from _tiled_planes(ds, instance, tile_format, name, _classic_differences(ds, private))
     else:
-        yield _plane(ds, instance, None, name, vector(ds, POSITION, 3, name), ds, ds, _classic_differences(ds))
+        told_apart = _classic_differences(ds, private)
+        yield _plane(ds, instance, None, name, vector(ds, POSITION, 3, name), ds, ds, told_apart)
 
 
-def _tiled_planes(ds: Dataset, instance: int, tile_format: TileFormat, name: str) -> Iterator[Plane]:
+def _tiled_planes(
+    ds: Dataset, instance: int, tile_format: TileFormat, name: str, told_apart: Mapping[str, Any]
+) -> Iterator[Plane]:
     tiling = tiling_of(ds, tile_format, name)
-    plane = _plane(ds, instance, None, name, tiling.positions[0], ds, ds, _classic_differences(ds))
+    plane = _plane(ds, instance, None, name, tiling.positions[0], ds, ds, told_apart)
     for k, (corner, position) in enumerate(zip(tiling.corners, tiling.positions, strict=True), 1):
         yield replace(
             plane,
@@ -201,9 +205,8 @@ def _plane(
     )
 
 
-def _classic_differences(ds: Dataset) -> dict[str, Any]:
-    diffusion = weighting(ds)
-    private = PrivateElements(ds)
+def _classic_differences(ds: Dataset, private: PrivateElements) -> dict[str, Any]:
+    diffusion = weighting(ds, private)
     content = content_of(ds.get("ImageType"), ds.get("ComplexImageComponent"), private)
     return {
         ECHO_TIME: number(ds.get(ECHO_TIME)),
