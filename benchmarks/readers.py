@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,23 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 
 from benchmarks.meter import Measured, Meter
+from storage.blobs import Blob
+from storage.log.journal import Journal
+from storage.log.segments.frames import FrameKind
+from storage.log.segments.store import Segments
+from storage.records.instances import Address, ReceivedInstance
+
+FEW = 4
+JOURNALS, RECEIVER = "journals", "receive-0"
 
 
 def node_read(folder: Path, output: Path) -> Measured:
+    """From where a receiver has logged them."""
     from inference.volumes.reading import read_volume
-    from storage.blobs import file_blobs
 
-    return reading(lambda paths: read_volume(file_blobs(paths)).array, folder, output)
+    blobs = logged_images(folder)
+    read_volume(blobs[:FEW])
+    return measured(lambda: read_volume(blobs).array, output)
 
 
 def pydicom_read(folder: Path, output: Path) -> Measured:
@@ -48,13 +59,50 @@ def simpleitk_read(folder: Path, output: Path) -> Measured:
 
 
 def reading(read: Callable[[list[Path]], NDArray[np.float32]], folder: Path, output: Path) -> Measured:
-    """The second time counts; the first one loads what later ones share, and is of few files."""
+    """The second time counts; the first one loads what later ones share, and is of FEW files."""
     paths = sorted((folder / "images").iterdir())
     few = output.parent / "few"
     few.mkdir()
-    read([Path(shutil.copy(path, few)) for path in paths[:4]])
+    read([Path(shutil.copy(path, few)) for path in paths[:FEW]])
+    return measured(lambda: read(paths), output)
+
+
+def measured(read: Callable[[], NDArray[np.float32]], output: Path) -> Measured:
     meter = Meter()
-    array = read(paths)
-    measured = meter.read()
+    array = read()
+    found = meter.read()
     np.save(output, array[:, ::64, ::64])
-    return measured
+    return found
+
+
+def log_images(folder: Path) -> None:
+    """Log the images of `folder` as a receiver does, in their order."""
+    journal = Journal(folder / JOURNALS / RECEIVER)
+    journal.open()
+    for path in sorted((folder / "images").iterdir()):
+        ds = dcmread(path, stop_before_pixels=True)
+        instance = ReceivedInstance(
+            sop_instance_uid=ds.SOPInstanceUID,
+            sop_class_uid=ds.SOPClassUID,
+            series_instance_uid=ds.SeriesInstanceUID,
+            study_instance_uid=ds.StudyInstanceUID,
+            transfer_syntax_uid=ds.file_meta.TransferSyntaxUID,
+            modality=ds.Modality,
+            source_ae_title="BENCHMARK",
+            association="1",
+            received_at=datetime.now(UTC),
+        )
+        journal.store(instance, path.read_bytes())
+    journal.close()
+
+
+def logged_images(folder: Path) -> list[Blob]:
+    """Return the blobs of the images that were logged."""
+    segments, blobs = Segments(folder / JOURNALS), []
+    for number in segments.numbers(RECEIVER):
+        with segments.open(RECEIVER, number) as reader:
+            for frame in reader.frames(0):
+                if frame.kind is FrameKind.INSTANCE:
+                    place = (frame.offset, frame.body_offset, frame.head.body_bytes)
+                    blobs.append(segments.blob(Address(RECEIVER, number, *place), ""))
+    return blobs
