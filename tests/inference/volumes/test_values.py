@@ -225,7 +225,7 @@ READERS = {
     "dicom_node/objects/reading/segmentation.py": "stored values of a SEG are masks",
     "dicom_node/demo/overlay.py": "stored values of a SEG are masks",
     "dicom_node/demo/simulator/mr_series.py": "writes images",
-    "storage/log/comparison.py": "compares two copies of one instance, stored value by stored value",
+    "storage/log/filing/comparison.py": "compares two copies of one instance, stored value by stored value",
 }
 NAMES = frozenset({
     "pixel_array", "apply_modality_lut", "apply_rescale", "apply_rwvm", "pixel_data", "PixelData", "iter_pixels",
