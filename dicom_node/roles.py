@@ -25,6 +25,7 @@ from dicom_node.dimse.pynetdicom_setup import ensure_pinned_version
 from dicom_node.dimse.query import DimseSource, SourcePacs
 from dicom_node.dimse.scu import Target
 from dicom_node.index.indexer import Indexer
+from dicom_node.index.scrub import SCRUB_SECONDS, Scrub
 from dicom_node.read.stores import Stores
 from dicom_node.receive.association_reports import AssociationReports
 from dicom_node.receive.commitment import CommitmentService
@@ -202,6 +203,9 @@ def build_scheduler(settings: Settings, stores: Stores) -> Scheduler:
     if earlier is not None:
         existing = ExistingPatients(stores.patients, earlier, stores.studies)
         tasks.append(ScheduledTask("identification of patients", SWEEP_SECONDS, (existing.advance,)))
+    if rate := settings.storage.scrub_megabytes_per_second:
+        scrub = Scrub(settings.folders.journals, stores.instances, stores.problems, rate, lambda *_: {})
+        tasks.append(ScheduledTask("scrub", SCRUB_SECONDS, (scrub.advance,)))
     if (source := build_source(settings)) is not None:
         questions = SourceQuestions(stores.studies, source, settings.completion.rule, completion)
         tasks.append(ScheduledTask("questions to the source", SWEEP_SECONDS, (questions.ask,)))

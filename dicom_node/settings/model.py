@@ -57,6 +57,10 @@ class ReceiveSettings(Section):
     minimum_free_megabytes: float = Field(1024, ge=0, allow_inf_nan=False)
 
 
+class StorageSettings(Section):
+    scrub_megabytes_per_second: float = Field(4, ge=0, le=10_000, allow_inf_nan=False)
+
+
 class CompletionSettings(Section):
     quiet_seconds: Seconds = 30
     released_seconds: Seconds | None = None
@@ -214,6 +218,7 @@ class Settings(BaseSettings):
 
     node: NodeSettings = NodeSettings()
     receive: ReceiveSettings = ReceiveSettings()
+    storage: StorageSettings = StorageSettings()
     completion: CompletionSettings = CompletionSettings()
     work: WorkSettings = WorkSettings()
     dispatch: DispatchSettings = DispatchSettings()

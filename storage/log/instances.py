@@ -18,7 +18,7 @@ from storage.log.filing.entries import InstancePlace, usual_file
 from storage.log.filing.rows import address_in, read_kept_headers
 from storage.log.headers.patient_header import read_identity
 from storage.log.patient_key import PATIENT_KEY, PatientKey
-from storage.records.instances import Facts, Instance, Series
+from storage.records.instances import Facts, Instance, LoggedInstance, Series
 from storage.records.patients import StudyIdentities
 from storage.tables.database import schema
 from storage.tables.database.connection import Database, changed
@@ -170,6 +170,18 @@ class InstanceStore:
             with self._database.reading() as session:
                 for *place, sha256 in session.execute(select(*columns).execution_options(yield_per=_YIELDED)):
                     yield InstancePlace(*place), sha256
+
+    def logged(self, receiver: str, number: int, start: int, end: int) -> list[LoggedInstance]:
+        """Return what has a row and begins in this range of a segment: current, earlier, or kept aside."""
+        found = set()
+        segment = schema.SegmentRow
+        for row in (schema.InstanceRow, schema.InstanceVersionRow, schema.AsideRow):
+            here = (segment.receiver == receiver, segment.number == number, row.frame_offset.between(start, end - 1))
+            columns = (row.frame_offset, row.sop_instance_uid, row.study_instance_uid)
+            with self._database.reading() as session:
+                rows = session.execute(select(*columns).join(segment, segment.id == row.segment_id).where(*here))
+                found |= {(int(offset or 0), sop, study) for offset, sop, study in rows}
+        return [LoggedInstance(*one) for one in sorted(found)]
 
     def kept_aside(self) -> list[KeptAside]:
         """Return what is part of no study, and why."""

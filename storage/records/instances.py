@@ -134,6 +134,15 @@ class ReceivedInstance:
 
 
 @dataclass(frozen=True)
+class LoggedInstance:
+    """An instance that has a row, and where its frame begins in a segment."""
+
+    frame_offset: int
+    sop_instance_uid: str
+    study_instance_uid: str
+
+
+@dataclass(frozen=True)
 class Series:
     """The instances of a study that have the same Series Instance UID."""
 

@@ -22,6 +22,7 @@ class ProblemKind(StrEnum):
     CORRECTION_INCOMPLETE = "correction_incomplete"
     QUARANTINED = "quarantined"
     UNFILED = "unfiled"
+    DAMAGED = "damaged"
     REFUSED = "refused"
     ROUTING_FAILED = "routing_failed"
     MACHINE_TROUBLE = "machine_trouble"

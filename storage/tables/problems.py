@@ -80,6 +80,13 @@ class Problems:
         with self._database.session() as session:
             return close_problem(session, kind, key)
 
+    def keys(self, kind: ProblemKind, prefix: str) -> Sequence[str]:
+        """Return the keys of the open problems of a kind that begin so."""
+        row = schema.ProblemRow
+        mine = and_(row.kind == kind, row.key.startswith(prefix, autoescape=True))
+        with self._database.reading() as session:
+            return session.scalars(select(row.key).where(mine)).all()
+
     def list(self, limits: ProblemLimits) -> Sequence[Problem]:
         """Return the problems that have a row, and the rows that are problems by their state; the oldest first."""
         with self._database.reading() as session:

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Protocol
 
 from storage.errors import DamagedFrame
-from storage.log.segments.disk import read_all
+from storage.log.segments.disk import drop_cached, read_all
 from storage.log.segments.frames import HEAD_BYTES, MAGIC, Frame, FrameHead, FrameKind, decode_head, decode_meta
 from storage.log.segments.layout import FIRST_FRAME, FOOTER_BYTES, decode_footer, decode_salt, decode_table
 from storage.log.segments.release01 import OLD_MAGIC, OldFrames
@@ -60,14 +60,14 @@ class UnsealedFrames:
         self._descriptor = descriptor
         self.size = size
         self.salt = salt
-        self._live = live
+        self.live = live
 
     def at(self, offset: int) -> Frame | None:
         head = self._head(offset)
         if head is None or not self._is_written(offset + HEAD_BYTES + head.content_bytes):
             return None
         frame = self._read(head, offset)
-        if frame is None or self._live:
+        if frame is None or self.live:
             return frame
         return frame if is_whole(frame, self._body(frame)) else None
 
@@ -112,7 +112,7 @@ class UnsealedFrames:
 
         A live writer may have cut off a frame that did not fit since the size was read, and begun another one there.
         """
-        return end <= self.size and (not self._live or end <= os.fstat(self._descriptor).st_size)
+        return end <= self.size and (not self.live or end <= os.fstat(self._descriptor).st_size)
 
 
 class SealedFrames(UnsealedFrames):
@@ -174,6 +174,15 @@ class SegmentReader:
     def unsealed(self) -> UnsealedFrames | None:
         """Return the frames of a segment that may be sealed; None for any other."""
         return self._frames if isinstance(self._frames, UnsealedFrames) and not self._frames.sealed else None
+
+    @property
+    def is_live(self) -> bool:
+        """Return True if a process was writing this segment when it was opened."""
+        return self.unsealed is not None and self.unsealed.live
+
+    def drop_cached(self) -> None:
+        """Have everything read from the disk the next time, and not from the page cache."""
+        drop_cached(self.descriptor, 0, os.fstat(self.descriptor).st_size)
 
     def sync(self) -> None:
         """Make the bytes that were read durable: a row must never refer to bytes that a loss of power destroys."""
