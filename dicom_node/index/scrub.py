@@ -162,12 +162,13 @@ class Scrub:
     ) -> Iterator[_Damage]:
         """Look at a suspect once more, because it may have been deleted since the reader was opened."""
         segment = f"{receiver}/{number:08}"
-        listed = self._instances.logged(receiver, number, suspect.offset, suspect.end)
+        found = self._instances.logged(receiver, number, suspect.offset, suspect.end)
+        listed = [one for one in found if one.frame_offset not in deleted]
         if suspect.verdict is FrameVerdict.WHOLE:
             assert suspect.frame is not None
             name = suspect.frame.meta["file"]
             # Without a row, the instance was deleted, or never acknowledged.
-            if listed and suspect.offset not in deleted and not self._is_file_intact(receiver, number, suspect.frame):
+            if listed and not self._is_file_intact(receiver, number, suspect.frame):
                 what = "is damaged" if (self._journals / receiver / name).exists() else "is missing"
                 yield _damage(segment, listed[0], f"the file {name} beside segment {segment} {what}")
             return
