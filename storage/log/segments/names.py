@@ -13,16 +13,22 @@ LARGE_SUFFIX = ".large"
 WRITER = "writer.lock"  # locked by the receiver while it has the journal open; holds its WriterNote
 LARGE_NAME = re.compile(rf"[0-9]{{8,}}-[0-9]+{re.escape(LARGE_SUFFIX)}")
 
+_SEGMENT_NAME = re.compile(rf"([0-9]+){re.escape(SEGMENT_SUFFIX)}")
 _NOTE_BYTES = 41
+
+
+def list_numbers(folder: Path) -> list[int]:
+    """Return the numbers of the segments of a journal, oldest first."""
+    try:
+        found = map(_SEGMENT_NAME.fullmatch, os.listdir(folder))  # faster than paths, by an order of magnitude
+    except FileNotFoundError:
+        return []
+    return sorted(int(name[1]) for name in found if name is not None)
 
 
 def list_segments(folder: Path) -> list[Path]:
     """Return the segments of a journal, oldest first."""
-    return sorted(folder.glob(f"[0-9]*{SEGMENT_SUFFIX}"))
-
-
-def segment_number(segment: Path) -> int:
-    return int(segment.name.removesuffix(SEGMENT_SUFFIX))
+    return [segment_path(folder, number) for number in list_numbers(folder)]
 
 
 def segment_path(folder: Path, number: int) -> Path:

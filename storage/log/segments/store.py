@@ -8,7 +8,7 @@ from storage.errors import DamagedFrame
 from storage.log.segments.disk import read_all
 from storage.log.segments.frames import Frame, FrameKind
 from storage.log.segments.judged import FrameVerdict, judge_frames
-from storage.log.segments.names import LARGE_SUFFIX, WRITER, list_segments, read_note, segment_number, segment_path
+from storage.log.segments.names import LARGE_SUFFIX, WRITER, list_numbers, read_note, segment_path
 from storage.log.segments.ranges import InstanceFile, SegmentRange
 from storage.log.segments.reader import SegmentReader
 from storage.log.segments.writer import seal_segment
@@ -29,7 +29,7 @@ class Segments:
 
     def numbers(self, receiver: str) -> list[int]:
         """Return the numbers of all of a receiver's segments, oldest first. This lists the whole folder."""
-        return [segment_number(path) for path in list_segments(self._journals / receiver)]
+        return list_numbers(self._journals / receiver)
 
     def following(self, receiver: str, number: int) -> list[int]:
         """Return the numbers from `number` on, oldest first: all, or the first ones if there are many.
