@@ -38,7 +38,7 @@ from dicom_node.receive.receiver import DimseService, Receiver
 from dicom_node.route.earlier_studies import EarlierStudies
 from dicom_node.route.early_start import EarlyStarter
 from dicom_node.route.identification import ExistingPatients
-from dicom_node.route.recognition import ReceivedSeries, SeriesRecogniser
+from dicom_node.route.recognition import ReceivedSeries, RecognitionAhead, SeriesRecogniser
 from dicom_node.route.reporting import NoResultSweep
 from dicom_node.route.routable import RoutableStudies
 from dicom_node.route.routing import route
@@ -48,6 +48,7 @@ from dicom_node.runtime.clock import machine_clock, steady_now, wall_now
 from dicom_node.runtime.process import role_name
 from dicom_node.runtime.supervisor import Role
 from dicom_node.schedule import (
+    AHEAD_SECONDS,
     RELEASE_SECONDS,
     REPORT_SECONDS,
     SWEEP_SECONDS,
@@ -176,7 +177,8 @@ def build_scheduler(settings: Settings, stores: Stores) -> Scheduler:
     """Wire the sweeps, in the order in which a study goes through them, and the tasks beside them."""
     ensure_pinned_version()
     configured = load_applications(settings.application_entries)
-    earlier, routable = _routable(settings, stores, configured)
+    recogniser = SeriesRecogniser(stores.instances, settings.site_table)
+    earlier, routable = _routable(settings, stores, configured, recogniser)
     early = [a for a in configured if a.starts_on_inputs and a.manifest is not None]
     starter = EarlyStarter(stores.studies, routable, early)
     completion = CompletionSweep(
@@ -195,8 +197,10 @@ def build_scheduler(settings: Settings, stores: Stores) -> Scheduler:
         stalled_seconds=settings.work.heartbeat_seconds * MISSED_HEARTBEATS,
         maximum_job_attempts=settings.work.maximum_attempts,
     )
+    ahead = RecognitionAhead(stores.instances, recogniser)
     tasks = [
         ScheduledTask("completion and routing", SWEEP_SECONDS, (completion.sweep, routing.sweep)),
+        ScheduledTask("recognition of arriving series", AHEAD_SECONDS, (ahead.advance,)),
         ScheduledTask("reports of no result", REPORT_SECONDS, (no_result.sweep,)),
         ScheduledTask("release of stalled work", RELEASE_SECONDS, (stalled.release,)),
     ]
@@ -214,10 +218,12 @@ def build_scheduler(settings: Settings, stores: Stores) -> Scheduler:
 
 
 def _routable(
-    settings: Settings, stores: Stores, configured: Sequence[ConfiguredApplication]
+    settings: Settings,
+    stores: Stores,
+    configured: Sequence[ConfiguredApplication],
+    recogniser: SeriesRecogniser,
 ) -> tuple[EarlierStudies | None, RoutableStudies]:
     received = ReceivedSeries(stores.instances, stores.results)
-    recogniser = SeriesRecogniser(settings.site_table)
     earlier = None
     if any(a.manifest is not None and a.manifest.earlier for a in configured):
         earlier = EarlierStudies(stores.patients, stores.instances, received, recogniser)
@@ -231,7 +237,8 @@ def try_configuration(settings: Settings, stores: Stores, study: Study) -> Routi
     Raises OSError if the images cannot be read.
     """
     configured = configured_applications(settings.application_entries)
-    _, routable = _routable(settings, stores, configured)
+    recogniser = SeriesRecogniser(stores.instances, settings.site_table)
+    _, routable = _routable(settings, stores, configured, recogniser)
     return route(routable.read(study), configured).decision
 
 

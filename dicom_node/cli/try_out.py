@@ -137,13 +137,14 @@ def recognise_command(
     """Say what each series in a folder is taken for, and why; with the `[[series]]` of the configuration."""
     from dicom_node.demo.series_tree import series_tree
     from dicom_node.demo.simulator.study_files import load_study
-    from inference.series.recogniser import read_headers, recognise_headers
+    from dicom_node.route.headers import blob_headers
+    from inference.series.recogniser import recognise_headers
     from storage.blobs import file_blobs
 
     settings, _ = read_config(config)
     site = settings.site_table
     series = load_study(folders).series.values()
-    found = [recognise_headers(read_headers(file_blobs(paths)), site) for paths in series]
+    found = [recognise_headers(blob_headers(file_blobs(paths)), site) for paths in series]
     if as_json:
         print_json(found)
     else:

@@ -1,4 +1,4 @@
-"""Visits: the patient of a study and the time of its acquisition, read from the headers of its images."""
+"""Visits: the time of the acquisition of a study, read from the headers of its images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,33 +10,20 @@ from pydicom.dataset import Dataset
 from inference.headers.reading import read_header
 from storage.blobs import Blob
 from storage.errors import MalformedObject
-from storage.log.headers.patient_header import stated_birth_date, stated_sex
 
 SAMPLES = 3  # images of a study to try: one readable header is enough
-_ELEMENTS = [
-    "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex",
-    "StudyDate", "StudyTime", "AcquisitionDate", "AcquisitionDateTime",
-]  # fmt: skip
+_ELEMENTS = ["StudyDate", "StudyTime", "AcquisitionDate", "AcquisitionDateTime"]
 
 
 @dataclass(frozen=True)
 class Visit:
-    """The patient, the date and the time of a study, as one of its headers gives them.
+    """The date and the time of a study, as one of its headers gives them.
 
     An attribute that the header does not state is empty, or None for the day.
     """
 
-    patient_id: str
-    issuer: str
-    birth_date: str
-    sex: str
     day: date | None
     time: str  # HHMMSS and a fraction
-
-    def contradicts(self, other: "Visit") -> bool:
-        """Return True if the visits are of different patients although the identifiers are the same."""
-        pairs = ((self.birth_date, other.birth_date), (self.sex, other.sex))
-        return any(one and two and one != two for one, two in pairs)
 
     def is_before(self, other: "Visit") -> bool | None:
         """Return True if this visit was before the other; None if the dates and times of both give no order."""
@@ -62,10 +49,6 @@ def visit_of(ds: Dataset) -> Visit:
     time = _text(ds.get("StudyTime")).replace(":", "") if day is not None else ""
     whole, _, fraction = time.partition(".")
     return Visit(
-        patient_id=_text(ds.get("PatientID")),
-        issuer=_text(ds.get("IssuerOfPatientID")),
-        birth_date=stated_birth_date(_text(ds.get("PatientBirthDate"))),
-        sex=stated_sex(_text(ds.get("PatientSex"))),
         day=day or acquisition_date(ds),
         time=f"{whole:0<6}.{fraction:0<6}" if whole.isdigit() else "",
     )

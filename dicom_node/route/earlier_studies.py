@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from datetime import date
 from functools import partial
 
-from dicom_node.read.visits import SAMPLES, Visit, read_visit
+from dicom_node.read.visits import SAMPLES, Visit, read_visit, visit_of
+from dicom_node.route.headers import sample_header
 from dicom_node.route.recognition import ReceivedSeries, SeriesRecogniser
 from inference.series.recogniser import Recognition
 from storage.log.headers.patient_header import read_identity
 from storage.log.instances import InstanceStore
 from storage.records.instances import Instance, Series
-from storage.records.patients import NOBODY, PatientIdentity
+from storage.records.patients import NOBODY, PatientIdentity, StudyIdentities
 from storage.tables.patients import Patients
 
 
@@ -56,9 +57,14 @@ class EarlierStudies:
         visit = self._visit(study_instance_uid) if others else None
         if visit is None:
             return []
-        before = [(uid, other) for uid, other in self._visits(others).items() if other.is_before(visit) is not False]
-        before.sort(key=lambda one: (_problem(visit, one[1]) != "", one[1].day or date.max, one[1].time, one[0]))
-        return [self._study(uid, other, visit) for uid, other in before]
+        identities = self._instances.identities(study_instance_uid)
+        before = [
+            (self._problem(uid, other, identities, visit), other, uid)
+            for uid, other in self._visits(others).items()
+            if other.is_before(visit) is not False
+        ]
+        before.sort(key=lambda one: (one[0] != "", one[1].day or date.max, one[1].time, one[2]))
+        return [self._study(uid, other, visit, problem) for problem, other, uid in before]
 
     def arrived(self, study_instance_uid: str) -> list[str]:
         """Return the later studies of the patient of this complete study, which must be routed again.
@@ -86,8 +92,14 @@ class EarlierStudies:
             return []
         return sorted(uid for uid, other in self._visits(others).items() if visit.is_before(other))
 
-    def _study(self, study_instance_uid: str, visit: Visit, later: Visit) -> EarlierStudy:
-        problem = _problem(later, visit)
+    def _problem(self, study_instance_uid: str, visit: Visit, later: StudyIdentities, later_visit: Visit) -> str:
+        if later.differ(self._instances.identities(study_instance_uid)):
+            return "has the same Patient ID, but another birth date or sex: it may be of another patient"
+        if visit.is_before(later_visit) is None:
+            return "is of the same patient, but the dates and times of both studies do not say which one is earlier"
+        return ""
+
+    def _study(self, study_instance_uid: str, visit: Visit, later: Visit, problem: str) -> EarlierStudy:
         if problem:
             return EarlierStudy(study_instance_uid, None, problem=problem)
         if self._instances.identities(study_instance_uid).conflict() is not None:
@@ -95,7 +107,7 @@ class EarlierStudies:
         assert later.day is not None
         assert visit.day is not None
         series = tuple(self._received.of_study(study_instance_uid))
-        recognised = tuple(self._recogniser.describe(s) for s in series)
+        recognised = tuple(recognised for recognised, _ in self._recogniser.look(series))
         return EarlierStudy(study_instance_uid, (later.day - visit.day).days, series, recognised)
 
     def _visits(self, study_instance_uids: Iterable[str]) -> dict[str, Visit]:
@@ -105,18 +117,12 @@ class EarlierStudies:
 
     def _visit(self, study_instance_uid: str) -> Visit | None:
         """Return the visit of a study; None if no header can be read. Raises OSError as `read_visit` does."""
-        return read_visit([instance.blob for instance in self._instances.sample(study_instance_uid, SAMPLES)])
+        sample = self._instances.sample(study_instance_uid, SAMPLES)
+        header = sample_header(self._instances, sample)
+        return read_visit([instance.blob for instance in sample]) if header is None else visit_of(header)
 
 
 def _stated_by(instances: Sequence[Instance]) -> PatientIdentity:
     """Return what the first of the instances states that states a Patient ID."""
     identities = (read_identity(instance.blob) for instance in instances)
     return next((identity for identity in identities if identity.patient_id), NOBODY)
-
-
-def _problem(visit: Visit, other: Visit) -> str:
-    if visit.contradicts(other):
-        return "has the same Patient ID, but another birth date or sex: it may be of another patient"
-    if other.is_before(visit) is None:
-        return "is of the same patient, but the dates and times of both studies do not say which one is earlier"
-    return ""

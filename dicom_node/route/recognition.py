@@ -4,14 +4,21 @@ An error of the machine is raised as it is (OSError, MemoryError): it says nothi
 """
 
 import logging
-from collections.abc import Collection
-from dataclasses import replace
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
+from pydicom.dataset import Dataset
+
+from dicom_node.route.headers import series_headers
 from dicom_node.runtime.logs import fields, unexpected
 from inference.contract.study_rule import StudyValues, stated_values
 from inference.headers.images import images_among
 from inference.series.kinds import Kind
-from inference.series.recogniser import Recognition, read_headers, recognise_headers
+from inference.series.recogniser import Recognition, recognise_headers
 from inference.series.site_table import SiteTable
 from storage.log.instances import InstanceStore
 from storage.records.instances import Series
@@ -20,7 +27,14 @@ from storage.tables.results import Results
 
 log = logging.getLogger(__name__)
 
-DESCRIPTIONS = 256  # series that are remembered
+DESCRIPTIONS = 2048  # series that are remembered
+QUIET_SECONDS = 3.0  # without a new instance, before a series of a study that still arrives is recognised
+SECONDS_AT_ONCE = 0.5  # of one run
+INSTANCES_AT_ONCE = 500  # of series that are recognised together
+
+_SeriesKey = tuple[str, str]  # UIDs of study and series
+Looked = tuple[Recognition, StudyValues]
+"""What a series is recognised as, and the values that its images state."""
 
 
 class ReceivedSeries:
@@ -49,31 +63,96 @@ class ReceivedSeries:
 
 
 class SeriesRecogniser:
-    """The recogniser of stored series. The headers of a series are read again only when its instances changed.
+    """The recogniser of stored series. A series is recognised anew only when its instances or their content changed.
 
-    `site` holds what the site declares about its own series.
+    `site` holds what the site declares about its own series. Any number of threads may ask.
     """
 
-    def __init__(self, site: SiteTable = ()) -> None:
+    def __init__(self, store: InstanceStore, site: SiteTable = ()) -> None:
+        self._store = store
         self._site = site
-        self._descriptions: dict[str, tuple[int, Recognition, StudyValues]] = {}
+        self._known: OrderedDict[_SeriesKey, tuple[int, Looked]] = OrderedDict()
+        self._lock = threading.Lock()
 
-    def describe(self, series: Series) -> Recognition:
-        """Return what the series is recognised as. Raises OSError if its instances cannot be read now."""
-        return self.look(series)[0]
+    def look(self, series: Sequence[Series]) -> list[Looked]:
+        """Return what each of these series of one study is recognised as, and the values that its images state.
 
-    def look(self, series: Series) -> tuple[Recognition, StudyValues]:
-        """Return also the values that the images of the series state. Raises OSError as `describe` does."""
-        version = _series_version(series)
-        known = self._descriptions.get(series.series_instance_uid)
-        if known is not None and known[0] == version:
-            return known[1:]
-        description, stated = _recognise(series, self._site)
-        if not description.problem:  # A series that cannot be read may be readable next time.
-            self._descriptions[series.series_instance_uid] = (version, description, stated)
-            while len(self._descriptions) > DESCRIPTIONS:
-                self._descriptions.pop(next(iter(self._descriptions)))
-        return description, stated
+        Raises OSError if an instance must be opened and cannot be read now.
+        """
+        versions = [_series_version(one) for one in series]
+        found = [self._recall(one, version) for one, version in zip(series, versions, strict=True)]
+        unknown = [n for n, looked in enumerate(found) if looked is None]
+        headers = series_headers(self._store, [series[n] for n in unknown])
+        for n, of_series in zip(unknown, headers, strict=True):
+            found[n] = looked = _recognise(series[n], of_series, self._site)
+            self._remember(series[n], versions[n], looked)
+        return [looked for looked in found if looked is not None]
+
+    def _recall(self, series: Series, version: int) -> Looked | None:
+        with self._lock:
+            known = self._known.get(_key(series))
+        return known[1] if known is not None and known[0] == version else None
+
+    def _remember(self, series: Series, version: int, looked: Looked) -> None:
+        with self._lock:
+            self._known[_key(series)] = version, looked
+            self._known.move_to_end(_key(series))
+            while len(self._known) > DESCRIPTIONS:
+                self._known.popitem(last=False)
+
+
+@dataclass
+class _Arriving:
+    """A series of a study in RECEIVING: the number of its instances, since when, and True once it is recognised."""
+
+    count: int
+    since: float
+    is_recognised: bool = False
+
+
+class RecognitionAhead:
+    """The recognition of series that are quiet while their studies still arrive, so that little is left to routing.
+
+    What comes later has the series recognised again. One run stops after SECONDS_AT_ONCE.
+    """
+
+    def __init__(
+        self, store: InstanceStore, recogniser: SeriesRecogniser, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._store = store
+        self._recogniser = recogniser
+        self._monotonic = monotonic
+        self._seen: dict[_SeriesKey, _Arriving] = {}
+
+    def advance(self) -> None:
+        """Recognise series in which nothing came for QUIET_SECONDS."""
+        begin = self._monotonic()
+        self._seen = {
+            key: seen if (seen := self._seen.get(key)) and seen.count == count else _Arriving(count, begin)
+            for key, count in self._store.arriving().items()
+        }
+        while (batch := self._next_batch(begin)) is not None and self._monotonic() - begin <= SECONDS_AT_ONCE:
+            study, quiet = batch
+            with suppress(OSError):  # Routing will tell of it.
+                self._recogniser.look(self._store.series(study, quiet))
+            for series in quiet:
+                self._seen[study, series].is_recognised = True
+
+    def _next_batch(self, now: float) -> tuple[str, list[str]] | None:
+        """Return a study, and quiet series of it that are to be recognised; None if there are none."""
+        study, quiet, instances = "", [], 0
+        for (of_study, series), seen in self._seen.items():
+            if seen.is_recognised or now - seen.since < QUIET_SECONDS or of_study != (study or of_study):
+                continue
+            study, instances = of_study, instances + seen.count
+            quiet.append(series)
+            if instances >= INSTANCES_AT_ONCE:
+                break
+        return (study, quiet) if quiet else None
+
+
+def _key(series: Series) -> _SeriesKey:
+    return series.study_instance_uid, series.series_instance_uid
 
 
 def _series_version(series: Series) -> int:
@@ -81,9 +160,8 @@ def _series_version(series: Series) -> int:
     return hash(tuple((i.sop_instance_uid, i.blob.checksum) for i in series.instances))
 
 
-def _recognise(series: Series, site: SiteTable) -> tuple[Recognition, StudyValues]:
+def _recognise(series: Series, headers: Sequence[Dataset], site: SiteTable) -> Looked:
     """Recognise a series. If it is malformed, the description has a problem, and the study is routed without it."""
-    headers = read_headers([instance.blob for instance in series.instances])
     try:
         images, _ = images_among(headers)
         found = recognise_headers(headers, site)

@@ -33,7 +33,7 @@ class RoutableStudies:
         uid = study.study_instance_uid
         own = self._received.own_results(uid)
         series = [s for s in self._received.besides(uid, own) if only is None or s.series_instance_uid in only]
-        looked = [self._recogniser.look(s) for s in series]
+        looked = self._recogniser.look(series)
         callers = self._studies.callers(uid)
         return RoutableStudy(
             study_instance_uid=uid,

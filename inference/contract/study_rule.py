@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 
 from inference.headers.attributes import matches, values
 from inference.headers.body_parts import body_parts_of
+from inference.headers.decoding import one_of_each_pattern
 
 IN_A_YEAR = {"Y": 1, "M": 12, "W": 365.25 / 7, "D": 365.25}  # of the units of VR AS (PS3.5 6.2)
 
@@ -84,7 +85,7 @@ class StudyRule:
 
 def stated_values(images: Iterable[Dataset]) -> StudyValues:
     """Return the values that these headers state. An element that cannot be read states nothing."""
-    return StudyValues.union(map(_of_image, images))
+    return StudyValues.union(map(_of_image, one_of_each_pattern(images)))
 
 
 def _of_image(ds: Dataset) -> StudyValues:

@@ -1,5 +1,6 @@
 """Values of attributes as headers really hold them: absent, empty, one or several."""
 
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from math import isfinite
 from typing import Any
@@ -29,7 +30,7 @@ def matches(text: str, pattern: str) -> bool:
     return fnmatchcase(text.strip().lower(), escaped)
 
 
-def vector(ds: Dataset, keyword: str, length: int, where: str) -> NDArray[np.float64]:
+def vector(ds: Dataset | Mapping[str, Any], keyword: str, length: int, where: str) -> NDArray[np.float64]:
     """Return the values of an attribute as an array (`length`,).
 
     Raises InputRefused unless the attribute has exactly `length` values and all are finite. The message begins with

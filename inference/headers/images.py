@@ -5,7 +5,7 @@ states, reports, and what cannot be read. They are left out with a reason, and n
 """
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
@@ -15,6 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from inference.headers.attributes import values
+from inference.headers.decoding import of_each
 from inference.headers.reading import UnreadableHeader
 
 IMAGE_MODALITIES = frozenset({"MR", "CT", "PT"})
@@ -60,7 +61,7 @@ def told_odd(odd: Sequence[OddObject]) -> list[str]:
     return [*told, f"{rest} further objects are left out"] if rest else told
 
 
-def image_name(ds: Dataset) -> str:
+def image_name(ds: Dataset | Mapping[str, Any]) -> str:
     """Return the name of an image in sentences for people: its Instance Number, as viewers show it."""
     number = _number(ds)
     return "an image without number" if number is None else f"image {number}"
@@ -103,7 +104,7 @@ def images_among(headers: Sequence[Dataset]) -> tuple[list[int], list[OddObject]
     Captures are images only of a series that holds nothing better. An image that names no storage class is none beside
     images that do.
     """
-    ranks = [_rank(ds) for ds in headers]
+    ranks = of_each(headers, _rank)
     best = max((rank for rank, _ in ranks), default=ImageClass.NONE)
     if best is ImageClass.NONE:
         return [], [OddObject(_number(ds), reason) for ds, (_, reason) in zip(headers, ranks, strict=True)]
@@ -146,20 +147,28 @@ def _pictures(images: Sequence[Dataset]) -> list[str]:
 
     Beside acquired images that is a derived one of another size, or one that states no place in space.
     """
-    acquired = [ds for ds in images if "DERIVED" not in values(_value(ds, "ImageType"))]
+    is_derived = of_each(images, _is_derived)
+    acquired = [ds for ds, derived in zip(images, is_derived, strict=True) if not derived]
     if len(acquired) <= len(images) / 2 or len(acquired) == len(images):
         return [""] * len(images)
     placed = not all(_has_no_place(ds) for ds in acquired)
-    sizes = {(_value(ds, "Rows"), _value(ds, "Columns")) for ds in acquired}
-    return [_why_picture(ds, placed, sizes) for ds in images]
+    sizes = set(of_each(acquired, _size))
+    return [_why_picture(ds, placed, sizes) if derived else "" for ds, derived in zip(images, is_derived, strict=True)]
+
+
+def _is_derived(ds: Dataset) -> bool:
+    return "DERIVED" in values(_value(ds, "ImageType"))
+
+
+def _size(ds: Dataset) -> tuple[int, int]:
+    return _value(ds, "Rows"), _value(ds, "Columns")
 
 
 def _why_picture(ds: Dataset, placed: bool, sizes: Collection[tuple[int, int]]) -> str:
-    if "DERIVED" not in values(_value(ds, "ImageType")):
-        return ""
+    """Return the reason why a derived image is a picture."""
     if placed and _has_no_place(ds):
         return "is a derived image without a place in space"
-    return "" if (_value(ds, "Rows"), _value(ds, "Columns")) in sizes else "is a derived image of another size"
+    return "" if _size(ds) in sizes else "is a derived image of another size"
 
 
 def _strays(images: Sequence[Dataset]) -> list[str]:
@@ -167,7 +176,10 @@ def _strays(images: Sequence[Dataset]) -> list[str]:
 
     Those are localizers, and images that were derived or lie in another direction, while fewer than FEW are like them.
     """
-    views = [_view_of(ds) for ds in images]
+    views = [
+        _View(*direction, _floats(ds, "ImagePositionPatient", 3))
+        for ds, direction in zip(images, of_each(images, _direction_of), strict=True)
+    ]
     kinds = Counter((view.image_type, view.direction) for view in views)
     alike = {kind: _number_alike(kind, kinds) for kind in kinds}
     rare = {kind for kind, number in alike.items() if number < FEW <= len(views) - number}
@@ -228,12 +240,12 @@ class _View:
         return self.place is not None and _is_near(self.place, other.place, SAME_PLACE)
 
 
-def _view_of(ds: Dataset) -> _View:
+def _direction_of(ds: Dataset) -> _ViewKind:
     image_type = tuple(str(value).strip().upper() for value in values(_value(ds, "ImageType")))
     direction = _floats(ds, "ImageOrientationPatient", 6)
     if direction is not None and not _is_direction(direction):
         direction = None  # a broken header, which the volumes name
-    return _View(image_type, direction, _floats(ds, "ImagePositionPatient", 3))
+    return image_type, direction
 
 
 def _is_direction(cosines: tuple[float, ...]) -> bool:
@@ -260,14 +272,14 @@ def _has_no_place(ds: Dataset) -> bool:
     return "PerFrameFunctionalGroupsSequence" not in ds and not _value(ds, "ImagePositionPatient")
 
 
-def _number(ds: Dataset) -> int | None:
+def _number(ds: Dataset | Mapping[str, Any]) -> int | None:
     try:
         return int(_value(ds, "InstanceNumber"))
     except (TypeError, ValueError):
         return None
 
 
-def _value(ds: Dataset, keyword: str) -> Any:
+def _value(ds: Dataset | Mapping[str, Any], keyword: str) -> Any:
     """Return the value of an attribute; None if it is absent or malformed, because pydicom reads values late."""
     try:
         return ds.get(keyword)

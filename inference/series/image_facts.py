@@ -6,13 +6,14 @@ Classic and Enhanced MR have the same facts in different places (PS3.3 C.8.3.1 a
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
+from inference.headers.decoding import varying_values
 from inference.headers.diffusion import b_value
 from inference.headers.image_content import MAGNITUDE, code_strings, content_of, ge_component
 from inference.headers.private import PrivateElements
@@ -32,6 +33,7 @@ CODED_QUANTITIES = {
     "129100": "FAT_FRACTION",
 }  # fmt: skip
 
+MOMENT = ("TemporalPositionIdentifier", "AcquisitionNumber", "AcquisitionTime")
 NOTHING = Dataset()
 keyword_tag = cache(Tag)
 
@@ -74,6 +76,7 @@ class ImageFacts:
     laterality: str = ""  # R, L, U (unpaired), B (both): PS3.3 C.7.6.16.2.8
     title: str = ""  # SeriesDescription, in lower case
     description: str = ""  # all texts that name it, in lower case
+    like: "ImageFacts | None" = field(default=None, compare=False, repr=False)  # see `facts_like`
 
     @property
     def derived(self) -> bool:
@@ -89,6 +92,26 @@ def facts_of(ds: Dataset) -> Iterator[ImageFacts]:
         return
     for own in ds.PerFrameFunctionalGroupsSequence:
         yield _facts(common, ds, _Enhanced(ds, own, shared_groups(ds)))
+
+
+def facts_like(known: ImageFacts, ds: Dataset) -> ImageFacts:
+    """Return the facts of a classic image. Those of another image are `known`, whose header has the same pattern.
+
+    They differ in place and time alone, and name `known` as what they are like.
+    """
+    varying = varying_values(ds)
+    trigger_time = number(varying.get("TriggerTime"))
+    if bool(trigger_time) != (known.trigger_time is not None) or "PlanePositionSequence" in ds:
+        (facts,) = facts_of(ds)  # a trigger is a sign of gating too
+        return facts
+    places = (number(value) for value in varying.get("ImagePositionPatient") or ())
+    return replace(
+        known,
+        position=tuple(place for place in places if place is not None),
+        moment=(*(str(varying.get(keyword, "")) for keyword in MOMENT), trigger_time),
+        trigger_time=trigger_time or None,
+        like=known,
+    )
 
 
 class _Classic:
@@ -153,8 +176,7 @@ class _Classic:
 
     @property
     def moment(self) -> tuple[Any, ...]:
-        keywords = ("TemporalPositionIdentifier", "AcquisitionNumber", "AcquisitionTime")
-        return (*(str(self.ds.get(keyword, "")) for keyword in keywords), self.trigger_time)
+        return (*(str(self.ds.get(keyword, "")) for keyword in MOMENT), self.trigger_time)
 
 
 class _Enhanced:

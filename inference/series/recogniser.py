@@ -6,7 +6,7 @@ it decides only if the physics does not, and with low confidence. The site's own
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,10 +14,11 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from inference.headers.attributes import values, vector
+from inference.headers.decoding import pattern_of
 from inference.headers.images import images_among, may_be_image, told_odd
 from inference.headers.reading import read_beginning
 from inference.series.agent import AgentEvidence, agent_evidence, seconds_after_injection
-from inference.series.image_facts import ImageFacts, facts_of
+from inference.series.image_facts import ImageFacts, facts_like, facts_of
 from inference.series.kinds import Kind as Kind
 from inference.series.series_rules import (
     DIFFUSION_KINDS,
@@ -28,7 +29,7 @@ from inference.series.series_rules import (
     phases_of,
 )
 from inference.series.site_table import SiteTable, rule_for
-from inference.volumes.planes import Plane, functional, is_enhanced, planes_of
+from inference.volumes.planes import Plane, functional, is_enhanced, planes_of_each
 from inference.volumes.stacks import SliceStack, differences, stacks_of
 from storage.blobs import Blob
 from storage.errors import InputRefused
@@ -98,7 +99,7 @@ def recognise_headers(headers: Sequence[Dataset], site: SiteTable = ()) -> Recog
         return _nothing(headers[0], Kind.NON_IMAGE, 1.0, reason, "the series holds no image")
     first = images[0]
     modality = str(first.get("Modality", ""))
-    facts = [f for ds in images for f in _readable(ds)]
+    facts = _readable(images)
     if not facts:
         return _nothing(first, Kind.UNKNOWN, 0.0, "its headers are malformed", "its headers are malformed")
     planes, problem, stacks = _geometry(images)
@@ -185,17 +186,27 @@ def _description(ds: Dataset) -> str:
         return ""
 
 
-def _readable(ds: Dataset) -> list[ImageFacts]:
-    """Return the facts of an instance; no facts if its header is malformed.
+def _readable(images: Iterable[Dataset]) -> list[ImageFacts]:
+    """Return the facts of those instances whose headers are not malformed."""
+    known: dict[Hashable, ImageFacts] = {}
+    return [facts for ds in images for facts in _facts_of(ds, known)]
+
+
+def _facts_of(ds: Dataset, known: dict[Hashable, ImageFacts]) -> list[ImageFacts]:
+    """Return the facts of an instance, from those `known` of its pattern; none if its header is malformed.
 
     pydicom reads values late, and then raises errors of many kinds.
     """
+    pattern = pattern_of(ds)
     try:
-        return list(facts_of(ds))
+        facts = [facts_like(known[pattern], ds)] if pattern in known else list(facts_of(ds))
     except MemoryError:
         raise
     except Exception:
         return []
+    if pattern is not None and len(facts) == 1:
+        known.setdefault(pattern, facts[0])
+    return facts
 
 
 def _fat_suppressed(kind: Kind, facts: Sequence[ImageFacts]) -> bool | None:
@@ -238,8 +249,7 @@ def _geometry(images: Sequence[Dataset]) -> tuple[list[Plane], str, list[SliceSt
     """Return the planes, the reason why they make no volume, and the volumes that they make."""
     planes: list[Plane] = []
     try:
-        for ds in images:
-            planes += planes_of(ds)
+        planes.extend(planes_of_each(images))
         stacks = stacks_of(planes)
     except InputRefused as error:
         return planes, str(error), []

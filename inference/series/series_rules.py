@@ -44,7 +44,7 @@ def kind_of_series(modality: str, facts: Sequence[ImageFacts], planes: Sequence[
         return Verdict(Kind.UNKNOWN, 0.0, f"modality {modality or 'unknown'} is neither MR nor CT")
     if _few_in_several_planes(planes) or "LOCALIZER" in facts[0].flavours:
         return Verdict(Kind.LOCALIZER, 0.9, "few slices in several planes, or called LOCALIZER in ImageType")
-    verdicts = [kind_of_image(f) for f in facts]
+    verdicts = _verdicts(facts)
     return (
         _of_diffusion(facts, verdicts)
         or _several_maps(verdicts)
@@ -56,6 +56,18 @@ def kind_of_series(modality: str, facts: Sequence[ImageFacts], planes: Sequence[
         or _echoes(facts, verdicts)
         or _vote(verdicts)
     )
+
+
+def _verdicts(facts: Sequence[ImageFacts]) -> list[Verdict]:
+    """Return the verdict on each image. Place and time have no part in it."""
+    known: dict[int, Verdict] = {}
+    found = []
+    for f in facts:
+        one = f.like or f
+        if id(one) not in known:
+            known[id(one)] = kind_of_image(f)
+        found.append(known[id(one)])
+    return found
 
 
 def _ct(facts: Sequence[ImageFacts]) -> Verdict:
@@ -212,7 +224,8 @@ def b_values_of(facts: Sequence[ImageFacts]) -> tuple[float, ...]:
 
 
 def _few_in_several_planes(planes: Sequence[Plane]) -> bool:
-    counts = Counter(nearest_plane(plane.normal) for plane in planes)
+    rows, columns = ([getattr(plane, along) for plane in planes] for along in ("row_direction", "column_direction"))
+    counts = Counter(np.abs(np.cross(rows, columns)).argmax(axis=1).tolist()) if planes else {}
     return len(counts) > 1 and max(counts.values()) <= LOCALIZER_SLICES
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from inference.headers.image_content import COMPONENT, FRAME_TYPE
-from inference.volumes.planes import B_VALUE, ECHO_TIME, TIME, TRIGGER_TIME, Plane
+from inference.volumes.planes import B_VALUE, ECHO_TIME, TIME, TRIGGER_TIME, LpsVector, Plane
 from storage.errors import InputRefused
 
 DIRECTION_TOLERANCE = 1e-3  # of a direction cosine: scanners round differently within one series
@@ -44,9 +44,13 @@ def may_stack(one: Plane, other: Plane) -> bool:
         (one.rows, one.columns) == (other.rows, other.columns)
         and one.frame_of_reference_uid == other.frame_of_reference_uid
         and all(abs(a - b) <= SPACING_TOLERANCE for a, b in zip(one.spacing, other.spacing, strict=True))
-        and bool((np.abs(one.row_direction - other.row_direction) <= DIRECTION_TOLERANCE).all())
-        and bool((np.abs(one.column_direction - other.column_direction) <= DIRECTION_TOLERANCE).all())
+        and _is_near(one.row_direction, other.row_direction)
+        and _is_near(one.column_direction, other.column_direction)
     )
+
+
+def _is_near(one: LpsVector, other: LpsVector) -> bool:
+    return one is other or bool((np.abs(one - other) <= DIRECTION_TOLERANCE).all())
 
 
 def text_of(value: Any) -> str:

@@ -4,7 +4,7 @@ No pixels are read. Classic and Enhanced MR keep the same facts in different pla
 functional groups of C.7.6.16); later modules get only `Plane`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
 from inference.headers.attributes import values, vector
+from inference.headers.decoding import pattern_of, varying_values
 from inference.headers.diffusion import direction, weighting
 from inference.headers.image_content import COMPONENT, FRAME_TYPE, ONE_DIRECTION, TRACE, content_of
 from inference.headers.images import image_name
@@ -121,6 +122,34 @@ def planes_of(ds: Dataset, instance: int = 0) -> Iterator[Plane]:
         yield _plane(ds, instance, None, name, vector(ds, POSITION, 3, name), ds, ds, told_apart)
 
 
+def planes_of_each(images: Iterable[Dataset]) -> Iterator[Plane]:
+    """Yield the planes of several instances, as `planes_of` does."""
+    known: dict[Hashable, Plane] = {}
+    for ds in images:
+        pattern = pattern_of(ds)
+        if pattern in known:
+            yield _plane_like(known[pattern], ds)
+            continue
+        for plane in planes_of(ds):
+            if pattern is not None and plane.tile is None and plane.frame_number is None:
+                known[pattern] = plane
+            yield plane
+
+
+def _plane_like(known: Plane, ds: Dataset) -> Plane:
+    """Return the plane of a classic image whose header has the pattern of that of `known`."""
+    varying = varying_values(ds)
+    times = {TIME: number(varying.get(TIME)), TRIGGER_TIME: number(varying.get(TRIGGER_TIME)) or None}
+    return replace(
+        known,
+        sop_instance_uid=str(varying["SOPInstanceUID"]),
+        position=vector(varying, POSITION, 3, image_name(varying)),
+        told_apart={**known.told_apart, **times},
+        order=_order(varying),
+        label=_label(varying),
+    )
+
+
 def _tiled_planes(
     ds: Dataset, instance: int, tile_format: TileFormat, name: str, told_apart: Mapping[str, Any]
 ) -> Iterator[Plane]:
@@ -198,11 +227,19 @@ def _plane(
         column_direction=column / column_length,
         spacing=(float(spacing[0]), float(spacing[1])),
         told_apart=told_apart,
-        order=(number(ds.get("AcquisitionNumber")) or 0, number(ds.get("InstanceNumber")) or 0),
-        label=f"image {ds.get('InstanceNumber') or '?'}",
+        order=_order(ds),
+        label=_label(ds),
         repetition_time=number(ds.get("RepetitionTime")),
         derived="DERIVED" in values(ds.get("ImageType")),
     )
+
+
+def _order(ds: Dataset | Mapping[str, Any]) -> tuple[float, float]:
+    return number(ds.get("AcquisitionNumber")) or 0, number(ds.get("InstanceNumber")) or 0
+
+
+def _label(ds: Dataset | Mapping[str, Any]) -> str:
+    return f"image {ds.get('InstanceNumber') or '?'}"
 
 
 def _classic_differences(ds: Dataset, private: PrivateElements) -> dict[str, Any]:

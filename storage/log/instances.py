@@ -1,6 +1,6 @@
 """The store of received instances: what the index lists, and the blobs in which their bytes are read."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Select, select, update
+from sqlalchemy import Select, func, select, update
 
 from storage.blobs import Blob
 from storage.log.filing.associations import abort_open_associations
@@ -20,8 +20,9 @@ from storage.log.headers.patient_header import read_identity
 from storage.log.patient_key import PATIENT_KEY, PatientKey
 from storage.records.instances import Facts, Instance, LoggedInstance, Series
 from storage.records.patients import StudyIdentities
+from storage.records.studies import StudyState
 from storage.tables.database import schema
-from storage.tables.database.connection import Database, changed
+from storage.tables.database.connection import Database, changed, chunks
 from storage.tables.patients import keep_subject, study_identities
 
 _KEY = ("sop_instance_uid", "series_instance_uid", "study_instance_uid", "sha256")
@@ -64,11 +65,14 @@ class InstanceStore:
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
-    def instances(self, study_instance_uid: str) -> list[Instance]:
-        """Return all instances of a study, grouped by series, in the order of their arrival."""
+    def instances(self, study_instance_uid: str, series_instance_uids: Collection[str] | None = None) -> list[Instance]:
+        """Return the instances of a study or of some of its series, by series in the order of their arrival."""
         row = schema.InstanceRow
         order = (row.series_instance_uid, row.received_at, row.sop_instance_uid)
-        return self._read(_with_segment(row).where(row.study_instance_uid == study_instance_uid).order_by(*order))
+        here = _with_segment(row).where(row.study_instance_uid == study_instance_uid)
+        if series_instance_uids is not None:
+            here = here.where(row.series_instance_uid.in_(series_instance_uids))
+        return self._read(here.order_by(*order))
 
     def sample(self, study_instance_uid: str, count: int) -> list[Instance]:
         """Return any instances of a study, at most `count`."""
@@ -76,13 +80,28 @@ class InstanceStore:
         here = _with_segment(row).where(row.study_instance_uid == study_instance_uid)
         return self._read(here.order_by(row.series_instance_uid, row.sop_instance_uid).limit(count))
 
-    def kept_headers(self, study_instance_uid: str) -> dict[InstancePlace, bytes]:
-        """Return the kept headers of a study, as `storage.log.headers.kept_header` describes them.
+    def kept_headers(
+        self, study_instance_uid: str, series_instance_uids: Collection[str] | None = None
+    ) -> dict[InstancePlace, bytes]:
+        """Return the kept headers of a study or of some of its series (`storage.log.headers.kept_header`).
 
         Instances without one are left out: those that release 0.1 filed.
         """
         with self._database.reading() as session:
-            return read_kept_headers(session, study_instance_uid)
+            return read_kept_headers(session, study_instance_uid, series_instance_uids)
+
+    def arriving(self) -> dict[tuple[str, str], int]:
+        """Count the instances of each series of the studies in RECEIVING. The key has the UIDs of study and series."""
+        row, study = schema.InstanceRow, schema.StudyRow
+        key = (row.study_instance_uid, row.series_instance_uid)
+        counted = select(*key, func.count()).group_by(*key)
+        with self._database.reading() as session:
+            receiving = select(study.study_instance_uid).where(study.state == StudyState.RECEIVING)
+            return {
+                (study_uid, series_uid): count
+                for chunk in chunks(session.scalars(receiving).all())
+                for study_uid, series_uid, count in session.execute(counted.where(row.study_instance_uid.in_(chunk)))
+            }
 
     def all(self) -> Iterator[Instance]:
         """Yield every instance in its current version, study by study."""
@@ -91,9 +110,13 @@ class InstanceStore:
         for study in studies:
             yield from self.instances(study)
 
-    def series(self, study_instance_uid: str) -> list[Series]:
-        """Return the series of a study by their UIDs. Results of this node that a PACS sent back are included."""
-        grouped = groupby(self.instances(study_instance_uid), key=lambda i: i.series_instance_uid)
+    def series(self, study_instance_uid: str, series_instance_uids: Collection[str] | None = None) -> list[Series]:
+        """Return the series of a study, or some of them, by their UIDs.
+
+        Results of this node that a PACS sent back are included.
+        """
+        found = self.instances(study_instance_uid, series_instance_uids)
+        grouped = groupby(found, key=lambda i: i.series_instance_uid)
         return [
             Series(
                 series_instance_uid=uid,

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
-from itertools import combinations, permutations
+from itertools import combinations, permutations, product
 from typing import Any
 
 MOST_IDENTITIES = 64  # of one study; a study with more is of several patients without comparing each pair
@@ -115,11 +115,13 @@ class IdentityConflict:
 class StudyIdentities:
     """The patients that the instances of a study state, without results of this node.
 
-    `corrected` holds pairs of indices into `groups`: an instance of the study was seen under both identities.
+    `corrected` holds pairs of indices into `groups`: an instance of the study was seen under both identities. `key` is
+    the name of the key of their hashes.
     """
 
     groups: tuple[IdentityGroup, ...] = ()
     corrected: frozenset[tuple[int, int]] = frozenset()
+    key: str = ""
 
     def conflict(self) -> IdentityConflict | None:
         """Return the contradiction in this study; None if all instances can be of one patient.
@@ -139,6 +141,17 @@ class StudyIdentities:
         return IdentityConflict(
             False, f"its {total} instances state different patients: they contradict one another in {attributes}"
         )
+
+    def differ(self, other: "StudyIdentities") -> bool:
+        """Return True if the studies state different birth dates or sexes. Hashes under different keys tell nothing."""
+        return self.key == other.key and any(
+            value and compared and value != compared
+            for name in ("birth_date", "sex")
+            for value, compared in product(self._stated(name), other._stated(name))
+        )
+
+    def _stated(self, name: str) -> set[str]:
+        return {getattr(group.identity, name) for group in self.groups}
 
     def _is_one_patient(self) -> bool:
         """Return True if a correction explains every contradiction."""

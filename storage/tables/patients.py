@@ -203,10 +203,11 @@ def study_identities(session: Session, study_instance_uid: str) -> StudyIdentiti
     rows = [row for row in rows if row[1][:NAME_LENGTH] == rows[-1][1][:NAME_LENGTH]]
     groups = tuple(IdentityGroup(PatientIdentity.from_json(row[2]), row[3], row[4]) for row in rows)
     if not contradictions([group.identity for group in groups]):
-        return StudyIdentities(groups)
+        return StudyIdentities(groups, key=rows[-1][1][:NAME_LENGTH] if rows else "")
     index = {row[0]: number for number, row in enumerate(rows)}
     pairs = _corrections(session, study_instance_uid)
-    return StudyIdentities(groups, frozenset((index[a], index[b]) for a, b in pairs if a in index and b in index))
+    corrected = frozenset((index[a], index[b]) for a, b in pairs if a in index and b in index)
+    return StudyIdentities(groups, corrected, rows[-1][1][:NAME_LENGTH])
 
 
 def _corrections(session: Session, study_instance_uid: str) -> list[tuple[int, int]]:

@@ -40,7 +40,6 @@ from tests.stores import stores_of
 from tests.work.parts import build_worker
 
 SECRET = "SECRET-7"
-RECOGNISER = SeriesRecogniser(())
 
 
 def application(earlier: EarlierRule | None) -> ConfiguredApplication:
@@ -64,7 +63,8 @@ class Course:
     def start(self) -> ExistingPatients:
         """The part that a start of the role begins, and that goes on beside the sweeps."""
         instances = self.node.instances
-        earlier = EarlierStudies(self.patients, instances, ReceivedSeries(instances, self.node.results), RECOGNISER)
+        received = ReceivedSeries(instances, self.node.results)
+        earlier = EarlierStudies(self.patients, instances, received, SeriesRecogniser(instances))
         return ExistingPatients(self.patients, earlier, self.node.studies)
 
     def forget(self) -> None:

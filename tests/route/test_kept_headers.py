@@ -14,6 +14,7 @@ from pynetdicom.dsutils import split_dataset
 from dicom_node.read.series_names import series_label
 from dicom_node.read.visits import acquisition_date, visit_of
 from inference.contract.study_rule import StudyValues, stated_values
+from inference.headers.decoding import HeaderDecoder
 from inference.headers.images import images_among
 from inference.headers.private import PrivateElements
 from inference.series.kinds import Kind
@@ -22,7 +23,7 @@ from inference.series.site_table import SiteRule
 from storage.log.headers import kept_elements
 from storage.log.headers.instance_reader import InstanceReader
 from storage.log.headers.kept_elements import FUNCTIONAL_GROUPS, KEPT_ELEMENTS, PRIVATE_BLOCKS
-from storage.log.headers.kept_header import decode_kept_header, is_enough
+from storage.log.headers.kept_header import decode_kept_header, encoded_elements, is_enough
 
 PATIENT = frozenset(map(Tag, ("PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex")))
 ONE_WEEK = 7.5 / 365.25
@@ -77,7 +78,10 @@ def test_kept_headers_say_what_whole_ones_say(series: list[tuple[list[Dataset], 
         name = str(whole[0].get("SeriesDescription"))
         assert all(map(is_enough, kept)), name
         decoded = [decode_kept_header(one) for one in kept]
-        assert seen(decoded) == seen(whole), name
+        decoder = HeaderDecoder()
+        together = [decoder.decode(*encoded_elements(one)) for one in kept]
+        assert together == decoded
+        assert seen(decoded) == seen(together) == seen(whole), name
         ages = [sorted(stated_values(headers).age) for headers in (decoded, whole)]
         assert ages[0] == pytest.approx(ages[1], abs=ONE_WEEK), name
 

@@ -125,7 +125,8 @@ def test_a_completed_procedure_step_ends_the_quiet_time(node: Node, clock: Clock
 def test_a_disk_that_is_away_decides_about_no_study(
     node: Node, clock: Clock, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The study stays COMPLETE, others go on, and it is routed when the disk answers."""
+    """The study, whose headers are not kept, stays COMPLETE. Others go on, and it is routed when the disk answers."""
+    monkeypatch.setattr(node.instances, "kept_headers", lambda *_: {})
     monkeypatch.setattr(journal, "SEGMENT_BYTES", 1)  # a segment for each instance
     sweeper = Sweeps(node, clock, applications=[replace(application(start=False), no_result="always")])
     study = write_ball_study(tmp_path / "study")

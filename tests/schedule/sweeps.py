@@ -14,7 +14,7 @@ from dicom_node.complete.source_pacs import SourceQuestions
 from dicom_node.complete.sweep import CompletionSweep
 from dicom_node.route.earlier_studies import EarlierStudies
 from dicom_node.route.early_start import EarlyStarter
-from dicom_node.route.recognition import ReceivedSeries, SeriesRecogniser
+from dicom_node.route.recognition import ReceivedSeries, RecognitionAhead, SeriesRecogniser
 from dicom_node.route.reporting import NoResultSweep
 from dicom_node.route.routable import RoutableStudies
 from dicom_node.route.sweep import RoutingSweep
@@ -110,7 +110,7 @@ class Sweeps:
     ) -> None:
         rule = RULE if source is None else replace(RULE, source=source.name)
         received_series = ReceivedSeries(node.instances, node.results)
-        recogniser = SeriesRecogniser(site)
+        recogniser = SeriesRecogniser(node.instances, site)
         earlier = None
         if patients is not None and any(a.manifest is not None and a.manifest.earlier for a in applications):
             earlier = EarlierStudies(patients, node.instances, received_series, recogniser)
@@ -124,11 +124,12 @@ class Sweeps:
         routing = RoutingSweep(
             node.studies, routable, earlier, self.problems, applications, clock, lambda: clock.now.timestamp()
         )
+        ahead = RecognitionAhead(node.instances, recogniser, lambda: clock.now.timestamp())
         no_results = NoResults(node.database)
         report = NoResultSweep(
             node.studies, no_results, applications, REPORT_QUIET, clock, lambda: clock.now.timestamp()
         )
-        self.sweep = ScheduledTask("sweep", 1, (completion.sweep, routing.sweep, report.sweep)).run
+        self.sweep = ScheduledTask("sweep", 1, (completion.sweep, routing.sweep, ahead.advance, report.sweep)).run
         if source is not None:
             self.ask_source = SourceQuestions(node.studies, source, rule, completion, clock, clock.wall).ask
 

@@ -1,6 +1,6 @@
 """The rows of instances in the log: entries to and from columns, the segments they name, and their shared headers."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import insert, select, tuple_
@@ -204,20 +204,23 @@ def keep_headers(session: Session, entries: Iterable[IndexEntry]) -> dict[Instan
     return columns
 
 
-def read_kept_headers(session: Session, study_instance_uid: str) -> dict[InstancePlace, bytes]:
-    """Return the kept headers of the instances of a study. Instances whose rows have none are left out."""
+def read_kept_headers(
+    session: Session, study_instance_uid: str, series_instance_uids: Collection[str] | None = None
+) -> dict[InstancePlace, bytes]:
+    """Return the kept headers of the instances of a study, or of some of its series.
+
+    Instances whose rows have none are left out.
+    """
     row, base = schema.InstanceRow, schema.SharedHeaderRow
-    shared = {
-        number: expand_shared(stored)
-        for number, stored in session.execute(
-            select(base.id, base.kept).where(base.study_instance_uid == study_instance_uid)
-        )
-    }
-    kept = session.execute(
-        select(row.sop_instance_uid, row.series_instance_uid, row.shared_header_id, row.kept).where(
-            row.study_instance_uid == study_instance_uid, row.shared_header_id.is_not(None)
-        )
+    shared_ones = select(base.id, base.kept).where(base.study_instance_uid == study_instance_uid)
+    own_ones = select(row.sop_instance_uid, row.series_instance_uid, row.shared_header_id, row.kept).where(
+        row.study_instance_uid == study_instance_uid, row.shared_header_id.is_not(None)
     )
+    if series_instance_uids is not None:
+        shared_ones = shared_ones.where(base.series_instance_uid.in_(series_instance_uids))
+        own_ones = own_ones.where(row.series_instance_uid.in_(series_instance_uids))
+    shared = {number: expand_shared(stored) for number, stored in session.execute(shared_ones)}
+    kept = session.execute(own_ones)
     return {
         InstancePlace(sop, series, study_instance_uid): expand_kept(stored, shared[number])
         for sop, series, number, stored in kept

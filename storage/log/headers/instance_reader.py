@@ -4,6 +4,9 @@ import hashlib
 import zlib
 from io import BufferedReader
 
+from pydicom.filereader import _read_file_meta_info, read_preamble
+
+from storage.blobs import Blob, open_to_parse
 from storage.log.files import BytesLike
 from storage.log.headers.content_hashes import ContentHasher
 from storage.log.headers.dataset_reader import DatasetReader
@@ -37,6 +40,17 @@ def read_instance_header(file: BufferedReader, transfer_syntax_uid: str) -> Inst
 
     Raises UnreadableDataset as `scan_header` does.
     """
+    return _read_to_pixels(file, transfer_syntax_uid).header()
+
+
+def read_kept_header(blob: Blob) -> bytes:
+    """Return the kept header of an instance. Raises as `open_to_parse` does."""
+    with open_to_parse(blob) as file:
+        read_preamble(file, force=False)
+        return _read_to_pixels(file, str(_read_file_meta_info(file).TransferSyntaxUID)).kept_header()
+
+
+def _read_to_pixels(file: BufferedReader, transfer_syntax_uid: str) -> "InstanceReader":
     reader = InstanceReader(transfer_syntax_uid)
     while part := file.read(_READ_AT_ONCE):
         reader.update(part)
@@ -44,7 +58,7 @@ def read_instance_header(file: BufferedReader, transfer_syntax_uid: str) -> Inst
             break
     else:
         reader.update(b"", final=True)
-    return reader.header()
+    return reader
 
 
 class InstanceReader:

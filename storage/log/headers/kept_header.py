@@ -99,7 +99,13 @@ def encode_kept_header(
 
 def decode_kept_header(kept: bytes) -> Dataset:
     """Return the dataset that a kept header holds."""
-    return read_dataset(BytesIO(kept[2:]), is_implicit_VR=not kept[1] & _EXPLICIT, is_little_endian=True)
+    elements, implicit = encoded_elements(kept)
+    return read_dataset(BytesIO(elements), is_implicit_VR=implicit, is_little_endian=True)
+
+
+def encoded_elements(kept: bytes) -> tuple[bytes, bool]:
+    """Return the elements of a kept header, which are in little endian, and True if they are in implicit VR."""
+    return kept[2:], not kept[1] & _EXPLICIT
 
 
 def is_enough(kept: bytes) -> bool:
