@@ -2,6 +2,8 @@
 
 import errno
 import io
+import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +11,9 @@ import pytest
 from sqlalchemy import delete, select
 
 from dicom_node.index.scrub import MOST_TOLD, ROUND_SECONDS, SCRUBBED, Scrub
+from dicom_node.read.stores import open_stores
+from dicom_node.roles import build_scheduler
+from dicom_node.settings.loading import load_settings
 from storage.errors import Retriable
 from storage.log import journal
 from storage.log.journal import Journal
@@ -65,6 +70,9 @@ class Logged:
         """One round, and the problems by their keys."""
         (self.journals / SCRUBBED).unlink(missing_ok=True)
         self.scrub().advance()
+        return self.told()
+
+    def told(self) -> dict[str, tuple[str, str]]:
         row = schema.ProblemRow
         with self.node.database.reading() as session:
             rows = session.execute(
@@ -232,3 +240,23 @@ def test_trouble_of_the_machine_puts_it_off(logged: Logged, monkeypatch: pytest.
             scrub.advance()
     scrub.advance()
     assert len(logged.found()) == 1
+
+
+@pytest.mark.parametrize("rate", ["", "scrub_megabytes_per_second = 0"])
+def test_the_schedule_role_scrubs_unless_that_is_turned_off(logged: Logged, tmp_path: Path, rate: str) -> None:
+    flip(logged.segment, logged.frames[0].end - 1)
+    config = tmp_path / "node.toml"
+    config.write_text(f"[node]\ndata_dir = '{tmp_path}'\n[storage]\n{rate}\n")
+    settings = load_settings(config)
+    scheduler = build_scheduler(settings, open_stores(settings.stores))
+    stop = threading.Event()
+    role = threading.Thread(target=scheduler.run, args=(stop,))
+    role.start()
+    try:
+        deadline = time.monotonic() + (1.0 if rate else 20.0)
+        while not (found := logged.told()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+    finally:
+        stop.set()
+        role.join()
+    assert len(found) == (0 if rate else 1)
