@@ -4,6 +4,7 @@ NodeError                    any failure that the project raises on purpose
 ├── Retriable                the same work may succeed later
 │   ├── StorageFull          no space is left on the data directory's device
 │   ├── IndexLost            the database has no tables any more; the index role makes them again
+│   ├── StudyInUse           a study is not deleted while its files are being read
 │   └── PeerUnavailable      another application entity does not answer, or broke off
 │       ├── AnswerLost       it was sent something, and no answer came: it may have acted upon that
 │       └── AnswerUnreadable it answered with what cannot be read: it may have acted upon what it was sent
@@ -17,6 +18,7 @@ NodeError                    any failure that the project raises on purpose
 │   ├── NotNegotiated        a C-STORE uses a presentation context that is not for storing its SOP class
 │   ├── Unfileable           the UIDs of an instance cannot be names of files
 │   ├── DamagedFrame         the body of a frame of a journal is not what was written
+│   ├── DeletionRefused      a study is not deleted while somebody waits for what would be lost
 │   ├── InputRefused         the images cannot be used, and the message says why
 │   │   └── MalformedObject  a parser cannot read the bytes of an object
 │   ├── PatientConflict      the images of a job state different patients

@@ -6,7 +6,7 @@ disk alone. All roles but the worker are wired here. The worker loads torch, so 
 """
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -61,8 +61,10 @@ from dicom_node.settings.check import WORKER_PROCESS, list_devices
 from dicom_node.settings.model import Settings
 from dicom_node.settings.peers import addressees, receive_policy
 from inference.headers.images import feeds_inputs
+from storage.log.deletion.deletions import Deletions, StudyFolders
 from storage.log.files import remove_stale
 from storage.log.filing.release01 import OldFiles
+from storage.log.index_log import IndexLog, read_deleted_frames
 from storage.log.instances import InstanceStore
 from storage.log.journal import Journal, filed_until
 from storage.log.patient_key import PatientKey
@@ -161,7 +163,10 @@ def build_indexer(settings: Settings) -> Indexer:
     instances = InstanceStore(database, folders.journals, folders.instances, feeds_inputs)
     old_files = OldFiles(database, instances, folders.instances)
     claim = partial(claim_installation, database, folders.installation)
-    return Indexer(folders.journals, instances, old_files, database, claim=claim)
+    by_study = (folders.instances, folders.quarantine, folders.objects)
+    in_folders = StudyFolders(folders.data_dir, folders.journals, by_study, folders.procedure_steps)
+    deletions = Deletions(database, in_folders, IndexLog(folders.index_log))
+    return Indexer(folders.journals, instances, old_files, database, deletions, claim=claim)
 
 
 def build_source(settings: Settings) -> SourcePacs | None:
@@ -208,13 +213,19 @@ def build_scheduler(settings: Settings, stores: Stores) -> Scheduler:
         existing = ExistingPatients(stores.patients, earlier, stores.studies)
         tasks.append(ScheduledTask("identification of patients", SWEEP_SECONDS, (existing.advance,)))
     if rate := settings.storage.scrub_megabytes_per_second:
-        scrub = Scrub(settings.folders.journals, stores.instances, stores.problems, rate, lambda *_: {})
+        scrub = Scrub(settings.folders.journals, stores.instances, stores.problems, rate, _deleted(settings))
         tasks.append(ScheduledTask("scrub", SCRUB_SECONDS, (scrub.advance,)))
     if (source := build_source(settings)) is not None:
         questions = SourceQuestions(stores.studies, source, settings.completion.rule, completion)
         tasks.append(ScheduledTask("questions to the source", SWEEP_SECONDS, (questions.ask,)))
     stale = partial(remove_stale, settings.folders.objects)
     return Scheduler(tasks, [DailyTask("removal of stale files", CLEAN_UP_HOUR, stale)])
+
+
+def _deleted(settings: Settings) -> Callable[[str, int], Mapping[int, int]]:
+    """Return what tells the deleted frames of a segment, as the log of the index role says at that time."""
+    places = settings.folders
+    return lambda receiver, number: read_deleted_frames(places.index_log, places.journals).of(receiver, number)
 
 
 def _routable(

@@ -33,6 +33,10 @@ class IndexLost(Retriable):
     """An error for a database that was removed, or replaced by an empty one."""
 
 
+class StudyInUse(Retriable):
+    """A study that is not deleted yet, because its files are being read."""
+
+
 class Permanent(NodeError):
     """An error after which a retry of the same work would fail again."""
 
@@ -43,6 +47,10 @@ class Unfileable(Permanent):
 
 class DamagedFrame(Permanent):
     """A frame of a journal whose body is not what was written."""
+
+
+class DeletionRefused(Permanent):
+    """A study that is not deleted, because somebody waits for what would be lost with it."""
 
 
 class InputRefused(Permanent):

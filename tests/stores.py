@@ -1,8 +1,13 @@
 """The stores of a test's node, as the commands and the page read them."""
 
+import threading
+from collections.abc import Callable
+
 from dicom_node.index.indexer import Indexer
 from dicom_node.read.stores import Stores
+from storage.log.deletion.deletions import Deletions, Step, StudyFolders
 from storage.log.filing.release01 import OldFiles
+from storage.log.index_log import IndexLog
 from storage.tables.commitments import Commitments
 from storage.tables.confirmations import Confirmations
 from storage.tables.patients import Patients
@@ -11,9 +16,17 @@ from storage.tables.procedure_steps import ProcedureSteps
 from tests.storage.node import Node
 
 
-def indexer_of(node: Node) -> Indexer:
+def indexer_of(node: Node, wait: Callable[[threading.Event, float], bool] = threading.Event.wait) -> Indexer:
     old_files = OldFiles(node.database, node.instances, node.root)
-    return Indexer(node.journals, node.instances, old_files, node.database)
+    return Indexer(node.journals, node.instances, old_files, node.database, deletions_of(node), wait)
+
+
+def deletions_of(node: Node, step: Step = lambda name: None) -> Deletions:
+    """The deletions of a node, under another log each time, as after a restart."""
+    data_dir = node.root.parent
+    by_study = (node.root, data_dir / "quarantine", data_dir / "objects")
+    folders = StudyFolders(data_dir, node.journals, by_study, data_dir / "mpps")
+    return Deletions(node.database, folders, IndexLog(data_dir / "index-log"), step)
 
 
 def stores_of(node: Node) -> Stores:

@@ -8,7 +8,7 @@ import sys
 import typer
 from rich.markup import escape
 
-from dicom_node.cli import node, operate, recover, try_out
+from dicom_node.cli import node, operate, recover, stored, try_out
 from dicom_node.cli.output import error_console
 from dicom_node.errors import ConfigurationError
 from dicom_node.runtime.process import keep_files_private
@@ -48,6 +48,8 @@ app.command("acknowledge", rich_help_panel=OPERATE)(operate.acknowledge_command)
 app.command("retry", rich_help_panel=OPERATE)(recover.retry_command)
 app.command("withdraw", rich_help_panel=OPERATE)(recover.withdraw_command)
 app.command("fsck", rich_help_panel=OPERATE)(recover.fsck_command)
+app.command("export", rich_help_panel=OPERATE)(stored.export_command)
+app.command("delete", rich_help_panel=OPERATE)(stored.delete_command)
 
 app.command("demo", rich_help_panel=TRY)(try_out.demo_command)
 app.command("simulate", rich_help_panel=TRY)(try_out.simulate_command)

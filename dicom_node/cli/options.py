@@ -1,5 +1,6 @@
 """Options and arguments that several commands share, and the settings, stores and records that they name."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ from dicom_node.runtime.configuration import valid_ae_title
 from dicom_node.settings.loading import find_config, load_settings
 from dicom_node.settings.model import Settings
 from storage.errors import NodeError, Permanent
-from storage.records.studies import Study
+from storage.records.studies import Stage, Study
 
 Config = Annotated[
     Path | None,
@@ -47,8 +48,18 @@ def find_study(stores: Stores, uid: str) -> Study:
     """Return the study with this UID. Raises NodeError if the node does not have it."""
     found = stores.studies.get(uid)
     if found is None:
+        for event in stores.studies.events(uid):
+            if event.stage is Stage.DELETED:
+                raise NodeError(f"The study {uid} was {event.text} ({event.at:%Y-%m-%d %H:%M} UTC)")
         raise NodeError(f"There is no study {uid} here; `dicom-node studies` lists those there are")
     return found
+
+
+def refuse_other_user(settings: Settings) -> None:
+    """Raise NodeError unless the data directory belongs to this user: the node could not change what others make."""
+    owner = settings.node.data_dir.stat().st_uid
+    if owner != os.geteuid():
+        raise NodeError(f"Run this as the user who runs the node (number {owner}), who owns {settings.node.data_dir}")
 
 
 def find_target(to: str | None, config: Path | None) -> Target:

@@ -1,6 +1,5 @@
 """Commands that repair: they deal with dead letters, wrong results, and files and rows that differ."""
 
-import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated
@@ -8,7 +7,7 @@ from typing import Annotated
 import typer
 
 from dicom_node import roles
-from dicom_node.cli.options import AsJson, Config, find_study, open_node, read_config
+from dicom_node.cli.options import AsJson, Config, find_study, open_node, read_config, refuse_other_user
 from dicom_node.cli.output import console, print_json, print_lines
 from dicom_node.demo.tables import census_lines
 from dicom_node.index.fsck import take_census
@@ -124,11 +123,7 @@ def fsck_command(
     settings, path = read_config(config)
     stores = open_stores(settings.stores, upgrade=True) if repair else open_existing(settings.stores, path)
     if repair:
-        owner = settings.node.data_dir.stat().st_uid
-        if owner != os.geteuid():  # what it makes would belong to somebody else, and the node could not write there
-            raise NodeError(
-                f"Run this as the user who runs the node (number {owner}), who owns {settings.node.data_dir}"
-            )
+        refuse_other_user(settings)
         claim_role(settings.node.data_dir, "index", of="everywhere")
         indexer = roles.build_indexer(settings)
         indexer.start_over()

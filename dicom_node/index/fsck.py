@@ -10,6 +10,7 @@ from storage.errors import Permanent
 from storage.log.filing.entries import InstancePlace
 from storage.log.filing.reached import Reached, read_reached
 from storage.log.filing.release01 import OldFiles
+from storage.log.index_log import read_deleted_frames
 from storage.log.segments.frames import Frame, FrameKind, instance_of
 from storage.log.segments.reader import SegmentReader
 from storage.log.segments.store import Segments, address_of
@@ -30,7 +31,7 @@ def take_census(folders: NodeFolders, stores: Stores) -> Census:
     for place, checksum in stores.instances.listed():
         listed.add(place, checksum)
     waiting = 0
-    segments = Segments(folders.journals)
+    segments = Segments(folders.journals, read_deleted_frames(folders.index_log, folders.journals).of)
     for receiver in segments.receivers():
         for number in segments.numbers(receiver):
             with suppress(FileNotFoundError), segments.open(receiver, number) as reader:  # deleted meanwhile

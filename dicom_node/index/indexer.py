@@ -16,12 +16,15 @@ from typing import Any
 from dicom_node.runtime.logs import fields, unexpected
 from storage.errors import IndexLost, Retriable, Unfileable
 from storage.log import journal
+from storage.log.deletion.deletions import Deletions
+from storage.log.deletion.records import TakenRange
 from storage.log.filing.aside import Aside
 from storage.log.filing.associations import AssociationEnded, AssociationOpened
 from storage.log.filing.batch import Filing
 from storage.log.filing.reached import Reached, read_reached
 from storage.log.filing.release01 import OldFiles
 from storage.log.instances import InstanceStore
+from storage.log.own_results import OwnResults
 from storage.log.segments.frames import Frame, FrameKind, instance_of
 from storage.log.segments.reader import SegmentReader
 from storage.log.segments.store import Segments, address_of
@@ -66,14 +69,18 @@ class Indexer:
         instances: InstanceStore,
         old_files: OldFiles,
         database: Database,
+        deletions: Deletions,
         wait: Callable[[threading.Event, float], bool] = lambda stop, seconds: stop.wait(seconds),
         claim: Callable[[], object] = lambda: None,
     ) -> None:
         self._journals = journals
-        self._segments = Segments(journals)
+        self._segments = Segments(journals, deletions.deleted.of)
         self._instances = instances
         self._old_files = old_files
         self._database = database
+        self._deletions = deletions
+        self._log = deletions.index_log
+        self._own_results = OwnResults(database, deletions.index_log)
         self._problems = Problems(database)
         self._claim = claim
         self._wait = wait
@@ -86,6 +93,7 @@ class Indexer:
         while not self._wait(stop, pause):
             try:
                 self.advance(stop)
+                self.carry_out_deletions()
                 pause = LOOK_SECONDS
             except IndexLost:
                 extra = fields("index_lost")
@@ -97,6 +105,13 @@ class Indexer:
                     "Filing of received instances is put off for %.1f s: %s", pause, _reason(error), extra=extra
                 )
 
+        self.close()
+
+    def close(self) -> None:
+        """End the log of this role. The next call of `prepare` goes on with it."""
+        self._log.close()
+        self._prepared = False
+
     def prepare(self) -> None:
         """Bring the database's schema to this version, and learn up to where the journals are filed.
 
@@ -105,6 +120,9 @@ class Indexer:
         """
         self._database.upgrade()
         self._claim()
+        self._log.open()
+        self._deletions.prepare()
+        self._own_results.prepare()
         if self._instances.is_empty():
             self._old_files.reindex()
             self._old_files.note_aside()
@@ -126,11 +144,17 @@ class Indexer:
         and the next call goes on where that one stands.
         """
         self._ensure_prepared()
+        self._deletions.remove_pending_rows()
         try:
             return self._advance_all(stop)
         except IndexLost:
             self._prepared = False
             raise
+
+    def carry_out_deletions(self) -> None:
+        """Delete what is asked for. Everything acknowledged before that must be filed. Raises Retriable and OSError."""
+        self._own_results.advance()
+        self._deletions.advance()
 
     def _ensure_prepared(self) -> None:
         if not self._prepared:
@@ -243,6 +267,7 @@ class Indexer:
             reader.sync()
         place_then = replace(place.reached, offset=end)
         filing.reached(place_then, place.noted)
+        self._log.take(TakenRange(place.receiver, place.segment, place.offset, end))
         outcomes = filing.commit()
         place.offset, place.noted = end, place_then
         conflicts = sum(outcome is Stored.CONFLICT for outcome in outcomes)
@@ -282,8 +307,8 @@ class Indexer:
                     return
                 extra = fields("instance_skipped", sop_instance=meta["sop_instance_uid"])
                 log.warning("A large instance that was never acknowledged has no file and is skipped", extra=extra)
-            case FrameKind.SEALED:
-                pass  # a table without its footer, which a crash left
+            case FrameKind.SEALED | FrameKind.GONE:
+                pass  # a table without its footer, which a crash left; or what was deleted
             case FrameKind.UNKNOWN:
                 self._keep_aside(frame, filing, place, "it was written by another version")
 

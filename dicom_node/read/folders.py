@@ -33,6 +33,11 @@ class NodeFolders:
         return self.data_dir / "unfiled"
 
     @property
+    def index_log(self) -> Path:
+        """The log of the index role: what was indexed in which order, own results, and deletions."""
+        return self.data_dir / "index-log"
+
+    @property
     def procedure_steps(self) -> Path:
         return self.data_dir / "mpps"
 

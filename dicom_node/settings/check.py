@@ -8,6 +8,7 @@ from pathlib import Path
 from dicom_node.catalogue import configured_applications
 from dicom_node.errors import ConfigurationError
 from dicom_node.settings.loading import Inspection
+from storage.log.segments.holes import has_holes
 
 WORKER_PROCESS = "dicom_node.work.process"  # a module path, never an import: that would load torch here
 ALWAYS_HERE = ("auto", "cpu")  # settings of work.devices that need no look
@@ -35,7 +36,14 @@ def find_mistakes(inspection: Inspection) -> list[str]:
 
 def find_notes(inspection: Inspection) -> list[str]:
     """List what is no mistake, but may surprise."""
-    return [
+    found = []
+    if inspection.data_dir is not None and not _gives_space_back(inspection.data_dir):
+        found.append(
+            f"node.data_dir = '{inspection.data_dir}': its file system cannot give parts of files back. Deleting a "
+            "study writes zeros over all its bytes, which takes as long as receiving them, and frees no space before "
+            "everything else in the same files is deleted too"
+        )
+    return found + [
         f"{application.name}: it has neither `when` nor `body_parts`, so that it is meant only for studies that hold "
         "its inputs; no report says that another study has no result. Give it `when`, if silence would read as normal"
         for application in configured_applications([entry.entry for entry in inspection.applications])
@@ -59,9 +67,20 @@ def list_devices(setting: str) -> list[str]:
     return listing.stdout.split()
 
 
+def _gives_space_back(data_dir: Path) -> bool:
+    try:
+        return has_holes(_nearest(data_dir))
+    except OSError:
+        return True  # a folder that cannot be written is a mistake, and told as such
+
+
+def _nearest(data_dir: Path) -> Path:
+    return next(folder for folder in (data_dir, *data_dir.parents) if folder.exists())
+
+
 def _unusable_folder(data_dir: Path) -> list[str]:
     """List the reasons why the folder cannot be made or written, without making it."""
-    nearest = next(folder for folder in (data_dir, *data_dir.parents) if folder.exists())
+    nearest = _nearest(data_dir)
     key = f"node.data_dir = '{data_dir}'"
     if not nearest.is_dir():
         return [f"{key}: {nearest} is not a folder; name another one"]

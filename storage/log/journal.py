@@ -152,6 +152,13 @@ class Journal:
             segment, end = self._write(frame)
         self._flush(segment, end)
 
+    def append(self, frame: NewFrame, flush: bool = False) -> None:
+        """Append a frame of any other kind, durable on return if `flush`. Raises StorageFull or Retriable."""
+        with self._lock:
+            segment, end = self._write(frame)
+        if flush:
+            self._flush(segment, end)
+
     # -- frames --------------------------------------------------------------------------------------------------------
 
     def _write(self, frame: NewFrame) -> tuple[SegmentWriter, int]:

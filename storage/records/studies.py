@@ -51,6 +51,7 @@ class Stage(StrEnum):
     ENCODED = "encoded"  # a job's result objects were written
     DELIVERED = "delivered"  # a destination accepted or committed an object
     WITHDRAWN = "withdrawn"  # an operator took the results of a job back
+    DELETED = "deleted"  # the study and all that was known of it was deleted
     WARNING = "warning"  # something needs attention
 
 

@@ -51,7 +51,7 @@ def study_evidence(session: Session, study_instance_uid: str | None) -> list[Stu
 
 def study_contents(session: Session, study_instance_uid: str) -> StudyContents:
     """Return the evidence of every instance of a study, and of its procedure steps."""
-    instance, own = schema.InstanceRow, schema.ResultObjectRow
+    instance, own = schema.InstanceRow, schema.OwnInstanceRow
     instances = session.execute(
         select(
             instance.sop_instance_uid,
@@ -59,7 +59,7 @@ def study_contents(session: Session, study_instance_uid: str) -> StudyContents:
             instance.series_instance_uid,
             instance.received_at,
             instance.facts,
-            own.id,
+            own.sop_instance_uid,
         )
         .outerjoin(own, own.sop_instance_uid == instance.sop_instance_uid)
         .where(instance.study_instance_uid == study_instance_uid)

@@ -191,12 +191,12 @@ def study_identities(session: Session, study_instance_uid: str) -> StudyIdentiti
 
     Hashes under an earlier key cannot be compared, and are left out.
     """
-    instance, subject, own = schema.InstanceRow, schema.SubjectRow, schema.ResultObjectRow
+    instance, subject, own = schema.InstanceRow, schema.SubjectRow, schema.OwnInstanceRow
     rows = session.execute(
         select(subject.id, subject.digest, subject.hashes, func.count(), func.max(instance.received_at))
         .join(subject, subject.id == instance.subject_id)
         .outerjoin(own, own.sop_instance_uid == instance.sop_instance_uid)
-        .where(instance.study_instance_uid == study_instance_uid, own.id.is_(None))
+        .where(instance.study_instance_uid == study_instance_uid, own.sop_instance_uid.is_(None))
         .group_by(subject.id)
         .order_by(subject.id)
     ).all()

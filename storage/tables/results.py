@@ -16,7 +16,7 @@ from storage.records.jobs import Job, JobKind, JobState, NewJob, WithdrawalDetai
 from storage.records.results import NewObject, ObjectKind, ResultObject
 from storage.records.studies import Event, Stage
 from storage.tables.database import schema
-from storage.tables.database.connection import Database
+from storage.tables.database.connection import Database, insert_if_absent
 from storage.tables.events import add_event
 from storage.tables.problems import close_problems_of
 from storage.tables.queueing import enqueue, job_record, names_application, not_beside, withdrawn
@@ -293,6 +293,7 @@ def keep_object(session: Session, job_id: int, sequence: int, new: NewObject, no
         stands_for=" ".join(new.stands_for),
     )
     session.add(row)
+    insert_if_absent(session, schema.OwnInstanceRow, {"sop_instance_uid": new.sop_instance_uid})
     session.flush()
     return row
 

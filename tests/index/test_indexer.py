@@ -10,10 +10,8 @@ from typing import Any
 import pytest
 from sqlalchemy import select, text
 
-from dicom_node.index.indexer import Indexer
 from storage.errors import IndexLost, Retriable
 from storage.log import journal
-from storage.log.filing.release01 import OldFiles
 from storage.log.journal import Journal
 from storage.log.segments import names
 from storage.log.segments.frames import FrameKind, meta_of, new_frame
@@ -115,7 +113,9 @@ def test_segments_stay_and_are_filed_once(node: Node, receiver: Journal, monkeyp
     receiver.close()
     assert running.advance() == 5
     assert len(names.list_segments(receiver.folder)) > 3
-    assert running.advance() == indexer_of(node).advance() == 0
+    assert running.advance() == 0
+    running.close()
+    assert indexer_of(node).advance() == 0
     held(node, *sent)
 
 
@@ -177,6 +177,7 @@ def test_a_torn_tail_is_passed_over_and_told_once(
     running = indexer_of(node)
     for _ in range(3):
         running.advance()
+    running.close()
     indexer_of(node).advance()
     held(node, received(1))
     assert caplog.text.count("never acknowledged") == 1
@@ -336,8 +337,9 @@ def test_a_frame_that_was_unfinished_a_moment_ago_is_no_damage(
         while more:
             store(receiver, more.pop(0))
 
-    monkeypatch.setattr(SegmentReader, "frames", overtaken)
     one = indexer_of(node)
+    one.start_over()  # it has read its own log
+    monkeypatch.setattr(SegmentReader, "frames", overtaken)
     assert one.advance() == 1
     assert one.advance() == 2
     held(node, received(1), received(2), received(3))
@@ -406,8 +408,7 @@ def test_a_database_that_was_removed_is_made_anew(node: Node, receiver: Journal)
         store(receiver, sent[2])
 
     turns = Turns(lambda: None, remove, more, lambda: None)
-    old_files = OldFiles(node.database, node.instances, node.root)
-    Indexer(folder / "journal", node.instances, old_files, node.database, turns).run(None)  # type: ignore[arg-type]
+    indexer_of(node, turns).run(None)  # type: ignore[arg-type]
     held(node, *sent)
     with sqlite3.connect(folder / "node.sqlite") as connection:
         assert connection.execute("SELECT count(*) FROM instance").fetchone() == (3,)

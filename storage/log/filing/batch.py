@@ -27,6 +27,7 @@ from storage.log.filing.blobs import StoredBlobs
 from storage.log.filing.decision import Decided, Decisions
 from storage.log.filing.entries import IndexEntry, InstancePlace, index_entry
 from storage.log.filing.reached import Reached, note_reached
+from storage.log.filing.repeated import note_repeated, note_replaced
 from storage.log.filing.rows import (
     KeptColumns,
     SegmentKey,
@@ -163,6 +164,7 @@ class Filing:
         arrived = (name for _, name in self._arrivals if name)
         associations = association_ids(session, [*arrived, *(ended.association for ended in self._ended)])
         addresses = [one.entry.address for one in decided] + [one.address for one in self._aside]
+        addresses += [entry.address for entry, _ in self._arrivals]
         # A version that is listed now lay in a file or a segment before, and keeps a row of its own.
         addresses += [one.before.address for one in decided if one.before is not None]
         segments = segment_ids(session, [(a.receiver, a.segment) for a in addresses if a is not None])
@@ -208,16 +210,22 @@ class Filing:
             elif outcome is Stored.VERSION and before is not None:
                 study.versioned(session, entry, association, self._reopens(session, study, before, entry))
                 self._insert(session, new)
+                if one.restores:
+                    note_replaced(session, entry)
                 _keep_version(session, before, entry, study.revision, written)
             else:
                 study.repeated(arrival.received_at, association)
                 if one.restores and before is not None:
                     self._insert(session, new)
+                    note_replaced(session, entry)
                     _restore(session, before, entry, written)
             outcomes.append(outcome)
             if outcome in _LISTED:
                 arrived.add(entry.study_instance_uid)
         self._insert(session, new)
+        for (arrival, _), one in zip(self._arrivals, decided, strict=True):
+            if one.outcome is not Stored.CONFLICT and arrival.address != one.entry.address:
+                note_repeated(session, arrival, written.segments)
         for uid, study in studies.items():
             study.write(session)
             if study.state in _ROUTED and uid in arrived:
@@ -275,6 +283,8 @@ class Filing:
         uids = (entry.sop_instance_uid, entry.series_instance_uid, entry.study_instance_uid)
         where = str(entry.address or entry.file)
         place = keep_aside(session, Aside(where, entry.address, *uids, entry.sha256, entry.received_at, what), segments)
+        if place != where:
+            note_repeated(session, entry, segments)
         text = f"{what[0].upper()}{what[1:]}, as {place}. It is part of no study"
         if not open_problem(session, ProblemKind.QUARANTINED, place, text, entry.study_instance_uid):
             return

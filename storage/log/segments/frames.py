@@ -47,6 +47,14 @@ class FrameKind(IntEnum):
     REFUSED = 6  # instances of an association were refused: how many, by status
     SEALED = 7  # the body is the table of all frames before it
 
+    # Frames of the log of the index role (`storage.log.index_log`).
+    TAKEN = 64  # frames of a receiver were indexed
+    OWN = 65  # UIDs of results of this node
+    DELETION = 66  # instances are deleted: the body says where they lie
+    DELETED = 67  # everything that a DELETION names is gone
+
+    GONE = 255  # is in no segment: a reader yields it for a frame that was deleted
+
 
 class FrameHead(NamedTuple):
     """The fields of a frame's head, in their order."""
@@ -65,7 +73,10 @@ class FrameHead(NamedTuple):
 
 @dataclass(frozen=True)
 class Frame:
-    """A frame whose meta and kept header were read and are right. `SegmentReader.body` reads its body."""
+    """A frame whose meta and kept header were read and are right. `SegmentReader.body` reads its body.
+
+    A frame of kind GONE has no content: whatever lies there was deleted.
+    """
 
     head: FrameHead
     offset: int  # of the head in the segment
@@ -84,6 +95,11 @@ class Frame:
 
 
 _KINDS = frozenset(FrameKind)
+
+
+def gone_frame(offset: int, end: int) -> Frame:
+    """Return what stands for a frame that was deleted."""
+    return Frame(FrameHead(FrameKind.GONE, 0, 0, 0, 0, 0), offset, end, {}, b"")
 
 
 class NewFrame(NamedTuple):

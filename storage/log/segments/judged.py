@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from storage.errors import DamagedFrame
-from storage.log.segments.frames import Frame
+from storage.log.segments.frames import Frame, FrameKind
 from storage.log.segments.reader import SegmentReader
 
 
@@ -83,6 +83,8 @@ def _pass_unreadable(error: OSError) -> None:
 
 
 def _verdict(reader: SegmentReader, frame: Frame, bodies: bool) -> FrameVerdict:
+    if frame.kind is FrameKind.GONE:
+        return FrameVerdict.DELETED
     if not bodies:
         return FrameVerdict.WHOLE
     try:

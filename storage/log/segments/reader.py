@@ -8,18 +8,28 @@ they are plainly the beginning of a frame.
 import fcntl
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Protocol
 
 from storage.errors import DamagedFrame
 from storage.log.segments.disk import drop_cached, read_all
-from storage.log.segments.frames import HEAD_BYTES, MAGIC, Frame, FrameHead, FrameKind, decode_head, decode_meta
+from storage.log.segments.frames import (
+    HEAD_BYTES,
+    MAGIC,
+    Frame,
+    FrameHead,
+    FrameKind,
+    decode_head,
+    decode_meta,
+    gone_frame,
+)
 from storage.log.segments.layout import FIRST_FRAME, FOOTER_BYTES, decode_footer, decode_salt, decode_table
 from storage.log.segments.release01 import OLD_MAGIC, OldFrames
 
 SEARCHED_AT_ONCE = 2**20
+NOTHING_DELETED: Mapping[int, int] = MappingProxyType({})
 
 
 class SegmentFrames(Protocol):
@@ -43,6 +53,14 @@ class SegmentFrames(Protocol):
 
     def lists_from(self, offset: int) -> bool:
         """Return True if a table says that frames were written here or behind."""
+        ...
+
+    def offsets(self, kinds: Collection[FrameKind]) -> list[int] | None:
+        """Return where the frames of these kinds begin; None if nothing but reading all frames tells that."""
+        ...
+
+    def end(self, offset: int) -> int | None:
+        """Return where the frame ends that begins here, whatever its content; None if its head is damaged."""
         ...
 
 
@@ -91,6 +109,13 @@ class UnsealedFrames:
     def lists_from(self, offset: int) -> bool:
         return False
 
+    def offsets(self, kinds: Collection[FrameKind]) -> list[int] | None:
+        return None
+
+    def end(self, offset: int) -> int | None:
+        head = self._head(offset)
+        return None if head is None else offset + HEAD_BYTES + head.content_bytes
+
     def _head(self, offset: int) -> FrameHead | None:
         return decode_head(read_all(self._descriptor, offset, HEAD_BYTES), offset, self.salt)
 
@@ -137,16 +162,24 @@ class SealedFrames(UnsealedFrames):
     def following(self, offset: int) -> int | None:
         return next((at for at in self._table if at > offset and self.at(at) is not None), None)
 
+    def offsets(self, kinds: Collection[FrameKind]) -> list[int] | None:
+        return [offset for offset, head in self._table.items() if head.kind in kinds]
+
+    def _head(self, offset: int) -> FrameHead | None:
+        return self._table.get(offset) or super()._head(offset)
+
 
 class SegmentReader:
     """A reader of the frames of a segment that may still grow. `path` must exist.
 
     Only the bytes that were there at the start are read, because a reader that follows the writer would get one frame
-    at a time. Raises Retriable for a segment of a later version.
+    at a time. `deleted` has the end of each frame that was deleted, by its offset: such a frame is yielded as GONE,
+    whatever is left of it. Raises Retriable for a segment of a later version.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, deleted: Mapping[int, int] = NOTHING_DELETED) -> None:
         self.path = path
+        self._deleted = deleted
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             self._frames = _find_frames(self.descriptor)
@@ -194,7 +227,7 @@ class SegmentReader:
         The body of a frame is read only if it may be torn: in a segment that is neither sealed nor being written.
         """
         start = max(start, self.first)
-        while (frame := self._frames.at(start)) is not None:
+        while (frame := self._at(start)) is not None:
             yield frame
             start = frame.end
 
@@ -204,7 +237,7 @@ class SegmentReader:
         Frames are appended one after another. Therefore bytes before a whole frame are damaged, and not a frame that is
         still being written.
         """
-        return start if self._frames.at(start) is not None else self._frames.following(start)
+        return start if self._at(start) is not None else self._frames.following(start)
 
     def all_frames(self) -> Iterator[Frame]:
         """Yield the whole frames of the segment, also those behind damage."""
@@ -214,6 +247,20 @@ class SegmentReader:
                 yield frame
                 start = frame.end
             start = self.next_frame(start)
+
+    def frames_of(self, kinds: Collection[FrameKind]) -> Iterator[Frame]:
+        """Yield the whole frames of these kinds. In a sealed segment no others are read."""
+        offsets = self._frames.offsets(kinds)
+        found = self.all_frames() if offsets is None else map(self._at, offsets)
+        yield from (frame for frame in found if frame is not None and frame.kind in kinds)
+
+    def end_of(self, offset: int) -> int | None:
+        """Return where the frame ends that begins at this offset; None if its head is damaged."""
+        return self._frames.end(offset)
+
+    def _at(self, offset: int) -> Frame | None:
+        end = self._deleted.get(offset)
+        return self._frames.at(offset) if end is None else gone_frame(offset, end)
 
     def body(self, frame: Frame) -> bytes:
         """Return the body of a frame of this segment. Raises DamagedFrame if it is not what was written."""

@@ -8,9 +8,10 @@ A segment of that release has no head and is never sealed. Its frame is
 
 import struct
 import zlib
+from collections.abc import Collection
 
 from storage.log.segments.disk import read_all
-from storage.log.segments.frames import Frame, FrameHead, decode_meta
+from storage.log.segments.frames import Frame, FrameHead, FrameKind, decode_meta
 
 OLD_MAGIC = b"DNJ1"
 _HEAD = struct.Struct("<4sB3xIQI")
@@ -61,6 +62,13 @@ class OldFrames:
 
     def lists_from(self, offset: int) -> bool:
         return False
+
+    def offsets(self, kinds: Collection[FrameKind]) -> list[int] | None:
+        return None
+
+    def end(self, offset: int) -> int | None:
+        head, _ = self._head(offset)
+        return None if head is None else self._end(head, offset)
 
     def _head(self, offset: int) -> tuple[FrameHead | None, int]:
         encoded = read_all(self._descriptor, offset, _HEAD_BYTES)

@@ -1,27 +1,36 @@
 """The segments of all receivers, behind one seam: nothing above it knows that they are files."""
 
 import os
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from storage.blobs import Blob
 from storage.errors import DamagedFrame
+from storage.log.files import sync_folder
 from storage.log.segments.disk import read_all
 from storage.log.segments.frames import Frame, FrameKind
+from storage.log.segments.holes import clear
 from storage.log.segments.judged import FrameVerdict, judge_frames
 from storage.log.segments.names import LARGE_SUFFIX, WRITER, list_numbers, read_note, segment_path
 from storage.log.segments.ranges import InstanceFile, SegmentRange
-from storage.log.segments.reader import SegmentReader
-from storage.log.segments.writer import seal_segment
+from storage.log.segments.reader import NOTHING_DELETED, SegmentReader
+from storage.log.segments.writer import open_to_clear, seal_segment
 from storage.records.instances import Address
 
 LOOKED_FOR = 256  # numbers, one by one, before a folder is listed
 
 
 class Segments:
-    """The segments below the folder `journals`, which has a folder for each receiver."""
+    """The segments below the folder `journals`, which has a folder for each receiver.
 
-    def __init__(self, journals: Path) -> None:
+    `deleted(receiver, number)` returns the end of each deleted frame of a segment, by its offset.
+    """
+
+    def __init__(
+        self, journals: Path, deleted: Callable[[str, int], Mapping[int, int]] = lambda *_: NOTHING_DELETED
+    ) -> None:
         self._journals = journals
+        self._deleted = deleted
         self._listed: dict[str, int] = {}  # the largest number of each folder when it was first needed
 
     def receivers(self) -> list[str]:
@@ -66,9 +75,16 @@ class Segments:
         finally:
             os.close(descriptor)
 
+    def exists(self, receiver: str, number: int) -> bool:
+        return self._path(receiver, number).exists()
+
+    def size(self, receiver: str, number: int) -> int:
+        """Return the length of a segment. Raises FileNotFoundError."""
+        return self._path(receiver, number).stat().st_size
+
     def open(self, receiver: str, number: int) -> SegmentReader:
         """Open a segment for reading its frames."""
-        return SegmentReader(self._path(receiver, number))
+        return SegmentReader(self._path(receiver, number), self._deleted(receiver, number))
 
     def seal(self, receiver: str, number: int) -> None:
         """Seal a segment to which no process appends any more. Raises OSError and Retriable."""
@@ -125,9 +141,27 @@ class Segments:
             raise DamagedFrame("A segment ends before the bytes that are read from it")
         return found
 
+    def punch(self, receiver: str, number: int, ranges: Iterable[tuple[int, int]]) -> None:
+        """Destroy the bytes of these ranges, each from its start to its end. They are gone for good on return.
+
+        The segment may still be written. Raises OSError, FileNotFoundError too.
+        """
+        with open_to_clear(self._path(receiver, number)) as descriptor:
+            for start, end in ranges:
+                clear(descriptor, start, end)
+            os.fsync(descriptor)
+
     def delete(self, receiver: str, number: int) -> None:
         """Remove a segment of which nothing is wanted any more."""
         self._path(receiver, number).unlink()
+
+    def delete_file(self, receiver: str, name: str) -> None:
+        """Remove the file of a large instance, if it is there."""
+        (self._journals / receiver / name).unlink(missing_ok=True)
+
+    def sync_names(self, receiver: str) -> None:
+        """Make removals of segments and of large files durable. Raises OSError."""
+        sync_folder(self._journals / receiver)
 
     def _path(self, receiver: str, number: int) -> Path:
         return segment_path(self._journals / receiver, number)

@@ -4,9 +4,10 @@ import errno
 import fcntl
 import logging
 import os
+import stat
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from storage.errors import Retriable
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 FLUSHES = 8  # that may run at once on one segment
 _FAILED_MODE = 0o440  # of a segment whose flush failed: nothing may be appended to it, by any process
 _WRITABLE = 0o200
+_FAILED_AND_OPENED = stat.S_ISVTX | 0o600  # the same, while it is opened to clear frames in it
 
 
 class SegmentWriter:
@@ -152,7 +154,7 @@ def seal_segment(path: Path) -> None:
     """
     with SegmentReader(path) as reader:
         found = reader.unsealed
-        if found is None or not os.fstat(reader.descriptor).st_mode & _WRITABLE:
+        if found is None or _is_failed(os.fstat(reader.descriptor).st_mode):
             return
         try:
             reader.sync()
@@ -179,6 +181,25 @@ def tell_unsealed(segment: Path, error: Exception) -> None:
     reason = error.strerror if isinstance(error, OSError) else error
     extra = {"action": "segment_not_sealed", "journal": segment.parent.name}
     log.warning("The segment %s of a journal could not be sealed: %s", segment.name, reason, extra=extra)
+
+
+@contextmanager
+def open_to_clear(path: Path) -> Iterator[int]:
+    """Yield a descriptor that may write into a segment, also into one whose flush failed. That one stays marked."""
+    is_failed = _is_failed(path.stat().st_mode)
+    if is_failed:
+        path.chmod(_FAILED_AND_OPENED)
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        if is_failed:
+            os.fchmod(descriptor, _FAILED_MODE)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _is_failed(mode: int) -> bool:
+    return not mode & _WRITABLE or bool(mode & stat.S_ISVTX)
 
 
 def _mark_failed(descriptor: int) -> None:

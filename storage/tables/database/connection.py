@@ -21,6 +21,7 @@ from storage.tables.database.schema import REVISION
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 BUSY_MILLISECONDS = 30_000
+_TRUNCATE_MILLISECONDS = 2_000
 _IN_VALUES = 500  # values in one IN clause
 UPGRADE_LOCK = 0x6469636F6D  # an arbitrary number that identifies PostgreSQL's advisory lock
 
@@ -115,6 +116,21 @@ class Database:
         what = "has no schema yet" if found is None else f"has the older schema {found}"
         raise Permanent(f"The database {what}; run `dicom-node db upgrade`")
 
+    def forget_removed(self) -> None:
+        """Empty the write-ahead log of SQLite, in which removed rows may still be read.
+
+        It is emptied later if other processes read for long. PostgreSQL does so by itself, when it vacuums.
+        """
+        if self._engine.dialect.name != "sqlite":
+            return
+        engine = self._engine.execution_options(node_begin=None)
+        with self._one_writer, _translated(), engine.connect() as connection:
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {_TRUNCATE_MILLISECONDS}")
+            try:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+            finally:
+                connection.exec_driver_sql(f"PRAGMA busy_timeout = {BUSY_MILLISECONDS}")
+
     def close(self) -> None:
         self._engine.dispose()
 
@@ -167,6 +183,7 @@ def _prepare_sqlite(connection: Any, record: object) -> None:
     connection.isolation_level = None  # the driver must not begin transactions; _begin_sqlite does
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA secure_delete = ON")  # what is removed of a patient must not stay in the file
 
 
 def _watch_file(engine: Engine, path: Path) -> None:

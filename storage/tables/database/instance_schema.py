@@ -163,6 +163,25 @@ class ContestedRow(Base):
     filed_at: Mapped[datetime | None]
 
 
+class RepeatedRow(Placed, Base):
+    """Content of a study that lies in the log once more, and that another row names: it came several times.
+
+    Only the deletion of its study asks for it.
+    """
+
+    __tablename__ = "repeated"
+    __table_args__ = (Index("ix_repeated_study", "study_instance_uid"),)
+
+    segment_id: Mapped[int] = mapped_column(ForeignKey("segment.id"), primary_key=True)
+    frame_offset: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    sop_instance_uid: Mapped[str] = mapped_column(_UID)
+    series_instance_uid: Mapped[str] = mapped_column(_UID)
+    study_instance_uid: Mapped[str] = mapped_column(_UID)
+    size: Mapped[int | None] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(String(64))
+    received_at: Mapped[datetime]
+
+
 class OwnInstanceRow(Base):
     """The UID of a result of this node, which stays known if the row of the result is lost."""
 

@@ -25,6 +25,7 @@ from storage.tables.database.instance_schema import InstanceRow as InstanceRow
 from storage.tables.database.instance_schema import InstanceVersionRow as InstanceVersionRow
 from storage.tables.database.instance_schema import JournalRow as JournalRow
 from storage.tables.database.instance_schema import OwnInstanceRow as OwnInstanceRow
+from storage.tables.database.instance_schema import RepeatedRow as RepeatedRow
 from storage.tables.database.instance_schema import SegmentRow as SegmentRow
 from storage.tables.database.instance_schema import SharedHeaderRow as SharedHeaderRow
 from storage.tables.database.instance_schema import SubjectRow as SubjectRow

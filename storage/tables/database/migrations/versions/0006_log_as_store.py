@@ -53,6 +53,21 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("sop_instance_uid"),
     )
     op.execute("INSERT INTO own_instance SELECT DISTINCT sop_instance_uid FROM result_object")
+    op.create_table(
+        "repeated",
+        sa.Column("segment_id", sa.Integer(), sa.ForeignKey("segment.id"), nullable=False),
+        sa.Column("frame_offset", sa.BigInteger(), nullable=False),
+        sa.Column("body_offset", sa.BigInteger(), nullable=True),
+        sa.Column("file", sa.String(), nullable=True),
+        sa.Column("sop_instance_uid", sa.String(length=64), nullable=False),
+        sa.Column("series_instance_uid", sa.String(length=64), nullable=False),
+        sa.Column("study_instance_uid", sa.String(length=64), nullable=False),
+        sa.Column("size", sa.BigInteger(), nullable=True),
+        sa.Column("sha256", sa.String(length=64), nullable=False),
+        sa.Column("received_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("segment_id", "frame_offset"),
+    )
+    op.create_index("ix_repeated_study", "repeated", ["study_instance_uid"], unique=False)
     op.add_column("study", sa.Column("routed_subject", sa.String(length=64), nullable=True))
     op.drop_index("ix_delivery_destination_state", "delivery")
     op.create_index("ix_delivery_state_destination", "delivery", ["state", "destination", "run_after"], unique=False)
