@@ -7,6 +7,7 @@ single instances are left to `dicom-node fsck`.
 import errno
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -28,7 +29,7 @@ from storage.tables.problems import Problems
 log = logging.getLogger(__name__)
 
 SCRUB_SECONDS = 1.0  # between two steps
-ROUND_SECONDS = 24 * 3600.0  # from one beginning to the next at the least, where there is little to read
+DAY_SECONDS = 24 * 3600.0  # a round takes as long at the least, and damaged segments are read as often
 MOST_TOLD = 50  # problems of one segment
 SCRUBBED = "scrubbed"  # beside the journals: the last segment that was read
 _MEGABYTE = 2**20
@@ -89,22 +90,39 @@ class Scrub:
     def _rounds(self) -> Iterator[int | None]:
         """Yield the number of bytes whenever some were read, and None while there is nothing to do."""
         after = self._read_note()
+        looked_again = -math.inf
         while True:
             began = self._monotonic()
-            for receiver in self._segments.receivers():
-                if after is not None and receiver < after[0]:
-                    continue
-                number = after[1] + 1 if after is not None and receiver == after[0] else 0
-                while numbers := self._segments.following(receiver, number):
-                    for number in numbers:
-                        with suppress(FileNotFoundError):  # deleted meanwhile
-                            yield from self._segment(receiver, number)
-                        self._write_note(receiver, number)
-                    number += 1
+            for receiver, number in self._following(after):
+                if self._monotonic() - looked_again > DAY_SECONDS:
+                    looked_again = self._monotonic()
+                    yield from self._look_again()
+                with suppress(FileNotFoundError):  # deleted meanwhile
+                    yield from self._segment(receiver, number)
+                self._write_note(receiver, number)
+            if looked_again < began:
+                yield from self._look_again()
             after = None
             log.info("Everything that the log holds was read again", extra=fields("log_scrubbed"))
-            while self._monotonic() - began < ROUND_SECONDS:
+            while self._monotonic() - began < DAY_SECONDS:
                 yield None
+
+    def _following(self, after: tuple[str, int] | None) -> Iterator[tuple[str, int]]:
+        """Yield the segments of all receivers that come after this one."""
+        for receiver in self._segments.receivers():
+            if after is None or receiver >= after[0]:
+                number = after[1] + 1 if after is not None and receiver == after[0] else 0
+                while numbers := self._segments.following(receiver, number):
+                    yield from ((receiver, number) for number in numbers)
+                    number = numbers[-1] + 1
+
+    def _look_again(self) -> Iterator[int]:
+        """Read the segments that have problems, some of which may have been restored."""
+        places = {key.partition(":")[0] for key in self._problems.keys(ProblemKind.DAMAGED, "")}
+        for place in sorted(places)[:MOST_TOLD]:
+            receiver, _, number = place.rpartition("/")
+            with suppress(FileNotFoundError):
+                yield from self._segment(receiver, int(number))
 
     # -- one segment ---------------------------------------------------------------------------------------------------
 

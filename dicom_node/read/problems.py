@@ -25,8 +25,8 @@ ADVICE = {
     ProblemKind.CORRECTION_INCOMPLETE: "send the whole corrected study again",
     ProblemKind.QUARANTINED: "compare the copy in the quarantine with what is filed; the sender knows which is right",
     ProblemKind.UNFILED: "the bytes are kept in the folder 'unfiled'; send the instance again once the cause is mended",
-    ProblemKind.DAMAGED: "see to the disk, and restore this file of the folder 'journal' from a backup; "
-    "the problem ends once the scrub has read it again",
+    ProblemKind.DAMAGED: "see to the disk, and restore this file of the folder 'journal' from a backup, or send the "
+    "study again; a start looks at it again, and so does each day",
     ProblemKind.REFUSED: "the log says why; the sender has to send again",
     ProblemKind.ROUTING_FAILED: "look at the log; then route the study again with `dicom-node retry --study`",
     ProblemKind.MACHINE_TROUBLE: "look at the disk and the log; the work is tried again by itself",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete, select
 
-from dicom_node.index.scrub import MOST_TOLD, ROUND_SECONDS, SCRUBBED, Scrub
+from dicom_node.index.scrub import DAY_SECONDS, MOST_TOLD, SCRUBBED, Scrub
 from dicom_node.read.stores import open_stores
 from dicom_node.roles import build_scheduler
 from dicom_node.settings.loading import load_settings
@@ -218,13 +218,33 @@ def test_it_keeps_to_its_rate_and_goes_on_where_it_was(tmp_path: Path, monkeypat
     for _ in range(60):
         scrub.advance()
     assert read[:before] + read[before + (read[before] == read[before - 1]) :] == all_of
-    logged.now = ROUND_SECONDS - 1
+    logged.now = DAY_SECONDS - 1
     scrub.advance()
     done = len(read)
     assert done <= len(all_of) + 1
-    logged.now = ROUND_SECONDS + 1
+    logged.now = DAY_SECONDS + 1
     scrub.advance()
     assert read[done] == ("receive-0", 1)
+
+
+def test_damaged_segments_are_read_again_at_a_start_and_each_day(logged: Logged) -> None:
+    frame = logged.frames[0]
+    flip(logged.segment, frame.end - 1)
+    assert len(logged.found()) == 1
+    scrub = logged.scrub()  # the round is over: the note names the last segment
+    scrub.advance()
+    assert len(logged.told()) == 1
+    flip(logged.segment, frame.end - 1)
+    scrub.advance()
+    assert len(logged.told()) == 1
+    logged.now += DAY_SECONDS + 1
+    scrub.advance()
+    assert logged.told() == {}
+    flip(logged.segment, frame.end - 1)
+    assert len(logged.found()) == 1
+    flip(logged.segment, frame.end - 1)
+    logged.scrub().advance()
+    assert logged.told() == {}
 
 
 def test_trouble_of_the_machine_puts_it_off(logged: Logged, monkeypatch: pytest.MonkeyPatch) -> None:
