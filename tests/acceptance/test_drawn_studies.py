@@ -39,7 +39,7 @@ def test_what_must_come_comes(tmp_path: Path, numbers: Sequence[int]) -> None:
     seeds = os.environ.get("DRAWN_SEEDS", "").split() or [f"drawn-{n}" for n in numbers]
     studies = [draw(seed, bases) for seed in seeds]
     clock = FakeClock(tmp_path)
-    disk = FailingDisk(tmp_path, tmp_path / "data")
+    disk = FailingDisk(tmp_path)
     place = SharedNode(tmp_path, free_port(), {**clock.environment, **disk.environment})
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""What was acknowledged must be there: looked up in the files and the index, not asked of the node's code."""
+"""What was acknowledged must be there: looked up in the index and in the log, not asked of the node's code."""
 
 import hashlib
 import sqlite3
@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dicom_node.settings.model import ReceiveSettings
@@ -44,23 +45,19 @@ def wait_indexed(data_dir: Path, acknowledged: Mapping[str, Instance], seconds: 
 
 
 def faults(data_dir: Path, acknowledged: Mapping[str, Instance], seconds: float = INDEX_SECONDS) -> list[str]:
-    """What is wrong with what was acknowledged: missing, indexed twice, other bytes, or kept more than once."""
+    """What is wrong with what was acknowledged: missing, indexed twice, other bytes, or kept aside as well."""
     found = [f"{uid} is not indexed" for uid in wait_indexed(data_dir, acknowledged, seconds)]
-    rows = indexed(data_dir)
-    files: dict[str, list[Path]] = {}
-    for path in data_dir.glob("instances/*/*/*"):
-        files.setdefault(path.name, []).append(path)
-    # What a crash has torn may lie in quarantine; what is whole must not be kept twice.
-    beside = {_digest(path) for path in data_dir.glob("quarantine/**/*") if path.is_file()}
+    rows: dict[str, list[Row]] = {}
+    for row in stored(data_dir):
+        rows.setdefault(row.sop_instance_uid, []).append(row)
+    beside = {row.digest for row in stored(data_dir, "aside")}
     for uid, instance in acknowledged.items():
-        places = files.get(f"{uid}.dcm", [])
-        if rows[uid] > 1:
-            found.append(f"{uid} has {rows[uid]} rows")
+        places = rows.get(uid, [])
         if len(places) != 1:
-            found.append(f"{uid} has {len(places)} files")
-        elif _digest(places[0]) != instance.sha256:
+            found.append(f"{uid} has {len(places)} rows")
+        elif places[0].digest != instance.sha256:
             found.append(f"{uid} has other bytes")
-        elif instance.study_instance_uid and places[0].parts[-3:-1] != (
+        elif instance.study_instance_uid and (places[0].study_instance_uid, places[0].series_instance_uid) != (
             instance.study_instance_uid,
             instance.series_instance_uid,
         ):
@@ -70,12 +67,42 @@ def faults(data_dir: Path, acknowledged: Mapping[str, Instance], seconds: float 
     return found
 
 
-def _digest(path: Path) -> str:
-    """Of the dataset; empty when it is no Part 10 file."""
+@dataclass(frozen=True)
+class Row:
+    """What a row of the index says, and the bytes that lie where it says; none if its segment is not there."""
+
+    sop_instance_uid: str
+    series_instance_uid: str
+    study_instance_uid: str
+    file: bytes = field(repr=False)
+
+    @property
+    def digest(self) -> str:
+        """Of the dataset; empty when this is no Part 10 file."""
+        try:
+            return hashlib.sha256(part10_dataset(self.file)).hexdigest()
+        except (AssertionError, struct.error):
+            return ""
+
+
+def stored(data_dir: Path, table: str = "instance") -> list[Row]:
+    """The rows of a table, with what lies at their addresses."""
+    statement = (
+        "SELECT sop_instance_uid, series_instance_uid, study_instance_uid, receiver, number, body_offset, size, file "
+        f"FROM {table} JOIN segment ON segment.id = segment_id"
+    )
+    with closing(sqlite3.connect(f"file:{data_dir / 'node.sqlite'}?mode=ro", uri=True, timeout=30)) as connection:
+        found = connection.execute(statement).fetchall()
+    return [Row(*row[:3], _bytes(data_dir / "journal" / row[3], *row[4:])) for row in found]
+
+
+def _bytes(folder: Path, number: int, offset: int, size: int, file: str | None) -> bytes:
     try:
-        return hashlib.sha256(part10_dataset(path.read_bytes())).hexdigest()
-    except (AssertionError, struct.error):
-        return ""
+        with (folder / (file or f"{number:08}.log")).open("rb") as content:
+            content.seek(offset)
+            return content.read(size)
+    except OSError:
+        return b""
 
 
 def assert_kept(data_dir: Path, acknowledged: Mapping[str, Instance], log: Path, what: str) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import urllib.request
 from collections import Counter
 from collections.abc import Iterable
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from dicom_node.demo.pacs.start import start_pacs
 from dicom_node.dimse.scu import Target, find_files
 from tests.acceptance.node import Node
 from tests.faults.conftest import MakeNode
-from tests.faults.ledger import indexed, wait_indexed
+from tests.faults.ledger import indexed, stored, wait_indexed
 from tests.faults.proxy import Proxy, Stored
 from tests.faults.wire import Instance, part10_dataset
 
@@ -92,16 +93,16 @@ def program(name: str) -> str:
 
 
 def assert_stored_as_sent(node: Node, passed: Iterable[Stored]) -> None:
-    """Every instance that passed the proxy is in the index, and its file holds the bytes that passed."""
+    """Every instance that passed the proxy is in the index, and its bytes are those that passed."""
     on_the_wire = {s.sop_instance_uid: s for s in passed}
     waiting = {uid: Instance(uid, s.dataset) for uid, s in on_the_wire.items()}
     assert waiting
     assert wait_indexed(node.data_dir, waiting, 60) == [], node.log.read_text()[-2000:]
     assert set(indexed(node.data_dir)) == set(waiting)
+    files = {row.sop_instance_uid: row.file for row in stored(node.data_dir)}
     for uid, sent in on_the_wire.items():
-        (path,) = node.data_dir.glob(f"instances/*/*/{uid}.dcm")
-        assert part10_dataset(path.read_bytes()) == sent.dataset, f"{uid} in {sent.transfer_syntax_uid}"
-        meta = dcmread(path, stop_before_pixels=True).file_meta
+        assert part10_dataset(files[uid]) == sent.dataset, f"{uid} in {sent.transfer_syntax_uid}"
+        meta = dcmread(BytesIO(files[uid]), stop_before_pixels=True).file_meta
         assert meta.TransferSyntaxUID == sent.transfer_syntax_uid
         assert meta.MediaStorageSOPInstanceUID == uid
 

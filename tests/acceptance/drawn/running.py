@@ -174,35 +174,34 @@ class FakeClock:
 
 
 FAILING_READS = '''
-"""Loaded by every process of the node: while the flag is there, nothing below the folder can be opened."""
+"""Loaded by every process of the node: while the flag is there, no instance can be read from the log."""
 
-import builtins, errno, io, os, select, time
+import errno, os, select, time
 
 # libfaketime 0.9.10 takes the target of clock_nanosleep for a faked time, although the monotonic clock is not faked.
 time.sleep = lambda seconds: select.select([], [], [], seconds)
-flag, folder, real = os.environ["DRAWN_FLAG"], os.environ["DRAWN_FOLDER"], io.open
+flag, real = os.environ["DRAWN_FLAG"], os.preadv
 
 
-def opened(file, *arguments, **keywords):
-    if isinstance(file, (str, os.PathLike)) and os.fspath(file).startswith(folder) and os.path.exists(flag):
+def preadv(*arguments):
+    if os.path.exists(flag):
         time.sleep(0.3)
-        raise OSError(errno.EIO, os.strerror(errno.EIO), os.fspath(file))
-    return real(file, *arguments, **keywords)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    return real(*arguments)
 
 
-builtins.open = io.open = opened
+os.preadv = preadv
 '''
 
 
 class FailingDisk:
-    """A disk below the node's folder of instances that hangs and then fails, for as long as a test wants."""
+    """A disk below the node's journals that hangs and then fails when it is read, for as long as a test wants."""
 
-    def __init__(self, folder: Path, data_dir: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         self._modules = folder / "modules"
         self._modules.mkdir()
         (self._modules / "sitecustomize.py").write_text(FAILING_READS)
         self._flag = folder / "disk-hangs"
-        self._instances = data_dir / "instances"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -210,7 +209,6 @@ class FailingDisk:
         return {
             "PYTHONPATH": os.pathsep.join(paths),
             "DRAWN_FLAG": str(self._flag),
-            "DRAWN_FOLDER": str(self._instances),
         }
 
     def hang(self) -> None:
