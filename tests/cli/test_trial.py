@@ -10,6 +10,7 @@ from dicom_node.settings.loading import load_settings
 from tests.acceptance.studies import write_ball_study
 from tests.commands import invoke
 from tests.schedule.sweeps import Clock, push
+from tests.storage.node import Node
 
 CONFIG = """\
 [node]
@@ -34,7 +35,7 @@ def study(tmp_path: Path) -> str:
     config.write_text(CONFIG.format(data=tmp_path / "data", more=""))
     stores = open_stores(load_settings(config).stores, upgrade=True)
     written = write_ball_study(tmp_path / "study")
-    push(stores, Clock(), written.paths, "a", 20)  # type: ignore[arg-type]
+    push(Node(stores.database, tmp_path / "data" / "instances"), Clock(), written.paths, "a", 20)
     stores.database.close()
     return written.study_instance_uid
 
