@@ -197,7 +197,7 @@ class Scrub:
                 here = [one for one in listed if part.offset <= one.frame_offset < part.end]
                 for one in here:
                     yield _damage(segment, one, f"its bytes at {one.frame_offset} of segment {segment} are damaged")
-                if not here:
+                if not here and not self._instances.is_repeated(receiver, number, part.offset, part.end):
                     size = part.end - part.offset
                     text = (
                         f"{size} bytes at {part.offset} of segment {segment} are damaged; no instance is listed there"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Select, func, select, update
+from sqlalchemy.orm import Session
 
 from storage.blobs import Blob
 from storage.log.filing.associations import abort_open_associations
@@ -40,6 +41,9 @@ class KeptAside:
     sop_instance_uid: str
     study_instance_uid: str
     is_quarantined: bool
+
+
+_Logged = schema.InstanceRow | schema.InstanceVersionRow | schema.AsideRow | schema.RepeatedRow
 
 
 class InstanceStore:
@@ -196,15 +200,15 @@ class InstanceStore:
 
     def logged(self, receiver: str, number: int, start: int, end: int) -> list[LoggedInstance]:
         """Return what has a row and begins in this range of a segment: current, earlier, or kept aside."""
-        found = set()
-        segment = schema.SegmentRow
-        for row in (schema.InstanceRow, schema.InstanceVersionRow, schema.AsideRow):
-            here = (segment.receiver == receiver, segment.number == number, row.frame_offset.between(start, end - 1))
-            columns = (row.frame_offset, row.sop_instance_uid, row.study_instance_uid)
-            with self._database.reading() as session:
-                rows = session.execute(select(*columns).join(segment, segment.id == row.segment_id).where(*here))
-                found |= {(int(offset or 0), sop, study) for offset, sop, study in rows}
-        return [LoggedInstance(*one) for one in sorted(found)]
+        tables = (schema.InstanceRow, schema.InstanceVersionRow, schema.AsideRow)
+        with self._database.reading() as session:
+            found = {one for row in tables for one in _beginning_in(session, row, receiver, number, start, end)}
+        return sorted(found, key=lambda one: one.frame_offset)
+
+    def is_repeated(self, receiver: str, number: int, start: int, end: int) -> bool:
+        """Return True if something begins in this range of a segment that lies elsewhere too, where a row names it."""
+        with self._database.reading() as session:
+            return bool(_beginning_in(session, schema.RepeatedRow, receiver, number, start, end))
 
     def kept_aside(self) -> list[KeptAside]:
         """Return what is part of no study, and why."""
@@ -220,6 +224,16 @@ class InstanceStore:
         """Return True if no instance is indexed."""
         with self._database.reading() as session:
             return session.scalar(select(schema.InstanceRow.sop_instance_uid).limit(1)) is None
+
+
+def _beginning_in(
+    session: Session, row: type[_Logged], receiver: str, number: int, start: int, end: int
+) -> list[LoggedInstance]:
+    segment = schema.SegmentRow
+    here = (segment.receiver == receiver, segment.number == number, row.frame_offset.between(start, end - 1))
+    columns = (row.frame_offset, row.sop_instance_uid, row.study_instance_uid)
+    rows = session.execute(select(*columns).join(segment, segment.id == row.segment_id).where(*here))
+    return [LoggedInstance(int(offset or 0), sop, study) for offset, sop, study in rows]
 
 
 _Row = type[schema.InstanceRow] | type[schema.InstanceVersionRow]

@@ -166,6 +166,20 @@ def test_what_was_deleted_is_no_damage(logged: Logged) -> None:
     assert list(logged.found()) == [f"receive-0/00000001:{third.offset}"]
 
 
+def test_an_instance_that_came_again_is_whole(logged: Logged) -> None:
+    flip(logged.segment, logged.frames[0].end - 1)
+    assert len(logged.found()) == 1
+    life = Journal(logged.journals / "receive-0")
+    life.open()
+    sent = received(1)
+    life.store(sent.instance, sent.file, kept=sent.kept)
+    life.close()
+    indexer_of(logged.node).advance()
+    assert logged.found() == {}
+    flip(logged.segment, logged.frames[1].end - 1)
+    assert list(logged.found()) == [f"receive-0/00000001:{logged.frames[1].offset}"]
+
+
 def test_damage_that_concerns_no_instance_is_told_by_its_place(logged: Logged) -> None:
     with SegmentReader(logged.segment) as reader:
         (association,) = (f for f in reader.all_frames() if f.kind is FrameKind.ASSOCIATION)

@@ -40,6 +40,10 @@ def judge_frames(reader: SegmentReader, bodies: bool, start: int = 0) -> Iterato
     start = max(start, reader.first)
     while start < reader.size:
         frame = _frame_at(reader, start)
+        if frame is not None and frame.kind is FrameKind.GONE:
+            yield JudgedFrame(FrameVerdict.DELETED, start, frame.end)
+            start = frame.end
+            continue
         if frame is not None:
             yield JudgedFrame(_verdict(reader, frame, bodies), start, frame.end, frame)
             start = frame.end

@@ -17,7 +17,7 @@ from tests.storage.log.crashes import tear
 from tests.storage.log.release01 import old_segment
 from tests.storage.node import received
 
-WHOLE, DAMAGED, TORN = FrameVerdict.WHOLE, FrameVerdict.DAMAGED, FrameVerdict.TORN
+WHOLE, DAMAGED, TORN, DELETED = FrameVerdict.WHOLE, FrameVerdict.DAMAGED, FrameVerdict.TORN, FrameVerdict.DELETED
 
 
 @pytest.fixture
@@ -102,6 +102,16 @@ def test_a_sector_that_cannot_be_read_is_damage(written: Path, monkeypatch: pyte
     code = errno.ENOMEM
     with pytest.raises(OSError, match="bad sector"):
         verdicts(written)
+
+
+def test_what_was_deleted_is_told_from_damage(written: Path) -> None:
+    gone = frame(written, 2)
+    with written.open("r+b") as file:
+        file.seek(gone.offset)
+        file.write(bytes(gone.end - gone.offset))
+    assert verdicts(written)[2] is DAMAGED
+    with SegmentReader(written, {gone.offset: gone.end}) as reader:
+        assert [part.verdict for part in judge_frames(reader, bodies=True)] == [WHOLE, WHOLE, DELETED, WHOLE]
 
 
 def test_segments_of_release_01_are_judged(tmp_path: Path) -> None:
