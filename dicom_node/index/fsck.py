@@ -12,6 +12,7 @@ from storage.log.filing.reached import Reached, read_reached
 from storage.log.filing.release01 import OldFiles
 from storage.log.index_log import read_deleted_frames
 from storage.log.segments.frames import Frame, FrameKind, instance_of
+from storage.log.segments.judged import FrameVerdict, judge_frames
 from storage.log.segments.reader import SegmentReader
 from storage.log.segments.store import Segments, address_of
 from storage.records.instances import Instance
@@ -91,20 +92,17 @@ def _check_segment(
     found = _SegmentCheck()
     name = f"{receiver}/{reader.path.stem}"
     filed = (0, 0) if reached is None else (reached.segment, reached.offset)
-    end = reader.first
-    for frame in reader.all_frames():
-        if frame.offset > end:
-            found.problems.append(FoundFault(Fault.JOURNAL, f"{name}:{end}"))
-        end = frame.end
-        if frame.kind not in _INSTANCES:
+    for part in judge_frames(reader, bodies=False):
+        if part.verdict is FrameVerdict.DAMAGED:
+            found.problems.append(FoundFault(Fault.JOURNAL, f"{name}:{part.offset}"))
+        frame = part.frame
+        if frame is None or frame.kind not in _INSTANCES:
             continue
         if (number, frame.offset) >= filed:
             found.waiting += 1
         elif not listed.has(frame):
             uids = (str(frame.meta["study_instance_uid"]), str(frame.meta["sop_instance_uid"]))
             found.problems.append(FoundFault(Fault.NOT_INDEXED, str(address_of(frame, receiver, number)), *uids))
-    if end < reader.size and not reader.is_cut_off(end):
-        found.problems.append(FoundFault(Fault.JOURNAL, f"{name}:{end}"))
     return found
 
 
