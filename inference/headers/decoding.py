@@ -126,26 +126,27 @@ class HeaderDecoder:
                 parts.append(_Part(tag, element.VR, elements[at : element.value_tell - (4 if implicit else 2)]))
                 at = element.value_tell + element.length
                 del raw[tag]
-        self._convert(ds, raw)
         shared = {tag: element for tag, element in ds.items() if tag in raw or tag not in VARYING}
+        shared |= self._convert(ds, raw)
         charset = ds.original_character_set
         fixed = {VARYING[tag]: ds[tag].value for tag in VARYING.keys() & shared.keys()}
         return _Pattern(shared, fixed, charset, tuple(parts), elements[at:], implicit)
 
-    def _convert(self, ds: Dataset, shared: Mapping[BaseTag, RawDataElement]) -> None:
-        """Convert the shared elements, each distinct one once. One that cannot be read raises again when it is asked.
+    def _convert(self, ds: Dataset, shared: Mapping[BaseTag, RawDataElement]) -> dict[BaseTag, DataElement]:
+        """Return the shared elements, each distinct one converted once, without those that cannot be read.
 
         Character set, sign of pixels and creators of private elements enter into the conversion.
         """
         context = tuple(shared[tag].value if tag in shared else None for tag in _CONTEXT)
         creators = tuple((tag, raw.value) for tag, raw in shared.items() if tag.is_private_creator)
+        found = {}
         for tag, raw in shared.items():
             key = (tag, raw.VR, raw.value, context, creators if tag.is_private else ())
-            if key in self._known:
-                ds[tag] = self._known[key]
-                continue
             with suppress(Exception):  # pydicom raises errors of many kinds
-                self._known[key] = ds[tag]
+                if key not in self._known:
+                    self._known[key] = ds[tag]
+                found[tag] = self._known[key]
+        return found
 
 
 class _Part(NamedTuple):
@@ -184,23 +185,23 @@ class _Pattern:
             own.append(RawDataElement(tag, vr, length, elements[value_at:at], value_at, self.implicit, True))
         if len(elements) != at + len(self.end) or not elements.endswith(self.end):
             return None
-        header = PatternedHeader({**self.shared, **{raw.tag: raw for raw in own}})
+        found = dict(self.shared)
+        found.update((raw.tag, known.get(raw[:_UP_TO_VALUE], raw)) for raw in own)
+        header = PatternedHeader(found)
         header.set_original_encoding(self.implicit, True, self.character_set)
-        header.varying = self.fixed | {VARYING[raw.tag]: _converted(header, raw, known) for raw in own}
+        header.varying = {**self.fixed, **{VARYING[raw.tag]: _value(header, raw, found[raw.tag], known) for raw in own}}
         header.pattern = self
         return header
 
 
-_Converted = dict[tuple[BaseTag, str | None, bytes | None], DataElement]
+_Converted = dict[tuple[Any, ...], DataElement]
+_UP_TO_VALUE = 4  # fields of a raw element: its tag, VR, length and value
 
 
-def _converted(header: Dataset, raw: RawDataElement, known: _Converted) -> Any:
-    """Return the value of an element of `header`, converted only if it is not among those `known`."""
-    key = (raw.tag, raw.VR, raw.value)
-    if (element := known.get(key)) is None:
+def _value(header: Dataset, raw: RawDataElement, element: DataElement | RawDataElement, known: _Converted) -> Any:
+    """Return the value of an element of `header`. One that had to be converted is kept among those `known`."""
+    if isinstance(element, RawDataElement):
         element = header[raw.tag]
         if raw.tag != _SOP_INSTANCE_UID and len(known) < MOST_KNOWN:
-            known[key] = element
-    else:
-        header[raw.tag] = element
+            known[raw[:_UP_TO_VALUE]] = element
     return element.value
