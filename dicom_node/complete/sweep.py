@@ -18,6 +18,7 @@ from storage.tables.studies import Studies
 log = logging.getLogger(__name__)
 
 EARLY_SECONDS = 2.0  # between two looks for whole series in a study that still arrives
+EARLY_SHARE = 0.05  # of the time that looks at one study may take: each reads all that is here of it
 
 StartEarly = Callable[[StudyEvidence, Mapping[str, str], datetime], None]
 """Gets a study that still arrives, its series that are whole already, each with the reason, and the time."""
@@ -91,10 +92,12 @@ class CompletionSweep:
                     self._complete(evidence, decision, now)
                     continue
             if self._start_early is not None and filed is not None and (seen.early_at is None or now >= seen.early_at):
-                seen.early_at = now + timedelta(seconds=EARLY_SECONDS)
+                began = self._now()
                 whole = self._whole(evidence, seen, min(now, filed))
                 if whole:
                     self._start_early(evidence, whole, self._wall())
+                took = self._now() - began
+                seen.early_at = now + max(timedelta(seconds=EARLY_SECONDS), took / EARLY_SHARE)
 
     def _whole(self, evidence: StudyEvidence, seen: _SeenStudy, now: datetime) -> Mapping[str, str]:
         """Return the series that are whole, each with the reason.

@@ -56,9 +56,11 @@ class ReceivedSeries:
         """Return the series that hold anything but results of this node."""
         return self.besides(study_instance_uid, self.own_results(study_instance_uid))
 
-    def besides(self, study_instance_uid: str, own: Collection[str]) -> list[Series]:
-        """Return the series that hold anything but the instances of `own`."""
-        series = self._instances.series(study_instance_uid)
+    def besides(
+        self, study_instance_uid: str, own: Collection[str], only: Collection[str] | None = None
+    ) -> list[Series]:
+        """Return the series, or `only` these of them, that hold anything but the instances of `own`."""
+        series = self._instances.series(study_instance_uid, only)
         return [s for s in series if any(i.sop_instance_uid not in own for i in s.instances)]
 
 

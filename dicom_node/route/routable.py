@@ -32,7 +32,7 @@ class RoutableStudies:
         """Read a study, or `only` these of its series. Raises OSError if its files cannot be read now."""
         uid = study.study_instance_uid
         own = self._received.own_results(uid)
-        series = [s for s in self._received.besides(uid, own) if only is None or s.series_instance_uid in only]
+        series = self._received.besides(uid, own, only)
         looked = self._recogniser.look(series)
         callers = self._studies.callers(uid)
         return RoutableStudy(

@@ -75,7 +75,7 @@ class InstanceStore:
         order = (row.series_instance_uid, row.received_at, row.sop_instance_uid)
         here = _listed_columns().where(row.study_instance_uid == study_instance_uid)
         if series_instance_uids is not None:
-            here = here.where(row.series_instance_uid.in_(series_instance_uids))
+            here = here.where(row.series_instance_uid.in_(list(series_instance_uids)))
         return self._read(here.order_by(*order))
 
     def sample(self, study_instance_uid: str, count: int) -> list[Instance]:

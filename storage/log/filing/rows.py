@@ -217,8 +217,8 @@ def read_kept_headers(
         row.study_instance_uid == study_instance_uid, row.shared_header_id.is_not(None)
     )
     if series_instance_uids is not None:
-        shared_ones = shared_ones.where(base.series_instance_uid.in_(series_instance_uids))
-        own_ones = own_ones.where(row.series_instance_uid.in_(series_instance_uids))
+        shared_ones = shared_ones.where(base.series_instance_uid.in_(list(series_instance_uids)))
+        own_ones = own_ones.where(row.series_instance_uid.in_(list(series_instance_uids)))
     shared = {number: expand_shared(stored) for number, stored in session.execute(shared_ones)}
     kept = session.execute(own_ones)
     return {
