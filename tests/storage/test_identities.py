@@ -199,3 +199,13 @@ def test_a_refused_study_has_a_problem_until_it_is_routed(node: Node) -> None:
     assert node.studies.ignore(STUDY, revision, "nothing applies", UNDECIDED, NOW)
     with node.database.reading() as session:
         assert session.execute(kinds).all() == []
+
+
+def test_birth_dates_and_sexes_of_studies_differ_only_under_one_key() -> None:
+    a, b, unknown = (
+        StudyIdentities((IdentityGroup(identity, 1, NOW),), key="k") for identity in (A, B, PatientIdentity("A"))
+    )
+    assert a.differ(b)
+    assert not a.differ(a)
+    assert not a.differ(unknown)
+    assert not a.differ(StudyIdentities(b.groups, key="another"))

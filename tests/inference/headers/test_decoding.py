@@ -10,6 +10,7 @@ from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_dataset
 
 from inference.headers.decoding import MOST_PATTERNS, HeaderDecoder, pattern_of, varying_values
+from inference.series.image_facts import facts_like, facts_of
 from inference.series.recogniser import recognise_headers
 
 
@@ -69,6 +70,30 @@ def test_other_differences_make_another_pattern(other: dict[str, Any]) -> None:
     assert [one, two, three] == [alone(elements, False) for elements in headers]
     assert pattern_of(one) == pattern_of(three)
     assert (pattern_of(two) == pattern_of(one)) == (other == {"AcquisitionTime": None})  # empty, but there
+
+
+def test_the_same_bytes_are_converted_as_the_rest_of_their_header_says() -> None:
+    latin = encoded(header(1), False)
+    cyrillic = latin.replace(b"ISO_IR 100", b"ISO_IR 144")
+    other_creator = latin.replace(b"SIEMENS MR HEADER", b"SIEMENS MR HEADED")
+    decoder = HeaderDecoder()
+    found = [decoder.decode(one, True) for one in map(implicitly, (latin, cyrillic, other_creator))]
+    assert found[0].SeriesDescription != found[1].SeriesDescription
+    assert [ds[0x0019100C].value for ds in found] == [50, 50, b"50"]
+
+
+def implicitly(explicit: bytes) -> bytes:
+    return encoded(alone(explicit, False), True)
+
+
+@pytest.mark.parametrize("numbers", [(1, 3), (3, 1), (1, 4), (3, 6)])  # with a trigger and without
+def test_images_of_one_pattern_differ_in_place_and_time_alone(numbers: tuple[int, int]) -> None:
+    headers = [encoded(header(number), False) for number in numbers]
+    decoder = HeaderDecoder()
+    one, other = (decoder.decode(elements, False) for elements in headers)
+    (known,) = facts_of(one)
+    (expected,) = facts_of(alone(headers[1], False))
+    assert facts_like(known, other) == expected
 
 
 def told(ds: Dataset) -> dict[int, Any]:
