@@ -110,6 +110,8 @@ def _carry_out(settings: Settings, request: DeletionRequest) -> None:
                 "can; its log says what it waits for"
             )
         time.sleep(LOOK_SECONDS)
+    if indexer is not None:
+        indexer.close()
 
 
 def _indexer_unless_running(settings: Settings) -> Indexer | None:

@@ -1,5 +1,6 @@
 """The check behind `dicom-node fsck`: every acknowledged instance must be here, whole and indexed."""
 
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -39,6 +40,7 @@ def take_census(folders: NodeFolders, stores: Stores) -> Census:
                 found = _check_segment(reader, receiver, number, reached.get(receiver), listed)
                 waiting += found.waiting
                 problems += found.problems
+    problems += _check_index_log(folders)
     counted = 0
     for instance in stores.instances.all():
         counted += 1
@@ -104,6 +106,16 @@ def _check_segment(
             uids = (str(frame.meta["study_instance_uid"]), str(frame.meta["sop_instance_uid"]))
             found.problems.append(FoundFault(Fault.NOT_INDEXED, str(address_of(frame, receiver, number)), *uids))
     return found
+
+
+def _check_index_log(folders: NodeFolders) -> Iterator[FoundFault]:
+    """Yield the damages of the log of the index role: without it, a deleted study might come back."""
+    segments, name = Segments(folders.data_dir), folders.index_log.name
+    for number in segments.numbers(name):
+        with segments.open(name, number) as reader:
+            for part in judge_frames(reader, bodies=True):
+                if part.verdict is FrameVerdict.DAMAGED:
+                    yield FoundFault(Fault.JOURNAL, f"{name}/{number:08}:{part.offset}")
 
 
 def _fault(instance: Instance) -> Fault | None:

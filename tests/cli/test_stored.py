@@ -81,6 +81,11 @@ def test_a_study_is_deleted_where_the_node_does_not_run(config: Path) -> None:
     assert command(config, "delete", STUDY, "--reason", "again", "--yes").returncode == 1
     census = as_json(command(config, "fsck", "--json"))
     assert (census["instances"], census["problems"]) == (0, [])
+    *_, segment = sorted((config.parent / "data" / "index-log").glob("*.log"))
+    segment.write_bytes(segment.read_bytes().replace(b"asked for", b"xxxxx for"))
+    damaged = command(config, "fsck", "--json")
+    assert damaged.returncode == 1
+    assert "index-log" in {problem["path"].split("/")[0] for problem in json.loads(damaged.stdout)["problems"]}
 
 
 def test_the_index_role_deletes_where_it_runs(config: Path) -> None:

@@ -87,8 +87,6 @@ def _pass_unreadable(error: OSError) -> None:
 
 
 def _verdict(reader: SegmentReader, frame: Frame, bodies: bool) -> FrameVerdict:
-    if frame.kind is FrameKind.GONE:
-        return FrameVerdict.DELETED
     if not bodies:
         return FrameVerdict.WHOLE
     try:
