@@ -234,7 +234,7 @@ def _routable(
     configured: Sequence[ConfiguredApplication],
     recogniser: SeriesRecogniser,
 ) -> tuple[EarlierStudies | None, RoutableStudies]:
-    received = ReceivedSeries(stores.instances, stores.results)
+    received = ReceivedSeries(stores.instances)
     earlier = None
     if any(a.manifest is not None and a.manifest.earlier for a in configured):
         earlier = EarlierStudies(stores.patients, stores.instances, received, recogniser)

@@ -23,7 +23,6 @@ from inference.series.site_table import SiteTable
 from storage.log.instances import InstanceStore
 from storage.records.instances import Series
 from storage.records.patients import StudyIdentities
-from storage.tables.results import Results
 
 log = logging.getLogger(__name__)
 
@@ -40,13 +39,12 @@ Looked = tuple[Recognition, StudyValues]
 class ReceivedSeries:
     """The series that other nodes sent. Results of this node that came back are left out."""
 
-    def __init__(self, instances: InstanceStore, results: Results) -> None:
+    def __init__(self, instances: InstanceStore) -> None:
         self._instances = instances
-        self._results = results
 
     def own_results(self, study_instance_uid: str) -> frozenset[str]:
-        """Return the SOP Instance UIDs of all results of this node in the study."""
-        return frozenset(result.sop_instance_uid for result in self._results.objects(study_instance_uid))
+        """Return the SOP Instance UIDs of the results of this node that came back into the study."""
+        return self._instances.own(study_instance_uid)
 
     def identities(self, study_instance_uid: str) -> StudyIdentities:
         """Return the patients that the instances of a study state."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from storage.errors import DamagedFrame, StorageFull
-from storage.log.deletion.records import DeletedFrame, Deletion, TakenRange
+from storage.log.deletion.records import DeletedFrame, Deletion, RoutedRevisions, TakenRange
 from storage.log.journal import Journal
 from storage.log.segments.frames import Frame, FrameKind, NewFrame, new_frame
 from storage.log.segments.reader import NOTHING_DELETED
@@ -68,6 +68,11 @@ class IndexLog:
         body = json.dumps(list(sop_instance_uids)).encode()
         self._append(new_frame(FrameKind.OWN, {}, [body]))
 
+    def route(self, routed: RoutedRevisions) -> None:
+        """Note studies that were routed, so that they are not analysed again after the loss of the database."""
+        body = json.dumps(routed.studies).encode()
+        self._append(new_frame(FrameKind.ROUTED, {}, [body]))
+
     def delete(self, deletion: Deletion) -> None:
         """Note what is deleted, durably. Nothing may be removed before."""
         meta = {
@@ -111,21 +116,39 @@ class IndexLog:
 
         Others are not read where a segment is sealed. A damaged frame is told in the log and left out.
         """
-        receiver = self.folder.name
-        for number in self._segments.numbers(receiver):
-            with self._segments.open(receiver, number) as reader:
-                for frame in reader.frames_of(kinds):
-                    try:
-                        yield LoggedFrame(frame.kind, frame.meta, reader.body(frame))
-                    except DamagedFrame:
-                        _tell_damaged(number, frame)
+        for number in self._segments.numbers(self.folder.name):
+            yield from self._read(number, kinds)
 
-    def taken(self) -> list[TakenRange]:
-        """Return the ranges in the order in which they were indexed.
+    def _read(self, number: int, kinds: Collection[FrameKind]) -> Iterator[LoggedFrame]:
+        with self._segments.open(self.folder.name, number) as reader:
+            for frame in reader.frames_of(kinds):
+                try:
+                    yield LoggedFrame(frame.kind, frame.meta, reader.body(frame))
+                except DamagedFrame:
+                    _tell_damaged(number, frame)
 
-        A range that was taken again, after the database was replaced or did not answer, stands where it came last.
+    def history(self, reached: Mapping[str, tuple[int, int]]) -> list[TakenRange | RoutedRevisions]:
+        """Return what the database has not got, in the order in which it was indexed; nothing if it has everything.
+
+        `reached` are segment and offset up to which each journal is indexed in the database. A range that was taken
+        again, after the database was replaced or did not answer, stands where it came last.
         """
-        return in_order(TakenRange(**one.meta) for one in self.read(FrameKind.TAKEN))
+        found: list[list[TakenRange | RoutedRevisions]] = []
+        for number in reversed(self._segments.numbers(self.folder.name)):
+            here = [_history(one) for one in self._read(number, (FrameKind.TAKEN, FrameKind.ROUTED))]
+            ranges = [one for one in here if isinstance(one, TakenRange)]
+            found.append(here)
+            if ranges and not any(_is_behind(one, reached) for one in ranges):
+                break  # everything before it is in the database too
+        kept = in_order([one for here in reversed(found) for one in here])
+        lacking = next(
+            (n for n, one in enumerate(kept) if isinstance(one, TakenRange) and _is_behind(one, reached)), None
+        )
+        return [] if lacking is None else kept[lacking:]
+
+    def routed(self) -> set[tuple[str, int]]:
+        """Return all revisions of studies that were noted as routed."""
+        return {(study, revision) for one in self.read(FrameKind.ROUTED) for study, revision in json.loads(one.body)}
 
     def own_results(self) -> set[str]:
         """Return the SOP Instance UIDs of all results of this node that were noted."""
@@ -197,26 +220,40 @@ def release_reserve(folder: Path) -> bool:
     return True
 
 
-def in_order(taken: Iterable[TakenRange]) -> list[TakenRange]:
-    """Return the ranges without those, or parts of those, that were taken again later.
+def in_order(history: Iterable[TakenRange | RoutedRevisions]) -> list[TakenRange | RoutedRevisions]:
+    """Return a history without those ranges, or parts of them, that were taken again later.
 
     The frames of a receiver are taken one after another. So whatever begins behind the start of a later range was
     taken again.
     """
-    kept: dict[int, TakenRange] = {}
-    of_receiver: dict[str, list[int]] = {}
-    for number, one in enumerate(taken):
+    kept: dict[int, TakenRange | RoutedRevisions] = {}
+    of_receiver: dict[str, list[tuple[int, TakenRange]]] = {}
+    for number, one in enumerate(history):
+        kept[number] = one
+        if not isinstance(one, TakenRange):
+            continue
         earlier = of_receiver.setdefault(one.receiver, [])
         start = (one.segment, one.start)
-        while earlier and (kept[earlier[-1]].segment, kept[earlier[-1]].start) >= start:
-            del kept[earlier.pop()]
+        while earlier and (earlier[-1][1].segment, earlier[-1][1].start) >= start:
+            del kept[earlier.pop()[0]]
         if earlier:
-            last = kept[earlier[-1]]
+            at, last = earlier[-1]
             if last.segment == one.segment and last.end > one.start:
-                kept[earlier[-1]] = TakenRange(last.receiver, last.segment, last.start, one.start)
-        earlier.append(number)
-        kept[number] = one
+                shorter = TakenRange(last.receiver, last.segment, last.start, one.start)
+                kept[at], earlier[-1] = shorter, (at, shorter)
+        earlier.append((number, one))
     return [kept[number] for number in sorted(kept)]
+
+
+def _history(logged: LoggedFrame) -> TakenRange | RoutedRevisions:
+    if logged.kind is FrameKind.TAKEN:
+        return TakenRange(**logged.meta)
+    return RoutedRevisions(tuple((study, revision) for study, revision in json.loads(logged.body)))
+
+
+def _is_behind(taken: TakenRange, reached: Mapping[str, tuple[int, int]]) -> bool:
+    """Return True if a range ends behind the place up to which its journal is indexed."""
+    return (taken.segment, taken.end) > reached.get(taken.receiver, (0, 0))
 
 
 def _deletion(logged: LoggedFrame) -> Deletion:

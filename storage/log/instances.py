@@ -131,6 +131,13 @@ class InstanceStore:
             for uid, instances in ((uid, tuple(group)) for uid, group in grouped)
         ]
 
+    def own(self, study_instance_uid: str) -> frozenset[str]:
+        """Return the SOP Instance UIDs of results of this node that came back into a study."""
+        own, instance = schema.OwnInstanceRow, schema.InstanceRow
+        statement = select(own.sop_instance_uid).join(instance, instance.sop_instance_uid == own.sop_instance_uid)
+        with self._database.reading() as session:
+            return frozenset(session.scalars(statement.where(instance.study_instance_uid == study_instance_uid)))
+
     def identities(self, study_instance_uid: str) -> StudyIdentities:
         """Return the patients that the instances of a study state, as keyed hashes.
 

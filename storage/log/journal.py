@@ -245,6 +245,11 @@ def mark_filed(journals: Path, until: datetime, monotonic: float) -> None:
         os.close(descriptor)
 
 
+def unmark_filed(journals: Path) -> None:
+    """Remove the mark, because rows that it stands for are lost."""
+    (journals / FILED).unlink(missing_ok=True)
+
+
 def filed_until(journals: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> datetime | None:
     """Return the time until which everything acknowledged is indexed, by the clock `now`, unless it was set aside.
 

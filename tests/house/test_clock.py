@@ -9,6 +9,7 @@ RECORDS_ONLY = {
     "dicom_node/runtime/clock.py",  # defines the clocks
     "dicom_node/complete/preview.py",  # shows what would be decided, and decides nothing
     "dicom_node/index/indexer.py",  # the mark of the index has both clocks
+    "dicom_node/index/journal_filing.py",  # the time of a frame that states none
     "dicom_node/route/sweep.py",  # the time of the decision
     "dicom_node/route/reporting.py",  # how long a study was quiet before the process began
 }

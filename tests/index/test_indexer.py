@@ -368,14 +368,14 @@ def test_trouble_with_one_journal_holds_up_no_other(node: Node, receiver: Journa
     store(other, received(2))
     store(receiver, received(1))
     running = indexer_of(node)
-    advance = running._advance
+    advance = running._filing.advance
 
     def trouble(place: Any) -> tuple[int, bool]:
         if place.receiver == receiver.folder.name:
             raise OSError(5, "input/output error")
         return advance(place)
 
-    running._advance = trouble  # type: ignore[method-assign]
+    running._filing.advance = trouble  # type: ignore[method-assign]
     with pytest.raises(OSError, match="input/output"):
         running.advance()
     held(node, received(2))

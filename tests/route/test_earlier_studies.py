@@ -63,7 +63,7 @@ class Course:
     def start(self) -> ExistingPatients:
         """The part that a start of the role begins, and that goes on beside the sweeps."""
         instances = self.node.instances
-        received = ReceivedSeries(instances, self.node.results)
+        received = ReceivedSeries(instances)
         earlier = EarlierStudies(self.patients, instances, received, SeriesRecogniser(instances))
         return ExistingPatients(self.patients, earlier, self.node.studies)
 

@@ -109,7 +109,7 @@ class Sweeps:
         patients: Patients | None = None,
     ) -> None:
         rule = RULE if source is None else replace(RULE, source=source.name)
-        received_series = ReceivedSeries(node.instances, node.results)
+        received_series = ReceivedSeries(node.instances)
         recogniser = SeriesRecogniser(node.instances, site)
         earlier = None
         if patients is not None and any(a.manifest is not None and a.manifest.earlier for a in applications):

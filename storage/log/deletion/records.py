@@ -17,6 +17,13 @@ class TakenRange:
     end: int
 
 
+@dataclass(frozen=True)
+class RoutedRevisions:
+    """Studies that were routed, or of which it was decided that nothing applies, each with its revision."""
+
+    studies: tuple[tuple[str, int], ...]
+
+
 class DeletedFrame(NamedTuple):
     """The place of a deleted frame: its head begins at `offset`, and the next frame at `end`.
 

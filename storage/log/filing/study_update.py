@@ -139,8 +139,7 @@ class StudyUpdate:
 
 def is_own(session: Session, sop_instance_uid: str) -> bool:
     """Return True if the instance is a result of this node."""
-    statement = select(schema.ResultObjectRow.id).where(schema.ResultObjectRow.sop_instance_uid == sop_instance_uid)
-    return session.scalar(statement) is not None
+    return session.get(schema.OwnInstanceRow, sop_instance_uid) is not None
 
 
 def tell_contradiction(session: Session, study_instance_uid: str, revision: int) -> None:

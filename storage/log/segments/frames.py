@@ -52,6 +52,7 @@ class FrameKind(IntEnum):
     OWN = 65  # UIDs of results of this node
     DELETION = 66  # instances are deleted: the body says where they lie
     DELETED = 67  # everything that a DELETION names is gone
+    ROUTED = 68  # studies were routed
 
     GONE = 255  # is in no segment: a reader yields it for a frame that was deleted
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dicom_node.index.indexer import Indexer
+from dicom_node.index.journal_filing import JournalFiling
 from storage.errors import Retriable
 from storage.log import journal as journal_module
 from storage.log.journal import Journal, filed_until
@@ -52,16 +52,16 @@ def test_it_says_nothing_of_what_came_while_it_was_filing(tmp_path: Path, monkey
     journal = Journal(journals / "receive-0")
     journal.open()
     indexer = indexer_of(Node(database, tmp_path / "instances"))
-    advance, acknowledged = Indexer._advance, []
+    advance, acknowledged = JournalFiling.advance, []
 
-    def one_comes_behind(self: Indexer, place: Any) -> int:
+    def one_comes_behind(self: JournalFiling, place: Any) -> int:
         filed = advance(self, place)
         sent = received(1)
         journal.store(sent.instance, sent.file)
         acknowledged.append(datetime.now(UTC))
         return filed
 
-    monkeypatch.setattr(Indexer, "_advance", one_comes_behind)
+    monkeypatch.setattr(JournalFiling, "advance", one_comes_behind)
     assert indexer.advance() == 0
     mark = filed_until(journals)
     assert mark is not None
@@ -83,9 +83,9 @@ def test_it_moves_under_a_load_that_never_ends(tmp_path: Path, monkeypatch: pyte
     journal = Journal(journals / "receive-0")
     journal.open()
     stop = threading.Event()
-    advance, rounds = Indexer._advance, count(1)
+    advance, rounds = JournalFiling.advance, count(1)
 
-    def one_comes_behind(self: Indexer, place: Any) -> tuple[int, bool]:
+    def one_comes_behind(self: JournalFiling, place: Any) -> tuple[int, bool]:
         for n in range(2):
             sent = received(1000 * n + (number := next(rounds)))
             journal.store(sent.instance, sent.file)
@@ -95,7 +95,7 @@ def test_it_moves_under_a_load_that_never_ends(tmp_path: Path, monkeypatch: pyte
 
     sent = received(5000)
     journal.store(sent.instance, sent.file)
-    monkeypatch.setattr(Indexer, "_advance", one_comes_behind)
+    monkeypatch.setattr(JournalFiling, "advance", one_comes_behind)
     indexer_of(Node(database, tmp_path / "instances")).advance(stop)
     assert filed_until(journals) is not None
     journal.close()

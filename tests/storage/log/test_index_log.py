@@ -36,7 +36,9 @@ def test_it_says_the_same_after_a_restart(tmp_path: Path, killed: bool) -> None:
         if killed:
             tear(list_segments(folder)[-1])
     read = IndexLog(folder)
-    assert read.taken() == [TakenRange("receive-0", 1, 0, 100), TakenRange("receive-0", 1, 100, 200)]
+    assert read.history({}) == [TakenRange("receive-0", 1, 0, 100), TakenRange("receive-0", 1, 100, 200)]
+    assert read.history({"receive-0": (1, 100)}) == [TakenRange("receive-0", 1, 100, 200)]
+    assert read.history({"receive-0": (2, 0)}) == []
     assert read.own_results() == {"2.25.0", "2.25.100"}
     assert list(read.deletions()) == [deletion("0", *frames), deletion("100", *frames)]
     assert read.unfinished() == [deletion("100", *frames)]
