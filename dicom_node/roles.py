@@ -63,10 +63,12 @@ from dicom_node.settings.peers import addressees, receive_policy
 from inference.headers.images import feeds_inputs
 from storage.log.deletion.deletions import Deletions, StudyFolders
 from storage.log.files import remove_stale
+from storage.log.filing.blobs import StoredBlobs
 from storage.log.filing.release01 import OldFiles
 from storage.log.index_log import IndexLog, read_deleted_frames
 from storage.log.instances import InstanceStore
 from storage.log.journal import Journal, filed_until
+from storage.log.kept_again import KeptHeaders
 from storage.log.patient_key import PatientKey
 from storage.records.routing import RoutingDecision
 from storage.records.studies import Study
@@ -166,7 +168,8 @@ def build_indexer(settings: Settings) -> Indexer:
     by_study = (folders.instances, folders.quarantine, folders.objects)
     in_folders = StudyFolders(folders.data_dir, folders.journals, by_study, folders.procedure_steps)
     deletions = Deletions(database, in_folders, IndexLog(folders.index_log))
-    return Indexer(folders.journals, instances, old_files, database, deletions, claim=claim)
+    kept_headers = KeptHeaders(database, StoredBlobs(folders.journals, folders.instances))
+    return Indexer(folders.journals, instances, old_files, database, deletions, kept_headers, claim=claim)
 
 
 def build_source(settings: Settings) -> SourcePacs | None:

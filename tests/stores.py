@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dicom_node.index.indexer import Indexer
 from dicom_node.read.stores import Stores
 from storage.log.deletion.deletions import Deletions, Step, StudyFolders
+from storage.log.filing.blobs import StoredBlobs
 from storage.log.filing.release01 import OldFiles
 from storage.log.index_log import IndexLog
+from storage.log.kept_again import KeptHeaders
 from storage.tables.commitments import Commitments
 from storage.tables.confirmations import Confirmations
 from storage.tables.patients import Patients
@@ -18,7 +20,13 @@ from tests.storage.node import Node
 
 def indexer_of(node: Node, wait: Callable[[threading.Event, float], bool] = threading.Event.wait) -> Indexer:
     old_files = OldFiles(node.database, node.instances, node.root)
-    return Indexer(node.journals, node.instances, old_files, node.database, deletions_of(node), wait)
+    return Indexer(
+        node.journals, node.instances, old_files, node.database, deletions_of(node), kept_headers_of(node), wait
+    )
+
+
+def kept_headers_of(node: Node) -> KeptHeaders:
+    return KeptHeaders(node.database, StoredBlobs(node.journals, node.root))
 
 
 def deletions_of(node: Node, step: Step = lambda name: None) -> Deletions:

@@ -20,6 +20,7 @@ from storage.log.deletion.records import TakenRange
 from storage.log.filing.reached import read_reached
 from storage.log.filing.release01 import OldFiles
 from storage.log.instances import InstanceStore
+from storage.log.kept_again import KeptHeaders
 from storage.log.own_results import OwnResults
 from storage.log.routed_studies import RoutedStudies
 from storage.log.segments.store import Segments
@@ -45,6 +46,7 @@ class Indexer:
         old_files: OldFiles,
         database: Database,
         deletions: Deletions,
+        kept_headers: KeptHeaders,
         wait: Callable[[threading.Event, float], bool] = lambda stop, seconds: stop.wait(seconds),
         claim: Callable[[], object] = lambda: None,
     ) -> None:
@@ -54,6 +56,7 @@ class Indexer:
         self._old_files = old_files
         self._database = database
         self._deletions = deletions
+        self._kept_headers = kept_headers
         self._log = deletions.index_log
         self._own_results = OwnResults(database, deletions.index_log)
         self._routed = RoutedStudies(database, deletions.index_log)
@@ -68,8 +71,10 @@ class Indexer:
         pause = LOOK_SECONDS
         while not self._wait(stop, pause):
             try:
-                self.advance(stop)
+                filed = self.advance(stop)
                 self.carry_out_deletions()
+                if not filed:
+                    self._kept_headers.read_again()
                 pause = LOOK_SECONDS
             except IndexLost:
                 extra = fields("index_lost")

@@ -31,7 +31,7 @@ from storage.tables.database import schema
 from storage.tables.database.connection import Database, default_url
 from storage.tables.procedure_steps import ProcedureSteps
 from tests.storage.node import MR, NOW, Node, Sent, received
-from tests.stores import deletions_of
+from tests.stores import deletions_of, kept_headers_of
 
 GONE, LEFT = "1.2.3", "1.2.4"  # studies
 NAME, OTHER = "GONE^PATIENT", "LEFT^PATIENT"
@@ -93,7 +93,7 @@ def fill(node: Node) -> None:
 
 def indexer_with(node: Node, deletions: Deletions) -> Indexer:
     old_files = OldFiles(node.database, node.instances, node.root)
-    return Indexer(node.journals, node.instances, old_files, node.database, deletions)
+    return Indexer(node.journals, node.instances, old_files, node.database, deletions, kept_headers_of(node))
 
 
 def request(study: str = GONE, even_if_undelivered: bool = False) -> DeletionRequest:

@@ -181,14 +181,17 @@ _NOTHING_KEPT: KeptColumns = {"shared_header_id": None, "kept": None}
 
 
 def keep_headers(session: Session, entries: Iterable[IndexEntry]) -> dict[InstancePlace, KeptColumns]:
-    """Return the columns of the kept headers of these instances. What their series share is inserted once."""
+    """Return the columns of the kept headers of these instances. What their series share is inserted once.
+
+    All of them must be of the same version of the list of kept elements.
+    """
     kept = [entry for entry in entries if entry.kept]
     row = schema.SharedHeaderRow
     series = sorted({(entry.study_instance_uid, entry.series_instance_uid) for entry in kept})
     shared: dict[tuple[str, str], tuple[int, bytes]] = {}
     for start in range(0, len(series), _SERIES_AT_ONCE):
         here = tuple_(row.study_instance_uid, row.series_instance_uid).in_(series[start : start + _SERIES_AT_ONCE])
-        for found in session.scalars(select(row).where(here).order_by(row.id)):
+        for found in session.scalars(select(row).where(here, row.list_version == kept[0].kept[0]).order_by(row.id)):
             key = (found.study_instance_uid, found.series_instance_uid)
             shared[key] = (found.id, expand_shared(found.kept))
     columns: dict[InstancePlace, KeptColumns] = {}
@@ -196,7 +199,12 @@ def keep_headers(session: Session, entries: Iterable[IndexEntry]) -> dict[Instan
         key = (entry.study_instance_uid, entry.series_instance_uid)
         own = compress_kept(entry.kept, shared[key][1]) if key in shared else b""
         if key not in shared or len(own) > _LARGEST_OWN:
-            values = {"study_instance_uid": key[0], "series_instance_uid": key[1], "kept": compress_shared(entry.kept)}
+            values = {
+                "study_instance_uid": key[0],
+                "series_instance_uid": key[1],
+                "list_version": entry.kept[0],
+                "kept": compress_shared(entry.kept),
+            }
             number = session.execute(insert(row).values(values).returning(row.id)).scalar_one()
             shared[key] = (number, entry.kept)
             own = compress_kept(entry.kept, entry.kept)

@@ -70,6 +70,9 @@ CANDIDATE_SIZES = {
 }
 
 
+NOT_ENOUGH = bytes((LIST_VERSION, _LACKING))  # of an instance that cannot be read
+
+
 def encode_kept_header(
     elements: Mapping[int, bytes], left_out: Collection[int], implicit: bool, little: bool, complete: bool
 ) -> bytes:

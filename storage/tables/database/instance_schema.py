@@ -48,7 +48,10 @@ class JournalRow(Base):
 
 
 class SharedHeaderRow(Base):
-    """The kept header of one instance of a series, compressed. Those of the others are compressed against it."""
+    """The kept header of one instance of a series, compressed. Those of the others are compressed against it.
+
+    All of them are of one version of the list of kept elements.
+    """
 
     __tablename__ = "shared_header"
     __table_args__ = (Index("ix_shared_header_series", "study_instance_uid", "series_instance_uid"),)
@@ -56,6 +59,7 @@ class SharedHeaderRow(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     study_instance_uid: Mapped[str] = mapped_column(_UID)
     series_instance_uid: Mapped[str] = mapped_column(_UID)
+    list_version: Mapped[int] = mapped_column(index=True)
     kept: Mapped[bytes] = mapped_column(LargeBinary)
 
 

@@ -62,7 +62,8 @@ def fill(database: Database, studies: int) -> frozenset[str]:
         write(session, schema.FeedRow, study_instance_uid=study, revision=1, association_id=number)
         write(session, schema.SubjectRow, id=number, digest=uid(KEY), hashes={"patient_id": "x"})
         write(
-            session, schema.SharedHeaderRow, id=number, study_instance_uid=study, series_instance_uid=study, kept=b"",
+            session, schema.SharedHeaderRow, id=number, study_instance_uid=study, series_instance_uid=study,
+            list_version=1, kept=b"",
         )  # fmt: skip
         write(session, schema.SegmentRow, id=number, receiver="receive-0", number=number)
         write(

@@ -48,7 +48,7 @@ def calls(node: Node, folder: Path) -> dict[str, Call]:
 
     def forget() -> None:
         with database.session() as session:
-            kept = schema.SharedHeaderRow(study_instance_uid="9.3", series_instance_uid="9.3", kept=b"")
+            kept = schema.SharedHeaderRow(study_instance_uid="9.3", series_instance_uid="9.3", list_version=1, kept=b"")
             subject = schema.SubjectRow(digest="9.3", hashes={})
             for row in (kept, subject):
                 session.add(row)

@@ -29,9 +29,11 @@ def upgrade() -> None:
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("study_instance_uid", sa.String(length=64), nullable=False),
         sa.Column("series_instance_uid", sa.String(length=64), nullable=False),
+        sa.Column("list_version", sa.Integer(), nullable=False),
         sa.Column("kept", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
+    op.create_index("ix_shared_header_list_version", "shared_header", ["list_version"], unique=False)
     op.create_index(
         "ix_shared_header_series", "shared_header", ["study_instance_uid", "series_instance_uid"], unique=False
     )
