@@ -191,9 +191,10 @@ def keep_headers(session: Session, entries: Iterable[IndexEntry]) -> dict[Instan
     shared: dict[tuple[str, str], tuple[int, bytes]] = {}
     for start in range(0, len(series), _SERIES_AT_ONCE):
         here = tuple_(row.study_instance_uid, row.series_instance_uid).in_(series[start : start + _SERIES_AT_ONCE])
-        for found in session.scalars(select(row).where(here, row.list_version == kept[0].kept[0]).order_by(row.id)):
-            key = (found.study_instance_uid, found.series_instance_uid)
-            shared[key] = (found.id, expand_shared(found.kept))
+        for found in session.scalars(select(row).where(here).order_by(row.id)):
+            if found.list_version == kept[0].kept[0]:
+                key = (found.study_instance_uid, found.series_instance_uid)
+                shared[key] = (found.id, expand_shared(found.kept))
     columns: dict[InstancePlace, KeptColumns] = {}
     for entry in kept:
         key = (entry.study_instance_uid, entry.series_instance_uid)
