@@ -13,7 +13,7 @@ from storage.tables.database.connection import Database, changed
 from storage.tables.events import add_event
 
 LOOK_SECONDS = 5.0
-REASON = "it was routed before the database was lost; `dicom-node retry` has it routed again"
+REASON = "it was routed before the database was lost; `dicom-node retry --study` has it routed again"
 _LOOK_BACK = 1000  # events: a transaction that began earlier may end later
 _NOTED_AT_ONCE = 1000
 _SETTLED = (StudyState.ROUTED, StudyState.IGNORED)
