@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from storage.blobs import Blob
@@ -164,7 +165,12 @@ class Segments:
         sync_folder(self._journals / receiver)
 
     def _path(self, receiver: str, number: int) -> Path:
-        return segment_path(self._journals / receiver, number)
+        return _segment_path(self._journals, receiver, number)
+
+
+@lru_cache(maxsize=1024)  # all instances of a study lie in a few segments
+def _segment_path(journals: Path, receiver: str, number: int) -> Path:
+    return segment_path(journals / receiver, number)
 
 
 def address_of(frame: Frame, receiver: str, segment: int) -> Address:
