@@ -30,6 +30,7 @@ from storage.records.studies import Stage, StudyState
 from storage.tables.database import schema
 from storage.tables.database.connection import Database, default_url
 from storage.tables.procedure_steps import ProcedureSteps
+from tests.storage.log.crashes import tear
 from tests.storage.node import MR, NOW, Node, Sent, received
 from tests.stores import deletions_of, kept_headers_of
 
@@ -178,6 +179,24 @@ def test_a_start_finishes_what_a_kill_cut_short(node: Node, step: str) -> None:
     assert reached[-1] == step
     run(node, deletions_of(node))
     is_clean(node)
+
+
+def test_nothing_is_left_of_an_instance_that_a_kill_cut_off(node: Node) -> None:
+    """It was never acknowledged, and came again later."""
+    fill(node)
+    cut_off = received(6, study=LEFT, name=NAME, pixels=b"\6" * 5_000)
+    journal = Journal(node.journals / "receive-0")
+    journal.open()
+    journal.store(received(7, study=LEFT, name=OTHER).instance, received(7, study=LEFT, name=OTHER).file)
+    journal.store(cut_off.instance, cut_off.file, kept=cut_off.kept)
+    journal.close()
+    path = list_segments(journal.folder)[-1]
+    tear(path, 100)
+    assert NAME.encode() in path.read_bytes()
+    receive(node)
+    assert NAME.encode() not in path.read_bytes()
+    run(node, deletions_of(node))
+    assert len(node.instances.instances(LEFT)) == 5
 
 
 def test_a_restored_backup_does_not_bring_a_study_back(node: Node) -> None:

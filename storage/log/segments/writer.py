@@ -149,8 +149,9 @@ class SegmentWriter:
 def seal_segment(path: Path) -> None:
     """Seal the segment of a process that is gone. Nothing is done if it is sealed, or may not be.
 
-    A torn frame, or half a table, stays where it is. The table comes behind it, and names only whole frames. A segment
-    whose flush failed is never sealed: the page cache may show bytes that are not on the disk.
+    What a crash cut off at the end is removed: it was never acknowledged, and no deletion would find it. The table
+    names only whole frames. A segment whose flush failed is never sealed: the page cache may show bytes that are not on
+    the disk.
     """
     with SegmentReader(path) as reader:
         found = reader.unsealed
@@ -161,16 +162,23 @@ def seal_segment(path: Path) -> None:
         except OSError:
             _mark_failed(reader.descriptor)
             raise
-        table = FrameTable()
+        table, end = FrameTable(), reader.first
         for frame in reader.all_frames():
             table.add(frame.head, frame.offset)
+            end = frame.end
+        if not reader.is_cut_off(end):
+            end = found.size  # damaged bytes are kept
+    if end < found.size:
+        extra = {"action": "journal_cut_off", "journal": path.parent.name}
+        log.warning("A journal ended in %d bytes that were never acknowledged", found.size - end, extra=extra)
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
     try:
-        write_all(descriptor, table.seal(found.size, found.salt))
+        os.ftruncate(descriptor, end)
+        write_all(descriptor, table.seal(end, found.salt))
         os.fdatasync(descriptor)
     except OSError:
         with suppress(OSError):
-            os.ftruncate(descriptor, found.size)
+            os.ftruncate(descriptor, end)
         raise
     finally:
         os.close(descriptor)
