@@ -7,7 +7,8 @@ the same transaction. So the process may be killed at any moment, and goes on wh
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -141,19 +142,26 @@ class Indexer:
         OSError. The next call continues at the same place. Raises IndexLost if the database is another one than before,
         and the next call goes on where that one stands.
         """
-        self._ensure_prepared()
-        self._deletions.remove_pending_rows()
-        try:
+        with self._noticing_loss():
+            self._ensure_prepared()
+            self._deletions.remove_pending_rows()
             return self._advance_all(stop)
+
+    def carry_out_deletions(self) -> None:
+        """Delete what is asked for. Everything acknowledged before that must be filed. Raises as `advance` does."""
+        with self._noticing_loss():
+            self._own_results.advance()
+            self._routed.advance()
+            self._deletions.advance()
+
+    @contextmanager
+    def _noticing_loss(self) -> Iterator[None]:
+        """Let the next call of `advance` begin with what the database says, if it is another one than before."""
+        try:
+            yield
         except IndexLost:
             self._prepared = False
             raise
-
-    def carry_out_deletions(self) -> None:
-        """Delete what is asked for. Everything acknowledged before that must be filed. Raises Retriable and OSError."""
-        self._own_results.advance()
-        self._routed.advance()
-        self._deletions.advance()
 
     def _ensure_prepared(self) -> None:
         if not self._prepared:
@@ -181,9 +189,16 @@ class Indexer:
             if trouble is not None:
                 raise trouble
             if not more:
-                journal.mark_filed(self._journals, *began)
+                self._mark_filed(*began)
                 break
             if all(self._places[receiver].segment > last for receiver, last in mark[1].items()):
-                journal.mark_filed(self._journals, *mark[0])  # the mark moves even under a load that never ends
+                self._mark_filed(*mark[0])  # the mark moves even under a load that never ends
                 mark = None
         return filed
+
+    def _mark_filed(self, until: datetime, monotonic: float) -> None:
+        """Mark what is filed, unless the database was replaced, which nothing else notices while nothing arrives."""
+        noted = {place.noted for place in self._places.values() if place.noted is not None}
+        if not noted.issubset(read_reached(self._database)):
+            raise IndexLost("A journal is not filed up to where it was; the database was replaced")
+        journal.mark_filed(self._journals, until, monotonic)

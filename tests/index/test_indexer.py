@@ -416,6 +416,34 @@ def test_a_database_that_was_removed_is_made_anew(node: Node, receiver: Journal)
         assert session.scalar(text("SELECT count(*) FROM instance")) == 3
 
 
+@pytest.mark.parametrize("by_older", [False, True])
+def test_a_database_that_is_lost_while_nothing_arrives_is_filed_again(
+    node: Node, receiver: Journal, by_older: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = node.root.parent
+    older = folder / "older.sqlite"
+    sent = [received(n) for n in (1, 2)]
+
+    def back_up() -> None:
+        with sqlite3.connect(folder / "node.sqlite") as connection, sqlite3.connect(older) as copy:
+            connection.backup(copy)
+        store(receiver, sent[1])
+
+    def lose() -> None:
+        for path in folder.glob("node.sqlite*"):
+            path.unlink()
+        if by_older:
+            older.rename(folder / "node.sqlite")
+
+    def nothing() -> None:
+        pass
+
+    store(receiver, sent[0])
+    indexer_of(node, Turns(nothing, back_up, lose, nothing, nothing)).run(None)  # type: ignore[arg-type]
+    held(node, *sent)
+    assert caplog.text.count("removed or replaced") == 1
+
+
 def test_a_database_that_an_older_one_replaced_is_filed_on_from_where_it_stands(node: Node, receiver: Journal) -> None:
     folder = node.root.parent
     sent = [received(n) for n in (1, 2, 3)]
