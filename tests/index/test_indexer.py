@@ -1,5 +1,7 @@
 """The indexer: whatever is in a journal gets its row, once, through any number of crashes."""
 
+import errno
+import os
 import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +17,7 @@ from storage.log import journal
 from storage.log.journal import Journal
 from storage.log.segments import names
 from storage.log.segments.frames import FrameKind, meta_of, new_frame
+from storage.log.segments.ranges import SegmentRange
 from storage.log.segments.reader import SegmentReader
 from storage.log.segments.store import Segments
 from storage.records.evidence import AssociationEnd
@@ -182,6 +185,31 @@ def test_a_torn_tail_is_passed_over_and_told_once(
     held(node, received(1))
     assert caplog.text.count("never acknowledged") == 1
     assert problems(node) == []
+
+
+def test_what_comes_again_replaces_what_a_bad_sector_hides(
+    node: Node, receiver: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = [received(1), received(2)]
+    store(receiver, sent[0])
+    running = indexer_of(node)
+    running.advance()
+    (known,) = node.instances.instances(STUDY)
+    for one in sent:
+        store(receiver, one)
+    assert isinstance(known.blob, SegmentRange)
+    hidden = (known.blob.size, known.blob.offset)
+    read = os.pread
+
+    def read_or_fail(descriptor: int, *part: int) -> bytes:
+        if part == hidden:
+            raise OSError(errno.EIO, "bad sector")
+        return read(descriptor, *part)
+
+    monkeypatch.setattr(os, "pread", read_or_fail)
+    running.advance()
+    held(node, *sent)
+    assert all(one.blob.is_intact() for one in node.instances.instances(STUDY))
 
 
 @pytest.mark.parametrize("sealed", [True, False])

@@ -1,5 +1,6 @@
 """The bytes of instances as the index finds them: in the log, or in the files of release 0.1."""
 
+import errno
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -70,6 +71,10 @@ class StoredBlobs:
             return self.of(known).is_intact()
         except (FileNotFoundError, Permanent):
             return False
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return False  # a bad sector, which no later attempt would read either
 
     def _compared(
         self, known: IndexEntry, newcomer: IndexEntry, compared: Callable[[Content, Content], _T], unreadable: _T
