@@ -17,7 +17,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -37,6 +37,7 @@ from storage.log.deletion.rows import (
     remove_rows,
     stop_jobs,
     stored_frames,
+    studies_here,
     tell_deletions,
 )
 from storage.log.files import sync_folder
@@ -93,15 +94,20 @@ class Deletions:
 
         Nothing may be indexed before. Raises Retriable and OSError.
         """
-        deletions = list(self.index_log.deletions())
-        for deletion in deletions:
+        deletions = []
+        for deletion in self.index_log.deletions():
             self.deleted.add(deletion)
+            deletions.append(replace(deletion, frames=(), files=()))  # of all that was ever deleted, too much to hold
         self._known = {deletion.key for deletion in deletions}
         self._unfinished = self.index_log.unfinished()
         self._with_rows = list(self._unfinished)
         self.remove_pending_rows()
         with self._database.session() as session:
-            for deletion in came_back(session, deletions):
+            here = studies_here(session, {deletion.study_instance_uid for deletion in deletions})
+            again = (one for one in self.index_log.deletions() if one.study_instance_uid in here) if here else ()
+            for deletion in again:
+                if not came_back(session, deletion):
+                    continue
                 remove_rows(session, deletion)
                 extra = {"action": "deleted_study_removed_again", "study": deletion.study_instance_uid}
                 log.warning("The database held a study that was deleted; its rows are removed again", extra=extra)

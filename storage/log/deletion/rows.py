@@ -167,15 +167,18 @@ def remove_rows(session: Session, deletion: Deletion) -> None:
     _tell(session, deletion)
 
 
-def came_back(session: Session, deletions: Collection[Deletion]) -> list[Deletion]:
-    """Return the deletions of which rows are here, because an older database was restored."""
-    uids = sorted({deletion.study_instance_uid for deletion in deletions})
-    here: set[str] = set()
+def studies_here(session: Session, study_instance_uids: Collection[str]) -> set[str]:
+    """Return those of these studies of which anything is here."""
+    found: set[str] = set()
     for row in (schema.StudyRow, schema.AsideRow):
-        for chunk in chunks(uids):
-            here |= set(session.scalars(select(row.study_instance_uid).where(row.study_instance_uid.in_(chunk))))
-    known = (one for one in deletions if one.study_instance_uid in here)
-    return [one for one in known if any(_is_in(one, row) for row in _rows_of(session, one.study_instance_uid))]
+        for chunk in chunks(sorted(study_instance_uids)):
+            found |= set(session.scalars(select(row.study_instance_uid).where(row.study_instance_uid.in_(chunk))))
+    return found
+
+
+def came_back(session: Session, deletion: Deletion) -> bool:
+    """Return True if rows of what was deleted are here, because an older database was restored."""
+    return any(_is_in(deletion, row) for row in _rows_of(session, deletion.study_instance_uid))
 
 
 def tell_deletions(session: Session, deletions: Collection[Deletion]) -> None:
