@@ -92,7 +92,8 @@ class Decisions:
         # A journal that is read again brings older times.
         outcome = Stored.VERSION if entry.received_at > before.received_at else Stored.DUPLICATE
         if version.address == entry.address or self._compare.is_intact(version):
-            return Decided(replace(entry, address=version.address, file=version.file), outcome, None, before)
+            lies = replace(entry, address=version.address, file=version.file, size=version.size)
+            return Decided(lies, outcome, None, before)
         return Decided(entry, outcome, None, before, restores=True)
 
     def _duplicate(self, entry: IndexEntry, before: IndexEntry) -> Decided:

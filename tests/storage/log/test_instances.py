@@ -173,6 +173,19 @@ def test_versions_in_one_batch(node: Node) -> None:
     assert node.study().instances == 1
 
 
+def test_an_older_version_that_another_peer_sends_is_read_as_it_lies(node: Node) -> None:
+    """The title of the peer is a part of the file, whose length differs then."""
+    first = received(1)
+    node.store(first)
+    node.store(received(1, name="CORRECTED"))
+    again = Sent(replace(first.instance, source_ae_title="WORKSTATION", received_at=datetime.now(UTC)), first.dataset)
+    assert len(again.file) != len(first.file)
+    assert node.store(again) is Stored.VERSION
+    (found,) = node.instances.instances(STUDY)
+    assert found.blob.open().read() == first.file
+    assert found.blob.is_intact()
+
+
 def test_an_older_version_that_is_sent_again_is_used(node: Node) -> None:
     first, other = received(1), received(1, name="B")
     node.store(first)
