@@ -38,12 +38,12 @@ from dicom_node.receive.receiver import DimseService, Receiver
 from dicom_node.route.earlier_studies import EarlierStudies
 from dicom_node.route.early_start import EarlyStarter
 from dicom_node.route.identification import ExistingPatients
-from dicom_node.route.recognition import ReceivedSeries, RecognitionAhead, SeriesRecogniser
+from dicom_node.route.received_series import ReceivedSeries
+from dicom_node.route.recognition import RecognitionAhead, SeriesRecogniser
 from dicom_node.route.reporting import NoResultSweep
-from dicom_node.route.routable import RoutableStudies
+from dicom_node.route.routable import RoutableStudies, Urgency
 from dicom_node.route.routing import route
 from dicom_node.route.sweep import RoutingSweep
-from dicom_node.route.urgency import Urgency
 from dicom_node.runtime.clock import machine_clock, steady_now, wall_now
 from dicom_node.runtime.process import role_name
 from dicom_node.runtime.supervisor import Role
@@ -186,7 +186,8 @@ def build_scheduler(settings: Settings, stores: Stores) -> Scheduler:
     ensure_pinned_version()
     configured = load_applications(settings.application_entries)
     recogniser = SeriesRecogniser(stores.instances, settings.site_table)
-    earlier, routable = _routable(settings, stores, configured, recogniser)
+    received = ReceivedSeries(stores.instances)
+    earlier, routable = _routable(settings, stores, configured, received, recogniser)
     early = [a for a in configured if a.starts_on_inputs and a.manifest is not None]
     starter = EarlyStarter(stores.studies, routable, early)
     completion = CompletionSweep(
@@ -205,7 +206,7 @@ def build_scheduler(settings: Settings, stores: Stores) -> Scheduler:
         stalled_seconds=settings.work.heartbeat_seconds * MISSED_HEARTBEATS,
         maximum_job_attempts=settings.work.maximum_attempts,
     )
-    ahead = RecognitionAhead(stores.instances, recogniser)
+    ahead = RecognitionAhead(stores.instances, received, recogniser)
     tasks = [
         ScheduledTask("completion and routing", SWEEP_SECONDS, (completion.sweep, routing.sweep)),
         ScheduledTask("recognition of arriving series", AHEAD_SECONDS, (ahead.advance,)),
@@ -235,9 +236,9 @@ def _routable(
     settings: Settings,
     stores: Stores,
     configured: Sequence[ConfiguredApplication],
+    received: ReceivedSeries,
     recogniser: SeriesRecogniser,
 ) -> tuple[EarlierStudies | None, RoutableStudies]:
-    received = ReceivedSeries(stores.instances)
     earlier = None
     if any(a.manifest is not None and a.manifest.earlier for a in configured):
         earlier = EarlierStudies(stores.patients, stores.instances, received, recogniser)
@@ -252,7 +253,8 @@ def try_configuration(settings: Settings, stores: Stores, study: Study) -> Routi
     """
     configured = configured_applications(settings.application_entries)
     recogniser = SeriesRecogniser(stores.instances, settings.site_table)
-    _, routable = _routable(settings, stores, configured, recogniser)
+    received = ReceivedSeries(stores.instances)
+    _, routable = _routable(settings, stores, configured, received, recogniser)
     return route(routable.read(study), configured).decision
 
 

@@ -11,7 +11,8 @@ from functools import partial
 
 from dicom_node.read.visits import SAMPLES, Visit, read_visit, visit_of
 from dicom_node.route.headers import sample_header
-from dicom_node.route.recognition import ReceivedSeries, SeriesRecogniser
+from dicom_node.route.received_series import ReceivedSeries
+from dicom_node.route.recognition import SeriesRecogniser
 from inference.series.recogniser import Recognition
 from storage.log.headers.patient_header import read_identity
 from storage.log.instances import InstanceStore

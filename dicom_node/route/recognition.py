@@ -7,13 +7,14 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from pydicom.dataset import Dataset
 
 from dicom_node.route.headers import series_headers
+from dicom_node.route.received_series import ReceivedSeries
 from dicom_node.runtime.logs import fields, unexpected
 from inference.contract.study_rule import StudyValues, stated_values
 from inference.headers.images import images_among
@@ -22,7 +23,6 @@ from inference.series.recogniser import Recognition, recognise_headers
 from inference.series.site_table import SiteTable
 from storage.log.instances import InstanceStore
 from storage.records.instances import Series
-from storage.records.patients import StudyIdentities
 
 log = logging.getLogger(__name__)
 
@@ -34,32 +34,6 @@ INSTANCES_AT_ONCE = 500  # of series that are recognised together
 _SeriesKey = tuple[str, str]  # UIDs of study and series
 Looked = tuple[Recognition, StudyValues]
 """What a series is recognised as, and the values that its images state."""
-
-
-class ReceivedSeries:
-    """The series that other nodes sent. Results of this node that came back are left out."""
-
-    def __init__(self, instances: InstanceStore) -> None:
-        self._instances = instances
-
-    def own_results(self, study_instance_uid: str) -> frozenset[str]:
-        """Return the SOP Instance UIDs of the results of this node that came back into the study."""
-        return self._instances.own(study_instance_uid)
-
-    def identities(self, study_instance_uid: str) -> StudyIdentities:
-        """Return the patients that the instances of a study state."""
-        return self._instances.identities(study_instance_uid)
-
-    def of_study(self, study_instance_uid: str) -> list[Series]:
-        """Return the series that hold anything but results of this node."""
-        return self.besides(study_instance_uid, self.own_results(study_instance_uid))
-
-    def besides(
-        self, study_instance_uid: str, own: Collection[str], only: Collection[str] | None = None
-    ) -> list[Series]:
-        """Return the series, or `only` these of them, that hold anything but the instances of `own`."""
-        series = self._instances.series(study_instance_uid, only)
-        return [s for s in series if any(i.sop_instance_uid not in own for i in s.instances)]
 
 
 class SeriesRecogniser:
@@ -117,9 +91,14 @@ class RecognitionAhead:
     """
 
     def __init__(
-        self, store: InstanceStore, recogniser: SeriesRecogniser, monotonic: Callable[[], float] = time.monotonic
+        self,
+        store: InstanceStore,
+        received: ReceivedSeries,
+        recogniser: SeriesRecogniser,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
+        self._received = received
         self._recogniser = recogniser
         self._monotonic = monotonic
         self._seen: dict[_SeriesKey, _Arriving] = {}
@@ -134,7 +113,7 @@ class RecognitionAhead:
         while (batch := self._next_batch(begin)) is not None and self._monotonic() - begin <= SECONDS_AT_ONCE:
             study, quiet = batch
             with suppress(OSError):  # Routing will tell of it.
-                self._recogniser.look(self._store.series(study, quiet))
+                self._recogniser.look(self._received.read(study, quiet))
             for series in quiet:
                 self._seen[study, series].is_recognised = True
 

@@ -1,14 +1,26 @@
 """The gathering of everything that the routing of a study depends on, from the database and from headers."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 
 from dicom_node.route.earlier_studies import EarlierStudies
-from dicom_node.route.recognition import ReceivedSeries, SeriesRecogniser
+from dicom_node.route.received_series import ReceivedSeries
+from dicom_node.route.recognition import SeriesRecogniser
 from dicom_node.route.routing import RoutableStudy
-from dicom_node.route.urgency import Urgency
 from storage.records.patients import IdentityConflict
 from storage.records.studies import Study
 from storage.tables.studies import Studies
+
+
+@dataclass(frozen=True)
+class Urgency:
+    """The priorities of peers, by their AE titles."""
+
+    peers: Mapping[str, int]
+
+    def of(self, study_priority: int, callers: Iterable[str]) -> int:
+        """Return the priority of a job: the highest of its study's priority and those of the peers that fed it."""
+        return max(study_priority, *(self.peers.get(caller.strip(), 0) for caller in callers), 0)
 
 
 class RoutableStudies:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Select, func, select, update
 from sqlalchemy.orm import Session
@@ -44,6 +44,17 @@ class KeptAside:
 
 
 _Logged = schema.InstanceRow | schema.InstanceVersionRow | schema.AsideRow | schema.RepeatedRow
+
+
+class SeriesState(NamedTuple):
+    """A summary of the rows of a series, which changes when an instance comes, changes or lies elsewhere."""
+
+    instances: int
+    last_received_at: datetime
+    revisions: int
+    size: int
+    segments: int | None
+    offsets: int | None
 
 
 class InstanceStore:
@@ -130,6 +141,19 @@ class InstanceStore:
             )
             for uid, instances in ((uid, tuple(group)) for uid, group in grouped)
         ]
+
+    def series_states(
+        self, study_instance_uid: str, series_instance_uids: Collection[str] | None = None
+    ) -> dict[str, SeriesState]:
+        """Return the states of the series of a study, or of some of them, by their UIDs."""
+        row = schema.InstanceRow
+        sums = (func.sum(column) for column in (row.revision, row.size, row.segment_id, row.frame_offset))
+        counted = select(row.series_instance_uid, func.count(), func.max(row.received_at), *sums)
+        counted = counted.where(row.study_instance_uid == study_instance_uid).group_by(row.series_instance_uid)
+        if series_instance_uids is not None:
+            counted = counted.where(row.series_instance_uid.in_(list(series_instance_uids)))
+        with self._database.reading() as session:
+            return {uid: SeriesState(*state) for uid, *state in session.execute(counted)}
 
     def own(self, study_instance_uid: str) -> frozenset[str]:
         """Return the SOP Instance UIDs of results of this node that came back into a study."""

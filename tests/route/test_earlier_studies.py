@@ -20,7 +20,8 @@ from dicom_node.read.explanation import Explanation
 from dicom_node.read.study import read_study
 from dicom_node.route.earlier_studies import EarlierStudies
 from dicom_node.route.identification import ExistingPatients
-from dicom_node.route.recognition import ReceivedSeries, SeriesRecogniser
+from dicom_node.route.received_series import ReceivedSeries
+from dicom_node.route.recognition import SeriesRecogniser
 from inference.contract.findings import Findings
 from inference.contract.inputs import EarlierRule, InputRule
 from inference.contract.manifest import Manifest

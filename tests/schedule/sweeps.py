@@ -14,11 +14,11 @@ from dicom_node.complete.source_pacs import SourceQuestions
 from dicom_node.complete.sweep import CompletionSweep
 from dicom_node.route.earlier_studies import EarlierStudies
 from dicom_node.route.early_start import EarlyStarter
-from dicom_node.route.recognition import ReceivedSeries, RecognitionAhead, SeriesRecogniser
+from dicom_node.route.received_series import ReceivedSeries
+from dicom_node.route.recognition import RecognitionAhead, SeriesRecogniser
 from dicom_node.route.reporting import NoResultSweep
-from dicom_node.route.routable import RoutableStudies
+from dicom_node.route.routable import RoutableStudies, Urgency
 from dicom_node.route.sweep import RoutingSweep
-from dicom_node.route.urgency import Urgency
 from dicom_node.schedule import ScheduledTask
 from inference.contract.manifest import InputRule, Manifest
 from inference.series.site_table import SiteTable
@@ -124,7 +124,7 @@ class Sweeps:
         routing = RoutingSweep(
             node.studies, routable, earlier, self.problems, applications, clock, lambda: clock.now.timestamp()
         )
-        ahead = RecognitionAhead(node.instances, recogniser, lambda: clock.now.timestamp())
+        ahead = RecognitionAhead(node.instances, received_series, recogniser, lambda: clock.now.timestamp())
         no_results = NoResults(node.database)
         report = NoResultSweep(
             node.studies, no_results, applications, REPORT_QUIET, clock, lambda: clock.now.timestamp()
