@@ -60,15 +60,17 @@ def refuse_undelivered(session: Session, study_instance_uid: str) -> None:
 def refuse_while_in_use(session: Session, study_instance_uid: str) -> None:
     """Raise StudyInUse while a worker or the dispatcher has files of a study in its hands."""
     job, delivery, target = schema.JobRow, schema.DeliveryRow, schema.ResultObjectRow
-    running = session.scalars(
-        select(job.id).where(_of(job, study_instance_uid), job.state == JobState.RUNNING).with_for_update()
-    ).all()
-    sending = session.scalars(
-        select(delivery.id)
+    # All rows are locked, so that nobody takes one up before it is removed.
+    jobs = select(job.id, job.state).where(_of(job, study_instance_uid)).order_by(job.id).with_for_update()
+    deliveries = (
+        select(delivery.id, delivery.state)
         .join(target, target.id == delivery.object_id)
-        .where(target.study_instance_uid == study_instance_uid, delivery.state == DeliveryState.SENDING)
+        .where(target.study_instance_uid == study_instance_uid)
+        .order_by(delivery.id)
         .with_for_update(of=delivery)
-    ).all()
+    )
+    running = [number for number, state in session.execute(jobs) if state is JobState.RUNNING]
+    sending = [number for number, state in session.execute(deliveries) if state is DeliveryState.SENDING]
     if running:
         raise StudyInUse(f"Job {running[0]} still runs on the study {study_instance_uid}; it was told to stop")
     if sending:

@@ -9,6 +9,7 @@ from storage.errors import DeletionRefused
 from storage.log.deletion.deletions import Deletions, StudyFolders, check_deletion
 from storage.log.deletion.records import DeletionRequest
 from storage.log.deletion.requests import DeletionRequests
+from storage.log.deletion.rows import refuse_while_in_use
 from storage.log.index_log import IndexLog
 from storage.records.deliveries import ConfirmationState
 from storage.records.patients import PatientIdentity
@@ -93,3 +94,14 @@ def test_a_withdrawal_that_is_not_done_is_not_given_up_unasked(node: Node) -> No
     assert node.results.withdraw(job.id, "wrong", NOW)
     with pytest.raises(DeletionRefused, match="the withdrawal of its results, job 2, is not done"):
         check_deletion(node.database, STUDY)
+
+
+def test_nobody_takes_up_a_job_while_it_is_removed(node: Node, url: str) -> None:
+    if url.startswith("sqlite"):
+        pytest.skip("SQLite has one writer at a time")
+    node.store(received())
+    node.route("liver")
+    with node.database.session() as session:
+        refuse_while_in_use(session, STUDY)
+        assert node.jobs.claim("worker", NOW) is None
+    assert node.claim()
