@@ -11,7 +11,7 @@ footer of a fixed size that says where this frame begins:
     magic "DNE2", offset of the frame SEALED (u64)
 
 A segment is sealed if it ends with a footer, and this leads to a whole table that ends where the footer begins. Nothing
-is appended to it any more. Any other segment may be sealed, behind whatever a crash left at its end.
+is appended to it any more. Any other segment may be sealed, instead of what a crash cut off at its end.
 """
 
 import struct

@@ -103,7 +103,8 @@ class UnsealedFrames:
     def is_cut_off(self, offset: int) -> bool:
         head = self._head(offset)
         if head is None:
-            return self.size - offset < HEAD_BYTES
+            footer = decode_footer(read_all(self._descriptor, offset, FOOTER_BYTES))
+            return self.size - offset < HEAD_BYTES or footer is not None  # the torn end gave way to it meanwhile
         return head.kind == FrameKind.SEALED or offset + HEAD_BYTES + head.content_bytes > self.size
 
     def lists_from(self, offset: int) -> bool:

@@ -299,6 +299,18 @@ def test_the_next_process_seals_what_a_crash_left(opened: Journal, cut: int, lef
     assert path.read_bytes() == sealed
 
 
+@pytest.mark.parametrize("cut", [1, 900])
+def test_a_segment_that_is_sealed_while_it_is_read_looks_undamaged(opened: Journal, cut: int) -> None:
+    store(opened, received(1), received(2, pixels=bytes(4000)))
+    opened.close()
+    tear(segment(opened), cut)
+    with SegmentReader(segment(opened)) as reader:
+        Journal(opened.folder).open()
+        found = list(reader.all_frames())
+        assert [frame.kind for frame in found if frame.meta.get("sop_instance_uid")] == [FrameKind.INSTANCE]
+        assert reader.is_cut_off(found[-1].end)
+
+
 def test_a_whole_table_without_its_footer_is_no_instance(opened: Journal) -> None:
     store(opened, received(1))
     opened.close()
