@@ -109,7 +109,7 @@ class Indexer:
             self._old_files.reindex()
             self._old_files.note_aside()
         noted = read_reached(self._database)
-        self._places = {one.receiver: Place(**vars(one), noted=one) for one in noted}
+        self._places = {one.receiver: Place.at(one) for one in noted}
         self._replay()
         self._routed.prepare()
 

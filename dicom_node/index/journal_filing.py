@@ -33,13 +33,21 @@ BATCH = 256  # frames in one transaction
 
 @dataclass
 class Place:
-    """The place in a journal up to which everything is filed. `noted` is what the database says of it."""
+    """The place in a journal up to which everything is filed. `noted` is what the database says of it.
+
+    `taken` are the segment and the offset up to which the log of the index role has what was filed.
+    """
 
     receiver: str
     segment: int = 0
     offset: int = 0
     life: int = 0  # the segment in which the receiver was last started
     noted: Reached | None = None
+    taken: tuple[int, int] = (0, 0)
+
+    @classmethod
+    def at(cls, noted: Reached) -> "Place":
+        return cls(**vars(noted), noted=noted, taken=(noted.segment, noted.offset))
 
     @property
     def reached(self) -> Reached:
@@ -66,6 +74,7 @@ class JournalFiling:
         """
         filed = 0
         self._until = until
+        place.taken = max(place.taken, (until.segment, until.end))
         try:
             while (before := (place.segment, place.offset)) < (until.segment, until.end):
                 filed += self.advance(place)[0]
@@ -156,10 +165,10 @@ class JournalFiling:
             reader.sync()
         place_then = replace(place.reached, offset=end)
         filing.reached(place_then, place.noted)
-        if self._until is None:
+        if (place.segment, end) > place.taken:  # what is filed again keeps its place in the order
             self._log.take(TakenRange(place.receiver, place.segment, place.offset, end))
         outcomes = filing.commit()
-        place.offset, place.noted = end, place_then
+        place.offset, place.noted, place.taken = end, place_then, max(place.taken, (place.segment, end))
         conflicts = sum(outcome is Stored.CONFLICT for outcome in outcomes)
         if conflicts:
             extra = fields("instance_quarantined")

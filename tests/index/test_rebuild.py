@@ -205,3 +205,19 @@ def test_the_mark_is_gone_while_rows_come_back(node: Node, tmp_path: Path, monke
     assert seen
     assert not any(seen)
     assert (rebuilt.journals / "filed").exists()
+
+
+def test_what_is_read_again_from_the_beginning_keeps_its_place_in_the_history(node: Node, tmp_path: Path) -> None:
+    run_course(node)
+    before = known(node)
+    again = indexer_of(opened(tmp_path))
+    again.start_over()
+    again.advance()
+    again.close()
+    lose_database(tmp_path)
+    rebuilt = opened(tmp_path)
+    indexer = indexer_of(rebuilt)
+    indexer.advance()
+    indexer.close()
+    assert known(rebuilt) == before
+    assert rebuilt.study(KEPT).reason == REASON
