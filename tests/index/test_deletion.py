@@ -31,6 +31,7 @@ from storage.tables.database import schema
 from storage.tables.database.connection import Database, default_url
 from storage.tables.procedure_steps import ProcedureSteps
 from tests.storage.log.crashes import tear
+from tests.storage.log.release01 import old_segment
 from tests.storage.node import MR, NOW, Node, Sent, received
 from tests.stores import deletions_of, kept_headers_of
 
@@ -195,6 +196,18 @@ def test_nothing_is_left_of_an_instance_that_a_kill_cut_off(node: Node) -> None:
     assert NAME.encode() in path.read_bytes()
     receive(node)
     assert NAME.encode() not in path.read_bytes()
+    run(node, deletions_of(node))
+    assert len(node.instances.instances(LEFT)) == 5
+
+
+def test_nothing_is_left_of_an_instance_that_a_kill_cut_off_in_release_01(node: Node) -> None:
+    fill(node)
+    kept, cut_off = received(7, study=LEFT, name=OTHER), received(6, study=LEFT, name=NAME)
+    path = node.journals / "receive-1" / "00000001.log"
+    path.parent.mkdir()
+    path.write_bytes(old_segment(kept, cut_off)[:-10])
+    receive(node, receiver="receive-1")
+    assert path.read_bytes() == old_segment(kept)
     run(node, deletions_of(node))
     assert len(node.instances.instances(LEFT)) == 5
 

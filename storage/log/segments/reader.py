@@ -210,6 +210,10 @@ class SegmentReader:
         return self._frames if isinstance(self._frames, UnsealedFrames) and not self._frames.sealed else None
 
     @property
+    def is_sealed(self) -> bool:
+        return self._frames.sealed
+
+    @property
     def is_live(self) -> bool:
         """Return True if a process was writing this segment when it was opened."""
         return self.unsealed is not None and self.unsealed.live

@@ -150,12 +150,12 @@ def seal_segment(path: Path) -> None:
     """Seal the segment of a process that is gone. Nothing is done if it is sealed, or may not be.
 
     What a crash cut off at the end is removed: it was never acknowledged, and no deletion would find it. The table
-    names only whole frames. A segment whose flush failed is never sealed: the page cache may show bytes that are not on
-    the disk.
+    names only whole frames; a segment of release 0.1 gets none. A segment whose flush failed is never sealed: the page
+    cache may show bytes that are not on the disk.
     """
     with SegmentReader(path) as reader:
-        found = reader.unsealed
-        if found is None or _is_failed(os.fstat(reader.descriptor).st_mode):
+        found, size = reader.unsealed, reader.size
+        if reader.is_sealed or _is_failed(os.fstat(reader.descriptor).st_mode):
             return
         try:
             reader.sync()
@@ -167,14 +167,15 @@ def seal_segment(path: Path) -> None:
             table.add(frame.head, frame.offset)
             end = frame.end
         if not reader.is_cut_off(end):
-            end = found.size  # damaged bytes are kept
-    if end < found.size:
+            end = size  # damaged bytes are kept
+    if end < size:
         extra = {"action": "journal_cut_off", "journal": path.parent.name}
-        log.warning("A journal ended in %d bytes that were never acknowledged", found.size - end, extra=extra)
+        log.warning("A journal ended in %d bytes that were never acknowledged", size - end, extra=extra)
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
     try:
         os.ftruncate(descriptor, end)
-        write_all(descriptor, table.seal(end, found.salt))
+        if found is not None:
+            write_all(descriptor, table.seal(end, found.salt))
         os.fdatasync(descriptor)
     except OSError:
         with suppress(OSError):
