@@ -16,7 +16,7 @@ from storage.errors import IndexLost, Retriable
 from storage.log import journal
 from storage.log.journal import Journal
 from storage.log.segments import names
-from storage.log.segments.frames import FrameKind, meta_of, new_frame
+from storage.log.segments.frames import HEAD_BYTES, FrameKind, meta_of, new_frame
 from storage.log.segments.ranges import SegmentRange
 from storage.log.segments.reader import SegmentReader
 from storage.log.segments.store import Segments
@@ -210,6 +210,36 @@ def test_what_comes_again_replaces_what_a_bad_sector_hides(
     running.advance()
     held(node, *sent)
     assert all(one.blob.is_intact() for one in node.instances.instances(STUDY))
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_bad_sector_hides_one_instance_and_a_disk_that_is_gone_hides_none(
+    node: Node, receiver: Journal, monkeypatch: pytest.MonkeyPatch, gone: bool
+) -> None:
+    sent = [received(n) for n in (1, 2, 3)]
+    for one in sent:
+        store(receiver, one)
+    receiver.close()
+    (path,) = names.list_segments(receiver.folder)
+    with SegmentReader(path) as reader:
+        bad = [frame.offset for frame in reader.frames_of([FrameKind.INSTANCE])][1] + HEAD_BYTES
+    read = os.pread
+
+    def read_or_fail(descriptor: int, length: int, offset: int) -> bytes:
+        if offset == bad or (gone and (length, offset) == (1, 0)):
+            raise OSError(errno.EIO, "bad sector")
+        return read(descriptor, length, offset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", read_or_fail)
+        if gone:
+            with pytest.raises(OSError, match="bad sector"):
+                indexer_of(node).advance()
+        else:
+            indexer_of(node).advance()
+            held(node, sent[0], sent[2])
+            (told,) = problems(node)
+            assert told.endswith("are no frame")
 
 
 @pytest.mark.parametrize("sealed", [True, False])

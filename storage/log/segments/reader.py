@@ -5,6 +5,7 @@ acknowledged, unless the device lost bytes that it had reported as written. Ther
 they are plainly the beginning of a frame.
 """
 
+import errno
 import fcntl
 import os
 import zlib
@@ -265,7 +266,22 @@ class SegmentReader:
 
     def _at(self, offset: int) -> Frame | None:
         end = self._deleted.get(offset)
-        return self._frames.at(offset) if end is None else gone_frame(offset, end)
+        if end is not None:
+            return gone_frame(offset, end)
+        try:
+            return self._frames.at(offset)
+        except OSError as error:
+            if error.errno != errno.EIO or not self.is_sealed or not self._can_be_read():
+                raise
+            return None  # a bad sector damages one frame, and must not hide those behind it
+
+    def _can_be_read(self) -> bool:
+        """Return True if the disk reads at least the beginning of the segment."""
+        drop_cached(self.descriptor, 0, 1)
+        try:
+            return bool(read_all(self.descriptor, 0, 1))
+        except OSError:
+            return False
 
     def body(self, frame: Frame) -> bytes:
         """Return the body of a frame of this segment. Raises DamagedFrame if it is not what was written."""
