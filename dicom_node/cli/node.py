@@ -41,7 +41,7 @@ def receive_command(
 
 
 def index_command(config: Config = None) -> None:
-    """File what receivers have taken in, and keep the index of it."""
+    """Give a row to each instance that receivers have taken in."""
     settings, _ = read_config(config)
     logs.configure("index")
     claim_role(settings.node.data_dir, "index", of="everywhere")

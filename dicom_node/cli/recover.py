@@ -116,7 +116,7 @@ def fsck_command(
         bool, typer.Option("--repair", help="First file what the journals hold and index what has no row.")
     ] = False,
 ) -> None:
-    """Check that everything that was acknowledged is here, whole and indexed. Reads every file; exit status 1 if not.
+    """Check that everything that was acknowledged is here, whole and indexed. Reads every instance; exit status 1 if not.
 
     Checking is safe while the node runs. For --repair the role `index` must be stopped.
     """

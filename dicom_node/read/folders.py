@@ -15,22 +15,18 @@ class NodeFolders:
 
     @property
     def journals(self) -> Path:
-        """The journals: a folder for each receiver, with the instances that the indexer has not filed yet."""
+        """The journals: a folder for each receiver, with everything that it has acknowledged."""
         return self.data_dir / "journal"
 
     @property
     def instances(self) -> Path:
+        """The files of instances that release 0.1 filed."""
         return self.data_dir / "instances"
 
     @property
     def quarantine(self) -> Path:
-        """The quarantine: instances whose UID belongs to a filed instance with other pixels."""
+        """The quarantine of release 0.1: instances whose UID belongs to a filed instance with other pixels."""
         return self.data_dir / "quarantine"
-
-    @property
-    def unfiled(self) -> Path:
-        """The instances that cannot be filed: an operator has to look at them."""
-        return self.data_dir / "unfiled"
 
     @property
     def index_log(self) -> Path:
