@@ -116,9 +116,9 @@ def fsck_command(
         bool, typer.Option("--repair", help="First file what the journals hold and index what has no row.")
     ] = False,
 ) -> None:
-    """Check that everything that was acknowledged is here, whole and indexed. Reads every instance; exit status 1 if not.
+    """Check that everything that was acknowledged is here, whole and indexed. Exit status 1 if not.
 
-    Checking is safe while the node runs. For --repair the role `index` must be stopped.
+    Every instance is read. Checking is safe while the node runs. For --repair the role `index` must be stopped.
     """
     settings, path = read_config(config)
     stores = open_stores(settings.stores, upgrade=True) if repair else open_existing(settings.stores, path)

@@ -23,7 +23,7 @@ ADVICE = {
     ProblemKind.PEER_SILENT: "see whether the peer is switched off, or sends elsewhere",
     ProblemKind.PATIENTS_MIXED: "find out whose images these are, correct them at the PACS, and send the study again",
     ProblemKind.CORRECTION_INCOMPLETE: "send the whole corrected study again",
-    ProblemKind.QUARANTINED: "compare the image in quarantine with the one that is filed; the sender knows which is right",
+    ProblemKind.QUARANTINED: "compare the image in quarantine with the filed one; the sender knows which is right",
     ProblemKind.UNFILED: "the bytes stay where they are; send the instance again once the cause is mended",
     ProblemKind.DAMAGED: "see to the disk, and restore this file of the folder 'journal' from a backup, or send the "
     "study again; a start looks at it again, and so does each day",

@@ -139,7 +139,7 @@ def identify_study(session: Session, study: schema.StudyRow, subjects: Collectio
     """Keep the identity of a study after instances that state `subjects` were indexed.
 
     If the instances of the study differ in it, its identity is that of the first instance, by the UIDs of series and
-    instance, that states a Patient ID. This is read from rows, so those of these instances must be there.
+    instance, that states a Patient ID and is no result of this node. This is read from rows, so those of these instances must be there.
     """
     found = {study_identity(subject) for subject in subjects}
     if found and found != {study.subject}:
@@ -149,13 +149,18 @@ def identify_study(session: Session, study: schema.StudyRow, subjects: Collectio
 
 
 def _stated_identity(session: Session, study_instance_uid: str, key: str) -> str | None:
-    """Return the identity that the rows of a study state under this key; None if they state none."""
-    instance, subject = schema.InstanceRow, schema.SubjectRow
+    """Return the identity that the rows of a study state under this key; None if they state none.
+
+    Results of this node that came back do not count: they state the patient of the time when they were made.
+    """
+    instance, subject, own = schema.InstanceRow, schema.SubjectRow, schema.OwnInstanceRow
     statement = (
         select(subject.hashes)
         .join(instance, instance.subject_id == subject.id)
+        .outerjoin(own, own.sop_instance_uid == instance.sop_instance_uid)
         .where(
             instance.study_instance_uid == study_instance_uid,
+            own.sop_instance_uid.is_(None),
             func.substr(subject.digest, 1, NAME_LENGTH) == key,
             subject.hashes["patient_id"].as_string().is_not(None),
         )

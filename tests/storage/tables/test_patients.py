@@ -95,6 +95,17 @@ def test_what_states_an_id_names_the_patient(node: Node, patients: Patients) -> 
     assert patients.others("1.1") == ["1.2"]
 
 
+def test_results_that_came_back_do_not_name_the_patient(node: Node, patients: Patients) -> None:
+    """They state the patient of the time when they were made."""
+    bring(node, PatientIdentity("CORRECTED"), "1.1")
+    with node.database.session() as session:
+        session.add(schema.OwnInstanceRow(sop_instance_uid=received(1, study="1.2").instance.sop_instance_uid))
+    for number, patient in ((1, PERSON), (2, PatientIdentity("CORRECTED"))):
+        node.store(received(number, study="1.2", patient=patient))
+    node.complete("1.2")
+    assert patients.others("1.1") == ["1.2"]
+
+
 def test_a_correction_concerns_the_studies_of_both_patients(node: Node, patients: Patients) -> None:
     bring(node, PERSON, "1.1", "1.2")
     bring(node, PatientIdentity("CORRECTED"), "1.3")
