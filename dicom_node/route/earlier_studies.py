@@ -75,6 +75,10 @@ class EarlierStudies:
         self.identify(study_instance_uid)
         return self._later(study_instance_uid, self._patients.routed(study_instance_uid))
 
+    def note_arrived(self, study_instance_uid: str, revision: int) -> None:
+        """Note that the later studies, which `arrived` returned, are routed again."""
+        self._patients.note_routed(study_instance_uid, revision)
+
     def missed(self, study_instance_uid: str, event: int) -> list[str]:
         """Return the later studies of the patient that were routed after this event, without this study."""
         return self._later(study_instance_uid, self._patients.routed_since(study_instance_uid, event))

@@ -111,6 +111,7 @@ class RoutingSweep:
                 if self._studies.reroute(later, f"to be routed again: the earlier study {uid} of the patient came"):
                     extra = fields("study_rerouted", study=later)
                     log.info("A study is routed again, because an earlier study of its patient came", extra=extra)
+            self._earlier.note_arrived(uid, study.revision)  # last, because a crash or an error has all repeated
         except (Retriable, OSError, MemoryError):
             raise
         except Exception as error:

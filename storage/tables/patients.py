@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from sqlalchemy import and_, func, select
+from sqlalchemy import and_, func, select, update
 from sqlalchemy.orm import Session, aliased
 
 from storage.log.patient_key import HASH_LENGTH, NAME_LENGTH, PatientKey
@@ -19,7 +19,7 @@ from storage.records.patients import (
 )
 from storage.records.studies import Stage, StudyState
 from storage.tables.database import schema
-from storage.tables.database.connection import Database, chunks, insert_if_absent
+from storage.tables.database.connection import Database, changed, chunks, insert_if_absent
 
 _KEY_END = "-"  # between key and hash, which tells identities of studies from those that earlier versions made
 _IDENTITY_LENGTH = 64
@@ -43,20 +43,24 @@ class Patients:
             return [] if study is None else _complete_studies(session, study.subject, study_instance_uid)
 
     def routed(self, study_instance_uid: str) -> list[str]:
-        """Note under which patient a study is routed.
+        """Return the other complete studies that the routing of a study concerns.
 
-        Return the other complete studies of this patient, and of the one under which it was routed before: an ID may
-        have been corrected since.
+        They are of its patient, and of the one under which it was routed before: an ID may have been corrected since.
         """
-        row = schema.StudyRow
-        here = row.study_instance_uid == study_instance_uid
-        with self._database.session() as session:
-            study = session.scalars(select(row).where(here).with_for_update()).one_or_none()
-            if study is None:
-                return []
-            former, study.routed_subject = study.routed_subject, study.subject
-            subjects = {study.subject, former}
+        with self._database.reading() as session:
+            study = session.get(schema.StudyRow, study_instance_uid)
+            subjects = set() if study is None else {study.subject, study.routed_subject}
             return sorted({uid for one in subjects for uid in _complete_studies(session, one, study_instance_uid)})
+
+    def note_routed(self, study_instance_uid: str, revision: int) -> None:
+        """Note under which patient a revision of a study is routed, unless the study has changed meanwhile."""
+        row = schema.StudyRow
+        here = (row.study_instance_uid == study_instance_uid, row.revision == revision)
+        with self._database.session() as session:
+            changed(
+                session,
+                update(row).where(*here, row.state == StudyState.COMPLETE).values(routed_subject=row.subject),
+            )
 
     def last_event(self) -> int:
         """Return the id of the last event of any study; 0 before the first one."""
@@ -139,7 +143,8 @@ def identify_study(session: Session, study: schema.StudyRow, subjects: Collectio
     """Keep the identity of a study after instances that state `subjects` were indexed.
 
     If the instances of the study differ in it, its identity is that of the first instance, by the UIDs of series and
-    instance, that states a Patient ID and is no result of this node. This is read from rows, so those of these instances must be there.
+    instance, that states a Patient ID and is no result of this node. This is read from rows, so those of these
+    instances must be there.
     """
     found = {study_identity(subject) for subject in subjects}
     if found and found != {study.subject}:

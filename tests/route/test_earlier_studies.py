@@ -6,6 +6,7 @@ from datetime import date
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from pydicom import dcmread
@@ -18,6 +19,7 @@ from dicom_node.demo.explanation_tree import explanation_tree
 from dicom_node.objects.profiles import ObjectProfile
 from dicom_node.read.explanation import Explanation
 from dicom_node.read.study import read_study
+from dicom_node.route import earlier_studies
 from dicom_node.route.earlier_studies import EarlierStudies
 from dicom_node.route.identification import ExistingPatients
 from dicom_node.route.received_series import ReceivedSeries
@@ -173,6 +175,23 @@ def test_a_corrected_patient_id_takes_the_study_away(node: Node, tmp_path: Path)
     for path in paths:
         change(path, {"PatientID": "SECRET-8"})
     course.push("corrected", paths)
+    assert course.points(second) == []
+
+
+def test_a_corrected_patient_id_takes_the_study_away_once_its_images_can_be_read(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    course = Course(node, tmp_path)
+    first, paths = course.write("first", StudyDate="20260101")
+    course.push("first", paths)
+    second = course.bring("second", StudyDate="20260301")
+    for path in paths:
+        change(path, {"PatientID": "SECRET-8"})
+    with monkeypatch.context() as away:
+        away.setattr(earlier_studies, "sample_header", Mock(side_effect=OSError("the disk is away")))
+        course.push("corrected", paths, seconds=40)
+    assert node.study(first).state is StudyState.COMPLETE
+    course.push("nothing", [])
     assert course.points(second) == []
 
 

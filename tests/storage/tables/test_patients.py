@@ -110,9 +110,12 @@ def test_a_correction_concerns_the_studies_of_both_patients(node: Node, patients
     bring(node, PERSON, "1.1", "1.2")
     bring(node, PatientIdentity("CORRECTED"), "1.3")
     assert patients.routed("1.1") == ["1.2"]
+    patients.note_routed("1.1", 1)
     node.store(received(study="1.1", patient=PatientIdentity("CORRECTED"), comment="corrected"))
     node.complete("1.1")
+    patients.note_routed("1.1", 1)  # of a revision that is over
     assert patients.routed("1.1") == ["1.2", "1.3"]
+    patients.note_routed("1.1", node.study("1.1").revision)
     assert patients.routed("1.1") == patients.others("1.1") == ["1.3"]
 
 
