@@ -90,9 +90,10 @@ class InstanceStore:
         return self._read(here.order_by(*order))
 
     def sample(self, study_instance_uid: str, count: int) -> list[Instance]:
-        """Return any instances of a study, at most `count`."""
-        row = schema.InstanceRow
-        here = _listed_columns().where(row.study_instance_uid == study_instance_uid)
+        """Return any instances of a study that are no results of this node, at most `count`."""
+        row, own = schema.InstanceRow, schema.OwnInstanceRow
+        is_own = select(own.sop_instance_uid).where(own.sop_instance_uid == row.sop_instance_uid).exists()
+        here = _listed_columns().where(row.study_instance_uid == study_instance_uid, ~is_own)
         return self._read(here.order_by(row.series_instance_uid, row.sop_instance_uid).limit(count))
 
     def kept_headers(

@@ -104,6 +104,7 @@ def test_results_that_came_back_do_not_name_the_patient(node: Node, patients: Pa
         node.store(received(number, study="1.2", patient=patient))
     node.complete("1.2")
     assert patients.others("1.1") == ["1.2"]
+    assert [one.sop_instance_uid for one in node.instances.sample("1.2", 3)] == ["1.2.1.2"]
 
 
 def test_a_correction_concerns_the_studies_of_both_patients(node: Node, patients: Patients) -> None:
