@@ -199,7 +199,7 @@ def test_an_odd_image_at_the_end_is_left_out(place: tuple[Node, Pacs], studies: 
 
 
 def test_the_node_goes_on_and_names_what_it_could_not_do(
-    place: tuple[Node, Pacs], studies: dict[tuple[str, str], str]
+    place: tuple[Node, Pacs], studies: dict[tuple[str, str], str], tmp_path: Path
 ) -> None:
     """Nothing is tried for ever, no error is unexpected, and the commands work on all of it."""
     node, _ = place
@@ -212,8 +212,8 @@ def test_the_node_goes_on_and_names_what_it_could_not_do(
     assert "no problems" in told(node, "fsck")
     uid = studies["no end of an item", "beside"]
     assert "23 instances" in told(node, "study", uid)
-    paths = {Path(instance["path"]).parent for instance in details["no end of an item", "beside"]["instances"]}
-    assert "T1w" in told(node, "recognise", *map(str, paths))
+    told(node, "export", uid, str(tmp_path / "exported"))
+    assert "T1w" in told(node, "recognise", *map(str, (tmp_path / "exported").iterdir()))
     log = node.log.read_text()
     assert "Traceback" not in log
     assert "cannot be recognised" not in log

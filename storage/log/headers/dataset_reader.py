@@ -19,6 +19,8 @@ from storage.log.headers.encodings import (
     UNDEFINED,
     UNKNOWN_HEAD,
     ByteOrder,
+    MoreNeeded,
+    StructureLost,
 )
 from storage.log.headers.wanted import LARGEST_ELEMENT, Wanted
 
@@ -34,18 +36,6 @@ _DEEPEST = 1_000  # sequences and items, each inside the one before
 _IN_ITEM, _IMPLICIT = 1, 2  # bits of a level: inside an item and not a sequence; in implicit VR
 
 
-class _More(Exception):
-    """More bytes are needed to read an element."""
-
-
-class _Broken(Exception):
-    """The structure of the dataset is lost."""
-
-    def __init__(self, tag: int) -> None:
-        super().__init__()
-        self.tag = tag
-
-
 class DatasetReader:
     """The reader of one dataset.
 
@@ -59,6 +49,7 @@ class DatasetReader:
         self.left_out: set[int] = set()
         self.broken_at: int | None = None
         self.has_pixels = False
+        self._violates, self._before_pixels = False, -1  # the latter is the number of elements
         self._order: ByteOrder = LITTLE if little else BIG
         self._wanted = wanted.little if little else wanted.big
         self._sizes = wanted.sizes
@@ -70,9 +61,12 @@ class DatasetReader:
         self._levels: list[int] = []  # the open sequences and items of undefined length
         self._in_pixels = False  # the outermost of them is pixel data
         self._sequence_end = -1  # where the last nested sequence of defined length ended
-        self._odd = 0
-        self._room = LARGEST_ELEMENTS
-        self._final = False
+        self._odd, self._room, self._final = 0, LARGEST_ELEMENTS, False
+
+    @property
+    def is_regular(self) -> bool:
+        """True unless the dataset violates the standard in a way that other readers may not follow."""
+        return not self._violates and (not self.has_pixels or self._before_pixels == len(self.elements))
 
     def update(self, part: BytesLike, final: bool = False) -> None:
         """Read a part that follows the one before. Nothing follows the `final` one, which may be empty."""
@@ -109,9 +103,9 @@ class DatasetReader:
                     position = self._read_explicit(data, position, size)
                 if position == before:
                     break
-        except _More:
+        except MoreNeeded:
             pass
-        except _Broken as broken:
+        except StructureLost as broken:
             self.broken_at = broken.tag
         return position
 
@@ -140,7 +134,7 @@ class DatasetReader:
                     else:
                         self._keep(name, data, start, (end - length, end))
                 position = end
-        except (struct.error, _More):
+        except (struct.error, MoreNeeded):
             return start
         return position
 
@@ -161,14 +155,14 @@ class DatasetReader:
                 if tag in wanted:
                     self._keep(wanted[tag], data, start, (end - length, end))
                 position = end
-        except (struct.error, _More):
+        except (struct.error, MoreNeeded):
             return start
         return position
 
     # -- elements that are not simple ----------------------------------------------------------------------------------
 
     def _keep(self, name: int, data: BytesLike, start: int, value: tuple[int, int], odd: bool = False) -> None:
-        """Keep a wanted element, unless it is an empty repetition. Raises _More if it is not here yet."""
+        """Keep a wanted element, unless it is an empty repetition. Raises MoreNeeded if it is not here yet."""
         begin, end = value
         is_first = name not in self.elements and name < PIXEL_DATA[0]
         if is_first and not odd and end - begin < _SMALL and end <= len(data):
@@ -188,7 +182,7 @@ class DatasetReader:
         elif self._final:
             self.left_out.add(name)
         else:
-            raise _More
+            raise MoreNeeded
 
     def _is_settled(self, name: int) -> bool:
         """Return True if an element was kept that no later one replaces, because that would be far out of its place."""
@@ -197,10 +191,12 @@ class DatasetReader:
     def _read_odd(self, data: BytesLike, start: int, size: int) -> int:
         """Read an element of undefined length, a delimiter out of place, or an element of an odd VR.
 
-        Return the position that follows; the levels are open if that is inside the element. Raises _More and _Broken.
+        Return the position that follows; the levels are open if that is inside the element. Raises MoreNeeded and
+        StructureLost.
         """
         tag, vr, length = self._order.head.unpack_from(data, start)
         if tag in self._delimiters:
+            self._violates = True
             self._levels = [_IMPLICIT if self.implicit else 0]
             position = self._delimiter(tag, data, start, size)
             if self._levels and not self._levels[-1] & _IN_ITEM:
@@ -241,7 +237,7 @@ class DatasetReader:
         order = self._order
         tag, vr, length = order.head.unpack_from(data, start)
         if not tag:  # zeros
-            raise _Broken(tag)
+            raise StructureLost(tag)
         if implicit:
             return start + 8, order.long.unpack_from(data, start + 4)[0], vr
         if vr in order.short_vrs:
@@ -259,13 +255,14 @@ class DatasetReader:
         long = self._order.long.unpack_from
         tag, _, length = self._order.head.unpack_from(data, start)
         self._odd += 1
+        self._violates = True
         if self._odd > _MOST_ODD:
-            raise _Broken(self._order.key(tag))
+            raise StructureLost(self._order.key(tag))
         letters = bytes(data[start + 4 : start + 6])
         short, bare = (start + 8, length), (start + 8, int(long(data, start + 4)[0]))
         full = [(start + 12, int(long(data, start + 8)[0]))] if start + 12 <= size else []
         if not full and not self._final:
-            raise _More
+            raise MoreNeeded
         is_vr = letters.isalpha() and letters.isupper()
         if is_vr and full and full[0][1] == UNDEFINED:
             return full[0]
@@ -276,13 +273,13 @@ class DatasetReader:
         for reading in readings:
             if _LOOKAHEAD < reading[1] < UNDEFINED and not (reading == bare and is_vr):
                 return reading
-        raise _Broken(self._order.key(tag))
+        raise StructureLost(self._order.key(tag))
 
     def _is_followed(self, data: BytesLike, tag: int, end: int, bare: bool) -> bool:
         """Return True if what begins at `end` looks like an element that follows `tag`."""
         if end + 8 > len(data):
             if not self._final:
-                raise _More
+                raise MoreNeeded
             return end == len(data)
         order = self._order
         next_tag, next_vr, _ = order.head.unpack_from(data, end)
@@ -297,7 +294,7 @@ class DatasetReader:
             return False
         if size < 8:
             if not self._final:
-                raise _More
+                raise MoreNeeded
             return self.implicit
         tag, vr, _ = self._order.head.unpack_from(data, 0)
         if vr in self._order.short_vrs or vr in self._order.long_vrs:
@@ -333,19 +330,20 @@ class DatasetReader:
                     continue
                 if not levels[-1] & _IN_ITEM:
                     levels.pop()  # the delimiter of the sequence is missing
+                    self._violates = True
                     continue
                 implicit = bool(levels[-1] & _IMPLICIT)
                 value, length, vr = self._measure(data, position, size, implicit)
                 if length == UNDEFINED:
                     if len(levels) >= _DEEPEST:
-                        raise _Broken(order.key(tag))
+                        raise StructureLost(order.key(tag))
                     levels.append(_IMPLICIT if implicit or vr == order.un else 0)
                     position = value
                 else:
                     position = value + length
                     if vr == order.sq and not implicit:
                         self._sequence_end = self._begin + position
-        except (struct.error, _More):
+        except (struct.error, MoreNeeded):
             return start
         return position
 
@@ -358,11 +356,13 @@ class DatasetReader:
             (length,) = self._order.long.unpack_from(data, position + 4)
             if in_item:
                 levels.pop()  # the delimiter of the item before is missing
+                self._violates = True
             if length == UNDEFINED:
                 levels.append(levels[-1] | _IN_ITEM)
                 return position + 8
             return position + 8 + int(length)
         if delimiter == SEQUENCE_END and in_item:
+            self._violates = True
             if position + 12 > size and not self._final:
                 return position
             follows = position + 12 <= size
@@ -379,6 +379,8 @@ class DatasetReader:
     # -- pixels --------------------------------------------------------------------------------------------------------
 
     def _open_pixels(self, position: int) -> None:
+        if not self.has_pixels:
+            self._before_pixels = len(self.elements)
         self.has_pixels = self._in_pixels = True
         self._mark(position)
 

@@ -64,3 +64,15 @@ LITTLE, BIG = _byte_order(True), _byte_order(False)
 def value_of(element: bytes, implicit: bool) -> bytes:
     """Return the value of an encoded element, in either byte order."""
     return element[12:] if not implicit and element[4:6] in LONG_VRS else element[8:]
+
+
+class MoreNeeded(Exception):
+    """More bytes are needed to read an element."""
+
+
+class StructureLost(Exception):
+    """The structure of the dataset is lost, from the element of this tag on."""
+
+    def __init__(self, tag: int) -> None:
+        super().__init__()
+        self.tag = tag

@@ -111,7 +111,7 @@ class InstanceReader:
     def kept_header(self) -> bytes:
         """Return the kept header of the whole instance."""
         reader = self._reader
-        complete = reader.broken_at is None or reader.has_pixels
+        complete = reader.is_regular and (reader.broken_at is None or reader.has_pixels)
         if self._inflater is not None:
             complete = complete and (self._inflater.is_whole or reader.has_pixels)
         return encode_kept_header(reader.elements, reader.left_out, reader.implicit, self._little, complete)

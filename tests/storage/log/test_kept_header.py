@@ -257,3 +257,20 @@ def test_a_dataset_of_many_pixel_elements_takes_no_memory() -> None:
         tracemalloc.stop()
     assert found == ContentHashes(hashlib.sha256(values).hexdigest(), hashlib.sha256(others).hexdigest())
     assert read(content, parts=1_000).hashes() == found
+
+
+def test_what_violates_the_standard_is_read_once_more() -> None:
+    """Other readers may not follow it, and whoever reads the pixels must learn of that before."""
+    ds = image()
+    whole = encoded(ds)
+    at = whole.index(b"\x28\x00\x10\x00US")
+    regular = read(whole).kept_header()
+    assert is_enough(regular)
+    odd_vr = whole[:at] + b"\x27\x00\x10\x10??\x06\0abcdef" + whole[at:]
+    uid_behind = bytearray(whole)
+    study = uid_behind.index(b"\x20\x00\x0d\x00UI")
+    length = 8 + int.from_bytes(uid_behind[study + 6 : study + 8], "little")
+    moved = bytes(uid_behind[:study] + uid_behind[study + length :] + uid_behind[study : study + length])
+    stray = whole[:at] + b"\xfe\xff\xdd\xe0\0\0\0\0" + whole[at:]
+    for dataset in (odd_vr, moved, stray):
+        assert not is_enough(read(dataset).kept_header())
