@@ -18,6 +18,7 @@ from dicom_node.route.received_series import ReceivedSeries
 from dicom_node.runtime.logs import fields, unexpected
 from inference.contract.study_rule import StudyValues, stated_values
 from inference.headers.images import images_among
+from inference.headers.reading import UnreadableHeader
 from inference.series.kinds import Kind
 from inference.series.recogniser import Recognition, recognise_headers
 from inference.series.site_table import SiteTable
@@ -59,7 +60,8 @@ class SeriesRecogniser:
         headers = series_headers(self._store, [series[n] for n in unknown])
         for n, of_series in zip(unknown, headers, strict=True):
             found[n] = looked = _recognise(series[n], of_series, self._site)
-            self._remember(series[n], versions[n], looked)
+            if not any(isinstance(ds, UnreadableHeader) for ds in of_series):  # it may be readable next time
+                self._remember(series[n], versions[n], looked)
         return [looked for looked in found if looked is not None]
 
     def _recall(self, series: Series, version: int) -> Looked | None:

@@ -79,6 +79,29 @@ def test_an_enhanced_object_is_opened_once(
     assert list(opened.values()) == [1]
 
 
+def test_what_cannot_be_read_is_recognised_once_its_bytes_are_restored(
+    node: Node, clock: Clock, test_data: Path
+) -> None:
+    (path, *_) = sorted(p for p in (test_data / "mr/siemens_enhanced_no_shared_groups").iterdir() if p.is_file())
+    ds = dcmread(path, stop_before_pixels=True)
+    instance = ReceivedInstance(
+        str(ds.SOPInstanceUID), str(ds.SOPClassUID), str(ds.SeriesInstanceUID), str(ds.StudyInstanceUID),
+        str(ds.file_meta.TransferSyntaxUID), "MR", "MR1", "", clock.wall(), patient=read_identity(FileBlob(path)),
+    )  # fmt: skip
+    node.store(sent_file(path, instance))
+    series = node.instances.series(str(ds.StudyInstanceUID))
+    segment, place = str(series[0].instances[0].blob).rsplit(":", 1)
+    whole = Path(segment).read_bytes()
+    at = int(place.split("+")[0]) + 128
+    Path(segment).write_bytes(whole[:at] + b"????" + whole[at + 4 :])
+    recogniser = recognition.SeriesRecogniser(node.instances)
+    ((damaged, _),) = recogniser.look(series)
+    Path(segment).write_bytes(whole)
+    ((restored, _),) = recogniser.look(series)
+    assert damaged.problem == "no image of the series can be read"
+    assert restored.problem != damaged.problem
+
+
 def test_a_quiet_series_is_recognised_while_others_arrive(
     node: Node, clock: Clock, tmp_path: Path, recognised: list[int]
 ) -> None:
