@@ -34,7 +34,7 @@ class KeptHeaders:
         read = [replace(entry, kept=self._read(entry)) for entry in lacking]
         row = schema.InstanceRow
         with self._database.session(derivable=True) as session:
-            for (sop, series, study), columns in keep_headers(session, read).items():
+            for ((sop, series, study), _), columns in keep_headers(session, read).items():
                 place = (
                     row.sop_instance_uid == sop,
                     row.series_instance_uid == series,

@@ -29,6 +29,7 @@ from storage.log.filing.entries import IndexEntry, InstancePlace, index_entry
 from storage.log.filing.reached import Reached, note_reached
 from storage.log.filing.repeated import note_repeated, note_replaced
 from storage.log.filing.rows import (
+    ContentKey,
     KeptColumns,
     SegmentKey,
     instance_columns,
@@ -65,7 +66,7 @@ class _Written:
 
     associations: Mapping[str, int]
     segments: Mapping[SegmentKey, int]
-    headers: Mapping[InstancePlace, KeptColumns]
+    headers: Mapping[ContentKey, KeptColumns]
 
 
 class Filing:

@@ -93,14 +93,14 @@ def known_entries(session: Session, sop_instance_uids: Sequence[str]) -> dict[st
 
 
 def instance_columns(
-    entry: IndexEntry, revision: int, segments: Mapping[SegmentKey, int], headers: Mapping[InstancePlace, "KeptColumns"]
+    entry: IndexEntry, revision: int, segments: Mapping[SegmentKey, int], headers: Mapping["ContentKey", "KeptColumns"]
 ) -> dict[str, Any]:
     """Return the columns of the row of an instance."""
     hashes = entry.hashes
     return {
         **entry.place._asdict(),
         **_place_columns(entry, segments),
-        **headers.get(entry.place, _NOTHING_KEPT),
+        **headers.get((entry.place, entry.sha256), _NOTHING_KEPT),
         "sop_class_uid": entry.sop_class_uid,
         "transfer_syntax_uid": entry.transfer_syntax_uid,
         "modality": entry.modality,
@@ -176,11 +176,12 @@ def hashes_of(row: schema.InstanceRow | schema.InstanceVersionRow) -> ContentHas
 # -- kept headers ------------------------------------------------------------------------------------------------------
 
 KeptColumns = dict[str, Any]
+ContentKey = tuple[InstancePlace, str]  # place and checksum
 _SERIES_AT_ONCE = 100  # in one statement
 _NOTHING_KEPT: KeptColumns = {"shared_header_id": None, "kept": None}
 
 
-def keep_headers(session: Session, entries: Iterable[IndexEntry]) -> dict[InstancePlace, KeptColumns]:
+def keep_headers(session: Session, entries: Iterable[IndexEntry]) -> dict[ContentKey, KeptColumns]:
     """Return the columns of the kept headers of these instances. What their series share is inserted once.
 
     All of them must be of the same version of the list of kept elements.
@@ -195,7 +196,7 @@ def keep_headers(session: Session, entries: Iterable[IndexEntry]) -> dict[Instan
             if found.list_version == kept[0].kept[0]:
                 key = (found.study_instance_uid, found.series_instance_uid)
                 shared[key] = (found.id, expand_shared(found.kept))
-    columns: dict[InstancePlace, KeptColumns] = {}
+    columns: dict[ContentKey, KeptColumns] = {}
     for entry in kept:
         key = (entry.study_instance_uid, entry.series_instance_uid)
         own = compress_kept(entry.kept, shared[key][1]) if key in shared else b""
@@ -209,7 +210,7 @@ def keep_headers(session: Session, entries: Iterable[IndexEntry]) -> dict[Instan
             number = session.execute(insert(row).values(values).returning(row.id)).scalar_one()
             shared[key] = (number, entry.kept)
             own = compress_kept(entry.kept, entry.kept)
-        columns[entry.place] = {"shared_header_id": shared[key][0], "kept": own}
+        columns[entry.place, entry.sha256] = {"shared_header_id": shared[key][0], "kept": own}
     return columns
 
 
