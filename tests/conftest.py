@@ -3,9 +3,12 @@
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+
+from storage.log.segments.writer import SegmentWriter
 
 pytest_plugins = ["tests.instances"]
 
@@ -29,6 +32,23 @@ def test_data() -> Path:
 def test_models() -> Path:
     """Public models, outside the repository."""
     return _folder("DICOM_NODE_TEST_MODELS", REPOSITORY.parent / "shared" / "models", "test models")
+
+
+@pytest.fixture(autouse=True)
+def segments_are_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Close the segments that a test leaves open: each has nine descriptors, and `select` takes no more than 1024."""
+    opened: list[SegmentWriter] = []
+    begin = SegmentWriter.__init__
+
+    def noted(segment: SegmentWriter, path: Path) -> None:
+        opened.append(segment)
+        begin(segment, path)
+
+    monkeypatch.setattr(SegmentWriter, "__init__", noted)
+    yield
+    for segment in opened:
+        with suppress(OSError, AttributeError):  # it has no descriptors if it could not be opened
+            segment._close()
 
 
 @pytest.fixture

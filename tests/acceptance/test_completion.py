@@ -207,6 +207,7 @@ def test_the_count_of_the_pacs_decides(place: tuple[Node, Pacs], tmp_path: Path)
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_an_abort_and_a_resend_wait_longer_not_less(place: tuple[Node, Pacs], tmp_path: Path) -> None:
     node, _ = place
     study = write_study(tmp_path / "study", ImagesInAcquisition=20)

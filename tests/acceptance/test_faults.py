@@ -26,6 +26,7 @@ def kinds(pacs: Pacs, uid: str) -> list[str]:
     return sorted(i.modality for i in pacs.instances(uid) if i.modality != "MR")
 
 
+@pytest.mark.slow
 def test_a_killed_workers_job_runs_again(place: tuple[Node, Pacs], push: Push, tmp_path: Path) -> None:
     node, pacs = place
     uid = write_ball_study(tmp_path).study_instance_uid

@@ -69,6 +69,7 @@ def told(node: Node, study: str) -> str:
     return str(event["text"])
 
 
+@pytest.mark.slow
 def test_a_stranger_holds_no_study(node: Node, tmp_path: Path) -> None:
     study = "1.2.41"
     assert create(STRANGER, node, study) == 0x0000

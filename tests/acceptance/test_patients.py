@@ -163,6 +163,7 @@ def test_a_correction_that_reaches_every_instance_is_a_revision(place: tuple[Nod
     assert problems(node, uid) == {}
 
 
+@pytest.mark.slow
 def test_a_correction_that_stops_half_way_is_told_at_the_maximum_age(place: tuple[Node, Pacs], tmp_path: Path) -> None:
     """The corrected instances list the former ID; then the rest comes, and the study has its result."""
     node, pacs = place

@@ -123,6 +123,7 @@ def set_while_it_works(place: Place, folder: Path, seconds: int, restarted: str 
     assert "action=waiting_times_clamped" not in told
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(280)
 @pytest.mark.parametrize("seconds", [HOUR, -HOUR])
 def test_a_step_of_an_hour(place: Place, tmp_path: Path, seconds: int) -> None:

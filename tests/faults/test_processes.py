@@ -113,6 +113,7 @@ def rounds(make_node: MakeNode, number: int) -> None:
     wait(lambda: len(node.processes("receive")) == PROCESSES, "not all receivers are up again")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(280)
 def test_one_process_falls_and_the_others_go_on(make_node: MakeNode) -> None:
     rounds(make_node, SHORT)
