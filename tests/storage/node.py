@@ -1,5 +1,6 @@
 """The stores of one node over one database, and short ways to bring a study where a test needs it."""
 
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -164,6 +165,7 @@ class Node:
         if self._journal is None:
             self._journal = Journal(self.journals / RECEIVER)
             self._journal.open()
+            weakref.finalize(self, self._journal.close)
         self._journal.store(sent.instance, sent.file, kept=sent.kept)
         segments = Segments(self.journals)
         number = segments.last(RECEIVER)
