@@ -112,9 +112,14 @@ def dataset_offset(start: bytes) -> int:
     return _START + int(length)
 
 
+def seek_dataset(file: BufferedReader) -> None:
+    """Move to the dataset of a Part 10 file that is at its beginning. Raises Permanent as `dataset_offset` does."""
+    file.seek(dataset_offset(file.read(_START)))
+
+
 def _dataset_sha256(file: BufferedReader) -> str:
     # Read from the disk, and not from the page cache.
     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     file.seek(0)
-    file.seek(dataset_offset(file.read(_START)))
+    seek_dataset(file)
     return hashlib.file_digest(file, "sha256").hexdigest()

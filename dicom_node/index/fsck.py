@@ -8,7 +8,6 @@ from dicom_node.read.census import Census, Fault, FoundFault
 from dicom_node.read.folders import NodeFolders
 from dicom_node.read.stores import Stores
 from storage.errors import Permanent
-from storage.log.filing.entries import InstancePlace
 from storage.log.filing.reached import Reached, read_reached
 from storage.log.filing.release01 import OldFiles
 from storage.log.index_log import read_deleted_frames
@@ -16,7 +15,7 @@ from storage.log.segments.frames import Frame, FrameKind, instance_of
 from storage.log.segments.judged import FrameVerdict, judge_frames
 from storage.log.segments.reader import SegmentReader
 from storage.log.segments.store import Segments, address_of
-from storage.records.instances import Instance
+from storage.records.instances import Instance, InstancePlace
 
 _INSTANCES = (FrameKind.INSTANCE, FrameKind.LARGE_INSTANCE)
 
@@ -76,10 +75,9 @@ class _Listed:
     def has(self, frame: Frame) -> bool:
         """Return True if the instance of a frame is listed. Release 0.1 did not note checksums in frames."""
         received = instance_of(frame.meta)
-        place = InstancePlace(received.sop_instance_uid, received.series_instance_uid, received.study_instance_uid)
         if received.hashes is None:
-            return hash(place) in self._places
-        return hash((place, received.hashes.checksum)) in self._contents
+            return hash(received.place) in self._places
+        return hash((received.place, received.hashes.checksum)) in self._contents
 
 
 @dataclass

@@ -12,7 +12,6 @@ from inference.headers.decoding import HeaderDecoder
 from inference.headers.reading import read_beginning
 from storage.blobs import Blob
 from storage.errors import MalformedObject
-from storage.log.filing.entries import InstancePlace
 from storage.log.headers.instance_reader import read_kept_header
 from storage.log.headers.kept_header import encoded_elements, is_enough
 from storage.log.instances import InstanceStore
@@ -32,14 +31,14 @@ def series_headers(store: InstanceStore, series: Sequence[Series]) -> Iterator[l
         kept = store.kept_headers(batch[0].study_instance_uid, [s.series_instance_uid for s in batch])
         for one in batch:
             decoder.begin_series()
-            yield [_header(decoder, kept.get(_place(i), b""), i.blob) for i in one.instances]
+            yield [_header(decoder, kept.get(i.place, b""), i.blob) for i in one.instances]
 
 
 def sample_header(store: InstanceStore, instances: Sequence[Instance]) -> Dataset | None:
     """Return the kept header of the first of these instances of one study whose header is kept; else None."""
     for instance in instances:
         kept = store.kept_headers(instance.study_instance_uid, (instance.series_instance_uid,))
-        found = _decode(HeaderDecoder(), kept.get(_place(instance), b""))
+        found = _decode(HeaderDecoder(), kept.get(instance.place, b""))
         if found is not None:
             return found
     return None
@@ -73,10 +72,6 @@ def _kept_of(blob: Blob) -> bytes:
         return read_kept_header(blob)
     except MalformedObject:  # which is told when all of the header is read
         return b""
-
-
-def _place(instance: Instance) -> InstancePlace:
-    return InstancePlace(instance.sop_instance_uid, instance.series_instance_uid, instance.study_instance_uid)
 
 
 def _batches(series: Sequence[Series]) -> Iterator[list[Series]]:

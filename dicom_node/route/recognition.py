@@ -34,7 +34,7 @@ INSTANCES_AT_ONCE = 500  # of series that are recognised together
 
 _SeriesKey = tuple[str, str]  # UIDs of study and series
 Looked = tuple[Recognition, StudyValues]
-"""What a series is recognised as, and the values that its images state."""
+"""A recognised series, and the values that its images state."""
 
 
 class SeriesRecogniser:

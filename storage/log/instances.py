@@ -15,11 +15,11 @@ from storage.blobs import Blob
 from storage.log.filing.associations import abort_open_associations
 from storage.log.filing.batch import FeedsInputs, Filing
 from storage.log.filing.blobs import StoredBlobs
-from storage.log.filing.entries import InstancePlace, usual_file
+from storage.log.filing.entries import usual_file
 from storage.log.filing.rows import address_in, read_kept_headers
 from storage.log.headers.patient_header import read_identity
 from storage.log.patient_key import PATIENT_KEY, PatientKey
-from storage.records.instances import Facts, Instance, LoggedInstance, Series
+from storage.records.instances import Facts, Instance, InstancePlace, LoggedInstance, Series
 from storage.records.patients import StudyIdentities
 from storage.records.studies import StudyState
 from storage.tables.database import schema

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from storage.errors import MalformedObject
 from storage.log.filing.blobs import StoredBlobs
 from storage.log.filing.entries import IndexEntry
-from storage.log.filing.rows import keep_headers, known_entries
+from storage.log.filing.rows import is_at, keep_headers, known_entries
 from storage.log.headers.instance_reader import read_kept_header
 from storage.log.headers.kept_elements import LIST_VERSION
 from storage.log.headers.kept_header import NOT_ENOUGH
@@ -34,13 +34,8 @@ class KeptHeaders:
         read = [replace(entry, kept=self._read(entry)) for entry in lacking]
         row = schema.InstanceRow
         with self._database.session(derivable=True) as session:
-            for ((sop, series, study), _), columns in keep_headers(session, read).items():
-                place = (
-                    row.sop_instance_uid == sop,
-                    row.series_instance_uid == series,
-                    row.study_instance_uid == study,
-                )
-                changed(session, update(row).where(*place).values(columns))
+            for (place, _), columns in keep_headers(session, read).items():
+                changed(session, update(row).where(*is_at(row, place)).values(columns))
             _remove_unused(session)
         return len(read)
 

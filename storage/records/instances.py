@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from storage.blobs import Blob
 from storage.records.patients import NOBODY, PatientIdentity, Subject
@@ -94,6 +94,14 @@ class Facts:
         return cls(**known)
 
 
+class InstancePlace(NamedTuple):
+    """The place where an instance is filed, in the order of the key of its row. A SOP instance may have several."""
+
+    sop_instance_uid: str
+    series_instance_uid: str
+    study_instance_uid: str
+
+
 @dataclass(frozen=True)
 class Instance:
     """A stored composite instance. The dataset's bytes in `blob` are as received."""
@@ -108,6 +116,10 @@ class Instance:
     received_at: datetime
     revision: int  # the revision of the study that this instance arrived in
     facts: Facts = Facts()
+
+    @property
+    def place(self) -> InstancePlace:
+        return InstancePlace(self.sop_instance_uid, self.series_instance_uid, self.study_instance_uid)
 
 
 @dataclass(frozen=True)
@@ -131,6 +143,10 @@ class ReceivedInstance:
     subject: Subject | None = field(default=None, repr=False)
     hashes: ContentHashes | None = None
     patient: PatientIdentity = field(default=NOBODY, repr=False)
+
+    @property
+    def place(self) -> InstancePlace:
+        return InstancePlace(self.sop_instance_uid, self.series_instance_uid, self.study_instance_uid)
 
 
 @dataclass(frozen=True)

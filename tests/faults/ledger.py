@@ -1,4 +1,4 @@
-"""What was acknowledged must be there: looked up in the index and in the log, not asked of the node's code."""
+"""Acknowledged instances must be there: looked up in the index and in the log, not asked of the node's code."""
 
 import hashlib
 import sqlite3
@@ -45,7 +45,7 @@ def wait_indexed(data_dir: Path, acknowledged: Mapping[str, Instance], seconds: 
 
 
 def faults(data_dir: Path, acknowledged: Mapping[str, Instance], seconds: float = INDEX_SECONDS) -> list[str]:
-    """What is wrong with what was acknowledged: missing, indexed twice, other bytes, or kept aside as well."""
+    """List the faults of what was acknowledged: missing, indexed twice, other bytes, or kept aside as well."""
     found = [f"{uid} is not indexed" for uid in wait_indexed(data_dir, acknowledged, seconds)]
     rows: dict[str, list[Row]] = {}
     for row in stored(data_dir):
@@ -69,7 +69,7 @@ def faults(data_dir: Path, acknowledged: Mapping[str, Instance], seconds: float 
 
 @dataclass(frozen=True)
 class Row:
-    """What a row of the index says, and the bytes that lie where it says; none if its segment is not there."""
+    """A row of the index, and the bytes that lie where it says; none if its segment is not there."""
 
     sop_instance_uid: str
     series_instance_uid: str
@@ -78,7 +78,7 @@ class Row:
 
     @property
     def digest(self) -> str:
-        """Of the dataset; empty when this is no Part 10 file."""
+        """Hash the dataset; empty when this is no Part 10 file."""
         try:
             return hashlib.sha256(part10_dataset(self.file)).hexdigest()
         except (AssertionError, struct.error):

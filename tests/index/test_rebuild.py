@@ -64,7 +64,7 @@ def known(node: Node) -> dict[str, Any]:
 
 
 class Course:
-    """What happens at a node with three receivers, in an order that neither names nor times tell."""
+    """A course of events at a node with three receivers, in an order that neither names nor times tell."""
 
     def __init__(self, node: Node) -> None:
         self._node = node

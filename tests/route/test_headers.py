@@ -61,9 +61,8 @@ def test_no_classic_instance_is_opened_before_the_worker(
     assert not opened
 
 
-def test_an_enhanced_object_is_opened_once(
-    node: Node, clock: Clock, test_data: Path, opened: Counter[SegmentRange]
-) -> None:
+def store_enhanced(node: Node, clock: Clock, test_data: Path) -> str:
+    """Store an Enhanced MR object, and return its Study Instance UID."""
     (path, *_) = sorted(p for p in (test_data / "mr/siemens_enhanced_no_shared_groups").iterdir() if p.is_file())
     ds = dcmread(path, stop_before_pixels=True)
     instance = ReceivedInstance(
@@ -71,25 +70,26 @@ def test_an_enhanced_object_is_opened_once(
         str(ds.file_meta.TransferSyntaxUID), "MR", "MR1", "", clock.wall(), patient=read_identity(FileBlob(path)),
     )  # fmt: skip
     node.store(sent_file(path, instance))
+    return str(ds.StudyInstanceUID)
+
+
+def test_an_enhanced_object_is_opened_once(
+    node: Node, clock: Clock, test_data: Path, opened: Counter[SegmentRange]
+) -> None:
+    study = store_enhanced(node, clock, test_data)
     sweeper = Sweeps(node, clock, applications=[application(start=False)])
     for _ in range(40):
         clock.pass_(1)
         sweeper.sweep()
-    assert node.study(str(ds.StudyInstanceUID)).state in (StudyState.ROUTED, StudyState.IGNORED)
+    assert node.study(study).state in (StudyState.ROUTED, StudyState.IGNORED)
     assert list(opened.values()) == [1]
 
 
 def test_what_cannot_be_read_is_recognised_once_its_bytes_are_restored(
     node: Node, clock: Clock, test_data: Path
 ) -> None:
-    (path, *_) = sorted(p for p in (test_data / "mr/siemens_enhanced_no_shared_groups").iterdir() if p.is_file())
-    ds = dcmread(path, stop_before_pixels=True)
-    instance = ReceivedInstance(
-        str(ds.SOPInstanceUID), str(ds.SOPClassUID), str(ds.SeriesInstanceUID), str(ds.StudyInstanceUID),
-        str(ds.file_meta.TransferSyntaxUID), "MR", "MR1", "", clock.wall(), patient=read_identity(FileBlob(path)),
-    )  # fmt: skip
-    node.store(sent_file(path, instance))
-    series = node.instances.series(str(ds.StudyInstanceUID))
+    study = store_enhanced(node, clock, test_data)
+    series = node.instances.series(study)
     segment, place = str(series[0].instances[0].blob).rsplit(":", 1)
     whole = Path(segment).read_bytes()
     at = int(place.split("+")[0]) + 128

@@ -126,7 +126,7 @@ def overwrite(blob: Blob, change: Callable[[bytes], bytes]) -> None:
 
 @dataclass(frozen=True)
 class Sent:
-    """What a peer sent: what the receiver knows of it, its dataset, and its kept header."""
+    """An instance that a peer sent: what the receiver knows of it, its dataset, and its kept header."""
 
     instance: ReceivedInstance
     dataset: bytes

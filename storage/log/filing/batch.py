@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import count
 
-from sqlalchemy import ColumnElement, insert, select, update
+from sqlalchemy import insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -25,7 +25,7 @@ from storage.log.filing.associations import (
 )
 from storage.log.filing.blobs import StoredBlobs
 from storage.log.filing.decision import Decided, Decisions
-from storage.log.filing.entries import IndexEntry, InstancePlace, index_entry
+from storage.log.filing.entries import IndexEntry, index_entry
 from storage.log.filing.reached import Reached, note_reached
 from storage.log.filing.repeated import note_repeated, note_replaced
 from storage.log.filing.rows import (
@@ -33,6 +33,7 @@ from storage.log.filing.rows import (
     KeptColumns,
     SegmentKey,
     instance_columns,
+    is_at,
     keep_headers,
     known_entries,
     segment_ids,
@@ -40,7 +41,7 @@ from storage.log.filing.rows import (
 )
 from storage.log.filing.study_update import StudyUpdate, is_own, tell_contradiction, tell_copies
 from storage.log.patient_key import PatientKey
-from storage.records.instances import Address, ReceivedInstance, Stored
+from storage.records.instances import Address, InstancePlace, ReceivedInstance, Stored
 from storage.records.patients import Subject
 from storage.records.problems import ProblemKind
 from storage.records.studies import Event, Stage, StudyState
@@ -307,7 +308,7 @@ def _keep_version(session: Session, before: IndexEntry, entry: IndexEntry, revis
     for version in (before, entry):
         values = version_columns(version, written.segments)
         if not insert_if_absent(session, row, values) and version is entry:  # its bytes may have come again
-            changed(session, update(row).where(*_is_at(row, entry), row.sha256 == entry.sha256).values(values))
+            changed(session, update(row).where(*is_at(row, entry.place), row.sha256 == entry.sha256).values(values))
     _update(session, entry, revision, written)
 
 
@@ -316,21 +317,15 @@ def _restore(session: Session, before: IndexEntry, entry: IndexEntry, written: _
     row, version = schema.InstanceRow, schema.InstanceVersionRow
     values = version_columns(entry, written.segments)
     same = version.sha256 == entry.sha256
-    is_version = changed(session, update(version).where(*_is_at(version, entry), same).values(values))
+    is_version = changed(session, update(version).where(*is_at(version, entry.place), same).values(values))
     if before.sha256 == entry.sha256 or not is_version:
-        _update(session, entry, session.scalars(select(row.revision).where(*_is_at(row, entry))).one(), written)
+        _update(session, entry, session.scalars(select(row.revision).where(*is_at(row, entry.place))).one(), written)
 
 
 def _update(session: Session, entry: IndexEntry, revision: int, written: _Written) -> None:
     row = schema.InstanceRow
     columns = instance_columns(entry, revision, written.segments, written.headers)
-    changed(session, update(row).where(*_is_at(row, entry)).values(columns))
-
-
-def _is_at(
-    row: type[schema.InstanceRow] | type[schema.InstanceVersionRow], entry: IndexEntry
-) -> list[ColumnElement[bool]]:
-    return [getattr(row, column) == value for column, value in entry.place._asdict().items()]
+    changed(session, update(row).where(*is_at(row, entry.place)).values(columns))
 
 
 def _with_subject(entry: IndexEntry, subjects: Mapping[Subject, int]) -> IndexEntry:

@@ -7,18 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from storage.blobs import Blob, FileBlob, dataset_offset
+from storage.blobs import Blob, FileBlob, seek_dataset
 from storage.errors import Permanent
 from storage.log.filing.comparison import Content, Difference, compare, has_same_pixels
 from storage.log.filing.decision import Comparisons
 from storage.log.filing.entries import IndexEntry, usual_file
-from storage.log.headers.instance_reader import InstanceReader
+from storage.log.headers.instance_reader import InstanceReader, read_whole
 from storage.log.segments.ranges import InstanceFile
 from storage.log.segments.store import Segments
 from storage.records.instances import Address, ReceivedInstance
 
-_READ_AT_ONCE = 2**20
-_BEGINNING = 144
 _T = TypeVar("_T")
 
 
@@ -92,16 +90,12 @@ class StoredBlobs:
 
 def _read(blob: Blob, transfer_syntax_uid: str) -> InstanceReader:
     """Read a whole instance for its hashes. Raises OSError, and Permanent if this is no Part 10 file."""
-    reader = InstanceReader(transfer_syntax_uid, hashing=True)
     with blob.open() as file:
-        file.seek(dataset_offset(file.read(_BEGINNING)))
-        while part := file.read(_READ_AT_ONCE):
-            reader.update(part)
-    reader.update(b"", final=True)
-    return reader
+        seek_dataset(file)
+        return read_whole(file, transfer_syntax_uid)
 
 
 def _dataset_sha256(blob: Blob) -> str:
     with blob.open() as file:
-        file.seek(dataset_offset(file.read(_BEGINNING)))
+        seek_dataset(file)
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from storage.log.filing.comparison import Difference
-from storage.log.filing.entries import IndexEntry, InstancePlace
-from storage.records.instances import Stored
+from storage.log.filing.entries import IndexEntry
+from storage.records.instances import InstancePlace, Stored
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,12 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple
 
 from storage.errors import Unfileable
-from storage.records.instances import UID, Address, ContentHashes, Facts, ReceivedInstance
+from storage.records.instances import UID, Address, ContentHashes, Facts, InstancePlace, ReceivedInstance
 from storage.records.patients import Subject
 
 INSTANCE_SUFFIX = ".dcm"
-
-
-class InstancePlace(NamedTuple):
-    """The place where an instance is filed, in the order of the key of its row. A SOP instance may have several."""
-
-    sop_instance_uid: str
-    series_instance_uid: str
-    study_instance_uid: str
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pydicom.filereader import read_file_meta_info
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from storage.blobs import dataset_offset
+from storage.blobs import seek_dataset
 from storage.errors import NodeError, Permanent, Retriable
 from storage.log.filing.entries import INSTANCE_SUFFIX
 from storage.log.headers.instance_reader import read_instance_header
@@ -141,7 +141,7 @@ def _read(path: Path) -> ReceivedInstance:
     meta = read_file_meta_info(path)
     transfer_syntax_uid = str(meta.TransferSyntaxUID)
     with path.open("rb") as file:
-        file.seek(dataset_offset(file.read(144)))
+        seek_dataset(file)
         header = read_instance_header(file, transfer_syntax_uid)
     named = (path.parent.parent.name, path.parent.name, _sop_instance_uid(path))
     if (header.study_instance_uid, header.series_instance_uid, header.sop_instance_uid) != named:

@@ -6,7 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from storage.log.filing.entries import IndexEntry
-from storage.log.filing.rows import SegmentKey, place_columns
+from storage.log.filing.rows import SegmentKey, is_at, place_columns
 from storage.tables.database import schema
 from storage.tables.database.connection import insert_if_absent
 
@@ -29,8 +29,7 @@ def note_replaced(session: Session, entry: IndexEntry) -> None:
     """Note where content lies, damaged, whose rows are about to name the bytes of `entry` instead."""
     columns = [column.name for column in schema.RepeatedRow.__table__.columns]
     for row in (schema.InstanceRow, schema.InstanceVersionRow):
-        here = [getattr(row, name) == value for name, value in entry.place._asdict().items()]
         damaged = select(*(getattr(row, name) for name in columns))
-        damaged = damaged.where(*here, row.sha256 == entry.sha256, row.segment_id.is_not(None))
+        damaged = damaged.where(*is_at(row, entry.place), row.sha256 == entry.sha256, row.segment_id.is_not(None))
         for found in session.execute(damaged).all():
             insert_if_absent(session, schema.RepeatedRow, dict(zip(columns, found, strict=True)))

@@ -3,13 +3,13 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import insert, select, tuple_
+from sqlalchemy import ColumnElement, insert, select, tuple_
 from sqlalchemy.orm import Session
 
 from storage.log.filing.decision import Known
-from storage.log.filing.entries import IndexEntry, InstancePlace
+from storage.log.filing.entries import IndexEntry
 from storage.log.headers.shared_header import compress_kept, compress_shared, expand_kept, expand_shared
-from storage.records.instances import Address, ContentHashes, Facts
+from storage.records.instances import Address, ContentHashes, Facts, InstancePlace
 from storage.tables.database import schema
 from storage.tables.database.connection import chunks, insert_if_absent
 
@@ -96,22 +96,14 @@ def instance_columns(
     entry: IndexEntry, revision: int, segments: Mapping[SegmentKey, int], headers: Mapping["ContentKey", "KeptColumns"]
 ) -> dict[str, Any]:
     """Return the columns of the row of an instance."""
-    hashes = entry.hashes
     return {
-        **entry.place._asdict(),
-        **_place_columns(entry, segments),
+        **version_columns(entry, segments),
         **headers.get((entry.place, entry.sha256), _NOTHING_KEPT),
         "sop_class_uid": entry.sop_class_uid,
         "transfer_syntax_uid": entry.transfer_syntax_uid,
         "modality": entry.modality,
-        "size": entry.size,
-        "sha256": entry.sha256,
-        "pixels_sha256": None if hashes is None else hashes.pixels,
-        "rest_sha256": None if hashes is None else hashes.rest,
-        "received_at": entry.received_at,
         "revision": revision,
         "facts": entry.facts.to_json(),
-        "subject_id": entry.subject_id,
     }
 
 
@@ -128,6 +120,13 @@ def version_columns(entry: IndexEntry, segments: Mapping[SegmentKey, int]) -> di
         "received_at": entry.received_at,
         "subject_id": entry.subject_id,
     }
+
+
+def is_at(
+    row: type[schema.InstanceRow] | type[schema.InstanceVersionRow], place: InstancePlace
+) -> list[ColumnElement[bool]]:
+    """Return the conditions that choose the rows of this place."""
+    return [getattr(row, column) == value for column, value in place._asdict().items()]
 
 
 def _entry(row: schema.InstanceRow, segment: schema.SegmentRow | None) -> IndexEntry:

@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from storage.log.filing.entries import IndexEntry, InstancePlace
+from storage.log.filing.entries import IndexEntry
+from storage.records.instances import InstancePlace
 from storage.records.patients import Subject
 from storage.records.problems import ProblemKind
 from storage.records.studies import Event, Stage, StudyState

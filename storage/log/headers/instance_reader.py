@@ -3,6 +3,7 @@
 import hashlib
 import zlib
 from io import BufferedReader
+from typing import BinaryIO
 
 from pydicom.filereader import _read_file_meta_info, read_preamble
 
@@ -19,6 +20,7 @@ from storage.records.instances import ContentHashes
 
 LARGEST_INFLATED = 64 * 2**20  # bytes; what a deflated dataset holds behind them is not read
 _INFLATED_AT_ONCE = 2**20
+_HASHED_AT_ONCE = 2**20
 _READ_AT_ONCE = 8 * 2**20  # bytes of a file
 
 _WANTED = Wanted.of(CANDIDATES | {*HEADER_ELEMENTS}, CANDIDATE_SIZES)
@@ -41,6 +43,15 @@ def read_instance_header(file: BufferedReader, transfer_syntax_uid: str) -> Inst
     Raises UnreadableDataset as `scan_header` does.
     """
     return _read_to_pixels(file, transfer_syntax_uid).header()
+
+
+def read_whole(file: BinaryIO, transfer_syntax_uid: str) -> "InstanceReader":
+    """Read the dataset that begins at the position of `file` to its end, for its hashes too. Raises OSError."""
+    reader = InstanceReader(transfer_syntax_uid, hashing=True)
+    while part := file.read(_HASHED_AT_ONCE):
+        reader.update(part)
+    reader.update(b"", final=True)
+    return reader
 
 
 def read_kept_header(blob: Blob) -> bytes:

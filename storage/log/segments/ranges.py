@@ -16,14 +16,13 @@ from pydicom.filereader import _read_file_meta_info, read_preamble
 
 from storage.blobs import open_to_parse
 from storage.errors import MalformedObject
-from storage.log.headers.instance_reader import InstanceReader
+from storage.log.headers.instance_reader import read_whole
 from storage.log.segments.disk import drop_cached, read_all
 from storage.log.segments.reader import frame_at, is_whole
 from storage.records.instances import ContentHashes
 
 OPEN_SEGMENTS = 16  # that a process keeps open for the next range, at most
 _BUFFERED = 64 * 1024
-_HASHED_AT_ONCE = 2**20
 _PREFIX_AT = 128  # of a Part 10 file (PS3.10 7.1)
 _PUNCHED = bytes(4)  # instead of the prefix DICM
 
@@ -162,8 +161,4 @@ class _Window(io.RawIOBase):
 def _hashes(file: BinaryIO) -> ContentHashes:
     """Return the hashes of a Part 10 file. Raises errors of many kinds if it is none."""
     read_preamble(file, force=False)
-    reader = InstanceReader(str(_read_file_meta_info(file).TransferSyntaxUID), hashing=True)
-    while part := file.read(_HASHED_AT_ONCE):
-        reader.update(part)
-    reader.update(b"", final=True)
-    return reader.hashes()
+    return read_whole(file, str(_read_file_meta_info(file).TransferSyntaxUID)).hashes()

@@ -1,4 +1,4 @@
-"""What the roles ask the database all the time, and for each study, takes after years as long as on the first day."""
+"""Frequent questions of the roles to the database take after years as long as on the first day."""
 
 import re
 from collections.abc import Callable, Iterator
