@@ -79,7 +79,7 @@ READ = Case("read", "200 × 512² MR images to one volume", 512, 200, 0)
 CASES = {case.name: case for case in (LARGE, SMALL, READ)}
 
 
-# -- goals: issue 4, "Speed and memory" --------------------------------------------------------------------------------
+# -- goals: speed and memory -----------------------------------------------------------------------------------------
 
 
 def goals(results: Results) -> list[Goal]:

@@ -22,7 +22,7 @@ from storage.tables.jobs import Jobs
 log = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 1.0
-AHEAD_SECONDS = 2.0
+AHEAD_SECONDS = 1.0
 REPORT_SECONDS = 2.0
 RELEASE_SECONDS = 10.0
 DELIVERY_STALLED_SECONDS = 15 * 60.0  # a claimed delivery sends no heartbeat

@@ -40,7 +40,7 @@ host = "{host}"
 port = {port}
 maximum_associations = 100
 [completion]
-quiet_seconds = 3
+quiet_seconds = 6
 [[destinations]]
 name = "nobody"
 ae_title = "NOBODY"

@@ -28,7 +28,8 @@ from storage.records.instances import Series
 log = logging.getLogger(__name__)
 
 DESCRIPTIONS = 2048  # series that are remembered
-QUIET_SECONDS = 3.0  # without a new instance, before a series of a study that still arrives is recognised
+QUIET_SECONDS = 1.0  # without a new instance, before a series of a study that still arrives is recognised
+QUIET_SHARE = 0.05  # of the time that recognitions of one series may take, while it goes on arriving slowly
 SECONDS_AT_ONCE = 0.5  # of one run
 INSTANCES_AT_ONCE = 500  # of series that are recognised together
 
@@ -79,17 +80,22 @@ class SeriesRecogniser:
 
 @dataclass
 class _Arriving:
-    """A series of a study in RECEIVING: the number of its instances, since when, and True once it is recognised."""
+    """A series of a study in RECEIVING: the number of its instances, since when, and True once it is recognised.
+
+    `quiet_seconds` is how long it must be quiet first.
+    """
 
     count: int
     since: float
+    quiet_seconds: float = QUIET_SECONDS
     is_recognised: bool = False
 
 
 class RecognitionAhead:
     """The recognition of series that are quiet while their studies still arrive, so that little is left to routing.
 
-    What comes later has the series recognised again. One run stops after SECONDS_AT_ONCE.
+    What comes later has the series recognised again, after a longer time the longer that took. One run stops after
+    SECONDS_AT_ONCE.
     """
 
     def __init__(
@@ -109,27 +115,34 @@ class RecognitionAhead:
         """Recognise series in which nothing came for QUIET_SECONDS."""
         begin = self._monotonic()
         self._seen = {
-            key: seen if (seen := self._seen.get(key)) and seen.count == count else _Arriving(count, begin)
-            for key, count in self._store.arriving().items()
+            key: _seen_now(self._seen.get(key), count, begin) for key, count in self._store.arriving().items()
         }
-        while (batch := self._next_batch(begin)) is not None and self._monotonic() - begin <= SECONDS_AT_ONCE:
+        while (batch := self._next_batch(begin)) is not None and (now := self._monotonic()) - begin <= SECONDS_AT_ONCE:
             study, quiet = batch
             with suppress(OSError):  # Routing will tell of it.
                 self._recogniser.look(self._received.read(study, quiet))
+            took = self._monotonic() - now
             for series in quiet:
-                self._seen[study, series].is_recognised = True
+                seen = self._seen[study, series]
+                seen.is_recognised, seen.quiet_seconds = True, max(QUIET_SECONDS, took / QUIET_SHARE)
 
     def _next_batch(self, now: float) -> tuple[str, list[str]] | None:
         """Return a study, and quiet series of it that are to be recognised; None if there are none."""
         study, quiet, instances = "", [], 0
         for (of_study, series), seen in self._seen.items():
-            if seen.is_recognised or now - seen.since < QUIET_SECONDS or of_study != (study or of_study):
+            if seen.is_recognised or now - seen.since < seen.quiet_seconds or of_study != (study or of_study):
                 continue
             study, instances = of_study, instances + seen.count
             quiet.append(series)
             if instances >= INSTANCES_AT_ONCE:
                 break
         return (study, quiet) if quiet else None
+
+
+def _seen_now(seen: _Arriving | None, count: int, now: float) -> _Arriving:
+    if seen is None:
+        return _Arriving(count, now)
+    return seen if seen.count == count else _Arriving(count, now, seen.quiet_seconds)
 
 
 def _key(series: Series) -> _SeriesKey:

@@ -138,3 +138,26 @@ def test_files_have_the_headers_that_they_would_have_if_received(tmp_path: Path)
     text.write_text("no DICOM")
     (header,) = blob_headers([FileBlob(text)])
     assert isinstance(header, UnreadableHeader)
+
+
+def test_a_series_that_grows_with_pauses_is_not_recognised_in_each_of_them(
+    node: Node, clock: Clock, tmp_path: Path, recognised: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noting = recognition.recognise_headers
+
+    def slow(*given: Any) -> Any:
+        clock.pass_(0.5)
+        return noting(*given)
+
+    monkeypatch.setattr(recognition, "recognise_headers", slow)
+    sweeper = Sweeps(node, clock, applications=[application(start=False)])
+    for path in write_ball_study(tmp_path / "study").paths:
+        push(node, clock, [path], "a", None)
+        for _ in range(4):
+            clock.pass_(1)
+            sweeper.sweep()
+    assert recognised == [1]
+    for _ in range(12):
+        clock.pass_(1)
+        sweeper.sweep()
+    assert recognised == [1, 20]
