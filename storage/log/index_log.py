@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 RESERVE = "reserve"  # a file of the folder: space that is given back where a full disk leaves none to log a deletion
 RESERVE_BYTES = 4 * 2**20
+SEGMENT_BYTES = 4 * 2**20  # the last segment is read at each start, in about half a second
 
 
 class LoggedFrame(NamedTuple):
@@ -39,7 +40,7 @@ class IndexLog:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._journal = Journal(folder)
+        self._journal = Journal(folder, segment_bytes=SEGMENT_BYTES)
         self._segments = Segments(folder.parent)
         self._is_open = False
 

@@ -38,11 +38,12 @@ class Journal:
     """The writing side of a journal. Each receiver process has one, and its threads may call the methods at once.
 
     `minimum_free_bytes` is the space that the device must keep free. With less, `ensure_space` raises StorageFull, so
-    that acknowledged instances can still be filed.
+    that acknowledged instances can still be filed. A segment that has `segment_bytes` (SEGMENT_BYTES if None) is full.
     """
 
-    def __init__(self, folder: Path, minimum_free_bytes: int = 0) -> None:
+    def __init__(self, folder: Path, minimum_free_bytes: int = 0, segment_bytes: int | None = None) -> None:
         self.folder = folder
+        self._segment_bytes = segment_bytes
         self._segments = Segments(folder.parent)
         self._minimum_free_bytes = minimum_free_bytes
         self._lock = threading.Lock()  # held while a frame is written
@@ -166,8 +167,8 @@ class Journal:
 
         Return the segment, and the offset up to which it must be flushed for the frame to be durable.
         """
-        segment = self._segment
-        if segment is None or segment.size >= SEGMENT_BYTES or segment.failed:
+        segment, full = self._segment, self._segment_bytes or SEGMENT_BYTES
+        if segment is None or segment.size >= full or segment.failed:
             segment = self._roll()
         return segment, segment.append(frame)
 

@@ -212,6 +212,26 @@ def test_nothing_is_left_of_an_instance_that_a_kill_cut_off_in_release_01(node: 
     assert len(node.instances.instances(LEFT)) == 5
 
 
+def test_nothing_is_left_of_what_release_01_could_not_file(node: Node) -> None:
+    fill(node)
+    gone, left = (received(n, study=study, name=name) for n, study, name in ((7, GONE, NAME), (8, LEFT, OTHER)))
+    data_dir = node.root.parent
+    kept = {
+        "unfiled/1-200.dcm": left.file,
+        "quarantine/aside/1.2.4.dcm.0": left.file,
+        "unfiled/1-100.dcm": gone.file,
+        "unfiled/1-300.dcm": gone.file[100:1000],  # without the beginning
+        "quarantine/aside/1.2.3.dcm.0": gone.file,
+    }
+    for name, content in kept.items():
+        (data_dir / name).parent.mkdir(parents=True, exist_ok=True)
+        (data_dir / name).write_bytes(content)
+    ask(node, request())
+    run(node, deletions_of(node))
+    is_clean(node)
+    assert [name for name in kept if (data_dir / name).exists()] == list(kept)[:2]
+
+
 def test_a_restored_backup_does_not_bring_a_study_back(node: Node) -> None:
     fill(node)
     node.database.close()

@@ -41,6 +41,7 @@ from storage.log.deletion.rows import (
     tell_deletions,
 )
 from storage.log.files import sync_folder
+from storage.log.filing.release01 import kept_aside_of
 from storage.log.index_log import DeletedFrames, IndexLog, segments_of
 from storage.log.segments.frames import HEAD_BYTES, FrameKind
 from storage.log.segments.store import Segments
@@ -233,6 +234,7 @@ class Deletions:
     def _files_of(self, study_instance_uid: str) -> Iterator[str]:
         for folder in self._folders.by_study:
             yield from (self._relative(path) for path in (folder / study_instance_uid).rglob("*") if path.is_file())
+        yield from map(self._relative, kept_aside_of(self._folders.data_dir, study_instance_uid))
 
     def _relative(self, path: Path) -> str:
         return str(path.relative_to(self._folders.data_dir))

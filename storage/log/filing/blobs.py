@@ -81,6 +81,10 @@ class StoredBlobs:
             return compared(self._content(known), self._content(newcomer))
         except (FileNotFoundError, Permanent):
             return unreadable
+        except OSError as error:
+            if error.errno != errno.EIO or not (self._is_intact(newcomer) or self._is_intact(known)):
+                raise
+            return unreadable  # a bad sector: the disk reads one of the two, and no later attempt reads the other
 
     def _content(self, entry: IndexEntry) -> Content:
         blob = self.of(entry)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydicom.filereader import read_file_meta_info
+from pydicom.filereader import dcmread, read_file_meta_info
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -14,6 +14,7 @@ from storage.errors import NodeError, Permanent, Retriable
 from storage.log.filing.entries import INSTANCE_SUFFIX
 from storage.log.headers.instance_reader import read_instance_header
 from storage.log.instances import InstanceStore
+from storage.machine import is_trouble_of_the_machine
 from storage.records.instances import UID, ReceivedInstance
 from storage.records.problems import ProblemKind
 from storage.records.studies import Event, Stage
@@ -127,6 +128,28 @@ class OldFiles:
                 session,
                 Event(datetime.now(UTC), study_instance_uid, revision, Stage.WARNING, text, data={"file": name}),
             )
+
+
+def kept_aside_of(data_dir: Path, study_instance_uid: str) -> Iterator[Path]:
+    """Yield the files that release 0.1 kept aside without knowing their study, and that say they belong to this one.
+
+    A file that names the study and that nobody can parse counts as a part of it.
+    """
+    for folder in (data_dir / UNFILED, data_dir / QUARANTINE / ASIDE):
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            if study_instance_uid.encode() in path.read_bytes() and _study_of(path) in ("", study_instance_uid):
+                yield path
+
+
+def _study_of(path: Path) -> str:
+    """Return the Study Instance UID of a file; nothing if it cannot be read or has none."""
+    try:
+        ds = dcmread(path, force=True, stop_before_pixels=True)
+        return str(ds.get("StudyInstanceUID") or "")
+    except Exception as error:  # damaged bytes make a parser fail in many ways
+        if isinstance(error, MemoryError) or is_trouble_of_the_machine(error):
+            raise
+        return ""
 
 
 def _is_new(session: Session, kind: ProblemKind, key: str, text: str, study_instance_uid: str = "") -> bool:

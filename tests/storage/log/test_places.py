@@ -1,13 +1,16 @@
 """SOP instances that come under another Study or Series Instance UID, and what peers are told about them."""
 
 import errno
+import os
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from sqlalchemy import event, select
 
-from storage.log.filing import comparison
 from storage.log.filing.aside import Aside
+from storage.log.segments.ranges import SegmentRange
 from storage.records.instances import Address, Stored
 from storage.records.problems import ProblemKind
 from storage.tables.commitments import Commitments
@@ -93,18 +96,43 @@ def test_a_copy_and_a_conflict_in_one_batch(node: Node) -> None:
     assert Commitments(node.database).aside(["1.2.99"]) == {"1.2.99"}
 
 
-def test_a_disk_that_fails_decides_about_no_image(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise OSError(errno.EIO, "Input/output error")
+def failing_reads(patched: pytest.MonkeyPatch, fails: Callable[[int], bool]) -> None:
+    """Let reads of segments fail at the offsets for which `fails` returns True."""
 
+    def failing(read: Callable[..., Any]) -> Callable[..., Any]:
+        def read_or_fail(descriptor: int, what: Any, offset: int) -> Any:
+            if fails(offset):
+                raise OSError(errno.EIO, "Input/output error")
+            return read(descriptor, what, offset)
+
+        return read_or_fail
+
+    for name in ("pread", "preadv"):
+        patched.setattr(os, name, failing(getattr(os, name)))
+
+
+def test_a_disk_that_fails_decides_about_no_image(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     node.store(received(1, sop="1.2.99"))
     with monkeypatch.context() as patched:
-        patched.setattr(comparison, "dcmread", fail)
+        failing_reads(patched, bool)  # all but the note that a folder begins with
         for sent in (received(1, sop="1.2.99", name="B"), received(1, study=OTHER, sop="1.2.99")):
             with pytest.raises(OSError, match="Input/output"):
                 node.store(sent)
     assert node.store(received(1, sop="1.2.99", name="B")) is Stored.VERSION
     assert problems(node) == []
+
+
+def test_a_bad_sector_has_both_images_kept(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    node.store(received(1, sop="1.2.99"))
+    (known,) = node.instances.instances(STUDY)
+    assert isinstance(known.blob, SegmentRange)
+    bad = range(known.blob.offset, known.blob.offset + known.blob.size)
+    with monkeypatch.context() as patched:
+        failing_reads(patched, bad.__contains__)
+        assert node.store(received(1, sop="1.2.99", name="B")) is Stored.CONFLICT
+        assert node.store(received(1, study=OTHER, sop="1.2.99")) is Stored.CONFLICT
+    assert [kind for kind, _ in problems(node)] == [ProblemKind.QUARANTINED] * 2
+    assert node.instances.instances(STUDY) == [known]
 
 
 def test_a_conflict_that_comes_twice_in_one_batch_stays_one(node: Node) -> None:
