@@ -31,6 +31,7 @@ from storage.tables.problems import Problems
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.1  # between looks for new frames
+BUSY_SECONDS = 0.25  # the same while frames arrive: few large batches cost less than many small ones
 LONGEST_PAUSE_SECONDS = 10.0  # between retries while the database or the disk refuses
 
 
@@ -76,7 +77,7 @@ class Indexer:
                 self.carry_out_deletions()
                 if not filed:
                     self._kept_headers.read_again()
-                pause = LOOK_SECONDS
+                pause = BUSY_SECONDS if filed else LOOK_SECONDS
             except IndexLost:
                 extra = fields("index_lost")
                 log.error("The database was removed or replaced; the index is rebuilt from the journals", extra=extra)

@@ -35,29 +35,11 @@ class StudyUpdate:
     @classmethod
     def locked(cls, session: Session, entry: IndexEntry) -> "StudyUpdate":
         """Lock the row of the entry's study until the end of the transaction; insert it if it is absent."""
-        own = is_own(session, entry.sop_instance_uid)
-        is_new = insert_if_absent(
-            session,
-            schema.StudyRow,
-            {
-                "study_instance_uid": entry.study_instance_uid,
-                "revision": 1,
-                # A result that comes back is no reason to compute anything, even if its study is unknown here.
-                "state": StudyState.IGNORED if own else StudyState.RECEIVING,
-                "reason": "nothing applies: only results of this node came" if own else "instances arrive",
-                "instances": 0,
-                "revision_started_at": entry.received_at,
-                "first_received_at": entry.received_at,
-                "last_received_at": entry.received_at,
-                "priority": 0,
-            },
-        )
-        found = session.scalars(
-            select(schema.StudyRow)
-            .where(schema.StudyRow.study_instance_uid == entry.study_instance_uid)
-            .with_for_update()
-        ).one()
-        return cls(found, is_new)
+        here = schema.StudyRow.study_instance_uid == entry.study_instance_uid
+        locked = select(schema.StudyRow).where(here).with_for_update()
+        found = session.scalars(locked).one_or_none()
+        is_new = found is None and _insert(session, entry)
+        return cls(session.scalars(locked).one() if found is None else found, is_new)
 
     @property
     def state(self) -> StudyState:
@@ -136,6 +118,27 @@ class StudyUpdate:
             session,
             Event(entry.received_at, entry.study_instance_uid, self._row.revision, Stage.RECEIVED, f"{text}{source}"),
         )
+
+
+def _insert(session: Session, entry: IndexEntry) -> bool:
+    """Insert the row of the entry's study. Return False if another process inserted it."""
+    own = is_own(session, entry.sop_instance_uid)
+    return insert_if_absent(
+        session,
+        schema.StudyRow,
+        {
+            "study_instance_uid": entry.study_instance_uid,
+            "revision": 1,
+            # A result that comes back is no reason to compute anything, even if its study is unknown here.
+            "state": StudyState.IGNORED if own else StudyState.RECEIVING,
+            "reason": "nothing applies: only results of this node came" if own else "instances arrive",
+            "instances": 0,
+            "revision_started_at": entry.received_at,
+            "first_received_at": entry.received_at,
+            "last_received_at": entry.received_at,
+            "priority": 0,
+        },
+    )
 
 
 def is_own(session: Session, sop_instance_uid: str) -> bool:
