@@ -44,10 +44,10 @@ def segments_are_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     opened: list[SegmentWriter] = []
     begin = SegmentWriter.__init__
 
-    def noted(segment: SegmentWriter, path: Path) -> None:
+    def noted(segment: SegmentWriter, path: Path, reserved_bytes: int) -> None:
         if path.parent.name != RECEIVER:
             opened.append(segment)
-        begin(segment, path)
+        begin(segment, path, reserved_bytes)
 
     monkeypatch.setattr(SegmentWriter, "__init__", noted)
     yield

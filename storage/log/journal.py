@@ -187,7 +187,8 @@ class Journal:
             self._sealed = self._number - 1
         with DiskErrors():
             self._note()
-            segment = SegmentWriter(segment_path(self.folder, self._number))
+            path = segment_path(self.folder, self._number)
+            segment = SegmentWriter(path, self._segment_bytes or SEGMENT_BYTES)
         try:
             with DiskErrors():
                 sync_folder(self.folder)

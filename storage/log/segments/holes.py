@@ -1,4 +1,4 @@
-"""Holes in files: bytes that are given back to the file system, and read as zeros from then on."""
+"""The space of files: holes, which are given back to the file system and read as zeros, and space behind the end."""
 
 import ctypes
 import errno
@@ -42,9 +42,22 @@ def has_holes(folder: Path) -> bool:
     return True
 
 
+def reserve(descriptor: int, start: int, end: int) -> None:
+    """Reserve the space from `start` to `end` of a file, whose size stays as it is.
+
+    The kernel gives the part behind the end back when the file is truncated, also to the size that it has. Raises
+    OSError, also where the file system cannot do that.
+    """
+    _allocate(descriptor, _KEEP_SIZE, start, end - start)
+
+
 def _punch(descriptor: int, start: int, length: int) -> None:
+    _allocate(descriptor, _PUNCH_HOLE | _KEEP_SIZE, start, length)
+
+
+def _allocate(descriptor: int, mode: int, start: int, length: int) -> None:
     offset, size = ctypes.c_int64(start), ctypes.c_int64(length)
-    while _LIBC.fallocate(descriptor, _PUNCH_HOLE | _KEEP_SIZE, offset, size) != 0:
+    while _LIBC.fallocate(descriptor, mode, offset, size) != 0:
         number = ctypes.get_errno()
         if number != errno.EINTR:
             raise OSError(number, os.strerror(number))

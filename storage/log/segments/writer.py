@@ -14,12 +14,14 @@ from storage.errors import Retriable
 from storage.log.files import BytesLike
 from storage.log.segments.disk import DiskErrors, write_all
 from storage.log.segments.frames import NewFrame, encode_head
+from storage.log.segments.holes import reserve
 from storage.log.segments.layout import FIRST_FRAME, SALT_BYTES, FrameTable, encode_segment_head
 from storage.log.segments.reader import SegmentReader
 
 log = logging.getLogger(__name__)
 
 FLUSHES = 8  # that may run at once on one segment
+PLENTY = 16  # times as much as is reserved must be free
 _FAILED_MODE = 0o440  # of a segment whose flush failed: nothing may be appended to it, by any process
 _WRITABLE = 0o200
 _FAILED_AND_OPENED = stat.S_ISVTX | 0o600  # the same, while it is opened to clear frames in it
@@ -35,9 +37,11 @@ class SegmentWriter:
     to each descriptor, and the report must not go to a thread that waits for other frames.
 
     The file is locked as long as frames may be appended, which tells readers that they see all of each frame.
+
+    Space for `reserved_bytes` is reserved. Each flush then has fewer changes of the file system to write.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, reserved_bytes: int) -> None:
         self.path = path
         self.size = FIRST_FRAME
         self.failed = False  # nothing may be appended any more
@@ -52,6 +56,7 @@ class SegmentWriter:
         try:
             self._idle += [os.open(path, os.O_WRONLY | os.O_CLOEXEC) for _ in range(FLUSHES)]
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+            self._reserve(reserved_bytes)
             write_all(self._descriptor, [encode_segment_head(self._salt)])
         except BaseException:
             self.discard()
@@ -111,6 +116,13 @@ class SegmentWriter:
         with suppress(OSError):
             self.path.unlink(missing_ok=True)
 
+    def _reserve(self, length: int) -> None:
+        """Reserve space for the whole segment, unless the disk fills up or cannot do that. Nothing depends on it."""
+        with suppress(OSError):
+            found = os.fstatvfs(self._descriptor)
+            if found.f_bavail * found.f_frsize >= PLENTY * length:
+                reserve(self._descriptor, 0, length)
+
     def _append(self, parts: Sequence[BytesLike]) -> None:
         try:
             with DiskErrors():
@@ -129,6 +141,7 @@ class SegmentWriter:
         try:
             self._append(self._table.seal(self.size, self._salt))
             with DiskErrors():
+                os.ftruncate(self._descriptor, self.size)  # what is reserved behind the table is given back
                 os.fdatasync(self._idle[0])
             self.sealed = True
         except Retriable as error:

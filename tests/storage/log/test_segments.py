@@ -13,7 +13,7 @@ import pytest
 from storage.errors import DamagedFrame, Retriable, StorageFull
 from storage.log import journal as journal_module
 from storage.log.journal import Journal
-from storage.log.segments import layout, writer
+from storage.log.segments import holes, layout, writer
 from storage.log.segments.frames import Frame, FrameKind, meta_of, new_frame
 from storage.log.segments.names import list_segments
 from storage.log.segments.reader import SegmentReader
@@ -54,6 +54,11 @@ def uids(frames: Sequence[Frame]) -> list[str]:
 def is_sealed(path: Path) -> bool:
     with SegmentReader(path) as reader:
         return reader.unsealed is None
+
+
+def space(path: Path) -> int:
+    os.sync()
+    return path.stat().st_blocks * 512
 
 
 def change(path: Path, at: int, new: bytes) -> None:
@@ -396,6 +401,39 @@ def test_a_full_disk_keeps_no_segment_from_its_end(opened: Journal, monkeypatch:
     assert uids([f for path in earlier for f in all_frames(path)]) == [
         received(n).instance.sop_instance_uid for n in (1, 2, 3)
     ]
+
+
+def test_reserved_space_is_given_back_once_a_segment_is_sealed(opened: Journal) -> None:
+    store(opened, received(1))
+    path = segment(opened)
+    size = path.stat().st_size
+    if space(path) < 2**20:
+        pytest.skip("this file system reserves nothing, or has little room")
+    assert size < 2**16
+    opened.close()
+    assert space(path) < 2**16
+    assert uids(all_frames(path)) == [received(1).instance.sop_instance_uid]
+
+
+def test_a_killed_receiver_keeps_no_reserved_space(opened: Journal) -> None:
+    store(opened, received(1))
+    path = segment(opened)
+    opened.close()
+    tear(path)
+    with path.open("r+b") as file:
+        holes.reserve(file.fileno(), path.stat().st_size, 2**22)
+    assert space(path) > 2**21
+    Journal(opened.folder).open()
+    assert is_sealed(path)
+    assert space(path) < 2**16
+
+
+def test_nothing_is_reserved_on_a_disk_that_fills_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "PLENTY", 2**40)
+    opened = Journal(tmp_path / RECEIVER)
+    opened.open()
+    store(opened, received(1), received(2))
+    assert space(segment(opened)) < 2**16
 
 
 @pytest.mark.parametrize("fits", ["nothing", "the head of a segment"])
