@@ -12,6 +12,7 @@ from pydicom.filereader import read_dataset
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from inference.headers.decoding import pattern_of
 from inference.headers.images import image_name
 from inference.headers.reading import Beginning
 from storage.blobs import open_to_parse
@@ -33,11 +34,14 @@ def read_pixels(image: Beginning) -> NDArray[Any]:
     ds = image.header
     with open_to_parse(image.blob) as file:
         if ds.file_meta.TransferSyntaxUID.is_deflated:  # its offsets in the file are not those in the dataset
+            return _decoded(dcmread(file))
+        file.seek(image.end)
+        if (plain := _read_plain(ds, file)) is not None:
+            return plain
+        if pattern_of(ds) is not None:  # the header may lack what the decoder asks for
+            file.seek(0)
             ds = dcmread(file)
         else:
-            file.seek(image.end)
-            if (plain := _read_plain(ds, file)) is not None:
-                return plain
             file.seek(image.end)
             implicit, little = ds.original_encoding
             ds.update(read_dataset(file, bool(implicit), bool(little)))

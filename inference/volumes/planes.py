@@ -123,25 +123,26 @@ def planes_of(ds: Dataset, instance: int = 0) -> Iterator[Plane]:
 
 
 def planes_of_each(images: Iterable[Dataset]) -> Iterator[Plane]:
-    """Yield the planes of several instances, as `planes_of` does."""
+    """Yield the planes of several instances, which are numbered in their order, as `planes_of` does."""
     known: dict[Hashable, Plane] = {}
-    for ds in images:
+    for instance, ds in enumerate(images):
         pattern = pattern_of(ds)
         if pattern in known:
-            yield _plane_like(known[pattern], ds)
+            yield _plane_like(known[pattern], ds, instance)
             continue
-        for plane in planes_of(ds):
+        for plane in planes_of(ds, instance):
             if pattern is not None and plane.tile is None and plane.frame_number is None:
                 known[pattern] = plane
             yield plane
 
 
-def _plane_like(known: Plane, ds: Dataset) -> Plane:
+def _plane_like(known: Plane, ds: Dataset, instance: int) -> Plane:
     """Return the plane of a classic image whose header has the pattern of that of `known`."""
     varying = varying_values(ds)
     times = {TIME: number(varying.get(TIME)), TRIGGER_TIME: number(varying.get(TRIGGER_TIME)) or None}
     return replace(
         known,
+        instance=instance,
         sop_instance_uid=str(varying["SOPInstanceUID"]),
         position=vector(varying, POSITION, 3, image_name(varying)),
         told_apart={**known.told_apart, **times},

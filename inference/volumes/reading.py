@@ -1,17 +1,18 @@
 """The reading of volumes from the instances of a series."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.headers.decoding import pattern_of
 from inference.headers.image_content import is_signal
 from inference.headers.images import images_among
 from inference.headers.pixels import read_pixels
-from inference.headers.reading import Beginning, read_beginning
+from inference.headers.reading import Beginning, read_beginnings
 from inference.volumes.geometry import Array
-from inference.volumes.planes import ASSUMED, B_VALUE, planes_of
+from inference.volumes.planes import ASSUMED, B_VALUE, planes_of_each
 from inference.volumes.stacks import SliceStack, confirm_unweighted, differences, stacks_of
 from inference.volumes.values import FrameValues, refuse_mixed, values_of
 from inference.volumes.volume import FrameReference, UnitValues, Volume
@@ -52,12 +53,12 @@ def read_volumes(blobs: Iterable[Blob]) -> tuple[Volume, ...]:
 
 def _stacks_in(blobs: Iterable[Blob]) -> tuple[dict[int, Beginning], list[SliceStack]]:
     """Return the beginnings of the images, numbered in the order of `blobs`, and the stacks that their planes make."""
-    everything = list(map(read_beginning, blobs))
+    everything = read_beginnings(blobs)
     chosen, odd = images_among([beginning.header for beginning in everything])
     if not chosen and odd:
         raise InputRefused(f"the series holds no image: its first object {odd[0].reason}")
-    images = {n: everything[n] for n in sorted(chosen)}
-    return images, stacks_of([plane for n, image in images.items() for plane in planes_of(image.header, n)])
+    images = dict(enumerate(everything[n] for n in sorted(chosen)))
+    return images, stacks_of(list(planes_of_each(image.header for image in images.values())))
 
 
 def _load(stacks: Sequence[SliceStack], images: dict[int, Beginning]) -> tuple[Volume, ...]:
@@ -66,10 +67,7 @@ def _load(stacks: Sequence[SliceStack], images: dict[int, Beginning]) -> tuple[V
     any_header = next(iter(images.values())).header
     study_instance_uid, series_instance_uid = str(any_header.StudyInstanceUID), str(any_header.SeriesInstanceUID)
     modality = str(any_header.get("Modality", ""))
-    values = [
-        [values_of(images[p.instance].header, p.frame_number, stack.told_apart, p.label) for p in stack.planes]
-        for stack in stacks
-    ]
+    values = [_values_of_each(stack, images) for stack in stacks]
     refuse_mixed(
         (plane.label, stack.told_apart, found)
         for stack, frames in zip(stacks, values, strict=True)
@@ -103,6 +101,19 @@ def _load(stacks: Sequence[SliceStack], images: dict[int, Beginning]) -> tuple[V
         )
         for slices in filled
     )
+
+
+def _values_of_each(stack: SliceStack, images: Mapping[int, Beginning]) -> list[FrameValues]:
+    """Return what `values_of` returns for each plane of a stack. It is called once for each pattern of headers."""
+    known: dict[Hashable, FrameValues] = {}
+    found = []
+    for plane in stack.planes:
+        header = images[plane.instance].header
+        key = pattern_of(header) or (plane.instance, plane.frame_number, plane.tile)
+        if key not in known:
+            known[key] = values_of(header, plane.frame_number, stack.told_apart, plane.label)
+        found.append(known[key])
+    return found
 
 
 class _Slices:
